@@ -1,0 +1,1 @@
+"""Runs: atomic hashed artefacts, counted randomness, executors, progress. Knows no other room."""

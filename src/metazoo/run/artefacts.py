@@ -1,0 +1,257 @@
+"""Files that are whole or not there: atomic, durable writes and checked reads.
+
+A write goes to a temporary file in the same folder, is flushed to the disk, takes its name in one rename, and the
+folder is flushed too. A process killed at any moment leaves the old file or the new one, and at most a temporary
+`.NAME.PID.tmp`, which `remove_stale_temporaries` deletes.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import psutil
+import safetensors
+
+from metazoo.errors import ArtefactError
+
+# Importing torch takes seconds, which whoever needs no tensors should not wait for.
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space and call again"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make the folder writable or choose another"),
+    **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EXDEV), "choose another path"),
+}
+
+# Threads of one process share the name of a temporary file, so they take turns.
+_turn = threading.Lock()
+
+
+def write_bytes(path: Path | str, data: bytes) -> str:
+    """Write `data` atomically and durably; missing parent folders are made, the file's mode follows the umask.
+
+    Returns:
+        The SHA-256 of the data, in hexadecimal.
+
+    Raises:
+        ArtefactError: the disk is full, the folder is read-only, or any other failure of the system. The file keeps its
+            former content and no temporary file is left.
+    """
+    path = Path(path)
+    try:
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        with _turn:
+            _make_folder(path.parent)
+            try:
+                temporary.unlink(missing_ok=True)
+                with temporary.open("xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+                raise
+            _flush_folder(path.parent)
+    except (OSError, ValueError) as error:
+        remedy = _REMEDIES.get(getattr(error, "errno", 0), "check the disk and the folder, and call again")
+        raise ArtefactError(f"cannot write {path}: {_reason(error)}; {remedy}") from error
+    return hashlib.sha256(data).hexdigest()
+
+
+def _make_folder(folder: Path) -> None:
+    missing = [level for level in (folder, *folder.parents) if not level.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for level in reversed(missing):
+        _flush_folder(level.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    if os.name == "nt":  # a folder cannot be opened there, and the rename is flushed by the system
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_stale_temporaries(folder: Path | str) -> int:
+    """Delete the temporary files at any depth below `folder` that killed processes left, and say how many these were.
+
+    Call it as the folder's only writer. A file whose process still runs on this machine is left alone all the same.
+
+    Raises:
+        ArtefactError: a file cannot be deleted.
+    """
+    with _turn:
+        stale = [path for path in Path(folder).rglob(".*.tmp") if _is_stale(path)]
+        for path in stale:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise ArtefactError(f"cannot delete {path}: {_reason(error)}; delete it yourself") from error
+    return len(stale)
+
+
+def _is_stale(path: Path) -> bool:
+    match = _TEMPORARY.fullmatch(path.name)
+    if match is None or not path.is_file():
+        return False
+    process = int(match[1])
+    try:
+        # A process that began after the file is not its writer: the number has been given out again.
+        return process == os.getpid() or psutil.Process(process).create_time() > path.stat().st_mtime + 1.0
+    except (psutil.Error, OSError, ValueError, OverflowError):
+        return True
+
+
+def write_text(path: Path | str, text: str) -> str:
+    """Write UTF-8 text (a lone surrogate, as of an odd file name, as its JSON escape); see `write_bytes`."""
+    return write_bytes(path, text.encode(errors="backslashreplace"))
+
+
+def write_json(path: Path | str, value: Any) -> str:
+    """Write indented JSON; see `write_bytes`. NaN, infinity and what JSON has no form for are an ArtefactError."""
+    try:
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ArtefactError(f"cannot write {path}: {error}; JSON holds finite numbers, texts and lists only") from error
+    return write_text(path, text + "\n")
+
+
+def write_tensors(path: Path | str, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str] | None = None) -> str:
+    """Write tensors of any device as safetensors, equal tensors giving equal bytes; see `write_bytes`.
+
+    Tensors that share memory are each written whole; sparse or meta tensors and other metadata are an ArtefactError.
+    """
+    from safetensors.torch import save
+
+    # The library's own file writer neither flushes to the disk nor honours the umask, so the bytes are made first.
+    try:
+        data = _canonical(save(_separate(tensors), dict(metadata) if metadata else None))
+    except (ValueError, TypeError, AttributeError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
+        raise ArtefactError(f"cannot write {path}: {_reason(error)}; give dense tensors and text metadata") from error
+    return write_bytes(path, data)
+
+
+def _separate(tensors: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
+    import torch
+
+    if "__metadata__" in tensors:
+        raise ValueError("a tensor cannot be called __metadata__")
+    dense = torch.contiguous_format
+    return {name: tensor.detach().cpu().clone(memory_format=dense) for name, tensor in tensors.items()}
+
+
+def _canonical(data: bytes) -> bytes:
+    """The same safetensors file with its header in a fixed order: the library shuffles the metadata on every call."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    entries: dict[str, Any] = json.loads(data[8:start])
+    metadata = dict(sorted(entries.pop("__metadata__", {}).items()))
+    ordered = dict(sorted(entries.items(), key=lambda entry: (entry[1]["data_offsets"], entry[0])))
+    header = {"__metadata__": metadata} | ordered if metadata else ordered
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(data)[start:]))
+
+
+def read_bytes(path: Path | str, sha256: str | None = None) -> bytes:
+    """Read a file and check it against `sha256`.
+
+    Raises:
+        ArtefactError: the file is missing, cannot be read, or is not the one that was written.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+        raise ArtefactError(f"{path} has changed since it was written (another SHA-256); restore it or make it again")
+    return data
+
+
+def read_json(path: Path | str, sha256: str | None = None) -> Any:
+    """Read JSON.
+
+    Raises:
+        ArtefactError: as `read_bytes`, or the text is not JSON (NaN and infinity are not).
+    """
+    data = read_bytes(path, sha256)
+    try:
+        return json.loads(data, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ArtefactError(f"{path} is not valid JSON ({error}); restore it or make it again") from error
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def read_tensors(path: Path | str, sha256: str | None = None) -> dict[str, "Tensor"]:
+    """Read a safetensors file into memory of its own (CPU); the file is not kept open or mapped.
+
+    Raises:
+        ArtefactError: as `read_bytes`, or the file is not safetensors (truncated, or a pickle, which is never read).
+    """
+    from safetensors.torch import load
+
+    data = read_bytes(path, sha256)
+    try:
+        return load(data)
+    except (safetensors.SafetensorError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise _not_tensors(path, data, error) from error
+
+
+def read_tensor_metadata(path: Path | str) -> dict[str, str]:
+    """The text metadata of a safetensors file, without reading its tensors.
+
+    Raises:
+        ArtefactError: as `read_tensors`.
+    """
+    try:
+        with Path(path).open("rb"), safetensors.safe_open(path, framework="pt") as content:
+            return dict(content.metadata() or {})
+    except safetensors.SafetensorError as error:
+        raise _not_tensors(path, read_bytes(path), error) from error
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _not_tensors(path: Path | str, data: bytes, error: Exception) -> ArtefactError:
+    if data.startswith(b"version https://git-lfs"):
+        return ArtefactError(f"{path} is a Git LFS pointer, not the file itself; run git lfs pull")
+    # Byte 8 opens the header of a safetensors file, whose length may happen to start like a pickle.
+    if data[8:9] != b"{" and (data.startswith(b"PK") or (data[:1] == b"\x80" and data[1:2] <= b"\x05")):
+        return ArtefactError(f"{path} is a pickle or zip archive, which is never read; convert it to safetensors")
+    return ArtefactError(f"{path} is not a whole safetensors file ({_reason(error)}); restore it or make it again")
+
+
+def sha256_of_file(path: Path | str) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal, read piece by piece; ArtefactError if that cannot be done."""
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path | str, error: Exception) -> ArtefactError:
+    if isinstance(error, FileNotFoundError):
+        return ArtefactError(f"{path} is missing; restore it or make it again")
+    return ArtefactError(f"cannot read {path}: {_reason(error)}; check that it is a readable file")
+
+
+def _reason(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())[:200]

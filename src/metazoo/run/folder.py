@@ -1,0 +1,117 @@
+"""The folder of one run: files that count once its manifest lists them, and checkpoints to resume from."""
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from metazoo.errors import ArtefactError
+from metazoo.run.artefacts import (
+    read_json,
+    read_tensor_metadata,
+    read_tensors,
+    remove_stale_temporaries,
+    write_json,
+    write_tensors,
+    write_text,
+)
+from metazoo.run.manifest import Manifest
+
+CHECKPOINTS = "checkpoints"
+_FORMAT_VERSION = "1"
+
+
+class RunFolder:
+    """Reads and writes the artefacts of a run; names are relative to the folder.
+
+    Every write is atomic and then committed to the manifest, so a file either counts, whole and with its hash, or is
+    made again by a resumed run. Open it as the folder's only writer (see `run.lock.exclusive`), or only to read.
+
+    Raises:
+        ArtefactError: the manifest is damaged.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._manifest = Manifest(self.path)
+
+    def tidy(self) -> None:
+        """Delete what killed processes left half-written; for the only writer."""
+        remove_stale_temporaries(self.path)
+
+    def has(self, name: str) -> bool:
+        """Whether the file has been committed."""
+        return name in self._manifest.files
+
+    def record(self, *names: str) -> None:
+        """Commit files that were written by somebody else."""
+        self._manifest.add(*names)
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write and commit JSON; ArtefactError as `artefacts.write_json`."""
+        self._commit(name, write_json(self.path / name, value))
+
+    def read_json(self, name: str) -> Any:
+        """Read committed JSON; ArtefactError if it is missing or changed."""
+        return read_json(self.path / name, self._manifest.sha256(name))
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write and commit text; ArtefactError as `artefacts.write_text`."""
+        self._commit(name, write_text(self.path / name, text))
+
+    def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Write and commit safetensors; ArtefactError as `artefacts.write_tensors`."""
+        self._commit(name, write_tensors(self.path / name, tensors, {"format_version": _FORMAT_VERSION}))
+
+    def read_tensors(self, name: str) -> dict[str, Tensor]:
+        """Read committed safetensors; ArtefactError if they are missing or changed."""
+        return read_tensors(self.path / name, self._manifest.sha256(name))
+
+    def verify(self) -> None:
+        """Check every committed file; ArtefactError names the first that is missing or has changed."""
+        self._manifest.verify()
+
+    def save_checkpoint(self, stage: str, step: int, tensors: Mapping[str, Tensor]) -> None:
+        """Write the state of `stage` after `step` steps. Its last one is deleted once the new one is committed."""
+        former = self._checkpoints(stage)
+        name = f"{CHECKPOINTS}/{stage}-{step:08d}.safetensors"
+        metadata = {"format_version": _FORMAT_VERSION, "stage": stage, "step": str(step)}
+        self._commit(name, write_tensors(self.path / name, tensors, metadata))
+        self._delete([other for other in former if other != name])
+
+    def latest_checkpoint(self, stage: str) -> tuple[int, dict[str, Tensor]] | None:
+        """Steps done and state of `stage` as last committed; None if there is none.
+
+        Raises:
+            ArtefactError: the checkpoint is missing or has changed.
+        """
+        names = self._checkpoints(stage)
+        if not names:
+            return None
+        tensors = self.read_tensors(names[-1])
+        metadata = read_tensor_metadata(self.path / names[-1])
+        try:
+            return int(metadata["step"]), tensors
+        except (KeyError, ValueError) as error:
+            raise ArtefactError(f"{self.path / names[-1]} is no checkpoint; start the run again") from error
+
+    def drop_checkpoints(self, stage: str) -> None:
+        """Delete the checkpoints of a stage that is finished."""
+        self._delete(self._checkpoints(stage))
+
+    def _checkpoints(self, stage: str) -> list[str]:
+        return sorted(name for name in self._manifest.files if name.startswith(f"{CHECKPOINTS}/{stage}-"))
+
+    def _commit(self, name: str, sha256: str) -> None:
+        self._manifest.add(name, hashes={name: sha256})
+
+    def _delete(self, names: list[str]) -> None:
+        if not names:
+            return
+        self._manifest.discard(*names)
+        for name in names:
+            # Forgotten already: a leftover that cannot be deleted harms nothing.
+            with contextlib.suppress(OSError):
+                (self.path / name).unlink(missing_ok=True)

@@ -1,0 +1,86 @@
+"""Saying how far a job is: a bar with the time left on a terminal, a plain line now and then elsewhere."""
+
+import os
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+_LEAST_SECONDS_BETWEEN_LINES = 5.0
+_MOST_SECONDS_BETWEEN_LINES = 60.0
+_SHARE_BETWEEN_LINES = 0.1
+
+
+def message(text: str) -> None:
+    """One line to standard error; it goes above a bar that is being shown."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """Progress of one stage; a context manager. Everything goes to standard error.
+
+    Without a terminal there is a line for every tenth of the work, but none within 5 seconds of the last one, and one a
+    minute where a tenth takes longer.
+
+    Args:
+        label: the stage, in a word or two.
+        total: units of work in the whole stage.
+        done: units that an earlier, interrupted call has finished; they do not count for the time left.
+    """
+
+    def __init__(self, label: str, total: int, done: int = 0) -> None:
+        self._label, self._total, self._done = label, total, done
+        self._at_start = self._done_at_last_line = done
+        self._start = self._last_line = time.monotonic()
+        self._bar: RichProgress | None = None
+        self._task = TaskID(0)
+
+    def __enter__(self) -> Self:
+        self._start = self._last_line = time.monotonic()
+        if sys.stderr.isatty() and os.environ.get("TERM", "") != "dumb":
+            self._bar = RichProgress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}", markup=False),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task(self._label, total=self._total, completed=self._done, note="")
+            self._bar.start()
+        return self
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        """`n` more units are done; `note` is a short word on the last one."""
+        self._done += n
+        if self._bar is not None:
+            self._bar.update(self._task, advance=n, note=note)
+            return
+        now = time.monotonic()
+        waited, gained = now - self._last_line, self._done - self._done_at_last_line
+        due = gained >= _SHARE_BETWEEN_LINES * self._total or waited >= _MOST_SECONDS_BETWEEN_LINES
+        if waited >= _LEAST_SECONDS_BETWEEN_LINES and due and self._done < self._total:
+            self._last_line, self._done_at_last_line = now, self._done
+            left = (now - self._start) / max(1, self._done - self._at_start) * (self._total - self._done)
+            tail = f"; {note}" if note else ""
+            message(f"{self._label}: {self._done}/{self._total}, about {_duration(left)} left{tail}")
+
+    def __exit__(self, kind: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+            return
+        ending = "done in" if kind is None else "ended early after"
+        message(f"{self._label}: {self._done}/{self._total}, {ending} {_duration(time.monotonic() - self._start)}")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
