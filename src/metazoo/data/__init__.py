@@ -1,0 +1,21 @@
+"""Images with labels, splits by class and by image, and few-shot episodes."""
+
+from metazoo.data.episodes import Episode, EpisodeList
+from metazoo.data.folder import image_files, load_image_files
+from metazoo.data.glyphs import glyph_scripts
+from metazoo.data.images import ImageSet
+from metazoo.data.load import load_images
+from metazoo.data.splits import assert_disjoint, split_classes, split_images
+
+__all__ = [
+    "Episode",
+    "EpisodeList",
+    "ImageSet",
+    "assert_disjoint",
+    "glyph_scripts",
+    "image_files",
+    "load_image_files",
+    "load_images",
+    "split_classes",
+    "split_images",
+]

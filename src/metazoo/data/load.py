@@ -1,0 +1,44 @@
+"""Any source of images by the name a user types."""
+
+from pathlib import Path
+
+from metazoo.data.folder import load_folder
+from metazoo.data.glyphs import load_glyphs
+from metazoo.data.images import ImageSet
+from metazoo.data.npz import load_npz
+from metazoo.errors import UsageError
+
+DEFAULT_SIDE = 32
+_SMALLEST_SIDE, _LARGEST_SIDE = 8, 1024
+
+
+def load_images(source: str | Path, *, side: int | None = None, seed: int = 0, images_per_class: int = 100) -> ImageSet:
+    """Load an `.npz` pack, an image folder or the embedded glyphs.
+
+    Args:
+        source: a path; or `glyphs` (every script), `glyphs:latin,greek` (some scripts). A folder of one's own that is
+            called glyphs is meant by a `Path` or by `./glyphs`.
+        side: height and width of the images in pixels; a pack keeps its own if None, the others are read at 32.
+        seed: of the glyphs' rendering; other sources ignore it.
+        images_per_class: how many images of each glyph are rendered; other sources give all they have.
+
+    Raises:
+        UsageError: there is no such source or script, or `side` or `images_per_class` is out of range.
+        DataError: the content of the source cannot be used; the file is named.
+    """
+    if side is not None and not _SMALLEST_SIDE <= side <= _LARGEST_SIDE:
+        raise UsageError(f"image side must lie between {_SMALLEST_SIDE} and {_LARGEST_SIDE} pixels, not {side}")
+    if isinstance(source, str) and (source == "glyphs" or source.startswith("glyphs:")):
+        chosen = None if source == "glyphs" else [name.strip() for name in source.split(":", 1)[1].split(",")]
+        return load_glyphs(chosen, images_per_class=images_per_class, side=side or DEFAULT_SIDE, seed=seed)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return load_folder(path, side or DEFAULT_SIDE)
+    if path.is_file() and path.suffix.lower() == ".npz":
+        pack = load_npz(path)
+        return pack if side is None else pack.resized(side)
+    if path.exists():
+        raise UsageError(
+            f"{path} is neither an .npz pack nor a folder; give one of these, glyphs or glyphs:SCRIPT,SCRIPT"
+        )
+    raise UsageError(f"{path} does not exist; give an .npz pack, an image folder, glyphs or glyphs:SCRIPT,SCRIPT")

@@ -1,0 +1,7 @@
+"""Network architectures and the classifier that wraps them. Knows no other room."""
+
+from metazoo.models.classifier import ClassifierSpec, ImageClassifier, build_classifier
+from metazoo.models.network import Network
+from metazoo.models.registry import architectures, build_network
+
+__all__ = ["ClassifierSpec", "ImageClassifier", "Network", "architectures", "build_classifier", "build_network"]

@@ -1,0 +1,87 @@
+"""An image classifier that takes pictures as they are: preprocessing and network in one module."""
+
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from metazoo.models.network import Network
+from metazoo.models.registry import build_network
+
+_LUMA = (0.299, 0.587, 0.114)
+
+
+class ClassifierSpec(BaseModel):
+    """All that is needed to build a classifier, apart from its weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    architecture: str
+    arguments: dict[str, int] = {}
+    classes: int = Field(ge=1, le=1_000_000)
+    input_size: int = Field(ge=1, le=1024, description="side of the square input in pixels")
+    channels: Literal[1, 3] = 3
+    mean: tuple[float, ...] = Field(description="subtracted from each channel of [0, 1] images")
+    std: tuple[float, ...] = Field(description="then divided by")
+
+    @model_validator(mode="after")
+    def _check_normalisation(self) -> "ClassifierSpec":
+        if len(self.mean) != self.channels or len(self.std) != self.channels:
+            raise ValueError(f"mean and std need {self.channels} numbers each")
+        if not all(0 < value < float("inf") for value in self.std) or not all(abs(value) < 1e6 for value in self.mean):
+            raise ValueError("std must be positive and mean finite")
+        return self
+
+
+class ImageClassifier(nn.Module):
+    """A network behind its preprocessing: images [n, 3 or own channels, h, w] in [0, 1], of any size, go in.
+
+    Its weights are those of `network` alone.
+    """
+
+    def __init__(self, spec: ClassifierSpec, network: Network) -> None:
+        super().__init__()
+        self.spec = spec
+        self.network = network
+        self.register_buffer("_mean", torch.tensor(spec.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("_std", torch.tensor(spec.std).view(1, -1, 1, 1), persistent=False)
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """Fit `images` to the network: bilinear (antialiased) resize, grey by luma or repeated, mean and std."""
+        side = self.spec.input_size
+        if images.shape[-2:] != (side, side):
+            images = functional.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
+        if images.shape[1] == 3 and self.spec.channels == 1:
+            images = (images * images.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        elif images.shape[1] == 1 and self.spec.channels == 3:
+            images = images.expand(-1, 3, -1, -1)
+        return (images - self._mean) / self._std  # pyright: ignore[reportOperatorIssue]
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features [n, network.feature_size]."""
+        return self.network.features(self.preprocess(images))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [n, spec.classes]."""
+        return self.network(self.preprocess(images))
+
+
+def build_classifier(spec: ClassifierSpec, generator: torch.Generator | None = None) -> ImageClassifier:
+    """Build a classifier with fresh weights, drawn from `generator` alone if one is given.
+
+    Raises:
+        UsageError: as `build_network`.
+    """
+    with torch.random.fork_rng(devices=[], enabled=generator is not None):
+        if generator is not None:
+            torch.manual_seed(int(torch.randint(0, 2**62, (1,), generator=generator)))
+        network = build_network(
+            spec.architecture,
+            classes=spec.classes,
+            channels=spec.channels,
+            input_size=spec.input_size,
+            arguments=spec.arguments,
+        )
+    return ImageClassifier(spec, network).to(memory_format=torch.channels_last)

@@ -1,0 +1,37 @@
+"""Conv4, the four-block network of few-shot learning (Vinyals et al. 2016; Snell et al. 2017)."""
+
+import math
+
+from torch import Tensor, nn
+
+from metazoo.errors import UsageError
+from metazoo.models.network import Network
+
+
+class Conv4(Network):
+    """Four blocks of [3x3 convolution with bias, batch norm, ReLU, max pool 2], flattened, and a linear head.
+
+    With the default width 32 it has 29,541 parameters at 32 pixels and 32,901 at 84 (3 channels, 5 classes). The
+    convolutions start normal with variance 2 / (9 width), as in the published data-free meta-learning code.
+
+    Raises:
+        UsageError: `input_size` under 16, which four poolings reduce to nothing.
+    """
+
+    def __init__(self, *, classes: int, channels: int, input_size: int, width: int = 32) -> None:
+        super().__init__()
+        if input_size < 16:
+            raise UsageError(f"conv4 needs images of at least 16 pixels, not {input_size}; choose a larger input size")
+        self.blocks = nn.Sequential(*(_block(channels if index == 0 else width, width) for index in range(4)))
+        self.feature_size = width * (input_size // 16) ** 2
+        self.head = nn.Linear(self.feature_size, classes)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Flattened activations of the last block, all at least 0."""
+        return self.blocks(images).flatten(1)
+
+
+def _block(channels: int, width: int) -> nn.Sequential:
+    convolution = nn.Conv2d(channels, width, 3, padding=1)
+    nn.init.normal_(convolution.weight, std=math.sqrt(2 / (9 * width)))
+    return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2))

@@ -1,0 +1,42 @@
+"""Architectures by name. A new one is a line here; nothing in a file can name code to import."""
+
+from collections.abc import Callable, Mapping
+
+from metazoo.errors import UsageError
+from metazoo.models.conv4 import Conv4
+from metazoo.models.network import Network
+from metazoo.models.thin_resnet import ThinResNet
+
+_ARCHITECTURES: dict[str, Callable[..., Network]] = {"conv4": Conv4, "thin-resnet": ThinResNet}
+_LARGEST_WIDTH = 4096
+
+
+def architectures() -> tuple[str, ...]:
+    """The names that `build_network` knows."""
+    return tuple(_ARCHITECTURES)
+
+
+def build_network(
+    architecture: str, *, classes: int, channels: int, input_size: int, arguments: Mapping[str, int] | None = None
+) -> Network:
+    """Build a network with fresh weights from torch's global generator (seed it, or load weights afterwards).
+
+    Args:
+        architecture: one of `architectures()`.
+        classes: outputs of the head.
+        channels: 1 or 3.
+        input_size: side of the square images in pixels.
+        arguments: the architecture's own, such as `width`.
+
+    Raises:
+        UsageError: unknown architecture or argument, or an argument out of range.
+    """
+    if architecture not in _ARCHITECTURES:
+        raise UsageError(f"unknown architecture {architecture!r}; choose one of {', '.join(_ARCHITECTURES)}")
+    arguments = dict(arguments or {})
+    unknown = set(arguments) - {"width"}
+    if unknown:
+        raise UsageError(f"{architecture} has no argument {sorted(unknown)[0]!r}; it takes width")
+    if not 1 <= arguments.get("width", 1) <= _LARGEST_WIDTH:
+        raise UsageError(f"width must lie between 1 and {_LARGEST_WIDTH}, not {arguments['width']}")
+    return _ARCHITECTURES[architecture](classes=classes, channels=channels, input_size=input_size, **arguments)

@@ -1,0 +1,77 @@
+import pytest
+import torch
+
+from metazoo.data import ImageSet, assert_disjoint, split_classes, split_images
+from metazoo.errors import DataError, UsageError
+
+
+def make(labels: list[int], groups: list[int] | None = None) -> ImageSet:
+    count = len(labels)
+    return ImageSet(
+        images=torch.arange(count, dtype=torch.uint8)[:, None, None, None].expand(count, 3, 8, 8),
+        labels=torch.tensor(labels),
+        class_names=tuple(f"c{index}" for index in range(max(labels) + 1)),
+        groups=None if groups is None else torch.tensor(groups),
+        name="made",
+    )
+
+
+@pytest.mark.parametrize(("sizes", "counts"), [((4, 3), [4, 3]), ((0.6, 0.2, 0.2), [6, 2, 2]), ((0.5,), [5])])
+def test_classes_are_parted_without_overlap(sizes: tuple[int, ...] | tuple[float, ...], counts: list[int]) -> None:
+    whole = make([index % 10 for index in range(40)])
+    parts = split_classes(whole, sizes, seed=0)
+    assert [len(part.class_names) for part in parts] == counts
+    names = [name for part in parts for name in part.class_names]
+    assert len(set(names)) == len(names)
+    assert all(part.class_names == tuple(sorted(part.class_names)) for part in parts)
+    assert [part.sha256 for part in parts] == [part.sha256 for part in split_classes(whole, sizes, seed=0)]
+    assert any(split_classes(whole, sizes, seed=seed)[0].class_names != parts[0].class_names for seed in range(1, 5))
+
+
+def test_fractions_that_add_up_to_one_leave_no_class_out() -> None:
+    for total in range(7, 40):
+        parts = split_classes(make(list(range(total))), (0.64, 0.16, 0.2), seed=0)
+        assert sum(len(part.class_names) for part in parts) == total
+
+
+@pytest.mark.parametrize("sizes", [(), (0,), (8, 3), (0.7, 0.4), (1, 0.5), (-1, 2), (0.5, 0.01)])
+def test_impossible_sizes_are_wrong_use(sizes: tuple[float, ...]) -> None:
+    with pytest.raises(UsageError):
+        split_classes(make(list(range(10))), sizes, seed=0)
+
+
+def test_a_class_on_both_sides_is_named() -> None:
+    assert_disjoint(("a", "b"), ("c",), [])
+    with pytest.raises(DataError, match="'b' stands on both sides"):
+        assert_disjoint(("a", "b"), ("c",), ("d", "b"))
+
+
+def test_first_four_fifths_of_every_class_train() -> None:
+    whole = make([0, 1] * 10)
+    training, validation = split_images(whole)
+    assert training.images[:, 0, 0, 0].tolist() == list(range(16))
+    assert validation.images[:, 0, 0, 0].tolist() == [16, 17, 18, 19]
+    assert training.class_names == validation.class_names == whole.class_names
+
+
+def test_groups_stay_whole_and_the_cut_is_the_nearest_border() -> None:
+    # By first appearance: group 7 (3 images), 2 (4), 5 (2), 1 (1); borders after 3, 7, 9 of 10.
+    whole = make([0] * 10, [7, 2, 7, 7, 2, 2, 5, 2, 5, 1])
+    training, validation = split_images(whole, 0.8)
+    assert training.groups is not None
+    assert validation.groups is not None
+    assert set(training.groups.tolist()) == {7, 2}
+    assert set(validation.groups.tolist()) == {5, 1}
+    # A group number means nothing across classes.
+    split_images(make([0, 0, 1, 1], [3, 4, 3, 4]))
+
+
+def test_a_class_that_cannot_stand_on_both_sides_is_named() -> None:
+    with pytest.raises(DataError, match="'c1' of made has 1 images"):
+        split_images(make([0, 0, 1]))
+    with pytest.raises(DataError, match="'c0' of made has 1 groups"):
+        split_images(make([0, 0, 0], [4, 4, 4]))
+    with pytest.raises(UsageError, match="between 0 and 1"):
+        split_images(make([0, 0]), 1.0)
+    training, validation = split_images(make([0, 0]))
+    assert (len(training), len(validation)) == (1, 1)
