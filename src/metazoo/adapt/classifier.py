@@ -1,0 +1,189 @@
+"""A user's own classifier, made from a few images a class."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import torch
+from torch import Tensor
+
+from metazoo.adapt.storage import ClassifierCard, read_classifier, write_classifier
+from metazoo.adapt.support import checked_images
+from metazoo.errors import ArtefactError, UsageError
+from metazoo.learn.batch_norm import BatchNormMode, batch_norm_mode
+from metazoo.learn.embedders import Embedder, JointFeatures
+from metazoo.learn.heads import FittedHead, get_head, query_features
+from metazoo.models import ImageClassifier, build_classifier
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a classifier says of n images.
+
+    Attributes:
+        class_names: in the order of the probabilities.
+        probabilities: float [n, ways] on the CPU, rows summing to 1; they rank, and are not calibrated.
+    """
+
+    class_names: tuple[str, ...]
+    probabilities: Tensor
+
+    @property
+    def labels(self) -> Tensor:
+        """The predicted class of each image, int64 [n], as an index into `class_names`."""
+        return self.probabilities.argmax(1)
+
+    @property
+    def names(self) -> list[str]:
+        """The name of the predicted class of each image."""
+        return [self.class_names[label] for label in self.labels.tolist()]
+
+
+@final
+class FewShotClassifier:
+    """One network, or several side by side, and a head that has learned a task; made by `adapt` or `load`."""
+
+    def __init__(self, module: ImageClassifier | JointFeatures, fitted: FittedHead, card: ClassifierCard) -> None:
+        self._module, self._fitted, self.card = module, fitted, card
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes it tells apart."""
+        return self.card.class_names
+
+    @property
+    def side(self) -> int:
+        """The size in pixels to read images at: the largest input of its networks."""
+        return max(spec.input_size for spec in self.card.networks)
+
+    def predict(self, images: Tensor) -> Prediction:
+        """Classify `images`: float [n, 3, h, w] in [0, 1] or uint8, of any size.
+
+        A classifier adapted with batch norm `query` normalises the images of one call by each other (transductive); any
+        other judges every image for itself.
+
+        Raises:
+            DataError: the images are no such tensor.
+        """
+        features = query_features(self._module, checked_images(images), self.card.batch_norm)
+        return Prediction(self.class_names, self._fitted.probabilities(features).cpu())
+
+    def save(self, folder: Path | str) -> None:
+        """Write the classifier folder, whole or not at all; an earlier classifier there is replaced.
+
+        Raises:
+            UsageError: the folder holds something else, which is left alone.
+            ArtefactError: it cannot be written.
+        """
+        tensors = {"head.weight": self._fitted.weight}
+        if self._fitted.bias is not None:
+            tensors["head.bias"] = self._fitted.bias
+        write_classifier(folder, self.card, tensors | _state(self._module))
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "FewShotClassifier":
+        """Read a classifier folder, to the CPU.
+
+        Raises:
+            UsageError: the folder does not exist.
+            ArtefactError: a file is missing, damaged, changed, or does not fit the other.
+        """
+        card, tensors = read_classifier(folder)
+        try:
+            networks = [build_classifier(spec, torch.Generator().manual_seed(0)).eval() for spec in card.networks]
+        except UsageError as error:
+            raise ArtefactError(f"{folder} cannot be built: {error}") from error
+        module = JointFeatures(networks).eval() if card.joint else networks[0]
+        expected = _state(module)
+        size = sum(network.network.feature_size for network in networks)
+        weight = torch.empty(len(card.class_names), size, device="meta")
+        expected |= {"head.weight": weight} | ({"head.bias": weight[:, 0]} if card.kind == "linear" else {})
+        _check(folder, tensors, expected)
+        for name, target in _state(module).items():
+            target.copy_(tensors[name])
+        return cls(module, FittedHead(card.kind, tensors["head.weight"], tensors.get("head.bias")), card)
+
+
+def adapt(
+    module: Embedder,
+    support_images: Tensor,
+    support_labels: Tensor,
+    class_names: Sequence[str] | None = None,
+    *,
+    head: str = "nearest-mean",
+    batch_norm: str = "running",
+    source: str = "",
+) -> FewShotClassifier:
+    """Make a classifier of new classes from a few images of each, by the very head that evaluation measures.
+
+    Args:
+        module: an `ImageClassifier` (a meta-model, say), a zoo's teacher, or `JointFeatures` of such; it is copied.
+        support_images: float [n, 3, h, w] in [0, 1], or uint8.
+        support_labels: int64 [n], 0 to ways - 1; classes may differ in their counts.
+        class_names: one a class; its number if not given.
+        head: `nearest-mean` or `fine-tune`.
+        batch_norm: `running`, `support` or `query`.
+        source: where the model comes from, a note for readers of the folder.
+
+    Raises:
+        UsageError: an unknown head or mode, labels or names that do not fit, or a module of another kind.
+        DataError: the images are no such tensor.
+    """
+    networks, joint = _networks(module)
+    mode: BatchNormMode = batch_norm_mode(batch_norm)
+    if support_labels.numel() == 0 or int(support_labels.max()) < 1:
+        raise UsageError("a classifier needs at least two classes; give images of two or more")
+    ways = int(support_labels.max()) + 1 if class_names is None else len(class_names)
+    names = tuple(map(str, range(ways))) if class_names is None else tuple(class_names)
+    if len(set(names)) < ways:
+        raise UsageError("every class needs a name of its own; rename one")
+    plain = JointFeatures(networks) if joint else networks[0]
+    adapted, fitted = get_head(head).fit(plain, checked_images(support_images), support_labels, ways, mode)
+    own = copy.deepcopy(plain) if adapted is plain else adapted
+    assert isinstance(own, (ImageClassifier, JointFeatures))
+    card = ClassifierCard(
+        head=head,
+        kind=fitted.kind,
+        batch_norm=mode,
+        class_names=names,
+        joint=joint,
+        networks=tuple(network.spec for network in networks),
+        weights_sha256="",
+        source=source,
+    )
+    return FewShotClassifier(own.eval(), fitted, card)
+
+
+def _networks(module: Embedder) -> tuple[list[ImageClassifier], bool]:
+    """The networks in their order, and whether they stand side by side."""
+    joint = isinstance(module, JointFeatures)
+    members = list(module.members) if isinstance(module, JointFeatures) else [module]
+    networks: list[ImageClassifier] = []
+    for member in members:
+        network = getattr(member, "classifier", member)
+        if not isinstance(network, ImageClassifier):
+            raise UsageError(f"a classifier is made of image classifiers, not of {type(network).__name__}")
+        networks.append(network)
+    return networks, joint
+
+
+def _state(module: ImageClassifier | JointFeatures) -> dict[str, Tensor]:
+    networks, _ = _networks(module)
+    return {
+        f"networks.{index}.{name}": tensor
+        for index, network in enumerate(networks)
+        for name, tensor in network.network.state_dict().items()
+    }
+
+
+def _check(folder: Path | str, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    if tensors.keys() != expected.keys():
+        odd = min(tensors.keys() ^ expected.keys())
+        raise ArtefactError(f"the weights in {folder} do not fit its classifier.json ({odd}); adapt again")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape or tensor.dtype != expected[name].dtype:
+            raise ArtefactError(f"{name} in {folder} has shape {list(tensor.shape)}, not as described; adapt again")
+        if not bool(tensor.isfinite().all()) or (name.endswith("running_var") and bool((tensor < 0).any())):
+            raise ArtefactError(f"{name} in {folder} holds impossible numbers; adapt again")

@@ -1,0 +1,150 @@
+"""The folder of a few-shot classifier: `classifier.json` and `model.safetensors`, whole or not there."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import psutil
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from torch import Tensor
+
+from metazoo.errors import ArtefactError, UsageError
+from metazoo.learn.batch_norm import BatchNormMode
+from metazoo.models import ClassifierSpec
+from metazoo.run.artefacts import read_json, read_tensors, write_json, write_tensors
+
+FORMAT_VERSION = 1
+CARD, WEIGHTS = "classifier.json", "model.safetensors"
+
+
+class ClassifierCard(BaseModel):
+    """What `classifier.json` says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal["metazoo-classifier"] = "metazoo-classifier"
+    format_version: Literal[1] = FORMAT_VERSION
+    head: str
+    kind: Literal["cosine", "linear"]
+    batch_norm: BatchNormMode
+    class_names: tuple[str, ...] = Field(min_length=2)
+    joint: bool = Field(description="whether features are the networks' normalised ones side by side")
+    networks: tuple[ClassifierSpec, ...] = Field(min_length=1)
+    weights_sha256: str
+    source: str = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> "ClassifierCard":
+        if len(set(self.class_names)) < len(self.class_names):
+            raise ValueError("a class name stands twice")
+        if len(self.networks) > 1 and not self.joint:
+            raise ValueError("several networks must be joint")
+        return self
+
+
+def write_classifier(folder: Path | str, card: ClassifierCard, tensors: Mapping[str, Tensor]) -> None:
+    """Write both files to a folder beside `folder`, which then takes its place; parents are made.
+
+    An earlier classifier is replaced. It stays if anything fails.
+
+    Raises:
+        UsageError: `folder` is a file, or holds anything but a classifier.
+        ArtefactError: it cannot be written.
+    """
+    folder = Path(folder).resolve()
+    temporary, former = (folder.with_name(f".{folder.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
+    try:
+        _recover(folder)
+        _check_replaceable(folder)
+        sha256 = write_tensors(temporary / WEIGHTS, tensors)
+        write_json(temporary / CARD, card.model_copy(update={"weights_sha256": sha256}).model_dump(mode="json"))
+        _take_place(temporary, folder, former)
+    except OSError as error:
+        raise ArtefactError(f"cannot write {folder}: {error.strerror or error}; choose another folder") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_classifier(folder: Path | str) -> tuple[ClassifierCard, dict[str, Tensor]]:
+    """Read both files and check the weights' hash.
+
+    Raises:
+        UsageError: `folder` does not exist.
+        ArtefactError: a file is missing, damaged, changed or of another format version.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder; give a classifier folder as adapt writes it")
+    card = _read_card(folder / CARD)
+    return card, read_tensors(folder / WEIGHTS, card.weights_sha256)
+
+
+def _read_card(path: Path) -> ClassifierCard:
+    content = read_json(path)
+    if isinstance(content, dict) and content.get("format") == "metazoo-classifier":
+        version = content.get("format_version")
+        if version != FORMAT_VERSION:
+            raise ArtefactError(
+                f"{path} has format version {version}, this metazoo reads {FORMAT_VERSION}; update metazoo"
+            )
+    try:
+        return ClassifierCard.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise ArtefactError(f"{path} is not a classifier ({place}: {first['msg']}); adapt again") from error
+
+
+def _check_replaceable(folder: Path) -> None:
+    if not folder.exists():
+        return
+    try:
+        names = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
+        if names:
+            _read_card(folder / CARD)
+    except (OSError, ArtefactError) as error:
+        raise UsageError(f"{folder} exists and is not a classifier folder; choose another or remove it") from error
+    foreign = sorted(names - {CARD, WEIGHTS})
+    if foreign:
+        raise UsageError(f"{folder} holds {foreign[0]} besides a classifier; choose another folder or move it away")
+
+
+def _take_place(temporary: Path, folder: Path, former: Path) -> None:
+    replaces = folder.exists()
+    if replaces:
+        folder.rename(former)
+    try:
+        temporary.rename(folder)
+    except BaseException:
+        if replaces:
+            former.rename(folder)
+        raise
+    _flush(folder.parent)
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def _recover(folder: Path) -> None:
+    """Tidy what a killed process left beside `folder`; the former classifier comes back if it had been moved away."""
+    for left in folder.parent.glob(".*"):
+        name, _, kind = left.name.rpartition(".")
+        name, _, process = name.rpartition(".")
+        if name != f".{folder.name}" or kind not in ("tmp", "old") or not process.isdecimal():
+            continue
+        if int(process) != os.getpid() and psutil.pid_exists(int(process)):
+            continue
+        if kind == "old" and not folder.exists():
+            left.rename(folder)
+        else:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _flush(folder: Path) -> None:
+    if os.name == "nt":  # a folder cannot be opened there, and the rename is flushed by the system
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

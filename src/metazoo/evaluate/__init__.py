@@ -1,0 +1,42 @@
+"""Measuring few-shot learners: fixed episodes, one head for all, intervals, paired comparison, tables."""
+
+from metazoo.evaluate.evaluation import evaluate
+from metazoo.evaluate.intervals import Estimate, mean_interval, paired_difference
+from metazoo.evaluate.protocol import evaluate_lists, evaluate_subject
+from metazoo.evaluate.results import (
+    Result,
+    plain_table,
+    read_accuracies,
+    read_results,
+    results_table,
+    write_results,
+)
+from metazoo.evaluate.subjects import (
+    Subject,
+    best_teacher,
+    parameter_average,
+    random_initialisation,
+    raw_pixels,
+    zoo_ensemble,
+)
+
+__all__ = [
+    "Estimate",
+    "Result",
+    "Subject",
+    "best_teacher",
+    "evaluate",
+    "evaluate_lists",
+    "evaluate_subject",
+    "mean_interval",
+    "paired_difference",
+    "parameter_average",
+    "plain_table",
+    "random_initialisation",
+    "raw_pixels",
+    "read_accuracies",
+    "read_results",
+    "results_table",
+    "write_results",
+    "zoo_ensemble",
+]

@@ -1,0 +1,110 @@
+"""The whole evaluation: many subjects, one head, the same episodes for all."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from metazoo.data import EpisodeList, ImageSet
+from metazoo.errors import UsageError
+from metazoo.evaluate.intervals import mean_interval
+from metazoo.evaluate.protocol import Advance, evaluate_lists
+from metazoo.evaluate.results import Result, write_results
+from metazoo.evaluate.subjects import Subject
+from metazoo.learn.batch_norm import batch_norm_mode, has_batch_norm
+from metazoo.learn.heads import get_head
+
+
+def evaluate(
+    subjects: Sequence[Subject],
+    image_set: ImageSet,
+    *,
+    ways: int = 5,
+    shots: Sequence[int] = (1, 5),
+    episodes: int = 1000,
+    queries: int = 15,
+    head: str = "nearest-mean",
+    batch_norm: str = "running",
+    seed: int = 0,
+    out: Path | str | None = None,
+    advance: Advance | None = None,
+) -> list[Result]:
+    """Evaluate every subject with one head on the same episodes.
+
+    Args:
+        subjects: rows of the table, their names all different.
+        image_set: classes that no subject has seen.
+        ways: classes an episode.
+        shots: support images a class, one list of episodes each.
+        episodes: episodes a list, at least 2.
+        queries: query images a class.
+        head: `nearest-mean` or `fine-tune`.
+        batch_norm: `running`, `support` or `query`.
+        seed: of the lists; the same seed and images give the same lists.
+        out: RESULT.json to write, with the lists beside it; see `write_results`.
+        advance: called with the number of episodes done since the last call; in all there are
+            `len(subjects) * len(shots) * episodes`.
+
+    Returns:
+        Subject after subject, in each by shots as given.
+
+    Raises:
+        UsageError: an unknown head or mode, an impossible N-way K-shot, or `out` cannot be a result file.
+        ArtefactError: `out` cannot be written.
+        MetazooError: a subject's features are not finite.
+    """
+    chosen, mode = get_head(head), batch_norm_mode(batch_norm)
+    _check(subjects, shots, episodes, out)
+    lists = [EpisodeList.draw(image_set, ways, count, queries, episodes, seed) for count in shots]
+    results: list[Result] = []
+    accuracies: list[dict[str, Tensor]] = [{} for _ in lists]
+    for subject in subjects:
+        transductive = chosen.transductive or (mode == "query" and has_batch_norm(subject.module))
+        values_of_lists = evaluate_lists(subject, image_set, lists, chosen, mode, advance)
+        for drawn, by_subject, values in zip(lists, accuracies, values_of_lists, strict=True):
+            by_subject[subject.name] = values
+            estimate = mean_interval(values)
+            results.append(
+                Result(
+                    subject=subject.name,
+                    method=subject.method,
+                    head=chosen.name,
+                    batch_norm=mode,
+                    ways=ways,
+                    shots=drawn.shots,
+                    episodes=episodes,
+                    seed=seed,
+                    episode_list_sha256=drawn.sha256,
+                    accuracy=estimate.mean,
+                    interval=estimate.half_width,
+                    queries=queries,
+                    parameters=subject.parameters,
+                    transductive=transductive,
+                    image_set=image_set.name,
+                )
+            )
+    if out is not None:
+        write_results(out, results, lists, accuracies)
+    return results
+
+
+def _check(subjects: Sequence[Subject], shots: Sequence[int], episodes: int, out: Path | str | None) -> None:
+    names = [subject.name for subject in subjects]
+    if not names or len(set(names)) < len(names):
+        raise UsageError("an evaluation needs at least one subject, and every subject a name of its own")
+    if not shots or len(set(shots)) < len(shots):
+        raise UsageError(f"shots must be one or more different numbers, not {list(shots)}")
+    if episodes < 2:
+        raise UsageError(f"an interval needs at least 2 episodes, not {episodes}; ask for more")
+    if out is not None:
+        _check_out(Path(out))
+
+
+def _check_out(out: Path) -> None:
+    if out.suffix.lower() != ".json" or out.is_dir():
+        raise UsageError(f"{out} cannot be a result file; give a path that ends in .json and is no folder")
+    # Said before the work, not after it.
+    folder = next(level for level in out.absolute().parents if level.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UsageError(f"{out} cannot be written, since {folder} is no writable folder; choose another path")

@@ -1,0 +1,124 @@
+"""Accuracy of subjects over a list of episodes."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from metazoo.data import Episode, EpisodeList, ImageSet
+from metazoo.errors import Interrupted, MetazooError
+from metazoo.evaluate.subjects import Subject
+from metazoo.learn.batch_norm import BatchNormMode, batch_norm_mode, has_batch_norm
+from metazoo.learn.embedders import Embedder
+from metazoo.learn.heads import FittedHead, Head, NearestMean, query_features
+
+_NUMBERS_A_BLOCK = 2**24
+
+Advance = Callable[[int], object]
+
+
+def evaluate_subject(
+    subject: Subject, image_set: ImageSet, episode_list: EpisodeList, head: Head, batch_norm: BatchNormMode = "running"
+) -> Tensor:
+    """Accuracy of one subject on every episode, in percent: float64 [episodes]; see `evaluate_lists`."""
+    return evaluate_lists(subject, image_set, [episode_list], head, batch_norm)[0]
+
+
+def evaluate_lists(
+    subject: Subject,
+    image_set: ImageSet,
+    episode_lists: Sequence[EpisodeList],
+    head: Head,
+    batch_norm: BatchNormMode = "running",
+    advance: Advance | None = None,
+) -> list[Tensor]:
+    """Accuracies in percent, float64 [episodes], of one subject on each list.
+
+    Where the features of an image do not depend on the episode (a head that leaves the model alone, stored statistics),
+    each image is embedded once for all lists and the episodes are solved together. Otherwise the head is fitted episode
+    by episode; the queries of an episode then form one batch.
+
+    Args:
+        subject: left as it is.
+        image_set: the episodes' images.
+        episode_lists: drawn from `image_set`.
+        head: that learns each episode.
+        batch_norm: see `metazoo.learn.batch_norm`.
+        advance: called with the number of episodes done since the last call.
+
+    Raises:
+        UsageError: a list was drawn from other images, or the module has no statistics for the mode.
+        MetazooError: the module's features are not finite; the subject is named.
+    """
+    mode = batch_norm_mode(batch_norm)
+    for episodes in episode_lists:
+        episodes.check_drawn_from(image_set)
+    shared = mode == "running" or not has_batch_norm(subject.module)
+    try:
+        if isinstance(head, NearestMean) and shared:
+            return _solve_together(subject.module, image_set, episode_lists, head, advance)
+        return [_solve_singly(subject.module, image_set, episodes, head, mode, advance) for episodes in episode_lists]
+    except Interrupted:
+        raise
+    except MetazooError as error:
+        raise type(error)(f"{subject.name}: {error}") from error
+
+
+def score_episode(
+    module: Embedder, image_set: ImageSet, episode: Episode, head: Head, batch_norm: BatchNormMode
+) -> Tensor:
+    """Scores [ways * queries, ways] of an episode's queries after `head` has learned from its support."""
+    support, query = image_set.images[episode.support_indices], image_set.images[episode.query_indices]
+    adapted, fitted = head.fit(module, support, episode.support_labels, episode.ways, batch_norm)
+    return fitted.scores(query_features(adapted, query, batch_norm))
+
+
+def _solve_singly(
+    module: Embedder,
+    image_set: ImageSet,
+    episodes: EpisodeList,
+    head: Head,
+    batch_norm: BatchNormMode,
+    advance: Advance | None,
+) -> Tensor:
+    accuracies = torch.empty(len(episodes), dtype=torch.float64)
+    for index, episode in enumerate(episodes):
+        scores = score_episode(module, image_set, episode, head, batch_norm)
+        accuracies[index] = _accuracy(scores.cpu(), episode.query_labels)
+        if advance is not None:
+            advance(1)
+    return accuracies
+
+
+def _solve_together(
+    module: Embedder,
+    image_set: ImageSet,
+    episode_lists: Sequence[EpisodeList],
+    head: NearestMean,
+    advance: Advance | None,
+) -> list[Tensor]:
+    indices = [
+        part.flatten() for episodes in episode_lists for part in (episodes.support_indices, episodes.query_indices)
+    ]
+    used = torch.cat(indices).unique()
+    features = query_features(module, image_set.images[used])
+    results = []
+    for episodes in episode_lists:
+        support, query = (
+            torch.searchsorted(used, part).to(features.device)
+            for part in (episodes.support_indices, episodes.query_indices)
+        )
+        support_labels, query_labels = episodes[0].support_labels, episodes[0].query_labels
+        size = max(1, _NUMBERS_A_BLOCK // (query.shape[1] * features.shape[1]))
+        parts = []
+        for support_block, query_block in zip(support.split(size), query.split(size), strict=True):
+            fitted: FittedHead = head.fit_features(features[support_block], support_labels, episodes.ways)
+            parts.append(_accuracy(fitted.scores(features[query_block]).cpu(), query_labels))
+            if advance is not None:
+                advance(len(support_block))
+        results.append(torch.cat(parts))
+    return results
+
+
+def _accuracy(scores: Tensor, labels: Tensor) -> Tensor:
+    return (scores.argmax(-1) == labels).double().mean(-1) * 100

@@ -1,0 +1,137 @@
+"""Results: one number with all that is needed to read it, its file, and tables of many."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from metazoo.data import EpisodeList
+from metazoo.errors import ArtefactError
+from metazoo.learn.batch_norm import BatchNormMode
+from metazoo.run.artefacts import read_json, read_tensor_metadata, read_tensors, write_json, write_tensors
+
+FORMAT_VERSION = 1
+
+
+class Result(BaseModel):
+    """The accuracy of one subject on one list of episodes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    subject: str
+    method: str
+    head: str
+    batch_norm: BatchNormMode
+    ways: int = Field(ge=2)
+    shots: int = Field(ge=1)
+    episodes: int = Field(ge=2)
+    seed: int = Field(description="that the episodes were drawn with")
+    episode_list_sha256: str
+    accuracy: float = Field(ge=0, le=100, description="percent, mean over the episodes")
+    interval: float = Field(ge=0, description="percent, half-width of the 95 % interval over the episodes")
+    queries: int = Field(ge=1, description="query images a class")
+    parameters: int = Field(ge=0, description="that the features depend on")
+    transductive: bool = Field(description="whether the queries of an episode influence each other")
+    image_set: str
+
+
+class _ResultFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    format_version: Literal[1]
+    results: list[Result]
+
+
+def write_results(
+    out: Path | str, results: Sequence[Result], lists: Sequence[EpisodeList], accuracies: Sequence[Mapping[str, Tensor]]
+) -> None:
+    """Write RESULT.json last, after what it rests on.
+
+    Beside it lie, for every list, `RESULT.episodes-5way-1shot.safetensors` (the episodes) and
+    `RESULT.accuracies-5way-1shot.safetensors` (per subject its accuracy on every episode, for paired comparison).
+
+    Raises:
+        ArtefactError: a file cannot be written.
+    """
+    out = Path(out)
+    for episodes, by_subject in zip(lists, accuracies, strict=True):
+        episodes.save(_beside(out, "episodes", episodes.ways, episodes.shots))
+        metadata = {"format_version": str(FORMAT_VERSION), "episode_list_sha256": episodes.sha256}
+        write_tensors(_beside(out, "accuracies", episodes.ways, episodes.shots), by_subject, metadata)
+    write_json(out, {"format_version": FORMAT_VERSION, "results": [result.model_dump() for result in results]})
+
+
+def read_results(path: Path | str) -> list[Result]:
+    """Read RESULT.json.
+
+    Raises:
+        ArtefactError: it is missing or not a result file of this format version.
+    """
+    try:
+        return _ResultFile.model_validate(read_json(path)).results
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise ArtefactError(
+            f"{path} is not a result file of format version {FORMAT_VERSION} ({place}: {first['msg']}); evaluate again"
+        ) from error
+
+
+def read_accuracies(path: Path | str, result: Result) -> Tensor:
+    """Accuracy in percent, float64 [episodes], behind one `result` of the file `path`; pair only with its own list.
+
+    Raises:
+        ArtefactError: the file beside it is missing, or belongs to other episodes.
+    """
+    beside = _beside(Path(path), "accuracies", result.ways, result.shots)
+    tensors = read_tensors(beside)
+    fits = read_tensor_metadata(beside).get("episode_list_sha256") == result.episode_list_sha256
+    if not fits or result.subject not in tensors or tensors[result.subject].shape != (result.episodes,):
+        raise ArtefactError(f"{beside} does not belong to {path}; evaluate again")
+    return tensors[result.subject]
+
+
+def results_table(results: Sequence[Result]) -> Table:
+    """One row a subject, one column a task (`5-way 1-shot`), accuracy ± interval in percent; for a rich console."""
+    tasks = list(dict.fromkeys((result.ways, result.shots) for result in results))
+    table = Table(title=Text(_title(results)), caption=_caption(results))
+    table.add_column("subject")
+    for ways, shots in tasks:
+        table.add_column(f"{ways}-way {shots}-shot", justify="right")
+    table.add_column("parameters", justify="right")
+    for subject in dict.fromkeys(result.subject for result in results):
+        rows = [result for result in results if result.subject == subject]
+        cells = {(row.ways, row.shots): f"{row.accuracy:.1f} ± {row.interval:.1f}" for row in rows}
+        table.add_row(Text(subject), *(cells.get(task, "") for task in tasks), f"{rows[0].parameters:,}")
+    return table
+
+
+def plain_table(results: Sequence[Result], width: int = 120) -> str:
+    """The same table as text without colour, for logs and files."""
+    console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False)
+    console.print(results_table(results))
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _title(results: Sequence[Result]) -> str:
+    settings = dict.fromkeys(
+        f"{result.head}, batch norm {result.batch_norm}, {result.episodes} episodes of {result.image_set}, "
+        f"seed {result.seed}"
+        for result in results
+    )
+    return "; ".join(settings)
+
+
+def _caption(results: Sequence[Result]) -> str:
+    caption = "accuracy in percent ± half-width of the 95 % interval over episodes"
+    return caption + ("; queries influence each other (transductive)" if any(r.transductive for r in results) else "")
+
+
+def _beside(out: Path, kind: str, ways: int, shots: int) -> Path:
+    return out.with_name(f"{out.stem}.{kind}-{ways}way-{shots}shot.safetensors")

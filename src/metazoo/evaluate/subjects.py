@@ -1,0 +1,137 @@
+"""What a table compares: the meta-model, and the baselines that any zoo offers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from metazoo.learn.embedders import Embedder, JointFeatures, PixelFeatures, count_parameters
+from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
+from metazoo.run.randomness import generator
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """One row of a table.
+
+    Attributes:
+        name: shown in the table, unique in it.
+        method: machine-readable: a method of metazoo, or a baseline below.
+        module: what features come from.
+        parameters: that the features depend on (class heads not counted, since every new task replaces them).
+    """
+
+    name: str
+    method: str
+    module: Embedder
+    parameters: int
+
+    @classmethod
+    def of(cls, name: str, method: str, module: Embedder) -> Self:
+        """A subject with its parameters counted."""
+        return cls(name, method, module, count_parameters(module))
+
+
+class Contract(Protocol):
+    """What is needed of a zoo model's contract."""
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        ...
+
+    @property
+    def accuracy(self) -> float | None:
+        """Recorded validation accuracy in percent."""
+        ...
+
+
+class Teacher(Protocol):
+    """What is needed of a frozen zoo model."""
+
+    @property
+    def contract(self) -> Contract:
+        """Its record in the zoo."""
+        ...
+
+    @property
+    def classifier(self) -> ImageClassifier:
+        """Its network behind its preprocessing."""
+        ...
+
+
+def raw_pixels(side: int) -> Subject:
+    """The pixels of images of `side` x `side` as features: what a task gives away without any model."""
+    return Subject.of("raw pixels", "raw-pixels", PixelFeatures(side))
+
+
+def random_initialisation(spec: ClassifierSpec, seed: int) -> Subject:
+    """The architecture of `spec` with fresh weights, fixed by `seed`."""
+    classifier = build_classifier(spec, generator(seed, "random-initialisation", spec.architecture))
+    return Subject.of("random initialisation", "random-initialisation", classifier.eval())
+
+
+def parameter_average(teachers: Sequence[Teacher], spec: ClassifierSpec) -> Subject | None:
+    """Elementwise mean of weights and buffers over all teachers of `spec`'s architecture; None if fewer than 2 fit.
+
+    A teacher fits if architecture, input size, channels and the shapes of the weights agree. Its mean and standard
+    deviation of the pixels are averaged like any other parameter. Class heads, which the features do not pass, are left
+    out (zero): those of different teachers stand for different classes.
+    """
+    fitting = [teacher.classifier for teacher in teachers if _same_features(teacher.classifier, spec)]
+    if len(fitting) < 2:
+        return None
+    specs = [classifier.spec for classifier in fitting]
+    pixels = {
+        name: tuple(sum(values) / len(specs) for values in zip(*(getattr(spec, name) for spec in specs), strict=True))
+        for name in ("mean", "std")
+    }
+    average = build_classifier(spec.model_copy(update=pixels), torch.Generator().manual_seed(0)).eval()
+    states = [classifier.network.state_dict() for classifier in fitting]
+    with torch.no_grad():
+        for name, target in average.network.state_dict().items():
+            if not name.startswith("head."):
+                target.copy_(_mean([state[name] for state in states]))
+        average.network.head.weight.zero_()
+        average.network.head.bias.zero_()
+    return Subject.of("parameter average", "parameter-average", average)
+
+
+def best_teacher(teachers: Sequence[Teacher]) -> Subject | None:
+    """The teacher with the highest recorded accuracy (of equals the first by name); None if none has one."""
+    recorded = [
+        (-teacher.contract.accuracy, teacher.contract.name, teacher)
+        for teacher in teachers
+        if teacher.contract.accuracy is not None
+    ]
+    if not recorded:
+        return None
+    return Subject.of("best single teacher", "best-teacher", min(recorded, key=lambda entry: entry[:2])[2].classifier)
+
+
+def zoo_ensemble(teachers: Sequence[Teacher]) -> Subject:
+    """The untrained ensemble: all teachers' normalised features side by side.
+
+    Raises:
+        UsageError: there is no teacher.
+    """
+    return Subject.of("zoo ensemble", "zoo-ensemble", JointFeatures([teacher.classifier for teacher in teachers]))
+
+
+def _same_features(classifier: ImageClassifier, spec: ClassifierSpec) -> bool:
+    names = ("architecture", "input_size", "channels")
+    if any(getattr(classifier.spec, name) != getattr(spec, name) for name in names):
+        return False
+    return _shapes(classifier) == _shapes(build_classifier(spec, torch.Generator().manual_seed(0)))
+
+
+def _shapes(classifier: ImageClassifier) -> dict[str, torch.Size]:
+    state = classifier.network.state_dict()
+    return {name: tensor.shape for name, tensor in state.items() if not name.startswith("head.")}
+
+
+def _mean(tensors: Sequence[Tensor]) -> Tensor:
+    # Integer buffers (batches seen) are averaged as numbers; copying the mean into its place casts it back.
+    return torch.stack([tensor.cpu().double() for tensor in tensors]).mean(0)

@@ -1,0 +1,1 @@
+"""The meta-model, its learners, heads, regularisers and losses."""

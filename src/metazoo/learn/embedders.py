@@ -1,0 +1,85 @@
+"""What turns images into features: the interface heads work on, and two embedders without any training."""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from metazoo.errors import UsageError
+from metazoo.models import Network
+
+
+class Embedder(Protocol):
+    """Any `nn.Module` with features: an image classifier, a teacher, a meta-model, `JointFeatures`, `PixelFeatures`."""
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features [n, d] of float `images` [n, 3, h, w] in [0, 1]."""
+        ...
+
+    def modules(self) -> Iterator[nn.Module]:
+        """As `nn.Module.modules`."""
+        ...
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """As `nn.Module.parameters`."""
+        ...
+
+
+class JointFeatures(nn.Module):
+    """The features of several embedders side by side, each scaled to length 1 so that all count alike.
+
+    Of a whole zoo this is its untrained ensemble: the cosine of two joint features is the mean of the members' cosines.
+
+    Raises:
+        UsageError: there are no members.
+    """
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        if not members:
+            raise UsageError("joint features need at least one model; give some")
+        self.members = nn.ModuleList(members)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features [n, sum of the members' feature sizes]."""
+        return torch.cat(
+            [functional.normalize(member.features(images), dim=1) for member in self.members],  # pyright: ignore[reportCallIssue]
+            dim=1,
+        )
+
+
+class PixelFeatures(nn.Module):
+    """The image itself as its features, resized (bilinear, antialiased) to `side` x `side` pixels.
+
+    Raises:
+        UsageError: `side` is not positive.
+    """
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        if side < 1:
+            raise UsageError(f"image side must be at least 1 pixel, not {side}")
+        self.side = side
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features [n, channels * side * side] in [0, 1]."""
+        size = (self.side, self.side)
+        if images.shape[-2:] != size:
+            images = functional.interpolate(images, size=size, mode="bilinear", antialias=True)
+        return images.flatten(1)
+
+
+def count_parameters(module: Embedder) -> int:
+    """Parameters that the features depend on: all but the class heads of networks, which every new task replaces."""
+    heads = {id(p) for part in module.modules() if isinstance(part, Network) for p in part.head.parameters()}
+    return sum(parameter.numel() for parameter in module.parameters() if id(parameter) not in heads)
+
+
+def device_of(module: Embedder) -> torch.device | None:
+    """Where the module computes; None if it has neither parameters nor buffers, and so computes anywhere."""
+    for part in module.modules():
+        for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False)):
+            return tensor.device
+    return None

@@ -1,0 +1,184 @@
+"""Groups of teachers: which tasks the meta-model learns from together.
+
+TGR (ICML 2024) puts unlike teachers into one group. What it asks for is the maximum-dispersion or anticlustering
+problem: split N items into groups of equal size so that the distances within the groups are greatest (Späth 1986;
+Brusco, Cradit and Steinley 2020). `dispersed` solves that directly; the published spectral clustering of the distance,
+taken as an affinity, only leans towards it and leaves the sizes free.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from sklearn.cluster import SpectralClustering
+from torch import Tensor
+
+from metazoo.errors import ArtefactError, DataError, UsageError
+from metazoo.taskspace.exchange import Spread, largest_within
+
+Strategy = Literal["dispersed", "spectral", "homogeneous", "random", "single"]
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+NEAR_DUPLICATE_RATIO = 0.25
+_SPECTRAL_SEED = 42
+_LEVELS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """A partition of a zoo: `groups` of indices into it, the `strategy` that made it, `notes` on what went amiss."""
+
+    groups: tuple[tuple[int, ...], ...]
+    strategy: str
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def as_record(self, names: Sequence[str]) -> dict[str, Any]:
+        """The grouping in JSON's terms, with the members by name (`names` of the zoo, in the order of the indices)."""
+        return {
+            "format_version": 1,
+            "strategy": self.strategy,
+            "groups": [[names[index] for index in members] for members in self.groups],
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], names: Sequence[str]) -> "Grouping":
+        """Read what `as_record` made, for a zoo of the same models in any order.
+
+        Raises:
+            ArtefactError: the record is of another format, or not of this zoo.
+        """
+        try:
+            version, strategy, notes = record["format_version"], str(record["strategy"]), record["notes"]
+            members = [[str(name) for name in group] for group in record["groups"]]
+        except (KeyError, TypeError) as error:
+            raise ArtefactError("a stored grouping is damaged; group the teachers again") from error
+        if version != 1:
+            raise ArtefactError(f"a stored grouping has format {version!r}, not 1; group the teachers again")
+        if sorted(name for group in members for name in group) != sorted(names):
+            raise ArtefactError("a stored grouping is of other models than this zoo; group the teachers again")
+        position = {name: index for index, name in enumerate(names)}
+        groups = tuple(tuple(position[name] for name in group) for group in members)
+        return cls(groups, strategy, tuple(str(note) for note in notes))
+
+
+def group(distance: Tensor, strategy: str, groups: int, *, keys: Sequence[str], seed: int = 0) -> Grouping:
+    """Split a zoo of N teachers into groups.
+
+    | strategy | groups |
+    |---|---|
+    | `dispersed` | balanced, the greatest total distance within groups |
+    | `spectral` | spectral clustering with the distance as affinity, sizes free, seed 42 (as published) |
+    | `homogeneous` | balanced, the smallest total distance within groups |
+    | `random` | balanced, drawn with `seed` |
+    | `single` | one group of all |
+
+    Balanced: sizes differ by at most one. The number of groups is lowered to N // 2 (at least 1) where it is larger, so
+    that no balanced group has one member unless N = 1; `spectral` may find fewer groups than asked, and says so in
+    `notes`.
+
+    `dispersed` separates duplicates by construction, before it looks at anything else: teachers at distance 0 lie in
+    different groups as long as there are at most as many as groups, and are spread evenly otherwise; then so are
+    near-duplicates (linked by distances up to NEAR_DUPLICATE_RATIO of the zoo's mean distance). Within these bounds a
+    pairwise exchange search from several starts (see `exchange`) maximises the total distance: a local optimum, exact
+    for most small zoos.
+
+    The result is equivariant to the order of the zoo: everything runs in the order of `keys`, with distances counted in
+    whole millionths of the greatest one, so that sums are exact and ties are ties. Members are sorted by key, groups by
+    their first member's key. It depends on `seed` only for `random` and, through the starts, for the two searches.
+
+    Args:
+        distance: [N, N], symmetric, at least 0, zero on the diagonal (see `dissimilarity_matrix`).
+        strategy: one of STRATEGIES.
+        groups: at least 1; not used by `single`.
+        keys: N different names that stay with the teachers whatever their order.
+        seed: of the starts, or of `random`.
+
+    Raises:
+        DataError: `distance` is not such a matrix.
+        UsageError: an unknown strategy, fewer than one group, or keys that are not N different ones.
+    """
+    if strategy not in STRATEGIES:
+        raise UsageError(f"unknown grouping {strategy!r}; choose one of {', '.join(STRATEGIES)}")
+    if groups < 1:
+        raise UsageError(f"the number of groups must be at least 1, not {groups}")
+    values = _checked(distance)
+    count = len(values)
+    if len(keys) != count or len(set(keys)) != count:
+        raise UsageError(f"{count} teachers need {count} different keys to be grouped by")
+    order = np.array(sorted(range(count), key=lambda index: keys[index]))
+    values = values[np.ix_(order, order)]
+    groups = min(groups, max(1, count // 2))
+    notes: tuple[str, ...] = ()
+    if strategy == "single" or groups == 1:
+        assignment = np.zeros(count, dtype=np.int64)
+    elif strategy == "spectral":
+        assignment, notes = _spectral(values, groups)
+    elif strategy == "random":
+        assignment = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).numpy() % groups
+    else:
+        assignment = _searched(values, groups, 1 if strategy == "dispersed" else -1, seed)
+    positions = sorted(np.flatnonzero(assignment == index).tolist() for index in np.unique(assignment))
+    return Grouping(tuple(tuple(int(order[place]) for place in places) for places in positions), strategy, notes)
+
+
+def _checked(distance: Tensor) -> np.ndarray:
+    values = distance.detach().double().cpu()
+    if values.ndim != 2 or values.shape[0] != values.shape[1] or len(values) == 0:
+        raise DataError(f"a distance is a square matrix of at least one teacher, not of shape {list(values.shape)}")
+    if not torch.isfinite(values).all() or (values < 0).any():
+        raise DataError("the distance has entries that are not finite or negative; compute the task space again")
+    if (values != values.T).any() or (values.diagonal() != 0).any():
+        raise DataError("the distance is not symmetric with a zero diagonal; symmetrise it first")
+    return values.numpy()
+
+
+def _searched(values: np.ndarray, groups: int, sign: int, seed: int) -> np.ndarray:
+    greatest = values.max()
+    levels = np.rint(values * (_LEVELS / greatest if greatest > 0 else 0)).astype(np.int64)
+    spreads: list[Spread] = []
+    if sign > 0:
+        count = len(levels)
+        mean = int(levels.sum()) / (count * (count - 1))
+        spreads = [_components(levels == 0), _components(levels <= NEAR_DUPLICATE_RATIO * mean)]
+    return largest_within(sign * levels, groups, spreads, seed=seed)
+
+
+def _components(adjacent: np.ndarray) -> np.ndarray:
+    """Connected components [N] of a symmetric boolean matrix, each named by its first node."""
+    labels = np.full(len(adjacent), -1)
+    for start in range(len(adjacent)):
+        if labels[start] >= 0:
+            continue
+        labels[start] = start
+        frontier = [start]
+        while frontier:
+            found = np.flatnonzero(adjacent[frontier.pop()] & (labels < 0))
+            labels[found] = start
+            frontier.extend(found.tolist())
+    return labels
+
+
+def _spectral(values: np.ndarray, groups: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Published clustering; scikit-learn's warnings (a graph in pieces, fewer clusters) come back as notes."""
+    if not values.any():
+        return np.zeros(len(values), dtype=np.int64), ("all distances are zero, so there is one group",)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            clustering = SpectralClustering(
+                groups, affinity="precomputed", assign_labels="kmeans", n_init=30, random_state=_SPECTRAL_SEED
+            )
+            assignment = np.asarray(clustering.fit_predict(values))
+        except (np.linalg.LinAlgError, RuntimeError) as error:
+            return np.zeros(len(values), dtype=np.int64), (f"spectral clustering failed ({error}): one group",)
+    notes = [f"{warning.category.__name__}: {warning.message}" for warning in caught]
+    found = len(np.unique(assignment))
+    if found < groups:
+        notes.append(f"spectral clustering found {found} of {groups} groups")
+    return assignment.astype(np.int64), tuple(dict.fromkeys(notes))

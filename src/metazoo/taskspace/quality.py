@@ -1,0 +1,124 @@
+"""What a grouping is worth, in figures, and the draw of teachers from it."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metazoo.errors import DataError, UsageError
+from metazoo.taskspace.groupings import Grouping
+
+
+@dataclass(frozen=True)
+class GroupQuality:
+    """Mean distances of a grouping over pairs of teachers; None where there is no such pair.
+
+    `within_mean` and `between_mean`: over all pairs of one group and of two groups; `ratio`: their quotient, above 1
+    where groups hold unlike teachers, None too where `between_mean` is 0; `closest_within`: the smallest distance
+    within a group, 0 for duplicates in one group; `sizes` and `group_means` by group; `notes` of the grouping.
+    """
+
+    strategy: str
+    sizes: tuple[int, ...]
+    within_mean: float | None
+    between_mean: float | None
+    ratio: float | None
+    closest_within: float | None
+    group_means: tuple[float | None, ...]
+    notes: tuple[str, ...]
+
+    def as_record(self) -> dict[str, Any]:
+        """The figures in JSON's terms."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """A line of the group table: the members' names, how many are of each domain and architecture, and their mean D."""
+
+    index: int
+    members: tuple[str, ...]
+    domains: dict[str, int]
+    architectures: dict[str, int]
+    mean_distance: float | None
+
+
+def group_quality(distance: Tensor, grouping: Grouping) -> GroupQuality:
+    """Figures of `grouping` by `distance` [N, N], symmetric.
+
+    Raises:
+        DataError: the grouping is not a partition of the N teachers.
+    """
+    count = len(distance)
+    labels = torch.full((count,), -1)
+    if sorted(index for members in grouping.groups for index in members) != list(range(count)):
+        raise DataError(f"the grouping is not a partition of the {count} teachers of the distance; group them again")
+    for number, members in enumerate(grouping.groups):
+        labels[list(members)] = number
+    rows, columns = torch.triu_indices(count, count, 1)
+    values = distance.detach().double().cpu()[rows, columns]
+    same = labels[rows] == labels[columns]
+    within, between = _mean(values[same]), _mean(values[~same])
+    return GroupQuality(
+        strategy=grouping.strategy,
+        sizes=tuple(len(members) for members in grouping.groups),
+        within_mean=within,
+        between_mean=between,
+        ratio=within / between if within is not None and between else None,
+        closest_within=float(values[same].min()) if same.any() else None,
+        group_means=tuple(_mean(values[same & (labels[rows] == number)]) for number in range(len(grouping))),
+        notes=grouping.notes,
+    )
+
+
+def group_rows(
+    distance: Tensor,
+    grouping: Grouping,
+    *,
+    names: Sequence[str],
+    domains: Sequence[str],
+    architectures: Sequence[str],
+) -> tuple[GroupRow, ...]:
+    """The group table, one row a group; `names`, `domains` and `architectures` are those of the N teachers.
+
+    Raises:
+        DataError: the grouping is not a partition of the N teachers, or a label is missing.
+    """
+    if not len(names) == len(domains) == len(architectures) == len(distance):
+        raise DataError(f"the group table needs a name, domain and architecture for each of {len(distance)} teachers")
+    means = group_quality(distance, grouping).group_means
+    return tuple(
+        GroupRow(
+            index=number,
+            members=tuple(names[index] for index in members),
+            domains=dict(sorted(Counter(domains[index] for index in members).items())),
+            architectures=dict(sorted(Counter(architectures[index] for index in members).items())),
+            mean_distance=means[number],
+        )
+        for number, members in enumerate(grouping.groups)
+    )
+
+
+def draw_members(grouping: Grouping, group_size: int, generator: torch.Generator) -> tuple[int, tuple[int, ...]]:
+    """Draw the teachers of one learning step: the index of a group, and the indices of up to `group_size` members.
+
+    The group is uniform over the groups, not weighted by size, as published (TGR, ICML 2024): with groups of one size
+    every teacher is seen equally often, otherwise one of a small group more often. A group of fewer members gives them
+    all. Deviation: members are drawn without replacement; published, one teacher may fill several places of a step.
+
+    Raises:
+        UsageError: `group_size` is below 1.
+    """
+    if group_size < 1:
+        raise UsageError(f"the number of teachers a step must be at least 1, not {group_size}")
+    number = int(torch.randint(len(grouping), (1,), generator=generator))
+    members = grouping.groups[number]
+    drawn = torch.randperm(len(members), generator=generator)[:group_size]
+    return number, tuple(members[position] for position in drawn.tolist())
+
+
+def _mean(values: Tensor) -> float | None:
+    return float(values.mean()) if values.numel() else None

@@ -1,0 +1,91 @@
+"""How alike two tasks are, from their Fisher embeddings (TGR, ICML 2024, official code)."""
+
+import torch
+from torch import Tensor
+
+from metazoo.errors import DataError, UsageError
+from metazoo.taskspace.fisher import FisherEmbeddings
+
+PUBLISHED_EPSILON = 1e-6
+PUBLISHED_DECIMALS = 4
+
+
+def similarity_matrix(
+    embeddings: FisherEmbeddings,
+    *,
+    relative_epsilon: float = 1e-6,
+    absolute_epsilon: float | None = None,
+    decimals: int | None = None,
+    block_elements: int = 1 << 16,
+) -> Tensor:
+    """Similarity S [N, N] of N tasks, in [0, 1], symmetric, 1 on the diagonal.
+
+    For each tensor l of the probe, elementwise, `u = F_i / (F_i + F_j + e_l)` and `v = F_j / (F_i + F_j + e_l)`; the
+    similarity of the tensor is `cos(u, v)`, and S_ij is its mean over the tensors, whatever their sizes. Where both
+    tasks have no Fisher at all in a tensor, they are alike in it (1); where one has none, they are not (0).
+
+    Deviation: `e_l` is `relative_epsilon` times the mean of the tensor over the zoo, which makes S independent of the
+    common scale of the gradients. Published: `absolute_epsilon=PUBLISHED_EPSILON, decimals=PUBLISHED_DECIMALS`; where
+    the Fisher is below 1e-6, S then falls with the scale of the gradients.
+
+    Args:
+        embeddings: of the zoo; the arithmetic is done in float64 on their device.
+        relative_epsilon: above 0; not used where `absolute_epsilon` is given.
+        absolute_epsilon: above 0, the same for every tensor.
+        decimals: round S to so many, or not at all.
+        block_elements: pairs times size of a tensor that are held at once, at least one pair; the result is the same.
+
+    Returns:
+        float64 [N, N] on the CPU.
+
+    Raises:
+        UsageError: an epsilon or block size that is not above 0.
+    """
+    epsilon = relative_epsilon if absolute_epsilon is None else absolute_epsilon
+    if not epsilon > 0:
+        raise UsageError(f"epsilon of the task similarity must be above 0, not {epsilon}")
+    if block_elements < 1:
+        raise UsageError(f"block_elements must be at least 1, not {block_elements}")
+    count = len(embeddings.names)
+    total = torch.zeros(count, count, dtype=torch.float64)
+    for fisher in embeddings.tensors.values():
+        values = fisher.double()
+        guard = absolute_epsilon if absolute_epsilon is not None else relative_epsilon * float(values.mean())
+        total += _upper_cosines(values, guard, block_elements).cpu()
+    upper = (total / len(embeddings.tensors)).clamp(0, 1)
+    similarity = upper + upper.T + torch.eye(count, dtype=torch.float64)
+    return similarity if decimals is None else similarity.round(decimals=decimals)
+
+
+def dissimilarity_matrix(similarity: Tensor) -> Tensor:
+    """Dissimilarity D = 1 - S [N, N], zero on the diagonal.
+
+    Raises:
+        DataError: S is not a square matrix with ones on the diagonal.
+    """
+    if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1] or not (similarity.diagonal() == 1).all():
+        raise DataError(
+            f"a similarity is square with ones on its diagonal; this one has shape {list(similarity.shape)}"
+        )
+    return 1 - similarity
+
+
+def _upper_cosines(fisher: Tensor, guard: float, block_elements: int) -> Tensor:
+    """Cosines of all pairs i < j of one tensor [N, size], float64 [N, N], zero elsewhere."""
+    count, size = fisher.shape
+    cosines = fisher.new_zeros(count, count)
+    rows = max(1, block_elements // max(1, size))
+    for first in range(count - 1):
+        for start in range(first + 1, count, rows):
+            others = fisher[start : start + rows]
+            inverse = (fisher[first] + others + guard).reciprocal()
+            # only entries with F_i = F_j = e = 0 are not finite, and they count as zero
+            inverse.nan_to_num_(nan=0.0, posinf=0.0)
+            u, v = fisher[first] * inverse, others * inverse
+            product = (u * v).sum(1)
+            square_u, square_v = u.square().sum(1), v.square().sum(1)
+            alike = (square_u == 0) & (square_v == 0)
+            norms = (square_u * square_v).sqrt()
+            cosine = torch.where(norms > 0, product / norms.clamp_min(torch.finfo(norms.dtype).tiny), 0)
+            cosines[first, start : start + rows] = torch.where(alike, 1, cosine)
+    return cosines

@@ -1,0 +1,183 @@
+import json
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from metazoo.errors import ArtefactError, DataError, UsageError
+from metazoo.models import build_network
+from metazoo.run.artefacts import write_tensors
+from metazoo.taskspace import FisherEmbeddings, TaskEmbedding, diagonal_fisher
+
+SAMPLES, CLASSES, SIDE = 11, 4, 16
+
+
+@pytest.fixture(params=["conv4", "thin-resnet"])
+def task(request: pytest.FixtureRequest) -> tuple[nn.Module, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        network = build_network(request.param, classes=CLASSES, channels=3, input_size=SIDE, arguments={"width": 4})
+    images = torch.randn(SAMPLES, 3, SIDE, SIDE, generator=generator)
+    labels = torch.randint(CLASSES, (SAMPLES,), generator=generator)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+        network.train()
+        for _ in range(20):
+            network(images)  # statistics of their own, unlike those of any one batch
+    return network, images, labels
+
+
+def loop(network: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    network.eval()
+    names = [name for name, value in network.named_parameters() if value.requires_grad]
+    values = [value for value in network.parameters() if value.requires_grad]
+    totals = dict.fromkeys(names, torch.tensor(0.0))
+    for image, label in zip(images, labels, strict=True):
+        loss = functional.cross_entropy(network(image[None]), label[None])
+        for name, gradient in zip(names, torch.autograd.grad(loss, values), strict=True):
+            totals[name] = totals[name] + gradient**2 / len(images)
+    return totals
+
+
+def assert_alike(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name, values in first.items():
+        torch.testing.assert_close(values, second[name], rtol=1e-4, atol=1e-5 * float(second[name].max()))
+
+
+def test_equals_a_loop_over_the_samples(task: tuple[nn.Module, Tensor, Tensor]) -> None:
+    network, images, labels = task
+    fisher = diagonal_fisher(network, images, labels, chunk=4)
+    assert_alike(fisher, loop(network, images, labels))
+    assert all(values.sum() > 0 for values in fisher.values() if values.numel() > 16)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, SAMPLES, 100])
+def test_neither_chunk_nor_order_matters(task: tuple[nn.Module, Tensor, Tensor], chunk: int) -> None:
+    network, images, labels = task
+    whole = diagonal_fisher(network, images, labels, chunk=5)
+    order = torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(0))
+    assert_alike(diagonal_fisher(network, images[order], labels[order], chunk=chunk), whole)
+
+
+def test_leaves_the_network_as_it_was(task: tuple[nn.Module, Tensor, Tensor]) -> None:
+    network, images, labels = task
+    network.train()
+    next(module for module in network.modules() if isinstance(module, nn.BatchNorm2d)).eval()
+    modes = [module.training for module in network.modules()]
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    with torch.no_grad():
+        diagonal_fisher(network, images, labels, chunk=4)
+    assert [module.training for module in network.modules()] == modes
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    network.train()
+    with pytest.raises(DataError, match="classes of the probe"):
+        diagonal_fisher(network, images, labels + CLASSES, chunk=4)
+    assert all(module.training for module in network.modules())
+
+
+def test_only_trainable_tensors_embed_the_task(task: tuple[nn.Module, Tensor, Tensor]) -> None:
+    network, images, labels = task
+    whole = diagonal_fisher(network, images, labels, chunk=4)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name.startswith("head"))
+    part = diagonal_fisher(network, images, labels, chunk=4)
+    assert set(part) == {"head.weight", "head.bias"}
+    assert_alike(part, {name: whole[name] for name in part})
+
+
+def test_batch_squared_is_the_square_of_the_batch_mean(task: tuple[nn.Module, Tensor, Tensor]) -> None:
+    network, images, labels = task
+    network.eval()
+    expected: dict[str, Tensor] = {}
+    for part in (slice(0, 6), slice(6, 11)):
+        loss = functional.cross_entropy(network(images[part]), labels[part])
+        gradients = torch.autograd.grad(loss, list(network.parameters()))
+        for (name, _), gradient in zip(network.named_parameters(), gradients, strict=True):
+            expected[name] = expected.get(name, torch.tensor(0.0)) + gradient**2 / 2
+    quirk = diagonal_fisher(network, images, labels, chunk=6, batch_squared=True)
+    assert_alike(quirk, expected)
+    fisher = diagonal_fisher(network, images, labels, chunk=6)
+    assert quirk["head.bias"].sum() < fisher["head.bias"].sum()
+
+
+def test_sampled_labels_come_from_the_softmax(task: tuple[nn.Module, Tensor, Tensor]) -> None:
+    network, images, _ = task
+
+    def sampled(count: int, chunk: int, seed: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        return diagonal_fisher(
+            network, images[:1].expand(count, -1, -1, -1), "sampled", chunk=chunk, generator=generator
+        )
+
+    assert_alike(sampled(9, 2, seed=1), sampled(9, 9, seed=1))
+    # the true Fisher of one image is the mean over classes, weighted by the softmax, of that of a given label
+    network.eval()
+    with torch.no_grad():
+        probabilities = network(images[:1]).softmax(1)[0]
+    given = [diagonal_fisher(network, images[:1], torch.tensor([k]), chunk=1)["head.bias"] for k in range(CLASSES)]
+    true = probabilities @ torch.stack(given)
+    standard_error = ((probabilities @ (torch.stack(given) - true).square()) / 4000).sqrt()
+    assert (standard_error < 0.2 * true).all()
+    drawn = sampled(4000, 500, seed=2)["head.bias"]
+    assert ((drawn - true).abs() < 4 * standard_error).all()
+
+
+def test_bad_input_is_named() -> None:
+    network = build_network("conv4", classes=CLASSES, channels=3, input_size=SIDE, arguments={"width": 4})
+    images, labels = torch.zeros(3, 3, SIDE, SIDE), torch.tensor([0, 1, 2])
+    with pytest.raises(UsageError, match="chunk"):
+        diagonal_fisher(network, images, labels, chunk=0)
+    with pytest.raises(UsageError, match="generator"):
+        diagonal_fisher(network, images, "sampled", chunk=2)
+    with pytest.raises(UsageError, match="'drawn'"):
+        diagonal_fisher(network, images, "drawn", chunk=2)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(DataError, match="n at least 1"):
+        diagonal_fisher(network, images[:0], labels[:0], chunk=2)
+    with pytest.raises(DataError, match="int64"):
+        diagonal_fisher(network, images, labels[:2], chunk=2)
+    with pytest.raises(DataError, match="not finite"):
+        diagonal_fisher(network, images * float("nan"), labels, chunk=2)
+    with pytest.raises(UsageError, match="no trainable parameter"):
+        diagonal_fisher(nn.Sequential(nn.Flatten(), nn.Identity()), images, labels, chunk=2)
+    stateless = nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), nn.Flatten(), nn.Linear(3 * SIDE**2, 4))
+    with pytest.raises(UsageError, match="stores no statistics"):
+        diagonal_fisher(stateless, images, labels, chunk=2)
+
+
+def test_embeddings_of_a_zoo_keep_and_return(tmp_path) -> None:
+    one = TaskEmbedding("latin/é", {"b": torch.arange(6.0).view(2, 3), "a": torch.ones(2)})
+    other = TaskEmbedding("greek", {"a": torch.zeros(2), "b": torch.ones(2, 3)})
+    zoo = FisherEmbeddings.stack([one, other])
+    assert zoo.tensors["b"].tolist() == [[0, 1, 2, 3, 4, 5], [1] * 6]
+    path = tmp_path / "fisher.safetensors"
+    back = FisherEmbeddings.load(path, zoo.save(path))
+    assert back.names == ("latin/é", "greek")
+    assert list(back.tensors) == ["a", "b"]
+    assert all(torch.equal(back.tensors[name], zoo.tensors[name]) for name in "ab")
+    with pytest.raises(DataError, match="different probes"):
+        FisherEmbeddings.stack([one, TaskEmbedding("short", {"a": torch.ones(2)})])
+    with pytest.raises(UsageError, match="same name"):
+        FisherEmbeddings.stack([one, one])
+    with pytest.raises(UsageError, match="at least one"):
+        FisherEmbeddings.stack([])
+    with pytest.raises(DataError, match="negative"):
+        FisherEmbeddings(("a",), {"w": torch.tensor([[-1.0]])})
+
+
+def test_a_file_of_something_else_is_refused(tmp_path) -> None:
+    path = tmp_path / "other.safetensors"
+    write_tensors(path, {"a": torch.ones(2, 3)})
+    with pytest.raises(ArtefactError, match="format 1"):
+        FisherEmbeddings.load(path)
+    for names in ('["one"]', "not json", "3"):
+        write_tensors(path, {"a": torch.ones(2, 3)}, {"format_version": "1", "names": names})
+        with pytest.raises(ArtefactError, match="whole task embeddings"):
+            FisherEmbeddings.load(path)
+    write_tensors(path, {"a": torch.ones(1, 3)}, {"format_version": "2", "names": json.dumps(["one"])})
+    with pytest.raises(ArtefactError, match="format 1"):
+        FisherEmbeddings.load(path)

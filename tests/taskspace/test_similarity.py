@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from metazoo.errors import DataError, UsageError
+from metazoo.taskspace import FisherEmbeddings, dissimilarity_matrix, similarity_matrix
+from metazoo.taskspace.similarity import PUBLISHED_DECIMALS, PUBLISHED_EPSILON
+
+SIZE = 40_000
+
+
+def zoo(**tensors: Tensor) -> FisherEmbeddings:
+    count = len(next(iter(tensors.values())))
+    return FisherEmbeddings(tuple(f"teacher {index}" for index in range(count)), tensors)
+
+
+def log_normal(rows: int, size: int, spread: float, seed: int) -> Tensor:
+    return (spread * torch.randn(rows, size, generator=torch.Generator().manual_seed(seed))).exp()
+
+
+def expected(spread: float, shift: float = 0.0) -> float:
+    """E[uv] / sqrt(E[u^2] E[v^2]) by Gauss-Hermite, for log(F_i / F_j) ~ N(shift, spread^2), epsilon 0."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    u = 1 / (1 + np.exp(-(shift + spread * nodes)))
+    v = 1 - u
+    return float((weights * u * v).sum() / np.sqrt((weights * u * u).sum() * (weights * v * v).sum()))
+
+
+def test_checked_values() -> None:
+    narrow, wide = log_normal(2, SIZE, 0.5, seed=1), log_normal(2, SIZE, 2.0, seed=2)
+    for pair, by_quadrature, checked in (
+        (narrow, expected(0.5 * 2**0.5), 0.81),
+        (narrow * torch.tensor([[1.0], [10.0]]), expected(0.5 * 2**0.5, np.log(10)), 0.80),
+        (wide, expected(2 * 2**0.5), 0.31),
+    ):
+        found = float(similarity_matrix(zoo(w=pair))[0, 1])
+        assert found == pytest.approx(by_quadrature, abs=0.004)
+        assert found == pytest.approx(checked, abs=0.01)
+
+
+def test_a_published_epsilon_makes_small_gradients_unlike_and_a_relative_one_does_not() -> None:
+    pair = log_normal(2, SIZE, 2.0, seed=4)
+    for scale, checked in ((1.0, 0.31), (1e-7, 0.19), (1e-9, 0.055)):
+        published = similarity_matrix(
+            zoo(w=scale * pair), absolute_epsilon=PUBLISHED_EPSILON, decimals=PUBLISHED_DECIMALS
+        )
+        assert float(published[0, 1]) == pytest.approx(checked, abs=0.01)
+        assert float(published[0, 1]) == round(float(published[0, 1]), 4)
+        torch.testing.assert_close(
+            similarity_matrix(zoo(w=scale * pair)), similarity_matrix(zoo(w=pair)), rtol=1e-5, atol=0
+        )
+
+
+@pytest.mark.parametrize("block_elements", [1, 7, 100, 10_000])
+def test_equals_the_definition_for_any_block(block_elements: int) -> None:
+    tensors = {"w": log_normal(5, 31, 1.0, seed=5), "b": log_normal(5, 3, 1.0, seed=6)}
+    oracle = torch.eye(5, dtype=torch.float64)
+    for i in range(5):
+        for j in range(5):
+            cosines = []
+            for fisher in tensors.values():
+                f_i, f_j = fisher[i].double(), fisher[j].double()
+                denominator = f_i + f_j + 0.3 * fisher.double().mean()
+                cosines.append(functional.cosine_similarity(f_i / denominator, f_j / denominator, dim=0))
+            if i != j:
+                oracle[i, j] = torch.stack(cosines).mean()
+    similarity = similarity_matrix(zoo(**tensors), relative_epsilon=0.3, block_elements=block_elements)
+    torch.testing.assert_close(similarity, oracle, rtol=1e-12, atol=0)
+    assert torch.equal(similarity, similarity.T)
+    assert (similarity.diagonal() == 1).all()
+    distance = dissimilarity_matrix(similarity)
+    assert (distance.diagonal() == 0).all()
+    torch.testing.assert_close(distance, 1 - oracle)
+
+
+def test_duplicates_are_at_distance_zero_even_where_nothing_is_learned() -> None:
+    fisher = log_normal(3, 50, 2.0, seed=7)
+    fisher[1] = fisher[0]
+    dead = torch.zeros(3, 8)
+    dead[2] = 1
+    distance = dissimilarity_matrix(similarity_matrix(zoo(w=fisher, dead=dead, never=torch.zeros(3, 4))))
+    assert distance[0, 1] == 0
+    assert distance[0, 2] > 0.3
+    only_dead = similarity_matrix(zoo(dead=dead))
+    assert only_dead.tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+
+
+def test_one_teacher_and_bad_options() -> None:
+    single = zoo(w=torch.ones(1, 4))
+    assert similarity_matrix(single).tolist() == [[1.0]]
+    with pytest.raises(UsageError, match="epsilon"):
+        similarity_matrix(single, relative_epsilon=0)
+    with pytest.raises(UsageError, match="epsilon"):
+        similarity_matrix(single, absolute_epsilon=-1.0)
+    with pytest.raises(UsageError, match="block_elements"):
+        similarity_matrix(single, block_elements=0)
+    with pytest.raises(DataError, match="ones on its diagonal"):
+        dissimilarity_matrix(torch.zeros(2, 2))
