@@ -2,6 +2,15 @@
 
 from metazoo.models.classifier import ClassifierSpec, ImageClassifier, build_classifier
 from metazoo.models.network import Network
-from metazoo.models.registry import architectures, build_network
+from metazoo.models.registry import LARGEST_WIDTH, ArchitectureName, architectures, build_network
 
-__all__ = ["ClassifierSpec", "ImageClassifier", "Network", "architectures", "build_classifier", "build_network"]
+__all__ = [
+    "LARGEST_WIDTH",
+    "ArchitectureName",
+    "ClassifierSpec",
+    "ImageClassifier",
+    "Network",
+    "architectures",
+    "build_classifier",
+    "build_network",
+]

@@ -1,6 +1,9 @@
 """Architectures by name. A new one is a line here; nothing in a file can name code to import."""
 
 from collections.abc import Callable, Mapping
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 from metazoo.errors import UsageError
 from metazoo.models.conv4 import Conv4
@@ -8,7 +11,17 @@ from metazoo.models.network import Network
 from metazoo.models.thin_resnet import ThinResNet
 
 _ARCHITECTURES: dict[str, Callable[..., Network]] = {"conv4": Conv4, "thin-resnet": ThinResNet}
-_LARGEST_WIDTH = 4096
+LARGEST_WIDTH = 4096
+
+
+def _check_name(name: str) -> str:
+    if name not in _ARCHITECTURES:
+        raise ValueError(f"the architecture must be one of {', '.join(_ARCHITECTURES)}")
+    return name
+
+
+ArchitectureName = Annotated[str, AfterValidator(_check_name)]
+"""For settings, so that a wrong name is refused when they are read and not when the network is built."""
 
 
 def architectures() -> tuple[str, ...]:
@@ -37,6 +50,6 @@ def build_network(
     unknown = set(arguments) - {"width"}
     if unknown:
         raise UsageError(f"{architecture} has no argument {sorted(unknown)[0]!r}; it takes width")
-    if not 1 <= arguments.get("width", 1) <= _LARGEST_WIDTH:
-        raise UsageError(f"width must lie between 1 and {_LARGEST_WIDTH}, not {arguments['width']}")
+    if not 1 <= arguments.get("width", 1) <= LARGEST_WIDTH:
+        raise UsageError(f"width must lie between 1 and {LARGEST_WIDTH}, not {arguments['width']}")
     return _ARCHITECTURES[architecture](classes=classes, channels=channels, input_size=input_size, **arguments)

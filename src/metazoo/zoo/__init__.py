@@ -1,0 +1,29 @@
+"""Zoos of pre-trained image classifiers: their contracts, folder, building and checking, and their frozen teachers."""
+
+from metazoo.zoo.build import build_zoo
+from metazoo.zoo.contract import ModelContract, TrainingRecord
+from metazoo.zoo.folder import Zoo
+from metazoo.zoo.overview import GroupRow, ModelRow, group_rows, group_table, model_rows, model_table
+from metazoo.zoo.recipe import TrainingRecipe
+from metazoo.zoo.teacher import WhiteBoxTeacher
+from metazoo.zoo.training import train_classifier, with_pixel_statistics
+from metazoo.zoo.verify import Finding, verify_zoo
+
+__all__ = [
+    "Finding",
+    "GroupRow",
+    "ModelContract",
+    "ModelRow",
+    "TrainingRecipe",
+    "TrainingRecord",
+    "WhiteBoxTeacher",
+    "Zoo",
+    "build_zoo",
+    "group_rows",
+    "group_table",
+    "model_rows",
+    "model_table",
+    "train_classifier",
+    "verify_zoo",
+    "with_pixel_statistics",
+]

@@ -1,0 +1,104 @@
+"""What must be known of one model of a zoo, apart from its weights."""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from metazoo.errors import UsageError
+from metazoo.models import ClassifierSpec
+from metazoo.zoo.recipe import TrainingRecipe
+
+
+def _check_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text):
+        raise ValueError(
+            "a name has 1 to 100 letters (A to Z), digits, dots, dashes or underscores, a letter or digit first"
+        )
+    return text
+
+
+def _check_text(text: str) -> str:
+    if not re.fullmatch(r"[^\x00-\x1f\x7f-\x9f]{1,500}", text):
+        raise ValueError("a text has 1 to 500 characters, none of them a control character")
+    return text
+
+
+# A name is the stem of a file, so nothing in it can lead out of the folder.
+ModelName = Annotated[str, AfterValidator(_check_name)]
+# Control characters could forge the lines of a terminal or a report.
+ShortText = Annotated[str, AfterValidator(_check_text)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+_LONGEST_NAME_IN_A_SPEC = 100
+
+
+class TrainingRecord(BaseModel):
+    """Where the weights of a model come from. With the same images it is enough to train the model again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    source: ShortText = Field(description="name of the image set that the classes were drawn from")
+    data_sha256: Sha256 = Field(description="`ImageSet.sha256` of that whole set")
+    seed: int = Field(ge=0, lt=2**63)
+    index: int = Field(ge=0, description="number of the model among those of its domain, architecture and seed")
+    ways: int = Field(ge=2, description="classes drawn; their order is that of the model's outputs")
+    train_fraction: float = Field(gt=0, lt=1, description="part of each class's images that it was trained on")
+    training_images: int = Field(ge=1)
+    validation_images: int = Field(ge=1)
+    recipe: TrainingRecipe = Field(description="with a value in the place of every default")
+    torch_version: ShortText
+
+    @model_validator(mode="after")
+    def _check(self) -> "TrainingRecord":
+        if not self.recipe.is_resolved:
+            raise ValueError("the recipe leaves a value open")
+        return self
+
+
+class ModelContract(BaseModel):
+    """One model of a zoo: how to build it, what its outputs stand for, where it is from, and which weights are its own.
+
+    The weights are always in `models/NAME.safetensors` of the zoo; a contract names no file.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: ModelName
+    spec: ClassifierSpec
+    class_names: tuple[ShortText, ...] = Field(description="what the outputs stand for, in their order")
+    domain: ShortText = Field(description="kind of images, such as the name of a data set")
+    weights_sha256: Sha256
+    accuracy: float | None = Field(default=None, ge=0, le=100, description="on validation images, in percent")
+    training: TrainingRecord | None = Field(default=None, description="None for a model that was not trained here")
+
+    @model_validator(mode="after")
+    def _check(self) -> "ModelContract":
+        if len(self.class_names) != self.spec.classes:
+            raise ValueError(f"{len(self.class_names)} class names for {self.spec.classes} classes")
+        if len(set(self.class_names)) < len(self.class_names):
+            raise ValueError("a class name stands twice")
+        if max(map(len, (self.spec.architecture, *self.spec.arguments))) > _LONGEST_NAME_IN_A_SPEC:
+            raise ValueError("the name of the architecture or of an argument is too long")
+        return self
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing wrong, as `place: what`, in printable characters."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    text = f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg'].removeprefix('Value error, ')}"
+    return "".join(character if character.isprintable() else "?" for character in text)[:300]
+
+
+def checked_contract(**values: Any) -> ModelContract:
+    """A contract of values that a user has given.
+
+    Raises:
+        UsageError: one of them is out of bounds.
+    """
+    try:
+        return ModelContract(**values)
+    except ValidationError as error:
+        raise UsageError(
+            f"model {values['name']!r} cannot be described: {first_problem(error)}; change that"
+        ) from error

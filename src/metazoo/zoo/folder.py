@@ -1,0 +1,191 @@
+"""The zoo folder: `zoo.json` with the contract of every model, and `models/NAME.safetensors` with its weights.
+
+Weights are written before the contract that names them and deleted after it is gone, so that a process killed at any
+moment leaves a whole zoo, and at most a weights file that no contract names.
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from metazoo.errors import ArtefactError, UsageError
+from metazoo.models import ImageClassifier
+from metazoo.run.artefacts import remove_stale_temporaries
+from metazoo.run.lock import exclusive
+from metazoo.zoo.contract import ModelContract, TrainingRecord, checked_contract
+from metazoo.zoo.listing import NAME, read_listing, write_listing
+from metazoo.zoo.teacher import WhiteBoxTeacher
+from metazoo.zoo.weights import read_weights, weights_path, write_weights
+
+
+class Zoo:
+    """Models of any architectures, domains and classes in one folder. Iterating gives the contracts, sorted by name.
+
+    Opening reads `zoo.json` alone; a model's weights are read and checked when its teacher is asked for. What another
+    process adds or removes meanwhile is seen by opening again.
+    """
+
+    def __init__(self, folder: Path, contracts: Collection[ModelContract]) -> None:
+        self.folder = folder
+        self.contracts: tuple[ModelContract, ...] = _sorted(contracts)
+        self._held = False
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Self:
+        """Open an existing zoo.
+
+        Raises:
+            UsageError: there is no such folder, or it is not a zoo.
+            ArtefactError: its `zoo.json` is damaged or of another format version; the model is named where it is one.
+        """
+        folder = Path(folder)
+        return cls(folder, read_listing(folder))
+
+    @classmethod
+    def create(cls, folder: Path | str) -> Self:
+        """Open the zoo at `folder`, made without any model if nothing is there.
+
+        Raises:
+            UsageError: `folder` is a file, or holds other things than a zoo.
+            RunError: another process is making it.
+            ArtefactError: it cannot be read or written.
+        """
+        folder = Path(folder)
+        if not (folder / NAME).exists():
+            _check_free(folder)
+            with exclusive(folder):
+                if not (folder / NAME).exists():
+                    write_listing(folder, ())
+        return cls.open(folder)
+
+    def __len__(self) -> int:
+        return len(self.contracts)
+
+    def __iter__(self) -> Iterator[ModelContract]:
+        return iter(self.contracts)
+
+    @property
+    def sha256(self) -> str:
+        """Hash over all contracts, and through them over all weights, in hexadecimal."""
+        content = [contract.model_dump(mode="json") for contract in self.contracts]
+        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def contract(self, name: str) -> ModelContract:
+        """The contract of one model.
+
+        Raises:
+            UsageError: there is no such model.
+        """
+        for contract in self.contracts:
+            if contract.name == name:
+                return contract
+        few = ", ".join(contract.name for contract in self.contracts[:5]) or "none"
+        more = f" and {len(self) - 5} more" if len(self) > 5 else ""
+        raise UsageError(f"{self.folder} has no model {name!r}; there is {few}{more}")
+
+    def teacher(self, name: str) -> WhiteBoxTeacher:
+        """Load one model: hash, shapes and values of its weights are checked.
+
+        Raises:
+            UsageError: there is no such model.
+            ArtefactError: its file is missing, damaged, or not the one that was written.
+            ZooError: its weights do not fit its contract, are not finite, or a variance is negative.
+        """
+        contract = self.contract(name)
+        return WhiteBoxTeacher(contract, read_weights(self.folder, contract))
+
+    def teachers(self) -> tuple[WhiteBoxTeacher, ...]:
+        """Every model, in the order of the contracts; see `teacher`."""
+        return tuple(self.teacher(contract.name) for contract in self.contracts)
+
+    def add(
+        self,
+        name: str,
+        classifier: ImageClassifier,
+        *,
+        class_names: Sequence[str],
+        domain: str,
+        accuracy: float | None = None,
+        training: TrainingRecord | None = None,
+    ) -> ModelContract:
+        """Add a model; see `ModelContract` for what the arguments mean.
+
+        Raises:
+            UsageError: a name or number is out of bounds, or the zoo has a model of that name (capitals aside).
+            ZooError: the weights are not sound.
+            RunError: another process is writing to this zoo.
+            ArtefactError: it cannot be read or written.
+        """
+        values: dict[str, Any] = {"name": name, "spec": classifier.spec, "class_names": tuple(class_names)}
+        values |= {"domain": domain, "accuracy": accuracy, "training": training}
+        checked_contract(**values, weights_sha256="0" * 64)
+        with self.writing():
+            for present in self.contracts:
+                # One file where a file system ignores capitals.
+                if present.name.casefold() == name.casefold():
+                    raise UsageError(f"{self.folder} has a model {present.name!r} already; choose another name")
+            contract = ModelContract(**values, weights_sha256=write_weights(self.folder, name, classifier))
+            self._commit((*self.contracts, contract))
+        return contract
+
+    def remove(self, names: Collection[str]) -> None:
+        """Take models out and delete their weights.
+
+        Raises:
+            UsageError: there is no model of one of these names; then none is removed.
+            RunError: another process is writing to this zoo.
+            ArtefactError: it cannot be read or written.
+        """
+        names = {names} if isinstance(names, str) else set(names)
+        with self.writing():
+            paths = [weights_path(self.folder, self.contract(name).name) for name in sorted(names)]
+            self._commit([contract for contract in self.contracts if contract.name not in names])
+            for path in paths:
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:
+                    raise ArtefactError(f"cannot delete {path}: {error.strerror}; delete it yourself") from error
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the zoo for several changes through this object, and read what others have changed before.
+
+        Raises:
+            RunError: another process, or another object of this one, is writing to this zoo.
+            ArtefactError: it cannot be read.
+        """
+        if self._held:
+            yield
+            return
+        read_listing(self.folder)  # a folder that is gone must not be made again
+        with exclusive(self.folder):
+            remove_stale_temporaries(self.folder)
+            self.contracts = _sorted(read_listing(self.folder))
+            self._held = True
+            try:
+                yield
+            finally:
+                self._held = False
+
+    def _commit(self, contracts: Collection[ModelContract]) -> None:
+        contracts = _sorted(contracts)
+        write_listing(self.folder, contracts)
+        self.contracts = contracts
+
+
+def _sorted(contracts: Collection[ModelContract]) -> tuple[ModelContract, ...]:
+    return tuple(sorted(contracts, key=lambda contract: contract.name))
+
+
+def _check_free(folder: Path) -> None:
+    try:
+        held = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be a zoo: {error.strerror}; choose another folder") from error
+    if held:
+        raise UsageError(f"{folder} holds {held[0]!r} and is not a zoo; choose a new or empty folder")

@@ -1,0 +1,129 @@
+"""Supervised training of one classifier, as the models of a zoo get it."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from metazoo.data import ImageSet
+from metazoo.errors import UsageError, ZooError
+from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
+from metazoo.run import randomness
+from metazoo.zoo.recipe import TrainingRecipe
+
+_IMAGES_AT_ONCE = 256
+_LEAST_DEVIATION = 1 / 255
+
+
+def with_pixel_statistics(spec: ClassifierSpec, images: Tensor) -> ClassifierSpec:
+    """`spec` with the mean and standard deviation of every channel of `images` (uint8 [n, 3, h, w]), to 4 decimals.
+
+    Measured as the network sees them, at its own size and channels. A channel that varies by less than one level of
+    grey counts as varying by that.
+    """
+    plain = spec.model_copy(update={"mean": (0.0,) * spec.channels, "std": (1.0,) * spec.channels})
+    preprocess = build_classifier(plain, torch.Generator()).preprocess
+    total = squares = torch.zeros(spec.channels, dtype=torch.float64)
+    for part in images.split(_IMAGES_AT_ONCE):
+        pixels = preprocess(_to_unit_range(part)).double()
+        total, squares = total + pixels.mean((2, 3)).sum(0), squares + pixels.square().mean((2, 3)).sum(0)
+    mean, square = total / len(images), squares / len(images)
+    std = (square - mean.square()).clamp_min(0).sqrt().clamp_min(_LEAST_DEVIATION)
+    rounded = {"mean": mean, "std": std}
+    return spec.model_copy(update={k: tuple(round(x, 4) for x in v.tolist()) for k, v in rounded.items()})
+
+
+def train_classifier(
+    spec: ClassifierSpec,
+    training_set: ImageSet,
+    validation_set: ImageSet,
+    recipe: TrainingRecipe,
+    generator: torch.Generator,
+    *,
+    name: str = "of no name yet",
+    check: Callable[[], None] = lambda: None,
+) -> tuple[ImageClassifier, float]:
+    """Train a fresh classifier; the weights of the last step are kept.
+
+    Deterministic given the generator and the number of threads.
+
+    Args:
+        spec: of the classifier, its mean and standard deviation included.
+        training_set: at least 2 images, with as many classes as `spec`.
+        validation_set: of the same classes.
+        recipe: values of None stand for the published ones of the architecture.
+        generator: of the first weights and of the order of the images.
+        name: of the model, for errors.
+        check: called after every epoch; what it raises ends the training.
+
+    Returns:
+        The classifier, in evaluation mode, and its accuracy on the validation images in percent.
+
+    Raises:
+        UsageError: the sets do not fit the spec, or as `build_classifier` and `TrainingRecipe.resolved`.
+        ZooError: the loss or the weights do not stay finite; the model and the epoch are named.
+    """
+    _check_classes(spec, training_set, validation_set)
+    recipe = recipe.resolved(spec.architecture)
+    classifier = build_classifier(spec, generator).train()
+    order_seed = int(torch.randint(0, 2**63 - 1, (1,), generator=generator))
+    optimiser = _optimiser(classifier, recipe)
+    images = training_set.images.contiguous(memory_format=torch.channels_last)
+    for epoch in range(recipe.epochs):
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.learning_rate_in(epoch)
+        shuffled = randomness.generator(order_seed, "zoo-training-order", "epoch", epoch)
+        for batch in torch.randperm(len(images), generator=shuffled).split(recipe.batch_size):
+            if len(batch) == 1:  # batch norm has no variance of one value
+                continue
+            logits = classifier(_to_unit_range(images[batch]))
+            loss = functional.cross_entropy(logits, training_set.labels[batch])
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(classifier.parameters(), recipe.gradient_norm)
+            optimiser.step()
+            if not bool(loss.isfinite()):
+                raise _not_finite("loss", name, epoch, recipe)
+        if not all(bool(parameter.isfinite().all()) for parameter in classifier.parameters()):
+            raise _not_finite("weights", name, epoch, recipe)
+        check()
+    return classifier.eval(), _accuracy(classifier, validation_set)
+
+
+def _optimiser(classifier: ImageClassifier, recipe: TrainingRecipe) -> torch.optim.Optimizer:
+    rate, decay, momentum = recipe.learning_rate_in(0), recipe.weight_decay or 0.0, recipe.momentum or 0.0
+    if recipe.optimiser == "adam":
+        return torch.optim.Adam(classifier.parameters(), lr=rate, weight_decay=decay)
+    return torch.optim.SGD(classifier.parameters(), lr=rate, weight_decay=decay, momentum=momentum)
+
+
+def _accuracy(classifier: ImageClassifier, image_set: ImageSet) -> float:
+    correct = 0
+    with torch.inference_mode():
+        for images, labels in zip(
+            image_set.images.split(_IMAGES_AT_ONCE), image_set.labels.split(_IMAGES_AT_ONCE), strict=True
+        ):
+            correct += int((classifier(_to_unit_range(images)).argmax(1) == labels).sum())
+    return 100 * correct / len(image_set)
+
+
+def _to_unit_range(images: Tensor) -> Tensor:
+    return images.float().div_(255)
+
+
+def _check_classes(spec: ClassifierSpec, training_set: ImageSet, validation_set: ImageSet) -> None:
+    if training_set.class_names != validation_set.class_names or len(training_set.class_names) != spec.classes:
+        raise UsageError(
+            f"{training_set.name} has {len(training_set.class_names)} classes to train on and "
+            f"{len(validation_set.class_names)} to validate, the model {spec.classes}; give the same ones"
+        )
+    if len(training_set) < 2:
+        raise UsageError(f"{training_set.name} has one image, training needs at least 2; give more")
+
+
+def _not_finite(what: str, name: str, epoch: int, recipe: TrainingRecipe) -> ZooError:
+    return ZooError(
+        f"model {name}: the {what} did not stay finite in epoch {epoch + 1} of its training; "
+        f"lower the learning rate ({recipe.learning_rate:g})"
+    )

@@ -1,0 +1,135 @@
+"""The weights of one model: `models/NAME.safetensors` within its zoo, checked before they are used."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from metazoo.errors import ArtefactError, UsageError, ZooError
+from metazoo.models import ClassifierSpec, ImageClassifier, Network, build_network
+from metazoo.run.artefacts import read_tensors, write_tensors
+from metazoo.zoo.contract import ModelContract
+
+FOLDER = "models"
+SUFFIX = ".safetensors"
+_METADATA = {"format": "metazoo-weights", "format_version": "1"}
+_LARGEST_HEADER = 1 << 20
+_REMEDY = "restore its file, or take it out with `metazoo zoo remove`"
+
+
+def weights_path(zoo: Path, name: str) -> Path:
+    """Where the weights of model `name` are.
+
+    Raises:
+        ZooError: that place is not within the zoo, through a symbolic link.
+    """
+    path = zoo / FOLDER / f"{name}{SUFFIX}"
+    try:
+        inside = path.resolve().is_relative_to(zoo.resolve())
+    except (OSError, RuntimeError):  # links in a circle
+        inside = False
+    if not inside:
+        raise ZooError(f"{path} leads out of the zoo through a link; put the file itself there")
+    return path
+
+
+def write_weights(zoo: Path, name: str, classifier: ImageClassifier) -> str:
+    """Write the weights of a sound classifier and say their SHA-256.
+
+    Raises:
+        ZooError: the weights are not those of its architecture, not finite, or a variance is negative.
+        ArtefactError: the file cannot be written.
+    """
+    state = classifier.network.state_dict()
+    problem = _problem(state, network_without_weights(classifier.spec).state_dict())
+    if problem is not None:
+        raise ZooError(f"model {name!r} is not sound: {problem}; train it again with a lower learning rate")
+    return write_tensors(weights_path(zoo, name), state, _METADATA)
+
+
+def read_weights(zoo: Path, contract: ModelContract) -> ImageClassifier:
+    """Build the classifier of `contract` with its weights; nothing is built or read that is larger than they may be.
+
+    Raises:
+        ArtefactError: the file is missing, has changed, or is not safetensors.
+        ZooError: the contract cannot be built, or the weights do not fit it, are not finite, or a variance is negative.
+    """
+    name, path = contract.name, weights_path(zoo, contract.name)
+    try:
+        network = network_without_weights(contract.spec)
+    except UsageError as error:
+        raise ZooError(
+            f"model {name!r} of {zoo} cannot be built: {error}; update metazoo or remove the model"
+        ) from error
+    expected = network.state_dict()
+    try:
+        _check_size(path, sum(tensor.numel() * tensor.element_size() for tensor in expected.values()))
+        state = read_tensors(path, contract.weights_sha256)
+    except ArtefactError as error:
+        raise ArtefactError(
+            f"model {name!r} cannot be used: {error}, or take the model out with `metazoo zoo remove`"
+        ) from error
+    problem = _problem(state, expected)
+    if problem is not None:
+        raise ZooError(f"model {name!r} is not sound: {path} {problem}; {_REMEDY}")
+    network.load_state_dict(state, assign=True)
+    return ImageClassifier(contract.spec, network)
+
+
+def network_without_weights(spec: ClassifierSpec) -> Network:
+    """The network of `spec` on torch's meta device: shapes and types alone, whatever their size.
+
+    Raises:
+        UsageError: as `build_network`.
+    """
+    with torch.device("meta"), _NothingInPlace():
+        return build_network(
+            spec.architecture,
+            classes=spec.classes,
+            channels=spec.channels,
+            input_size=spec.input_size,
+            arguments=spec.arguments,
+        )
+
+
+class _NothingInPlace(TorchFunctionMode):
+    """Leaves out the filling of fresh tensors, which on the meta device first imports torch's compiler (5 seconds)."""
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = func.__name__
+        if name.endswith("_") and not name.endswith("__"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+def _check_size(path: Path, most: int) -> None:
+    if not path.is_file():
+        raise ArtefactError(f"{path} is missing; restore it or make it again")
+    size = path.stat().st_size
+    if size > most + _LARGEST_HEADER:
+        raise ArtefactError(f"{path} has {size} bytes where the model has {most}; restore it or make it again")
+
+
+def _problem(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
+    """What is wrong with the tensors `state` where those of `expected` must be; None if nothing is."""
+    for name in sorted(expected.keys() | state.keys()):
+        if name not in state:
+            return f"lacks tensor {name}"
+        if name not in expected:
+            return f"has a tensor {name[:100]!r} that the architecture does not"
+        found, wanted = _kind(state[name]), _kind(expected[name])
+        if found != wanted:
+            return f"has tensor {name} as {found}, it must be {wanted}"
+        if state[name].is_floating_point() and not bool(state[name].isfinite().all()):
+            return f"has values in tensor {name} that are not finite"
+        if name.endswith("running_var") and bool((state[name] < 0).any()):
+            return f"has a negative variance in tensor {name}"
+    return None
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

@@ -1,0 +1,243 @@
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from zoo_helpers import BAD_NAMES, content
+
+from metazoo.errors import ArtefactError, MetazooError, UsageError, ZooError
+from metazoo.run.artefacts import read_tensors, sha256_of_file, write_tensors
+from metazoo.zoo import Zoo
+
+REMOVE = "take .* out with `metazoo zoo remove`"
+
+
+def edited(zoo: Zoo, change: Callable[[Any], Any]) -> Zoo:
+    """The zoo with `change` made to the content of zoo.json."""
+    path = zoo.folder / "zoo.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(change(content) or content))
+    return Zoo.open(zoo.folder)
+
+
+def with_file(zoo: Zoo, name: str, change: Callable[[Path], object]) -> Zoo:
+    """The zoo with another weights file, and its hash in the contract."""
+    path = zoo.folder / "models" / f"{name}.safetensors"
+    change(path)
+    position = [contract.name for contract in zoo].index(name)
+    return edited(zoo, lambda content: content["models"][position].update(weights_sha256=sha256_of_file(path)))
+
+
+def with_tensors(zoo: Zoo, change: Callable[[dict[str, Tensor]], object]) -> Zoo:
+    def rewrite(path: Path) -> None:
+        tensors = read_tensors(path)
+        change(tensors)
+        write_tensors(path, tensors)
+
+    return with_file(zoo, "second", rewrite)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "zoo.json is not valid JSON"),
+        ('{"format": "metazoo-zoo", ', "zoo.json is not valid JSON"),
+        ("[" * 100_000, "zoo.json is not valid JSON"),
+        ("[]", "is not the list of a zoo; restore it"),
+        ('{"format": "other"}', "is not the list of a zoo"),
+        ('{"format": "metazoo-zoo"}', "has format version 'None', this metazoo reads 1; update metazoo"),
+        ('{"format": "metazoo-zoo", "format_version": 2}', "has format version '2', this metazoo reads 1; update"),
+        ('{"format": "metazoo-zoo", "format_version": 1}', "must hold models and nothing else"),
+        ('{"format": "metazoo-zoo", "format_version": 1, "models": {}}', "must hold models and nothing else"),
+        ('{"format": "metazoo-zoo", "format_version": 1, "models": [], "import": "os"}', "models and nothing else"),
+        ('{"format": "metazoo-zoo", "format_version": 1, "models": [7]}', "model number 1 in .*zoo.json is damaged"),
+        (
+            '{"format": "metazoo-zoo", "format_version": 1, "models": [{"name": "x"}]}',
+            r"model 'x' .* \(spec: Field req",
+        ),
+    ],
+)
+def test_a_damaged_list_is_a_clear_error(zoo: Zoo, text: str, message: str) -> None:
+    (zoo.folder / "zoo.json").write_text(text)
+    for act in (lambda: Zoo.open(zoo.folder), lambda: Zoo.create(zoo.folder), lambda: zoo.remove(["first"])):
+        with pytest.raises(ArtefactError, match=message):
+            act()
+
+
+@pytest.mark.parametrize("name", [*BAD_NAMES, 7, None, ["a"]])
+def test_names_in_the_list_cannot_escape(zoo: Zoo, name: object) -> None:
+    with pytest.raises(ArtefactError, match=r"zoo.json is damaged \(name: "):
+        edited(zoo, lambda content: content["models"][0].update(name=name))
+
+
+def test_contracts_in_the_list_are_checked(zoo: Zoo) -> None:
+    whole = json.loads((zoo.folder / "zoo.json").read_text())
+    for change, message in (
+        (lambda model: model.update(code="os.system"), "code: Extra inputs are not permitted"),
+        (lambda model: model["spec"].update(std=[0.5, 0, 1]), "std must be positive"),
+        (lambda model: model["spec"].update(architecture="a" * 101), "name of the architecture .* is too long"),
+        (lambda model: model["spec"].update(classes=3), "2 class names for 3 classes"),
+        (lambda model: model.update(weights_sha256="../../../etc/passwd"), "weights_sha256: "),
+        (lambda model: model.update(accuracy=-1), "accuracy: "),
+        (lambda model: model.update(training={"seed": 1}), "training.source: Field required"),
+    ):
+        model = json.loads(json.dumps(whole["models"][0]))
+        change(model)
+        with pytest.raises(
+            ArtefactError, match=f"model 'first' in .*zoo.json is damaged .*{message}.*; restore it or r"
+        ):
+            edited(zoo, lambda _, model=model: {**whole, "models": [model]})
+    with pytest.raises(ArtefactError, match="two models called 'FIRST'"):
+        edited(zoo, lambda _: {**whole, "models": [whole["models"][0], whole["models"][0] | {"name": "FIRST"}]})
+
+
+def test_opening_reads_the_list_alone(zoo: Zoo) -> None:
+    for path in (zoo.folder / "models").iterdir():
+        path.write_bytes(b"")
+    assert len(Zoo.open(zoo.folder)) == 2
+
+
+def test_a_missing_or_changed_file_is_named_with_its_model(zoo: Zoo) -> None:
+    first, second = (zoo.folder / "models" / f"{name}.safetensors" for name in ("first", "second"))
+    whole = second.read_bytes()
+    for damaged in (whole[:-1], whole[:7], b"", whole[:-1] + bytes([whole[-1] ^ 1]), whole + b"x", first.read_bytes()):
+        second.write_bytes(damaged)
+        with pytest.raises(ArtefactError, match=f"model 'second' cannot be used: {second} has .*, or {REMOVE}"):
+            zoo.teacher("second")
+    second.write_bytes(whole + bytes(2 << 20))
+    with pytest.raises(ArtefactError, match=rf"{second} has \d+ bytes where the model has \d+; .*, or {REMOVE}"):
+        zoo.teacher("second")
+    second.unlink()
+    for missing in (lambda: None, second.mkdir):
+        missing()
+        with pytest.raises(ArtefactError, match=f"model 'second' cannot be used: {second} is missing; .*, or {REMOVE}"):
+            zoo.teachers()
+    assert zoo.teacher("first").contract.name == "first"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_in_the_place_of_a_file_does_not_hang(zoo: Zoo) -> None:
+    for path in (zoo.folder / "models" / "first.safetensors", zoo.folder / "zoo.json"):
+        path.unlink()
+        os.mkfifo(path)
+    with pytest.raises(ArtefactError, match="is missing"):
+        zoo.teacher("first")
+    with pytest.raises(UsageError, match="is not a zoo"):
+        Zoo.open(zoo.folder)
+
+
+class _Exploit:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (pytest.fail, ("a pickle was read",))
+
+
+def test_a_pickle_is_never_read(zoo: Zoo) -> None:
+    def zipped(path: Path) -> None:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", pickle.dumps(_Exploit()))
+
+    for write in (lambda path: path.write_bytes(pickle.dumps(_Exploit())), zipped):
+        with pytest.raises(
+            ArtefactError, match=r"model 'second' .*second.safetensors is a pickle or zip archive, which"
+        ):
+            with_file(zoo, "second", write).teacher("second")
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda tensors: tensors.pop("head.bias"), "lacks tensor head.bias"),
+        (lambda tensors: tensors.clear(), "lacks tensor head.bias"),
+        (lambda tensors: tensors.update(more=torch.zeros(1)), "has a tensor 'more' that the architecture does not"),
+        (
+            lambda tensors: tensors.update({"head.bias": torch.zeros(4)}),
+            r"head.bias as float32 \[4\], it must be .* \[3\]",
+        ),
+        (
+            lambda tensors: tensors.update({"head.bias": torch.zeros(3).half()}),
+            "head.bias as float16 .* must be float32 .*",
+        ),
+        (
+            lambda tensors: tensors["head.weight"].view(-1)[5].fill_(torch.nan),
+            "in tensor head.weight that are not finite",
+        ),
+        (lambda tensors: tensors["stem.1.running_mean"].fill_(torch.inf), "running_mean that are not finite"),
+        (lambda tensors: tensors["stem.1.running_var"][1].fill_(-1), "negative variance in tensor stem.1.running_var"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(
+    zoo: Zoo, change: Callable[[dict[str, Tensor]], object], problem: str
+) -> None:
+    with pytest.raises(ZooError, match=f"model 'second' is not sound: .*second.safetensors .*{problem}; .* {REMOVE}"):
+        with_tensors(zoo, change).teacher("second")
+
+
+def test_a_variance_of_zero_is_sound(zoo: Zoo) -> None:
+    teacher = with_tensors(zoo, lambda tensors: tensors["stem.1.running_var"].zero_()).teacher("second")
+    assert bool(teacher(torch.rand(1, 3, 16, 16)).isfinite().all())
+
+
+@pytest.mark.parametrize(
+    ("spec", "problem"),
+    [
+        ({"architecture": "os.system"}, "unknown architecture 'os.system'; choose one of conv4"),
+        ({"arguments": {"depth": 3}}, "has no argument 'depth'"),
+        ({"arguments": {"width": 0}}, "width must lie between"),
+        ({"architecture": "conv4", "input_size": 15}, "at least 16 pixels"),
+    ],
+)
+def test_a_spec_that_cannot_be_built_is_named(zoo: Zoo, spec: dict[str, Any], problem: str) -> None:
+    changed = edited(zoo, lambda content: content["models"][1]["spec"].update(spec))
+    with pytest.raises(
+        ZooError, match=f"model 'second' of .* cannot be built: .*{problem}.*; update metazoo or remove"
+    ):
+        changed.teacher("second")
+
+
+def test_a_gigantic_spec_takes_no_memory(zoo: Zoo) -> None:
+    classes = 100_000
+    gigantic = {"architecture": "conv4", "arguments": {"width": 4096}, "input_size": 1024, "classes": classes}
+
+    def grow(content: Any) -> None:
+        content["models"][1]["spec"].update(gigantic)
+        content["models"][1]["class_names"] = [str(number) for number in range(classes)]
+
+    with pytest.raises(ZooError, match=r"model 'second' is not sound: .* lacks tensor blocks"):
+        edited(zoo, grow).teacher("second")
+
+
+def test_weights_outside_the_zoo_are_refused(zoo: Zoo, tmp_path: Path) -> None:
+    models, outside = zoo.folder / "models", tmp_path / "outside"
+    models.rename(outside)
+    before = content(outside)
+
+    def refused() -> None:
+        for act in (lambda: zoo.teacher("first"), lambda: zoo.remove(["first"])):
+            with pytest.raises(ZooError, match=r"first.safetensors leads out of the zoo through a link; put the file"):
+                act()
+        assert content(outside) == before
+
+    models.symlink_to(outside)
+    refused()
+    models.unlink()
+    models.mkdir()
+    (models / "first.safetensors").symlink_to(outside / "first.safetensors")
+    refused()
+    (models / "first.safetensors").unlink()
+    (models / "first.safetensors").symlink_to("first.safetensors")
+    with pytest.raises(MetazooError, match=r"first.safetensors (leads out|is missing)"):
+        zoo.teacher("first")
+
+
+def test_links_within_the_zoo_and_to_the_zoo_are_followed(zoo: Zoo, tmp_path: Path) -> None:
+    path = zoo.folder / "models" / "first.safetensors"
+    path.rename(zoo.folder / "blob")
+    path.symlink_to("../blob")
+    (tmp_path / "alias").symlink_to(zoo.folder)
+    assert Zoo.open(tmp_path / "alias").teacher("first").contract == zoo.contract("first")

@@ -1,0 +1,76 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from zoo_helpers import classifier
+
+from metazoo.errors import Interrupted
+from metazoo.run.artefacts import read_tensors, sha256_of_file, write_tensors
+from metazoo.zoo import Finding, Zoo, verify_zoo
+from metazoo.zoo.listing import write_listing
+
+
+def test_a_sound_zoo(zoo: Zoo) -> None:
+    before = {path: path.stat().st_mtime_ns for path in zoo.folder.rglob("*")}
+    calls = []
+    findings = verify_zoo(zoo, lambda: calls.append(1))
+    text = "hash, weights and outputs are as they must be"
+    assert findings == [Finding("first", "sound", text), Finding("second", "sound", text)]
+    assert len(calls) == 2
+    assert {path: path.stat().st_mtime_ns for path in zoo.folder.rglob("*")} == before
+
+
+def test_every_problem_is_found_not_only_the_first(zoo: Zoo) -> None:
+    zoo.add("third", classifier(), class_names=("a", "b", "c"), domain="d")
+    models = zoo.folder / "models"
+    (models / "first.safetensors").unlink()
+    (models / "third.safetensors").write_bytes(b"x")
+    (models / "orphan.safetensors").write_bytes(b"x")
+    (zoo.folder / "notes.txt").write_text("x")
+    (zoo.folder / "more").mkdir()
+    findings = {finding.subject: finding for finding in verify_zoo(zoo)}
+    assert [*findings] == ["first", "second", "third", "models/orphan.safetensors", "more", "notes.txt"]
+    assert [finding.status for finding in findings.values()] == ["problem", "sound", "problem", *["note"] * 3]
+    assert "first.safetensors is missing" in findings["first"].text
+    assert "has changed since it was written" in findings["third"].text
+    assert "`metazoo zoo remove`" in findings["third"].text
+    assert "belongs to no model of the zoo; delete it" in findings["notes.txt"].text
+
+
+def test_outputs_that_are_not_finite_are_found(zoo: Zoo) -> None:
+    path = zoo.folder / "models" / "second.safetensors"
+    tensors: dict[str, Tensor] = read_tensors(path)
+    tensors["stem.1.bias"].fill_(1e30)
+    tensors["head.weight"].fill_(1e30)
+    write_tensors(path, tensors)
+    changed = zoo.contract("second").model_copy(update={"weights_sha256": sha256_of_file(path)})
+    write_listing(zoo.folder, [zoo.contract("first"), changed])
+    first, second = verify_zoo(Zoo.open(zoo.folder))
+    assert first.status == "sound"
+    assert second.status == "problem"
+    assert "model 'second' gives outputs that are not finite; remove it" in second.text
+
+
+def test_a_model_that_cannot_be_run_is_found(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_images: Tensor, inplace: bool) -> Tensor:
+        raise RuntimeError("not enough memory:\n you tried to allocate 9 TB")
+
+    monkeypatch.setattr(torch.nn.functional, "relu", fail)
+    assert "cannot be run: not enough memory: you tried to allocate 9 TB; remove" in verify_zoo(zoo)[1].text
+
+
+def test_a_stop_ends_it(zoo: Zoo) -> None:
+    def check() -> None:
+        raise Interrupted("stop")
+
+    with pytest.raises(Interrupted):
+        verify_zoo(zoo, check)
+
+
+def test_links_out_of_the_zoo_are_problems(zoo: Zoo, tmp_path: Path) -> None:
+    (zoo.folder / "models").rename(tmp_path / "outside")
+    (zoo.folder / "models").symlink_to(tmp_path / "outside")
+    findings = verify_zoo(zoo)
+    assert [finding.status for finding in findings] == ["problem", "problem"]
+    assert all("leads out of the zoo" in finding.text for finding in findings)
