@@ -174,8 +174,8 @@ class EpisodeList:
             raise ArtefactError(f"{path} is not an episode list of format version {FORMAT_VERSION}; draw it again")
         try:
             ways, shots, queries, seed = (int(metadata[name]) for name in _NUMBERS)
-            parts = [tensors[name] for name in _TENSORS]
-            episodes = cls(*parts, ways, shots, queries, seed, metadata["image_set_sha256"])
+            parts = support, query, classes = tuple(tensors[name] for name in _TENSORS)
+            episodes = cls(support, query, classes, ways, shots, queries, seed, metadata["image_set_sha256"])
             sound = all(part.dtype == torch.int64 and part.dim() == 2 for part in parts)
             sound = sound and episodes.sha256 == metadata["sha256"]
         except (KeyError, ValueError) as error:

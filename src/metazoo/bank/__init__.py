@@ -1,0 +1,7 @@
+"""The bank of recovered images: immutable shards by teacher, generation and bucket."""
+
+from metazoo.bank.bank import Bank
+from metazoo.bank.index import Setting, Shard
+from metazoo.bank.resident import ResidentBank
+
+__all__ = ["Bank", "ResidentBank", "Setting", "Shard"]

@@ -1,0 +1,99 @@
+"""The index of one generation of one teacher's images: which shards there are, and what is known of each.
+
+There is one index a teacher and generation, rather than one for the bank, for two reasons. A commit rewrites the index
+it belongs to, so with a single one the bytes written would grow with the square of the zoo (1000 teachers of 13 shards:
+13,000 commits of a file of megabytes). And nothing that belongs to a finished generation is ever written again.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from metazoo.errors import ArtefactError
+from metazoo.run.artefacts import read_json, write_json
+
+FORMAT = "metazoo-images"
+FORMAT_VERSION = 1
+
+Setting = bool | int | float | str
+
+
+class Shard(BaseModel):
+    """One stored bucket of images. Nothing of it ever changes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bucket: int = Field(ge=0)
+    images: int = Field(ge=1, description="number of images")
+    class_counts: dict[int, int] = Field(description="images of every local class that occurs")
+    health: dict[str, float] = Field(description="figures of whoever made the images")
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    bytes: int = Field(ge=1, description="size of the file")
+
+
+class GenerationIndex(BaseModel):
+    """The shards of one generation, in the order of their buckets."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal["metazoo-images"] = FORMAT
+    format_version: Literal[1] = FORMAT_VERSION
+    teacher: str
+    generation: int = Field(ge=0)
+    channels: Literal[1, 3]
+    side: int = Field(ge=1, description="height and width of every image in pixels")
+    made_with: dict[str, Setting] = Field(description="settings that all shards have in common")
+    shards: tuple[Shard, ...] = ()
+
+    def find(self, bucket: int) -> Shard | None:
+        """The shard of `bucket`, if there is one."""
+        return next((shard for shard in self.shards if shard.bucket == bucket), None)
+
+    def with_shard(self, shard: Shard) -> "GenerationIndex":
+        """The index with one shard more."""
+        shards = sorted((*self.shards, shard), key=lambda entry: entry.bucket)
+        return self.model_copy(update={"shards": tuple(shards)})
+
+
+def write_index(path: Path, index: GenerationIndex) -> None:
+    """Write an index; see `write_json`."""
+    write_json(path, index.model_dump(mode="json"))
+
+
+def check_version(path: Path, content: dict[str, Any]) -> None:
+    """Refuse the JSON object `content` of `path` if it is of another format version.
+
+    Raises:
+        ArtefactError: it is.
+    """
+    version = content.get("format_version")
+    if version != FORMAT_VERSION:
+        found = str(version)[:20]
+        raise ArtefactError(f"{path} has format version {found}, this metazoo reads {FORMAT_VERSION}; update metazoo")
+
+
+def read_index(path: Path, teacher: str, generation: int) -> GenerationIndex:
+    """Read the index of `generation` of `teacher`.
+
+    Raises:
+        ArtefactError: it is damaged, of another format version, or of another teacher or generation.
+    """
+    content = read_json(path)
+    if isinstance(content, dict) and content.get("format") == FORMAT:
+        check_version(path, content)
+    try:
+        index = GenerationIndex.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))[:200] or "the file"
+        raise ArtefactError(
+            f"{path} is not an index of recovered images ({place}: {first['msg']}); restore it or recover again"
+        ) from error
+    if (index.teacher, index.generation) != (teacher, generation):
+        raise ArtefactError(
+            f"{path} is the index of generation {index.generation} of {index.teacher!r}; restore it or recover again"
+        )
+    if len({shard.bucket for shard in index.shards}) < len(index.shards):
+        raise ArtefactError(f"{path} names a bucket twice; restore it or recover again")
+    return index

@@ -1,0 +1,68 @@
+"""A bank in memory, at one size, as learning draws from it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from metazoo.bank.bank import Bank
+
+
+@dataclass(frozen=True, eq=False)
+class ResidentBank:
+    """The latest images of some teachers, one teacher after the other.
+
+    Attributes:
+        names: of the teachers.
+        images: uint8 [n, 3, side, side]; grey images are repeated, other sizes resized (bilinear, antialiased).
+        labels: int64 [n], local classes of each image's teacher.
+        starts: where each teacher's images begin, and the end: len(names) + 1 numbers.
+    """
+
+    names: tuple[str, ...]
+    images: Tensor
+    labels: Tensor
+    starts: tuple[int, ...]
+
+    @classmethod
+    def load(cls, bank: Bank, names: Sequence[str], side: int) -> "ResidentBank":
+        """Read the latest generation of every teacher in `names`.
+
+        Raises:
+            UsageError: the bank has no images of one.
+            ArtefactError: a shard is missing or has changed; it is named.
+        """
+        parts, labels, starts = [], [], [0]
+        for name in names:
+            images, own_labels = bank.images_of(name)
+            parts.append(_fitted(images, side))
+            labels.append(own_labels)
+            starts.append(starts[-1] + len(images))
+        return cls(tuple(names), torch.cat(parts), torch.cat(labels), tuple(starts))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def places_of(self, teacher: int) -> slice:
+        """Where the images of the teacher with this index lie."""
+        return slice(self.starts[teacher], self.starts[teacher + 1])
+
+    def draw(self, owners: Tensor, random: torch.Generator) -> Tensor:
+        """A uniform place (int64 [n]) among the images of each owner (indices of teachers, int64 [n])."""
+        starts = torch.tensor(self.starts)
+        counts = (starts[1:] - starts[:-1])[owners]
+        return starts[owners] + (torch.rand(len(owners), generator=random, dtype=torch.float64) * counts).long()
+
+    def pixels(self, places: Tensor) -> Tensor:
+        """The images at `places` as float [n, 3, side, side] in [0, 1]."""
+        return self.images[places].float() / 255
+
+
+def _fitted(images: Tensor, side: int) -> Tensor:
+    images = images.expand(-1, 3, -1, -1)
+    if images.shape[-1] == side:
+        return images
+    scaled = functional.interpolate(images.float(), size=(side, side), mode="bilinear", antialias=True)
+    return scaled.round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,91 @@
+"""How well a zoo was recovered, teacher by teacher, for people and for logs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+from rich.text import Text
+
+from metazoo.bank import Bank
+
+LEAST_AGREEMENT = 0.5
+
+
+@dataclass(frozen=True)
+class TeacherHealth:
+    """Means over the recovered images of one teacher; see `pixels.Health`.
+
+    The batch-norm distances are None for a teacher without batch norm.
+    """
+
+    teacher: str
+    images: int
+    agreement: float
+    batch_norm_distance: float | None
+    batch_norm_distance_at_start: float | None
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the teacher itself does not recognise most of these images."""
+        return self.agreement < LEAST_AGREEMENT
+
+
+def health_rows(bank: Bank, generation: int | None = None) -> list[TeacherHealth]:
+    """The health of every teacher in the bank, by name, in one generation (each teacher's latest if None).
+
+    Teachers without that generation are left out.
+    """
+    rows = []
+    for teacher in bank.teachers:
+        if generation is None or generation in bank.generations_of(teacher):
+            shards = bank.shards_of(teacher, generation)
+            images = sum(shard.images for shard in shards)
+            names = ("agreement", "batch_norm_distance", "batch_norm_distance_at_start")
+            agreement, distance, at_start = (
+                sum(shard.images * shard.health[name] for shard in shards) / images for name in names
+            )
+            has_batch_norm = at_start > 0
+            rows.append(
+                TeacherHealth(
+                    teacher,
+                    images,
+                    agreement,
+                    distance if has_batch_norm else None,
+                    at_start if has_batch_norm else None,
+                )
+            )
+    return rows
+
+
+def health_table(rows: Sequence[TeacherHealth]) -> Table:
+    """One row a teacher, for a rich console; doubtful ones are marked."""
+    table = Table(title="Recovered images", caption=_CAPTION)
+    table.add_column("teacher")
+    for heading in ("images", "agreement", "batch-norm distance", "at start"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        agreement = Text(f"{100 * row.agreement:.1f} %" + (" !" if row.doubtful else ""))
+        agreement.stylize("bold red" if row.doubtful else "")
+        distances = (row.batch_norm_distance, row.batch_norm_distance_at_start)
+        cells = ("none" if distance is None else f"{distance:.2f}" for distance in distances)
+        table.add_row(Text(row.teacher), f"{row.images:,}", agreement, *cells)
+    return table
+
+
+_CAPTION = (
+    "agreement: images that their own teacher gives the wanted class; "
+    "batch-norm distance: from what the teacher remembers of its training images"
+)
+
+
+def health_warning(rows: Sequence[TeacherHealth]) -> str | None:
+    """A sentence on the doubtful teachers, the worst first; None if there are none."""
+    doubtful = sorted((row for row in rows if row.doubtful), key=lambda row: (row.agreement, row.teacher))
+    if not doubtful:
+        return None
+    named = ", ".join(f"{row.teacher} ({100 * row.agreement:.0f} %)" for row in doubtful[:5])
+    rest = f" and {len(doubtful) - 5} more" if len(doubtful) > 5 else ""
+    return (
+        f"{len(doubtful)} of {len(rows)} teachers recognise less than {100 * LEAST_AGREEMENT:.0f} % of the images "
+        f"recovered from them: {named}{rest}; raise the iterations, or remove those teachers from the zoo"
+    )

@@ -1,0 +1,74 @@
+"""Tiny teachers that learn a few letters in less than a second."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from metazoo.data.glyph_classes import Glyph
+from metazoo.data.glyphs import render_glyph
+from metazoo.models import ClassifierSpec, ImageClassifier, Network, build_classifier
+from metazoo.zoo import ModelContract, WhiteBoxTeacher
+
+LETTERS = "AOSXTLVHCE"
+
+
+class Plain(Network):
+    """A network without batch norm; it is in no registry."""
+
+    def __init__(self, classes: int, channels: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(channels, 12, 3, stride=2), nn.Conv2d(12, 16, 3, stride=2)
+        self.feature_size = 16 * 9
+        self.head = nn.Linear(self.feature_size, classes)
+
+    def features(self, images: Tensor) -> Tensor:
+        return functional.relu(self.second(functional.relu(self.first(images)))).flatten(1)
+
+
+def spec_of(
+    classes: int = 4, side: int = 16, channels: Literal[1, 3] = 3, architecture: str = "conv4"
+) -> ClassifierSpec:
+    return ClassifierSpec(
+        architecture=architecture,
+        arguments={"width": 8},
+        classes=classes,
+        input_size=side,
+        channels=channels,
+        mean=(0.5,) * channels,
+        std=(0.25,) * channels,
+    )
+
+
+def letters(classes: int, side: int, channels: int = 3) -> tuple[Tensor, Tensor]:
+    """30 pictures of every letter, float in [0, 1], and their labels."""
+    glyphs = [Glyph("latin", letter, ("DejaVuSans", "DejaVuSerif")) for letter in LETTERS[:classes]]
+    images = torch.cat([render_glyph(glyph, 30, side, seed=0) for glyph in glyphs]).float() / 255
+    return images.mean(1, keepdim=True) if channels == 1 else images, torch.arange(classes).repeat_interleave(30)
+
+
+def trained(spec: ClassifierSpec, *, batch_norm: bool = True, steps: int = 80) -> ImageClassifier:
+    """A classifier that knows its letters by heart."""
+    random = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        classifier = build_classifier(spec, random)
+        if not batch_norm:
+            classifier = ImageClassifier(spec, Plain(spec.classes, spec.channels))
+    images, labels = letters(spec.classes, spec.input_size, spec.channels)
+    optimiser = torch.optim.Adam(classifier.parameters(), 0.01)
+    for _ in range(steps):
+        chosen = torch.randint(len(images), (48,), generator=random)
+        optimiser.zero_grad()
+        functional.cross_entropy(classifier(images[chosen]), labels[chosen]).backward()
+        optimiser.step()
+    return classifier.eval()
+
+
+def teacher_of(classifier: ImageClassifier, name: str = "letters") -> WhiteBoxTeacher:
+    names = tuple(LETTERS[: classifier.spec.classes])
+    contract = ModelContract(
+        name=name, spec=classifier.spec, class_names=names, domain="letters", weights_sha256="0" * 64
+    )
+    return WhiteBoxTeacher(contract, classifier)

@@ -1,0 +1,69 @@
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from metazoo.data.augment import shift_and_flip
+
+
+def numbered(count: int, side: int = 6, channels: int = 2) -> Tensor:
+    """Every pixel is unlike every other one."""
+    return torch.arange(count * channels * side * side, dtype=torch.float32).view(count, channels, side, side)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_without_a_shift_every_image_is_itself_or_its_mirror_image() -> None:
+    images = numbered(60)
+    moved = shift_and_flip(images, 0, seeded())
+    same = (moved == images).flatten(1).all(1)
+    mirrored = (moved == images.flip(3)).flatten(1).all(1)
+    assert bool((same ^ mirrored).all())
+    assert 15 < int(mirrored.sum()) < 45
+
+
+def test_each_image_is_shifted_on_its_own_with_its_border_repeated() -> None:
+    images, padding = numbered(300), 2
+    moved = shift_and_flip(images, padding, seeded(1))
+    padded = functional.pad(images, (padding,) * 4, mode="replicate")
+    found = torch.zeros(300, dtype=torch.long)
+    kinds = set()
+    for flip in (False, True):
+        for down in range(2 * padding + 1):
+            for right in range(2 * padding + 1):
+                expected = padded[:, :, down : down + 6, right : right + 6]
+                equal = (moved == (expected.flip(3) if flip else expected)).flatten(1).all(1)
+                found += equal.long()
+                kinds |= {(flip, down, right)} if bool(equal.any()) else set()
+    assert found.unique().tolist() == [1]  # each is exactly one of these
+    assert len(kinds) == 2 * 5 * 5  # and all of them occur
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("count", "channels", "side", "padding"), [(3, 3, 32, 4), (1, 1, 16, 2), (5, 3, 3, 7)])
+def test_shape_and_range_are_kept(
+    memory_format: torch.memory_format, count: int, channels: int, side: int, padding: int
+) -> None:
+    images = torch.rand(count, channels, side, side, generator=seeded()).contiguous(memory_format=memory_format)
+    moved = shift_and_flip(images, padding, seeded())
+    assert moved.shape == images.shape
+    assert bool(((moved[:, :, None] == images.flatten(2)[..., None, None]).any(2)).all())  # nothing is made up
+    assert torch.equal(moved, shift_and_flip(images.contiguous(), padding, seeded()))
+
+
+def test_the_generator_alone_decides() -> None:
+    images = numbered(20)
+    assert torch.equal(shift_and_flip(images, 2, seeded(3)), shift_and_flip(images, 2, seeded(3)))
+    assert not torch.equal(shift_and_flip(images, 2, seeded(3)), shift_and_flip(images, 2, seeded(4)))
+    one = seeded(3)
+    assert not torch.equal(shift_and_flip(images, 2, one), shift_and_flip(images, 2, one))
+
+
+def test_gradients_agree_with_finite_differences_and_add_up_where_the_border_is_repeated() -> None:
+    images = torch.rand(4, 2, 4, 4, generator=seeded(), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda values: shift_and_flip(values, 2, seeded(5)), images)
+    (gradient,) = torch.autograd.grad(shift_and_flip(images, 2, seeded(5)).sum(), images)
+    assert gradient.sum().item() == pytest.approx(images.numel())
+    assert gradient.max().item() > 1

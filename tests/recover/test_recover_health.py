@@ -1,0 +1,69 @@
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from metazoo.bank import Bank
+from metazoo.recover.health import health_rows, health_table, health_warning
+
+
+def add(
+    bank: Bank, teacher: str, generation: int, bucket: int, count: int, figures: tuple[float, float, float]
+) -> None:
+    names: list[str] = ["agreement", "batch_norm_distance", "batch_norm_distance_at_start"]
+    images = torch.zeros(count, 1, 4, 4, dtype=torch.uint8)
+    health = dict(zip(names, figures, strict=True))
+    bank.add(teacher, generation, bucket, images, torch.zeros(count, dtype=torch.int64), health=health)
+
+
+@pytest.fixture
+def bank(tmp_path: Path) -> Bank:
+    bank = Bank.create(tmp_path)
+    add(bank, "good", 0, 0, 10, (1.0, 2.0, 8.0))
+    add(bank, "good", 0, 1, 30, (0.8, 4.0, 16.0))
+    add(bank, "plain", 0, 0, 4, (0.75, 0.0, 0.0))
+    add(bank, "bad", 0, 0, 4, (0.9, 1.0, 9.0))
+    add(bank, "bad", 1, 0, 5, (0.2, 9.0, 9.0))
+    return bank
+
+
+def test_rows_are_means_over_the_images_of_the_latest_generation(bank: Bank) -> None:
+    bad, good, plain = health_rows(bank)
+    assert (good.teacher, good.images) == ("good", 40)
+    assert good.agreement == pytest.approx(0.85)
+    assert good.batch_norm_distance == pytest.approx(3.5)
+    assert good.batch_norm_distance_at_start == pytest.approx(14.0)
+    assert (plain.batch_norm_distance, plain.batch_norm_distance_at_start) == (None, None)
+    assert (bad.agreement, bad.doubtful, good.doubtful) == (0.2, True, False)
+    assert next(iter(health_rows(bank, 0))).agreement == 0.9
+    assert [row.teacher for row in health_rows(bank, 1)] == ["bad"]
+
+
+def test_doubtful_teachers_are_named_the_worst_first(bank: Bank) -> None:
+    assert health_warning(health_rows(bank, 0)) is None
+    assert health_warning([]) is None
+    assert health_warning(health_rows(bank)) == (
+        "1 of 3 teachers recognise less than 50 % of the images recovered from them: bad (20 %); "
+        "raise the iterations, or remove those teachers from the zoo"
+    )
+    for number in range(7):
+        add(bank, f"worse-{number}", 0, 0, 1, (0.01 * number, 1.0, 1.0))
+    warning = health_warning(health_rows(bank))
+    assert warning is not None
+    assert "8 of 10 teachers" in warning
+    assert "worse-0 (0 %), worse-1 (1 %)" in warning
+    assert "and 3 more;" in warning
+
+
+def test_the_table_shows_every_teacher(bank: Bank) -> None:
+    console = Console(file=io.StringIO(), width=100, color_system=None)
+    console.print(health_table(health_rows(bank)))
+    text = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]
+    assert rows == [
+        ["bad", "5", "20.0 % !", "9.00", "9.00"],
+        ["good", "40", "85.0 %", "3.50", "14.00"],
+        ["plain", "4", "75.0 %", "none", "none"],
+    ]

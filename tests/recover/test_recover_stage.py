@@ -1,0 +1,173 @@
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from recover_helpers import LETTERS, spec_of, trained
+
+from metazoo.bank import Bank
+from metazoo.errors import ArtefactError, Interrupted, RunError, UsageError, ZooError
+from metazoo.recover import stage as stage_module
+from metazoo.recover.budget import RecoveryBudget
+from metazoo.recover.health import health_rows
+from metazoo.recover.pixels import RecoveryRecipe
+from metazoo.recover.stage import plan_recovery, recover_zoo
+from metazoo.zoo import Zoo
+
+RECIPE = RecoveryRecipe(iterations=3)
+BUDGET = RecoveryBudget(images_per_class=6, bucket_size=10, stored_side=18)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def zoo(zoo_folder: Path) -> Zoo:
+    return Zoo.open(zoo_folder)
+
+
+@pytest.fixture(scope="module")
+def whole(zoo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Bank:
+    """The whole zoo, recovered in this process without a break."""
+    bank = Bank.create(tmp_path_factory.mktemp("whole"))
+    recover_zoo(Zoo.open(zoo_folder), bank, RECIPE, BUDGET, 7, workers=1)
+    return bank
+
+
+def test_every_bucket_is_stored_with_its_health(zoo: Zoo, whole: Bank) -> None:
+    assert whole.teachers == ("colour", "grey", "large")
+    shapes = {name: tuple(whole.images_of(name)[0].shape) for name in whole.teachers}
+    # 20 pixels are more than are stored
+    assert shapes == {"colour": (24, 3, 16, 16), "grey": (30, 1, 16, 16), "large": (24, 3, 18, 18)}
+    assert whole.class_count == 4 + 5 + 4
+    assert all(whole.images_of(name)[1].bincount().unique().tolist() == [6] for name in whole.teachers)
+    assert [row.images for row in health_rows(whole)] == [24, 30, 24]
+    settings = whole.made_with("grey")
+    assert settings["weights_sha256"] == zoo.contract("grey").weights_sha256
+    assert (settings["iterations"], settings["seed"], settings["canvas"]) == (3, 7, "leaves")
+
+
+def test_the_plan_is_what_comes_of_it(zoo: Zoo, whole: Bank, tmp_path: Path) -> None:
+    plan = plan_recovery(zoo, BUDGET)
+    assert (plan.teachers, plan.classes, plan.images, plan.buckets, plan.stored_buckets) == (3, 13, 78, 9, 0)
+    assert plan.bytes == pytest.approx(whole.total_bytes, rel=0.01)
+    assert plan_recovery(zoo, BUDGET, whole).stored_buckets == 9
+    assert plan_recovery(zoo, BUDGET, Bank.create(tmp_path)).stored_buckets == 0
+    assert plan_recovery(zoo, RecoveryBudget(generation=1), whole).stored_buckets == 0
+    few = plan_recovery(zoo, RecoveryBudget(classes_per_teacher=2, images_per_class=10))
+    assert (few.classes, few.images, few.buckets) == (6, 60, 3)
+
+
+def test_two_workers_store_the_same_bytes_as_one(zoo: Zoo, whole: Bank, tmp_path: Path) -> None:
+    recover_zoo(zoo, Bank.create(tmp_path), RECIPE, BUDGET, 7, workers=2)
+    assert files(tmp_path) == files(whole.folder)
+
+
+def test_interrupted_and_called_again_the_bank_ends_the_same(zoo: Zoo, whole: Bank, tmp_path: Path) -> None:
+    bank, stored = Bank.create(tmp_path), []
+    while len(stored) < 9:
+        steps = 0
+
+        def check() -> None:
+            nonlocal steps
+            steps += 1
+            if steps == 15:  # within the third or fourth bucket
+                raise Interrupted("enough")
+
+        try:
+            recover_zoo(zoo, bank, RECIPE, BUDGET, 7, workers=1, check=check)
+        except Interrupted:
+            assert stage_module._held == []
+        stored.append(plan_recovery(zoo, BUDGET, bank).stored_buckets)
+        if stored[-1] == 9:
+            break
+        bank = Bank.open(tmp_path)
+        (tmp_path / "grey" / ".generation-0000.json.999999999.tmp").parent.mkdir(exist_ok=True)
+        (tmp_path / "grey" / ".generation-0000.json.999999999.tmp").write_text("half")
+    assert len(stored) > 2
+    assert stored == sorted(set(stored))
+    assert files(tmp_path) == files(whole.folder)
+    before = files(tmp_path)
+    recover_zoo(zoo, bank, RECIPE, BUDGET, 7, workers=1)  # nothing is left to do
+    assert files(tmp_path) == before
+
+
+def test_a_further_generation_has_other_images_of_the_same_classes(zoo: Zoo, whole: Bank, tmp_path: Path) -> None:
+    bank = Bank.open(shutil.copytree(whole.folder, tmp_path / "bank"))
+    further = BUDGET.model_copy(update={"generation": 1})
+    recover_zoo(zoo, bank, RecoveryRecipe(iterations=2), further, 7, workers=1)
+    after = files(tmp_path / "bank")
+    assert all(after[name] == content for name, content in files(whole.folder).items())
+    for name in bank.teachers:
+        (images, labels), (others, other_labels) = bank.images_of(name, 0), bank.images_of(name)
+        assert torch.equal(labels, other_labels)
+        assert not torch.equal(images, others)
+
+
+def test_buckets_teachers_and_seeds_do_not_share_their_randomness(zoo: Zoo, whole: Bank, tmp_path: Path) -> None:
+    other = Bank.create(tmp_path)
+    recover_zoo(zoo, other, RECIPE, BUDGET, 8, workers=1)
+    seen = [images for bank in (whole, other) for images in bank.images_of("colour")[0].split(8)]
+    assert len({bytes(images.numpy()) for images in seen}) == 6
+
+
+def test_images_that_were_made_otherwise_are_not_mixed(zoo: Zoo, whole: Bank) -> None:
+    before = files(whole.folder)
+    for recipe, budget, seed, what in (
+        (RecoveryRecipe(iterations=4), BUDGET, 7, "iterations 3, not 4"),
+        (RECIPE, BUDGET.model_copy(update={"bucket_size": 11}), 7, "bucket_size 10, not 11"),
+        (RECIPE, BUDGET, 8, "seed 7, not 8"),
+    ):
+        with pytest.raises(RunError, match=rf"images of 'colour' made with {what}; ask for generation 1, or"):
+            recover_zoo(zoo, whole, recipe, budget, seed, workers=1)
+    recover_zoo(zoo, whole, RECIPE, BUDGET.model_copy(update={"disk_megabytes": 9}), 7, workers=1)
+    assert files(whole.folder) == before
+
+
+def test_a_teacher_that_was_trained_again_is_noticed(zoo: Zoo, whole: Bank) -> None:
+    contract = zoo.contract("colour").model_copy(update={"weights_sha256": "1" * 64})
+    with pytest.raises(RunError, match="images of 'colour' made with weights_sha256"):
+        recover_zoo(Zoo(zoo.folder, [contract]), whole, RECIPE, BUDGET, 7, workers=1)
+
+
+def test_too_much_for_the_disk_is_refused_before_anything_is_recovered(
+    zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage_module, "recover_images", pytest.fail)
+    bank = Bank.create(tmp_path)
+    budget = RecoveryBudget(images_per_class=500, disk_megabytes=4)
+    with pytest.raises(UsageError, match=r"would take 5 MB of disk, more than disk_megabytes 4 .*images_per_class"):
+        recover_zoo(zoo, bank, RECIPE, budget, 0, workers=1)
+    # What is stored already counts as well.
+    bank.add("other", 0, 0, torch.zeros(100, 3, 64, 64, dtype=torch.uint8), torch.zeros(100, dtype=torch.int64))
+    with pytest.raises(UsageError, match="would take 1 MB of disk"):
+        recover_zoo(zoo, bank, RECIPE, BUDGET.model_copy(update={"disk_megabytes": 1}), 0, workers=1)
+    assert bank.teachers == ("other",)
+
+
+def test_a_damaged_or_unsound_model_is_named(tmp_path: Path) -> None:
+    zoo = Zoo.create(tmp_path / "zoo")
+    classifier = trained(spec_of(), steps=1)
+    with torch.no_grad():
+        classifier.network.head.weight.fill_(3e38)
+    for name in ("huge", "lost"):
+        zoo.add(name, classifier, class_names=tuple(LETTERS[:4]), domain="letters")
+    bank = Bank.create(tmp_path / "bank")
+    with pytest.raises(ZooError, match="model 'huge' gave outputs or gradients that are not finite"):
+        recover_zoo(zoo, bank, RECIPE, BUDGET, 0, workers=1)
+    (tmp_path / "zoo" / "models" / "lost.safetensors").unlink()
+    zoo.remove(["huge"])
+    with pytest.raises(ArtefactError, match="model 'lost' cannot be used"):
+        recover_zoo(zoo, bank, RECIPE, BUDGET, 0, workers=1)
+    assert bank.teachers == ()
+
+
+def test_progress_says_what_is_there_and_what_comes(
+    zoo: Zoo, whole: Bank, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bank = Bank.open(shutil.copytree(whole.folder, tmp_path / "bank"))
+    recover_zoo(zoo, bank, RECIPE, BUDGET, 7, workers=1)
+    assert capsys.readouterr().err == ""
+    recover_zoo(zoo, bank, RECIPE, BUDGET, 7, workers=1, progress=True)
+    assert "recovering: 9/9, done in" in capsys.readouterr().err
