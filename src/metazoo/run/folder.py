@@ -1,6 +1,7 @@
 """The folder of one run: files that count once its manifest lists them, and checkpoints to resume from."""
 
 import contextlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from metazoo.errors import ArtefactError
 from metazoo.run.artefacts import (
+    read_bytes,
     read_json,
     read_tensor_metadata,
     read_tensors,
@@ -38,8 +40,11 @@ class RunFolder:
         self._manifest = Manifest(self.path)
 
     def tidy(self) -> None:
-        """Delete what killed processes left half-written; for the only writer."""
+        """Delete what killed processes left: half-written files, forgotten checkpoints; for the only writer."""
         remove_stale_temporaries(self.path)
+        folder = self.path / CHECKPOINTS
+        left = [f"{CHECKPOINTS}/{path.name}" for path in folder.glob("*.safetensors")]
+        self._unlink([name for name in left if not self.has(name)])
 
     def has(self, name: str) -> bool:
         """Whether the file has been committed."""
@@ -53,13 +58,21 @@ class RunFolder:
         """Write and commit JSON; ArtefactError as `artefacts.write_json`."""
         self._commit(name, write_json(self.path / name, value))
 
+    def sha256(self, name: str) -> str:
+        """Hash of a committed file; ArtefactError if it is not one."""
+        return self._manifest.sha256(name)
+
     def read_json(self, name: str) -> Any:
         """Read committed JSON; ArtefactError if it is missing or changed."""
-        return read_json(self.path / name, self._manifest.sha256(name))
+        return read_json(self.path / name, self.sha256(name))
 
     def write_text(self, name: str, text: str) -> None:
         """Write and commit text; ArtefactError as `artefacts.write_text`."""
         self._commit(name, write_text(self.path / name, text))
+
+    def read_text(self, name: str) -> str:
+        """Read committed text; ArtefactError if it is missing or changed."""
+        return read_bytes(self.path / name, self.sha256(name)).decode()
 
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Write and commit safetensors; ArtefactError as `artefacts.write_tensors`."""
@@ -67,7 +80,7 @@ class RunFolder:
 
     def read_tensors(self, name: str) -> dict[str, Tensor]:
         """Read committed safetensors; ArtefactError if they are missing or changed."""
-        return read_tensors(self.path / name, self._manifest.sha256(name))
+        return read_tensors(self.path / name, self.sha256(name))
 
     def verify(self) -> None:
         """Check every committed file; ArtefactError names the first that is missing or has changed."""
@@ -97,12 +110,15 @@ class RunFolder:
         except (KeyError, ValueError) as error:
             raise ArtefactError(f"{self.path / names[-1]} is no checkpoint; start the run again") from error
 
-    def drop_checkpoints(self, stage: str) -> None:
-        """Delete the checkpoints of a stage that is finished."""
-        self._delete(self._checkpoints(stage))
+    def drop_checkpoints(self) -> None:
+        """Delete every checkpoint, once the run has what it was for."""
+        self._delete([name for name in self._manifest.files if name.startswith(f"{CHECKPOINTS}/")])
 
     def _checkpoints(self, stage: str) -> list[str]:
-        return sorted(name for name in self._manifest.files if name.startswith(f"{CHECKPOINTS}/{stage}-"))
+        """Committed ones of this stage alone, in the order of their steps."""
+        pattern = re.compile(rf"{CHECKPOINTS}/{re.escape(stage)}-(\d+)\.safetensors")
+        matches = filter(None, map(pattern.fullmatch, self._manifest.files))
+        return [match[0] for match in sorted(matches, key=lambda match: int(match[1]))]
 
     def _commit(self, name: str, sha256: str) -> None:
         self._manifest.add(name, hashes={name: sha256})
@@ -111,6 +127,9 @@ class RunFolder:
         if not names:
             return
         self._manifest.discard(*names)
+        self._unlink(names)
+
+    def _unlink(self, names: list[str]) -> None:
         for name in names:
             # Forgotten already: a leftover that cannot be deleted harms nothing.
             with contextlib.suppress(OSError):

@@ -18,7 +18,7 @@ from torch.nn import functional
 from metazoo.bank import ResidentBank
 from metazoo.data.augment import shift_and_flip
 from metazoo.errors import DataError
-from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
+from metazoo.models import LARGEST_WIDTH, ArchitectureName, ClassifierSpec, ImageClassifier, build_classifier
 from metazoo.run.randomness import generator
 from metazoo.taskspace.fisher import TaskEmbedding, diagonal_fisher
 
@@ -28,16 +28,18 @@ _FISHER_CHUNK = 32
 class ProbeRecipe(BaseModel):
     """How the probe is trained and how many images embed a task."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    architecture: str = Field("conv4", description="of the probe's body")
-    width: int = Field(32, ge=1, description="of the architecture")
-    input_size: int = Field(32, ge=16, le=256, description="side in pixels that recovered images are fitted to")
-    steps: int = Field(300, ge=1, description="steps of Adam")
-    batch_size: int = Field(128, ge=2)
-    learning_rate: float = Field(2e-3, gt=0)
-    shift: int = Field(4, ge=0, description="largest shift of the augmentation in pixels")
-    fisher_images: int = Field(150, ge=1, description="most images of a teacher that its embedding is computed from")
+    architecture: ArchitectureName = Field(default="conv4", description="of the probe's body")
+    width: int = Field(default=32, ge=1, le=LARGEST_WIDTH, description="of the architecture")
+    input_size: int = Field(default=32, ge=16, le=256, description="side in pixels that recovered images are fitted to")
+    steps: int = Field(default=300, ge=1, description="steps of Adam")
+    batch_size: int = Field(default=128, ge=2)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    shift: int = Field(default=4, ge=0, description="largest shift of the augmentation in pixels")
+    fisher_images: int = Field(
+        default=150, ge=1, description="most images of a teacher that its embedding is computed from"
+    )
 
 
 @final

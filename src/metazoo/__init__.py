@@ -1,0 +1,90 @@
+"""Data-free meta-learning: from a zoo of pre-trained classifiers to one few-shot learner, without training images.
+
+Importing this package is cheap: a name brings in torch, which takes seconds, only when it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from metazoo.errors import ArtefactError, DataError, Interrupted, MetazooError, RunError, UsageError, ZooError
+
+if TYPE_CHECKING:
+    from metazoo import adapt, bank, data, evaluate, learn, methods, models, recover, report, run, taskspace, zoo
+    from metazoo.adapt import FewShotClassifier, MetaModel
+    from metazoo.data import load_images
+    from metazoo.training import Run, train
+    from metazoo.zoo import Zoo, build_zoo
+
+    __version__: str
+
+_HOMES = {
+    "FewShotClassifier": "metazoo.adapt",
+    "MetaModel": "metazoo.adapt",
+    "Run": "metazoo.training",
+    "Zoo": "metazoo.zoo",
+    "build_zoo": "metazoo.zoo",
+    "load_images": "metazoo.data",
+    "train": "metazoo.training",
+}
+# `metazoo.adapt` and `metazoo.evaluate` are rooms, whatever was imported before; the functions lie in them.
+_ROOMS = (
+    "adapt",
+    "bank",
+    "data",
+    "evaluate",
+    "learn",
+    "methods",
+    "models",
+    "recover",
+    "report",
+    "run",
+    "taskspace",
+    "zoo",
+)
+
+__all__ = [
+    "ArtefactError",
+    "DataError",
+    "FewShotClassifier",
+    "Interrupted",
+    "MetaModel",
+    "MetazooError",
+    "Run",
+    "RunError",
+    "UsageError",
+    "Zoo",
+    "ZooError",
+    "__version__",
+    "adapt",
+    "bank",
+    "build_zoo",
+    "data",
+    "evaluate",
+    "learn",
+    "load_images",
+    "methods",
+    "models",
+    "recover",
+    "report",
+    "run",
+    "taskspace",
+    "train",
+    "zoo",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"metazoo.{name}")
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    elif name == "__version__":
+        value = importlib.import_module("importlib.metadata").version("metazoo")
+    else:
+        raise AttributeError(f"module 'metazoo' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

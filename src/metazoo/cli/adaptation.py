@@ -1,0 +1,106 @@
+"""`metazoo adapt` and `metazoo predict`."""
+
+import csv
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from metazoo.adapt import FewShotClassifier, Prediction, load_support_folder
+from metazoo.adapt import adapt as adapt_module
+from metazoo.cli.output import print_table
+from metazoo.cli.subject import open_source
+from metazoo.data import image_files, load_image_files
+from metazoo.errors import UsageError
+from metazoo.learn.embedders import Embedder, JointFeatures
+
+_FILES_AT_ONCE = 256
+
+
+def adapt(options: Namespace) -> None:
+    """Make a classifier folder."""
+    source = open_source(options.subject)
+    if source.meta_model is not None:
+        networks = [source.meta_model.classifier]
+        module: Embedder = networks[0]
+    else:
+        networks = [teacher.classifier for teacher in source.teachers()]
+        module = JointFeatures(networks)
+    support = load_support_folder(options.support, max(network.spec.input_size for network in networks))
+    classifier = adapt_module(
+        module,
+        support.images,
+        support.labels,
+        support.class_names,
+        head=options.head,
+        batch_norm=options.batch_norm,
+        source=str(options.subject),
+    )
+    classifier.save(options.out)
+    classes = len(support.class_names)
+    print(f"{options.out}: a classifier of {classes} classes, made from {len(support)} images")
+
+
+def predict(options: Namespace) -> None:
+    """Classify images and print what they are."""
+    classifier = FewShotClassifier.load(options.classifier)
+    files = [file for given in options.images for file in _files(Path(given))]
+    # A classifier of batch-norm mode `query` judges all images of a call together.
+    size = len(files) if classifier.card.batch_norm == "query" else _FILES_AT_ONCE
+    parts = [files[start : start + size] for start in range(0, len(files), size)]
+    predictions = [(part, classifier.predict(load_image_files(part, classifier.side))) for part in parts]
+    _WRITERS[options.format](predictions)
+
+
+def _files(given: Path) -> list[Path]:
+    if not given.is_dir():
+        return [given]
+    folders = [given, *sorted(path for path in given.rglob("*") if path.is_dir() and not path.name.startswith("."))]
+    files = [file for folder in folders for file in image_files(folder)]
+    if not files:
+        raise UsageError(f"{given} holds no image; give images or a folder with some")
+    return files
+
+
+_Predictions = Sequence[tuple[Sequence[Path], Prediction]]
+
+
+def _rows(predictions: _Predictions) -> list[tuple[str, str, float]]:
+    return [
+        (str(file), prediction.class_names[int(label)], float(probability))
+        for files, prediction in predictions
+        for file, label, probability in zip(
+            files, prediction.labels, prediction.probabilities.max(1).values, strict=True
+        )
+    ]
+
+
+def _write_table(predictions: _Predictions) -> None:
+    table = Table(caption="probabilities rank the classes of one image; they are not calibrated")
+    table.add_column("image", overflow="fold")
+    table.add_column("class", overflow="fold")
+    table.add_column("probability", justify="right")
+    for file, name, probability in _rows(predictions):
+        table.add_row(Text(file), Text(name), f"{probability:.3f}")
+    print_table(table)
+
+
+def _write_csv(predictions: _Predictions) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(("image", "class", "probability"))
+    writer.writerows((file, name, f"{probability:.6f}") for file, name, probability in _rows(predictions))
+
+
+def _write_json_lines(predictions: _Predictions) -> None:
+    for files, prediction in predictions:
+        for file, name, row in zip(files, prediction.names, prediction.probabilities.tolist(), strict=True):
+            probabilities = dict(zip(prediction.class_names, row, strict=True))
+            record = {"image": str(file), "class": name, "probabilities": probabilities}
+            print(json.dumps(record, ensure_ascii=False))
+
+
+_WRITERS = {"table": _write_table, "csv": _write_csv, "jsonl": _write_json_lines}

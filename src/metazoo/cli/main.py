@@ -1,0 +1,40 @@
+"""Entry point: parse, run, and turn whatever goes wrong into one sentence and an exit code."""
+
+import contextlib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from metazoo.cli.parser import build_parser
+from metazoo.errors import Interrupted, MetazooError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 1 a failed job, 2 wrong use, 130 or 143 stopped by a signal."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    try:
+        options = build_parser().parse_args([word for word in given if word != "--debug"])
+        module, _, function = options.command.partition(":")
+        return int(getattr(importlib.import_module(f"metazoo.cli.{module}"), function)(options) or 0)
+    except MetazooError as error:
+        return _report(error, str(error), error.exit_code, debug)
+    except KeyboardInterrupt as error:
+        return _report(error, "stopped", Interrupted("").exit_code, debug)
+    except BrokenPipeError:
+        # Whoever read the output has gone, as `head` does; Python must not complain of it once more at its end.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        text = f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:500]}; call again with --debug"
+        return _report(error, text, 1, debug)
+
+
+def _report(error: BaseException, text: str, exit_code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    print(f"metazoo: {' '.join(text.split())}", file=sys.stderr, flush=True)
+    return exit_code

@@ -1,0 +1,186 @@
+"""What can be typed. Nothing heavy is imported here."""
+
+import argparse
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from metazoo.errors import UsageError
+
+_DATA_HELP = "an .npz pack, a folder with one folder a class, glyphs, or glyphs:SCRIPT,SCRIPT"
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see `{self.prog} --help`")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of every command; the parsed `command` names the function that does it, as `module:function`."""
+    parser = _Parser(
+        prog="metazoo",
+        description="Data-free meta-learning: from a zoo of pre-trained classifiers to one few-shot learner.",
+        epilog="With --debug anywhere, an error shows where it arose.",
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and stop")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _demo(commands)
+    zoo = commands.add_parser("zoo", help="build a zoo, look into it, check it", description="Build and keep a zoo.")
+    _zoo(zoo.add_subparsers(metavar="COMMAND", required=True))
+    methods = commands.add_parser("methods", help="list the methods and their settings")
+    methods.set_defaults(command="training:methods")
+    _train(commands)
+    _evaluate(commands)
+    _adapt(commands)
+    return parser
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
+        # Looked up only here: reading the installed packages takes time.
+        from importlib.metadata import version
+
+        print(f"metazoo {version('metazoo')}")
+        parser.exit()
+
+
+def _demo(commands: Any) -> None:
+    demo = commands.add_parser(
+        "demo",
+        help="the whole way on embedded data, in a few minutes",
+        description="Build a zoo of glyph classifiers, learn a meta-model without data, and measure it honestly.",
+    )
+    demo.add_argument("--out", default="runs/demo", help="folder for all that is made (default: %(default)s)")
+    demo.add_argument("--seed", type=_natural, default=0, help="(default: %(default)s)")
+    _workers(demo)
+    demo.set_defaults(command="demo:demo")
+
+
+def _zoo(commands: Any) -> None:
+    build = commands.add_parser(
+        "build",
+        help="train small models on classes drawn from a data set",
+        description="Bring OUT to hold --models models of this kind; what is there already is left alone.",
+    )
+    build.add_argument("out", metavar="OUT", help="zoo folder, made if missing")
+    build.add_argument("--data", required=True, help=_DATA_HELP)
+    build.add_argument("--arch", default="conv4", help="architecture (default: %(default)s)")
+    build.add_argument("--models", type=_positive, required=True, help="how many models of this kind OUT shall hold")
+    build.add_argument("--ways", type=_positive, default=5, help="classes of each model (default: %(default)s)")
+    build.add_argument("--seed", type=_natural, default=0, help="(default: %(default)s)")
+    build.add_argument("--domain", help="kind of images (default: the name of the data)")
+    build.add_argument("--epochs", type=_positive, default=60, help="(default: %(default)s)")
+    build.add_argument("--batch-size", type=_positive, default=128, help="(default: %(default)s)")
+    build.add_argument("--learning-rate", type=_number, help="(default: 0.01)")
+    build.add_argument("--width", type=_positive, help="of the architecture (default: its own)")
+    build.add_argument("--input-size", type=_positive, help="side in pixels (default: that of the images)")
+    build.add_argument("--channels", type=int, choices=(1, 3), default=3, help="1: models see grey")
+    build.add_argument("--images-per-class", type=_positive, default=100, help="of glyphs (default: %(default)s)")
+    _workers(build)
+    build.set_defaults(command="zoo:build")
+    for name, text in (("inspect", "list the models"), ("verify", "load and try every model; exit 0 if all are sound")):
+        command = commands.add_parser(name, help=text, description=f"{text.capitalize()}.")
+        command.add_argument("zoo", metavar="ZOO")
+        command.set_defaults(command=f"zoo:{name}")
+    remove = commands.add_parser("remove", help="take models out", description="Take models out and delete them.")
+    remove.add_argument("zoo", metavar="ZOO")
+    remove.add_argument("names", metavar="MODEL", nargs="+")
+    remove.set_defaults(command="zoo:remove")
+
+
+def _train(commands: Any) -> None:
+    train = commands.add_parser(
+        "train",
+        help="learn a meta-model from a zoo, without data",
+        description="Learn one meta-model from a zoo, without a single training image.",
+    )
+    train.add_argument("--zoo", required=True, help="zoo folder")
+    train.add_argument("--out", required=True, help="run folder, made if missing")
+    train.add_argument("--method", help="see `metazoo methods` (default: tgr)")
+    train.add_argument("--setting", help="of the method (default: default)")
+    train.add_argument("--config", help="YAML file with the options that differ from the setting")
+    train.add_argument("--seed", type=_natural, help="(default: 0)")
+    train.add_argument("--resume", action="store_true", help="go on with the run in OUT, or begin it")
+    train.add_argument("--plan", action="store_true", help="say what time, memory and disk it would take, and stop")
+    train.add_argument("--threads", type=_positive, help="of the learning (default: one a core)")
+    _workers(train)
+    train.set_defaults(command="training:train")
+
+
+def _evaluate(commands: Any) -> None:
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="measure a run or an untrained zoo on unseen classes",
+        description="Measure N-way K-shot accuracy. A zoo is measured as its untrained ensemble.",
+    )
+    evaluate.add_argument("subject", metavar="RUN_OR_ZOO")
+    evaluate.add_argument("--data", required=True, help=_DATA_HELP + "; classes that no model has seen")
+    evaluate.add_argument("--ways", type=_positive, default=5, help="(default: %(default)s)")
+    evaluate.add_argument("--shots", type=_numbers, default=(1, 5), help="such as 1,5 (default: 1,5)")
+    evaluate.add_argument("--queries", type=_positive, default=15, help="query images a class (default: %(default)s)")
+    evaluate.add_argument("--episodes", type=_positive, default=1000, help="(default: %(default)s)")
+    _head(evaluate)
+    evaluate.add_argument("--seed", type=_natural, default=0, help="of the episodes (default: %(default)s)")
+    evaluate.add_argument("--baselines", action="store_true", help="add the rows that any zoo offers")
+    evaluate.add_argument("--images-per-class", type=_positive, default=100, help="of glyphs (default: %(default)s)")
+    evaluate.add_argument("--out", help="RESULT.json to write, with the episodes beside it")
+    evaluate.set_defaults(command="evaluation:evaluate")
+
+
+def _adapt(commands: Any) -> None:
+    adapt = commands.add_parser(
+        "adapt",
+        help="make a classifier of new classes from a few images of each",
+        description="Make a classifier from a folder with one folder a class and a few images in each.",
+    )
+    adapt.add_argument("subject", metavar="RUN_OR_ZOO")
+    adapt.add_argument("--support", required=True, help="folder with one folder a class")
+    adapt.add_argument("--out", required=True, help="classifier folder to write")
+    _head(adapt)
+    adapt.set_defaults(command="adaptation:adapt")
+    predict = commands.add_parser(
+        "predict", help="classify images", description="Classify images with a classifier that adapt has made."
+    )
+    predict.add_argument("classifier", metavar="CLASSIFIER")
+    predict.add_argument("images", metavar="IMAGE_OR_FOLDER", nargs="+")
+    predict.add_argument("--format", choices=("table", "csv", "jsonl"), default="table", help="(default: %(default)s)")
+    predict.set_defaults(command="adaptation:predict")
+
+
+def _head(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--head", default="nearest-mean", help="nearest-mean or fine-tune (default: %(default)s)")
+    command.add_argument(
+        "--batch-norm",
+        default="running",
+        help="running: stored statistics; support: those of the support; query: each batch its own, transductive "
+        "(default: %(default)s)",
+    )
+
+
+def _workers(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--workers", type=_positive, help="processes (default: one a core)")
+
+
+def _typed(convert: Callable[[str], Any], allowed: Callable[[Any], bool], description: str) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        try:
+            value = convert(text)
+        except ValueError:
+            value = None
+        if value is None or not allowed(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {description}")
+        return value
+
+    return parse
+
+
+_natural = _typed(int, lambda value: 0 <= value < 2**63, "a whole number of at least 0")
+_positive = _typed(int, lambda value: 1 <= value < 2**31, "a whole number of at least 1")
+_number = _typed(float, lambda value: 0 < value < float("inf"), "a number above 0")
+_numbers = _typed(
+    lambda text: tuple(int(part) for part in text.split(",")),
+    lambda values: all(0 < value < 2**31 for value in values) and len(set(values)) == len(values),
+    "a list of different whole numbers, such as 1,5",
+)

@@ -1,0 +1,44 @@
+"""`metazoo train` and `metazoo methods`."""
+
+from argparse import Namespace
+
+from rich.table import Table
+from rich.text import Text
+
+from metazoo.cli.groups import group_table
+from metazoo.cli.output import print_table
+from metazoo.methods import METHODS
+from metazoo.training import train as train_run
+
+
+def methods(_options: Namespace) -> None:
+    """List what `--method` and `--setting` take."""
+    table = Table()
+    for column in ("method", "settings", "what"):
+        table.add_column(column)
+    for method in METHODS:
+        table.add_row(method.name, ", ".join(method.settings), Text(method.reference))
+    print_table(table)
+
+
+def train(options: Namespace) -> None:
+    """Learn a meta-model, or say what that would take."""
+    if options.plan:
+        from metazoo.methods.planning import plan_run, plan_table
+
+        print_table(plan_table(plan_run(options.zoo, options.method, setting=options.setting, config=options.config)))
+        return
+    run = train_run(
+        options.zoo,
+        options.method,
+        out=options.out,
+        setting=options.setting,
+        config=options.config,
+        seed=options.seed,
+        resume=options.resume,
+        workers=options.workers,
+        threads=options.threads,
+        progress=True,
+    )
+    print_table(group_table(run))
+    print(f"{run.path}: meta-model in {run.path / 'meta-model'}")

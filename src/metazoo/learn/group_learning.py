@@ -1,0 +1,258 @@
+"""Learning from groups of teachers: one direction of descent from the losses of a group's members."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
+from torch.func import functional_call
+
+from metazoo.bank import ResidentBank
+from metazoo.errors import DataError
+from metazoo.learn.batch_norm import batch_statistics, calibrate_statistics
+from metazoo.learn.losses import distillation_loss, joint_feature_loss, relational_loss
+from metazoo.learn.regularisers import (
+    Direction,
+    ExplicitRegularisation,
+    ImplicitRegularisation,
+    Loss,
+    MeanGradient,
+    Parameters,
+    Regulariser,
+)
+from metazoo.learn.student import Student
+from metazoo.learn.views import Targets, Views, draw_views, judge_views
+from metazoo.run.randomness import generator
+
+_CALIBRATION_VIEWS, _CALIBRATION_BATCH = 4096, 256
+
+DrawGroup = Callable[[torch.Generator], tuple[int, ...]]
+
+
+class RegularisationRecipe(BaseModel):
+    """How the members' gradients are joined; see `metazoo.learn.regularisers`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    kind: Literal["implicit", "explicit", "mean"] = "implicit"
+    displacement: float = Field(default=2e-3, gt=0, description="r of the implicit form")
+    strength: float = Field(default=2e-3, ge=0, description="weight of the disagreement; not used by mean")
+    differentiate_displacement: bool = Field(default=False, description="as published: it doubles the strength")
+
+    def build(self) -> Regulariser:
+        """The regulariser described."""
+        if self.kind == "mean":
+            return MeanGradient()
+        if self.kind == "explicit":
+            return ExplicitRegularisation(self.strength)
+        return ImplicitRegularisation(
+            self.displacement, self.strength, differentiate_displacement=self.differentiate_displacement
+        )
+
+
+class LearningRecipe(BaseModel):
+    """How the meta-model learns from the bank."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    steps: int = Field(default=3000, ge=1, description="steps of Adam")
+    teachers_per_step: int = Field(default=4, ge=1, description="members of a group that a step learns from")
+    batch_size: int = Field(default=128, ge=2, description="views a step, of all its teachers together")
+    learning_rate: float = Field(default=5e-3, gt=0, description="highest; falls as a cosine")
+    warm_up_steps: int = Field(default=50, ge=0, description="over which the learning rate rises")
+    joint_features: float = Field(default=1.0, ge=0, description="weight of predicting every teacher's features")
+    relations: float = Field(default=3.0, ge=0, description="weight of the zoo's cosines between images")
+    distillation: float = Field(default=0.3, ge=0, description="weight of predicting every teacher's probabilities")
+    temperature: float = Field(default=1.0, gt=0, description="of the distillation")
+    views: int = Field(default=8192, ge=1, description="views whose teacher outputs are computed together")
+    steps_per_views: int = Field(default=1000, ge=1, description="steps until fresh views are drawn")
+    mix: bool = Field(default=True, description="whether a view may show two images of its group")
+    shift: float = Field(default=0.125, ge=0, lt=0.5, description="largest shift of a view, as a share of the side")
+    regularisation: RegularisationRecipe = RegularisationRecipe()
+
+    @model_validator(mode="after")
+    def _check(self) -> "LearningRecipe":
+        if not (self.joint_features or self.relations or self.distillation):
+            raise ValueError("one of joint_features, relations and distillation must be above 0")
+        return self
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """Figures of one step; tensors of no dimension, so that nobody waits for a device who does not read them."""
+
+    step: int
+    loss: Tensor
+    agreement: Tensor
+    disagreement: Tensor
+    relative_change: Tensor
+    learning_rate: float
+
+
+@final
+class GroupLearner:
+    """A student and its optimiser, step by step.
+
+    Every step draws from a generator of its own and every pool of views from another, so the state is the parameters,
+    the optimiser's moments and the number of steps done; see `state` and `restore`.
+
+    Args:
+        student: trained in place.
+        bank: recovered images at the student's input size.
+        groups: partition of the teachers' indices.
+        draw_group: the teachers of one step.
+        targets: what the teachers say; see `views.Targets`.
+        recipe: see there.
+        seed: of the run.
+        check: called now and then while views are drawn.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        bank: ResidentBank,
+        groups: Sequence[Sequence[int]],
+        draw_group: DrawGroup,
+        targets: Targets,
+        recipe: LearningRecipe,
+        seed: int,
+        *,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.student, self.steps_done = student, 0
+        self._bank, self._groups, self._draw_group, self._targets = bank, groups, draw_group, targets
+        self._recipe, self._seed, self._check = recipe, seed, check
+        self._parameters = student.trained_parameters()
+        self._optimiser = torch.optim.Adam(self._parameters.values(), lr=recipe.learning_rate)
+        self._regulariser = recipe.regularisation.build()
+        self._views: tuple[int, Views, list[Tensor]] | None = None
+
+    def step(self) -> StepReport:
+        """Learn from one group.
+
+        Raises:
+            DataError: the loss is not finite; the step is named.
+        """
+        random = generator(self._seed, "learn", "step", self.steps_done)
+        members = self._draw_group(random)
+        views, by_owner = self._current_views()
+        size = max(2, self._recipe.batch_size // len(members))
+        losses = [self._loss(views, _some(by_owner[member], size, random)) for member in members]
+        with batch_statistics(self.student.classifier):
+            direction = self._regulariser.direction(losses, self._parameters)
+        if not bool(direction.losses.isfinite().all()):
+            raise DataError(
+                f"the meta-model's loss is not finite at step {self.steps_done}; lower learning.learning_rate or "
+                "learning.regularisation.strength"
+            )
+        return self._descend(direction)
+
+    def _current_views(self) -> tuple[Views, list[Tensor]]:
+        number = self.steps_done // self._recipe.steps_per_views
+        if self._views is None or self._views[0] != number:
+            self._views = None  # the former pool must not be held while the next one is made
+            images, owners = self._draw("views", number, self._recipe.views)
+            views = judge_views(images, owners, self._targets, check=self._check)
+            self._views = (number, views, [views.of(owner) for owner in range(len(self._bank.names))])
+        return self._views[1:]
+
+    def _draw(self, purpose: str, number: int, count: int) -> tuple[Tensor, Tensor]:
+        return draw_views(
+            self._bank,
+            self._groups,
+            max(count, len(self._bank.names)),
+            generator(self._seed, "learn", purpose, number),
+            shift=round(self._recipe.shift * self._bank.images.shape[-1]),
+            mix=self._recipe.mix,
+        )
+
+    def calibrate(self) -> None:
+        """Give the student's network stored batch-norm statistics: those of fresh views, as it has learned from.
+
+        Views serve better than the images they are made from, whose contrast is higher.
+        """
+        images, _ = self._draw("calibration", 0, _CALIBRATION_VIEWS)
+        parts = [part.float() / 255 for part in images.split(_CALIBRATION_BATCH)]
+        calibrate_statistics(self.student.classifier, parts)
+
+    def _loss(self, views: Views, places: Tensor) -> Loss:
+        recipe, student = self._recipe, self.student
+        images = views.images[places].float() / 255
+        features, logits = views.features[places].float(), views.logits[places]
+
+        def loss(parameters: Parameters) -> Tensor:
+            own, predicted_features, predicted_logits = functional_call(student, parameters, (images,))
+            total = own.new_zeros(())
+            if recipe.joint_features:
+                term = joint_feature_loss(predicted_features, features, student.feature_sizes)
+                total = total + recipe.joint_features * term
+            if recipe.relations:
+                total = total + recipe.relations * relational_loss(own, features, len(student.feature_sizes))
+            if recipe.distillation:
+                term = distillation_loss(predicted_logits, logits, student.class_counts, recipe.temperature)
+                total = total + recipe.distillation * term
+            return total
+
+        return loss
+
+    def _descend(self, direction: Direction) -> StepReport:
+        rate = self._recipe.learning_rate * self._schedule()
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate
+        for name, parameter in self._parameters.items():
+            parameter.grad = direction.gradient[name].to(memory_format=_format_of(parameter))
+        self._optimiser.step()
+        self._optimiser.zero_grad()
+        self.steps_done += 1
+        return StepReport(
+            self.steps_done,
+            direction.losses.mean(),
+            direction.agreement,
+            direction.disagreement,
+            direction.relative_change,
+            rate,
+        )
+
+    def _schedule(self) -> float:
+        rising = min(1.0, (self.steps_done + 1) / max(1, self._recipe.warm_up_steps))
+        return rising * 0.5 * (1 + math.cos(math.pi * self.steps_done / self._recipe.steps))
+
+    def state(self) -> dict[str, Tensor]:
+        """Parameters and moments by name, for a checkpoint."""
+        tensors = {f"parameters.{name}": value.detach() for name, value in self._parameters.items()}
+        for name, parameter in self._parameters.items():
+            for key, value in self._optimiser.state[parameter].items():
+                tensors[f"optimiser.{key}.{name}"] = value
+        return tensors
+
+    def restore(self, steps_done: int, tensors: dict[str, Tensor]) -> None:
+        """Go on from `state` after `steps_done` steps.
+
+        Raises:
+            DataError: the state is not one of this student.
+        """
+        kinds = {name.split(".")[1] for name in tensors if name.startswith("optimiser.")}
+        try:
+            for name, parameter in self._parameters.items():
+                with torch.no_grad():
+                    parameter.copy_(tensors[f"parameters.{name}"])
+                moments = {kind: tensors[f"optimiser.{kind}.{name}"] for kind in kinds}
+                self._optimiser.state[parameter] = {
+                    kind: torch.empty_like(parameter).copy_(moment) if moment.dim() else moment
+                    for kind, moment in moments.items()
+                }
+        except (KeyError, RuntimeError) as error:
+            raise DataError(f"the checkpoint does not fit the meta-model ({error}); start the run again") from error
+        self.steps_done = steps_done
+
+
+def _some(places: Tensor, count: int, random: torch.Generator) -> Tensor:
+    return places[torch.randint(len(places), (count,), generator=random)]
+
+
+def _format_of(parameter: Tensor) -> torch.memory_format:
+    is_last = parameter.dim() == 4 and parameter.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if is_last else torch.contiguous_format

@@ -1,0 +1,67 @@
+"""What the meta-model is asked to reproduce of its teachers: pure functions on tensors."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def joint_feature_loss(predicted: Tensor, targets: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Mean over images and teachers of 1 minus the cosine of predicted and true features, in [0, 2].
+
+    The joint features of a zoo are all teachers' features side by side; every teacher counts alike, whatever the size
+    and the length of its features.
+
+    Args:
+        predicted: [n, sum of sizes].
+        targets: [n, sum of sizes].
+        sizes: of the teachers' features, in their order.
+    """
+    similarities = [
+        functional.cosine_similarity(own, target, dim=1).mean()
+        for own, target in zip(predicted.split(list(sizes), 1), targets.split(list(sizes), 1), strict=True)
+    ]
+    return 1 - torch.stack(similarities).mean()
+
+
+def relational_loss(features: Tensor, targets: Tensor, teachers: int) -> Tensor:
+    """Mean squared difference of the meta-model's and the zoo's cosines over all pairs of different images.
+
+    It asks for the geometry itself that the nearest mean works in, whatever linear map would lead from one space to the
+    other (relational distillation, Park et al. 2019). The zoo's cosine is the mean of the teachers'.
+
+    Args:
+        features: of the meta-model, [n, d], n at least 2.
+        targets: joint features [n, sum of sizes], those of each teacher normalised to length 1.
+        teachers: how many they are.
+    """
+    own = functional.normalize(features, dim=1)
+    difference = own @ own.T - targets @ targets.T / teachers
+    different = ~torch.eye(len(features), dtype=torch.bool, device=features.device)
+    return difference[different].square().mean()
+
+
+def distillation_loss(
+    logits: Tensor, teacher_logits: Tensor, counts: Sequence[int], temperature: float = 1.0
+) -> Tensor:
+    """KL(softmax(teacher / t) || softmax(student / t)) times t squared (Hinton et al. 2015), each teacher by itself.
+
+    The published TGR code hands probabilities where log-probabilities belong, and averages over classes too, which
+    leaves a gradient tens of times too small.
+
+    Args:
+        logits: of the student, [n, sum of counts].
+        teacher_logits: of all teachers side by side, [n, sum of counts]; no gradient flows to them.
+        counts: classes of each teacher, in their order.
+        temperature: above 0.
+
+    Returns:
+        The mean over images and teachers.
+    """
+    divergences = []
+    for own, target in zip(logits.split(list(counts), 1), teacher_logits.detach().split(list(counts), 1), strict=True):
+        log_probabilities = functional.log_softmax(own / temperature, dim=1)
+        log_targets = functional.log_softmax(target / temperature, dim=1)
+        divergences.append(functional.kl_div(log_probabilities, log_targets, reduction="batchmean", log_target=True))
+    return torch.stack(divergences).mean() * temperature**2

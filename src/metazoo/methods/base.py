@@ -1,0 +1,37 @@
+"""What every method is."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import BaseModel
+
+from metazoo.methods.workspace import Workspace
+from metazoo.models import ImageClassifier
+
+
+class Method(ABC):
+    """A published method, in one or several settings.
+
+    Attributes:
+        name: as users type it.
+        title: in full.
+        reference: to cite.
+        recipe_type: the schema of its options.
+        settings: named values of all options.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    reference: ClassVar[str]
+    recipe_type: ClassVar[type[BaseModel]]
+    settings: ClassVar[Mapping[str, BaseModel]]
+
+    @abstractmethod
+    def train(self, workspace: Workspace, recipe: Any) -> ImageClassifier:
+        """Learn a meta-model from the zoo; what a former call has finished is not done again.
+
+        Args:
+            workspace: see there.
+            recipe: a `recipe_type`.
+        """

@@ -1,0 +1,179 @@
+"""The stages that methods are composed of. Each reads what is there, makes what is missing, and commits it."""
+
+import contextlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from metazoo.bank import Bank, ResidentBank
+from metazoo.learn.group_learning import GroupLearner, LearningRecipe
+from metazoo.learn.student import Student
+from metazoo.learn.views import Targets
+from metazoo.methods.recipes import GroupingRecipe, MetaModelRecipe
+from metazoo.methods.workspace import Workspace
+from metazoo.models import ImageClassifier
+from metazoo.recover import RecoveryBudget, RecoveryRecipe, contact_sheet, health_rows, health_warning, recover_zoo
+from metazoo.run.progress import Progress, message
+from metazoo.taskspace import (
+    FisherEmbeddings,
+    Grouping,
+    ProbeRecipe,
+    dissimilarity_matrix,
+    draw_members,
+    group,
+    group_quality,
+    similarity_matrix,
+    train_probe,
+)
+from metazoo.zoo import WhiteBoxTeacher
+
+BANK, HEALTH, SHEETS = "bank", "recovery.json", "recovered"
+EMBEDDINGS, DISTANCE, GROUPING = (
+    "taskspace/fisher.safetensors",
+    "taskspace/distance.safetensors",
+    "taskspace/groups.json",
+)
+LEARNING = "learning"
+_STEPS_BETWEEN_CHECKPOINTS = 250
+_STEPS_BETWEEN_METRICS = 25
+
+
+def recover_images(workspace: Workspace, recipe: RecoveryRecipe, budget: RecoveryBudget) -> Bank:
+    """Recover every teacher once; health figures and contact sheets are written beside the bank."""
+    folder = workspace.folder
+    bank = Bank.open_or_create(folder.path / BANK)
+    recover_zoo(
+        workspace.zoo,
+        bank,
+        recipe,
+        budget,
+        workspace.seed,
+        workers=workspace.workers,
+        check=workspace.check,
+        progress=workspace.progress,
+    )
+    if not folder.has(HEALTH):
+        rows = health_rows(bank)
+        for contract in workspace.zoo:
+            images, labels = bank.images_of(contract.name)
+            row = next(row for row in rows if row.teacher == contract.name)
+            contact_sheet(
+                folder.path / SHEETS / f"{contract.name}.png",
+                images,
+                labels,
+                contract.class_names,
+                title=contract.name,
+                note=f"{row.images} images recovered; the model itself recognises {100 * row.agreement:.0f} %",
+            )
+        warning = health_warning(rows)
+        if warning is not None:
+            message(f"warning: {warning}")
+        folder.record(*(f"{SHEETS}/{contract.name}.png" for contract in workspace.zoo))
+        folder.write_json(HEALTH, {"format_version": 1, "teachers": [vars(row) for row in rows], "warning": warning})
+    return bank
+
+
+def embed_and_group(
+    workspace: Workspace, bank: Bank, probe_recipe: ProbeRecipe, grouping_recipe: GroupingRecipe
+) -> Grouping:
+    """Train the probe, embed every teacher, and group them."""
+    folder, names = workspace.folder, [contract.name for contract in workspace.zoo]
+    if not folder.has(GROUPING):
+        if not folder.has(EMBEDDINGS):
+            embeddings = _embed(workspace, bank, probe_recipe)
+            embeddings.save(folder.path / EMBEDDINGS)
+            folder.record(EMBEDDINGS)
+        embeddings = FisherEmbeddings.load(folder.path / EMBEDDINGS, folder.sha256(EMBEDDINGS))
+        distance = dissimilarity_matrix(similarity_matrix(embeddings))
+        grouping = group(distance, grouping_recipe.strategy, grouping_recipe.groups, keys=names, seed=workspace.seed)
+        folder.write_tensors(DISTANCE, {"distance": distance})
+        quality = group_quality(distance, grouping).as_record()
+        folder.write_json(GROUPING, {**grouping.as_record(names), "quality": quality})
+        workspace.metrics.append(stage="grouping", **quality)
+    return Grouping.from_record(folder.read_json(GROUPING), names)
+
+
+def _embed(workspace: Workspace, bank: Bank, recipe: ProbeRecipe) -> FisherEmbeddings:
+    counts = {contract.name: contract.spec.classes for contract in workspace.zoo}
+    resident = ResidentBank.load(bank, list(counts), recipe.input_size)
+    bar = Progress("task space", recipe.steps + len(counts)) if workspace.progress else None
+
+    def advance() -> None:
+        workspace.check()
+        if bar is not None:
+            bar.advance()
+
+    with bar or contextlib.nullcontext():
+        probe = train_probe(resident, counts, recipe, workspace.seed, after_step=advance)
+        embeddings = []
+        for index, name in enumerate(counts):
+            own = resident.places_of(index)
+            images, labels = resident.images[own], resident.labels[own]
+            spread = torch.linspace(0, len(images) - 1, min(len(images), recipe.fisher_images)).long()
+            embeddings.append(probe.embed(name, images[spread], labels[spread]))
+            advance()
+    return FisherEmbeddings.stack(embeddings)
+
+
+def learn_from_groups(
+    workspace: Workspace, bank: Bank, grouping: Grouping, recipe: LearningRecipe, meta_model: MetaModelRecipe
+) -> ImageClassifier:
+    """Train the meta-model on groups of teachers and give it stored batch-norm statistics."""
+    spec = meta_model.spec(workspace.zoo)
+    teachers = workspace.zoo.teachers()
+    resident = ResidentBank.load(bank, [teacher.contract.name for teacher in teachers], spec.input_size)
+    student = Student(
+        spec,
+        [teacher.classifier.network.feature_size for teacher in teachers],
+        [teacher.contract.spec.classes for teacher in teachers],
+        workspace.seed,
+    )
+    learner = GroupLearner(
+        student,
+        resident,
+        grouping.groups,
+        lambda random: draw_members(grouping, recipe.teachers_per_step, random)[1],
+        teacher_targets(teachers),
+        recipe,
+        workspace.seed,
+        check=workspace.check,
+    )
+    _learn(workspace, learner, recipe.steps)
+    learner.calibrate()
+    return student.classifier.eval().requires_grad_(False)
+
+
+def _learn(workspace: Workspace, learner: GroupLearner, steps: int) -> None:
+    folder, metrics = workspace.folder, workspace.metrics
+    checkpoint = folder.latest_checkpoint(LEARNING)
+    if checkpoint is not None:
+        learner.restore(*checkpoint)
+    metrics.truncate_after(LEARNING, learner.steps_done)
+    bar = Progress("learning", steps, learner.steps_done) if workspace.progress else None
+    with bar or contextlib.nullcontext():
+        while learner.steps_done < steps:
+            report = learner.step()
+            done = report.step
+            if done % _STEPS_BETWEEN_METRICS == 0 or done == steps:
+                metrics.append(stage=LEARNING, **vars(report))
+            if done % _STEPS_BETWEEN_CHECKPOINTS == 0 or done == steps:
+                folder.save_checkpoint(LEARNING, done, learner.state())
+                workspace.check()
+            if bar is not None:
+                bar.advance()
+
+
+def teacher_targets(teachers: Sequence[WhiteBoxTeacher]) -> Targets:
+    """What the whole zoo says of images: every teacher's normalised features, and its logits; see `Targets`."""
+
+    def targets(images: Tensor) -> tuple[Tensor, Tensor]:
+        features, logits = [], []
+        for teacher in teachers:
+            own = teacher.features(images)
+            features.append(functional.normalize(own, dim=1))
+            logits.append(teacher.classifier.network.head(own))
+        return torch.cat(features, 1), torch.cat(logits, 1)
+
+    return targets

@@ -1,0 +1,31 @@
+"""What a method works with, whichever it is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from metazoo.run.folder import RunFolder
+from metazoo.run.metrics import MetricsLog
+from metazoo.zoo import Zoo
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """One run at work, held by this process alone.
+
+    Attributes:
+        zoo: the teachers.
+        folder: where artefacts go; what stands in its manifest is not made again.
+        metrics: the run's diary.
+        seed: of the run.
+        workers: processes for work that falls into independent units.
+        check: to be called where the state on disk is whole; raises `Interrupted` once a stop was asked for.
+        progress: whether to say on standard error how far the run is.
+    """
+
+    zoo: Zoo
+    folder: RunFolder
+    metrics: MetricsLog
+    seed: int
+    workers: int
+    check: Callable[[], None]
+    progress: bool

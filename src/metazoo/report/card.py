@@ -1,0 +1,125 @@
+"""The model card of a meta-model: what it is, what it was made of, and how to use it. No figure is invented here."""
+
+import re
+from typing import Any
+
+import yaml
+
+from metazoo.learn.embedders import count_parameters
+from metazoo.methods.config import RunConfig
+from metazoo.methods.stages import GROUPING, HEALTH
+from metazoo.models import ImageClassifier
+from metazoo.run.folder import RunFolder
+from metazoo.zoo import Zoo
+
+_MOST_ROWS = 200
+
+
+def meta_model_card(
+    zoo: Zoo, config: RunConfig, description: dict[str, Any], classifier: ImageClassifier, folder: RunFolder
+) -> str:
+    """Markdown with the front matter that model hubs read."""
+    spec = classifier.spec
+    health = folder.read_json(HEALTH) if folder.has(HEALTH) else None
+    parts = [
+        _front_matter(config),
+        f"# Meta-model by {config.method.title}",
+        f"A few-shot image classifier learned from {len(zoo)} pre-trained models and **no training images**. It turns "
+        "an image into features; a new task is learned from 1 to 5 images a class.",
+        "## Use",
+        _USE,
+        "## What it is",
+        _table(
+            ("property", "value"),
+            [
+                ("architecture", spec.architecture + "".join(f", {k} {v}" for k, v in spec.arguments.items())),
+                ("input", f"{spec.input_size} x {spec.input_size} pixels, {spec.channels} channels, in [0, 1]"),
+                ("features", str(classifier.network.feature_size)),
+                ("parameters", f"{count_parameters(classifier):,}, class head not counted"),
+                ("method", f"{config.method.reference}; setting {config.setting}, seed {config.seed}"),
+                ("made with", ", ".join(f"{name} {version}" for name, version in description["versions"].items())),
+                ("zoo", f"{len(zoo)} models, SHA-256 {zoo.sha256}"),
+            ],
+        ),
+        "Accuracy is not stated here, because it was not measured while training: nothing of this run has seen a real "
+        "image. Measure it on classes that no model of the zoo knows: `metazoo evaluate RUN --data FOLDER`.",
+        "## What it was made of",
+        _models(zoo, health),
+        _groups(folder),
+        "## What it may reveal",
+        "Images recovered from a model can resemble the images it was trained on. Those of this run lie in the run "
+        "folder (`bank`, `recovered`), not beside this card.",
+        "## The run",
+        f"```yaml\n{config.as_yaml()}```",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+_USE = """```python
+import metazoo
+
+meta_model = metazoo.MetaModel.load("meta-model")
+classifier = meta_model.adapt(support_images, support_labels, class_names)
+classifier.predict(images).names
+```"""
+
+
+def _front_matter(config: RunConfig) -> str:
+    content = {
+        "library_name": "metazoo",
+        "pipeline_tag": "image-classification",
+        "tags": ["few-shot-learning", "meta-learning", "data-free", config.method.name],
+    }
+    return f"---\n{yaml.safe_dump(content, sort_keys=False)}---"
+
+
+def _models(zoo: Zoo, health: dict[str, Any] | None) -> str:
+    agreement = {row["teacher"]: row["agreement"] for row in health["teachers"]} if health else {}
+    rows = [
+        (
+            contract.name,
+            contract.spec.architecture,
+            contract.domain,
+            str(contract.spec.classes),
+            f"{contract.spec.input_size} px",
+            "unknown" if contract.accuracy is None else f"{contract.accuracy:.1f} %",
+            f"{100 * agreement[contract.name]:.0f} %" if contract.name in agreement else "",
+        )
+        for contract in zoo.contracts[:_MOST_ROWS]
+    ]
+    head = ("model", "architecture", "domain", "classes", "input", "validation accuracy", "recognises its images")
+    rest = f"\n\n{len(zoo) - _MOST_ROWS} more models are not listed." if len(zoo) > _MOST_ROWS else ""
+    warning = f"\n\n{escape(health['warning'])}" if health and health["warning"] else ""
+    return _table(head, rows) + rest + warning
+
+
+def _groups(folder: RunFolder) -> str:
+    if not folder.has(GROUPING):
+        return ""
+    record = folder.read_json(GROUPING)
+    quality = record["quality"]
+    means = quality["group_means"]
+    rows = [
+        (str(number + 1), ", ".join(members[:12]) + (", ..." if len(members) > 12 else ""), _figure(means[number]))
+        for number, members in enumerate(record["groups"])
+    ]
+    sentence = (
+        f"Groups are {record['strategy']}: mean dissimilarity {_figure(quality['within_mean'])} within groups, "
+        f"{_figure(quality['between_mean'])} between them."
+    )
+    return f"{sentence}\n\n{_table(('group', 'models', 'mean dissimilarity'), rows)}"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *(tuple(escape(cell) for cell in row) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def escape(text: str) -> str:
+    """Text of foreign origin (names of models, classes, domains) that is only text in Markdown and in HTML."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_{}\[\]()#+!|~])", r"\\\1", " ".join(text.split()))
