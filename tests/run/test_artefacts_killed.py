@@ -104,7 +104,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Killed:
         write_bytes(folders[1] / f"{number}" / "data.bin", OLD)
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", _HARNESS + _CASES, *folders, json.dumps(STAGES)],
-        capture_output=True, text=True, check=False, timeout=120,
+        capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return Killed(folders[0], folders[1], folders[2], json.loads(done.stdout))

@@ -1,0 +1,111 @@
+"""How much of what real images carry do recovered ones carry?
+
+For every seed the default run is trained twice, in the same way but for its bank: once on recovered images, once on as
+many real images of the same classes, which only a study has. Both are measured on the same episodes, beside
+everything that the zoo offers without learning.
+
+    python benchmarks/recovered_against_real.py --zoo ZOO --train PACK --validation PACK --out FOLDER [--seeds 0,1,2]
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from peak_memory import PeakMemory
+
+from metazoo.bank import Bank
+from metazoo.cli.subject import open_source
+from metazoo.data import EpisodeList, ImageSet, load_images
+from metazoo.evaluate import Subject, evaluate_lists, mean_interval
+from metazoo.learn.heads import get_head
+from metazoo.methods.config import RunConfig, resolve_config
+from metazoo.methods.stages import BANK, embed_and_group, learn_from_groups
+from metazoo.methods.tgr import TgrRecipe
+from metazoo.methods.workspace import Workspace
+from metazoo.models import ImageClassifier
+from metazoo.run.folder import RunFolder
+from metazoo.run.metrics import MetricsLog
+from metazoo.training import train
+from metazoo.zoo import Zoo
+
+SHOTS, WAYS, QUERIES, EPISODES, EPISODE_SEED = (1, 5), 5, 15, 1000, 0
+
+
+def learn_on_real_images(zoo: Zoo, training_set: ImageSet, config: RunConfig, folder: Path) -> ImageClassifier:
+    """The run of `config` with real images, those that the budget would recover, in the place of recovered ones."""
+    recipe = config.recipe
+    assert isinstance(recipe, TgrRecipe)
+    bank = Bank.open_or_create(folder / BANK)
+    for index, contract in enumerate(zoo):
+        if not bank.has(contract.name, 0, 0):
+            images, labels = real_images(training_set, contract.class_names, recipe.budget.images_per_class, index)
+            bank.add(contract.name, 0, 0, images, labels)
+    workspace = Workspace(
+        zoo, RunFolder(folder), MetricsLog(folder / "metrics.jsonl"), config.seed, 1, lambda: None, progress=True
+    )
+    grouping = embed_and_group(workspace, bank, recipe.probe, recipe.grouping)
+    return learn_from_groups(workspace, bank, grouping, recipe.learning, recipe.meta_model)
+
+
+def real_images(
+    training_set: ImageSet, class_names: tuple[str, ...], per_class: int, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Up to `per_class` images of each class, drawn by seed, and their local labels."""
+    images, labels = [], []
+    for label, name in enumerate(class_names):
+        places = training_set.indices_of(training_set.class_names.index(name))
+        chosen = places[torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))[:per_class]]
+        images.append(training_set.images[chosen])
+        labels.append(torch.full((len(chosen),), label))
+    return torch.cat(images), torch.cat(labels)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("zoo", "train", "validation", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--skip-real", action="store_true")
+    options = parser.parse_args()
+    zoo, training_set = Zoo.open(options.zoo), load_images(options.train)
+    validation = load_images(options.validation)
+    lists = [EpisodeList.draw(validation, WAYS, shots, QUERIES, EPISODES, EPISODE_SEED) for shots in SHOTS]
+    rows: list[dict[str, Any]] = []
+
+    def measure(name: str, subject: Subject, **figures: float) -> None:
+        estimates = [mean_interval(a) for a in evaluate_lists(subject, validation, lists, get_head("nearest-mean"))]
+        row = {"name": name, **figures, "accuracy": [dataclasses.astuple(estimate) for estimate in estimates]}
+        rows.append(row)
+        print(name, *(f"{e.mean:.2f} ± {e.half_width:.2f}" for e in estimates), figures, flush=True)
+
+    for seed in map(int, options.seeds.split(",")):
+        folder = options.out / f"recovered-{seed}"
+        start = time.monotonic()
+        with PeakMemory() as memory:
+            run = train(zoo, "tgr", out=folder, config=options.config, seed=seed, resume=True, progress=True)
+        seconds = time.monotonic() - start
+        if seed == int(options.seeds.split(",")[0]):
+            for subject in open_source(str(run.path)).table()[:-1]:
+                measure(subject.name, subject)
+        classifier = run.meta_model.classifier
+        measure("recovered", Subject.of("recovered", "tgr", classifier), seconds=seconds, peak_pss=memory.peak)
+        if not options.skip_real:
+            config = resolve_config(options.config, seed=seed)
+            real = learn_on_real_images(zoo, training_set, config, options.out / f"real-{seed}")
+            measure("real", Subject.of("real", "tgr", real))
+    for kind in ("recovered", "real"):
+        for column, shots in enumerate(SHOTS):
+            means = [row["accuracy"][column][0] for row in rows if row["name"] == kind]
+            if means:
+                print(f"{kind}, {shots}-shot: mean of {len(means)} seeds {statistics.mean(means):.2f}")
+    (options.out / "result.json").write_text(json.dumps(rows, indent=2))
+
+
+if __name__ == "__main__":
+    main()
