@@ -14,8 +14,9 @@ BENCH_ARGS ?=
 demo: $(READY) ## the whole way in a few minutes, from a zoo to a report
 	.venv/bin/metazoo demo $(DEMO_ARGS)
 
+# A file's tests stay in one worker, so what they share is made once.
 test: $(READY) ## the tests, without those marked slow
-	$(PYTHON) -m pytest -n $(WORKERS) --maxprocesses 8 $(PYTEST_ARGS)
+	$(PYTHON) -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile $(PYTEST_ARGS)
 
 lint: $(READY) ## style, format and types
 	$(PYTHON) -m ruff check
@@ -26,7 +27,7 @@ format: $(READY) ## rewrite the files in the one format
 	$(PYTHON) -m ruff check --fix
 	$(PYTHON) -m ruff format
 
-bench: $(READY) ## the measurements in benchmarks/
+bench: $(READY) ## what makes it quick, measured side by side; the studies beside it are run by hand
 	$(PYTHON) benchmarks $(BENCH_ARGS)
 
 docs: $(READY) ## API pages from the docstrings, into site/

@@ -9,13 +9,14 @@ from typing import final
 import torch
 from torch import Tensor
 
-from metazoo.adapt.storage import ClassifierCard, read_classifier, write_classifier
+from metazoo.adapt.storage import CARD, ClassifierCard, read_classifier, write_classifier
+from metazoo.adapt.stored import check_tensors
 from metazoo.adapt.support import checked_images
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.learn.batch_norm import BatchNormMode, batch_norm_mode
 from metazoo.learn.embedders import Embedder, JointFeatures
 from metazoo.learn.heads import FittedHead, get_head, query_features
-from metazoo.models import ImageClassifier, build_classifier
+from metazoo.models import ImageClassifier, build_classifier, network_without_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,17 +91,14 @@ class FewShotClassifier:
             UsageError: the folder does not exist.
             ArtefactError: a file is missing, damaged, changed, or does not fit the other.
         """
+        folder = Path(folder)
         card, tensors = read_classifier(folder)
         try:
+            check_tensors(folder, CARD, tensors, _expected(card), "adapt again")
             networks = [build_classifier(spec, torch.Generator().manual_seed(0)).eval() for spec in card.networks]
         except UsageError as error:
             raise ArtefactError(f"{folder} cannot be built: {error}") from error
         module = JointFeatures(networks).eval() if card.joint else networks[0]
-        expected = _state(module)
-        size = sum(network.network.feature_size for network in networks)
-        weight = torch.empty(len(card.class_names), size, device="meta")
-        expected |= {"head.weight": weight} | ({"head.bias": weight[:, 0]} if card.kind == "linear" else {})
-        _check(folder, tensors, expected)
         for name, target in _state(module).items():
             target.copy_(tensors[name])
         return cls(module, FittedHead(card.kind, tensors["head.weight"], tensors.get("head.bias")), card)
@@ -178,12 +176,12 @@ def _state(module: ImageClassifier | JointFeatures) -> dict[str, Tensor]:
     }
 
 
-def _check(folder: Path | str, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    if tensors.keys() != expected.keys():
-        odd = min(tensors.keys() ^ expected.keys())
-        raise ArtefactError(f"the weights in {folder} do not fit its classifier.json ({odd}); adapt again")
-    for name, tensor in tensors.items():
-        if tensor.shape != expected[name].shape or tensor.dtype != expected[name].dtype:
-            raise ArtefactError(f"{name} in {folder} has shape {list(tensor.shape)}, not as described; adapt again")
-        if not bool(tensor.isfinite().all()) or (name.endswith("running_var") and bool((tensor < 0).any())):
-            raise ArtefactError(f"{name} in {folder} holds impossible numbers; adapt again")
+def _expected(card: ClassifierCard) -> dict[str, Tensor]:
+    """What must be stored for `card`, on the meta device."""
+    networks = [network_without_weights(spec) for spec in card.networks]
+    weight = torch.empty(len(card.class_names), sum(network.feature_size for network in networks), device="meta")
+    return {
+        f"networks.{index}.{name}": tensor
+        for index, network in enumerate(networks)
+        for name, tensor in network.state_dict().items()
+    } | ({"head.weight": weight, "head.bias": weight[:, 0]} if card.kind == "linear" else {"head.weight": weight})

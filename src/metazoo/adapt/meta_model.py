@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from metazoo.adapt.classifier import FewShotClassifier, adapt
+from metazoo.adapt.stored import check_tensors
 from metazoo.errors import ArtefactError, UsageError
-from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
+from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier, network_without_weights
 from metazoo.run.artefacts import read_json, read_tensors, write_json, write_tensors
 
 FORMAT_VERSION = 1
@@ -98,15 +99,14 @@ class MetaModel:
             raise UsageError(f"{folder} is not a folder; give that of a meta-model, such as RUN/meta-model")
         try:
             description = MetaModelDescription.model_validate(read_json(folder / DESCRIPTION))
-            classifier = build_classifier(description.spec, torch.Generator().manual_seed(0))
+            expected = network_without_weights(description.spec).state_dict()
         except (ValidationError, UsageError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ArtefactError(f"{folder / DESCRIPTION} does not describe a meta-model: {reason}") from error
         tensors = read_tensors(folder / WEIGHTS, description.weights_sha256)
-        try:
-            classifier.network.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise ArtefactError(f"{folder / WEIGHTS} does not fit {DESCRIPTION}; restore both") from error
+        check_tensors(folder, DESCRIPTION, tensors, expected, "restore both files")
+        classifier = build_classifier(description.spec, torch.Generator().manual_seed(0))
+        classifier.network.load_state_dict(tensors)
         return cls(
             classifier.eval().requires_grad_(False),
             method=description.method,

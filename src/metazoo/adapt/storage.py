@@ -13,7 +13,7 @@ from torch import Tensor
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.learn.batch_norm import BatchNormMode
 from metazoo.models import ClassifierSpec
-from metazoo.run.artefacts import read_json, read_tensors, write_json, write_tensors
+from metazoo.run.artefacts import flush_folder, read_json, read_tensors, write_json, write_tensors
 
 FORMAT_VERSION = 1
 CARD, WEIGHTS = "classifier.json", "model.safetensors"
@@ -54,6 +54,8 @@ def write_classifier(folder: Path | str, card: ClassifierCard, tensors: Mapping[
         ArtefactError: it cannot be written.
     """
     folder = Path(folder).resolve()
+    if not folder.name:
+        raise UsageError(f"{folder} cannot be a classifier folder; choose another")
     temporary, former = (folder.with_name(f".{folder.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
     try:
         _recover(folder)
@@ -121,7 +123,7 @@ def _take_place(temporary: Path, folder: Path, former: Path) -> None:
         if replaces:
             former.rename(folder)
         raise
-    _flush(folder.parent)
+    flush_folder(folder.parent)
     shutil.rmtree(former, ignore_errors=True)
 
 
@@ -138,13 +140,3 @@ def _recover(folder: Path) -> None:
             left.rename(folder)
         else:
             shutil.rmtree(left, ignore_errors=True)
-
-
-def _flush(folder: Path) -> None:
-    if os.name == "nt":  # a folder cannot be opened there, and the rename is flushed by the system
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

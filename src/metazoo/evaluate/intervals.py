@@ -34,9 +34,9 @@ def mean_interval(values: Tensor) -> Estimate:
     Raises:
         UsageError: there are fewer than two episodes.
     """
-    count = len(values)
+    count = values.numel()
     if values.dim() != 1 or count < 2:
-        raise UsageError(f"an interval needs at least 2 episodes, not {count}; ask for more")
+        raise UsageError(f"an interval needs at least 2 episodes, one number each, not {list(values.shape)}")
     spread = float(values.double().std(correction=1))
     return Estimate(float(values.double().mean()), t_quantile(count - 1) * spread / math.sqrt(count))
 

@@ -1,17 +1,18 @@
 """Task Groupings Regularization: data-free meta-learning with heterogeneous pre-trained models.
 
-Wei, Hu, Wang, Shen, Zhu and Tao, ICML 2024. Recover images from every model by inversion, embed the models in a task
-space by Fisher information, group *dissimilar* models, and inside each group regularise the meta-gradient so that
-conflicting tasks agree.
+Wei, Hu, Shen, Wang, Li, Yuan and Tao, ICML 2024 (arXiv:2405.16560). Recover images from every model by inversion, embed
+the models in a task space by Fisher information, group *dissimilar* models, and inside each group regularise the
+meta-gradient so that conflicting tasks agree.
 
 The setting `default` departs from the published recipe where that is wasteful or does not carry (the mathematics of
 the steps is in the rooms that do them):
 
 - every model is recovered once, in pixels, into a bank (published: again and again, through a generator);
 - the probe is trained on the bank (published: an ImageNet network), and groups are `dispersed` (published: spectral);
-- a member's loss asks for the *joint features* of the zoo on the member's images, a target that carries over to unseen
-  classes (published: the member's own class probabilities, followed by MAML on recovered episodes, which carries
-  almost nothing over at budgets of minutes);
+- a member's loss asks for what the whole zoo says of the member's images: all teachers' features (the *joint
+  features*), their cosines between images, and their class probabilities. That carries over to unseen classes
+  (published: the member's own class probabilities, then MAML on recovered episodes, which carries little over at
+  budgets of minutes);
 - the displacement of implicit gradient regularisation is detached, so the published 1e-3 corresponds to 2e-3 here.
 """
 

@@ -3,6 +3,7 @@
 from metazoo.models.classifier import ClassifierSpec, ImageClassifier, build_classifier
 from metazoo.models.network import Network
 from metazoo.models.registry import LARGEST_WIDTH, ArchitectureName, architectures, build_network
+from metazoo.models.without_weights import network_without_weights
 
 __all__ = [
     "LARGEST_WIDTH",
@@ -13,4 +14,5 @@ __all__ = [
     "architectures",
     "build_classifier",
     "build_network",
+    "network_without_weights",
 ]

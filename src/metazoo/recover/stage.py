@@ -21,7 +21,7 @@ from metazoo.run.signals import graceful
 from metazoo.zoo import ModelContract, WhiteBoxTeacher, Zoo
 
 # Of a shard: its header, and what every image has beside its pixels.
-_HEADER_BYTES, _LABEL_BYTES = 400, 8
+_HEADER_BYTES, _LABEL_BYTES = 280, 8
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,15 @@ class BatchNormReader:
 
     def __init__(self) -> None:
         self._seen: dict[_BatchNorm, list[tuple[int, Tensor, Tensor]]] = {}
+        self.largest_input = 0  # values of one image in the largest layer so far
 
     def clear(self) -> None:
-        """Forget what was seen: another batch follows."""
+        """Forget the statistics: another batch follows."""
         self._seen.clear()
 
     def record(self, layer: _BatchNorm, inputs: Tensor, mean: Tensor, mean_square: Tensor) -> None:
         """Take in that `layer` saw `inputs` [n, channels, ...] with these moments, each [channels]."""
+        self.largest_input = max(self.largest_input, inputs[0].numel())
         self._seen.setdefault(layer, []).append((inputs.numel() // inputs.shape[1], mean, mean_square))
 
     @property

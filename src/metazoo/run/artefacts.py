@@ -62,7 +62,7 @@ def write_bytes(path: Path | str, data: bytes) -> str:
                 with contextlib.suppress(OSError):
                     temporary.unlink(missing_ok=True)
                 raise
-            _flush_folder(path.parent)
+            flush_folder(path.parent)
     except (OSError, ValueError) as error:
         remedy = _REMEDIES.get(getattr(error, "errno", 0), "check the disk and the folder, and call again")
         raise ArtefactError(f"cannot write {path}: {_reason(error)}; {remedy}") from error
@@ -73,10 +73,11 @@ def _make_folder(folder: Path) -> None:
     missing = [level for level in (folder, *folder.parents) if not level.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for level in reversed(missing):
-        _flush_folder(level.parent)
+        flush_folder(level.parent)
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
+    """Make renames within `folder` durable; OSError if the system cannot."""
     if os.name == "nt":  # a folder cannot be opened there, and the rename is flushed by the system
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import NoReturn, TypeVar
 
 from metazoo.errors import MetazooError, RunError
+from metazoo.run.memory import keep_freed_memory
 from metazoo.run.signals import let_through
 
 Unit = TypeVar("Unit")
@@ -38,6 +39,7 @@ def work(connection: Connection, threads: int) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, _Ended.handle)
         let_through()
+        keep_freed_memory()
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
         connection.send_bytes(b"ready")
         while True:

@@ -8,9 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from metazoo.errors import UsageError, ZooError
-from metazoo.models import ClassifierSpec
+from metazoo.models import ClassifierSpec, network_without_weights
 from metazoo.zoo.folder import Zoo
-from metazoo.zoo.weights import network_without_weights, weights_path
+from metazoo.zoo.weights import weights_path
 
 
 @dataclass(frozen=True)

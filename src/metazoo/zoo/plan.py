@@ -11,11 +11,10 @@ from pydantic import ValidationError
 
 from metazoo.data import ImageSet, split_images
 from metazoo.errors import UsageError
-from metazoo.models import ClassifierSpec
+from metazoo.models import ClassifierSpec, network_without_weights
 from metazoo.run.randomness import generator
 from metazoo.zoo.contract import ModelContract, TrainingRecord, checked_contract, first_problem
 from metazoo.zoo.recipe import TrainingRecipe
-from metazoo.zoo.weights import network_without_weights
 
 _LONGEST_DOMAIN_IN_A_NAME = 40
 _NO_HASH = "0" * 64

@@ -1,15 +1,12 @@
 """The weights of one model: `models/NAME.safetensors` within its zoo, checked before they are used."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from metazoo.errors import ArtefactError, UsageError, ZooError
-from metazoo.models import ClassifierSpec, ImageClassifier, Network, build_network
+from metazoo.models import ImageClassifier, network_without_weights
 from metazoo.run.artefacts import read_tensors, write_tensors
 from metazoo.zoo.contract import ModelContract
 
@@ -77,33 +74,6 @@ def read_weights(zoo: Path, contract: ModelContract) -> ImageClassifier:
         raise ZooError(f"model {name!r} is not sound: {path} {problem}; {_REMEDY}")
     network.load_state_dict(state, assign=True)
     return ImageClassifier(contract.spec, network)
-
-
-def network_without_weights(spec: ClassifierSpec) -> Network:
-    """The network of `spec` on torch's meta device: shapes and types alone, whatever their size.
-
-    Raises:
-        UsageError: as `build_network`.
-    """
-    with torch.device("meta"), _NothingInPlace():
-        return build_network(
-            spec.architecture,
-            classes=spec.classes,
-            channels=spec.channels,
-            input_size=spec.input_size,
-            arguments=spec.arguments,
-        )
-
-
-class _NothingInPlace(TorchFunctionMode):
-    """Leaves out the filling of fresh tensors, which on the meta device first imports torch's compiler (5 seconds)."""
-
-    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        name = func.__name__
-        if name.endswith("_") and not name.endswith("__"):
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
 
 
 def _check_size(path: Path, most: int) -> None:
