@@ -68,7 +68,7 @@ def test_nothing_is_ever_overwritten(tmp_path: Path) -> None:
     bank.add("a", 0, 0, *bucket_of(1))
     before = bytes_in(tmp_path)
     for opened in (bank, Bank.open(tmp_path)):
-        with pytest.raises(UsageError, match="bucket 0 of generation 0 of a is in .* already and never changes"):
+        with pytest.raises(UsageError, match=r"bucket 0 of generation 0 of a is in .* already and never changes"):
             opened.add("a", 0, 0, *bucket_of(2))
         with pytest.raises(UsageError, match="differ in upper and lower case only"):
             opened.add("A", 0, 0, *bucket_of(2))

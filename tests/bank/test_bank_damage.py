@@ -128,9 +128,10 @@ def test_a_writer_that_is_killed_leaves_the_bank_as_it_was(
 
     bank = Bank.open(folder)
     before = (folder / "a" / "generation-0000.json").read_bytes()
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(bank_module, killed_in, killed)
-        bank.add("a", 0, 2, *images_of(9))
+        with pytest.raises(Killed):
+            bank.add("a", 0, 2, *images_of(9))
     assert (folder / "a" / "generation-0000-bucket-0002.safetensors").exists()
     assert (folder / "a" / "generation-0000.json").read_bytes() == before
     for opened in (bank, Bank.open(folder)):
@@ -154,7 +155,7 @@ def test_a_full_disk_leaves_the_bank_as_it_was(folder: Path, monkeypatch: pytest
         raise ArtefactError("no space")
 
     bank = Bank.open(folder)
-    with monkeypatch.context() as patch, pytest.raises(ArtefactError, match="no space"):
-        patch.setattr(bank_module, "write_index", full)
+    monkeypatch.setattr(bank_module, "write_index", full)
+    with pytest.raises(ArtefactError, match="no space"):
         bank.add("c", 0, 0, *images_of(9))
     assert bank.teachers == Bank.open(folder).teachers == ("a", "b")

@@ -38,7 +38,7 @@ def test_distillation_is_zero_and_at_rest_where_the_probabilities_agree() -> Non
     shifted = teacher_logits + torch.tensor([4.0] * 3 + [-7.0] * 2)  # the same probabilities
     logits = shifted.requires_grad_(True)
     loss = distillation_loss(logits, teacher_logits, COUNTS, 2.0)
-    assert float(loss) == pytest.approx(0, abs=1e-12)
+    assert loss.item() == pytest.approx(0, abs=1e-12)
     torch.testing.assert_close(torch.autograd.grad(loss, logits)[0], torch.zeros(6, 5, dtype=torch.float64))
 
 
@@ -61,7 +61,7 @@ def test_no_gradient_reaches_the_teachers() -> None:
 def test_probabilities_of_zero_are_no_trouble() -> None:
     logits = torch.tensor([[200.0, -200.0]]).requires_grad_(True)
     loss = distillation_loss(logits, -logits.detach(), (2,))
-    assert float(loss) == pytest.approx(400)
+    assert loss.item() == pytest.approx(400)
     assert bool(torch.autograd.grad(loss, logits)[0].isfinite().all())
 
 
@@ -89,7 +89,9 @@ def test_every_teacher_counts_alike_whatever_its_size() -> None:
     wrong_small, wrong_large = torch.ones(1, 11), torch.ones(1, 11)
     wrong_small[:, 10:] = -1
     wrong_large[:, :10] = -1
-    assert [float(joint_feature_loss(wrong, targets, (10, 1))) for wrong in (wrong_small, wrong_large)] == [1.0, 1.0]
+    assert [float(joint_feature_loss(wrong, targets, (10, 1))) for wrong in (wrong_small, wrong_large)] == (
+        pytest.approx([1.0, 1.0])
+    )
 
 
 def test_relations_by_hand() -> None:

@@ -116,8 +116,8 @@ def test_differentiating_the_displacement_gives_the_slope_of_the_displaced_loss(
     def displaced_loss(shift: float) -> float:
         point = moved(parameters, -shift * way)
         gradients = member_gradients(point)
-        losses = [loss(moved(point, step * (gradients.mean(0) - own))) for loss, own in zip(LOSSES, gradients)]
-        return float(torch.stack(losses).mean())
+        points = [moved(point, step * (gradients.mean(0) - own)) for own in gradients]
+        return torch.stack([loss(there) for loss, there in zip(LOSSES, points, strict=True)]).mean().item()
 
     slope = (displaced_loss(1e-5) - displaced_loss(-1e-5)) / 2e-5
     form = ImplicitRegularisation(step, step, differentiate_displacement=True)

@@ -63,6 +63,7 @@ def trained(spec: ClassifierSpec, *, batch_norm: bool = True, steps: int = 80) -
         optimiser.zero_grad()
         functional.cross_entropy(classifier(images[chosen]), labels[chosen]).backward()
         optimiser.step()
+    optimiser.zero_grad()
     return classifier.eval()
 
 

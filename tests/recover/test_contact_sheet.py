@@ -38,7 +38,7 @@ def test_images_stand_on_it_enlarged_pixel_by_pixel(tmp_path: Path, channels: in
         assert holds(sheet, large.numpy()) == (position < 30)
 
 
-@pytest.mark.parametrize("side", [1, 28, 32, 84, 300])
+@pytest.mark.parametrize("side", [1, 32, 84, 300])
 def test_its_size_is_bounded_whatever_is_put_on_it(tmp_path: Path, side: int) -> None:
     images, labels = pictures(60, 12, side)
     contact_sheet(tmp_path / "sheet.png", images, labels, [f"class {index}" for index in range(60)], title="x" * 500)

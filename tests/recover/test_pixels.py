@@ -1,5 +1,6 @@
 import copy
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 import torch
@@ -45,7 +46,7 @@ def test_the_teacher_recognises_what_is_recovered_and_its_statistics_come_nearer
 
 
 @pytest.mark.parametrize(("side", "channels", "batch_norm"), [(16, 1, True), (20, 3, True), (16, 3, False)])
-def test_every_kind_of_teacher_is_recovered(side: int, channels: int, batch_norm: bool) -> None:
+def test_every_kind_of_teacher_is_recovered(side: int, channels: Literal[1, 3], batch_norm: bool) -> None:
     teacher = teacher_of(trained(spec_of(4, side, channels), batch_norm=batch_norm))
     result = recover_images(teacher, WANTED, RecoveryRecipe(iterations=80), seeded())
     assert result.images.shape == (32, channels, side, side)
@@ -68,7 +69,7 @@ def test_a_batch_in_parts_has_the_gradients_of_the_whole(
     teacher: WhiteBoxTeacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = recover_images(teacher, WANTED, RecoveryRecipe(iterations=3), seeded())
-    monkeypatch.setattr(pixels_module, "_PIXELS_AT_ONCE", 5 * 16 * 16)
+    monkeypatch.setattr(pixels_module, "_VALUES_AT_ONCE", 5 * 8 * 16 * 16)  # five images
     parts = recover_images(teacher, WANTED, RecoveryRecipe(iterations=3), seeded())
     assert (whole.images.int() - parts.images.int()).abs().float().mean() < 0.1
     assert parts.health.batch_norm_distance == pytest.approx(whole.health.batch_norm_distance, rel=1e-2)

@@ -80,6 +80,12 @@ def test_an_interrupted_stage_says_how_far_it_came(clock: _Clock, capsys: pytest
     assert capsys.readouterr().err == "zoo: 3/20, ended early after 0 s\n"
 
 
+def test_a_stage_that_fails_at_once_leaves_the_word_to_its_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyboardInterrupt), Progress("zoo", 20, done=3):
+        raise KeyboardInterrupt
+    assert capsys.readouterr().err == ""
+
+
 def test_a_message_is_a_line_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     message("a [plain] line")
     assert capsys.readouterr() == ("", "a [plain] line\n")

@@ -53,7 +53,7 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path, *(place for key, item in items for place in _places(item, (*path, key)))]
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(data=some.data())
 def test_values_of_any_kind_at_any_place(folder: Path, sound: Any, data: some.DataObject) -> None:
     content = copy.deepcopy(sound)

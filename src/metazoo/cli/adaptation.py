@@ -13,6 +13,7 @@ from rich.text import Text
 from metazoo.adapt import FewShotClassifier, Prediction, load_support_folder
 from metazoo.adapt import adapt as adapt_module
 from metazoo.cli.output import print_table
+from metazoo.cli.printable import printable
 from metazoo.cli.subject import open_source
 from metazoo.data import image_files, load_image_files
 from metazoo.errors import UsageError
@@ -59,11 +60,16 @@ def predict(options: Namespace) -> None:
 def _files(given: Path) -> list[Path]:
     if not given.is_dir():
         return [given]
-    folders = [given, *sorted(path for path in given.rglob("*") if path.is_dir() and not path.name.startswith("."))]
+    below = sorted(path for path in given.rglob("*") if path.is_dir())
+    folders = [given, *(path for path in below if not any(map(_hidden, path.relative_to(given).parts)))]
     files = [file for folder in folders for file in image_files(folder)]
     if not files:
         raise UsageError(f"{given} holds no image; give images or a folder with some")
     return files
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".")
 
 
 _Predictions = Sequence[tuple[Sequence[Path], Prediction]]
@@ -85,7 +91,7 @@ def _write_table(predictions: _Predictions) -> None:
     table.add_column("class", overflow="fold")
     table.add_column("probability", justify="right")
     for file, name, probability in _rows(predictions):
-        table.add_row(Text(file), Text(name), f"{probability:.3f}")
+        table.add_row(Text(printable(file)), Text(printable(name)), f"{probability:.3f}")
     print_table(table)
 
 

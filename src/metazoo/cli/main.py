@@ -2,12 +2,14 @@
 
 import contextlib
 import importlib
+import io
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 
 from metazoo.cli.parser import build_parser
+from metazoo.cli.printable import printable
 from metazoo.errors import Interrupted, MetazooError
 
 
@@ -15,10 +17,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 a failed job, 2 wrong use, 130 or 143 stopped by a signal."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
+    _escape_what_cannot_be_encoded()
     try:
-        options = build_parser().parse_args([word for word in given if word != "--debug"])
-        module, _, function = options.command.partition(":")
-        return int(getattr(importlib.import_module(f"metazoo.cli.{module}"), function)(options) or 0)
+        try:
+            options = build_parser().parse_args([word for word in given if word != "--debug"])
+            module, _, function = options.command.partition(":")
+            return int(getattr(importlib.import_module(f"metazoo.cli.{module}"), function)(options) or 0)
+        finally:
+            # Here, and not at the end of Python, it can still be noticed that the reader has gone.
+            sys.stdout.flush()
     except MetazooError as error:
         return _report(error, str(error), error.exit_code, debug)
     except KeyboardInterrupt as error:
@@ -33,8 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _report(error, text, 1, debug)
 
 
+def _escape_what_cannot_be_encoded() -> None:
+    # A file's name may be any bytes, and a terminal may be of an old encoding.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def _report(error: BaseException, text: str, exit_code: int, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
-    print(f"metazoo: {' '.join(text.split())}", file=sys.stderr, flush=True)
+    print(f"metazoo: {printable(' '.join(text.split()))}", file=sys.stderr, flush=True)
     return exit_code

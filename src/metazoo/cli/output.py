@@ -3,11 +3,25 @@
 import os
 import sys
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
+
+_WIDEST = 100_000
 
 
 def print_table(table: Table) -> None:
-    """Print a table; where standard output is no terminal it is plain and not cut to a width."""
+    """Print a table: plain and as wide as it is, or fitted to the terminal if there is one."""
     terminal = sys.stdout.isatty() and os.environ.get("TERM", "") != "dumb"
-    Console(width=None if terminal else 160, highlight=False, no_color=not terminal).print(table)
+    console = Console(width=None if terminal else _WIDEST, highlight=False, no_color=not terminal)
+    if Measurement.get(console, console.options.update(width=_WIDEST), table).maximum > console.width:
+        _tighten(table)
+    console.print(table)
+
+
+def _tighten(table: Table) -> None:
+    """Spend the width on what is in the table: no frame, and only words are folded, numbers stay whole."""
+    table.box, table.show_edge, table.padding = SIMPLE_HEAD, False, 0
+    for column in table.columns:
+        column.no_wrap = column.justify == "right"

@@ -6,6 +6,9 @@ from typing import Any, NoReturn
 
 from metazoo.errors import UsageError
 
+# Those of `metazoo.learn`, which brings in torch; a test compares them.
+HEADS = ("nearest-mean", "fine-tune")
+BATCH_NORM_MODES = ("running", "support", "query")
 _DATA_HELP = "an .npz pack, a folder with one folder a class, glyphs, or glyphs:SCRIPT,SCRIPT"
 
 
@@ -150,10 +153,11 @@ def _adapt(commands: Any) -> None:
 
 
 def _head(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--head", default="nearest-mean", help="nearest-mean or fine-tune (default: %(default)s)")
+    command.add_argument("--head", choices=HEADS, default=HEADS[0], help="(default: %(default)s)")
     command.add_argument(
         "--batch-norm",
-        default="running",
+        choices=BATCH_NORM_MODES,
+        default=BATCH_NORM_MODES[0],
         help="running: stored statistics; support: those of the support; query: each batch its own, transductive "
         "(default: %(default)s)",
     )

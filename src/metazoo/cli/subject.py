@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metazoo.adapt import MetaModel
-from metazoo.errors import UsageError
+from metazoo.errors import MetazooError, UsageError
 from metazoo.evaluate import (
     Subject,
     best_teacher,
@@ -39,6 +39,13 @@ class Source:
         if not teachers:
             raise UsageError(f"{self.zoo} holds no model; add some with `metazoo zoo build`")
         return teachers
+
+    def class_names(self) -> set[str]:
+        """Of all models of the zoo; none if it is no longer where it was."""
+        try:
+            return {name for contract in Zoo.open(self.zoo) for name in contract.class_names}
+        except MetazooError:
+            return set()
 
     def table(self, seed: int = 0) -> list[Subject]:
         """The subject below everything that its zoo offers without learning."""

@@ -7,6 +7,7 @@ from rich.text import Text
 
 from metazoo.cli.output import print_table
 from metazoo.data import load_images
+from metazoo.errors import ZooError
 from metazoo.run.memory import keep_freed_memory
 from metazoo.zoo import TrainingRecipe, Zoo, build_zoo, group_rows, group_table, model_rows, model_table, verify_zoo
 
@@ -41,18 +42,23 @@ def inspect(options: Namespace) -> None:
     print_table(group_table(group_rows(zoo)))
 
 
-def verify(options: Namespace) -> int:
-    """Check every model; exit code 1 if one is unsound."""
-    findings = verify_zoo(Zoo.open(options.zoo))
+def verify(options: Namespace) -> None:
+    """Check every model; a ZooError if one is unsound."""
+    zoo = Zoo.open(options.zoo)
+    findings = verify_zoo(zoo)
     table = Table()
     for column in ("subject", "status", "finding"):
         table.add_column(column, overflow="fold")
     for finding in findings:
         table.add_row(Text(finding.subject), finding.status, Text(finding.text))
     print_table(table)
-    return int(any(finding.status == "problem" for finding in findings))
+    unsound = sum(finding.status == "problem" for finding in findings)
+    if unsound:
+        raise ZooError(f"unsound models in {options.zoo}: {unsound} of {len(zoo)}; the table says what to do")
+    print(f"{options.zoo}: all {len(zoo)} models are sound")
 
 
 def remove(options: Namespace) -> None:
     """Take models out."""
     Zoo.open(options.zoo).remove(options.names)
+    print(f"{options.zoo}: removed {', '.join(sorted(set(options.names)))}")

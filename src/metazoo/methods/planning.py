@@ -91,7 +91,9 @@ def plan_run(
 
 def plan_table(plan: Plan) -> Table:
     """The estimates for a rich console."""
-    table = Table(title=f"{plan.models} models, {plan.images:,} images to recover", show_header=False)
+    table = Table(show_header=False)
+    table.add_row("models", f"{plan.models:,}")
+    table.add_row("images to recover", f"{plan.images:,}")
     for stage, seconds in plan.seconds.items():
         table.add_row(f"time, {stage}", _duration(seconds))
     table.add_row("time, in all", _duration(plan.total_seconds))

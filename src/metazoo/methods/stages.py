@@ -90,8 +90,9 @@ def embed_and_group(
         grouping = group(distance, grouping_recipe.strategy, grouping_recipe.groups, keys=names, seed=workspace.seed)
         folder.write_tensors(DISTANCE, {"distance": distance})
         quality = group_quality(distance, grouping).as_record()
+        workspace.metrics.truncate_after("grouping", 0)  # of a process killed before its next line
+        workspace.metrics.append(stage="grouping", step=1, **quality)
         folder.write_json(GROUPING, {**grouping.as_record(names), "quality": quality})
-        workspace.metrics.append(stage="grouping", **quality)
     return Grouping.from_record(folder.read_json(GROUPING), names)
 
 

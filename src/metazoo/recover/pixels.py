@@ -21,7 +21,7 @@ from metazoo.recover.objectives import batch_norm_distance, cross_entropy, l2, t
 from metazoo.recover.statistics import BatchNormReader, read_batch_norm
 from metazoo.zoo.teacher import WhiteBoxTeacher
 
-# 4 MB of activations a layer stay in a core's cache, and blocks of that size serve one step after the other. A bucket of
+# 4 MB of activations stay in a core's cache, and blocks of that size serve one step after the other. A bucket of
 # 150 images of 32 pixels through conv4 (20 MB) takes half as long again in one piece.
 _VALUES_AT_ONCE = 2**20
 _GUESSED_CHANNELS = 32

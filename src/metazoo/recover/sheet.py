@@ -84,7 +84,7 @@ def contact_sheet(
         line = f"and {len(present) - most_classes} more classes"
         draw.text((_MARGIN, height - _MARGIN - _LINE + 2), line, _FAINT, _font(_FONT, _TEXT_SIZE))
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG", optimize=True)
+    sheet.save(buffer, "PNG")
     write_bytes(path, buffer.getvalue())
 
 

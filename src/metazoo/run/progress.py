@@ -34,7 +34,7 @@ class Progress:
 
     def __init__(self, label: str, total: int, done: int = 0) -> None:
         self._label, self._total, self._done = label, total, done
-        self._at_start = self._done_at_last_line = done
+        self._done_at_start = self._done_at_last_line = done
         self._start = self._last_line = time.monotonic()
         self._bar: RichProgress | None = None
         self._task = TaskID(0)
@@ -67,7 +67,7 @@ class Progress:
         due = gained >= _SHARE_BETWEEN_LINES * self._total or waited >= _MOST_SECONDS_BETWEEN_LINES
         if waited >= _LEAST_SECONDS_BETWEEN_LINES and due and self._done < self._total:
             self._last_line, self._done_at_last_line = now, self._done
-            left = (now - self._start) / max(1, self._done - self._at_start) * (self._total - self._done)
+            left = (now - self._start) / max(1, self._done - self._done_at_start) * (self._total - self._done)
             tail = f"; {note}" if note else ""
             message(f"{self._label}: {self._done}/{self._total}, about {_duration(left)} left{tail}")
 
@@ -75,6 +75,8 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+            return
+        if kind is not None and self._done == self._done_at_start:  # the error says all there is to say
             return
         ending = "done in" if kind is None else "ended early after"
         message(f"{self._label}: {self._done}/{self._total}, {ending} {_duration(time.monotonic() - self._start)}")

@@ -120,6 +120,9 @@ def train_probe(
         DataError: the loss is not finite; the step is named.
     """
     classifier = build_classifier(probe_spec(recipe, sum(class_counts.values())), generator(seed, "probe", "weights"))
+    # From zero the heads of like tasks become alike; what is random in a head would pass for a difference of tasks.
+    for parameter in classifier.network.head.parameters():
+        nn.init.zeros_(parameter)
     counts = torch.tensor([class_counts[name] for name in bank.names])
     starts = counts.cumsum(0) - counts
     optimiser = torch.optim.Adam(classifier.parameters(), lr=recipe.learning_rate)

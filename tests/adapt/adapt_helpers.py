@@ -1,0 +1,69 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from metazoo.adapt import FewShotClassifier, adapt
+from metazoo.learn.batch_norm import store_statistics
+from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
+from metazoo.run.artefacts import read_json, read_tensors, write_json, write_tensors
+
+LABELS = torch.tensor([2, 0, 1, 1, 0, 2, 1])
+NAMES = ("ant", "bee", "cat")
+
+
+def network(seed: int = 0, architecture: str = "conv4", *, size: int = 16, channels: int = 3) -> ImageClassifier:
+    spec = ClassifierSpec(
+        architecture=architecture,
+        arguments={"width": 4},
+        classes=5,
+        input_size=size,
+        channels=1 if channels == 1 else 3,
+        mean=(0.4,) * channels,
+        std=(0.3,) * channels,
+    )
+    made = build_classifier(spec, torch.Generator().manual_seed(seed)).eval()
+    store_statistics(made, pictures(16, size, seed=100 + seed))
+    return made.requires_grad_(False)
+
+
+def pictures(count: int, side: int = 16, seed: int = 0) -> Tensor:
+    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def made(**more: Any) -> FewShotClassifier:
+    """A classifier of `NAMES` from 7 pictures."""
+    given = {"module": network(), "support_images": pictures(7), "support_labels": LABELS, "class_names": NAMES}
+    return adapt(**given | more)
+
+
+def predicted(classifier: FewShotClassifier) -> Tensor:
+    return classifier.predict(pictures(6, seed=1)).probabilities
+
+
+def edit_weights(folder: Path, description: str, change: Callable[[dict[str, Tensor]], object]) -> None:
+    """Change tensors, and the hash in the `description` with them."""
+    tensors = read_tensors(folder / "model.safetensors")
+    change(tensors)
+    sha256 = write_tensors(folder / "model.safetensors", tensors)
+    edit_json(folder / description, lambda content: content.update(weights_sha256=sha256))
+
+
+def edit_json(path: Path, change: Callable[[Any], object]) -> None:
+    content = read_json(path)
+    change(content)
+    write_json(path, content)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file at any depth, hidden ones too."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def write_picture(path: Path, seed: int = 0, side: int = 20) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = pictures(1, side, seed)[0].mul(255).byte().permute(1, 2, 0)
+    Image.fromarray(pixels.numpy()).save(path)

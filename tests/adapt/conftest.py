@@ -1,0 +1,27 @@
+import shutil
+from pathlib import Path
+
+import pytest
+from adapt_helpers import made, network
+
+from metazoo.adapt import MetaModel
+
+
+@pytest.fixture(scope="session")
+def _saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    made().save(folder / "classifier")
+    MetaModel(network(), method="tgr", setting="default", seed=3).save(folder / "meta-model")
+    return folder
+
+
+@pytest.fixture
+def saved(_saved: Path, tmp_path: Path) -> Path:
+    """The folder of a sound classifier: nearest mean on one conv4."""
+    return shutil.copytree(_saved / "classifier", tmp_path / "saved" / "classifier")
+
+
+@pytest.fixture
+def meta_model(_saved: Path, tmp_path: Path) -> Path:
+    """The folder of a sound meta-model."""
+    return shutil.copytree(_saved / "meta-model", tmp_path / "saved" / "meta-model")

@@ -1,0 +1,199 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from adapt_helpers import LABELS, NAMES, edit_weights, made, network, pictures, predicted
+from torch import Tensor, nn
+
+from metazoo.adapt import FewShotClassifier, adapt
+from metazoo.data import EpisodeList, ImageSet
+from metazoo.errors import DataError, MetazooError, UsageError
+from metazoo.evaluate.protocol import score_episode
+from metazoo.learn.batch_norm import BATCH_NORM_MODES, BatchNormMode
+from metazoo.learn.embedders import Embedder, JointFeatures, PixelFeatures
+from metazoo.learn.heads import HEADS, Head, get_head
+from metazoo.models import ImageClassifier
+
+HEAD_NAMES = [head.name for head in HEADS]
+
+
+def joint() -> JointFeatures:
+    return JointFeatures([network(0), network(1, "thin-resnet", size=24, channels=1)])
+
+
+MODULES = {"single": network, "joint": joint}
+
+
+class Teacher(nn.Module):
+    """As a zoo's: its network is called `classifier`."""
+
+    def __init__(self, classifier: ImageClassifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.classifier.features(images)
+
+
+@pytest.mark.parametrize("kind", MODULES)
+@pytest.mark.parametrize("mode", BATCH_NORM_MODES)
+@pytest.mark.parametrize("head", HEAD_NAMES)
+def test_what_is_saved_predicts_to_the_bit_as_before(kind: str, mode: str, head: str, tmp_path: Path) -> None:
+    classifier = made(module=MODULES[kind](), head=head, batch_norm=mode, source="somewhere")
+    before = predicted(classifier)
+    classifier.save(tmp_path / "c")
+    loaded = FewShotClassifier.load(tmp_path / "c")
+    assert torch.equal(predicted(loaded), before)
+    assert loaded.class_names == NAMES
+    card = loaded.card
+    assert (card.head, card.batch_norm, card.joint, card.source) == (head, mode, kind == "joint", "somewhere")
+    assert len(card.networks) == (2 if card.joint else 1)
+    loaded.save(tmp_path / "again")
+    assert torch.equal(predicted(FewShotClassifier.load(tmp_path / "again")), before)
+
+
+@pytest.mark.parametrize("kind", MODULES)
+@pytest.mark.parametrize("mode", BATCH_NORM_MODES)
+@pytest.mark.parametrize("head", HEADS, ids=lambda head: head.name)
+def test_users_get_what_evaluation_measures(kind: str, mode: BatchNormMode, head: Head) -> None:
+    labels = torch.arange(4).repeat_interleave(6)
+    images = ImageSet(pictures(24).mul(255).byte(), labels, ("a", "b", "c", "d"))
+    episode = EpisodeList.draw(images, 3, 2, queries=3, episodes=1)[0]
+    module = MODULES[kind]()
+    measured = score_episode(module, images, episode, head, mode)
+    support, query = images.images[episode.support_indices], images.images[episode.query_indices]
+    classifier = adapt(module, support, episode.support_labels, head=head.name, batch_norm=mode)
+    assert classifier.predict(query).labels.tolist() == measured.argmax(1).tolist()
+
+
+@pytest.mark.parametrize("mode", BATCH_NORM_MODES)
+@pytest.mark.parametrize("head", HEAD_NAMES)
+def test_a_prediction_depends_on_the_rest_of_the_call_in_mode_query_alone(head: str, mode: str) -> None:
+    classifier, images = made(head=head, batch_norm=mode), pictures(6, seed=1)
+    together, alone = classifier.predict(images).probabilities[:2], classifier.predict(images[:2]).probabilities
+    assert torch.allclose(together, alone, atol=1e-5) == (mode != "query")
+
+
+@pytest.mark.parametrize("mode", BATCH_NORM_MODES)
+@pytest.mark.parametrize("head", HEAD_NAMES)
+def test_the_module_is_left_as_it_was_and_not_shared(head: str, mode: str) -> None:
+    module = network()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    classifier = made(module=module, head=head, batch_norm=mode)
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+    expected = predicted(classifier)
+    for tensor in module.state_dict().values():
+        tensor.zero_()
+    assert torch.equal(predicted(classifier), expected)
+
+
+@pytest.mark.parametrize("head", HEAD_NAMES)
+def test_probabilities_are_those_of_the_head(head: str) -> None:
+    module, query = network(), pictures(6, seed=1)
+    adapted, fitted = get_head(head).fit(module, pictures(7), LABELS, 3)
+    with torch.no_grad():
+        expected = fitted.probabilities(adapted.features(query))
+    prediction = made(module=module, head=head).predict(query)
+    torch.testing.assert_close(prediction.probabilities, expected)
+    torch.testing.assert_close(prediction.probabilities.sum(1), torch.ones(6))
+    assert prediction.labels.tolist() == expected.argmax(1).tolist()
+    assert prediction.names == [NAMES[label] for label in prediction.labels.tolist()]
+
+
+def test_uint8_grey_and_other_sizes_are_taken() -> None:
+    classifier = made()
+    whole = pictures(6, side=32, seed=1).mul(255).byte()
+    by_uint8, by_float = classifier.predict(whole), classifier.predict(whole / 255)
+    assert torch.equal(by_uint8.probabilities, by_float.probabilities)
+    grey = whole[:, :1]
+    repeated = classifier.predict(grey.expand(-1, 3, -1, -1)).probabilities
+    torch.testing.assert_close(classifier.predict(grey).probabilities, repeated)
+    assert classifier.predict(pictures(2, side=16)[:, :, :9]).probabilities.shape == (2, 3)
+    support = pictures(7).mul(255).byte()
+    assert torch.equal(predicted(made(support_images=support)), predicted(made(support_images=support / 255)))
+
+
+def test_the_side_is_the_largest_input_of_the_networks() -> None:
+    assert made().side == 16
+    assert made(module=joint()).side == 24
+
+
+def test_classes_without_names_are_numbered() -> None:
+    assert made(class_names=None).class_names == ("0", "1", "2")
+
+
+def test_teachers_are_taken_for_their_networks(tmp_path: Path) -> None:
+    plain = predicted(made())
+    wrapped = made(module=Teacher(network()))
+    assert torch.equal(predicted(wrapped), plain)
+    wrapped.save(tmp_path / "c")
+    assert torch.equal(predicted(FewShotClassifier.load(tmp_path / "c")), plain)
+    several = JointFeatures([Teacher(network(0)), Teacher(network(1))])
+    bare = JointFeatures([network(0), network(1)])
+    assert torch.equal(predicted(made(module=several)), predicted(made(module=bare)))
+
+
+@pytest.mark.parametrize("module", [PixelFeatures(4), JointFeatures([PixelFeatures(4)])])
+def test_only_image_classifiers_can_be_saved_and_so_adapted(module: Embedder) -> None:
+    with pytest.raises(UsageError, match="made of image classifiers, not of PixelFeatures"):
+        made(module=module)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"support_labels": torch.zeros(7, dtype=torch.int64)}, "at least two classes"),
+        ({"support_labels": torch.zeros(0, dtype=torch.int64)}, "at least two classes"),
+        ({"support_labels": LABELS - 1}, r"support labels must be 0 to 2, each at least once, not \[-1, 0, 1\]"),
+        ({"support_labels": LABELS * 2}, r"support labels must be 0 to 2, each at least once, not \[0, 2, 4\]"),
+        ({"support_labels": LABELS.float()}, "support labels must be int64"),
+        ({"support_labels": LABELS[:6]}, r"support labels must be int64 \[7\], one an image, not \[6\]"),
+        ({"class_names": ("ant", "bee")}, "support labels must be 0 to 1"),
+        ({"class_names": (*NAMES, "dog")}, "support labels must be 0 to 3"),
+        ({"class_names": ("ant", "bee", "ant")}, "every class needs a name of its own"),
+        ({"head": "svm"}, "unknown head 'svm'; choose one of nearest-mean, fine-tune"),
+        ({"batch_norm": "none"}, "unknown batch-norm mode 'none'"),
+    ],
+)
+def test_wrong_use_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        made(**change)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (pictures(7)[0], r"images must be \[n, 3, height, width\] \(or 1 channel\), not \[3, 16, 16\]"),
+        (pictures(7)[:, :2], r"not \[7, 2, 16, 16\]"),
+        (pictures(7).permute(0, 2, 3, 1), r"not \[7, 16, 16, 3\]"),
+        (pictures(0), r"not \[0, 3, 16, 16\]"),
+        (pictures(7).mul(255).int(), "images must be uint8, or float from 0 to 1, not int32"),
+        (pictures(7).mul(255), "must lie between 0 and 1, not between .*; scale them"),
+        (pictures(7) - 1, "must lie between 0 and 1"),
+        (torch.full((7, 3, 16, 16), torch.nan), "must lie between 0 and 1, not between nan and nan"),
+    ],
+)
+def test_tensors_that_are_no_images_are_refused(images: Tensor, message: str) -> None:
+    for act in (lambda: made(support_images=images), lambda: made().predict(images)):
+        with pytest.raises(DataError, match=message):
+            act()
+
+
+def test_a_broken_model_is_not_adapted() -> None:
+    module = network()
+    module.network.state_dict()["blocks.0.0.weight"].fill_(torch.nan)
+    with pytest.raises(MetazooError, match="features are not finite"):
+        made(module=module)
+
+
+def test_one_picture_a_class_is_enough(tmp_path: Path) -> None:
+    classifier = adapt(network(), pictures(2), torch.tensor([1, 0]), ("a", "b"))
+    classifier.save(tmp_path / "c")
+    assert FewShotClassifier.load(tmp_path / "c").predict(pictures(2)).names == ["b", "a"]
+
+
+def test_a_change_of_the_weights_changes_the_prediction(saved: Path) -> None:
+    before = predicted(FewShotClassifier.load(saved))
+    edit_weights(saved, "classifier.json", lambda tensors: tensors["head.weight"][0].neg_())
+    assert not torch.equal(predicted(FewShotClassifier.load(saved)), before)

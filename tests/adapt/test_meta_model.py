@@ -1,0 +1,118 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from adapt_helpers import LABELS, NAMES, content, edit_json, edit_weights, made, network, pictures, predicted
+from torch import Tensor
+
+from metazoo.adapt import MetaModel
+from metazoo.errors import ArtefactError, UsageError
+
+DESCRIPTION, WEIGHTS = "meta-model.json", "model.safetensors"
+
+
+def test_what_is_saved_is_loaded(meta_model: Path) -> None:
+    loaded = MetaModel.load(meta_model)
+    assert (loaded.method, loaded.setting, loaded.seed) == ("tgr", "default", 3)
+    assert loaded.classifier.spec == network().spec
+    assert torch.equal(loaded.classifier.features(pictures(5)), network().features(pictures(5)))
+    assert not loaded.classifier.training
+    assert not any(parameter.requires_grad for parameter in loaded.classifier.parameters())
+
+
+def test_the_names_of_the_files_are_said(tmp_path: Path) -> None:
+    names = MetaModel(network(), method="tgr", setting="default", seed=3).save(tmp_path / "new" / "one")
+    assert set(names) == content(tmp_path / "new" / "one").keys() == {DESCRIPTION, WEIGHTS}
+
+
+def test_saving_again_gives_equal_bytes(meta_model: Path, tmp_path: Path) -> None:
+    MetaModel.load(meta_model).save(tmp_path / "again")
+    assert content(tmp_path / "again") == content(meta_model)
+
+
+@pytest.mark.parametrize("head", ["nearest-mean", "fine-tune"])
+def test_a_meta_model_adapts_as_its_network(meta_model: Path, head: str) -> None:
+    classifier = MetaModel.load(meta_model).adapt(pictures(7), LABELS, NAMES, head=head, batch_norm="support")
+    assert torch.equal(predicted(classifier), predicted(made(head=head, batch_norm="support")))
+    assert classifier.card.source == "tgr (default), seed 3"
+    assert (classifier.card.head, classifier.card.batch_norm) == (head, "support")
+
+
+def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="none is not a folder; give that of a meta-model, such as RUN/meta-model"):
+        MetaModel.load(tmp_path / "none")
+    with pytest.raises(ArtefactError, match=r"meta-model.json is missing"):
+        MetaModel.load(tmp_path)
+
+
+def test_a_missing_or_changed_file_is_named(meta_model: Path) -> None:
+    path = meta_model / WEIGHTS
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1]), b"\x80\x05."):
+        path.write_bytes(damaged)
+        with pytest.raises(ArtefactError, match=f"{path} has changed since it was written"):
+            MetaModel.load(meta_model)
+    path.unlink()
+    with pytest.raises(ArtefactError, match=f"{path} is missing"):
+        MetaModel.load(meta_model)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("head.bias"), "do not fit .*head.bias"),
+        (lambda t: t.update(more=torch.zeros(1)), "do not fit .*more"),
+        (
+            lambda t: t.update({"head.bias": torch.zeros(4)}),
+            r"head.bias in .* is float32 \[4\], by its meta-model.json float32 \[5\]; restore both",
+        ),
+        (lambda t: t.update({"head.bias": torch.zeros(5).half()}), "head.bias in .* is float16"),
+        (lambda t: t["blocks.0.0.weight"].fill_(torch.nan), "blocks.0.0.weight in .* holds impossible numbers"),
+        (lambda t: t["blocks.0.1.running_var"].fill_(-1), "running_var in .* holds impossible numbers"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(
+    meta_model: Path, change: Callable[[dict[str, Tensor]], object], message: str
+) -> None:
+    edit_weights(meta_model, DESCRIPTION, change)
+    with pytest.raises(ArtefactError, match=message):
+        MetaModel.load(meta_model)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "metazoo-classifier"}, r"does not describe a meta-model"),
+        ({"format_version": 2}, "does not describe a meta-model"),
+        ({"seed": "x"}, "does not describe a meta-model"),
+        ({"code": "os.system"}, "does not describe a meta-model"),
+        ({"spec": {}}, "does not describe a meta-model"),
+    ],
+)
+def test_a_description_that_does_not_fit_is_named(meta_model: Path, change: dict[str, Any], message: str) -> None:
+    edit_json(meta_model / DESCRIPTION, lambda content: content.update(change))
+    with pytest.raises(ArtefactError, match=f"{meta_model / DESCRIPTION} {message}"):
+        MetaModel.load(meta_model)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"architecture": "os.system"}, "unknown architecture 'os.system'"),
+        ({"arguments": {"width": 5}}, "is float32"),
+        ({"arguments": {"width": 4096}, "input_size": 1024, "classes": 1_000_000}, "is float32"),
+    ],
+)
+def test_a_network_that_does_not_fit_is_named(meta_model: Path, change: dict[str, Any], message: str) -> None:
+    edit_json(meta_model / DESCRIPTION, lambda content: content["spec"].update(change))
+    with pytest.raises(ArtefactError, match=message):
+        MetaModel.load(meta_model)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", "null", "[" * 100_000])
+def test_a_damaged_description_is_an_error_that_names_it(meta_model: Path, text: str) -> None:
+    (meta_model / DESCRIPTION).write_text(text)
+    with pytest.raises(ArtefactError, match=f"{meta_model / DESCRIPTION} (is not valid JSON|does not describe)"):
+        MetaModel.load(meta_model)

@@ -1,0 +1,97 @@
+from pathlib import Path
+
+import pytest
+import torch
+from adapt_helpers import network, write_picture
+
+from metazoo.adapt import adapt, load_support_folder
+from metazoo.errors import DataError, UsageError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two pictures of a cat and one of a dog."""
+    for seed, name in enumerate(("cat/1.png", "cat/2.jpg", "dog/1.webp")):
+        write_picture(tmp_path / "support" / name, seed)
+    return tmp_path / "support"
+
+
+def test_classes_are_the_folders_sorted_and_may_differ_in_their_counts(folder: Path) -> None:
+    write_picture(folder / "ant" / "1.bmp")
+    support = load_support_folder(folder, 24)
+    assert support.class_names == ("ant", "cat", "dog")
+    assert support.labels.tolist() == [0, 1, 1, 2]
+    assert support.images.shape == (4, 3, 24, 24)
+    assert support.images.dtype == torch.uint8
+
+
+def test_a_support_folder_makes_a_classifier(folder: Path) -> None:
+    (folder / "cat" / "2.jpg").unlink()
+    support = load_support_folder(folder, 16)
+    classifier = adapt(network(), support.images, support.labels, support.class_names)
+    assert classifier.predict(support.images).names == ["cat", "dog"]
+
+
+def test_a_folder_that_is_none_is_named(folder: Path) -> None:
+    for path in (folder / "none", folder / "cat" / "1.png"):
+        with pytest.raises(UsageError, match=f"{path} is not a folder; give a folder with one folder of images a cl"):
+            load_support_folder(path, 16)
+
+
+def test_pictures_without_class_folders_are_not_enough(folder: Path) -> None:
+    with pytest.raises(UsageError, match="cat has no class folders; expected one folder a class"):
+        load_support_folder(folder / "cat", 16)
+
+
+def test_one_class_is_not_enough(folder: Path) -> None:
+    (folder / "dog" / "1.webp").unlink()
+    (folder / "dog").rmdir()
+    with pytest.raises(UsageError, match=f"{folder} holds the one class 'cat'; give at least two class folders"):
+        load_support_folder(folder, 16)
+
+
+def test_a_class_without_images_is_named(folder: Path) -> None:
+    (folder / "empty").mkdir()
+    (folder / "empty" / "notes.txt").write_text("x")
+    with pytest.raises(DataError, match=f"class folder {folder / 'empty'} holds no image"):
+        load_support_folder(folder, 16)
+
+
+@pytest.mark.parametrize("rubbish", [b"", b"not an image", b"\x89PNG\r\n\x1a\n", b"\x80\x05pickle"])
+def test_a_corrupt_image_is_named(folder: Path, rubbish: bytes) -> None:
+    (folder / "dog" / "2.png").write_bytes(rubbish)
+    with pytest.raises(DataError, match=str(folder / "dog" / "2.png")):
+        load_support_folder(folder, 16)
+
+
+def test_half_an_image_is_named(folder: Path) -> None:
+    path = folder / "cat" / "1.png"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=f"{path} cannot be read"):
+        load_support_folder(folder, 16)
+
+
+def test_a_picture_of_a_foreign_format_is_named(folder: Path) -> None:
+    (folder / "cat" / "3.gif").write_bytes(b"GIF89a")
+    with pytest.raises(DataError, match=r"3.gif is of a format that is not read; convert it to PNG"):
+        load_support_folder(folder, 16)
+
+
+def test_a_file_that_cannot_be_opened_is_named(folder: Path) -> None:
+    (folder / "cat" / "0.png").symlink_to(folder / "nowhere.png")
+    (folder / "dog" / "0.png").mkdir()
+    support = load_support_folder(folder, 16)  # neither is a file
+    assert len(support) == 3
+
+
+def test_hidden_things_are_passed_over(folder: Path) -> None:
+    write_picture(folder / ".thumbnails" / "1.png")
+    (folder / "cat" / ".DS_Store").write_bytes(b"x")
+    assert load_support_folder(folder, 16).class_names == ("cat", "dog")
+
+
+def test_a_support_folder_may_be_called_glyphs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.rename(folder.with_name("glyphs"))
+    monkeypatch.chdir(folder.parent)
+    assert load_support_folder("glyphs", 16).class_names == ("cat", "dog")

@@ -1,0 +1,47 @@
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cli_helpers import Outcome, Workshop, call, make_workshop
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """To be read only; what commands write goes elsewhere."""
+    return make_workshop(tmp_path_factory.mktemp("workshop"))
+
+
+@pytest.fixture
+def own(workshop: Workshop, tmp_path: Path) -> Workshop:
+    """A copy to spoil; its run knows the zoo of the original."""
+    return Workshop(shutil.copytree(workshop.folder, tmp_path / "workshop"))
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Call a command in this process."""
+
+    def run(*words: object) -> Outcome:
+        capfd.readouterr()
+        code = call(*words)
+        out, err = capfd.readouterr()
+        return Outcome(code, out, err)
+
+    return run
+
+
+@pytest.fixture
+def refused(cli: Callable[..., Outcome]) -> Callable[..., str]:
+    """Call a command that must fail with a code, and nothing but one sentence on standard error, which is returned."""
+
+    def run(code: int, *words: object) -> str:
+        outcome = cli(*words)
+        assert outcome.code == code, outcome
+        assert outcome.out == ""
+        assert outcome.err.startswith("metazoo: ")
+        assert outcome.err.count("\n") == 1
+        assert "unexpected" not in outcome.err
+        return outcome.err
+
+    return run

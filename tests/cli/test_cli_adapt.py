@@ -1,0 +1,166 @@
+import csv
+import io
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from cli_helpers import Outcome, Workshop, content, edit_json, edit_tensors, write_images
+
+from metazoo.adapt import FewShotClassifier
+from metazoo.data import load_image_files
+
+Cli = Callable[..., Outcome]
+Refused = Callable[..., str]
+
+
+def rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_a_run_becomes_a_classifier(cli: Cli, workshop: Workshop, own: Workshop) -> None:
+    outcome = cli("adapt", workshop.run, "--support", workshop.support, "--out", own.new)
+    assert outcome == Outcome(0, f"{own.new}: a classifier of 3 classes, made from 6 images\n", "")
+    assert content(own.new) == content(own.classifier)
+    card = FewShotClassifier.load(own.new).card
+    assert (card.class_names, card.joint) == (("colour-20", "colour-21", "colour-22"), False)
+    assert card.source == str(workshop.run)
+
+
+@pytest.mark.parametrize("head", ["nearest-mean", "fine-tune"])
+@pytest.mark.parametrize("mode", ["running", "support", "query"])
+def test_a_zoo_becomes_a_classifier_of_all_its_models(
+    cli: Cli, workshop: Workshop, own: Workshop, head: str, mode: str
+) -> None:
+    words = ("--head", head, "--batch-norm", mode)
+    assert cli("adapt", workshop.zoo, "--support", workshop.support, "--out", own.new, *words).code == 0
+    card = FewShotClassifier.load(own.new).card
+    assert (card.joint, len(card.networks), card.head, card.batch_norm) == (True, 2, head, mode)
+    outcome = cli("predict", own.new, workshop.support, "--format", "csv")
+    assert outcome.code == 0
+    assert len(rows(outcome.out)) == 6
+
+
+def test_predictions_are_those_of_the_library(cli: Cli, workshop: Workshop) -> None:
+    files = sorted(workshop.unseen.rglob("*.png"))
+    classifier = FewShotClassifier.load(workshop.classifier)
+    expected = classifier.predict(load_image_files(files, classifier.side))
+    outcome = cli("predict", workshop.classifier, *files, "--format", "jsonl")
+    assert (outcome.code, outcome.err) == (0, "")
+    records = [json.loads(line) for line in outcome.out.splitlines()]
+    assert [record["image"] for record in records] == [str(file) for file in files]
+    assert [record["class"] for record in records] == expected.names
+    for record, row in zip(records, expected.probabilities.tolist(), strict=True):
+        assert list(record["probabilities"]) == list(classifier.class_names)
+        assert list(record["probabilities"].values()) == pytest.approx(row)
+
+
+def test_support_images_are_recognised(cli: Cli, workshop: Workshop) -> None:
+    table = rows(cli("predict", workshop.classifier, workshop.support, "--format", "csv").out)
+    assert len(table) == 6
+    assert all(Path(row["image"]).parent.name == row["class"] for row in table)
+    assert all(1 / 3 < float(row["probability"]) <= 1 for row in table)
+
+
+def test_a_table_is_for_people(cli: Cli, workshop: Workshop) -> None:
+    outcome = cli("predict", workshop.classifier, workshop.support)
+    assert (outcome.code, outcome.err) == (0, "")
+    for name in ("colour-20", "colour-21", "colour-22"):
+        # Not folded, so that it can be searched.
+        assert re.search(rf"│ {workshop.support / name / '0.png'} +│ {name} +│ +0\.\d{{3}} │", outcome.out)
+    assert "not calibrated" in outcome.out
+
+
+def test_folders_are_searched_at_any_depth_but_for_hidden_ones(cli: Cli, workshop: Workshop, own: Workshop) -> None:
+    picture = next(workshop.support.rglob("*.png"))
+    for name in ("b/c/d/2.PNG", "a/1.png", "0.png", ".trash/x/9.png", "a/.thumbs/9.png", ".9.png", "b/notes.txt"):
+        (own.new / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(picture, own.new / name)
+    outcome = cli("predict", own.classifier, own.new, picture, own.new / "a", "--format", "csv")
+    names = [own.new / "0.png", own.new / "a/1.png", own.new / "b/c/d/2.PNG", picture, own.new / "a/1.png"]
+    assert [row["image"] for row in rows(outcome.out)] == [str(name) for name in names]
+
+
+def test_many_images_are_read_a_part_at_a_time(cli: Cli, workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = cli("predict", workshop.classifier, workshop.unseen, "--format", "csv").out
+    monkeypatch.setattr("metazoo.cli.adaptation._FILES_AT_ONCE", 5)
+    assert rows(cli("predict", workshop.classifier, workshop.unseen, "--format", "csv").out) == rows(whole)
+
+
+def test_odd_names_of_classes_stay_names(cli: Cli, workshop: Workshop, own: Workshop) -> None:
+    names = ("[red]x[/]", "a,b", 'say "é"', "=1+1", "x\ny\x1b[31m")
+    write_images(own.new, len(names), 1)
+    for number, name in enumerate(names):
+        (own.new / f"colour-{number}").rename(own.new / name)
+    assert cli("adapt", workshop.run, "--support", own.new, "--out", own.other).code == 0
+    for name in names:
+        words = ("predict", own.other, own.new / name / "0.png", "--format")
+        assert rows(cli(*words, "csv").out)[0]["class"] == name
+        assert json.loads(cli(*words, "jsonl").out)["class"] == name
+    table = cli("predict", own.other, own.new).out
+    assert "│ [red]x[/] " in table
+    assert r"│ x\ny\x1b[31m " in table
+    assert "\x1b" not in table
+
+
+def test_one_more_adaptation_replaces_the_first(cli: Cli, workshop: Workshop, own: Workshop) -> None:
+    write_images(own.new, 2, 1, first=30)
+    assert cli("adapt", workshop.run, "--support", own.new, "--out", own.classifier).code == 0
+    assert FewShotClassifier.load(own.classifier).class_names == ("colour-30", "colour-31")
+
+
+def test_other_folders_are_not_overwritten(refused: Refused, own: Workshop) -> None:
+    before = content(own.folder)
+    for out in (own.support, own.run, own.zoo, own.config):
+        error = refused(2, "adapt", own.run, "--support", own.support, "--out", out)
+        assert f"{out} exists and is not a classifier folder; choose another or remove it" in error
+    assert content(own.folder) == before
+
+
+def test_a_support_folder_that_cannot_be_used_is_named(refused: Refused, own: Workshop) -> None:
+    def adapt(code: int, support: Path) -> str:
+        return refused(code, "adapt", own.run, "--support", support, "--out", own.new)
+
+    assert "none is not a folder; give a folder with one folder of images a class" in adapt(2, own.none)
+    assert "colour-20 has no class folders" in adapt(2, own.support / "colour-20")
+    (own.support / "empty").mkdir()
+    assert f"class folder {own.support / 'empty'} holds no image" in adapt(1, own.support)
+    (own.support / "empty").rmdir()
+    corrupt = own.support / "colour-21" / "1.png"
+    whole = corrupt.read_bytes()
+    for rubbish in (b"", b"not an image", whole[: len(whole) // 2]):
+        corrupt.write_bytes(rubbish)
+        assert str(corrupt) in adapt(1, own.support)
+    for name in ("colour-21", "colour-22"):
+        shutil.rmtree(own.support / name)
+    assert "holds the one class 'colour-20'; give at least two class folders" in adapt(2, own.support)
+    assert not own.new.exists()
+
+
+def test_images_that_cannot_be_used_are_named(refused: Refused, own: Workshop) -> None:
+    def predict(code: int, *images: Path) -> str:
+        return refused(code, "predict", own.classifier, own.support, *images)
+
+    assert "none does not exist; give the path of an image" in predict(2, own.none)
+    assert "config is not a PNG, JPEG, WebP or BMP image" in predict(1, own.config)
+    own.new.mkdir()
+    assert "new holds no image; give images or a folder with some" in predict(2, own.new)
+    (own.new / "half.png").write_bytes((own.support / "colour-20" / "0.png").read_bytes()[:100])
+    assert f"{own.new / 'half.png'} cannot be read" in predict(1, own.new)
+
+
+def test_a_classifier_that_cannot_be_used_is_named(refused: Refused, own: Workshop) -> None:
+    def predict(code: int) -> str:
+        return refused(code, "predict", own.classifier, own.support)
+
+    assert "none is not a folder; give a classifier folder" in refused(2, "predict", own.none, own.support)
+    assert "classifier.json is missing" in refused(1, "predict", own.run, own.support)
+    sha256 = edit_tensors(own.classifier / "model.safetensors", lambda t: t["head.weight"].fill_(torch.nan))
+    assert "model.safetensors has changed since it was written" in predict(1)
+    edit_json(own.classifier / "classifier.json", lambda card: card.update(weights_sha256=sha256))
+    assert "tensor head.weight in" in predict(1)
+    (own.classifier / "classifier.json").write_text("{")
+    assert "classifier.json is not valid JSON" in predict(1)

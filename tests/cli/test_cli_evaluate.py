@@ -1,0 +1,140 @@
+import json
+import re
+from collections.abc import Callable
+
+import pytest
+from cli_helpers import Outcome, Workshop, edit_json, edit_tensors
+
+from metazoo.evaluate import read_accuracies, read_results
+
+Cli = Callable[..., Outcome]
+Refused = Callable[..., str]
+KEYS = "subject method head batch_norm ways shots episodes seed episode_list_sha256 accuracy interval"
+SMALL = ("--ways", 3, "--shots", "1,2", "--episodes", 10, "--queries", 3)
+
+
+def test_a_run_is_measured_and_its_result_written(cli: Cli, workshop: Workshop, own: Workshop) -> None:
+    words = ("--head", "nearest-mean", "--batch-norm", "running", "--seed", 0, "--out", own.folder / "result.json")
+    outcome = cli("evaluate", workshop.run, "--data", workshop.unseen, *SMALL, *words)
+    assert outcome.code == 0
+    assert re.search(r"tgr meta-model │ +[\d.]+ ± [\d.]+ │ +[\d.]+ ± [\d.]+ │ +[\d,]+ │", outcome.out)
+    assert "warning" not in outcome.err
+    content = json.loads((own.folder / "result.json").read_text())
+    assert content["format_version"] == 1
+    assert [row["shots"] for row in content["results"]] == [1, 2]
+    for row in content["results"]:
+        assert set(KEYS.split()) <= set(row)
+        expected = {"subject": "tgr meta-model", "method": "tgr", "head": "nearest-mean", "batch_norm": "running"}
+        expected |= {"ways": 3, "episodes": 10, "seed": 0}
+        assert {key: row[key] for key in expected} == expected
+        assert 0 <= row["accuracy"] <= 100
+        assert re.fullmatch("[0-9a-f]{64}", row["episode_list_sha256"])
+    for result in read_results(own.folder / "result.json"):
+        accuracies = read_accuracies(own.folder / "result.json", result)
+        assert float(accuracies.mean()) == pytest.approx(result.accuracy)
+
+
+def test_a_zoo_is_measured_as_its_untrained_ensemble(cli: Cli, workshop: Workshop, own: Workshop) -> None:
+    out = own.folder / "result.json"
+    assert cli("evaluate", workshop.zoo, "--data", workshop.unseen, *SMALL, "--out", out).code == 0
+    assert {(row.subject, row.method) for row in read_results(out)} == {("zoo ensemble", "zoo-ensemble")}
+
+
+@pytest.mark.parametrize(("subject", "last"), [("run", "tgr meta-model"), ("zoo", "zoo ensemble")])
+def test_baselines_stand_above_the_subject(
+    cli: Cli, workshop: Workshop, own: Workshop, subject: str, last: str
+) -> None:
+    out = own.folder / "result.json"
+    words = ("--baselines", "--out", out)
+    outcome = cli("evaluate", workshop.folder / subject, "--data", workshop.unseen, *SMALL, *words)
+    assert outcome.code == 0
+    names = list(dict.fromkeys(row.subject for row in read_results(out)))
+    baselines = ["raw pixels", "random initialisation", "parameter average", "best single teacher", "zoo ensemble"]
+    assert names == [*baselines, last] if last not in baselines else names == baselines
+    assert len({row.episode_list_sha256 for row in read_results(out)}) == 2
+    assert all(name in outcome.out for name in names)
+
+
+@pytest.mark.parametrize("head", ["nearest-mean", "fine-tune"])
+@pytest.mark.parametrize("mode", ["support", "query"])
+def test_every_head_and_mode_can_be_asked_for(cli: Cli, workshop: Workshop, head: str, mode: str) -> None:
+    words = ("--ways", 2, "--shots", 2, "--episodes", 2, "--queries", 2, "--head", head, "--batch-norm", mode)
+    outcome = cli("evaluate", workshop.run, "--data", workshop.unseen, *words)
+    assert outcome.code == 0
+    assert f"{head}, batch norm {mode}, 2 episodes of" in " ".join(outcome.out.split())
+    assert ("transductive" in outcome.out) == (mode == "query")
+
+
+def test_glyphs_and_packs_are_data_too(cli: Cli, workshop: Workshop) -> None:
+    words = ("--images-per-class", 4, "--ways", 2, "--shots", 1, "--episodes", 2, "--queries", 2)
+    assert cli("evaluate", workshop.run, "--data", "glyphs:lao", *words).code == 0
+
+
+def test_classes_that_a_model_was_trained_on_are_pointed_at(cli: Cli, workshop: Workshop) -> None:
+    for subject in (workshop.run, workshop.zoo):
+        outcome = cli("evaluate", subject, "--data", workshop.seen, *SMALL)
+        assert outcome.code == 0
+        assert re.search(r"^warning: [34] of 4 classes of seen have the name of a class", outcome.err)
+
+
+def test_too_few_classes_or_images_are_named(refused: Refused, own: Workshop) -> None:
+    def evaluate(*words: object) -> str:
+        out = own.folder / "result.json"
+        return refused(2, "evaluate", own.run, "--data", own.unseen, "--out", out, *words)
+
+    assert "unseen has 6 classes, too few for 7-way episodes; ask for fewer ways" in evaluate("--ways", 7)
+    few = evaluate("--ways", 5, "--shots", "1,5", "--queries", 4)
+    assert "class 'colour-10' of unseen has 8 images, 9 are needed for 5 support and 4 query images" in few
+    assert "at least 2 ways" in evaluate("--ways", 1)
+    assert "at least 2 episodes, not 1" in evaluate("--episodes", 1)
+    assert not (own.folder / "result.json").exists()
+
+
+def test_a_result_that_cannot_be_written_is_refused_at_once(refused: Refused, own: Workshop) -> None:
+    for name, message in (("result.csv", "ends in .json"), ("config/result.json", "is no writable folder")):
+        words = ("evaluate", own.run, "--data", own.unseen, *SMALL, "--out", own.folder / name)
+        assert message in refused(2, *words)
+
+
+def test_what_is_neither_run_nor_zoo_is_named(refused: Refused, workshop: Workshop) -> None:
+    for command in (("evaluate", "--data", workshop.unseen), ("adapt", "--support", workshop.support, "--out", "x")):
+        name, *options = command
+        missing = refused(2, name, workshop.none, *options)
+        assert "none does not exist; give a run folder or a zoo folder" in missing
+        assert "seen is neither a run folder nor a zoo folder" in refused(2, name, workshop.seen, *options)
+
+
+def test_a_run_that_has_not_finished_is_named(refused: Refused, own: Workshop) -> None:
+    edit_json(own.run / "manifest.json", lambda manifest: manifest["files"].pop("meta-model/meta-model.json"))
+    error = refused(1, "evaluate", own.run, "--data", own.unseen)
+    assert "run has not finished; go on with it by train --resume" in error
+
+
+def test_a_damaged_run_is_named(refused: Refused, own: Workshop) -> None:
+    weights = own.run / "meta-model" / "model.safetensors"
+    words = ("evaluate", own.run, "--data", own.unseen, *SMALL)
+    edit_tensors(weights, lambda tensors: tensors["blocks.0.0.bias"].add_(1))
+    assert f"{weights} has changed since it was written" in refused(1, *words)
+    weights.unlink()
+    assert f"{weights} is missing" in refused(1, *words)
+    (own.run / "run.json").write_text("{}")
+    assert "run.json has changed since it was written" in refused(1, *words)
+
+
+def test_a_run_outlives_its_zoo(cli: Cli, refused: Refused, own: Workshop) -> None:
+    description = json.loads((own.run / "run.json").read_text())
+    description["zoo"]["path"] = str(own.none)
+    (own.run / "run.json").write_text(json.dumps(description))
+    sha256 = edit_manifest(own)
+    assert sha256
+    assert cli("evaluate", own.run, "--data", own.unseen, *SMALL).code == 0
+    error = refused(2, "evaluate", own.run, "--data", own.unseen, *SMALL, "--baselines")
+    assert "none is not a folder; give a zoo" in error
+
+
+def edit_manifest(own: Workshop) -> str:
+    from metazoo.run.artefacts import sha256_of_file
+
+    sha256 = sha256_of_file(own.run / "run.json")
+    edit_json(own.run / "manifest.json", lambda manifest: manifest["files"].update({"run.json": sha256}))
+    return sha256

@@ -1,0 +1,129 @@
+import argparse
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+from cli_helpers import Outcome
+
+import metazoo
+from metazoo.cli.parser import BATCH_NORM_MODES, HEADS, build_parser
+from metazoo.learn import batch_norm, heads
+
+Cli = Callable[..., Outcome]
+Refused = Callable[..., str]
+
+
+def commands(parser: argparse.ArgumentParser, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield words
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, inner in action.choices.items():
+                yield from commands(inner, (*words, name))
+
+
+COMMANDS = list(commands(build_parser()))
+
+
+def test_the_commands_are_there() -> None:
+    names = {" ".join(words) for words in COMMANDS}
+    assert {"zoo build", "zoo inspect", "zoo verify", "train", "evaluate", "adapt", "predict", "methods"} <= names
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_command_has_help(cli: Cli, words: tuple[str, ...]) -> None:
+    outcome = cli(*words, "--help")
+    assert outcome.code == 0
+    assert outcome.err == ""
+    assert outcome.out.startswith(f"usage: {' '.join(('metazoo', *words))} ")
+    assert cli(*words, "-h").out == outcome.out
+
+
+@pytest.mark.parametrize("words", [words for words in COMMANDS if words], ids=" ".join)
+def test_help_explains_every_option(cli: Cli, words: tuple[str, ...]) -> None:
+    lines = cli(*words, "--help").out.splitlines()
+    for number, line in enumerate(lines):
+        if re.match(r"  --[a-z]", line):
+            explained = re.search(r"  --\S+( \S+)*  +\S", line) or (
+                number + 1 < len(lines) and lines[number + 1][:10].isspace()
+            )
+            assert explained, line
+
+
+def test_the_version_is_said(cli: Cli) -> None:
+    assert cli("--version") == Outcome(0, f"metazoo {metazoo.__version__}\n", "")
+
+
+def test_heads_and_modes_are_those_of_the_library() -> None:
+    assert tuple(head.name for head in heads.HEADS) == HEADS
+    assert batch_norm.BATCH_NORM_MODES == BATCH_NORM_MODES
+
+
+EVALUATE = ("evaluate", "zoo", "--data", "glyphs:lao")
+TRAIN = ("train", "--zoo", "zoo", "--out", "run")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), r"the following arguments are required: COMMAND; see `metazoo --help`"),
+        (("zoo",), r"required: COMMAND; see `metazoo zoo --help`"),
+        (("trian",), r"invalid choice: 'trian' \(choose from .*train.*\); see `metazoo --help`"),
+        (("zoo", "destroy"), r"invalid choice: 'destroy'"),
+        (("train",), r"required: --zoo, --out; see `metazoo train --help`"),
+        (("evaluate", "run"), r"required: --data"),
+        (("predict", "classifier"), r"required: IMAGE_OR_FOLDER"),
+        ((*TRAIN, "--stpes", "3"), r"unrecognized arguments: --stpes 3"),
+        ((*TRAIN, "--see", "3"), r"unrecognized arguments: --see 3"),
+        ((*TRAIN, "--seed", "-1"), r"--seed: '-1' is not a whole number of at least 0"),
+        ((*TRAIN, "--seed", "1e3"), r"--seed: '1e3' is not a whole number"),
+        ((*TRAIN, "--workers", "0"), r"--workers: '0' is not a whole number of at least 1"),
+        ((*EVALUATE, "--shots", ""), r"--shots: '' is not a list of different whole numbers, such as 1,5"),
+        ((*EVALUATE, "--shots", "1;5"), r"--shots: '1;5' is not a list"),
+        ((*EVALUATE, "--shots", "0,5"), r"--shots: '0,5' is not a list"),
+        ((*EVALUATE, "--shots", "5,5"), r"--shots: '5,5' is not a list"),
+        ((*EVALUATE, "--shots", "1,"), r"--shots: '1,' is not a list"),
+        ((*EVALUATE, "--ways", "five"), r"--ways: 'five' is not a whole number of at least 1"),
+        ((*EVALUATE, "--episodes", "0"), r"--episodes: '0' is not a whole number of at least 1"),
+        ((*EVALUATE, "--head", "svm"), r"--head: invalid choice: 'svm' \(choose from .*nearest-mean.*fine-tune"),
+        ((*EVALUATE, "--batch-norm", "none"), r"--batch-norm: invalid choice: 'none' \(choose from .*running"),
+        (("predict", "c", "i", "--format", "xml"), r"--format: invalid choice: 'xml' \(choose from .*jsonl"),
+        (("zoo", "build", "z", "--data", "d", "--models", "x"), r"--models: 'x' is not a whole number"),
+        (
+            ("zoo", "build", "z", "--data", "d", "--models", "2", "--learning-rate", "inf"),
+            r"'inf' is not a number above",
+        ),
+    ],
+)
+def test_what_cannot_be_understood_is_named(refused: Refused, words: tuple[str, ...], message: str) -> None:
+    assert re.search(message, refused(2, *words))
+
+
+def test_debug_shows_where_an_error_arose(cli: Cli) -> None:
+    for words in (("zoo", "inspect", "--debug", "nowhere"), ("--debug", "zoo", "inspect", "nowhere")):
+        outcome = cli(*words)
+        assert outcome.code == 2
+        assert outcome.err.startswith("Traceback (most recent call last):")
+        assert "UsageError" in outcome.err
+        assert outcome.err.splitlines()[-1].startswith("metazoo: nowhere is not a folder")
+
+
+def test_what_nobody_foresaw_is_one_sentence_too(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_options: object) -> None:
+        raise ZeroDivisionError("division\nby zero")
+
+    monkeypatch.setattr("metazoo.cli.zoo.inspect", fail)
+    text = "metazoo: unexpected ZeroDivisionError: division by zero; call again with --debug\n"
+    assert cli("zoo", "inspect", "z") == Outcome(1, "", text)
+    assert "in fail" in cli("zoo", "inspect", "z", "--debug").err
+
+
+def test_ctrl_c_is_no_error_to_be_explained(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("metazoo.cli.zoo.inspect", interrupted)
+    assert cli("zoo", "inspect", "z") == Outcome(130, "", "metazoo: stopped\n")
+
+
+def test_an_error_cannot_steer_the_terminal(refused: Refused) -> None:
+    assert refused(2, "zoo", "inspect", "x\x1b[31m\ny\u202e").startswith(r"metazoo: x\x1b[31m y\u202e is not a folder")

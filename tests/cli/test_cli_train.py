@@ -1,0 +1,161 @@
+import json
+from collections.abc import Callable
+
+import pytest
+import torch
+import yaml
+from cli_helpers import Outcome, Workshop, content, edit_json
+
+from metazoo.adapt import MetaModel
+from metazoo.methods import METHODS
+from metazoo.run.lock import exclusive
+from metazoo.training import Run
+
+Cli = Callable[..., Outcome]
+Refused = Callable[..., str]
+
+
+def train(workshop: Workshop, *more: object) -> tuple[object, ...]:
+    options = ("--zoo", workshop.zoo, "--method", "tgr", "--config", workshop.config, "--workers", 1, "--threads", 1)
+    return ("train", *options, *more)
+
+
+def test_methods_are_listed_with_their_settings(cli: Cli) -> None:
+    outcome = cli("methods")
+    assert (outcome.code, outcome.err) == (0, "")
+    for method in METHODS:
+        (row,) = (line for line in outcome.out.splitlines() if line.startswith(f"│ {method.name} "))
+        assert ", ".join(method.settings) in row
+        assert method.reference in row
+
+
+def test_a_run_has_what_other_tools_look_for(workshop: Workshop) -> None:
+    assert (workshop.run / "meta-model" / "model.safetensors").is_file()
+    config = yaml.safe_load((workshop.run / "config.yaml").read_text())
+    assert (config["method"], config["setting"], config["seed"]) == ("tgr", "default", 0)
+    assert (config["recovery"]["iterations"], config["learning"]["steps"]) == (4, 6)
+    assert json.loads((workshop.run / "run.json").read_text())["zoo"]["models"] == 2
+    assert MetaModel.load(workshop.run / "meta-model").classifier.spec.input_size == 16
+
+
+def test_the_same_call_gives_the_same_meta_model(cli: Cli, workshop: Workshop, own: Workshop) -> None:
+    outcome = cli(*train(workshop, "--setting", "default", "--seed", 0, "--out", own.new))
+    assert outcome.code == 0
+    assert outcome.out.endswith(f"{own.new}: meta-model in {own.new / 'meta-model'}\n")
+    weights = "meta-model/model.safetensors"
+    assert (own.new / weights).read_bytes() == (workshop.run / weights).read_bytes()
+
+
+def test_resuming_a_finished_run_changes_nothing(cli: Cli, own: Workshop) -> None:
+    before = content(own.run)
+    outcome = cli(*train(own, "--out", own.run, "--resume"))
+    assert outcome.code == 0
+    assert content(own.run) == before
+
+
+def test_a_plan_makes_no_run(cli: Cli, workshop: Workshop, own: Workshop) -> None:
+    outcome = cli(*train(workshop, "--out", own.new, "--plan"))
+    assert outcome.code == 0
+    for word in ("time", "memory", "disk"):
+        assert word in outcome.out
+    assert not own.new.exists()
+
+
+def test_a_run_that_is_there_is_not_overwritten(refused: Refused, own: Workshop) -> None:
+    before = content(own.run)
+    assert "run holds a run already; go on with it by --resume" in refused(2, *train(own, "--out", own.run))
+    assert content(own.run) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [(("--seed", 1), "seed"), (("--config", "{folder}/other"), "recovery.iterations")],
+)
+def test_a_run_goes_on_as_it_was_begun_alone(
+    refused: Refused, own: Workshop, change: tuple[str, object], name: str
+) -> None:
+    (own.folder / "other").write_text((own.config).read_text())
+    edit_json(own.folder / "other", lambda config: config["recovery"].update(iterations=5))
+    words = [str(word).format(folder=own.folder) for word in change]
+    error = refused(1, *train(own, "--out", own.run, "--resume", *words))
+    assert f"run was begun with another {name}; give the same, or choose another folder" in error
+
+
+def test_a_run_does_not_go_on_with_another_zoo(cli: Cli, refused: Refused, own: Workshop) -> None:
+    assert cli("zoo", "remove", own.zoo, "seen-conv4-w4-s0-000").code == 0
+    assert "run was begun with another zoo, or" in refused(1, *train(own, "--out", own.run, "--resume"))
+
+
+def test_a_run_in_use_is_left_alone(refused: Refused, own: Workshop) -> None:
+    with exclusive(own.run):
+        error = refused(1, *train(own, "--out", own.run, "--resume"))
+    assert f"{own.run} is in use by this very process; wait for it or choose another folder" in error
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lerning: {steps: 3}", "unknown option lerning; did you mean learning?"),
+        ("learning: {stpes: 3}", "unknown option learning.stpes; did you mean learning.steps?"),
+        ("learning: {steps: many}", "learning.steps: Input should be a valid integer"),
+        ("learning: {steps: 0}", "learning.steps: Input should be greater than or equal to 1"),
+        ("method: maml", "unknown method 'maml'; choose one of tgr"),
+        ("setting: secret", "tgr has no setting 'secret'; choose one of default"),
+        ("seed: -1", "seed must be a whole number of at least 0"),
+        ("meta_model: {architecture: resnet-1000}", "the architecture must be one of conv4"),
+        ("format_version: 9", "has format version 9, this metazoo reads 1; update metazoo"),
+        ("- a\n- b", "must hold options by name"),
+        ("a: [", "is not valid YAML"),
+        ("!!python/object/apply:os.system ['true']", "is not valid YAML"),
+    ],
+)
+def test_a_wrong_description_of_a_run_names_its_file(refused: Refused, own: Workshop, text: str, message: str) -> None:
+    path = own.folder / "wrong.yaml"
+    path.write_text(text)
+    error = refused(2, "train", "--zoo", own.zoo, "--out", own.new, "--config", path)
+    assert message in error
+    if not text.startswith(("method", "setting")):
+        assert str(path) in error
+    assert not own.new.exists()
+
+
+def test_wrong_use_is_refused(refused: Refused, own: Workshop) -> None:
+    new = ("--out", own.new)
+    assert "unknown method 'maml'" in refused(2, *train(own, *new, "--method", "maml"))
+    assert "has no setting 'secret'" in refused(2, *train(own, *new, "--setting", "secret"))
+    assert "none is not a folder; give a zoo" in refused(2, *train(own, *new, "--zoo", own.none))
+    assert "none.yaml does not exist; give a YAML file" in refused(
+        2, *train(own, *new, "--config", own.folder / "none.yaml")
+    )
+    assert "seen holds 'colour-0' and is not a run" in refused(2, *train(own, "--out", own.seen))
+    assert "cannot be a run folder" in refused(2, *train(own, "--out", own.config))
+    assert not own.new.exists()
+
+
+def test_an_empty_zoo_teaches_nothing(cli: Cli, refused: Refused, own: Workshop) -> None:
+    assert cli("zoo", "remove", own.zoo, "seen-conv4-w4-s0-000", "seen-conv4-w4-s0-001").code == 0
+    for words in (
+        train(own, "--out", own.new),
+        train(own, "--out", own.new, "--plan"),
+        ("evaluate", own.zoo, "--data", own.unseen),
+        ("adapt", own.zoo, "--support", own.support, "--out", own.new),
+    ):
+        assert "holds no model; add some with `metazoo zoo build`" in refused(2, *words)
+    assert cli("zoo", "verify", own.zoo).code == 0
+
+
+def test_the_threads_of_the_caller_stay(cli: Cli, own: Workshop) -> None:
+    before = torch.get_num_threads()
+    assert cli(*train(own, "--out", own.run, "--resume")).code == 0
+    assert torch.get_num_threads() == before
+
+
+def test_a_card_lies_beside_the_weights(workshop: Workshop) -> None:
+    card = (workshop.run / "meta-model" / "card.md").read_text()
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["library_name"] == "metazoo"
+    assert "| seen\\_conv4" not in card
+    for contract_name in ("seen-conv4-w4-s0-000", "seen-conv4-w4-s0-001"):
+        assert contract_name in card
+    assert card.split("```yaml\n")[1].split("```")[0] == (workshop.run / "config.yaml").read_text()
+    assert Run.open(workshop.run).finished

@@ -1,0 +1,183 @@
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from cli_helpers import Outcome, Workshop, content, edit_json, edit_tensors
+
+from metazoo.run.artefacts import sha256_of_file
+from metazoo.run.lock import exclusive
+from metazoo.zoo import Zoo
+
+Cli = Callable[..., Outcome]
+Refused = Callable[..., str]
+NAMES = ("seen-conv4-w4-s0-000", "seen-conv4-w4-s0-001")
+SMALL = ("--ways", 3, "--width", 4, "--input-size", 16, "--epochs", 2, "--workers", 1)
+
+
+def test_building_again_changes_nothing(cli: Cli, own: Workshop) -> None:
+    before = content(own.zoo)
+    outcome = cli("zoo", "build", own.zoo, "--data", own.seen, "--arch", "conv4", "--models", 2, "--seed", 0, *SMALL)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert content(own.zoo) == before
+
+
+def test_another_kind_joins_the_zoo(cli: Cli, own: Workshop) -> None:
+    grey = ("--arch", "thin-resnet", "--models", 1, "--domain", "grey things", "--channels", 1, "--batch-size", 8)
+    outcome = cli("zoo", "build", own.zoo, "--data", own.unseen, *grey, *SMALL)
+    assert outcome.code == 0
+    assert re.search(r"grey things +│ thin-resnet width 4 +│ +1 │", outcome.out)
+    added = Zoo.open(own.zoo).contracts[0]
+    assert (added.domain, added.spec.channels, added.spec.architecture) == ("grey things", 1, "thin-resnet")
+
+
+def test_inspecting_lists_every_model(cli: Cli, workshop: Workshop) -> None:
+    outcome = cli("zoo", "inspect", workshop.zoo)
+    assert (outcome.code, outcome.err) == (0, "")
+    for name in NAMES:
+        assert re.search(rf"{name} +│ seen +│ conv4 width 4 +│ +3 │ +16 │ +3 │ +[\d.]+ % │", outcome.out)
+
+
+def test_a_sound_zoo_is_verified(cli: Cli, workshop: Workshop) -> None:
+    outcome = cli("zoo", "verify", workshop.zoo)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.count("sound") == 3
+    assert outcome.out.endswith(f"{workshop.zoo}: all 2 models are sound\n")
+
+
+def _pickle(path: Path) -> None:
+    path.write_bytes(pickle.dumps({"weights": 1}))
+
+
+def _change(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], object]:
+    return lambda path: edit_tensors(path, change)
+
+
+UNSOUND = {
+    "missing": (lambda path: path.unlink(), "is missing"),
+    "changed": (lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\x01"), "has changed since it was written"),
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:500]), "has changed since it was written"),
+    "shapes": (_change(lambda t: t.update({"head.bias": torch.zeros(7)})), r"float32 \[7\], it must be float32 \[3\]"),
+    "nan": (_change(lambda t: t["head.bias"].fill_(torch.nan)), "values in tensor head.bias that are not finite"),
+    "pickle": (_pickle, "is a pickle or zip archive, which is never read"),
+}
+
+
+@pytest.mark.parametrize("damage", UNSOUND)
+def test_an_unsound_model_is_named_by_every_command(cli: Cli, refused: Refused, own: Workshop, damage: str) -> None:
+    change, message = UNSOUND[damage]
+    path = own.zoo / "models" / f"{NAMES[1]}.safetensors"
+    change(path)
+    if damage in ("shapes", "nan", "pickle"):
+        sha256 = sha256_of_file(path)
+        edit_json(own.zoo / "zoo.json", lambda listing: listing["models"][1].update(weights_sha256=sha256))
+    outcome = cli("zoo", "verify", own.zoo)
+    assert outcome.code == 1
+    assert outcome.err == f"metazoo: unsound models in {own.zoo}: 1 of 2; the table says what to do\n"
+    row = next(line for line in outcome.out.splitlines() if NAMES[1] in line)
+    assert "problem" in row
+    assert re.search(message, row)
+    assert any(NAMES[0] in line and "sound" in line for line in outcome.out.splitlines())
+    for words in (
+        ("evaluate", own.zoo, "--data", own.unseen),
+        ("adapt", own.zoo, "--support", own.support, "--out", own.new),
+        ("train", "--zoo", own.zoo, "--out", own.new, "--config", own.config, "--workers", 1),
+    ):
+        error = cli(*words)
+        assert (error.code, error.out) == (1, "")
+        last = error.err.splitlines()[-1]
+        assert last.startswith(f"metazoo: model '{NAMES[1]}'")
+        assert re.search(message, last)
+        assert "Traceback" not in error.err
+
+
+def test_models_are_removed(cli: Cli, own: Workshop) -> None:
+    outcome = cli("zoo", "remove", own.zoo, NAMES[0])
+    assert outcome == Outcome(0, f"{own.zoo}: removed {NAMES[0]}\n", "")
+    assert [contract.name for contract in Zoo.open(own.zoo)] == [NAMES[1]]
+
+
+def test_a_stray_file_is_a_note(cli: Cli, own: Workshop) -> None:
+    (own.zoo / "models" / "old.pt").write_bytes(b"x")
+    outcome = cli("zoo", "verify", own.zoo)
+    assert outcome.code == 0
+    assert re.search(r"models/old.pt +│ note +│ belongs to no model of the zoo", outcome.out)
+
+
+@pytest.mark.parametrize("act", ["inspect", "verify"])
+def test_what_is_no_zoo_is_named(refused: Refused, workshop: Workshop, act: str) -> None:
+    assert "none is not a folder; give a zoo as" in refused(2, "zoo", act, workshop.none)
+    assert "seen is not a zoo (it has no zoo.json)" in refused(2, "zoo", act, workshop.seen)
+
+
+def test_a_damaged_list_is_named(refused: Refused, own: Workshop) -> None:
+    (own.zoo / "zoo.json").write_text("{")
+    for words in (
+        ("zoo", "inspect", own.zoo),
+        ("zoo", "verify", own.zoo),
+        ("zoo", "remove", own.zoo, "x"),
+        ("zoo", "build", own.zoo, "--data", own.seen, "--models", 2, *SMALL),
+        ("train", "--zoo", own.zoo, "--out", own.new),
+        ("evaluate", own.zoo, "--data", own.unseen),
+    ):
+        assert "zoo.json is not valid JSON" in refused(1, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("--arch", "resnet-1000", "--models", 1),
+            "unknown architecture 'resnet-1000'; choose one of conv4, thin-resnet",
+        ),
+        (("--models", 1, "--ways", 9), "seen has 4 classes; models of 2 to 4 ways can be built, not 9"),
+        (("--models", 1, "--ways", 1), "models of 2 to 4 ways"),
+        (("--models", 1, "--input-size", 9), "conv4 needs images of at least 16 pixels, not 9"),
+        (("--models", 1, "--input-size", 5), "image side must lie between 8 and 1024 pixels, not 5"),
+        (("--models", 1, "--width", 5000), "width must lie between 1 and 4096"),
+        (("--models", 1, "--ways", 3, "--epochs", 3), "made with another"),
+    ],
+)
+def test_impossible_builds_are_refused(
+    refused: Refused, own: Workshop, words: tuple[object, ...], message: str
+) -> None:
+    before = content(own.zoo)
+    given = ("--ways", 3, "--width", 4, "--input-size", 16, "--epochs", 2, *words)
+    assert message in refused(2, "zoo", "build", own.zoo, "--data", own.seen, *given)
+    assert content(own.zoo) == before
+
+
+def test_data_that_cannot_be_used_is_named(refused: Refused, own: Workshop) -> None:
+    def build(code: int, data: object) -> str:
+        return refused(code, "zoo", "build", own.new, "--data", data, "--models", 1, *SMALL)
+
+    assert "none does not exist; give an .npz pack, an image folder, glyphs" in build(2, own.none)
+    assert "config is neither an .npz pack nor a folder" in build(2, own.config)
+    assert "martian" in build(2, "glyphs:martian")
+    assert "colour-0 has no class folders" in build(2, own.seen / "colour-0")
+    (own.folder / "bad.npz").write_bytes(b"PK")
+    assert "bad.npz is not a readable .npz pack" in build(1, own.folder / "bad.npz")
+    corrupt = own.seen / "colour-2" / "3.png"
+    corrupt.write_bytes(b"\x89PNG")
+    assert str(corrupt) in build(1, own.seen)
+    assert not own.new.exists()
+
+
+def test_a_zoo_in_use_is_left_alone(refused: Refused, own: Workshop) -> None:
+    with exclusive(own.zoo):
+        for words in (
+            ("zoo", "build", own.zoo, "--data", own.seen, "--models", 3, *SMALL),
+            ("zoo", "remove", own.zoo, NAMES[0]),
+        ):
+            assert "zoo is in use by this very process; wait for it or choose another folder" in refused(1, *words)
+
+
+def test_a_model_that_is_not_there_cannot_be_removed(refused: Refused, workshop: Workshop) -> None:
+    assert f"has no model 'cat'; there is {', '.join(NAMES)}" in refused(2, "zoo", "remove", workshop.zoo, "cat")
+
+
+def test_a_zoo_is_not_made_in_a_folder_with_other_things(refused: Refused, own: Workshop) -> None:
+    error = refused(2, "zoo", "build", own.seen, "--data", own.seen, "--models", 1, *SMALL)
+    assert "holds 'colour-0' and is not a zoo; choose a new or empty folder" in error

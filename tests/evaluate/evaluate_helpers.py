@@ -1,0 +1,57 @@
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metazoo.data import ImageSet
+from metazoo.learn.batch_norm import store_statistics
+from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
+
+
+def classifier(
+    seed: int = 0, architecture: str = "conv4", *, classes: int = 3, width: int = 4, size: int = 16
+) -> ImageClassifier:
+    """Untrained, with stored statistics and pixel statistics of its own."""
+    spec = ClassifierSpec(
+        architecture=architecture,
+        arguments={"width": width},
+        classes=classes,
+        input_size=size,
+        mean=(0.5, 0.4 + seed / 100, 0.3),
+        std=(0.25, 0.2, 0.3 + seed / 100),
+    )
+    made = build_classifier(spec, torch.Generator().manual_seed(seed)).eval()
+    store_statistics(made, pictures(16, size, seed=100 + seed))
+    return made.requires_grad_(False)
+
+
+def pictures(count: int, side: int = 16, seed: int = 0) -> Tensor:
+    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def noise_images(
+    classes: int = 6, each: int = 12, side: int = 16, colour: float = 0.0, name: str = "noise"
+) -> ImageSet:
+    """Noise, with a share `colour` of a colour of the class."""
+    random = torch.Generator().manual_seed(classes)
+    labels = torch.arange(classes).repeat_interleave(each)
+    noise = torch.rand(len(labels), 3, side, side, generator=random)
+    colours = torch.rand(classes, 3, 1, 1, generator=random)[labels]
+    images = ((1 - colour) * noise + colour * colours).mul(255).to(torch.uint8)
+    return ImageSet(images, labels, tuple(f"class {index}" for index in range(classes)), name=name)
+
+
+@dataclass(frozen=True)
+class FakeContract:
+    name: str
+    accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class FakeTeacher:
+    contract: FakeContract
+    classifier: ImageClassifier
+
+
+def teacher(classifier: ImageClassifier, name: str = "a", accuracy: float | None = None) -> FakeTeacher:
+    return FakeTeacher(FakeContract(name, accuracy), classifier)

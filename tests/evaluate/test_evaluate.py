@@ -1,0 +1,182 @@
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from evaluate_helpers import classifier, noise_images
+from torch import Tensor, nn
+
+from metazoo.data import ImageSet
+from metazoo.errors import Interrupted, UsageError
+from metazoo.evaluate import (
+    Result,
+    Subject,
+    evaluate,
+    mean_interval,
+    paired_difference,
+    raw_pixels,
+    read_accuracies,
+    read_results,
+)
+from metazoo.learn.embedders import Embedder
+
+
+class Oracle(nn.Module):
+    """The class of every image of `labelled_images` as its features."""
+
+    def features(self, images: Tensor) -> Tensor:
+        return nn.functional.one_hot(images[:, 0, 0, 0].mul(255).round().long(), 10).float()
+
+
+def labelled_images(classes: int = 10, each: int = 60) -> ImageSet:
+    """Noise, but that the first value of every image is its label."""
+    images = noise_images(classes, each, side=4, name="labelled")
+    images.images[:, 0, 0, 0] = images.labels.to(torch.uint8)
+    return images
+
+
+def subject(module: Embedder, name: str = "oracle") -> Subject:
+    return Subject.of(name, "some", module)
+
+
+def run(*subjects: Subject, images: ImageSet | None = None, **more: Any) -> list[Result]:
+    given = {"ways": 3, "shots": (1, 2), "episodes": 20, "queries": 4}
+    return evaluate(subjects or (raw_pixels(4),), images or labelled_images(), **given | more)
+
+
+def test_a_perfect_embedder_gets_everything_right() -> None:
+    for row in run(subject(Oracle()), ways=5, shots=(1, 5)):
+        assert (row.accuracy, row.interval) == (100.0, 0.0)
+
+
+@pytest.mark.parametrize("ways", [2, 5])
+def test_noise_is_told_apart_by_chance(ways: int) -> None:
+    for row in run(raw_pixels(4), ways=ways, episodes=400, queries=15):
+        # An interval covers other episodes of these images, not other images, hence the factor.
+        assert abs(row.accuracy - 100 / ways) < 2 * row.interval
+        assert 0 < row.interval < 1.5
+
+
+def test_rows_come_subject_by_subject_with_all_that_is_needed_to_read_them() -> None:
+    rows = run(subject(Oracle()), raw_pixels(4), shots=(2, 1), seed=3)
+    assert [(row.subject, row.method, row.shots) for row in rows] == [
+        ("oracle", "some", 2),
+        ("oracle", "some", 1),
+        ("raw pixels", "raw-pixels", 2),
+        ("raw pixels", "raw-pixels", 1),
+    ]
+    for row in rows:
+        assert (row.head, row.batch_norm, row.ways, row.queries) == ("nearest-mean", "running", 3, 4)
+        assert (row.episodes, row.seed, row.image_set, row.parameters) == (20, 3, "labelled", 0)
+    assert len({row.episode_list_sha256 for row in rows}) == 2
+    assert rows[0].episode_list_sha256 == rows[2].episode_list_sha256
+
+
+def test_the_defaults_are_those_of_the_command_line() -> None:
+    defaults = {name: parameter.default for name, parameter in inspect.signature(evaluate).parameters.items()}
+    expected = {"ways": 5, "shots": (1, 5), "episodes": 1000, "queries": 15, "head": "nearest-mean"}
+    assert {name: defaults[name] for name in expected} == expected
+    assert (defaults["batch_norm"], defaults["seed"]) == ("running", 0)
+
+
+def test_the_same_call_gives_the_same_numbers_and_another_seed_other_episodes() -> None:
+    assert run(seed=1) == run(seed=1)
+    assert run(seed=1)[0].episode_list_sha256 != run(seed=2)[0].episode_list_sha256
+
+
+def test_the_files_hold_what_the_numbers_come_from(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "er" / "RESULT.JSON"
+    rows = run(subject(Oracle()), raw_pixels(4), out=out)
+    assert read_results(out) == rows
+    for row in rows:
+        estimate = mean_interval(read_accuracies(out, row))
+        assert (estimate.mean, estimate.half_width) == (row.accuracy, row.interval)
+    difference = paired_difference(read_accuracies(out, rows[0]), read_accuracies(out, rows[2]))
+    assert difference.mean == pytest.approx(rows[0].accuracy - rows[2].accuracy)
+    assert difference.excludes_zero
+
+
+def test_whether_queries_influence_each_other_is_said() -> None:
+    images = noise_images()
+    subjects = (subject(classifier()), raw_pixels(4))
+    for mode, expected in (("running", [False, False]), ("support", [False, False]), ("query", [True, False])):
+        rows = run(*subjects, images=images, shots=(2,), episodes=2, batch_norm=mode)
+        assert [row.transductive for row in rows] == expected
+        assert {row.batch_norm for row in rows} == {mode}
+
+
+def test_progress_is_counted_over_subjects_and_lists() -> None:
+    calls: list[int] = []
+    run(subject(Oracle()), raw_pixels(4), advance=calls.append)
+    assert sum(calls) == 2 * 2 * 20
+
+
+def test_the_head_is_the_one_asked_for() -> None:
+    images, module = noise_images(colour=0.05), classifier()
+    rows = [run(subject(module), images=images, shots=(1,), head=head)[0] for head in ("nearest-mean", "fine-tune")]
+    assert [row.head for row in rows] == ["nearest-mean", "fine-tune"]
+    assert rows[0].accuracy != rows[1].accuracy
+
+
+def test_too_few_classes_or_images_are_named(tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    with pytest.raises(UsageError, match="labelled has 10 classes, too few for 11-way episodes; ask for fewer ways"):
+        run(ways=11, out=out)
+    whole = labelled_images()
+    poor = whole.take(torch.arange(len(whole) - 57))
+    with pytest.raises(UsageError, match="class 'class 9' of labelled has 3 images, 5 are needed for 1 support and 4"):
+        run(images=poor, out=out)
+    with pytest.raises(UsageError, match="class 'class 0' of labelled has 60 images, 64 are needed for 60 support"):
+        run(shots=(1, 60), out=out)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"head": "svm"}, "unknown head 'svm'; choose one of nearest-mean, fine-tune"),
+        ({"batch_norm": "none"}, "unknown batch-norm mode 'none'; choose one of running, support, query"),
+        ({"shots": ()}, "shots must be one or more different numbers"),
+        ({"shots": (1, 1)}, "shots must be one or more different numbers"),
+        ({"shots": (0,)}, "at least 2 ways, 1 shot"),
+        ({"ways": 1}, "at least 2 ways"),
+        ({"queries": 0}, "at least 2 ways, 1 shot, 1 query"),
+        ({"episodes": 1}, "needs at least 2 episodes, not 1"),
+    ],
+)
+def test_wrong_use_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        run(**change)
+
+
+def test_subjects_need_names_of_their_own() -> None:
+    with pytest.raises(UsageError, match="every subject a name of its own"):
+        run(raw_pixels(4), raw_pixels(8))
+    with pytest.raises(UsageError, match="at least one subject"):
+        evaluate([], labelled_images())
+
+
+def test_a_result_that_cannot_be_written_is_said_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder.json").mkdir()
+    for name, message in (
+        ("result.txt", "give a path that ends in .json"),
+        ("folder.json", "cannot be a result file"),
+        ("file/result.json", "is no writable folder"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            run(out=tmp_path / name, advance=lambda _: pytest.fail("the work was begun"))
+
+
+def test_a_stopped_evaluation_leaves_the_former_result(tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    former = run(out=out)
+
+    def stop(_episodes: int) -> None:
+        raise Interrupted("stopped")
+
+    with pytest.raises(Interrupted):
+        run(out=out, seed=9, advance=stop)
+    assert read_results(out) == former
+    assert read_accuracies(out, former[0]).shape == (20,)

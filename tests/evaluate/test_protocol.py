@@ -1,0 +1,178 @@
+import pytest
+import torch
+from evaluate_helpers import classifier, noise_images
+from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
+from torch import Tensor, nn
+from torch.nn import functional
+
+from metazoo.data import Episode, EpisodeList, ImageSet
+from metazoo.errors import Interrupted, MetazooError, UsageError
+from metazoo.evaluate import Subject, evaluate_lists, evaluate_subject, protocol
+from metazoo.evaluate.protocol import score_episode
+from metazoo.learn.batch_norm import BATCH_NORM_MODES, BatchNormMode
+from metazoo.learn.embedders import Embedder, JointFeatures, PixelFeatures
+from metazoo.learn.heads import HEADS, FineTune, Head, NearestMean
+
+
+class Spy(nn.Module):
+    """Pixels as features, and how many images it was shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = 0
+
+    def features(self, images: Tensor) -> Tensor:
+        self.seen += len(images)
+        return images.flatten(1)
+
+
+@pytest.fixture(scope="module")
+def images() -> ImageSet:
+    return noise_images(colour=0.03)
+
+
+@pytest.fixture(scope="module")
+def lists(images: ImageSet) -> list[EpisodeList]:
+    return [EpisodeList.draw(images, 3, shots, queries=5, episodes=12, seed=1) for shots in (1, 4)]
+
+
+def subject(module: Embedder | None = None) -> Subject:
+    return Subject.of("somebody", "some", module or classifier())
+
+
+def one_by_one(
+    module: Embedder, images: ImageSet, episodes: EpisodeList, head: Head, mode: BatchNormMode
+) -> list[float]:
+    accuracies = []
+    for episode in episodes:
+        scores = score_episode(module, images, episode, head, mode)
+        accuracies.append(100 * (scores.argmax(1) == episode.query_labels).double().mean().item())
+    return accuracies
+
+
+@pytest.mark.parametrize("module", [classifier(), JointFeatures([classifier(), classifier(1, "thin-resnet")])])
+def test_episodes_solved_together_equal_one_by_one(
+    images: ImageSet, lists: list[EpisodeList], module: Embedder
+) -> None:
+    together = evaluate_lists(subject(module), images, lists, NearestMean())
+    for episodes, accuracies in zip(lists, together, strict=True):
+        assert accuracies.dtype == torch.float64
+        assert accuracies.tolist() == pytest.approx(one_by_one(module, images, episodes, NearestMean(), "running"))
+        assert len(set(accuracies.tolist())) > 3
+
+
+def test_accuracies_are_those_of_the_nearest_centroid(images: ImageSet, lists: list[EpisodeList]) -> None:
+    module = classifier()
+    with torch.no_grad():
+        features = functional.normalize(module.features(images.images / 255), dim=1).numpy()
+    for episodes in lists:
+        expected = []
+        for episode in episodes:
+            support, labels = features[episode.support_indices], episode.support_labels.numpy()
+            if episodes.shots == 1:
+                oracle = KNeighborsClassifier(1).fit(support, labels)
+            else:
+                oracle = NearestCentroid().fit(support, labels)
+                # On the unit sphere the cosine ranks as the distance does once the centroids are on it too.
+                oracle.centroids_ /= (oracle.centroids_**2).sum(1, keepdims=True) ** 0.5
+            predicted = oracle.predict(features[episode.query_indices])
+            expected.append(100 * float((predicted == episode.query_labels.numpy()).mean()))
+        assert evaluate_subject(subject(module), images, episodes, NearestMean()).tolist() == pytest.approx(expected)
+
+
+def test_blocks_of_episodes_do_not_change_accuracies(
+    images: ImageSet, lists: list[EpisodeList], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = evaluate_lists(subject(), images, lists, NearestMean())
+    monkeypatch.setattr(protocol, "_NUMBERS_A_BLOCK", 5 * 15 * 4)
+    in_blocks = evaluate_lists(subject(), images, lists, NearestMean())
+    assert all(torch.equal(one, other) for one, other in zip(whole, in_blocks, strict=True))
+
+
+def test_every_image_is_embedded_once_for_all_lists(images: ImageSet, lists: list[EpisodeList]) -> None:
+    spy = Spy()
+    evaluate_lists(subject(spy), images, lists, NearestMean())
+    used = {*lists[0].support_indices.flatten().tolist(), *lists[0].query_indices.flatten().tolist()}
+    used |= {*lists[1].support_indices.flatten().tolist(), *lists[1].query_indices.flatten().tolist()}
+    assert spy.seen == len(used)
+
+
+@pytest.mark.parametrize("head", HEADS, ids=lambda head: head.name)
+@pytest.mark.parametrize("mode", BATCH_NORM_MODES)
+def test_a_prediction_depends_on_other_queries_in_mode_query_alone(
+    images: ImageSet, lists: list[EpisodeList], head: Head, mode: BatchNormMode
+) -> None:
+    module, episode = classifier(), lists[1][0]
+    scores = score_episode(module, images, episode, head, mode)
+    fewer = Episode(episode.support_indices, episode.query_indices[:4], episode.class_indices)
+    alone = score_episode(module, images, fewer, head, mode)
+    assert torch.allclose(alone, scores[:4], atol=1e-5) == (mode != "query")
+
+
+@pytest.mark.parametrize("head", HEADS, ids=lambda head: head.name)
+@pytest.mark.parametrize("mode", BATCH_NORM_MODES)
+def test_every_head_and_mode_leaves_the_subject_as_it_was(
+    images: ImageSet, lists: list[EpisodeList], head: Head, mode: BatchNormMode
+) -> None:
+    module = classifier()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    accuracies = evaluate_lists(subject(module), images, [lists[1]], head, mode)[0]
+    assert accuracies.tolist() == pytest.approx(one_by_one(module, images, lists[1], head, mode))
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+    assert not module.training
+
+
+def test_modes_differ_and_modules_without_batch_norm_know_none(images: ImageSet, lists: list[EpisodeList]) -> None:
+    def accuracies(module: Embedder) -> set[tuple[float, ...]]:
+        modes = BATCH_NORM_MODES
+        return {tuple(evaluate_subject(subject(module), images, lists[1], NearestMean(), m).tolist()) for m in modes}
+
+    assert len(accuracies(classifier())) == 3
+    assert len(accuracies(PixelFeatures(8))) == 1
+
+
+@pytest.mark.parametrize("mode", BATCH_NORM_MODES)
+def test_progress_counts_every_episode(images: ImageSet, lists: list[EpisodeList], mode: BatchNormMode) -> None:
+    calls: list[int] = []
+    evaluate_lists(subject(), images, lists, NearestMean(), mode, calls.append)
+    assert sum(calls) == 24
+
+
+def test_a_list_of_other_images_is_refused(lists: list[EpisodeList]) -> None:
+    with pytest.raises(UsageError, match="not drawn from noise as it is now"):
+        evaluate_lists(subject(), noise_images(), lists, NearestMean())
+
+
+def test_an_unknown_mode_is_refused(images: ImageSet, lists: list[EpisodeList]) -> None:
+    with pytest.raises(UsageError, match="unknown batch-norm mode 'test'; choose one of running, support, query"):
+        evaluate_lists(subject(), images, lists, NearestMean(), "test")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("head", HEADS, ids=lambda head: head.name)
+def test_a_broken_subject_is_named(images: ImageSet, lists: list[EpisodeList], head: Head) -> None:
+    module = classifier()
+    next(module.parameters()).fill_(torch.nan)
+    with pytest.raises(MetazooError, match="somebody: a model's features are not finite"):
+        evaluate_lists(subject(module), images, lists, head)
+
+
+def test_a_model_without_stored_statistics_is_a_wrong_use_of_mode_running(
+    images: ImageSet, lists: list[EpisodeList]
+) -> None:
+    module = classifier()
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean = part.running_var = None
+    with pytest.raises(UsageError, match="somebody: this model stores no batch-norm statistics; choose batch norm"):
+        evaluate_lists(subject(module), images, lists, NearestMean())
+    assert len(evaluate_lists(subject(module), images, lists, NearestMean(), "query")) == 2
+
+
+@pytest.mark.parametrize("head", [NearestMean(), FineTune()], ids=lambda head: head.name)
+def test_a_stop_passes_as_it_is(images: ImageSet, lists: list[EpisodeList], head: Head) -> None:
+    def stop(_episodes: int) -> None:
+        raise Interrupted("stopped by SIGTERM", 143)
+
+    with pytest.raises(Interrupted, match=r"^stopped by SIGTERM$") as caught:
+        evaluate_lists(subject(), images, lists, head, advance=stop)
+    assert caught.value.exit_code == 143

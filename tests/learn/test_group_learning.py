@@ -1,0 +1,261 @@
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from learn_helpers import resident_bank, student, targets
+from pydantic import ValidationError
+from torch import Tensor
+
+from metazoo.bank import ResidentBank
+from metazoo.errors import DataError
+from metazoo.learn.group_learning import GroupLearner, LearningRecipe, RegularisationRecipe
+from metazoo.learn.regularisers import ExplicitRegularisation, ImplicitRegularisation, MeanGradient
+from metazoo.learn.student import Student
+from metazoo.learn.views import Targets
+from metazoo.run.artefacts import read_tensors, write_tensors
+
+# All that the tests rely on is said here; the defaults are free to change.
+RECIPE = LearningRecipe(
+    steps=40,
+    teachers_per_step=2,
+    batch_size=24,
+    learning_rate=0.01,
+    warm_up_steps=4,
+    joint_features=1.0,
+    relations=1.0,
+    distillation=0.5,
+    temperature=1.0,
+    views=48,
+    steps_per_views=20,
+    mix=True,
+    shift=0.125,
+    regularisation=RegularisationRecipe(kind="implicit", displacement=1e-2, strength=1e-2),
+)
+
+
+def learner_of(
+    recipe: LearningRecipe = RECIPE,
+    seed: int = 0,
+    teachers: Targets = targets,
+    bank: ResidentBank | None = None,
+    learner: Student | None = None,
+    members: tuple[int, ...] | None = None,
+) -> GroupLearner:
+    return GroupLearner(
+        learner or student(seed),
+        bank or resident_bank(),
+        ((0, 2), (1,)),
+        lambda random: members or ((0, 2), (1,))[int(torch.randint(2, (1,), generator=random))],
+        teachers,
+        recipe,
+        seed,
+    )
+
+
+def changed(**values: Any) -> LearningRecipe:
+    return RECIPE.model_copy(update=values)
+
+
+def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in state.items()}
+
+
+def assert_equal_states(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert [name for name, value in one.items() if not torch.equal(value, other[name])] == []
+
+
+@pytest.mark.parametrize("kind", ["implicit", "explicit", "mean"])
+def test_the_loss_falls(kind: str) -> None:
+    recipe = changed(regularisation=RegularisationRecipe(kind=kind, displacement=1e-2, strength=1e-2))  # pyright: ignore[reportArgumentType]
+    learner = learner_of(recipe)
+    reports = [learner.step() for _ in range(recipe.steps)]
+    losses = [float(report.loss) for report in reports]
+    assert sum(losses[-8:]) < 0.9 * sum(losses[:8])
+    assert [report.step for report in reports] == list(range(1, 41))
+    figures = [vars(report)[name] for report in reports for name in ("agreement", "disagreement", "relative_change")]
+    assert all(bool(torch.as_tensor(figure).isfinite()) for figure in figures)
+    groups_of_two = [report for report in reports if float(report.disagreement) > 1e-9]
+    assert 5 < len(groups_of_two) < 35
+    assert all((float(report.relative_change) > 0) == (kind != "mean") for report in groups_of_two)
+
+
+@pytest.mark.parametrize("term", ["joint_features", "relations", "distillation"])
+def test_each_term_can_be_learned_from_alone(term: str) -> None:
+    alone = {"joint_features": 0.0, "relations": 0.0, "distillation": 0.0, term: 1.0}
+    learner = learner_of(changed(**alone, batch_size=48, regularisation=RegularisationRecipe(kind="mean")))
+    losses = [float(learner.step().loss) for _ in range(40)]
+    assert sum(losses[-8:]) < 0.95 * sum(losses[:8])
+
+
+# Views are drawn anew after 4 steps and after 8.
+@pytest.mark.parametrize("stopped_after", [1, 3, 4, 5, 9])
+def test_restored_midway_it_ends_as_if_it_had_not_stopped(tmp_path: Path, stopped_after: int) -> None:
+    recipe = changed(steps=10, steps_per_views=4, batch_size=8, views=12)
+    whole = learner_of(recipe)
+    for _ in range(stopped_after):
+        whole.step()
+    write_tensors(tmp_path / "state.safetensors", whole.state())
+    restored = learner_of(recipe, learner=student(5))  # whose first weights are others
+    restored.restore(stopped_after, read_tensors(tmp_path / "state.safetensors"))
+    assert_equal_states(restored.state(), whole.state())
+    while whole.steps_done < recipe.steps:
+        reports = whole.step(), restored.step()
+        assert float(reports[0].loss) == float(reports[1].loss)
+    assert_equal_states(restored.state(), whole.state())
+
+
+def test_the_state_is_all_parameters_and_both_moments() -> None:
+    learner = learner_of()
+    learner.step()
+    names = learner.student.trained_parameters().keys()
+    expected = {f"{prefix}.{name}" for name in names for prefix in ("parameters", "optimiser.exp_avg")}
+    expected |= {f"optimiser.{kind}.{name}" for name in names for kind in ("exp_avg_sq", "step")}
+    assert learner.state().keys() == expected
+
+
+def test_a_checkpoint_of_another_student_is_refused() -> None:
+    learner = learner_of()
+    learner.step()
+    state = copied(learner.state())
+    name = "parameters.to_features.weight"
+    for wrong in ({key: value for key, value in state.items() if key != name}, {**state, name: torch.zeros(2, 3)}):
+        with pytest.raises(DataError, match="does not fit the meta-model"):
+            learner_of().restore(1, wrong)
+
+
+def test_the_seed_settles_the_result() -> None:
+    ends = []
+    for seed in (0, 0, 1):
+        learner = learner_of(seed=seed, learner=student(0))
+        learner.step()
+        ends.append(copied(learner.state()))
+    assert_equal_states(ends[0], ends[1])
+    assert not torch.equal(ends[0]["parameters.to_features.weight"], ends[2]["parameters.to_features.weight"])
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_changes_nothing() -> None:
+    failing = False
+
+    def sometimes(images: Tensor) -> tuple[Tensor, Tensor]:
+        features, logits = targets(images)
+        return (features * math.nan, logits) if failing else (features, logits)
+
+    learner = learner_of(changed(steps_per_views=2), teachers=sometimes)
+    learner.step()
+    learner.step()
+    failing, before = True, copied(learner.state())
+    with pytest.raises(DataError, match=r"not finite at step 2; lower learning\.learning_rate"):
+        learner.step()
+    assert_equal_states(learner.state(), before)
+    assert learner.steps_done == 2
+    assert all(parameter.grad is None for parameter in learner.student.parameters())
+
+
+def test_steps_leave_buffers_flags_and_the_head_alone() -> None:
+    learner = learner_of()
+    module = learner.student
+    before = copied(dict(module.named_buffers()))
+    flags = [part.training for part in module.modules()]
+    for _ in range(3):
+        learner.step()
+    assert_equal_states(dict(module.named_buffers()), before)
+    assert [part.training for part in module.modules()] == flags
+    assert not module.classifier.network.head.weight.any()
+
+
+def test_a_step_learns_from_the_views_of_its_members_only() -> None:
+    """What the teachers say of the other views may be nonsense."""
+
+    def of_owner_1(images: Tensor) -> tuple[Tensor, Tensor]:
+        features, logits = targets(images)
+        other = images[:, 0].mean((1, 2)) > 0.5
+        return torch.where(other[:, None], math.nan, features), logits
+
+    bank = resident_bank()
+    marked = bank.images.clone()
+    marked[:, 0] = 255
+    marked[bank.places_of(1), 0] = 0
+    bank = dataclasses.replace(bank, images=marked)
+    report = learner_of(teachers=of_owner_1, bank=bank, members=(1,)).step()
+    assert math.isfinite(float(report.loss))
+    with pytest.raises(DataError):
+        learner_of(teachers=of_owner_1, bank=bank, members=(0, 2)).step()
+
+
+def test_the_learning_rate_rises_and_falls_as_a_cosine() -> None:
+    learner = learner_of(changed(steps=8, warm_up_steps=2, batch_size=4, views=6))
+    rates = [learner.step().learning_rate for _ in range(8)]
+    expected = [0.01 * min(1, (step + 1) / 2) * 0.5 * (1 + math.cos(math.pi * step / 8)) for step in range(8)]
+    assert rates == pytest.approx(expected)
+    assert learner_of(changed(warm_up_steps=0)).step().learning_rate == pytest.approx(0.01)
+
+
+def test_views_are_drawn_anew_when_they_are_due() -> None:
+    judged: list[int] = []
+
+    def counting(images: Tensor) -> tuple[Tensor, Tensor]:
+        judged.append(len(images))
+        return targets(images)
+
+    learner = learner_of(changed(views=1, steps_per_views=2, batch_size=4), teachers=counting)
+    for _ in range(5):
+        learner.step()
+    assert judged == [3, 3, 3]  # at least one view of each of the three teachers
+
+
+def test_without_strength_all_regularisers_step_alike() -> None:
+    ends = []
+    for kind in ("mean", "implicit", "explicit"):
+        learner = learner_of(changed(regularisation=RegularisationRecipe(kind=kind, strength=0.0)))
+        for _ in range(3):
+            learner.step()
+        ends.append(copied(learner.state()))
+    for end in ends[1:]:
+        for name, value in ends[0].items():
+            torch.testing.assert_close(end[name], value)
+
+
+def test_calibration_stores_statistics_and_trains_nothing() -> None:
+    learner = learner_of()
+    learner.step()
+    parameters = copied(learner.state())
+    before = copied(dict(learner.student.named_buffers()))
+    learner.calibrate()
+    first = copied(dict(learner.student.named_buffers()))
+    assert_equal_states(learner.state(), parameters)
+    changed_names = {name for name, value in first.items() if not torch.equal(value, before[name])}
+    assert {name.rsplit(".")[-1] for name in changed_names} == {"running_mean", "running_var"}
+    assert len(changed_names) == 8
+    assert all(bool(first[name].isfinite().all()) for name in changed_names)
+    learner.calibrate()
+    assert_equal_states(dict(learner.student.named_buffers()), first)
+
+
+@pytest.mark.parametrize(
+    ("kind", "built"),
+    [("mean", MeanGradient), ("implicit", ImplicitRegularisation), ("explicit", ExplicitRegularisation)],
+)
+def test_a_recipe_builds_its_regulariser(kind: Any, built: type) -> None:
+    assert type(RegularisationRecipe(kind=kind).build()) is built
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"learning_rate": 0},
+        {"learning_rate": math.inf},
+        {"joint_features": math.inf},
+        {"batch_size": 1},
+        {"shift": 0.5},
+        {"regularisation": {"strength": -1}},
+        {"regularisation": {"kind": "none"}},
+        {"joint_features": 0, "relations": 0, "distillation": 0},
+    ],
+)
+def test_an_impossible_recipe_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        LearningRecipe.model_validate(wrong)

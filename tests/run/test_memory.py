@@ -1,0 +1,48 @@
+import ctypes
+import json
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from metazoo.run import memory
+
+_SCRIPT = """
+import json, sys
+import torch
+from metazoo.run.memory import keep_freed_memory
+
+torch.set_num_threads(1)
+
+def result():
+    random = torch.Generator().manual_seed(0)
+    images, weight = torch.randn(64, 3, 32, 32, generator=random), torch.randn(16, 3, 3, 3, generator=random)
+    weight.requires_grad_(True)
+    outputs = torch.nn.functional.conv2d(images, weight, padding=1).relu()
+    outputs.square().mean().backward()
+    return outputs.detach(), weight.grad
+
+before = result()
+told = [keep_freed_memory(), keep_freed_memory()]
+print(json.dumps([told, all(torch.equal(*pair) for _ in range(3) for pair in zip(before, result()))]))
+"""
+
+
+def test_the_c_library_is_told_and_results_do_not_change() -> None:
+    """In a process of its own: the setting cannot be taken back."""
+    done = subprocess.run([sys.executable, "-c", _SCRIPT], capture_output=True, text=True, check=True, timeout=600)
+    glibc = sys.platform.startswith("linux") and platform.libc_ver()[0] == "glibc"
+    assert json.loads(done.stdout) == [[glibc, glibc], True]
+
+
+def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(ctypes, "CDLL", pytest.fail)
+    assert memory.keep_freed_memory() is False
+
+
+def test_a_library_without_the_setting_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+    assert memory.keep_freed_memory() is False

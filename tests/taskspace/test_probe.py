@@ -1,0 +1,168 @@
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from metazoo.bank import ResidentBank
+from metazoo.errors import DataError
+from metazoo.taskspace import (
+    FisherEmbeddings,
+    Probe,
+    ProbeRecipe,
+    dissimilarity_matrix,
+    group,
+    similarity_matrix,
+    train_probe,
+)
+
+SIDE, EACH = 16, 12
+RECIPE = ProbeRecipe(architecture="conv4", width=8, input_size=SIDE, steps=60, batch_size=128, learning_rate=5e-3)
+
+
+def task(seed: int, classes: int) -> tuple[Tensor, Tensor]:
+    """Noise around one colour a class."""
+    random = torch.Generator().manual_seed(seed)
+    labels = torch.arange(classes).repeat(EACH)
+    colours = torch.randint(30, 226, (classes, 3, 1, 1), generator=random)
+    noise = torch.randint(-40, 41, (len(labels), 3, SIDE, SIDE), generator=random)
+    return (colours[labels] + noise).clamp(0, 255).to(torch.uint8), labels
+
+
+def bank_of(tasks: dict[str, tuple[Tensor, Tensor]]) -> ResidentBank:
+    starts = torch.tensor([0, *(len(labels) for _, labels in tasks.values())]).cumsum(0).tolist()
+    images, labels = (torch.cat([each[part] for each in tasks.values()]) for part in (0, 1))
+    return ResidentBank(tuple(tasks), images, labels, tuple(starts))
+
+
+COUNTS = {"two": 2, "five": 5, "three": 3}
+TASKS = {name: task(count, count) for name, count in COUNTS.items()}
+
+
+@pytest.fixture(scope="module")
+def probe() -> Probe:
+    return train_probe(bank_of(TASKS), COUNTS, RECIPE, 0)
+
+
+def rows_of(name: str) -> slice:
+    """Where the classes of a teacher lie in the probe's head."""
+    start = sum(list(COUNTS.values())[: list(COUNTS).index(name)])
+    return slice(start, start + COUNTS[name])
+
+
+def own_loss(probe: Probe, name: str) -> float:
+    images, labels = TASKS[name]
+    with torch.no_grad():
+        return float(functional.cross_entropy(probe.classifier(images.float() / 255)[:, rows_of(name)], labels))
+
+
+def embedding(probe: Probe, name: str) -> dict[str, Tensor]:
+    return probe.embed(name, *TASKS[name]).tensors
+
+
+def with_head(probe: Probe, weight: Tensor, bias: Tensor) -> Probe:
+    other = Probe(copy.deepcopy(probe.classifier), COUNTS)
+    with torch.no_grad():
+        other.classifier.network.head.weight.copy_(weight)
+        other.classifier.network.head.bias.copy_(bias)
+    return other
+
+
+def test_every_teacher_is_learned_among_its_own_classes(probe: Probe) -> None:
+    fresh = train_probe(bank_of(TASKS), COUNTS, RECIPE.model_copy(update={"steps": 1}), 0)
+    for name in COUNTS:
+        assert own_loss(probe, name) < 0.7 * own_loss(fresh, name)
+
+
+def test_a_task_is_embedded_in_the_body_alone(probe: Probe) -> None:
+    network = probe.classifier.network
+    body = {f"network.{name}": value for name, value in network.named_parameters() if not name.startswith("head.")}
+    for name in COUNTS:
+        tensors = embedding(probe, name)
+        assert {key: value.shape for key, value in tensors.items()} == {key: v.shape for key, v in body.items()}
+        assert sum(float(value.sum()) for value in tensors.values()) > 0
+
+
+def test_tasks_of_any_number_of_classes_are_comparable(probe: Probe) -> None:
+    embeddings = FisherEmbeddings.stack([probe.embed(name, *TASKS[name]) for name in COUNTS])
+    assert embeddings.names == ("two", "five", "three")
+
+
+def test_the_order_of_the_classes_does_not_matter(probe: Probe) -> None:
+    head, images, labels = probe.classifier.network.head, *TASKS["five"]
+    order = torch.tensor([3, 0, 4, 1, 2])
+    weight, bias = head.weight.detach().clone(), head.bias.detach().clone()
+    rows = rows_of("five")
+    weight[rows], bias[rows] = weight[rows][order], bias[rows][order]
+    relabelled = with_head(probe, weight, bias).embed("five", images, order.argsort()[labels]).tensors
+    for key, value in embedding(probe, "five").items():
+        torch.testing.assert_close(relabelled[key], value)
+    unlike = probe.embed("five", images, order.argsort()[labels]).tensors
+    assert not all(torch.allclose(unlike[key], value, rtol=0.01) for key, value in relabelled.items())
+
+
+def test_the_heads_of_other_teachers_do_not_matter(probe: Probe) -> None:
+    head = probe.classifier.network.head
+    weight, bias = torch.ones_like(head.weight), torch.ones_like(head.bias)
+    weight[rows_of("five")], bias[rows_of("five")] = head.weight[rows_of("five")], head.bias[rows_of("five")]
+    other = with_head(probe, weight.detach(), bias.detach())
+    assert all(torch.equal(value, embedding(other, "five")[key]) for key, value in embedding(probe, "five").items())
+
+
+def test_embedding_is_the_mean_over_images_of_the_squared_gradient(probe: Probe) -> None:
+    images, labels = TASKS["two"]
+    classifier = copy.deepcopy(probe.classifier).eval()
+    name, parameter = next(iter(classifier.network.named_parameters()))
+    squares = torch.zeros_like(parameter)
+    for image, label in zip(images[:5], labels[:5], strict=True):
+        logits = classifier(image[None].float() / 255)[:, rows_of("two")]
+        loss = functional.cross_entropy(logits, label[None])
+        squares += torch.autograd.grad(loss, parameter)[0].square()
+    expected = probe.embed("two", images[:5], labels[:5]).tensors[f"network.{name}"]
+    torch.testing.assert_close(squares.detach() / 5, expected, rtol=1e-4, atol=1e-9)
+
+
+def test_grey_images_of_another_size_are_embedded_too(probe: Probe) -> None:
+    images, labels = TASKS["two"]
+    tensors = probe.embed("two", images[:, :1, :12, :12], labels).tensors
+    assert tensors.keys() == embedding(probe, "two").keys()
+
+
+def test_duplicates_are_alike_and_are_put_into_different_groups() -> None:
+    tasks = {"a": task(7, 3), "copy of a": task(7, 3), "b": task(8, 4), "c": task(9, 2)}
+    counts = {"a": 3, "copy of a": 3, "b": 4, "c": 2}
+    probe = train_probe(bank_of(tasks), counts, RECIPE, 0)
+    similarity = similarity_matrix(FisherEmbeddings.stack([probe.embed(name, *tasks[name]) for name in tasks]))
+    others = similarity[torch.triu_indices(4, 4, 1).unbind()][1:]
+    assert float(similarity[0, 1]) > 0.9
+    assert float(similarity[0, 1]) > float(others.max()) + 0.1
+    grouping = group(dissimilarity_matrix(similarity), "dispersed", 2, keys=list(tasks))
+    assert [0, 1] not in [sorted(members) for members in grouping.groups]
+
+
+def test_the_seed_settles_the_probe() -> None:
+    recipe = RECIPE.model_copy(update={"steps": 2})
+    before = torch.get_rng_state()
+    weights = [train_probe(bank_of(TASKS), COUNTS, recipe, seed).classifier.state_dict() for seed in (0, 0, 1)]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    assert not torch.equal(weights[0]["network.head.weight"], weights[2]["network.head.weight"])
+
+
+def test_every_step_is_reported_and_may_end_the_training() -> None:
+    steps: list[None] = []
+    train_probe(bank_of(TASKS), COUNTS, RECIPE.model_copy(update={"steps": 3}), 0, lambda: steps.append(None))
+    assert len(steps) == 3
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_probe(bank_of(TASKS), COUNTS, RECIPE, 0, stop)
+
+
+def test_a_loss_that_is_not_finite_names_the_step() -> None:
+    recipe = RECIPE.model_copy(update={"learning_rate": 1e30, "steps": 5})
+    with pytest.raises(DataError, match=r"not finite at step [1-4]; lower probe\.learning_rate"):
+        train_probe(bank_of(TASKS), COUNTS, recipe, 0)

@@ -1,0 +1,56 @@
+"""A tiny zoo of unlike models, and runs on it that take a second."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metazoo.data import ImageSet
+from metazoo.zoo import TrainingRecipe, Zoo, build_zoo
+
+SIDE = 16
+BUDGET = {"images_per_class": 4, "bucket_size": 8}
+OPTIONS: dict[str, Any] = {
+    "recovery": {"iterations": 2},
+    "budget": BUDGET,
+    "probe": {"architecture": "conv4", "width": 4, "input_size": 16, "steps": 3, "batch_size": 8, "fisher_images": 4},
+    "grouping": {"groups": 2},
+    "learning": {
+        "steps": 7,
+        "teachers_per_step": 2,
+        "batch_size": 8,
+        "learning_rate": 0.01,
+        "warm_up_steps": 2,
+        "views": 20,
+        "steps_per_views": 3,
+    },
+    "meta_model": {"architecture": "conv4", "width": 4, "input_size": 16},
+}
+
+
+def coloured_images(classes: int, side: int) -> ImageSet:
+    """Noise around one colour a class."""
+    random = torch.Generator().manual_seed(0)
+    labels = torch.arange(classes).repeat_interleave(8)
+    colours = torch.randint(40, 216, (classes, 3, 1, 1), generator=random)
+    noise = torch.randint(-40, 40, (len(labels), 3, side, side), generator=random)
+    names = tuple(f"colour {index}" for index in range(classes))
+    return ImageSet((colours[labels] + noise).clamp(0, 255).to(torch.uint8), labels, names, name="colours")
+
+
+def build(folder: Path) -> Zoo:
+    """Four models: two conv4 of 3 classes, a thin-resnet of 2, and one of 4 that sees grey at 20 pixels."""
+    recipe, images = TrainingRecipe(epochs=1), coloured_images(6, SIDE)
+    build_zoo(folder, images, "conv4", models=2, ways=3, recipe=recipe, width=4, workers=1)
+    build_zoo(folder, images, "thin-resnet", models=1, ways=2, recipe=recipe, width=4, workers=1)
+    return build_zoo(
+        folder, images, "thin-resnet", 1, 4,
+        domain="grey", recipe=recipe, width=4, channels=1, input_size=20, workers=1,
+    )  # fmt: skip
+
+
+def content(folder: Path) -> dict[str, str]:
+    """Hash of every file below a folder but those of the lock."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".lock")]
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
