@@ -1,4 +1,7 @@
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -91,6 +94,34 @@ def test_interrupted_and_called_again_the_bank_ends_the_same(zoo: Zoo, whole: Ba
     before = files(tmp_path)
     recover_zoo(zoo, bank, RECIPE, BUDGET, 7, workers=1)  # nothing is left to do
     assert files(tmp_path) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+def test_killed_at_any_moment_and_called_again_the_bank_ends_the_same(zoo: Zoo, whole: Bank, tmp_path: Path) -> None:
+    script = f"""
+import os, signal
+from metazoo.bank import Bank, bank
+from metazoo.recover import RecoveryBudget, RecoveryRecipe, recover_zoo
+from metazoo.zoo import Zoo
+real, written = bank.write_index, []
+def write_index(path, index):
+    written.append(path)
+    if len(written) == 4:  # the fourth shard is there, but in no index
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(path, index)
+bank.write_index = write_index
+recipe = RecoveryRecipe.model_validate_json({RECIPE.model_dump_json()!r})
+budget = RecoveryBudget.model_validate_json({BUDGET.model_dump_json()!r})
+recover_zoo(Zoo.open({str(zoo.folder)!r}), Bank.create({str(tmp_path)!r}), recipe, budget, 7, workers=1)
+"""
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    bank = Bank.open(tmp_path)
+    bank.verify()
+    assert plan_recovery(zoo, BUDGET, bank).stored_buckets == 3
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 4
+    recover_zoo(zoo, bank, RECIPE, BUDGET, 7, workers=1)
+    assert files(tmp_path) == files(whole.folder)
 
 
 def test_a_further_generation_has_other_images_of_the_same_classes(zoo: Zoo, whole: Bank, tmp_path: Path) -> None:

@@ -215,7 +215,9 @@ class Bank:
     def _check_name(self, teacher: str) -> None:
         if not _TEACHER.fullmatch(teacher):
             raise UsageError(f"a teacher cannot be called {teacher!r}; use letters, digits, '.', '_' and '-'")
-        twin = next((name for name in self._indices if name != teacher and name.lower() == teacher.lower()), None)
+        if teacher in self._indices:
+            return
+        twin = next((name for name in self._indices if name.lower() == teacher.lower()), None)
         if twin is not None:  # one folder, where the file system does not tell them apart
             raise UsageError(f"teachers {twin!r} and {teacher!r} differ in upper and lower case only; rename one")
 

@@ -51,7 +51,7 @@ class Student(nn.Module):
 
 
 def _linear(inputs: int, outputs: int, random: torch.Generator) -> nn.Linear:
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs)  # torch's own generator is left alone
+    layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")  # torch's own generator is left alone
     bound = inputs**-0.5
     for parameter in (layer.weight, layer.bias):
         nn.init.uniform_(parameter, -bound, bound, generator=random)

@@ -33,7 +33,7 @@ class TeacherHealth:
 def health_rows(bank: Bank, generation: int | None = None) -> list[TeacherHealth]:
     """The health of every teacher in the bank, by name, in one generation (each teacher's latest if None).
 
-    Teachers without that generation are left out.
+    Teachers without that generation are left out; a figure that was not recorded counts as 0.
     """
     rows = []
     for teacher in bank.teachers:
@@ -42,7 +42,7 @@ def health_rows(bank: Bank, generation: int | None = None) -> list[TeacherHealth
             images = sum(shard.images for shard in shards)
             names = ("agreement", "batch_norm_distance", "batch_norm_distance_at_start")
             agreement, distance, at_start = (
-                sum(shard.images * shard.health[name] for shard in shards) / images for name in names
+                sum(shard.images * shard.health.get(name, 0.0) for shard in shards) / images for name in names
             )
             has_batch_norm = at_start > 0
             rows.append(

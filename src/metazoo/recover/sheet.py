@@ -81,7 +81,7 @@ def contact_sheet(
             x = _MARGIN + _LABEL_WIDTH + column * (cell + _GAP)
             sheet.paste(_picture(images[position], cell), (x, y))
     if bottom:
-        line = f"and {len(present) - most_classes} more classes"
+        line = f"and {len(present) - most_classes} more"
         draw.text((_MARGIN, height - _MARGIN - _LINE + 2), line, _FAINT, _font(_FONT, _TEXT_SIZE))
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
@@ -104,8 +104,8 @@ def _picture(image: Tensor, cell: int) -> Image.Image:
 def _draw_label(draw: ImageDraw.ImageDraw, name: str, middle: float) -> None:
     font, width = _font(_FONT, _TEXT_SIZE), _LABEL_WIDTH - 16
     lines = _wrapped(_shown(name), font, width)
-    if len(lines) > _MOST_LINES:
-        lines = [*lines[: _MOST_LINES - 1], _clipped(" ".join(lines[_MOST_LINES - 1 :]), font, width)]
+    lines[_MOST_LINES - 1 :] = ["".join(lines[_MOST_LINES - 1 :])]
+    lines = [_clipped(line.strip(), font, width) for line in lines if line.strip()]
     y = middle - len(lines) * _LINE / 2
     for line in lines:
         draw.text((_MARGIN, y), line, _TEXT, font)
@@ -118,7 +118,7 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
         if font.getlength((lines[-1] + piece).strip()) > width:
             lines.append("")
         lines[-1] += piece
-    return [_clipped(line.strip(), font, width) for line in lines if line.strip()]
+    return lines
 
 
 def _clipped(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
@@ -135,7 +135,7 @@ def _shown(text: str) -> str:
     known = _characters()
     return "".join(
         character if ord(character) in known and character.isprintable() else ascii(character)[1:-1]
-        for character in text[:1000]
+        for character in text[:300]
     )
 
 
