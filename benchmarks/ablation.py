@@ -17,8 +17,8 @@ from torch import Tensor
 from metazoo.bank import Bank
 from metazoo.data import EpisodeList, load_images
 from metazoo.evaluate import Subject, evaluate_lists, mean_interval, paired_difference
-from metazoo.learn.group_learning import RegularisationRecipe
 from metazoo.learn.heads import get_head
+from metazoo.learn.recipe import RegularisationRecipe
 from metazoo.methods.stages import BANK, DISTANCE, learn_from_groups
 from metazoo.methods.tgr import TgrRecipe
 from metazoo.methods.workspace import Workspace

@@ -2,13 +2,13 @@
 
 import platform
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, final
 
 import torch
 import yaml
 
-from metazoo import __version__
 from metazoo.adapt import MetaModel
 from metazoo.errors import ArtefactError, RunError, UsageError
 from metazoo.methods.config import RunConfig, resolve_config
@@ -192,7 +192,11 @@ def _begin(folder: RunFolder, zoo: Zoo, config: RunConfig, threads: int) -> dict
             "format_version": FORMAT_VERSION,
             "zoo": {"path": str(zoo.folder.resolve()), "sha256": zoo.sha256, "models": len(zoo)},
             "threads": threads,
-            "versions": {"metazoo": __version__, "torch": torch.__version__, "python": platform.python_version()},
+            "versions": {
+                "metazoo": version("metazoo"),
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
             "machine": {"system": platform.platform(), "processor": platform.machine()},
         }
         folder.write_json(DESCRIPTION, description)

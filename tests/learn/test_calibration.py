@@ -45,8 +45,12 @@ def test_the_first_layer_has_the_statistics_of_all_batches_at_once() -> None:
 def test_later_layers_pool_what_each_batch_gave_them() -> None:
     module = classifier()
     inputs: dict[nn.BatchNorm2d, list[Tensor]] = {layer: [] for layer in layers(module)}
-    for layer, seen in inputs.items():
-        layer.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(given[0].detach()))
+
+    def note(layer: nn.BatchNorm2d, given: tuple[Tensor]) -> None:
+        inputs[layer].append(given[0].detach())
+
+    for layer in inputs:
+        layer.register_forward_pre_hook(note)
     calibrate_statistics(module, BATCHES)
     for layer, seen in inputs.items():
         together = torch.cat([part.transpose(0, 1).flatten(1) for part in seen], 1)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from metazoo.bank import ResidentBank
 from metazoo.errors import DataError
-from metazoo.learn.group_learning import GroupLearner, LearningRecipe, RegularisationRecipe
+from metazoo.learn.group_learning import GroupLearner
+from metazoo.learn.recipe import LearningRecipe, RegularisationRecipe
 from metazoo.learn.regularisers import ExplicitRegularisation, ImplicitRegularisation, MeanGradient
 from metazoo.learn.student import Student
 from metazoo.learn.views import Targets

@@ -75,7 +75,7 @@ def test_options_that_are_given_are_left_as_they_are() -> None:
         ({"learning": {"mix": "perhaps"}}, "learning.mix: "),
         ({"learning": 5}, "learning: Input should be a valid dictionary"),
         ({"learning": [{"steps": 5}]}, "learning: Input should be a valid dictionary"),
-        ({"learning": {"regularisation": {"kind": "none"}}}, "learning.regularisation.kind: Input should be 'implicit'"),
+        ({"learning": {"regularisation": {"kind": "none"}}}, "learning.regularisation.kind: Input should be"),
         ({"grouping": {"strategy": "best"}}, "grouping.strategy: "),
         ({"probe": {"learning_rate": math.inf}}, "probe.learning_rate: "),
         ({"probe": {"architecture": "vgg"}}, "probe.architecture: the architecture must be one of conv4, thin-resnet"),
@@ -117,7 +117,8 @@ def test_a_seed_is_a_whole_number(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", [-1, 2**63, 1.0, "1", True, [1]])
 def test_any_other_seed_is_refused(seed: Any) -> None:
-    for call in ({"options": {"seed": seed}}, {"seed": seed}):
+    calls: list[dict[str, Any]] = [{"options": {"seed": seed}}, {"seed": seed}]
+    for call in calls:
         with pytest.raises(UsageError, match="seed must be a whole number of at least 0"):
             resolve_config(**call)
 
@@ -175,5 +176,5 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot read"):
         resolve_config(tmp_path)
     (tmp_path / "latin.yaml").write_bytes("seed: 0 # Grün".encode("latin-1"))
-    with pytest.raises(UsageError, match="cannot read .*latin.yaml"):
+    with pytest.raises(UsageError, match=r"cannot read .*latin\.yaml"):
         resolve_config(str(tmp_path / "latin.yaml"))

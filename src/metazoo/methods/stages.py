@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from metazoo.bank import Bank, ResidentBank
-from metazoo.learn.group_learning import GroupLearner, LearningRecipe
+from metazoo.learn.group_learning import GroupLearner
+from metazoo.learn.recipe import LearningRecipe
 from metazoo.learn.student import Student
 from metazoo.learn.views import Targets
 from metazoo.methods.recipes import GroupingRecipe, MetaModelRecipe

@@ -21,7 +21,7 @@ from typing import ClassVar, final
 
 from pydantic import BaseModel, ConfigDict
 
-from metazoo.learn.group_learning import LearningRecipe
+from metazoo.learn.recipe import LearningRecipe
 from metazoo.methods.base import Method
 from metazoo.methods.recipes import GroupingRecipe, MetaModelRecipe
 from metazoo.methods.stages import embed_and_group, learn_from_groups, recover_images
