@@ -16,6 +16,7 @@ from metazoo.errors import ArtefactError, Interrupted, RunError, UsageError
 from metazoo.learn.group_learning import GroupLearner
 from metazoo.methods import stages
 from metazoo.methods.tgr import TaskGroupingsRegularization
+from metazoo.recover import stage
 from metazoo.run.folder import RunFolder
 from metazoo.run.lock import exclusive
 from metazoo.run.manifest import Manifest
@@ -149,7 +150,7 @@ def test_a_run_goes_on_with_its_own_options_only(
 
 def test_a_run_goes_on_with_its_own_zoo_only(zoo: Zoo, copied: Path) -> None:
     for other in (Zoo(zoo.folder, zoo.contracts[1:]), Zoo(zoo.folder, [])):
-        with pytest.raises((RunError, UsageError), match="with another zoo|holds no model"):
+        with pytest.raises((RunError, UsageError), match=r"with another zoo|holds no model"):
             again(other, copied)
 
 
@@ -178,7 +179,7 @@ def test_a_folder_of_other_things_is_left_alone(
     for name, text in foreign.items():
         (tmp_path / name).write_text(text)
     before = content(tmp_path)
-    with pytest.raises(UsageError, match="choose (a new or empty|another) folder"):
+    with pytest.raises(UsageError, match=r"choose (a new or empty|another) folder"):
         train(zoo, out=tmp_path, config=OPTIONS, resume=resume)
     assert content(tmp_path) == before
 
@@ -306,12 +307,35 @@ def test_a_stop_is_answered_where_the_run_can_go_on(
         return real(*arguments, **keywords)
 
     monkeypatch.setattr(stages, "_STEPS_BETWEEN_CHECKPOINTS", 3)
-    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="call again to go on") as caught:
+    with monkeypatch.context() as patch:
         patch.setattr(owner, function, asked_to_stop)
-        again(zoo, tmp_path)
+        with pytest.raises(Interrupted, match="call again to go on") as caught:
+            again(zoo, tmp_path)
     assert caught.value.exit_code == 143
     assert again(zoo, tmp_path).finished
     assert content(tmp_path) == content(whole.path)
+
+
+def test_what_is_finished_is_not_done_again(zoo: Zoo, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    real = GroupLearner.step
+
+    def stopping(learner: GroupLearner) -> object:
+        steps.append(learner.steps_done)
+        if len(steps) == 6:
+            raise KeyboardInterrupt
+        return real(learner)
+
+    as_interrupted(copied)
+    monkeypatch.setattr(stages, "_STEPS_BETWEEN_CHECKPOINTS", 3)
+    monkeypatch.setattr(GroupLearner, "step", stopping)
+    for function in ("health_rows", "contact_sheet", "train_probe", "group"):
+        monkeypatch.setattr(stages, function, pytest.fail)
+    monkeypatch.setattr(stage, "recover_images", pytest.fail)
+    with pytest.raises(KeyboardInterrupt):
+        again(zoo, copied)
+    assert again(zoo, copied).finished
+    assert steps == [0, 1, 2, 3, 4, 5, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("writes", [2, 9, 31, 60, 76, 82])
@@ -328,9 +352,10 @@ def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_once_there_is_space(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         fsync(descriptor)
 
-    with monkeypatch.context() as patch, pytest.raises(ArtefactError, match="No space left on device; free some space"):
+    with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", filling)
-        again(zoo, tmp_path)
+        with pytest.raises(ArtefactError, match="No space left on device; free some space"):
+            again(zoo, tmp_path)
     assert [path for path in tmp_path.rglob("*.tmp") if path.is_file()] == []
     assert again(zoo, tmp_path).finished
     assert content(tmp_path) == content(whole.path)

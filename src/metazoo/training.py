@@ -145,6 +145,7 @@ def train(
                 progress=progress,
             )
             _learn(workspace, resolved, description)
+        folder.drop_checkpoints()
     return Run(out, description)
 
 
@@ -160,7 +161,6 @@ def _learn(workspace: Workspace, config: RunConfig, description: dict[str, Any])
     folder.write_text(f"{META_MODEL}/card.md", meta_model_card(workspace.zoo, config, description, classifier, folder))
     files = meta_model.save(folder.path / META_MODEL)
     folder.record(METRICS, *(f"{META_MODEL}/{name}" for name in files))
-    folder.drop_checkpoints()
 
 
 def _check_out(out: Path, resume: bool) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_helpers import Outcome, Workshop, content, edit_json, edit_tensors, write_images
+from cli_helpers import Outcome, Workshop, call, content, edit_json, edit_tensors, write_images
 
 from metazoo.adapt import FewShotClassifier
 from metazoo.data import load_image_files
@@ -91,7 +91,7 @@ def test_many_images_are_read_a_part_at_a_time(cli: Cli, workshop: Workshop, mon
 
 
 def test_odd_names_of_classes_stay_names(cli: Cli, workshop: Workshop, own: Workshop) -> None:
-    names = ("[red]x[/]", "a,b", 'say "é"', "=1+1", "x\ny\x1b[31m")
+    names = ("[red]x[bold]", "a,b", 'say "é"', "=1+1", "x\ny\x1b[31m")
     write_images(own.new, len(names), 1)
     for number, name in enumerate(names):
         (own.new / f"colour-{number}").rename(own.new / name)
@@ -101,9 +101,26 @@ def test_odd_names_of_classes_stay_names(cli: Cli, workshop: Workshop, own: Work
         assert rows(cli(*words, "csv").out)[0]["class"] == name
         assert json.loads(cli(*words, "jsonl").out)["class"] == name
     table = cli("predict", own.other, own.new).out
-    assert "│ [red]x[/] " in table
+    assert "│ [red]x[bold] " in table
     assert r"│ x\ny\x1b[31m " in table
     assert "\x1b" not in table
+
+
+@pytest.mark.parametrize("form", ["csv", "table", "jsonl"])
+def test_file_names_of_any_bytes_are_printed_in_any_encoding(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    odd = shutil.copy(next(workshop.support.rglob("*.png")), tmp_path / "odd-\udcff-é.png")
+    with monkeypatch.context() as patch:
+        written = io.BytesIO()
+        stdout = io.TextIOWrapper(written, encoding="ascii")
+        patch.setattr("sys.stdout", stdout)
+        assert call("predict", workshop.classifier, odd, "--format", form) == 0
+        text = written.getvalue().decode("ascii")
+    if form == "jsonl":
+        assert json.loads(text)["image"] == str(odd)
+    else:
+        assert r"odd-\udcff-\xe9.png" in text
 
 
 def test_one_more_adaptation_replaces_the_first(cli: Cli, workshop: Workshop, own: Workshop) -> None:

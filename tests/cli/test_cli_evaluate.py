@@ -1,10 +1,14 @@
+import hashlib
 import json
 import re
+import signal
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from cli_helpers import Outcome, Workshop, edit_json, edit_tensors
 
+from metazoo.data import EpisodeList, load_images
 from metazoo.evaluate import read_accuracies, read_results
 
 Cli = Callable[..., Outcome]
@@ -19,6 +23,7 @@ def test_a_run_is_measured_and_its_result_written(cli: Cli, workshop: Workshop, 
     assert outcome.code == 0
     assert re.search(r"tgr meta-model │ +[\d.]+ ± [\d.]+ │ +[\d.]+ ± [\d.]+ │ +[\d,]+ │", outcome.out)
     assert "warning" not in outcome.err
+    assert outcome.out.endswith(f"{own.folder / 'result.json'}: 2 results, with their episodes beside it\n")
     content = json.loads((own.folder / "result.json").read_text())
     assert content["format_version"] == 1
     assert [row["shots"] for row in content["results"]] == [1, 2]
@@ -65,7 +70,7 @@ def test_every_head_and_mode_can_be_asked_for(cli: Cli, workshop: Workshop, head
     assert ("transductive" in outcome.out) == (mode == "query")
 
 
-def test_glyphs_and_packs_are_data_too(cli: Cli, workshop: Workshop) -> None:
+def test_glyphs_are_data_too(cli: Cli, workshop: Workshop) -> None:
     words = ("--images-per-class", 4, "--ways", 2, "--shots", 1, "--episodes", 2, "--queries", 2)
     assert cli("evaluate", workshop.run, "--data", "glyphs:lao", *words).code == 0
 
@@ -104,6 +109,17 @@ def test_what_is_neither_run_nor_zoo_is_named(refused: Refused, workshop: Worksh
         assert "seen is neither a run folder nor a zoo folder" in refused(2, name, workshop.seen, *options)
 
 
+def test_a_stop_is_no_error_to_be_explained(cli: Cli, workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object, advance: Callable[[int], None], **__: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        advance(1)
+
+    monkeypatch.setattr("metazoo.cli.evaluation.evaluate_subjects", stopped)
+    outcome = cli("evaluate", workshop.run, "--data", workshop.unseen)
+    assert (outcome.code, outcome.out) == (143, "")
+    assert outcome.err.startswith("metazoo: stopped by SIGTERM; ")
+
+
 def test_a_run_that_has_not_finished_is_named(refused: Refused, own: Workshop) -> None:
     edit_json(own.run / "manifest.json", lambda manifest: manifest["files"].pop("meta-model/meta-model.json"))
     error = refused(1, "evaluate", own.run, "--data", own.unseen)
@@ -122,19 +138,28 @@ def test_a_damaged_run_is_named(refused: Refused, own: Workshop) -> None:
 
 
 def test_a_run_outlives_its_zoo(cli: Cli, refused: Refused, own: Workshop) -> None:
-    description = json.loads((own.run / "run.json").read_text())
-    description["zoo"]["path"] = str(own.none)
-    (own.run / "run.json").write_text(json.dumps(description))
-    sha256 = edit_manifest(own)
-    assert sha256
+    edit_json(own.run / "run.json", lambda description: description["zoo"].update(path=str(own.none)))
+    data = (own.run / "run.json").read_bytes()
+    entry = {"run.json": {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}}
+    edit_json(own.run / "manifest.json", lambda manifest: manifest["files"].update(entry))
     assert cli("evaluate", own.run, "--data", own.unseen, *SMALL).code == 0
     error = refused(2, "evaluate", own.run, "--data", own.unseen, *SMALL, "--baselines")
     assert "none is not a folder; give a zoo" in error
 
 
-def edit_manifest(own: Workshop) -> str:
-    from metazoo.run.artefacts import sha256_of_file
-
-    sha256 = sha256_of_file(own.run / "run.json")
-    edit_json(own.run / "manifest.json", lambda manifest: manifest["files"].update({"run.json": sha256}))
-    return sha256
+def test_images_are_read_at_the_largest_input_of_the_models(cli: Cli, workshop: Workshop, own: Workshop) -> None:
+    pack = own.folder / "unseen.npz"
+    whole = load_images(workshop.unseen, side=20)
+    names = np.array(whole.class_names)
+    np.savez(pack, images=whole.images.permute(0, 2, 3, 1).numpy(), labels=whole.labels.numpy(), class_names=names)
+    for data, words, expected in (
+        (workshop.unseen, (), load_images(workshop.unseen, side=16)),
+        (workshop.unseen, ("--image-size", 24), load_images(workshop.unseen, side=24)),
+        (pack, (), load_images(pack)),
+        (pack, ("--image-size", 24), load_images(pack, side=24)),
+    ):
+        for subject in (workshop.run, workshop.zoo):
+            out = own.folder / "result.json"
+            assert cli("evaluate", subject, "--data", data, *SMALL, *words, "--out", out).code == 0
+            drawn = EpisodeList.draw(expected, 3, 1, 3, 10)
+            assert read_results(out)[0].episode_list_sha256 == drawn.sha256

@@ -75,7 +75,10 @@ def test_options_that_are_given_are_left_as_they_are() -> None:
         ({"learning": {"mix": "perhaps"}}, "learning.mix: "),
         ({"learning": 5}, "learning: Input should be a valid dictionary"),
         ({"learning": [{"steps": 5}]}, "learning: Input should be a valid dictionary"),
-        ({"learning": {"regularisation": {"kind": "none"}}}, "learning.regularisation.kind: Input should be"),
+        (
+            {"learning": {"regularisation": {"kind": "none"}}},
+            "learning.regularisation.kind: Input should be 'implicit', 'explicit' or 'mean', not 'none'",
+        ),
         ({"grouping": {"strategy": "best"}}, "grouping.strategy: "),
         ({"probe": {"learning_rate": math.inf}}, "probe.learning_rate: "),
         ({"probe": {"architecture": "vgg"}}, "probe.architecture: the architecture must be one of conv4, thin-resnet"),

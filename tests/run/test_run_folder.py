@@ -62,7 +62,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
     ):
         with pytest.raises(ArtefactError, match=rf"{name} .*{damage}"):
             read(name)
-    with pytest.raises(ArtefactError, match="tensors.safetensors"):
+    with pytest.raises(ArtefactError, match=r"tensors\.safetensors"):
         again.verify()
 
 

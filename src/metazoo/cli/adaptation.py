@@ -86,7 +86,7 @@ def _rows(predictions: _Predictions) -> list[tuple[str, str, float]]:
 
 
 def _write_table(predictions: _Predictions) -> None:
-    table = Table(caption="probabilities rank the classes of one image; they are not calibrated")
+    table = Table(caption="probabilities rank classes and are not calibrated")
     table.add_column("image", overflow="fold")
     table.add_column("class", overflow="fold")
     table.add_column("probability", justify="right")
@@ -106,7 +106,7 @@ def _write_json_lines(predictions: _Predictions) -> None:
         for file, name, row in zip(files, prediction.names, prediction.probabilities.tolist(), strict=True):
             probabilities = dict(zip(prediction.class_names, row, strict=True))
             record = {"image": str(file), "class": name, "probabilities": probabilities}
-            print(json.dumps(record, ensure_ascii=False))
+            print(json.dumps(record))
 
 
 _WRITERS = {"table": _write_table, "csv": _write_csv, "jsonl": _write_json_lines}

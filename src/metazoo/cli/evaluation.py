@@ -17,7 +17,9 @@ def evaluate(options: Namespace) -> None:
     """Measure, print the table, write RESULT.json."""
     keep_freed_memory()
     source = open_source(options.subject)
-    images = load_images(options.data, images_per_class=options.images_per_class)
+    is_pack = options.data.lower().endswith(".npz")
+    side = options.image_size or (None if is_pack else source.side())
+    images = load_images(options.data, side=side, images_per_class=options.images_per_class)
     _warn_of_known_classes(source.class_names(), images)
     subjects = source.table() if options.baselines else [source.subject()]
     total = len(subjects) * len(options.shots) * options.episodes
@@ -41,6 +43,8 @@ def evaluate(options: Namespace) -> None:
             advance=advance,
         )
     print_table(results_table(results))
+    if options.out is not None:
+        print(f"{options.out}: {len(results)} results, with their episodes beside it")
 
 
 def _warn_of_known_classes(known: set[str], images: ImageSet) -> None:

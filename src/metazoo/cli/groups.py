@@ -27,14 +27,15 @@ def group_table(run: Run) -> Table:
     caption = "mean D: mean dissimilarity of the members in the task space"
     if quality.within_mean is not None and quality.between_mean is not None:
         caption += f"; {quality.within_mean:.4f} within groups, {quality.between_mean:.4f} between them"
-    table = Table(title=Text(f"{len(rows)} groups, {grouping.strategy}"), caption=caption)
+    counted = "1 group" if len(rows) == 1 else f"{len(rows)} groups"
+    table = Table(title=Text(f"{counted}, {grouping.strategy}"), caption=caption)
     for column in ("group", "members", "domains", "architectures"):
         table.add_column(column, overflow="fold")
     table.add_column("mean D", justify="right")
     for row in rows:
         mean = "-" if row.mean_distance is None else f"{row.mean_distance:.4f}"
-        counted = (_counts(row.domains), _counts(row.architectures))
-        table.add_row(str(row.index + 1), Text("\n".join(row.members)), *counted, mean)
+        kinds = (_counts(row.domains), _counts(row.architectures))
+        table.add_row(str(row.index + 1), Text("\n".join(row.members)), *kinds, mean)
     return table
 
 

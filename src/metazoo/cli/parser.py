@@ -56,7 +56,7 @@ def _demo(commands: Any) -> None:
         description="Build a zoo of glyph classifiers, learn a meta-model without data, and measure it honestly.",
     )
     demo.add_argument("--out", default="runs/demo", help="folder for all that is made (default: %(default)s)")
-    demo.add_argument("--seed", type=_natural, default=0, help="(default: %(default)s)")
+    demo.add_argument("--seed", type=_natural, default=0, help="of all randomness (default: %(default)s)")
     _workers(demo)
     demo.set_defaults(command="demo:demo")
 
@@ -69,27 +69,29 @@ def _zoo(commands: Any) -> None:
     )
     build.add_argument("out", metavar="OUT", help="zoo folder, made if missing")
     build.add_argument("--data", required=True, help=_DATA_HELP)
-    build.add_argument("--arch", default="conv4", help="architecture (default: %(default)s)")
+    build.add_argument("--arch", default="conv4", help="architecture, such as thin-resnet (default: %(default)s)")
     build.add_argument("--models", type=_positive, required=True, help="how many models of this kind OUT shall hold")
     build.add_argument("--ways", type=_positive, default=5, help="classes of each model (default: %(default)s)")
-    build.add_argument("--seed", type=_natural, default=0, help="(default: %(default)s)")
+    build.add_argument("--seed", type=_natural, default=0, help="of all randomness (default: %(default)s)")
     build.add_argument("--domain", help="kind of images (default: the name of the data)")
-    build.add_argument("--epochs", type=_positive, default=60, help="(default: %(default)s)")
-    build.add_argument("--batch-size", type=_positive, default=128, help="(default: %(default)s)")
-    build.add_argument("--learning-rate", type=_number, help="(default: 0.01)")
+    build.add_argument("--epochs", type=_positive, default=60, help="passes over the images (default: %(default)s)")
+    build.add_argument("--batch-size", type=_positive, default=128, help="images a step (default: %(default)s)")
+    build.add_argument("--learning-rate", type=_number, help="of the first epochs (default: 0.01)")
     build.add_argument("--width", type=_positive, help="of the architecture (default: its own)")
-    build.add_argument("--input-size", type=_positive, help="side in pixels (default: that of the images)")
-    build.add_argument("--channels", type=int, choices=(1, 3), default=3, help="1: models see grey")
-    build.add_argument("--images-per-class", type=_positive, default=100, help="of glyphs (default: %(default)s)")
+    build.add_argument("--input-size", type=_positive, help="side in pixels (default: that of a pack, else 32)")
+    build.add_argument(
+        "--channels", type=int, choices=(1, 3), default=3, help="1: models see grey (default: %(default)s)"
+    )
+    _images_per_class(build)
     _workers(build)
     build.set_defaults(command="zoo:build")
     for name, text in (("inspect", "list the models"), ("verify", "load and try every model; exit 0 if all are sound")):
         command = commands.add_parser(name, help=text, description=f"{text.capitalize()}.")
-        command.add_argument("zoo", metavar="ZOO")
+        command.add_argument("zoo", metavar="ZOO", help="zoo folder")
         command.set_defaults(command=f"zoo:{name}")
     remove = commands.add_parser("remove", help="take models out", description="Take models out and delete them.")
-    remove.add_argument("zoo", metavar="ZOO")
-    remove.add_argument("names", metavar="MODEL", nargs="+")
+    remove.add_argument("zoo", metavar="ZOO", help="zoo folder")
+    remove.add_argument("names", metavar="MODEL", nargs="+", help="name, as `metazoo zoo inspect` lists it")
     remove.set_defaults(command="zoo:remove")
 
 
@@ -104,7 +106,7 @@ def _train(commands: Any) -> None:
     train.add_argument("--method", help="see `metazoo methods` (default: tgr)")
     train.add_argument("--setting", help="of the method (default: default)")
     train.add_argument("--config", help="YAML file with the options that differ from the setting")
-    train.add_argument("--seed", type=_natural, help="(default: 0)")
+    train.add_argument("--seed", type=_natural, help="of all randomness (default: 0)")
     train.add_argument("--resume", action="store_true", help="go on with the run in OUT, or begin it")
     train.add_argument("--plan", action="store_true", help="say what time, memory and disk it would take, and stop")
     train.add_argument("--threads", type=_positive, help="of the learning (default: one a core)")
@@ -118,16 +120,21 @@ def _evaluate(commands: Any) -> None:
         help="measure a run or an untrained zoo on unseen classes",
         description="Measure N-way K-shot accuracy. A zoo is measured as its untrained ensemble.",
     )
-    evaluate.add_argument("subject", metavar="RUN_OR_ZOO")
+    evaluate.add_argument("subject", metavar="RUN_OR_ZOO", help="run folder or zoo folder")
     evaluate.add_argument("--data", required=True, help=_DATA_HELP + "; classes that no model has seen")
-    evaluate.add_argument("--ways", type=_positive, default=5, help="(default: %(default)s)")
-    evaluate.add_argument("--shots", type=_numbers, default=(1, 5), help="such as 1,5 (default: 1,5)")
+    evaluate.add_argument("--ways", type=_positive, default=5, help="classes an episode (default: %(default)s)")
+    evaluate.add_argument("--shots", type=_numbers, default=(1, 5), help="support images a class (default: 1,5)")
     evaluate.add_argument("--queries", type=_positive, default=15, help="query images a class (default: %(default)s)")
-    evaluate.add_argument("--episodes", type=_positive, default=1000, help="(default: %(default)s)")
+    evaluate.add_argument("--episodes", type=_positive, default=1000, help="for each of --shots (default: %(default)s)")
     _head(evaluate)
     evaluate.add_argument("--seed", type=_natural, default=0, help="of the episodes (default: %(default)s)")
     evaluate.add_argument("--baselines", action="store_true", help="add the rows that any zoo offers")
-    evaluate.add_argument("--images-per-class", type=_positive, default=100, help="of glyphs (default: %(default)s)")
+    evaluate.add_argument(
+        "--image-size",
+        type=_positive,
+        help="side in pixels to read images at (default: that of a pack, else the largest input of the models)",
+    )
+    _images_per_class(evaluate)
     evaluate.add_argument("--out", help="RESULT.json to write, with the episodes beside it")
     evaluate.set_defaults(command="evaluation:evaluate")
 
@@ -138,7 +145,7 @@ def _adapt(commands: Any) -> None:
         help="make a classifier of new classes from a few images of each",
         description="Make a classifier from a folder with one folder a class and a few images in each.",
     )
-    adapt.add_argument("subject", metavar="RUN_OR_ZOO")
+    adapt.add_argument("subject", metavar="RUN_OR_ZOO", help="run folder or zoo folder")
     adapt.add_argument("--support", required=True, help="folder with one folder a class")
     adapt.add_argument("--out", required=True, help="classifier folder to write")
     _head(adapt)
@@ -146,20 +153,37 @@ def _adapt(commands: Any) -> None:
     predict = commands.add_parser(
         "predict", help="classify images", description="Classify images with a classifier that adapt has made."
     )
-    predict.add_argument("classifier", metavar="CLASSIFIER")
-    predict.add_argument("images", metavar="IMAGE_OR_FOLDER", nargs="+")
-    predict.add_argument("--format", choices=("table", "csv", "jsonl"), default="table", help="(default: %(default)s)")
+    predict.add_argument("classifier", metavar="CLASSIFIER", help="folder that adapt has made")
+    predict.add_argument("images", metavar="IMAGE_OR_FOLDER", nargs="+", help="folders are searched at any depth")
+    predict.add_argument(
+        "--format",
+        choices=("table", "csv", "jsonl"),
+        default="table",
+        help="table, csv: the class; jsonl: the probability of every class (default: %(default)s)",
+    )
     predict.set_defaults(command="adaptation:predict")
 
 
 def _head(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--head", choices=HEADS, default=HEADS[0], help="(default: %(default)s)")
+    command.add_argument(
+        "--head",
+        choices=HEADS,
+        default=HEADS[0],
+        help="nearest-mean: class means of the features; fine-tune: a few steps of the whole network "
+        "(default: %(default)s)",
+    )
     command.add_argument(
         "--batch-norm",
         choices=BATCH_NORM_MODES,
         default=BATCH_NORM_MODES[0],
         help="running: stored statistics; support: those of the support; query: each batch its own, transductive "
         "(default: %(default)s)",
+    )
+
+
+def _images_per_class(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--images-per-class", type=_positive, default=100, help="pictures of each glyph (default: %(default)s)"
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metazoo.adapt import MetaModel
+from metazoo.data.load import DEFAULT_SIDE
 from metazoo.errors import MetazooError, UsageError
 from metazoo.evaluate import (
     Subject,
@@ -16,7 +17,7 @@ from metazoo.evaluate import (
 )
 from metazoo.models import ClassifierSpec
 from metazoo.training import Run
-from metazoo.zoo import WhiteBoxTeacher, Zoo
+from metazoo.zoo import ModelContract, WhiteBoxTeacher, Zoo
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,21 @@ class Source:
         return teachers
 
     def class_names(self) -> set[str]:
-        """Of all models of the zoo; none if it is no longer where it was."""
+        """Of all models of the zoo."""
+        return {name for contract in self._contracts() for name in contract.class_names}
+
+    def side(self) -> int:
+        """The largest input of all models in pixels."""
+        specs = [contract.spec for contract in self._contracts()]
+        specs += [self.meta_model.classifier.spec] if self.meta_model else []
+        return max((spec.input_size for spec in specs), default=DEFAULT_SIDE)
+
+    def _contracts(self) -> list[ModelContract]:
+        # A run does not need its zoo any more, so it may be gone.
         try:
-            return {name for contract in Zoo.open(self.zoo) for name in contract.class_names}
+            return list(Zoo.open(self.zoo))
         except MetazooError:
-            return set()
+            return []
 
     def table(self, seed: int = 0) -> list[Subject]:
         """The subject below everything that its zoo offers without learning."""

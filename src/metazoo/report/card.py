@@ -24,8 +24,8 @@ def meta_model_card(
     parts = [
         _front_matter(config),
         f"# Meta-model by {config.method.title}",
-        f"A few-shot image classifier learned from {len(zoo)} pre-trained models and **no training images**. It turns "
-        "an image into features; a new task is learned from 1 to 5 images a class.",
+        f"A few-shot image classifier learned from {_counted(len(zoo), 'pre-trained model')} and **no training "
+        "images**. It turns an image into features; a new task is learned from 1 to 5 images a class.",
         "## Use",
         _USE,
         "## What it is",
@@ -33,12 +33,15 @@ def meta_model_card(
             ("property", "value"),
             [
                 ("architecture", spec.architecture + "".join(f", {k} {v}" for k, v in spec.arguments.items())),
-                ("input", f"{spec.input_size} x {spec.input_size} pixels, {spec.channels} channels, in [0, 1]"),
+                (
+                    "input",
+                    f"{spec.input_size} x {spec.input_size} pixels, {_counted(spec.channels, 'channel')}, in [0, 1]",
+                ),
                 ("features", str(classifier.network.feature_size)),
                 ("parameters", f"{count_parameters(classifier):,}, class head not counted"),
                 ("method", f"{config.method.reference}; setting {config.setting}, seed {config.seed}"),
                 ("made with", ", ".join(f"{name} {version}" for name, version in description["versions"].items())),
-                ("zoo", f"{len(zoo)} models, SHA-256 {zoo.sha256}"),
+                ("zoo", f"{_counted(len(zoo), 'model')}, SHA-256 {zoo.sha256}"),
             ],
         ),
         "Accuracy is not stated here, because it was not measured while training: nothing of this run has seen a real "
@@ -58,10 +61,13 @@ def meta_model_card(
 _USE = """```python
 import metazoo
 
-meta_model = metazoo.MetaModel.load("meta-model")
+meta_model = metazoo.MetaModel.load("meta-model")  # this folder
+# images: float [n, 3, height, width] in [0, 1], or uint8; labels: int64 [n] from 0
 classifier = meta_model.adapt(support_images, support_labels, class_names)
 classifier.predict(images).names
-```"""
+```
+
+Or, with one folder of images a class: `metazoo adapt RUN --support FOLDER --out CLASSIFIER`."""
 
 
 def _front_matter(config: RunConfig) -> str:
@@ -87,7 +93,15 @@ def _models(zoo: Zoo, health: dict[str, Any] | None) -> str:
         )
         for contract in zoo.contracts[:_MOST_ROWS]
     ]
-    head = ("model", "architecture", "domain", "classes", "input", "validation accuracy", "recognises its images")
+    head = (
+        "model",
+        "architecture",
+        "domain",
+        "classes",
+        "input",
+        "validation accuracy",
+        "recognises its recovered images",
+    )
     rest = f"\n\n{len(zoo) - _MOST_ROWS} more models are not listed." if len(zoo) > _MOST_ROWS else ""
     warning = f"\n\n{escape(health['warning'])}" if health and health["warning"] else ""
     return _table(head, rows) + rest + warning
@@ -103,11 +117,14 @@ def _groups(folder: RunFolder) -> str:
         (str(number + 1), ", ".join(members[:12]) + (", ..." if len(members) > 12 else ""), _figure(means[number]))
         for number, members in enumerate(record["groups"])
     ]
-    sentence = (
-        f"Groups are {record['strategy']}: mean dissimilarity {_figure(quality['within_mean'])} within groups, "
-        f"{_figure(quality['between_mean'])} between them."
-    )
+    figures = [(quality["within_mean"], "within groups"), (quality["between_mean"], "between them")]
+    known = [f"{_figure(value)} {place}" for value, place in figures if value is not None]
+    sentence = f"Groups are {record['strategy']}" + (f": mean dissimilarity {', '.join(known)}." if known else ".")
     return f"{sentence}\n\n{_table(('group', 'models', 'mean dissimilarity'), rows)}"
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _figure(value: float | None) -> str:

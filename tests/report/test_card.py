@@ -1,0 +1,82 @@
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from metazoo.methods.config import resolve_config
+from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
+from metazoo.report import meta_model_card
+from metazoo.report.card import escape
+from metazoo.run.folder import RunFolder
+from metazoo.zoo import Zoo
+
+
+def network(channels: int = 3) -> ImageClassifier:
+    spec = ClassifierSpec(
+        architecture="conv4",
+        arguments={"width": 4},
+        classes=2,
+        input_size=16,
+        channels=1 if channels == 1 else 3,
+        mean=(0.5,) * channels,
+        std=(0.2,) * channels,
+    )
+    return build_classifier(spec, torch.Generator().manual_seed(0)).eval()
+
+
+@pytest.fixture
+def zoo(tmp_path: Path) -> Zoo:
+    zoo = Zoo.create(tmp_path / "zoo")
+    zoo.add("one", network(), class_names=("a", "b"), domain="<script>|x|[y](z)`", accuracy=75.25)
+    return zoo
+
+
+def card(zoo: Zoo, folder: RunFolder, channels: int = 3) -> str:
+    description = {"versions": {"metazoo": "1", "torch": "2"}}
+    return meta_model_card(zoo, resolve_config(seed=7), description, network(channels), folder)
+
+
+def test_a_card_says_what_is_known_and_nothing_else(zoo: Zoo, tmp_path: Path) -> None:
+    text = card(zoo, RunFolder(tmp_path / "run"))
+    assert "learned from 1 pre-trained model and **no training images**" in text
+    assert "| architecture | conv4, width 4 |" in text
+    assert "| input | 16 x 16 pixels, 3 channels, in" in text
+    assert f"| zoo | 1 model, SHA-256 {zoo.sha256} |" in text
+    assert "setting default, seed 7 |" in text
+    assert "Groups are" not in text
+    assert "None" not in text.replace("null", "")
+    assert ", 1 channel, in" in card(zoo, RunFolder(tmp_path / "run"), channels=1)
+
+
+def test_its_front_matter_and_its_run_are_yaml(zoo: Zoo, tmp_path: Path) -> None:
+    text = card(zoo, RunFolder(tmp_path / "run"))
+    _, front, rest = text.split("---\n", 2)
+    assert yaml.safe_load(front)["tags"][-1] == "tgr"
+    assert yaml.safe_load(rest.split("```yaml\n")[1].split("```")[0]) == resolve_config(seed=7).as_record()
+
+
+def test_names_of_foreign_origin_are_only_text(zoo: Zoo, tmp_path: Path) -> None:
+    text = card(zoo, RunFolder(tmp_path / "run"))
+    (row,) = (line for line in text.splitlines() if line.startswith("| one |"))
+    assert row == r"| one | conv4 | &lt;script&gt;\|x\|\[y\]\(z\)\` | 2 | 16 px | 75.2 % |  |"
+
+
+def test_what_a_run_has_found_is_told(zoo: Zoo, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    health = {"teachers": [{"teacher": "one", "agreement": 0.914}], "warning": "1 of 1 teachers is weak"}
+    folder.write_json("recovery.json", health)
+    quality = {"group_means": [0.25, None], "within_mean": 0.25, "between_mean": None}
+    groups = [[f"m{number}" for number in range(14)], ["one"]]
+    folder.write_json("taskspace/groups.json", {"strategy": "dispersed", "groups": groups, "quality": quality})
+    text = card(zoo, folder)
+    assert "| one | conv4 | " in text
+    assert "| 75.2 % | 91 % |" in text
+    assert "1 of 1 teachers is weak" in text
+    assert "Groups are dispersed: mean dissimilarity 0.2500 within groups.\n" in text
+    assert "m10, m11, ... | 0.2500 |" in text
+    assert "| 2 | one | - |" in text
+
+
+def test_escaped_text_stays_on_its_line() -> None:
+    assert escape("a\n# b\r\n<img>&*_") == r"a \# b &lt;img&gt;&amp;\*\_"
