@@ -27,6 +27,8 @@ from metazoo.zoo import Zoo
 FORMAT_VERSION = 1
 CONFIG, DESCRIPTION, METRICS, META_MODEL = "config.yaml", "run.json", "metrics.jsonl", "meta-model"
 _FINISHED = f"{META_MODEL}/meta-model.json"
+# Small layers gain little from more threads, and wait many times longer where another program wants a core as well.
+_THREADS = 1
 
 
 @final
@@ -108,7 +110,7 @@ def train(
         seed: 0 if neither this nor `config` says.
         resume: go on with the run that is in `out`, or begin it.
         workers: processes for independent work; one a core if None. It changes no result.
-        threads: torch threads of the learning; as many as cores if None.
+        threads: torch threads of the learning; 1 if None, which suits networks as small as Conv4.
         progress: whether to say on standard error how far the run is.
 
     Returns:
@@ -133,7 +135,7 @@ def train(
     with graceful() as stop, exclusive(out):
         folder = RunFolder(out)
         folder.tidy()
-        description = _begin(folder, zoo, resolved, threads or torch.get_num_threads())
+        description = _begin(folder, zoo, resolved, threads or _THREADS)
         if not folder.has(_FINISHED):
             workspace = Workspace(
                 zoo=zoo,

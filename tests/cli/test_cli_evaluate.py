@@ -106,7 +106,9 @@ def test_what_is_neither_run_nor_zoo_is_named(refused: Refused, workshop: Worksh
         name, *options = command
         missing = refused(2, name, workshop.none, *options)
         assert "none does not exist; give a run folder or a zoo folder" in missing
-        assert "seen is neither a run folder nor a zoo folder" in refused(2, name, workshop.seen, *options)
+        assert "seen is neither a run folder (it has no run.json) nor a zoo folder (no zoo.json)" in refused(
+            2, name, workshop.seen, *options
+        )
 
 
 def test_a_stop_is_no_error_to_be_explained(cli: Cli, workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ def demo(options: Namespace) -> None:
             workers=options.workers,
             progress=True,
         )
-        print_table(group_table(run))
+        print_table(group_table(run, zoo))
         _say(f"Measured on scripts that no model saw: {UNSEEN.removeprefix('glyphs:')}")
         unseen = load_images(UNSEEN, images_per_class=40)
         assert_disjoint({name for contract in zoo for name in contract.class_names}, unseen.class_names)

@@ -10,9 +10,9 @@ from metazoo.training import Run
 from metazoo.zoo import Zoo
 
 
-def group_table(run: Run) -> Table:
-    """Which models learn together, and how unlike they are."""
-    folder, zoo = RunFolder(run.path), Zoo.open(run.description["zoo"]["path"])
+def group_table(run: Run, zoo: Zoo) -> Table:
+    """Which models of the run's zoo learn together, and how unlike they are."""
+    folder = RunFolder(run.path)
     names = [contract.name for contract in zoo]
     grouping = Grouping.from_record(folder.read_json(GROUPING), names)
     distance = folder.read_tensors(DISTANCE)["distance"]

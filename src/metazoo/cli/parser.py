@@ -109,7 +109,7 @@ def _train(commands: Any) -> None:
     train.add_argument("--seed", type=_natural, help="of all randomness (default: 0)")
     train.add_argument("--resume", action="store_true", help="go on with the run in OUT, or begin it")
     train.add_argument("--plan", action="store_true", help="say what time, memory and disk it would take, and stop")
-    train.add_argument("--threads", type=_positive, help="of the learning (default: one a core)")
+    train.add_argument("--threads", type=_positive, help="of the learning (default: 1)")
     _workers(train)
     train.set_defaults(command="training:train")
 

@@ -89,7 +89,7 @@ def open_source(path: str) -> Source:
         return Source(None, folder)
     if not folder.exists():
         raise UsageError(f"{folder} does not exist; give a run folder or a zoo folder")
-    raise UsageError(f"{folder} is neither a run folder nor a zoo folder")
+    raise UsageError(f"{folder} is neither a run folder (it has no run.json) nor a zoo folder (no zoo.json)")
 
 
 def _most_frequent(teachers: Sequence[WhiteBoxTeacher]) -> ClassifierSpec:

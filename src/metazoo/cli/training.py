@@ -9,6 +9,7 @@ from metazoo.cli.groups import group_table
 from metazoo.cli.output import print_table
 from metazoo.methods import METHODS
 from metazoo.training import train as train_run
+from metazoo.zoo import Zoo
 
 
 def methods(_options: Namespace) -> None:
@@ -28,8 +29,9 @@ def train(options: Namespace) -> None:
 
         print_table(plan_table(plan_run(options.zoo, options.method, setting=options.setting, config=options.config)))
         return
+    zoo = Zoo.open(options.zoo)
     run = train_run(
-        options.zoo,
+        zoo,
         options.method,
         out=options.out,
         setting=options.setting,
@@ -40,5 +42,5 @@ def train(options: Namespace) -> None:
         threads=options.threads,
         progress=True,
     )
-    print_table(group_table(run))
+    print_table(group_table(run, zoo))
     print(f"{run.path}: meta-model in {run.path / 'meta-model'}")

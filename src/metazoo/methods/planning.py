@@ -57,6 +57,7 @@ def plan_run(
     setting: str | None = None,
     config: Mapping[str, Any] | Path | str | None = None,
     workers: int | None = None,
+    threads: int = 1,
 ) -> Plan:
     """Time a few steps of every stage, one kind of teacher at a time, and count the rest; takes some seconds.
 
@@ -73,10 +74,15 @@ def plan_run(
     workers = default_workers() if workers is None else workers
     teachers = zoo.teachers()
     recovery = plan_recovery(zoo, recipe.budget)
-    with tempfile.TemporaryDirectory() as folder:
-        bank = Bank.create(Path(folder) / "bank")
-        recovering, bucket_bytes = _time_recovery(teachers, recipe, bank)
-        probing, learning, pool_bytes, state_bytes = _time_learning(zoo, teachers, recipe, bank)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            bank = Bank.create(Path(folder) / "bank")
+            recovering, bucket_bytes = _time_recovery(teachers, recipe, bank)
+            probing, learning, pool_bytes, state_bytes = _time_learning(zoo, teachers, recipe, bank)
+    finally:
+        torch.set_num_threads(before)
     seconds = {"recovery": recovering / workers + 4 * (workers > 1), "task space": probing, "learning": learning}
     here = psutil.Process().memory_info().rss
     busy = min(workers, recovery.buckets)
