@@ -48,6 +48,15 @@ def test_options_change_what_they_name_and_nothing_else(tmp_path: Path) -> None:
         assert resolve_config(config.as_record()) == config
 
 
+def test_what_is_not_said_is_that_of_the_setting_at_any_depth(monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = {"learning": {"steps": 11, "views": 12, "regularisation": {"displacement": 0.5, "strength": 0.25}}}
+    monkeypatch.setattr(METHODS[0], "settings", {"odd": TgrRecipe.model_validate(odd)}, raising=False)
+    config = resolve_config({"setting": "odd", "learning": {"steps": 5, "regularisation": {"strength": 0.125}}})
+    learning = recipe_of(config).learning
+    assert (learning.steps, learning.views) == (5, 12)
+    assert (learning.regularisation.displacement, learning.regularisation.strength) == (0.5, 0.125)
+
+
 def test_options_that_are_given_are_left_as_they_are() -> None:
     options = {"format_version": 1, "method": "tgr", "seed": 2, "learning": {"steps": 9}}
     resolve_config(options)

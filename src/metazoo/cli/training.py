@@ -27,7 +27,15 @@ def train(options: Namespace) -> None:
     if options.plan:
         from metazoo.methods.planning import plan_run, plan_table
 
-        print_table(plan_table(plan_run(options.zoo, options.method, setting=options.setting, config=options.config)))
+        plan = plan_run(
+            options.zoo,
+            options.method,
+            setting=options.setting,
+            config=options.config,
+            workers=options.workers,
+            threads=options.threads or 1,
+        )
+        print_table(plan_table(plan))
         return
     zoo = Zoo.open(options.zoo)
     run = train_run(
