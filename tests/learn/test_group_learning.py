@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metazoo.bank import ResidentBank
 from metazoo.errors import DataError
+from metazoo.learn import group_learning
 from metazoo.learn.group_learning import GroupLearner
 from metazoo.learn.recipe import LearningRecipe, RegularisationRecipe
 from metazoo.learn.regularisers import ExplicitRegularisation, ImplicitRegularisation, MeanGradient
@@ -234,6 +235,25 @@ def test_calibration_stores_statistics_and_trains_nothing() -> None:
     assert all(bool(first[name].isfinite().all()) for name in changed_names)
     learner.calibrate()
     assert_equal_states(dict(learner.student.named_buffers()), first)
+
+
+def test_calibration_sees_views_that_were_not_learned_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    judged: list[Tensor] = []
+    calibrated: list[Tensor] = []
+
+    def recording(images: Tensor) -> tuple[Tensor, Tensor]:
+        judged.append(images)
+        return targets(images)
+
+    monkeypatch.setattr(group_learning, "calibrate_statistics", lambda _, parts: calibrated.extend(parts))
+    learner = learner_of(teachers=recording)
+    learner.step()
+    learner.calibrate()
+    learned = {image.numpy().tobytes() for image in torch.cat(judged)}
+    fresh = {image.numpy().tobytes() for image in torch.cat(calibrated)}
+    assert len(learned) == 48
+    assert len(fresh) > 1000
+    assert not learned & fresh
 
 
 @pytest.mark.parametrize(
