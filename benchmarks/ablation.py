@@ -12,6 +12,7 @@ import json
 import statistics
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from metazoo.bank import Bank
@@ -46,6 +47,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seeds", default="0")
     options = parser.parse_args()
+    torch.set_num_threads(1)  # as `train` learns unless told otherwise
     run, validation = Run.open(options.run), load_images(options.validation)
     zoo, recipe = Zoo.open(run.description["zoo"]["path"]), run.config.recipe
     assert isinstance(recipe, TgrRecipe)

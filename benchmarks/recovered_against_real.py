@@ -73,6 +73,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path)
     parser.add_argument("--skip-real", action="store_true")
     options = parser.parse_args()
+    torch.set_num_threads(1)  # as `train` learns unless told otherwise
     zoo, training_set = Zoo.open(options.zoo), load_images(options.train)
     validation = load_images(options.validation)
     lists = [EpisodeList.draw(validation, WAYS, shots, QUERIES, EPISODES, EPISODE_SEED) for shots in SHOTS]
