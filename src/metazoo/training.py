@@ -22,6 +22,7 @@ from metazoo.run.manifest import NAME as MANIFEST
 from metazoo.run.memory import keep_freed_memory
 from metazoo.run.metrics import MetricsLog
 from metazoo.run.signals import graceful
+from metazoo.run.threads import torch_threads
 from metazoo.zoo import Zoo
 
 FORMAT_VERSION = 1
@@ -152,12 +153,8 @@ def train(
 
 
 def _learn(workspace: Workspace, config: RunConfig, description: dict[str, Any]) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(int(description["threads"]))
-    try:
+    with torch_threads(int(description["threads"])):
         classifier = config.method.train(workspace, config.recipe)
-    finally:
-        torch.set_num_threads(before)
     folder = workspace.folder
     meta_model = MetaModel(classifier, method=config.method.name, setting=config.setting, seed=config.seed)
     folder.write_text(f"{META_MODEL}/card.md", meta_model_card(workspace.zoo, config, description, classifier, folder))

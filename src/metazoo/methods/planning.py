@@ -23,6 +23,7 @@ from metazoo.recover import plan_recovery, recover_images
 from metazoo.recover.budget import plan_buckets
 from metazoo.run.executor import default_workers
 from metazoo.run.memory import keep_freed_memory
+from metazoo.run.threads import torch_threads
 from metazoo.taskspace import train_probe
 from metazoo.zoo import WhiteBoxTeacher, Zoo
 
@@ -74,15 +75,12 @@ def plan_run(
     workers = default_workers() if workers is None else workers
     teachers = zoo.teachers()
     recovery = plan_recovery(zoo, recipe.budget)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            bank = Bank.create(Path(folder) / "bank")
+    with tempfile.TemporaryDirectory() as folder:
+        bank = Bank.create(Path(folder) / "bank")
+        with torch_threads(1):
             recovering, bucket_bytes = _time_recovery(teachers, recipe, bank)
+        with torch_threads(threads):
             probing, learning, pool_bytes, state_bytes = _time_learning(zoo, teachers, recipe, bank)
-    finally:
-        torch.set_num_threads(before)
     seconds = {"recovery": recovering / workers + 4 * (workers > 1), "task space": probing, "learning": learning}
     here = psutil.Process().memory_info().rss
     busy = min(workers, recovery.buckets)
@@ -117,28 +115,23 @@ def _time_recovery(teachers: tuple[WhiteBoxTeacher, ...], recipe: TgrRecipe, ban
     seconds, largest = 0.0, 0.0
     known: dict[tuple[object, ...], float] = {}
     short = recipe.recovery.model_copy(update={"iterations": _ITERATIONS})
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        for teacher in teachers:
-            spec = teacher.contract.spec
-            buckets = plan_buckets(spec.classes, recipe.budget, 0, teacher.contract.name)
-            kind = (spec.architecture, tuple(spec.arguments.items()), spec.input_size, spec.channels, len(buckets[0]))
-            random = torch.Generator().manual_seed(0)
-            if kind in known:
-                images = torch.randint(0, 256, (len(buckets[0]), 3, 16, 16), generator=random, dtype=torch.uint8)
-            else:
-                recover_images(teacher, buckets[0], short.model_copy(update={"iterations": 1}), random)
-                start = time.perf_counter()
-                recovered = recover_images(teacher, buckets[0], short, random)
-                known[kind] = (time.perf_counter() - start) / _ITERATIONS * recipe.recovery.iterations
-                images = recovered.images
-                # A pass keeps about 60 numbers a pixel and channel of the widest layers alive.
-                largest = max(largest, 4.0 * len(buckets[0]) * spec.input_size**2 * 250)
-            bank.add(teacher.contract.name, 0, 0, images, buckets[0])
-            seconds += known[kind] * len(buckets)
-    finally:
-        torch.set_num_threads(threads)
+    for teacher in teachers:
+        spec = teacher.contract.spec
+        buckets = plan_buckets(spec.classes, recipe.budget, 0, teacher.contract.name)
+        kind = (spec.architecture, tuple(spec.arguments.items()), spec.input_size, spec.channels, len(buckets[0]))
+        random = torch.Generator().manual_seed(0)
+        if kind in known:
+            images = torch.randint(0, 256, (len(buckets[0]), 3, 16, 16), generator=random, dtype=torch.uint8)
+        else:
+            recover_images(teacher, buckets[0], short.model_copy(update={"iterations": 1}), random)
+            start = time.perf_counter()
+            recovered = recover_images(teacher, buckets[0], short, random)
+            known[kind] = (time.perf_counter() - start) / _ITERATIONS * recipe.recovery.iterations
+            images = recovered.images
+            # A pass keeps about 60 numbers a pixel and channel of the widest layers alive.
+            largest = max(largest, 4.0 * len(buckets[0]) * spec.input_size**2 * 250)
+        bank.add(teacher.contract.name, 0, 0, images, buckets[0])
+        seconds += known[kind] * len(buckets)
     return seconds, largest
 
 
