@@ -103,6 +103,108 @@ def test_the_shortcut_of_a_block_is_a_strided_convolution() -> None:
     torch.testing.assert_close(block(images), expected.relu())
 
 
+def basic(inputs: int, outputs: int, shortcut: bool = True) -> int:
+    return 9 * inputs * outputs + 9 * outputs**2 + 4 * outputs + (inputs * outputs + 2 * outputs) * shortcut
+
+
+def bottleneck(inputs: int, width: int, shortcut: bool = False) -> int:
+    outputs = 4 * width
+    inner = inputs * width + 9 * width**2 + width * outputs + 4 * width + 2 * outputs
+    return inner + (inputs * outputs + 2 * outputs) * shortcut
+
+
+STEM = 27 * 64 + 2 * 64
+FOUR_STAGES = basic(64, 64, shortcut=False) + basic(64, 128) + basic(128, 256) + basic(256, 512)
+FOUR_MORE = sum(basic(width, width, shortcut=False) for width in (64, 128, 256, 512))
+SIXTEEN_BOTTLENECKS = (
+    bottleneck(64, 64, shortcut=True) + 2 * bottleneck(256, 64)
+    + bottleneck(256, 128, shortcut=True) + 3 * bottleneck(512, 128)
+    + bottleneck(512, 256, shortcut=True) + 5 * bottleneck(1024, 256)
+    + bottleneck(1024, 512, shortcut=True) + 2 * bottleneck(2048, 512)
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("architecture", "by_hand", "parameters"),
+    [
+        ("resnet10", STEM + FOUR_STAGES + 5 * 513, 4_900_677),
+        ("resnet18", STEM + FOUR_STAGES + FOUR_MORE + 5 * 513, 11_171_397),
+        ("resnet50", STEM + SIXTEEN_BOTTLENECKS + 5 * 2049, 23_510_597),
+    ],
+)
+def test_resnets_have_the_published_size(architecture: str, by_hand: int, parameters: int) -> None:
+    assert count(network(architecture, 32)) == by_hand == parameters
+    assert count(network(architecture, 84)) == parameters
+
+
+@pytest.mark.parametrize(("size", "side"), [(7, 1), (16, 2), (32, 4), (33, 5), (84, 11)])
+@pytest.mark.parametrize(("architecture", "features"), [("resnet10", 64), ("resnet18", 64), ("resnet50", 256)])
+def test_resnets_take_any_size(architecture: str, features: int, size: int, side: int) -> None:
+    built = network(architecture, size, channels=1, classes=7, width=8).eval()
+    shapes: list[torch.Size] = []
+    built.get_submodule("stages").register_forward_hook(lambda _module, _inputs, outputs: shapes.append(outputs.shape))
+    assert built(torch.rand(2, 1, size, size)).shape == (2, 7)
+    assert shapes == [(2, features, side, side)]
+    assert built.feature_size == features
+
+
+def test_resnet10_is_the_composition_it_says() -> None:
+    built = network("resnet10", 16, width=4).eval()
+    state = built.state_dict()
+
+    def normalised(values: Tensor, name: str) -> Tensor:
+        keys = ("running_mean", "running_var", "weight", "bias")
+        return functional.batch_norm(values, *(state[f"{name}.{key}"] for key in keys))
+
+    for name, tensor in state.items():
+        if "running" in name or name.endswith((".weight", ".bias")):
+            tensor.uniform_(0.5, 1.5) if "running_var" in name else tensor.normal_(std=0.3)
+    images = torch.rand(2, 3, 16, 16)
+    values = normalised(functional.conv2d(images, state["stem.0.weight"], padding=1), "stem.1")
+    for stage, stride in enumerate((1, 2, 2, 2)):
+        block = f"stages.{stage}.0"
+        hidden = functional.conv2d(values, state[f"{block}.first.weight"], stride=stride, padding=1)
+        hidden = normalised(hidden, f"{block}.first_norm").relu()
+        hidden = normalised(
+            functional.conv2d(hidden, state[f"{block}.second.weight"], padding=1), f"{block}.second_norm"
+        )
+        if stage > 0:
+            values = functional.conv2d(values, state[f"{block}.shortcut.0.weight"], stride=stride)
+            values = normalised(values, f"{block}.shortcut.1")
+        values = (values + hidden).relu()
+    expected = values.mean((2, 3)) @ state["head.weight"].T + state["head.bias"]
+    torch.testing.assert_close(built(images), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_bottleneck_is_the_composition_it_says() -> None:
+    built = network("resnet50", 16, width=4).eval()
+    block = built.get_submodule("stages.1.0")
+    images = torch.rand(2, 16, 9, 9)
+    hidden = block.get_submodule("first_norm")(block.get_submodule("first")(images)).relu()
+    weight = block.get_parameter("second.weight")
+    hidden = block.get_submodule("second_norm")(functional.conv2d(hidden, weight, stride=2, padding=1)).relu()
+    residual = block.get_submodule("third_norm")(block.get_submodule("third")(hidden))
+    shortcut = functional.conv2d(images, block.get_parameter("shortcut.0.weight"), stride=2)
+    expected = (residual + block.get_submodule("shortcut.1")(shortcut)).relu()
+    torch.testing.assert_close(block(images), expected)
+    assert block(images).shape == (2, 32, 5, 5)
+
+
+@pytest.mark.parametrize("architecture", architectures())
+def test_gradients_reach_every_parameter_in_channels_last_with_threads(architecture: str) -> None:
+    """A strided 1x1 convolution would end the process here."""
+    built = network(architecture, 32, width=4).to(memory_format=torch.channels_last).train()
+    images = torch.rand(8, 3, 32, 32).to(memory_format=torch.channels_last).requires_grad_()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        built(images).logsumexp(1).sum().backward()
+    finally:
+        torch.set_num_threads(threads)
+    gradients = [images.grad, *(parameter.grad for parameter in built.parameters())]
+    assert all(gradient is not None and bool(gradient.isfinite().all()) for gradient in gradients)
+
+
 @pytest.mark.parametrize("architecture", architectures())
 def test_features_are_what_the_head_sees(architecture: str) -> None:
     built = network(architecture, 32).eval()
@@ -114,8 +216,8 @@ def test_features_are_what_the_head_sees(architecture: str) -> None:
 
 
 def test_wrong_use_is_explained() -> None:
-    assert architectures() == ("conv4", "thin-resnet")
-    with pytest.raises(UsageError, match="unknown architecture 'resnet'; choose one of conv4, thin-resnet"):
+    assert architectures() == ("conv4", "thin-resnet", "resnet10", "resnet18", "resnet50")
+    with pytest.raises(UsageError, match="unknown architecture 'resnet'; choose one of conv4, thin-resnet, resnet10"):
         network("resnet", 32)
     with pytest.raises(UsageError, match="conv4 has no argument 'depth'; it takes width"):
         build_network("conv4", classes=5, channels=3, input_size=32, arguments={"depth": 4})

@@ -1,6 +1,7 @@
 """Architectures by name. A new one is a line here; nothing in a file can name code to import."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Annotated
 
 from pydantic import AfterValidator
@@ -8,9 +9,17 @@ from pydantic import AfterValidator
 from metazoo.errors import UsageError
 from metazoo.models.conv4 import Conv4
 from metazoo.models.network import Network
+from metazoo.models.residual_blocks import BasicBlock, BottleneckBlock
+from metazoo.models.resnet import ResNet
 from metazoo.models.thin_resnet import ThinResNet
 
-_ARCHITECTURES: dict[str, Callable[..., Network]] = {"conv4": Conv4, "thin-resnet": ThinResNet}
+_ARCHITECTURES: dict[str, Callable[..., Network]] = {
+    "conv4": Conv4,
+    "thin-resnet": ThinResNet,
+    "resnet10": partial(ResNet, (1, 1, 1, 1), BasicBlock),
+    "resnet18": partial(ResNet, (2, 2, 2, 2), BasicBlock),
+    "resnet50": partial(ResNet, (3, 4, 6, 3), BottleneckBlock),
+}
 LARGEST_WIDTH = 4096
 
 

@@ -1,9 +1,9 @@
 """A thin residual network in the manner of the CIFAR ResNets (He et al. 2016, section 4.2)."""
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from metazoo.models.network import Network
+from metazoo.models.residual_blocks import BasicBlock
 
 
 class ThinResNet(Network):
@@ -21,9 +21,9 @@ class ThinResNet(Network):
             nn.ReLU(),
         )
         self.stages = nn.Sequential(
-            _ResidualBlock(width, width, 1),
-            _ResidualBlock(width, 2 * width, 2),
-            _ResidualBlock(2 * width, 4 * width, 2),
+            BasicBlock(width, width, 1),
+            BasicBlock(width, 2 * width, 2),
+            BasicBlock(2 * width, 4 * width, 2),
         )
         self.feature_size = 4 * width
         self.head = nn.Linear(self.feature_size, classes)
@@ -31,22 +31,3 @@ class ThinResNet(Network):
     def features(self, images: Tensor) -> Tensor:
         """Globally averaged activations of the last stage, all at least 0."""
         return self.stages(self.stem(images)).mean((2, 3))
-
-
-class _ResidualBlock(nn.Module):
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-        self.first_norm = nn.BatchNorm2d(outputs)
-        self.second = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.second_norm = nn.BatchNorm2d(outputs)
-        self.stride = stride
-        self.shortcut = nn.Sequential()
-        if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        outputs = functional.relu(self.first_norm(self.first(inputs)))
-        # The same as a strided 1x1 convolution, whose gradient can crash oneDNN with several threads (torch 2.15, CPU).
-        shortcut = self.shortcut(inputs[:, :, :: self.stride, :: self.stride])
-        return functional.relu(self.second_norm(self.second(outputs)) + shortcut)
