@@ -59,8 +59,12 @@ def test_the_lock_file_and_the_citation_belong_to_this_version() -> None:
     packages = tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))["package"]
     (locked,) = (package for package in packages if package["name"] == "metazoo")
     assert locked["version"] == metazoo.__version__
-    asked = {requirement.split(">")[0].split("[")[0].strip() for requirement in project["project"]["dependencies"]}
+    extras = project["project"]["optional-dependencies"]
+    everything = [*project["project"]["dependencies"], *(one for extra in extras.values() for one in extra)]
+    asked = {requirement.split(">")[0].split("[")[0].strip() for requirement in everything}
     assert {requirement["name"] for requirement in locked["metadata"]["requires-dist"]} == asked
+    assert set(locked["optional-dependencies"]) == set(extras)
+    assert "torchvision" not in {dependency["name"] for dependency in locked["dependencies"]}
     for group, requirements in project["dependency-groups"].items():
         asked = {requirement.split(">")[0].split("[")[0].strip() for requirement in requirements}
         assert {entry["name"] for entry in locked["metadata"]["requires-dev"][group]} == asked

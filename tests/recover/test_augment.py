@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from metazoo.data.augment import shift_and_flip
+from metazoo.data.augment import crop_and_flip_alike, shift_and_flip
 
 
 def numbered(count: int, side: int = 6, channels: int = 2) -> Tensor:
@@ -67,3 +67,21 @@ def test_gradients_agree_with_finite_differences_and_add_up_where_the_border_is_
     (gradient,) = torch.autograd.grad(shift_and_flip(images, 2, seeded(5)).sum(), images)
     assert gradient.sum().item() == pytest.approx(images.numel())
     assert gradient.max().item() > 1
+
+
+def test_alike_means_one_crop_with_a_black_border_and_one_flip_for_the_batch() -> None:
+    images, padding, kinds = numbered(4) + 1, 2, set()
+    padded = functional.pad(images, (padding,) * 4)
+    expected = {
+        (flip, down, right): crop.flip(3) if flip else crop
+        for flip in (False, True)
+        for down in range(2 * padding + 1)
+        for right in range(2 * padding + 1)
+        for crop in [padded[:, :, down : down + 6, right : right + 6]]
+    }
+    random = seeded(3)
+    for _ in range(400):
+        moved = crop_and_flip_alike(images, padding, random)
+        (kind,) = [kind for kind, candidate in expected.items() if torch.equal(moved, candidate)]
+        kinds.add(kind)
+    assert kinds == expected.keys()

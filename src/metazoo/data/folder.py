@@ -31,12 +31,31 @@ def load_folder(path: Path, side: int) -> ImageSet:
         UsageError: there are no class folders.
         DataError: a class folder holds no picture, or a picture cannot be read; it is named.
     """
+    folders = class_folders(path)
+    return load_class_folders(folders, [folder.name for folder in folders], side, path.resolve().name or "images")
+
+
+def class_folders(path: Path) -> list[Path]:
+    """The folders in a folder, sorted by name; hidden ones are passed over.
+
+    Raises:
+        UsageError: there are none.
+    """
     folders = [entry for entry in _entries(path) if entry.is_dir()]
     if not folders:
         raise UsageError(
             f"{path} has no class folders; expected one folder a class with its images inside, such as "
             f"{path / 'cat' / '1.png'} and {path / 'dog' / '1.png'}"
         )
+    return folders
+
+
+def load_class_folders(folders: Sequence[Path], class_names: Sequence[str], side: int, name: str) -> ImageSet:
+    """The pictures directly in each of `folders`, as one set called `name`.
+
+    Raises:
+        DataError: a class folder holds no picture, or a picture cannot be read; it is named.
+    """
     files = [image_files(folder) for folder in folders]
     for folder, members in zip(folders, files, strict=True):
         if not members:
@@ -45,8 +64,8 @@ def load_folder(path: Path, side: int) -> ImageSet:
     return ImageSet(
         images=load_image_files([file for members in files for file in members], side),
         labels=torch.arange(len(folders)).repeat_interleave(counts),
-        class_names=tuple(folder.name for folder in folders),
-        name=path.resolve().name or "images",
+        class_names=tuple(class_names),
+        name=name,
     )
 
 

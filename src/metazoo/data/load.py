@@ -6,19 +6,22 @@ from metazoo.data.folder import load_folder
 from metazoo.data.glyphs import load_glyphs
 from metazoo.data.images import ImageSet
 from metazoo.data.npz import load_npz
+from metazoo.data.published import is_published, load_published
 from metazoo.errors import UsageError
 
 DEFAULT_SIDE = 32
 _SMALLEST_SIDE, _LARGEST_SIDE = 8, 1024
+_NAMED = "glyphs, glyphs:SCRIPT,SCRIPT or NAME/PART:ROOT such as cifar-fs/train:ROOT"
 
 
 def load_images(source: str | Path, *, side: int | None = None, seed: int = 0, images_per_class: int = 100) -> ImageSet:
-    """Load an `.npz` pack, an image folder or the embedded glyphs.
+    """Load an `.npz` pack, an image folder, the embedded glyphs or one part of a published data set.
 
     Args:
-        source: a path; or `glyphs` (every script), `glyphs:latin,greek` (some scripts). A folder of one's own that is
-            called glyphs is meant by a `Path` or by `./glyphs`.
-        side: height and width of the images in pixels; a pack keeps its own if None, the others are read at 32.
+        source: a path; or `glyphs` (every script), `glyphs:latin,greek` (some scripts); or `cifar-fs/train:ROOT` and
+            the like, see `load_published`. A folder of one's own of such a name is meant by a `Path` or by `./glyphs`.
+        side: height and width of the images in pixels; if None, a pack keeps its own, miniImageNet and CUB are read at
+            84 and everything else at 32.
         seed: of the glyphs' rendering; other sources ignore it.
         images_per_class: how many images of each glyph are rendered; other sources give all they have.
 
@@ -31,14 +34,18 @@ def load_images(source: str | Path, *, side: int | None = None, seed: int = 0, i
     if isinstance(source, str) and (source == "glyphs" or source.startswith("glyphs:")):
         chosen = None if source == "glyphs" else [name.strip() for name in source.split(":", 1)[1].split(",")]
         return load_glyphs(chosen, images_per_class=images_per_class, side=side or DEFAULT_SIDE, seed=seed)
+    if isinstance(source, str) and is_published(source):
+        return load_published(source, side)
     path = Path(source).expanduser()
     if path.is_dir():
         return load_folder(path, side or DEFAULT_SIDE)
     if path.is_file() and path.suffix.lower() == ".npz":
         pack = load_npz(path)
         return pack if side is None else pack.resized(side)
-    if path.exists():
-        raise UsageError(
-            f"{path} is neither an .npz pack nor a folder; give one of these, glyphs or glyphs:SCRIPT,SCRIPT"
-        )
-    raise UsageError(f"{path} does not exist; give an .npz pack, an image folder, glyphs or glyphs:SCRIPT,SCRIPT")
+    problem = "is neither an .npz pack nor a folder" if path.exists() else "does not exist"
+    raise UsageError(f"{path} {problem}; give an .npz pack, an image folder, {_NAMED}")
+
+
+def has_own_side(source: str) -> bool:
+    """Whether images of `source` have one size of their own, so that they are best read at that: packs and CIFAR-FS."""
+    return source.lower().endswith(".npz") or source.startswith("cifar-fs/")
