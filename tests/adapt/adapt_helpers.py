@@ -19,7 +19,7 @@ def network(seed: int = 0, architecture: str = "conv4", *, size: int = 16, chann
     spec = ClassifierSpec(
         architecture=architecture,
         arguments={"width": 4},
-        classes=5,
+        classes=len(NAMES),
         input_size=size,
         channels=1 if channels == 1 else 3,
         mean=(0.4,) * channels,

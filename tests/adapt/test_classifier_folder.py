@@ -152,6 +152,7 @@ def test_weights_that_do_not_fit_are_named(
         ({"format_version": None}, "has format version None"),
         ({"kind": "svm"}, r"is not a classifier \(kind: "),
         ({"kind": "linear"}, "do not fit .*head.bias"),
+        ({"kind": "soft-k-means-free"}, "do not fit .*head.counts"),
         ({"batch_norm": "none"}, r"\(batch_norm: "),
         ({"class_names": ["a"]}, r"\(class_names: "),
         ({"class_names": ["a", "b", "a"]}, "a class name stands twice"),

@@ -13,9 +13,9 @@ from metazoo.adapt.storage import CARD, ClassifierCard, read_classifier, write_c
 from metazoo.adapt.stored import check_tensors
 from metazoo.adapt.support import checked_images
 from metazoo.errors import ArtefactError, UsageError
-from metazoo.learn.batch_norm import BatchNormMode, batch_norm_mode
+from metazoo.learn.batch_norm import BatchNormMode, batch_norm_mode, has_batch_norm
 from metazoo.learn.embedders import Embedder, JointFeatures
-from metazoo.learn.heads import FittedHead, get_head, query_features
+from metazoo.learn.heads import FittedHead, extra_tensor, get_head, query_features
 from metazoo.models import ImageClassifier, build_classifier, network_without_weights
 
 
@@ -59,11 +59,20 @@ class FewShotClassifier:
         """The size in pixels to read images at: the largest input of its networks."""
         return max(spec.input_size for spec in self.card.networks)
 
+    @property
+    def transductive(self) -> bool:
+        """Whether what it says of one image depends on the others of the same call.
+
+        So it is with soft k-means heads, which refine the classes by the images of a call, and with batch norm `query`,
+        which normalises them by each other.
+        """
+        by_batch_norm = self.card.batch_norm == "query" and has_batch_norm(self._module)
+        return self._fitted.transductive or by_batch_norm
+
     def predict(self, images: Tensor) -> Prediction:
         """Classify `images`: float [n, 3, h, w] in [0, 1] or uint8, of any size.
 
-        A classifier adapted with batch norm `query` normalises the images of one call by each other (transductive); any
-        other judges every image for itself.
+        Every image is judged for itself, unless the classifier is `transductive`.
 
         Raises:
             DataError: the images are no such tensor.
@@ -78,10 +87,8 @@ class FewShotClassifier:
             UsageError: the folder holds something else, which is left alone.
             ArtefactError: it cannot be written.
         """
-        tensors = {"head.weight": self._fitted.weight}
-        if self._fitted.bias is not None:
-            tensors["head.bias"] = self._fitted.bias
-        write_classifier(folder, self.card, tensors | _state(self._module))
+        head = {f"head.{name}": tensor for name, tensor in self._fitted.tensors.items()}
+        write_classifier(folder, self.card, head | _state(self._module))
 
     @classmethod
     def load(cls, folder: Path | str) -> "FewShotClassifier":
@@ -101,7 +108,8 @@ class FewShotClassifier:
         module = JointFeatures(networks).eval() if card.joint else networks[0]
         for name, target in _state(module).items():
             target.copy_(tensors[name])
-        return cls(module, FittedHead(card.kind, tensors["head.weight"], tensors.get("head.bias")), card)
+        head = {name.removeprefix("head."): tensor for name, tensor in tensors.items() if name.startswith("head.")}
+        return cls(module, FittedHead(card.kind, **head), card)
 
 
 def adapt(
@@ -121,7 +129,7 @@ def adapt(
         support_images: float [n, 3, h, w] in [0, 1], or uint8.
         support_labels: int64 [n], 0 to ways - 1; classes may differ in their counts.
         class_names: one a class; its number if not given.
-        head: `nearest-mean` or `fine-tune`.
+        head: the name of one of `metazoo.learn.heads.HEADS`.
         batch_norm: `running`, `support` or `query`.
         source: where the model comes from, a note for readers of the folder.
 
@@ -180,8 +188,9 @@ def _expected(card: ClassifierCard) -> dict[str, Tensor]:
     """What must be stored for `card`, on the meta device."""
     networks = [network_without_weights(spec) for spec in card.networks]
     weight = torch.empty(len(card.class_names), sum(network.feature_size for network in networks), device="meta")
+    extra = extra_tensor(card.kind)
     return {
         f"networks.{index}.{name}": tensor
         for index, network in enumerate(networks)
         for name, tensor in network.state_dict().items()
-    } | ({"head.weight": weight, "head.bias": weight[:, 0]} if card.kind == "linear" else {"head.weight": weight})
+    } | {"head.weight": weight, **({f"head.{extra}": weight[:, 0]} if extra else {})}

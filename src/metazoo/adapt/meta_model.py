@@ -13,6 +13,7 @@ from metazoo.adapt.stored import check_tensors
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier, network_without_weights
 from metazoo.run.artefacts import read_json, read_tensors, write_json, write_tensors
+from metazoo.run.validation import first_problem
 
 FORMAT_VERSION = 1
 DESCRIPTION, WEIGHTS = "meta-model.json", "model.safetensors"
@@ -101,7 +102,7 @@ class MetaModel:
             description = MetaModelDescription.model_validate(read_json(folder / DESCRIPTION))
             expected = network_without_weights(description.spec).state_dict()
         except (ValidationError, UsageError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = first_problem(error) if isinstance(error, ValidationError) else error
             raise ArtefactError(f"{folder / DESCRIPTION} does not describe a meta-model: {reason}") from error
         tensors = read_tensors(folder / WEIGHTS, description.weights_sha256)
         check_tensors(folder, DESCRIPTION, tensors, expected, "restore both files")

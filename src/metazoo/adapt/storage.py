@@ -12,8 +12,10 @@ from torch import Tensor
 
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.learn.batch_norm import BatchNormMode
+from metazoo.learn.heads import HeadKind
 from metazoo.models import ClassifierSpec
 from metazoo.run.artefacts import flush_folder, read_json, read_tensors, write_json, write_tensors
+from metazoo.run.validation import first_problem
 
 FORMAT_VERSION = 1
 CARD, WEIGHTS = "classifier.json", "model.safetensors"
@@ -27,7 +29,7 @@ class ClassifierCard(BaseModel):
     format: Literal["metazoo-classifier"] = "metazoo-classifier"
     format_version: Literal[1] = FORMAT_VERSION
     head: str
-    kind: Literal["cosine", "linear"]
+    kind: HeadKind
     batch_norm: BatchNormMode
     class_names: tuple[str, ...] = Field(min_length=2)
     joint: bool = Field(description="whether features are the networks' normalised ones side by side")
@@ -94,9 +96,7 @@ def _read_card(path: Path) -> ClassifierCard:
     try:
         return ClassifierCard.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
-        raise ArtefactError(f"{path} is not a classifier ({place}: {first['msg']}); adapt again") from error
+        raise ArtefactError(f"{path} is not a classifier ({first_problem(error)}); adapt again") from error
 
 
 def _check_replaceable(folder: Path) -> None:
