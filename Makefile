@@ -9,7 +9,7 @@ DEMO_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint format bench docs nightly clean help
+.PHONY: demo test lint format bench docs nightly torture clean help
 
 demo: $(READY) ## the whole way in a few minutes, from a zoo to a report
 	.venv/bin/metazoo demo $(DEMO_ARGS)
@@ -35,6 +35,9 @@ docs: $(READY) ## API pages from the docstrings, into site/
 
 nightly: $(READY) ## the tests marked slow
 	$(PYTHON) -m pytest -m slow $(PYTEST_ARGS)
+
+torture: $(READY) ## runs killed and refused at every moment, then gone on with; some minutes
+	$(PYTHON) -m pytest -m torture -n $(WORKERS) --maxprocesses 8 $(PYTEST_ARGS)
 
 clean: ## delete what was built and cached; .venv, .uv and runs/ stay
 	rm -rf build dist site .pytest_cache .ruff_cache .hypothesis

@@ -1,145 +1,181 @@
-"""Runs killed with SIGKILL, or asked to stop, in processes of their own; resumed, they end bit-equal."""
+"""Runs that are killed, stopped or refused by the file system at exact moments; gone on with, they end bit-equal."""
 
-import json
-import subprocess
+import random
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
-import yaml
-from training_helpers import OPTIONS, build, content
+from training_helpers import OPTIONS, REFERENCE, content, untrained
 
-from metazoo.training import Run, train
 from metazoo.zoo import Zoo
 
 if sys.platform == "win32":
     pytest.skip("needs fork and SIGKILL", allow_module_level=True)
 
-# One interpreter imports the library and forks a child a case, so that the import is paid for once.
-_HARNESS = """
-import json, os, signal, sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-import metazoo.training, metazoo.cli.training
-from metazoo.cli import main
-from metazoo.learn.group_learning import GroupLearner
-from metazoo.methods import stages
-from metazoo.recover import contact_sheet, stage
-from metazoo.run.folder import RunFolder
-from metazoo.taskspace import probe
+from disturbed_runs import KINDS, Outcome, disturbed
 
-# What torch and others load at their first use, so that the children need not.
-torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
-torch.func.vmap(lambda value: value + 1)(torch.zeros(2))
-image = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
-contact_sheet(Path(sys.argv[4]), image, torch.zeros(1, dtype=torch.int64), ["none"], title="a sheet")
-
-def at(owner, name, count, number, before=True):
-    # Send this process a signal before or after the call of that count.
-    real, seen = getattr(owner, name), [0]
-    def patched(*arguments, **keywords):
-        seen[0] += 1
-        if seen[0] == count and before:
-            os.kill(os.getpid(), number)
-        result = real(*arguments, **keywords)
-        if seen[0] == count and not before:
-            os.kill(os.getpid(), number)
-        return result
-    setattr(owner, name, patched)
-
-owners = {"recover_images": stage, "shift_and_flip": probe, "step": GroupLearner, "_descend": GroupLearner,
-          "calibrate": GroupLearner, "save_checkpoint": RunFolder, "drop_checkpoints": RunFolder, "replace": os,
-          "unlink": Path}
-zoo, options, cases = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-stages._STEPS_BETWEEN_CHECKPOINTS = 2
-outcome = {}
-for folder, name, count, number, before in cases:
-    child = os.fork()
-    if child == 0:
-        os.close(2)
-        os.open(os.devnull, os.O_WRONLY)
-        at(owners[name], name, count, number, before)
-        one = ["--workers", "1", "--threads", "1"]
-        os._exit(main(["train", "--zoo", zoo, "--out", folder, "--config", options, *one]))
-    outcome[folder] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-print(json.dumps(outcome))
-"""
-_KILL, _TERMINATE = 9, 15
+# Every file that a run writes, at every stage of a write, and between writes; see `disturbed_runs` for the words.
+CHAINS = {
+    "description": (
+        "kill mkdir .",
+        "kill rename .lock-owner.json",
+        "locked create .lock",
+        "full create config.yaml",
+        "kill sync config.yaml",
+        "kill rename config.yaml",
+        "limit create config.yaml",
+        "kill create run.json",
+        "full sync run.json",
+        "kill create manifest.json",
+        "locked rename manifest.json",
+        "kill rename manifest.json #2",
+    ),
+    "recovery": (
+        "kill mkdir bank",
+        "kill rename bank/bank.json",
+        "kill create bank/*.safetensors",
+        "full rename bank/*.safetensors",
+        "kill rename bank/*/generation-0000.json",
+        "kill rename bank/*/generation-0000.json #2",
+        "full mkdir bank/*",
+        "kill sync bank/*.safetensors #2",
+        "stop sync bank/*.safetensors",
+        "locked sync bank/*.safetensors",
+        "kill create recovered/*.png #2",
+        "limit create recovered/*.png #2",
+        "full rename recovery.json",
+        "kill rename recovery.json",
+    ),
+    "task space": (
+        "kill call shift_and_flip #2",
+        "stop call shift_and_flip",
+        "kill sync taskspace/fisher.safetensors",
+        "kill rename manifest.json",
+        "kill rename taskspace/fisher.safetensors",
+        "kill rename taskspace/distance.safetensors",
+        "limit append metrics.jsonl",
+        "kill append metrics.jsonl",
+        "kill create taskspace/groups.json",
+        "locked append metrics.jsonl",
+        "full sync taskspace/groups.json",
+    ),
+    "learning": (
+        "kill call step #2",
+        "kill rename checkpoints/*2.safetensors",
+        "stop call step",
+        "kill unlink checkpoints/*2.safetensors",
+        "kill return _descend",
+        "full create checkpoints/*",
+        "kill rename manifest.json",
+        "locked rename checkpoints/*",
+        "full append metrics.jsonl",
+        "kill append metrics.jsonl",
+        "kill create checkpoints/*7.safetensors",
+        "kill unlink checkpoints/*",
+    ),
+    "meta-model": (
+        "kill return calibrate",
+        "kill create meta-model/card.md",
+        "full rename meta-model/card.md",
+        "kill rename meta-model/model.safetensors",
+        "limit create meta-model/model.safetensors",
+        "kill create meta-model/meta-model.json",
+        "kill sync meta-model/meta-model.json #2",
+        "full create manifest.json #2",
+        "kill rename manifest.json #2",
+        "kill unlink checkpoints/*",
+        "kill create bank/*/generation-0000.json",
+        "full rename bank/*/generation-0000.json",
+        "kill unlink bank/*.safetensors",
+        "kill unlink .lock-owner.json",
+    ),
+    "clock": (
+        "future kill create run.json",
+        "past kill create bank/*.safetensors #3",
+        "future full create recovered/*",
+        "past kill rename taskspace/fisher.safetensors",
+        "future kill sync checkpoints/*",
+        "past kill append metrics.jsonl",
+        "future kill create meta-model/*",
+    ),
+    "two writers": ("pause create recovered/*.png",),
+}
+_REASONS = {"full": "No space left on device", "locked": "Read-only file system", "limit": "File too large"}
 
 
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
-    return build(tmp_path_factory.mktemp("training") / "zoo")
+    return untrained(tmp_path_factory.mktemp("untrained") / "zoo")
 
 
 @pytest.fixture(scope="module")
-def whole(zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return train(zoo, out=tmp_path_factory.mktemp("whole") / "run", config=OPTIONS, workers=1, threads=1)
-
-
-def stopped(zoo: Zoo, parent: Path, cases: list[tuple[str, int, int, bool]]) -> list[tuple[Path, int]]:
-    """The folder and the exit status of one run a case, each stopped at its call."""
-    options = parent / "options.yaml"
-    options.write_text(yaml.safe_dump(OPTIONS))
-    folders = [parent / f"{number}" for number in range(len(cases))]
-    arguments = [[str(folder), *case] for folder, case in zip(folders, cases, strict=True)]
-    done = subprocess.run(
-        [
-            sys.executable, "-W", "ignore::DeprecationWarning", "-c", _HARNESS,
-            zoo.folder, options, json.dumps(arguments), parent / "sheet.png",
-        ],
-        capture_output=True, text=True, check=False, timeout=3000,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    status: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
-    return [(folder, status[str(folder)]) for folder in folders]
-
-
-# During recovery, in the training of the probe, in learning before the first checkpoint, within a step and after a
-# checkpoint, after the last step, after the meta-model is there, and at some of the run's 50 or so renames.
-CASES = [
-    *((name, count, _KILL, before) for name, count, before in (
-        ("recover_images", 3, False),
-        ("recover_images", 7, True),
-        ("shift_and_flip", 2, True),
-        ("step", 2, True),
-        ("_descend", 6, False),
-        ("calibrate", 1, False),
-        ("replace", 3, True),
-        ("replace", 33, True),
-        ("save_checkpoint", 2, False),
-        ("drop_checkpoints", 1, True),
-    )),
-    ("recover_images", 2, _TERMINATE, True),
-    ("shift_and_flip", 1, _TERMINATE, True),
-    ("step", 6, _TERMINATE, True),
-]  # fmt: skip
+def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("disturbed")
 
 
 @pytest.fixture(scope="module")
-def runs(zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int, int, bool], tuple[Path, int]]:
-    return dict(zip(CASES, stopped(zoo, tmp_path_factory.mktemp("stopped"), CASES), strict=True))
+def outcomes(zoo: Zoo, parent: Path) -> dict[str, list[Outcome]]:
+    return disturbed(zoo.folder, OPTIONS, parent, CHAINS)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_a_stopped_run_goes_on_and_ends_bit_equal(
-    zoo: Zoo, whole: Run, runs: dict[tuple[str, int, int, bool], tuple[Path, int]], case: tuple[str, int, int, bool]
+def check_end(parent: Path, name: str, last: Outcome) -> None:
+    assert (last.code, last.temporaries) == (0, []), last.error
+    assert content(parent / name) == content(parent / "whole")
+
+
+@pytest.mark.parametrize("name", [name for name in CHAINS if name != "two writers"])
+def test_a_disturbed_run_goes_on_and_ends_bit_equal(
+    parent: Path, outcomes: dict[str, list[Outcome]], name: str
 ) -> None:
-    folder, status = runs[case]
-    assert status == (-9 if case[2] == _KILL else 143)
-    run = train(zoo, out=folder, config=OPTIONS, workers=1, resume=True, threads=1)
-    assert content(run.path) == content(whole.path)
+    *disturbances, last = outcomes[name]
+    for words, outcome in zip(CHAINS[name], disturbances, strict=True):
+        action = next(word for word in words.split() if word not in ("future", "past"))
+        assert outcome.unsound == "", words
+        assert outcome.code == {"kill": -9, "stop": 143}.get(action, 1), (words, outcome.error)
+        if action in _REASONS:
+            error = outcome.error.splitlines()[-1]
+            assert error.startswith(("metazoo: cannot write ", "metazoo: cannot lock ")), words
+            assert _REASONS[action] in error, words
+            assert action == "locked" or outcome.temporaries == [], words
+    check_end(parent, name, last)
 
 
-@pytest.mark.slow
-def test_a_run_killed_at_any_rename_goes_on_and_ends_bit_equal(zoo: Zoo, whole: Run, tmp_path: Path) -> None:
-    cases = [("replace", count, _KILL, before) for count in range(1, 60) for before in (True, False)]
-    cases += [("unlink", count, _KILL, before) for count in range(1, 60, 3) for before in (True, False)]
-    outcomes = stopped(zoo, tmp_path, cases)
-    assert Counter(status for _, status in outcomes)[-9] > 60
-    for (folder, status), case in zip(outcomes, cases, strict=True):
-        assert status in (0, -9), case
-        run = train(zoo, out=folder, config=OPTIONS, workers=1, resume=True, threads=1)
-        assert content(run.path) == content(whole.path), case
+def test_a_second_writer_is_refused_and_the_first_one_unharmed(
+    parent: Path, outcomes: dict[str, list[Outcome]]
+) -> None:
+    second, first = outcomes["two writers"]
+    assert second.code == 1
+    assert "two writers is in use by process " in second.error
+    check_end(parent, "two writers", first)
+
+
+# `make torture`: a kill at every moment of a run, a disk that is full at every moment, and kills at any time.
+_PARTS = 4
+_SETTINGS = {"default": OPTIONS, "reference": REFERENCE}
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("setting", _SETTINGS)
+@pytest.mark.parametrize("part", range(_PARTS))
+def test_a_run_killed_or_refused_at_any_moment_goes_on_and_ends_bit_equal(
+    zoo: Zoo, tmp_path: Path, setting: str, part: int
+) -> None:
+    options = {"setting": setting, **_SETTINGS[setting]}
+    (tmp_path / "traced").mkdir()
+    traced = disturbed(zoo.folder, options, tmp_path / "traced", {"traced": ("trace",)})["traced"][0]
+    moments = sum(line.startswith(KINDS) for line in traced.error.splitlines())
+    draw = random.Random(part)
+    chains: dict[str, tuple[str, ...]] = {}
+    for moment in range(1 + part, moments + 1, _PARTS):
+        later = [draw.randrange(moments // 2) + 1 for _ in range(2)]
+        chains[f"kill {moment}"] = (f"kill * #{moment}", *(f"kill * #{count}" for count in later))
+        chains[f"full {moment}"] = (f"full * #{moment}", f"locked * #{later[0]}", f"kill * #{later[1]}")
+    for number in range(10):
+        chains[f"after {number}"] = (*(f"after {draw.uniform(0, 0.5):.3f}" for _ in range(2)),)
+    outcomes = disturbed(zoo.folder, options, tmp_path, chains)
+    for name, (*disturbances, last) in outcomes.items():
+        assert {outcome.code for outcome in disturbances} <= {0, 1, -9}, name
+        assert {outcome.unsound for outcome in disturbances} == {""}, name
+        assert disturbances[0].code == -9 or not name.startswith("kill"), name
+        check_end(tmp_path, name, last)
+    assert sum(outcome.code == -9 for chain in outcomes.values() for outcome in chain) > 50

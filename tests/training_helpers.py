@@ -7,7 +7,9 @@ from typing import Any
 import torch
 
 from metazoo.data import ImageSet
+from metazoo.models import ClassifierSpec, build_classifier
 from metazoo.zoo import TrainingRecipe, Zoo, build_zoo
+from metazoo.zoo.contract import Permission
 
 SIDE = 16
 BUDGET = {"images_per_class": 4, "bucket_size": 8}
@@ -26,6 +28,19 @@ OPTIONS: dict[str, Any] = {
         "steps_per_views": 3,
     },
     "meta_model": {"architecture": "conv4", "width": 4, "input_size": 16},
+}
+# Of the setting `reference`.
+REFERENCE: dict[str, Any] = {
+    "recovery": {"iterations": 2, "latent": 8, "width": 4},
+    "budget": {"images_per_class": 6, "bucket_size": 12},
+    "probe": {"width": 4, "input_size": 16, "steps": 3, "batch_size": 8, "fisher_images": 12},
+    "grouping": {"groups": 2},
+    "visits": {"teachers": 2, "images_per_class": 5},
+    "learning": {
+        "iterations": 3,
+        "replay": {"shots": 1, "queries": 2, "episodes_per_update": 2, "patience": 1, "inner_steps": 2},
+    },
+    "meta_model": {"width": 4, "input_size": 16, "ways": 2},
 }
 
 
@@ -48,6 +63,25 @@ def build(folder: Path) -> Zoo:
         folder, images, "thin-resnet", 1, 4,
         domain="grey", recipe=recipe, width=4, channels=1, input_size=20, workers=1,
     )  # fmt: skip
+
+
+def untrained(folder: Path) -> Zoo:
+    """Three models that know nothing, made at once: two conv4 of 3 classes, a thin-resnet of 2 to be discarded."""
+    zoo = Zoo.create(folder)
+    kinds: tuple[tuple[str, int, Permission], ...] = (
+        ("conv4", 3, "show"),
+        ("conv4", 3, "show"),
+        ("thin-resnet", 2, "discard"),
+    )
+    for number, (architecture, classes, permission) in enumerate(kinds):
+        spec = ClassifierSpec(
+            architecture=architecture, arguments={"width": 4}, classes=classes, input_size=SIDE,
+            mean=(0.5,) * 3, std=(0.25,) * 3,
+        )  # fmt: skip
+        classifier = build_classifier(spec, torch.Generator().manual_seed(number))
+        names = tuple("abc"[:classes])
+        zoo.add(f"model-{number}", classifier, class_names=names, domain="none", recovered_images=permission)
+    return zoo
 
 
 def content(folder: Path) -> dict[str, str]:

@@ -29,6 +29,7 @@ from metazoo.run.artefacts import (
     write_tensors,
     write_text,
 )
+from metazoo.run.lock import exclusive
 
 
 def _entries(folder: Path) -> list[str]:
@@ -234,32 +235,26 @@ def test_threads_that_write_one_file_leave_a_whole_version(tmp_path: Path) -> No
     assert _entries(tmp_path) == ["data.bin"]
 
 
-def test_only_temporaries_of_dead_processes_are_removed(tmp_path: Path) -> None:
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    try:
-        (tmp_path / "deep").mkdir()
+def test_temporaries_are_removed_whoever_has_their_number_now_but_not_those_of_another_writer(tmp_path: Path) -> None:
+    with exclusive(tmp_path / "run"):
         names = {
-            f"deep/.model.safetensors.{dead.pid}.tmp": True,
+            "deep/.model.safetensors.4194305.tmp": True,
             f".zoo.json.{os.getpid()}.tmp": True,
-            f".zoo.json.{alive.pid}.tmp": False,
+            f".zoo.json.{os.getppid()}.tmp": True,  # that of a process which runs
+            f"run/.run.json.{os.getpid()}.tmp": False,
+            f"run/deep/.model.safetensors.{os.getpid()}.tmp": False,
             ".zoo.json.tmp": False,
-            f"zoo.json.{dead.pid}.tmp": False,
-            f".zoo.json.{dead.pid}.tmp.bak": False,
+            "zoo.json.1.tmp": False,
+            ".zoo.json.1.tmp.bak": False,
             "zoo.json": False,
         }
         for name in names:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
             (tmp_path / name).write_text("")
-        assert remove_stale_temporaries(tmp_path) == 2
+        os.utime(tmp_path / f".zoo.json.{os.getppid()}.tmp", (2e9, 2e9))  # by a clock that has been wrong
+        assert remove_stale_temporaries(tmp_path) == 3
         assert {name for name in names if not (tmp_path / name).exists()} == {n for n, stale in names.items() if stale}
-        # A process that began after the file cannot be its writer: the number has been given out again.
-        recycled = tmp_path / f".zoo.json.{alive.pid}.tmp"
-        os.utime(recycled, (1_000_000_000, 1_000_000_000))
-        assert remove_stale_temporaries(tmp_path) == 1
-        assert not recycled.exists()
-    finally:
-        alive.communicate(b"\n")
+        assert remove_stale_temporaries(tmp_path / "run") == 2
     assert remove_stale_temporaries(tmp_path / "nowhere") == 0
 
 

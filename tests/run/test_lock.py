@@ -86,6 +86,16 @@ def test_a_damaged_or_stale_note_only_costs_the_name(tmp_path: Path, note: str) 
             pytest.fail("two writers")
 
 
+def test_a_lock_left_behind_is_taken_over_even_if_its_owner_s_number_is_that_of_another_process_now(
+    tmp_path: Path,
+) -> None:
+    note = {"process": os.getppid(), "host": socket.gethostname(), "started": "2099-01-01 00:00:00 UTC"}
+    (tmp_path / ".lock").write_text("")
+    (tmp_path / ".lock-owner.json").write_text(json.dumps(note))
+    with exclusive(tmp_path):
+        assert json.loads((tmp_path / ".lock-owner.json").read_text())["process"] == os.getpid()
+
+
 def test_a_file_in_the_place_of_the_folder_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
     with pytest.raises(RunError, match=r"cannot lock .*run: File exists"), exclusive(tmp_path / "run"):

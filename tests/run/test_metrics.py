@@ -51,15 +51,27 @@ def test_values_become_plain_finite_json(tmp_path: Path) -> None:
     assert len(log.rows()) == 1
 
 
-def test_half_a_line_is_dropped_on_opening_and_writing_goes_on(tmp_path: Path) -> None:
+def test_half_a_line_is_dropped_by_the_next_writer_and_writing_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"st')
     log = MetricsLog(path)
     log.append(step=3)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3}\n'
-    path.write_text('{"st')
-    assert MetricsLog(path).rows() == []
-    assert path.read_text() == ""
+    path.write_text('{"step": 1}\n{"st')
+    MetricsLog(path).truncate_after("learn", 2)
+    assert path.read_text() == '{"step": 1}\n'
+
+
+def test_a_reader_leaves_the_line_alone_that_a_writer_has_half_written(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    writer = MetricsLog(path)
+    writer.append(step=1)
+    with path.open("a") as half_written:
+        half_written.write('{"st')
+        half_written.flush()
+        assert MetricsLog(path).rows() == [{"step": 1}]
+        half_written.write('ep": 2}\n')
+    assert MetricsLog(path).rows() == [{"step": 1}, {"step": 2}]
 
 
 def test_truncation_drops_only_later_rows_of_the_stage_and_keeps_the_rest_byte_for_byte(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import psutil
 import safetensors
 
 from metazoo.errors import ArtefactError
@@ -25,7 +24,9 @@ from metazoo.errors import ArtefactError
 if TYPE_CHECKING:
     from torch import Tensor
 
-_TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")
+LOCK = ".lock"
+"""In a folder that has one writer at a time; see `metazoo.run.lock`."""
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 _REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space and call again"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make the folder writable or choose another"),
@@ -90,13 +91,16 @@ def flush_folder(folder: Path) -> None:
 def remove_stale_temporaries(folder: Path | str) -> int:
     """Delete the temporary files at any depth below `folder` that killed processes left, and say how many these were.
 
-    Call it as the folder's only writer. A file whose process still runs on this machine is left alone all the same.
+    Call it as the folder's only writer: whose a file was is not asked, since neither the number of a process, which is
+    given out again, nor a time can tell. A folder below that has a lock of its own has another writer and is left out.
 
     Raises:
         ArtefactError: a file cannot be deleted.
     """
+    folder = Path(folder)
     with _turn:
-        stale = [path for path in Path(folder).rglob(".*.tmp") if _is_stale(path)]
+        left = [path for path in folder.rglob(".*.tmp") if _TEMPORARY.fullmatch(path.name) and path.is_file()]
+        stale = [path for path in left if not _has_other_writer(path, folder)]
         for path in stale:
             try:
                 path.unlink(missing_ok=True)
@@ -105,16 +109,9 @@ def remove_stale_temporaries(folder: Path | str) -> int:
     return len(stale)
 
 
-def _is_stale(path: Path) -> bool:
-    match = _TEMPORARY.fullmatch(path.name)
-    if match is None or not path.is_file():
-        return False
-    process = int(match[1])
-    try:
-        # A process that began after the file is not its writer: the number has been given out again.
-        return process == os.getpid() or psutil.Process(process).create_time() > path.stat().st_mtime + 1.0
-    except (psutil.Error, OSError, ValueError, OverflowError):
-        return True
+def _has_other_writer(path: Path, folder: Path) -> bool:
+    between = path.relative_to(folder).parents[:-1]
+    return any((folder / level / LOCK).exists() for level in between)
 
 
 def write_text(path: Path | str, text: str) -> str:

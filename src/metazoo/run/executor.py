@@ -55,9 +55,11 @@ def map_units(
     if min(workers, threads) < 1:
         raise UsageError(f"workers and threads must be 1 or more, not {workers} and {threads}")
     if workers == 1 or len(units) <= 1:
+        from metazoo.run.threads import torch_threads  # and torch, which takes seconds
+
         for index, unit in enumerate(units):
             check()
-            with _torch_threads(threads):
+            with torch_threads(threads):
                 result = call(function, unit, name_of(unit))
             yield index, result
         return
@@ -70,18 +72,6 @@ def map_units(
         yield from _results(pool, function, units, name_of, check)
     finally:
         _end([*pool.values()])
-
-
-@contextlib.contextmanager
-def _torch_threads(threads: int) -> Iterator[None]:
-    import torch  # takes seconds, which importing this module must not
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _Worker:

@@ -110,6 +110,14 @@ class RunFolder:
         except (KeyError, ValueError) as error:
             raise ArtefactError(f"{self.path / names[-1]} is no checkpoint; start the run again") from error
 
+    def delete(self, name: str) -> None:
+        """Forget a file, if it was committed, and delete it; ArtefactError if that cannot be done."""
+        self._manifest.discard(name)
+        try:
+            (self.path / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise ArtefactError(f"cannot delete {self.path / name}: {error.strerror}; delete it yourself") from error
+
     def drop_checkpoints(self) -> None:
         """Delete every checkpoint, once the run has what it was for."""
         self._delete([name for name in self._manifest.files if name.startswith(f"{CHECKPOINTS}/")])

@@ -15,7 +15,7 @@ import filelock
 import psutil
 
 from metazoo.errors import ArtefactError, RunError
-from metazoo.run.artefacts import read_json, write_json
+from metazoo.run.artefacts import LOCK, read_json, write_json
 
 
 @contextlib.contextmanager
@@ -43,7 +43,7 @@ def _acquire(folder: Path, owner: Path) -> filelock.BaseFileLock:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # The instance is not shared within the process, so that a second hold by the same process is refused as well.
-        lock = filelock.FileLock(folder / ".lock", timeout=0, thread_local=False, is_singleton=False)
+        lock = filelock.FileLock(folder / LOCK, timeout=0, thread_local=False, is_singleton=False)
         lock.acquire()
     except filelock.Timeout as error:
         raise RunError(f"{folder} is in use by {_describe(owner)}; wait for it or choose another folder") from error

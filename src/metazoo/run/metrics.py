@@ -1,5 +1,6 @@
 """The run's diary for machines: one JSON object a line."""
 
+import contextlib
 import json
 import math
 import os
@@ -12,17 +13,14 @@ from metazoo.run.artefacts import read_bytes, write_bytes
 
 
 class MetricsLog:
-    """Appends to a `.jsonl` file; a line that a killed process left half-written is dropped on opening.
+    """A `.jsonl` file. Reading changes nothing, so that anybody may read while its one writer writes.
 
-    Raises:
-        ArtefactError: the file cannot be read or written.
+    A line that a killed process left half-written counts as not there, and is dropped by the next writer.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        content = self._content()
-        if not content.endswith(b"\n") and content:
-            write_bytes(self.path, content[: content.rfind(b"\n") + 1])
+        self._ends_whole = False  # as far as this object knows
 
     def append(self, row: Mapping[str, Any] | None = None, /, **values: Any) -> None:
         """Add one row, handed to the system before this returns; NaN and infinity become null.
@@ -31,12 +29,15 @@ class MetricsLog:
             row: numbers (also of numpy and torch), texts, lists and mappings; `values` are added to it.
 
         Raises:
-            ArtefactError: the file cannot be written, or a value has no JSON form; no part of the row is left.
+            ArtefactError: the file cannot be read or written, or a value has no JSON form; no part of the row is left.
         """
         try:
             line = json.dumps(_plain({**(row or {}), **values}), allow_nan=False).encode() + b"\n"
         except (TypeError, ValueError) as error:
             raise ArtefactError(f"cannot write a row to {self.path}: {error}; give numbers, texts and lists") from error
+        if not self._ends_whole:
+            self._drop_half_line()
+        self._ends_whole = False
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab", buffering=0) as file:
@@ -46,11 +47,13 @@ class MetricsLog:
                     while rest:
                         rest = rest[file.write(rest) :]
                 except BaseException:
-                    file.truncate(size)
+                    with contextlib.suppress(OSError):
+                        file.truncate(size)
                     raise
         except OSError as error:
             reason = error.strerror or error
             raise ArtefactError(f"cannot write {self.path}: {reason}; check the free space and the folder") from error
+        self._ends_whole = True
 
     def rows(self) -> list[dict[str, Any]]:
         """Every row so far.
@@ -66,10 +69,16 @@ class MetricsLog:
         Raises:
             ArtefactError: a line is not a JSON object, or the file cannot be written.
         """
+        self._drop_half_line()
         lines = self._lines()
         kept = [line for line, row in lines if row.get("stage") != stage or row.get("step", step) <= step]
         if len(kept) < len(lines):
             write_bytes(self.path, b"".join(line + b"\n" for line in kept))
+
+    def _drop_half_line(self) -> None:
+        content = self._content()
+        if content and not content.endswith(b"\n"):
+            write_bytes(self.path, content[: content.rfind(b"\n") + 1])
 
     def _content(self) -> bytes:
         return read_bytes(self.path) if self.path.exists() else b""

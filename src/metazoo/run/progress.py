@@ -69,7 +69,7 @@ class Progress:
             self._last_line, self._done_at_last_line = now, self._done
             left = (now - self._start) / max(1, self._done - self._done_at_start) * (self._total - self._done)
             tail = f"; {note}" if note else ""
-            message(f"{self._label}: {self._done}/{self._total}, about {_duration(left)} left{tail}")
+            message(f"{self._label}: {self._done}/{self._total}, about {duration(left)} left{tail}")
 
     def __exit__(self, kind: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None) -> None:
         if self._bar is not None:
@@ -79,10 +79,11 @@ class Progress:
         if kind is not None and self._done == self._done_at_start:  # the error says all there is to say
             return
         ending = "done in" if kind is None else "ended early after"
-        message(f"{self._label}: {self._done}/{self._total}, {ending} {_duration(time.monotonic() - self._start)}")
+        message(f"{self._label}: {self._done}/{self._total}, {ending} {duration(time.monotonic() - self._start)}")
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A length of time for people, such as `90 s`, `25 min` or `3.2 h`."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
