@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -103,16 +104,17 @@ def test_a_foreign_bank_file_is_refused(folder: Path, text: str) -> None:
         Bank.open(folder)
 
 
-def test_an_index_that_lies_about_its_shard_is_found_out(folder: Path) -> None:
+@pytest.mark.parametrize("lie", [{"images": 5}, {"class_counts": {"0": 3, "1": 1}}, {"class_counts": {"0": 4}}])
+def test_an_index_that_lies_about_its_shard_is_found_out(folder: Path, lie: dict[str, Any]) -> None:
     path = folder / "a" / "generation-0000.json"
     index = json.loads(path.read_text())
-    index["shards"][0]["images"] = 5
+    index["shards"][0] |= lie
     path.write_text(json.dumps(index))
     with pytest.raises(ArtefactError, match=f"{FIRST} does not hold what its index says"):
         Bank.open(folder).images_of("a")
 
 
-@pytest.mark.parametrize("killed_in", ["write_tensors", "write_index"])
+@pytest.mark.parametrize("killed_in", ["write_shard", "write_index"])
 def test_a_writer_that_is_killed_leaves_the_bank_as_it_was(
     folder: Path, killed_in: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,7 +124,7 @@ def test_a_writer_that_is_killed_leaves_the_bank_as_it_was(
     real = getattr(bank_module, killed_in)
 
     def killed(path: Path, *arguments: object) -> None:
-        if killed_in == "write_tensors":
+        if killed_in == "write_shard":
             real(path, *arguments)  # the shard is whole, but it is not in the index yet
         raise Killed
 

@@ -8,8 +8,8 @@ from recover_helpers import letters, spec_of, teacher_of, trained
 from torch import Tensor
 
 from metazoo.errors import Interrupted, ZooError
-from metazoo.recover import pixels as pixels_module
-from metazoo.recover.adam import PixelAdam
+from metazoo.recover import inversion, pixels
+from metazoo.recover.adam import PlainAdam
 from metazoo.recover.canvas import start_images
 from metazoo.recover.pixels import RecoveryRecipe, cosine_decay, recover_images
 from metazoo.zoo import WhiteBoxTeacher
@@ -23,7 +23,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def test_adam_is_that_of_torch() -> None:
     ours, theirs = torch.randn(3, 4, generator=seeded()), torch.randn(3, 4, generator=seeded()).requires_grad_()
-    adam, reference = PixelAdam(ours, (0.5, 0.99)), torch.optim.Adam([theirs], lr=0.1, betas=(0.5, 0.99))
+    adam, reference = PlainAdam(ours, (0.5, 0.99)), torch.optim.Adam([theirs], lr=0.1, betas=(0.5, 0.99))
     for step in range(5):
         theirs.grad = torch.randn(3, 4, generator=seeded(step))
         reference.param_groups[0]["lr"] = 0.1 / (1 + step)
@@ -69,7 +69,7 @@ def test_a_batch_in_parts_has_the_gradients_of_the_whole(
     teacher: WhiteBoxTeacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = recover_images(teacher, WANTED, RecoveryRecipe(iterations=3), seeded())
-    monkeypatch.setattr(pixels_module, "_VALUES_AT_ONCE", 5 * 8 * 16 * 16)  # five images
+    monkeypatch.setattr(inversion, "_VALUES_AT_ONCE", 5 * 8 * 16 * 16)  # five images
     parts = recover_images(teacher, WANTED, RecoveryRecipe(iterations=3), seeded())
     assert (whole.images.int() - parts.images.int()).abs().float().mean() < 0.1
     assert parts.health.batch_norm_distance == pytest.approx(whole.health.batch_norm_distance, rel=1e-2)
@@ -77,17 +77,17 @@ def test_a_batch_in_parts_has_the_gradients_of_the_whole(
 
 def test_the_iterate_with_the_lowest_loss_is_kept(teacher: WhiteBoxTeacher, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor] = []
-    real = pixels_module.shift_and_flip
+    real = pixels.shift_and_flip
 
     def spy(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
         seen.append(images.detach().clone())
         return real(images, padding, generator)
 
-    monkeypatch.setattr(pixels_module, "shift_and_flip", spy)
+    monkeypatch.setattr(pixels, "shift_and_flip", spy)
     # Steps this wild make the second iterate worse than the start, and nothing mends it.
     recipe = RecoveryRecipe(iterations=3, learning_rate=100.0, cross_entropy=0, batch_norm=0, total_variation=1)
     result = recover_images(teacher, WANTED, recipe, seeded())
-    losses = [pixels_module.total_variation(images).item() for images in seen]
+    losses = [inversion.total_variation(images).item() for images in seen]
     assert losses[0] == min(losses) < max(losses)
     assert torch.equal(result.images, (seen[0] * 255).round().to(torch.uint8))
 

@@ -10,7 +10,7 @@ from recover_helpers import LETTERS, spec_of, trained
 
 from metazoo.bank import Bank
 from metazoo.errors import ArtefactError, Interrupted, RunError, UsageError, ZooError
-from metazoo.recover import stage as stage_module
+from metazoo.recover import units as units_module
 from metazoo.recover.budget import RecoveryBudget
 from metazoo.recover.health import health_rows
 from metazoo.recover.pixels import RecoveryRecipe
@@ -81,7 +81,7 @@ def test_interrupted_and_called_again_the_bank_ends_the_same(zoo: Zoo, whole: Ba
         try:
             recover_zoo(zoo, bank, RECIPE, BUDGET, 7, workers=1, check=check)
         except Interrupted:
-            assert stage_module._held == []
+            assert units_module._held == []
         stored.append(plan_recovery(zoo, BUDGET, bank).stored_buckets)
         if stored[-1] == 9:
             break
@@ -165,7 +165,7 @@ def test_a_teacher_that_was_trained_again_is_noticed(zoo: Zoo, whole: Bank) -> N
 def test_too_much_for_the_disk_is_refused_before_anything_is_recovered(
     zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage_module, "recover_images", pytest.fail)
+    monkeypatch.setattr(units_module, "recover_images", pytest.fail)
     bank = Bank.create(tmp_path)
     budget = RecoveryBudget(images_per_class=500, disk_megabytes=4)
     with pytest.raises(UsageError, match=r"would take 5 MB of disk, more than disk_megabytes 4 .*images_per_class"):

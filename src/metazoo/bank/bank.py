@@ -5,7 +5,8 @@
     BANK/TEACHER/generation-0000-bucket-0000.safetensors     `images` uint8, `labels` int64
 
 A shard counts once it stands in its index, which is written after it; a file that a killed process left before that is
-ignored and overwritten. A refresh appends a generation. There is one writer at a time: whoever holds the run folder.
+ignored and overwritten. A refresh appends a generation. Images that may not be kept are discarded, all of a teacher at
+once; the index stays and says so. There is one writer at a time: whoever holds the run folder.
 """
 
 import re
@@ -15,10 +16,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from metazoo.bank.index import FORMAT as SHARD_FORMAT
 from metazoo.bank.index import FORMAT_VERSION, GenerationIndex, Setting, Shard, check_version, read_index, write_index
+from metazoo.bank.shard import check_tensors, read_shard, write_shard
 from metazoo.errors import ArtefactError, DataError, UsageError
-from metazoo.run.artefacts import read_json, read_tensors, write_json, write_tensors
+from metazoo.run.artefacts import read_json, write_json
 
 FORMAT = "metazoo-bank"
 NAME = "bank.json"
@@ -85,9 +86,9 @@ class Bank:
 
     @property
     def total_bytes(self) -> int:
-        """Size of all shards of all generations."""
+        """Size of all shards of all generations that are still there."""
         generations = [index for indices in self._indices.values() for index in indices.values()]
-        return sum(shard.bytes for index in generations for shard in index.shards)
+        return sum(shard.bytes for index in generations if not index.discarded for shard in index.shards)
 
     def has(self, teacher: str, generation: int, bucket: int) -> bool:
         """Whether this shard is stored."""
@@ -126,15 +127,20 @@ class Bank:
             Images, uint8 [n, 1 or 3, side, side], and their local classes, int64 [n].
 
         Raises:
-            UsageError: the bank has no such images.
+            UsageError: the bank has no such images, or they were discarded.
             ArtefactError: a shard is missing or has changed since it was written; it is named.
         """
         index = self._index(teacher, generation)
+        if index.discarded:
+            raise UsageError(
+                f"the images of {teacher!r} in {self.folder} were deleted after the run, as its contract asks; make "
+                "another run for what needs them"
+            )
         parts = [self._read(index, shard) for shard in index.shards]
         return torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])
 
     def verify(self) -> None:
-        """Read every shard.
+        """Read every shard that is not discarded.
 
         Raises:
             ArtefactError: names the first one that is missing or has changed.
@@ -142,7 +148,7 @@ class Bank:
         for teacher in self.teachers:
             for generation in self.generations_of(teacher):
                 index = self._indices[teacher][generation]
-                for shard in index.shards:
+                for shard in () if index.discarded else index.shards:
                     self._read(index, shard)
 
     def add(
@@ -176,7 +182,7 @@ class Bank:
         if min(generation, bucket) < 0:
             raise UsageError(f"generations and buckets count from 0, not {generation} and {bucket}")
         place = f"bucket {bucket} of generation {generation} of {teacher}"
-        _check_tensors(place, images, labels)
+        check_tensors(place, images, labels)
         index = self._indices.get(teacher, {}).get(generation) or GenerationIndex(
             teacher=teacher,
             generation=generation,
@@ -192,21 +198,27 @@ class Bank:
             expected = [len(images), index.channels, index.side, index.side]
             raise DataError(f"{place}: images are {list(images.shape)}, must be {expected} as in its other buckets")
         path = self.path_of(teacher, generation, bucket)
-        metadata = {"format": SHARD_FORMAT, "format_version": str(FORMAT_VERSION)}
-        metadata |= {"teacher": teacher, "generation": str(generation), "bucket": str(bucket)}
-        sha256 = write_tensors(path, {"images": images, "labels": labels}, metadata)
-        present, counts = labels.unique(return_counts=True)
-        shard = Shard(
-            bucket=bucket,
-            images=len(images),
-            class_counts=dict(zip(present.tolist(), counts.tolist(), strict=True)),
-            health=dict(health or {}),
-            sha256=sha256,
-            bytes=path.stat().st_size,
-        )
-        index = index.with_shard(shard)
-        write_index(self.folder / teacher / f"generation-{generation:04d}.json", index)
-        self._indices.setdefault(teacher, {})[generation] = index
+        shard = write_shard(path, index, bucket, images, labels, health or {})
+        self._commit(index.with_shard(shard))
+
+    def discard(self, teacher: str) -> None:
+        """Delete all images of a teacher; what else is known of them stays. It may be called again, as after a kill.
+
+        Raises:
+            ArtefactError: an index cannot be written or a shard not be deleted.
+        """
+        for index in list(self._indices.get(teacher, {}).values()):
+            if not index.discarded:
+                self._commit(index.model_copy(update={"discarded": True}))
+        for path in sorted((self.folder / teacher).glob("*.safetensors")):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise ArtefactError(f"cannot delete {path}: {error.strerror}; delete it yourself") from error
+
+    def _commit(self, index: GenerationIndex) -> None:
+        write_index(self.folder / index.teacher / f"generation-{index.generation:04d}.json", index)
+        self._indices.setdefault(index.teacher, {})[index.generation] = index
 
     def path_of(self, teacher: str, generation: int, bucket: int) -> Path:
         """Where a shard lies, or would."""
@@ -229,19 +241,4 @@ class Bank:
         return indices[max(indices) if generation is None else generation]
 
     def _read(self, index: GenerationIndex, shard: Shard) -> tuple[Tensor, Tensor]:
-        path = self.path_of(index.teacher, index.generation, shard.bucket)
-        tensors = read_tensors(path, shard.sha256)
-        images, labels = tensors.get("images"), tensors.get("labels")
-        shape = (shard.images, index.channels, index.side, index.side)
-        if images is None or labels is None or images.shape != shape or labels.shape != shape[:1]:
-            raise ArtefactError(f"{path} does not hold what its index says; recover again into another folder")
-        return images, labels
-
-
-def _check_tensors(place: str, images: Tensor, labels: Tensor) -> None:
-    shape = images.shape
-    fits = images.dtype == torch.uint8 and len(shape) == 4 and shape[1] in (1, 3) and shape[2] == shape[3]
-    if not fits or min(shape) == 0:
-        raise DataError(f"{place}: images must be uint8 [n, 1 or 3, side, side], not {images.dtype} {list(shape)}")
-    if labels.dtype != torch.int64 or labels.shape != shape[:1] or bool((labels < 0).any()):
-        raise DataError(f"{place}: labels must be int64 [{shape[0]}], all at least 0")
+        return read_shard(self.path_of(index.teacher, index.generation, shard.bucket), index, shard)

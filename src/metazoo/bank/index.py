@@ -3,6 +3,10 @@
 There is one index a teacher and generation, rather than one for the bank, for two reasons. A commit rewrites the index
 it belongs to, so with a single one the bytes written would grow with the square of the zoo (1000 teachers of 13 shards:
 13,000 commits of a file of megabytes). And nothing that belongs to a finished generation is ever written again.
+
+An index has no hash in a manifest: it changes with every bucket, and all that a run goes on from is checked against
+something else, the images and their classes against the shards, whose hashes it holds, and the settings against those
+of the run. The health figures alone are not; the run copies them into `recovery.json`, which has a hash.
 """
 
 from pathlib import Path
@@ -12,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from metazoo.errors import ArtefactError
 from metazoo.run.artefacts import read_json, write_json
+from metazoo.run.validation import first_problem
 
 FORMAT = "metazoo-images"
 FORMAT_VERSION = 1
@@ -45,6 +50,7 @@ class GenerationIndex(BaseModel):
     side: int = Field(ge=1, description="height and width of every image in pixels")
     made_with: dict[str, Setting] = Field(description="settings that all shards have in common")
     shards: tuple[Shard, ...] = ()
+    discarded: bool = Field(default=False, description="whether the images were deleted, all of them")
 
     def find(self, bucket: int) -> Shard | None:
         """The shard of `bucket`, if there is one."""
@@ -58,7 +64,8 @@ class GenerationIndex(BaseModel):
 
 def write_index(path: Path, index: GenerationIndex) -> None:
     """Write an index; see `write_json`."""
-    write_json(path, index.model_dump(mode="json"))
+    # Left out as long as the images are there, as in banks that are older than it.
+    write_json(path, index.model_dump(mode="json", exclude=set() if index.discarded else {"discarded"}))
 
 
 def check_version(path: Path, content: dict[str, Any]) -> None:
@@ -85,10 +92,8 @@ def read_index(path: Path, teacher: str, generation: int) -> GenerationIndex:
     try:
         index = GenerationIndex.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))[:200] or "the file"
         raise ArtefactError(
-            f"{path} is not an index of recovered images ({place}: {first['msg']}); restore it or recover again"
+            f"{path} is not an index of recovered images ({first_problem(error)}); restore it or recover again"
         ) from error
     if (index.teacher, index.generation) != (teacher, generation):
         raise ArtefactError(

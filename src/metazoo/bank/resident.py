@@ -37,7 +37,7 @@ class ResidentBank:
         parts, labels, starts = [], [], [0]
         for name in names:
             images, own_labels = bank.images_of(name)
-            parts.append(_fitted(images, side))
+            parts.append(fitted(images, side))
             labels.append(own_labels)
             starts.append(starts[-1] + len(images))
         return cls(tuple(names), torch.cat(parts), torch.cat(labels), tuple(starts))
@@ -60,7 +60,8 @@ class ResidentBank:
         return self.images[places].float() / 255
 
 
-def _fitted(images: Tensor, side: int) -> Tensor:
+def fitted(images: Tensor, side: int) -> Tensor:
+    """uint8 images [n, 1 or 3, s, s] as [n, 3, side, side]: grey repeated, resized (bilinear, antialiased)."""
     images = images.expand(-1, 3, -1, -1)
     if images.shape[-1] == side:
         return images

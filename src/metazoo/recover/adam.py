@@ -1,7 +1,7 @@
-"""Adam on one tensor of pixels.
+"""Adam on one tensor.
 
 The update of Kingma & Ba (2015) as `torch.optim.Adam` computes it. Making one of those imports torch's compiler, which
-takes four seconds of every worker process, and pixels need none of its options.
+takes four seconds of every worker process, and inversion needs none of its options.
 """
 
 import math
@@ -14,21 +14,21 @@ _EPSILON = 1e-8
 
 
 @final
-class PixelAdam:
-    """State of Adam for `pixels` (any shape), which are changed in place."""
+class PlainAdam:
+    """State of Adam for `values` (any shape), which are changed in place."""
 
-    def __init__(self, pixels: Tensor, betas: tuple[float, float]) -> None:
-        self._pixels = pixels
+    def __init__(self, values: Tensor, betas: tuple[float, float]) -> None:
+        self._values = values
         self._betas = betas
-        self._mean, self._square = torch.zeros_like(pixels), torch.zeros_like(pixels)
+        self._mean, self._square = torch.zeros_like(values), torch.zeros_like(values)
         self._steps = 0
 
     @torch.no_grad()
     def step(self, gradient: Tensor, learning_rate: float) -> None:
-        """Move the pixels against `gradient` (same shape)."""
+        """Move the values against `gradient` (same shape)."""
         first, second = self._betas
         self._steps += 1
         self._mean.lerp_(gradient, 1 - first)
         self._square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
         spread = self._square.sqrt().div_(math.sqrt(1 - second**self._steps)).add_(_EPSILON)
-        self._pixels.addcdiv_(self._mean, spread, value=-learning_rate / (1 - first**self._steps))
+        self._values.addcdiv_(self._mean, spread, value=-learning_rate / (1 - first**self._steps))

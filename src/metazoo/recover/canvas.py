@@ -3,7 +3,8 @@
 Inversion moves a starting image only as far as the teacher asks. What the teacher does not ask for stays as it was, so
 the start decides much of the low-level statistics that the recovered images bring to the meta-model. *Dead leaves*
 (Lee, Mumford & Huang 2001; as a training source in Baradad et al. 2021) have the edges, the occlusions and roughly the
-spectrum of photographs, from random numbers alone; *noise* is the start of the published pixel methods.
+spectrum of photographs, from random numbers alone; *noise* is the start of the published pixel methods. All of them,
+with *fractals* and *glyphs*, also serve as they are, without inversion, for comparison.
 """
 
 import math
@@ -12,14 +13,32 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Canvas = Literal["leaves", "noise"]
+from metazoo.data.glyph_classes import glyphs_of, scripts
+from metazoo.data.glyphs import render_glyph
+from metazoo.recover.fractals import fractals
+
+Canvas = Literal["leaves", "noise", "fractals", "glyphs"]
 
 
 def start_images(canvas: Canvas, count: int, channels: int, side: int, generator: torch.Generator) -> Tensor:
     """Draw `count` starting images [count, channels, side, side] in [0, 1]."""
     if canvas == "noise":
         return torch.rand(count, channels, side, side, generator=generator)
+    if canvas == "fractals":
+        return fractals(count, channels, side, generator)
+    if canvas == "glyphs":
+        return _glyphs(count, channels, side, generator)
     return dead_leaves(count, channels, side, generator)
+
+
+def _glyphs(count: int, channels: int, side: int, generator: torch.Generator) -> Tensor:
+    """Pictures of characters of all embedded scripts; see `metazoo.data.glyphs`."""
+    glyphs = [glyph for script in scripts() for glyph in glyphs_of(script)]
+    chosen = torch.randint(len(glyphs), (count,), generator=generator).tolist()
+    seeds = torch.randint(2**62, (count,), generator=generator).tolist()
+    pictures = [render_glyph(glyphs[place], 1, side, seed) for place, seed in zip(chosen, seeds, strict=True)]
+    images = torch.cat(pictures).float() / 255
+    return images if channels == 3 else images.mean(1, keepdim=True)
 
 
 def dead_leaves(count: int, channels: int, side: int, generator: torch.Generator, shapes: int = 24) -> Tensor:

@@ -13,7 +13,7 @@ LEAST_AGREEMENT = 0.5
 
 @dataclass(frozen=True)
 class TeacherHealth:
-    """Means over the recovered images of one teacher; see `pixels.Health`.
+    """Means over the recovered images of one teacher; see `inversion.Health`.
 
     The batch-norm distances are None for a teacher without batch norm.
     """

@@ -1,24 +1,26 @@
-"""Recovering a whole zoo into the bank: one bucket of one teacher is a unit of work, and every unit stands alone."""
+"""Recovering a whole zoo into the bank, in units of work that each stand alone.
+
+In pixels that is one bucket of one teacher; through a generator, which is trained on from bucket to bucket, all of one
+teacher's.
+"""
 
 import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-
-from torch import Tensor
 
 from metazoo.bank import Bank, Setting
 from metazoo.errors import RunError, UsageError
 from metazoo.recover.budget import RecoveryBudget, plan_buckets
-from metazoo.recover.pixels import RecoveredImages, RecoveryRecipe, recover_images
+from metazoo.recover.generated import GeneratorRecipe
+from metazoo.recover.pixels import RecoveryRecipe
+from metazoo.recover.units import RecoveryUnit, forget_teacher, name_of, recover_unit
 from metazoo.run.artefacts import remove_stale_temporaries
 from metazoo.run.executor import default_workers, map_units
 from metazoo.run.progress import Progress
-from metazoo.run.randomness import generator
 from metazoo.run.signals import graceful
-from metazoo.zoo import ModelContract, WhiteBoxTeacher, Zoo
+from metazoo.zoo import ModelContract, Zoo
 
 # Of a shard: its header, and what every image has beside its pixels.
 _HEADER_BYTES, _LABEL_BYTES = 280, 8
@@ -53,7 +55,7 @@ def plan_recovery(zoo: Zoo, budget: RecoveryBudget, bank: Bank | None = None) ->
 def recover_zoo(
     zoo: Zoo,
     bank: Bank,
-    recipe: RecoveryRecipe,
+    recipe: RecoveryRecipe | GeneratorRecipe,
     budget: RecoveryBudget,
     seed: int,
     *,
@@ -89,8 +91,8 @@ def recover_zoo(
     _check_disk(bank, units, budget)
     remove_stale_temporaries(bank.folder)
     workers = default_workers() if workers is None else workers
-    total = plan_recovery(zoo, budget).buckets
-    bar = Progress("recovering", total, total - len(units)) if progress else None
+    plan = plan_recovery(zoo, budget, bank)
+    bar = Progress("recovering", plan.buckets, plan.stored_buckets) if progress else None
     with graceful() as stop, bar or contextlib.nullcontext():
 
         def checked() -> None:
@@ -98,78 +100,64 @@ def recover_zoo(
             stop.check()
 
         inline = workers == 1 or len(units) == 1
-        function = functools.partial(_recover, check=checked) if inline else _recover
+        function = functools.partial(recover_unit, check=checked) if inline else recover_unit
         try:
-            for index, recovered in map_units(function, units, workers, name_of=_name, threads=threads, check=checked):
-                unit = units[index]
-                bank.add(
-                    unit.contract.name,
-                    unit.generation,
-                    unit.bucket,
-                    recovered.images,
-                    recovered.labels,
-                    health=dataclasses.asdict(recovered.health),
-                    made_with=_settings(unit.contract, recipe, budget, seed),
-                )
-                if bar is not None:
-                    bar.advance(note=f"{unit.contract.name} {100 * recovered.health.agreement:.0f} %")
+            for index, results in map_units(function, units, workers, name_of=name_of, threads=threads, check=checked):
+                unit, name = units[index], units[index].contract.name
+                for bucket, recovered in zip(unit.buckets, results, strict=True):
+                    if bank.has(name, unit.generation, bucket):
+                        continue  # stored before the unit was interrupted
+                    bank.add(
+                        name,
+                        unit.generation,
+                        bucket,
+                        recovered.images,
+                        recovered.labels,
+                        health=dataclasses.asdict(recovered.health),
+                        made_with=_settings(unit.contract, recipe, budget, seed),
+                    )
+                    if bar is not None:
+                        bar.advance(note=f"{name} {100 * recovered.health.agreement:.0f} %")
         finally:
-            _held.clear()
+            forget_teacher()
 
 
-@dataclass(frozen=True)
-class _Unit:
-    """One bucket to recover; it travels to a worker process."""
-
-    zoo: Path
-    contract: ModelContract
-    generation: int
-    bucket: int
-    labels: Tensor
-    recipe: RecoveryRecipe
-    stored_side: int
-    seed: int
-
-
-def _missing_units(zoo: Zoo, bank: Bank, recipe: RecoveryRecipe, budget: RecoveryBudget, seed: int) -> list[_Unit]:
+def _missing_units(
+    zoo: Zoo, bank: Bank, recipe: RecoveryRecipe | GeneratorRecipe, budget: RecoveryBudget, seed: int
+) -> list[RecoveryUnit]:
     """Teacher by teacher, so that a process seldom loads another one."""
-    return [
-        _Unit(zoo.folder, contract, budget.generation, bucket, labels, recipe, budget.stored_side, seed)
-        for contract in zoo
-        for bucket, labels in enumerate(plan_buckets(contract.spec.classes, budget, seed, contract.name))
-        if not bank.has(contract.name, budget.generation, bucket)
-    ]
+    units: list[RecoveryUnit] = []
+    for contract in zoo:
+        planned = dict(enumerate(plan_buckets(contract.spec.classes, budget, seed, contract.name)))
+        parts = [planned] if isinstance(recipe, GeneratorRecipe) else [{key: planned[key]} for key in planned]
+        units += [
+            RecoveryUnit(
+                zoo.folder,
+                contract,
+                budget.generation,
+                tuple(part),
+                tuple(part.values()),
+                recipe,
+                budget.stored_side,
+                seed,
+            )
+            for part in parts
+            if not all(bank.has(contract.name, budget.generation, bucket) for bucket in part)
+        ]
+    return units
 
 
-def _name(unit: _Unit) -> str:
-    return f"recovery from model {unit.contract.name!r} (bucket {unit.bucket})"
-
-
-def _recover(unit: _Unit, check: Callable[[], None] = lambda: None) -> RecoveredImages:
-    random = generator(unit.seed, "recover", f"{unit.contract.name}/{unit.generation}", unit.bucket)
-    teacher = _teacher(unit.zoo, unit.contract)
-    return recover_images(teacher, unit.labels, unit.recipe, random, stored_side=unit.stored_side, check=check)
-
-
-# The last teacher of this process, because the buckets of one follow each other.
-_held: list[tuple[Path, WhiteBoxTeacher]] = []
-
-
-def _teacher(folder: Path, contract: ModelContract) -> WhiteBoxTeacher:
-    if not _held or _held[0][0] != folder or _held[0][1].contract != contract:
-        _held.clear()
-        # Of all contracts this one only: nothing of a large zoo is read for each of its models.
-        _held.append((folder, Zoo(folder, [contract]).teacher(contract.name)))
-    return _held[0][1]
-
-
-def _settings(contract: ModelContract, recipe: RecoveryRecipe, budget: RecoveryBudget, seed: int) -> dict[str, Setting]:
+def _settings(
+    contract: ModelContract, recipe: RecoveryRecipe | GeneratorRecipe, budget: RecoveryBudget, seed: int
+) -> dict[str, Setting]:
     """All that decides what one generation of a teacher's images is like."""
     of_budget = budget.model_dump(include={"images_per_class", "classes_per_teacher", "bucket_size", "stored_side"})
     return {"seed": seed, "weights_sha256": contract.weights_sha256, **of_budget, **recipe.model_dump()}
 
 
-def _check_settings(zoo: Zoo, bank: Bank, recipe: RecoveryRecipe, budget: RecoveryBudget, seed: int) -> None:
+def _check_settings(
+    zoo: Zoo, bank: Bank, recipe: RecoveryRecipe | GeneratorRecipe, budget: RecoveryBudget, seed: int
+) -> None:
     for contract in zoo:
         generations = bank.generations_of(contract.name)
         if budget.generation not in generations:
@@ -183,8 +171,10 @@ def _check_settings(zoo: Zoo, bank: Bank, recipe: RecoveryRecipe, budget: Recove
             )
 
 
-def _check_disk(bank: Bank, units: list[_Unit], budget: RecoveryBudget) -> None:
-    needed = sum(_bytes_of(unit.contract, budget, len(unit.labels)) for unit in units) + bank.total_bytes
+def _check_disk(bank: Bank, units: list[RecoveryUnit], budget: RecoveryBudget) -> None:
+    needed = bank.total_bytes + sum(
+        _bytes_of(unit.contract, budget, len(labels)) for unit in units for labels in unit.labels
+    )
     if units and needed > budget.disk_megabytes * 1_000_000:
         raise UsageError(
             f"the recovered images would take {needed / 1e6:,.0f} MB of disk, more than disk_megabytes "

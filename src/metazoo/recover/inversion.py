@@ -1,0 +1,158 @@
+"""The loop of model inversion: whatever images are made of is moved until a frozen teacher recognises them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from metazoo.errors import ZooError
+from metazoo.recover.adam import PlainAdam
+from metazoo.recover.objectives import batch_norm_distance, cross_entropy, l2, total_variation
+from metazoo.recover.statistics import BatchNormReader, read_batch_norm
+from metazoo.zoo.teacher import WhiteBoxTeacher
+
+# 4 MB of activations stay in a core's cache, and blocks of that size serve one step after the other. A bucket of
+# 150 images of 32 pixels through conv4 (20 MB) takes half as long again in one piece.
+_VALUES_AT_ONCE = 2**20
+_GUESSED_CHANNELS = 32
+
+
+@dataclass(frozen=True)
+class Health:
+    """How well one bucket was recovered, judged by its own teacher on the stored 8-bit images.
+
+    `agreement` is the share of images that the teacher gives the wanted class; the distances are
+    `objectives.batch_norm_distance` of the result and of the start. Numbers near 1 and well below the start are sound.
+    """
+
+    agreement: float
+    batch_norm_distance: float
+    batch_norm_distance_at_start: float
+
+
+@dataclass(frozen=True)
+class RecoveredImages:
+    """`images` uint8 [n, channels, side, side], `labels` int64 [n] (local classes), both on the CPU, and `health`."""
+
+    images: Tensor
+    labels: Tensor
+    health: Health
+
+
+class InversionCanvas(ABC):
+    """What images are made of. `parameters` are the tensors that inversion moves."""
+
+    parameters: Sequence[Tensor]
+
+    @abstractmethod
+    def images(self) -> Tensor:
+        """Images [n, channels, side, side] in [0, 1], differentiable in the parameters."""
+
+    def confine(self) -> None:  # noqa: B027 - most canvases cannot leave their range
+        """Bring the parameters back into their range after a step."""
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the terms in `metazoo.recover.objectives`."""
+
+    cross_entropy: float
+    batch_norm: float
+    total_variation: float = 0.0
+    l2: float = 0.0
+
+
+def invert(
+    teacher: WhiteBoxTeacher,
+    canvas: InversionCanvas,
+    labels: Tensor,
+    weights: LossWeights,
+    augment: Callable[[Tensor], Tensor],
+    learning_rates: Sequence[float],
+    *,
+    betas: tuple[float, float],
+    stored_side: int | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> RecoveredImages:
+    """Move `canvas` by Adam, one step for each of `learning_rates`, so that `teacher` sees `labels` in its images.
+
+    The iterate with the lowest loss is kept, as in the published code, but chosen on the device: no step waits for the
+    host. Without any step the images are those that the canvas starts as, and their labels what the teacher says.
+
+    Args:
+        teacher: a frozen model; it is as it was afterwards.
+        canvas: on the teacher's device; moved.
+        labels: int64 [n], the wanted local class of every image.
+        weights: of the terms of the loss.
+        augment: of the images [n, channels, side, side] before the teacher sees them.
+        learning_rates: of the steps.
+        betas: of Adam.
+        stored_side: larger images are scaled down to this side (bilinear, antialiased) before they are judged; None
+            keeps their own size.
+        check: called before every step; what it raises ends the recovery, of which nothing is kept.
+
+    Raises:
+        ZooError: the teacher's outputs or gradients are not finite.
+    """
+    with torch.no_grad():
+        best_images = canvas.images().clone()
+    best_loss = torch.full((), torch.inf if learning_rates else 0.0, device=best_images.device)
+    wanted = labels.to(best_images.device)
+    for parameter in canvas.parameters:
+        parameter.requires_grad_(True)
+    optimisers = [PlainAdam(parameter, betas) for parameter in canvas.parameters]
+    with read_batch_norm(teacher) as reader:
+        with torch.no_grad():
+            _, distance_at_start = _run(teacher, reader, best_images)
+        for learning_rate in learning_rates:
+            check()
+            images = canvas.images()
+            logits, distance = _run(teacher, reader, augment(images))
+            loss = weights.cross_entropy * cross_entropy(logits, wanted) + weights.batch_norm * distance
+            if weights.total_variation:
+                loss = loss + weights.total_variation * total_variation(images)
+            if weights.l2:
+                loss = loss + weights.l2 * l2(images)
+            gradients = torch.autograd.grad(loss, canvas.parameters)
+            with torch.no_grad():
+                improved = loss < best_loss
+                best_images = torch.where(improved, images, best_images)
+                best_loss = torch.where(improved, loss, best_loss)
+                for optimiser, gradient in zip(optimisers, gradients, strict=True):
+                    optimiser.step(gradient, learning_rate)
+                canvas.confine()
+        stored = _stored(best_images, stored_side)
+        with torch.no_grad():
+            logits, distance = _run(teacher, reader, stored.float() / 255)
+    finite = (logits, distance, best_loss, *(parameter.detach() for parameter in canvas.parameters))
+    if not all(bool(torch.isfinite(values).all()) for values in finite):
+        raise ZooError(
+            f"model {teacher.contract.name!r} gave outputs or gradients that are not finite during recovery; "
+            "check it with `metazoo zoo verify` or remove it with `metazoo zoo remove`"
+        )
+    if not learning_rates:
+        wanted = logits.argmax(1)
+    agreement = (logits.argmax(1) == wanted).double().mean().item()
+    health = Health(agreement, distance.item(), distance_at_start.item())
+    return RecoveredImages(stored.cpu(), wanted.cpu(), health)
+
+
+def _run(teacher: WhiteBoxTeacher, reader: BatchNormReader, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [n, classes] and the batch-norm distance of one batch, which a CPU takes in parts."""
+    count, _, height, width = images.shape
+    largest = reader.largest_input or _GUESSED_CHANNELS * height * width
+    parts = -(-count * largest // _VALUES_AT_ONCE) if images.device.type == "cpu" else 1
+    reader.clear()
+    logits = torch.cat(
+        [teacher(part.contiguous(memory_format=torch.channels_last)) for part in images.tensor_split(min(parts, count))]
+    )
+    return logits, batch_norm_distance(reader.observed, reader.stored)
+
+
+def _stored(pixels: Tensor, stored_side: int | None) -> Tensor:
+    if stored_side is not None and pixels.shape[-1] > stored_side:
+        pixels = functional.interpolate(pixels, size=(stored_side, stored_side), mode="bilinear", antialias=True)
+    return (pixels * 255).round_().clamp_(0, 255).to(torch.uint8).contiguous()

@@ -1,0 +1,110 @@
+"""One piece of recovery work, as a process does it."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from metazoo.recover.generated import GeneratorRecipe, recover_through_generator
+from metazoo.recover.inversion import RecoveredImages
+from metazoo.recover.pixels import RecoveryRecipe, recover_images
+from metazoo.run.executor import map_units
+from metazoo.run.randomness import generator
+from metazoo.zoo import ModelContract, WhiteBoxTeacher, Zoo
+
+
+@dataclass(frozen=True)
+class RecoveryUnit:
+    """Buckets of one teacher to recover; it travels to a worker process."""
+
+    zoo: Path
+    contract: ModelContract
+    generation: int
+    buckets: tuple[int, ...]
+    labels: tuple[Tensor, ...]
+    recipe: RecoveryRecipe | GeneratorRecipe
+    stored_side: int
+    seed: int
+    stage: str = "recover"
+
+
+def name_of(unit: RecoveryUnit) -> str:
+    """How errors call a unit."""
+    return f"recovery from model {unit.contract.name!r} (bucket {unit.buckets[0]})"
+
+
+def recover_unit(unit: RecoveryUnit, check: Callable[[], None] = lambda: None) -> list[RecoveredImages]:
+    """Recover the images of each of its buckets; the same for every process and order of units."""
+    name, side = unit.contract.name, unit.stored_side
+    random = generator(unit.seed, unit.stage, f"{name}/{unit.generation}", unit.buckets[0])
+    teacher = _teacher(unit.zoo, unit.contract)
+    if isinstance(unit.recipe, GeneratorRecipe):
+        return recover_through_generator(teacher, unit.labels, unit.recipe, random, stored_side=side, check=check)
+    (labels,) = unit.labels
+    return [recover_images(teacher, labels, unit.recipe, random, stored_side=side, check=check)]
+
+
+@dataclass(frozen=True)
+class Request:
+    """Images wanted of one teacher at once: its name and the local classes, int64 [n]."""
+
+    teacher: str
+    labels: Tensor
+
+
+def recover_requests(
+    zoo: Zoo,
+    requests: Sequence[Request],
+    recipe: RecoveryRecipe | GeneratorRecipe,
+    seed: int,
+    iteration: int,
+    *,
+    workers: int,
+    stored_side: int,
+    check: Callable[[], None] = lambda: None,
+) -> list[RecoveredImages]:
+    """Recover the requests of one meta-iteration afresh, without storing anything; as `recover_zoo` otherwise.
+
+    What comes depends on the seed, the number of the iteration and the place of a request among the others.
+    """
+    units = [
+        RecoveryUnit(
+            zoo.folder,
+            zoo.contract(request.teacher),
+            iteration,
+            (place,),
+            (request.labels,),
+            recipe,
+            stored_side,
+            seed,
+            "recover again",
+        )
+        for place, request in enumerate(requests)
+    ]
+    function = functools.partial(recover_unit, check=check) if workers == 1 or len(units) == 1 else recover_unit
+    found: dict[int, RecoveredImages] = {}
+    try:
+        for index, (recovered,) in map_units(function, units, workers, name_of=name_of, check=check):
+            found[index] = recovered
+    finally:
+        forget_teacher()
+    return [found[place] for place in range(len(units))]
+
+
+# The last teacher of this process, because the buckets of one follow each other.
+_held: list[tuple[Path, WhiteBoxTeacher]] = []
+
+
+def _teacher(folder: Path, contract: ModelContract) -> WhiteBoxTeacher:
+    if not _held or _held[0][0] != folder or _held[0][1].contract != contract:
+        _held.clear()
+        # Of all contracts this one only: nothing of a large zoo is read for each of its models.
+        _held.append((folder, Zoo(folder, [contract]).teacher(contract.name)))
+    return _held[0][1]
+
+
+def forget_teacher() -> None:
+    """Let go of the teacher that this process holds for the next unit."""
+    _held.clear()

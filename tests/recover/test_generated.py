@@ -1,0 +1,46 @@
+from typing import Literal
+
+import pytest
+import torch
+from recover_helpers import spec_of, teacher_of, trained
+
+from metazoo.recover import GeneratorRecipe, recover_through_generator
+from metazoo.zoo import WhiteBoxTeacher
+
+WANTED = torch.arange(4).repeat(6)
+SMALL = GeneratorRecipe(iterations=60, learning_rate=5e-3, latent=32, width=8)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_teacher_recognises_what_is_recovered_and_is_as_it_was(teacher: WhiteBoxTeacher, shared: bool) -> None:
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    hooks = sum(len(module._forward_pre_hooks) + len(module._forward_hooks) for module in teacher.modules())
+    recipe = SMALL.model_copy(update={"shared_augmentation": shared})
+    (result,) = recover_through_generator(teacher, [WANTED], recipe, seeded())
+    assert (result.images.shape, result.images.dtype) == ((24, 3, 16, 16), torch.uint8)
+    assert torch.equal(result.labels, WANTED)
+    assert result.health.agreement > 0.8
+    assert result.health.batch_norm_distance < result.health.batch_norm_distance_at_start / 2
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    assert hooks == sum(len(module._forward_pre_hooks) + len(module._forward_hooks) for module in teacher.modules())
+
+
+def test_a_second_bucket_goes_on_with_the_generator_of_the_first(teacher: WhiteBoxTeacher) -> None:
+    short = SMALL.model_copy(update={"iterations": 10})
+    one, two = recover_through_generator(teacher, [WANTED, WANTED], short, seeded())
+    (alone,) = recover_through_generator(teacher, [WANTED], short, seeded())
+    assert torch.equal(one.images, alone.images)
+    assert two.health.batch_norm_distance < one.health.batch_norm_distance
+    assert two.health.batch_norm_distance_at_start < one.health.batch_norm_distance_at_start
+
+
+@pytest.mark.parametrize(("side", "channels"), [(18, 3), (16, 1)])
+def test_every_size_and_channel_of_teacher_is_served(side: int, channels: Literal[1, 3]) -> None:
+    teacher = teacher_of(trained(spec_of(4, side, channels)))
+    (result,) = recover_through_generator(teacher, [WANTED], SMALL, seeded())
+    assert result.images.shape == (24, channels, -(-side // 4) * 4, -(-side // 4) * 4)
+    assert result.health.agreement > 0.6
