@@ -79,3 +79,12 @@ def test_draws_are_uniform_over_groups_and_without_replacement() -> None:
     assert again[0] == again[1]
     with pytest.raises(UsageError, match="at least 1"):
         draw_members(grouping, 0, generator)
+
+
+def test_with_replacement_a_member_may_fill_several_places() -> None:
+    grouping, random = Grouping(((0, 1), (2, 3)), "random"), torch.Generator().manual_seed(0)
+    drawn = [draw_members(grouping, 4, random, replacement=True)[1] for _ in range(200)]
+    assert {len(members) for members in drawn} == {4}
+    assert all(set(members) <= {0, 1} or set(members) <= {2, 3} for members in drawn)
+    assert any(len(set(members)) == 1 for members in drawn)
+    assert abs(sum(members.count(0) for members in drawn) - 200) < 70

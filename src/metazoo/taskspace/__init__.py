@@ -1,21 +1,33 @@
 """The task space: Fisher embeddings of tasks, how alike they are, and groups of teachers."""
 
+from metazoo.taskspace.class_conflicts import class_conflicts, class_means
 from metazoo.taskspace.fisher import FisherEmbeddings, TaskEmbedding, diagonal_fisher
 from metazoo.taskspace.groupings import STRATEGIES, Grouping, Strategy, group
+from metazoo.taskspace.imagenet_probe import ImageNetProbe
 from metazoo.taskspace.probe import Probe, ProbeRecipe, train_probe
 from metazoo.taskspace.quality import GroupQuality, GroupRow, draw_members, group_quality, group_rows
-from metazoo.taskspace.similarity import dissimilarity_matrix, similarity_matrix
+from metazoo.taskspace.similarity import (
+    PUBLISHED_DECIMALS,
+    PUBLISHED_EPSILON,
+    dissimilarity_matrix,
+    similarity_matrix,
+)
 
 __all__ = [
+    "PUBLISHED_DECIMALS",
+    "PUBLISHED_EPSILON",
     "STRATEGIES",
     "FisherEmbeddings",
     "GroupQuality",
     "GroupRow",
     "Grouping",
+    "ImageNetProbe",
     "Probe",
     "ProbeRecipe",
     "Strategy",
     "TaskEmbedding",
+    "class_conflicts",
+    "class_means",
     "diagonal_fisher",
     "dissimilarity_matrix",
     "draw_members",

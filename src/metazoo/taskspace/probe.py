@@ -8,21 +8,31 @@ depend on the order or the number of classes.
 """
 
 from collections.abc import Callable, Mapping
-from typing import final
+from typing import Annotated, Literal, final
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from metazoo.bank import ResidentBank
 from metazoo.data.augment import shift_and_flip
 from metazoo.errors import DataError
-from metazoo.models import LARGEST_WIDTH, ArchitectureName, ClassifierSpec, ImageClassifier, build_classifier
+from metazoo.models import LARGEST_WIDTH, ClassifierSpec, ImageClassifier, architectures, build_classifier
 from metazoo.run.randomness import generator
 from metazoo.taskspace.fisher import TaskEmbedding, diagonal_fisher
 
 _FISHER_CHUNK = 32
+PUBLISHED_FISHER_BATCH = 600
+
+IMAGENET_PROBE = "imagenet-resnet34"
+
+
+def _check_architecture(name: str) -> str:
+    known = (*architectures(), IMAGENET_PROBE)
+    if name not in known:
+        raise ValueError(f"the architecture must be one of {', '.join(known)}")
+    return name
 
 
 class ProbeRecipe(BaseModel):
@@ -30,7 +40,10 @@ class ProbeRecipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    architecture: ArchitectureName = Field(default="conv4", description="of the probe's body")
+    architecture: Annotated[str, AfterValidator(_check_architecture)] = Field(
+        default="conv4", description="of the probe's body; imagenet-resnet34: not trained here, see `imagenet_probe`"
+    )
+    weights: str | None = Field(default=None, description="file of imagenet-resnet34's weights")
     width: int = Field(default=32, ge=1, le=LARGEST_WIDTH, description="of the architecture")
     input_size: int = Field(default=32, ge=16, le=256, description="side in pixels that recovered images are fitted to")
     steps: int = Field(default=300, ge=1, description="steps of Adam")
@@ -40,6 +53,20 @@ class ProbeRecipe(BaseModel):
     fisher_images: int = Field(
         default=150, ge=1, description="most images of a teacher that its embedding is computed from"
     )
+    fisher: Literal["per-sample", "published"] = Field(
+        default="per-sample", description="published: the squared gradient of the mean loss of batches of 600"
+    )
+
+    @property
+    def trained(self) -> bool:
+        """Whether the run trains the probe itself."""
+        return self.architecture != IMAGENET_PROBE
+
+    @model_validator(mode="after")
+    def _check(self) -> "ProbeRecipe":
+        if self.trained is not (self.weights is None):
+            raise ValueError("weights are given for imagenet-resnet34, and only for it")
+        return self
 
 
 @final
@@ -54,20 +81,27 @@ class Probe:
             self._slices[name] = slice(end, end + count)
             end += count
 
-    def embed(self, name: str, images: Tensor, labels: Tensor) -> TaskEmbedding:
+    def embed(self, name: str, images: Tensor, labels: Tensor, *, published: bool = False) -> TaskEmbedding:
         """The Fisher embedding of teacher `name` on its recovered images.
 
         Args:
             name: of a teacher that the probe was trained with.
             images: uint8 [n, channels, side, side].
             labels: int64 [n], local classes.
+            published: whether the gradients of a batch are averaged before they are squared.
 
         Raises:
             DataError: as `diagonal_fisher`.
         """
         view = _TaskView(self.classifier, self._slices[name])
         pixels = self.classifier.preprocess(images.float() / 255)
-        return TaskEmbedding(name, diagonal_fisher(view, pixels, labels, chunk=_FISHER_CHUNK))
+        return TaskEmbedding(name, fisher_of(view, pixels, labels, published=published))
+
+
+def fisher_of(network: nn.Module, pixels: Tensor, labels: Tensor, *, published: bool) -> dict[str, Tensor]:
+    """`diagonal_fisher` as runs compute it, by sample or as published."""
+    chunk = PUBLISHED_FISHER_BATCH if published else _FISHER_CHUNK
+    return diagonal_fisher(network, pixels, labels, chunk=chunk, batch_squared=published)
 
 
 class _TaskView(nn.Module):

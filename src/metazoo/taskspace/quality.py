@@ -102,12 +102,15 @@ def group_rows(
     )
 
 
-def draw_members(grouping: Grouping, group_size: int, generator: torch.Generator) -> tuple[int, tuple[int, ...]]:
+def draw_members(
+    grouping: Grouping, group_size: int, generator: torch.Generator, *, replacement: bool = False
+) -> tuple[int, tuple[int, ...]]:
     """Draw the teachers of one learning step: the index of a group, and the indices of up to `group_size` members.
 
     The group is uniform over the groups, not weighted by size, as published (TGR, ICML 2024): with groups of one size
     every teacher is seen equally often, otherwise one of a small group more often. A group of fewer members gives them
-    all. Deviation: members are drawn without replacement; published, one teacher may fill several places of a step.
+    all. Deviation: members are drawn without replacement; published, one teacher may fill several places of a step,
+    which `replacement` does.
 
     Raises:
         UsageError: `group_size` is below 1.
@@ -116,7 +119,10 @@ def draw_members(grouping: Grouping, group_size: int, generator: torch.Generator
         raise UsageError(f"the number of teachers a step must be at least 1, not {group_size}")
     number = int(torch.randint(len(grouping), (1,), generator=generator))
     members = grouping.groups[number]
-    drawn = torch.randperm(len(members), generator=generator)[:group_size]
+    if replacement:
+        drawn = torch.randint(len(members), (group_size,), generator=generator)
+    else:
+        drawn = torch.randperm(len(members), generator=generator)[:group_size]
     return number, tuple(members[position] for position in drawn.tolist())
 
 

@@ -1,8 +1,9 @@
 """Zoos of pre-trained image classifiers: their contracts, folder, building and checking, and their frozen teachers."""
 
 from metazoo.zoo.build import build_zoo
-from metazoo.zoo.contract import ModelContract, TrainingRecord
-from metazoo.zoo.folder import Zoo
+from metazoo.zoo.class_map import ClassIdentity, identify_classes
+from metazoo.zoo.contract import ModelContract, Permission, TrainingRecord
+from metazoo.zoo.folder import Zoo, zoo_with_models
 from metazoo.zoo.overview import GroupRow, ModelRow, group_rows, group_table, model_rows, model_table
 from metazoo.zoo.recipe import TrainingRecipe
 from metazoo.zoo.teacher import WhiteBoxTeacher
@@ -10,10 +11,12 @@ from metazoo.zoo.training import train_classifier, with_pixel_statistics
 from metazoo.zoo.verify import Finding, verify_zoo
 
 __all__ = [
+    "ClassIdentity",
     "Finding",
     "GroupRow",
     "ModelContract",
     "ModelRow",
+    "Permission",
     "TrainingRecipe",
     "TrainingRecord",
     "WhiteBoxTeacher",
@@ -21,9 +24,11 @@ __all__ = [
     "build_zoo",
     "group_rows",
     "group_table",
+    "identify_classes",
     "model_rows",
     "model_table",
     "train_classifier",
     "verify_zoo",
     "with_pixel_statistics",
+    "zoo_with_models",
 ]

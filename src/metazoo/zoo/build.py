@@ -12,6 +12,7 @@ from metazoo.run.executor import default_workers, map_units
 from metazoo.run.progress import Progress
 from metazoo.run.randomness import generator
 from metazoo.run.signals import graceful
+from metazoo.zoo.contract import Permission
 from metazoo.zoo.folder import Zoo
 from metazoo.zoo.plan import Job, check_same, plan_jobs
 from metazoo.zoo.recipe import TrainingRecipe
@@ -32,6 +33,7 @@ def build_zoo(
     channels: int = 3,
     width: int | None = None,
     train_fraction: float = 0.8,
+    recovered_images: Permission | None = None,
     workers: int | None = None,
     check: Callable[[], None] = lambda: None,
     progress: bool = False,
@@ -56,6 +58,8 @@ def build_zoo(
         channels: 3, or 1 for models that see grey.
         width: of the architecture; its own if None.
         train_fraction: part of each class's images, taken from the first, to train on; the rest validates.
+        recovered_images: what may be done with images recovered from the new models, see `ModelContract`; `show` if
+            None. Models that are there already must say the same, unless it is None.
         workers: processes of one thread each; one a core if None.
         check: called between models and while waiting; what it raises ends the build, and finished models stay.
         progress: whether to say on standard error how far it is.
@@ -86,10 +90,10 @@ def build_zoo(
     if workers < 1:
         raise UsageError(f"a zoo is built by at least 1 worker, not {workers}")
     zoo = Zoo.create(out)
-    if not _missing(zoo, jobs):
+    if not _missing(zoo, jobs, recovered_images):
         return zoo
     with graceful() as stop, zoo.writing():
-        missing = _missing(zoo, jobs)
+        missing = _missing(zoo, jobs, recovered_images)
 
         def checked() -> None:
             check()
@@ -110,13 +114,14 @@ def build_zoo(
                     domain=contract.domain,
                     accuracy=accuracy,
                     training=contract.training,
+                    recovered_images=recovered_images or "show",
                 )
                 if bar is not None:
                     bar.advance(note=f"{contract.name} {accuracy:.1f} %")
     return zoo
 
 
-def _missing(zoo: Zoo, jobs: list[Job]) -> list[Job]:
+def _missing(zoo: Zoo, jobs: list[Job], recovered_images: Permission | None) -> list[Job]:
     present = {contract.name.casefold(): contract for contract in zoo}
     missing = []
     for job in jobs:
@@ -125,6 +130,11 @@ def _missing(zoo: Zoo, jobs: list[Job]) -> list[Job]:
             missing.append(job)
         else:
             check_same(zoo.folder, contract, job.contract)
+            if recovered_images not in (None, contract.recovered_images):
+                raise UsageError(
+                    f"{zoo.folder} has a model {contract.name!r} whose recovered images are to "
+                    f"{contract.recovered_images}, not to {recovered_images}; change that with `metazoo zoo set`"
+                )
     return missing
 
 

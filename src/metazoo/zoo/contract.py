@@ -1,12 +1,13 @@
 """What must be known of one model of a zoo, apart from its weights."""
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from metazoo.errors import UsageError
 from metazoo.models import ClassifierSpec
+from metazoo.run.validation import first_problem
 from metazoo.zoo.recipe import TrainingRecipe
 
 
@@ -29,6 +30,10 @@ ModelName = Annotated[str, AfterValidator(_check_name)]
 # Control characters could forge the lines of a terminal or a report.
 ShortText = Annotated[str, AfterValidator(_check_text)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Permission = Literal["show", "keep", "discard"]
+"""What a run may do with the images that it recovers from a model: keep and show them; keep them in its bank, but show
+them nowhere; or learn from them and delete them once it has finished."""
+PERMISSIONS: tuple[Permission, ...] = get_args(Permission)
 
 _LONGEST_NAME_IN_A_SPEC = 100
 
@@ -71,6 +76,12 @@ class ModelContract(BaseModel):
     weights_sha256: Sha256
     accuracy: float | None = Field(default=None, ge=0, le=100, description="on validation images, in percent")
     training: TrainingRecord | None = Field(default=None, description="None for a model that was not trained here")
+    recovered_images: Permission = Field(default="show", description="what may be done with images recovered from it")
+
+    def as_record(self) -> dict[str, Any]:
+        """The JSON form. The usual permission is left out, as in zoos that are older than it."""
+        record = self.model_dump(mode="json")
+        return {key: value for key, value in record.items() if (key, value) != ("recovered_images", "show")}
 
     @model_validator(mode="after")
     def _check(self) -> "ModelContract":
@@ -81,13 +92,6 @@ class ModelContract(BaseModel):
         if max(map(len, (self.spec.architecture, *self.spec.arguments))) > _LONGEST_NAME_IN_A_SPEC:
             raise ValueError("the name of the architecture or of an argument is too long")
         return self
-
-
-def first_problem(error: ValidationError) -> str:
-    """The first thing wrong, as `place: what`, in printable characters."""
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    text = f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg'].removeprefix('Value error, ')}"
-    return "".join(character if character.isprintable() else "?" for character in text)[:300]
 
 
 def checked_contract(**values: Any) -> ModelContract:

@@ -15,7 +15,7 @@ from metazoo.errors import ArtefactError, UsageError
 from metazoo.models import ImageClassifier
 from metazoo.run.artefacts import remove_stale_temporaries
 from metazoo.run.lock import exclusive
-from metazoo.zoo.contract import ModelContract, TrainingRecord, checked_contract
+from metazoo.zoo.contract import ModelContract, Permission, TrainingRecord, checked_contract
 from metazoo.zoo.listing import NAME, read_listing, write_listing
 from metazoo.zoo.teacher import WhiteBoxTeacher
 from metazoo.zoo.weights import read_weights, weights_path, write_weights
@@ -69,8 +69,11 @@ class Zoo:
 
     @property
     def sha256(self) -> str:
-        """Hash over all contracts, and through them over all weights, in hexadecimal."""
-        content = [contract.model_dump(mode="json") for contract in self.contracts]
+        """Hash over all contracts, and through them over all weights, in hexadecimal.
+
+        What may be done with recovered images is not part of it: a run goes on, and obeys, when that is changed.
+        """
+        content = [contract.model_dump(mode="json", exclude={"recovered_images"}) for contract in self.contracts]
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     def contract(self, name: str) -> ModelContract:
@@ -110,6 +113,7 @@ class Zoo:
         domain: str,
         accuracy: float | None = None,
         training: TrainingRecord | None = None,
+        recovered_images: Permission = "show",
     ) -> ModelContract:
         """Add a model; see `ModelContract` for what the arguments mean.
 
@@ -120,7 +124,7 @@ class Zoo:
             ArtefactError: it cannot be read or written.
         """
         values: dict[str, Any] = {"name": name, "spec": classifier.spec, "class_names": tuple(class_names)}
-        values |= {"domain": domain, "accuracy": accuracy, "training": training}
+        values |= {"domain": domain, "accuracy": accuracy, "training": training, "recovered_images": recovered_images}
         checked_contract(**values, weights_sha256="0" * 64)
         with self.writing():
             for present in self.contracts:
@@ -149,6 +153,22 @@ class Zoo:
                 except OSError as error:
                     raise ArtefactError(f"cannot delete {path}: {error.strerror}; delete it yourself") from error
 
+    def permit(self, names: Collection[str], recovered_images: Permission) -> None:
+        """Say what may be done with images recovered from models, all at once; their contracts stay else as they are.
+
+        Raises:
+            UsageError: there is no model of one of these names, or no such permission; then nothing is changed.
+            RunError: another process is writing to this zoo.
+            ArtefactError: it cannot be read or written.
+        """
+        names = {names} if isinstance(names, str) else set(names)
+        with self.writing():
+            changed = {
+                name: checked_contract(**dict(self.contract(name)) | {"recovered_images": recovered_images})
+                for name in sorted(names)
+            }
+            self._commit([changed.get(contract.name, contract) for contract in self.contracts])
+
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """Hold the zoo for several changes through this object, and read what others have changed before.
@@ -174,6 +194,19 @@ class Zoo:
         contracts = _sorted(contracts)
         write_listing(self.folder, contracts)
         self.contracts = contracts
+
+
+def zoo_with_models(zoo: Zoo | Path | str) -> Zoo:
+    """A zoo, or that of a folder, for a job that needs a model at least.
+
+    Raises:
+        UsageError: it holds none, or is no zoo.
+        ArtefactError: see `Zoo.open`.
+    """
+    zoo = zoo if isinstance(zoo, Zoo) else Zoo.open(zoo)
+    if len(zoo) == 0:
+        raise UsageError(f"{zoo.folder} holds no model; add some with `metazoo zoo build`")
+    return zoo
 
 
 def _sorted(contracts: Collection[ModelContract]) -> tuple[ModelContract, ...]:

@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.run.artefacts import read_json, write_json
-from metazoo.zoo.contract import ModelContract, first_problem
+from metazoo.run.validation import first_problem
+from metazoo.zoo.contract import ModelContract
 
 FORMAT = "metazoo-zoo"
 FORMAT_VERSION = 1
@@ -21,7 +22,7 @@ def write_listing(zoo: Path, contracts: Iterable[ModelContract]) -> None:
     Raises:
         ArtefactError: it cannot be written; the former one stays.
     """
-    models = [contract.model_dump(mode="json") for contract in contracts]
+    models = [contract.as_record() for contract in contracts]
     write_json(zoo / NAME, {"format": FORMAT, "format_version": FORMAT_VERSION, "models": models})
 
 

@@ -9,13 +9,17 @@ from rich.text import Text
 
 from metazoo.errors import UsageError, ZooError
 from metazoo.models import ClassifierSpec, network_without_weights
+from metazoo.zoo.contract import Permission
 from metazoo.zoo.folder import Zoo
 from metazoo.zoo.weights import weights_path
 
 
 @dataclass(frozen=True)
 class ModelRow:
-    """One model. `accuracy` in percent; None stands for what is not known (`file_bytes`: the file is missing)."""
+    """One model. `accuracy` in percent; None stands for what is not known (`file_bytes`: the file is missing).
+
+    `recovered_images` is what may be done with them, see `ModelContract`.
+    """
 
     name: str
     domain: str
@@ -26,6 +30,7 @@ class ModelRow:
     accuracy: float | None
     parameters: int | None
     file_bytes: int | None
+    recovered_images: Permission = "show"
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ def model_rows(zoo: Zoo) -> list[ModelRow]:
                 accuracy=contract.accuracy,
                 parameters=count(spec.model_dump_json()),
                 file_bytes=_file_bytes(zoo, contract.name),
+                recovered_images=contract.recovered_images,
             )
         )
     return rows
@@ -69,16 +75,21 @@ def group_rows(zoo: Zoo) -> list[GroupRow]:
 
 
 def model_table(rows: Iterable[ModelRow]) -> Table:
-    """Rows of `model_rows` as a table."""
+    """Rows of `model_rows` as a table; what may be done with recovered images is told if any may not be shown."""
+    rows = list(rows)
     table = _table(
         ("model", "domain", "architecture"), ("classes", "pixels", "channels", "accuracy", "parameters", "file")
     )
+    restricted = any(row.recovered_images != "show" for row in rows)
+    if restricted:
+        table.add_column("recovered images")
     for row in rows:
         file = "missing" if row.file_bytes is None else f"{row.file_bytes / 1e6:,.2f} MB"
         parameters = "unknown" if row.parameters is None else f"{row.parameters:,}"
         numbers = (row.classes, row.input_size, row.channels, _percent(row.accuracy), parameters, file)
         # Text, so that brackets in a name are not taken for styles.
-        table.add_row(*map(Text, (row.name, row.domain, row.architecture, *map(str, numbers))))
+        cells = (row.name, row.domain, row.architecture, *map(str, numbers))
+        table.add_row(*map(Text, cells), *([row.recovered_images] if restricted else []))
     return table
 
 

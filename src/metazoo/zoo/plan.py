@@ -13,7 +13,8 @@ from metazoo.data import ImageSet, split_images
 from metazoo.errors import UsageError
 from metazoo.models import ClassifierSpec, network_without_weights
 from metazoo.run.randomness import generator
-from metazoo.zoo.contract import ModelContract, TrainingRecord, checked_contract, first_problem
+from metazoo.run.validation import first_problem
+from metazoo.zoo.contract import ModelContract, TrainingRecord, checked_contract
 from metazoo.zoo.recipe import TrainingRecipe
 
 _LONGEST_DOMAIN_IN_A_NAME = 40
@@ -118,9 +119,9 @@ def check_same(zoo: Path, present: ModelContract, planned: ModelContract) -> Non
 
 
 def _identity(contract: ModelContract) -> dict[str, Any]:
-    """All that is known before the training. The version of torch is not part of what is asked for."""
-    unknown: Any = {"weights_sha256": True, "accuracy": True, "spec": {"mean", "std"}, "training": {"torch_version"}}
-    return contract.model_dump(mode="json", exclude=unknown)
+    """All that is known before the training. Neither torch's version nor the permission is part of how it is made."""
+    other: Any = {"weights_sha256": True, "accuracy": True, "spec": {"mean", "std"}, "training": {"torch_version"}}
+    return contract.model_dump(mode="json", exclude=other | {"recovered_images": True})
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

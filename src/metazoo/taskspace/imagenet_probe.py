@@ -1,0 +1,70 @@
+"""The published probe: torchvision's ResNet-34 trained on ImageNet, with its own 1000-way head.
+
+Class k of every task is scored against class k of ImageNet, so the embedding depends on the arbitrary order of a
+teacher's classes; it also needs weights made from images that the user may not have. It is for comparison with the
+paper. Deviations: the probe is in evaluation mode (published: training mode), and a task may have up to 1000 classes.
+"""
+
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from metazoo.errors import UsageError
+from metazoo.taskspace.fisher import TaskEmbedding
+from metazoo.taskspace.probe import fisher_of
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_EXTRA = "install the extra `metazoo[datasets]`"
+
+
+@final
+class ImageNetProbe:
+    """A ResNet-34 of torchvision's.
+
+    Args:
+        network: maps normalised images [n, 3, side, side] to 1000 logits.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network.eval().requires_grad_(True)
+
+    @classmethod
+    def load(cls, path: Path | str | None) -> "ImageNetProbe":
+        """Read the weights from a .safetensors file, or from a .pt or .pth file that holds tensors only.
+
+        Raises:
+            UsageError: torchvision is not installed, or the file is missing, unreadable, or not of a ResNet-34.
+        """
+        try:
+            from torchvision.models import resnet34
+        except ImportError as error:
+            raise UsageError(f"the probe imagenet-resnet34 needs torchvision; {_EXTRA}") from error
+        network: nn.Module = resnet34()
+        try:
+            network.load_state_dict(_read(Path(str(path))))
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UsageError(
+                f"{path} does not hold the weights of a ResNet-34 ({reason}); give another file"
+            ) from error
+        return cls(network)
+
+    def embed(self, name: str, images: Tensor, labels: Tensor, *, published: bool = False) -> TaskEmbedding:
+        """The Fisher embedding of teacher `name`; arguments as of `Probe.embed`.
+
+        Raises:
+            DataError: as `diagonal_fisher`.
+        """
+        mean, std = (images.new_tensor(values, dtype=torch.float32).view(1, 3, 1, 1) for values in (_MEAN, _STD))
+        return TaskEmbedding(
+            name, fisher_of(self.network, (images.float() / 255 - mean) / std, labels, published=published)
+        )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)

@@ -1,0 +1,66 @@
+"""The published probe, with random weights in the place of ImageNet's."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional
+from torchvision.models import resnet18, resnet34
+
+from metazoo.errors import UsageError
+from metazoo.taskspace import ImageNetProbe
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "resnet34.safetensors"
+    save_file(resnet34().state_dict(), path)
+    return path
+
+
+def pictures(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    random = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (count, 3, 32, 32), generator=random, dtype=torch.uint8), torch.arange(count) % 3
+
+
+def test_the_published_fisher_is_the_squared_gradient_of_the_mean_loss(weights: Path) -> None:
+    images, labels = pictures(6)
+    probe = ImageNetProbe.load(weights)
+    embedding = probe.embed("a", images, labels, published=True)
+    assert len(embedding.tensors) == 110
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    pixels = (images.float() / 255 - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
+    network = probe.network
+    gradients = torch.autograd.grad(functional.cross_entropy(network(pixels), labels), list(network.parameters()))
+    for (name, _), gradient in zip(network.named_parameters(), gradients, strict=True):
+        torch.testing.assert_close(embedding.tensors[name], gradient.square(), rtol=1e-3, atol=1e-9)
+    assert not network.training
+
+
+def test_by_sample_it_is_the_mean_of_squares(weights: Path) -> None:
+    images, labels = pictures(2)
+    probe = ImageNetProbe.load(weights)
+    both = probe.embed("both", images, labels)
+    single = [probe.embed("one", images[place : place + 1], labels[place : place + 1]) for place in range(2)]
+    for name in ("conv1.weight", "fc.bias"):
+        mean = (single[0].tensors[name] + single[1].tensors[name]) / 2
+        torch.testing.assert_close(both.tensors[name], mean, rtol=1e-3, atol=1e-9)
+
+
+def test_a_pth_file_of_tensors_is_read_and_anything_else_refused(tmp_path: Path) -> None:
+    torch.save(resnet34().state_dict(), tmp_path / "right.pth")
+    assert ImageNetProbe.load(tmp_path / "right.pth").embed("a", *pictures(1)).name == "a"
+    torch.save(resnet18().state_dict(), tmp_path / "other.pth")
+    torch.save(resnet18(), tmp_path / "pickled.pth")
+    for name in ("other.pth", "pickled.pth", "missing.pth"):
+        with pytest.raises(UsageError, match=rf"{name} does not hold the weights of a ResNet-34 \(.+\); give another"):
+            ImageNetProbe.load(tmp_path / name)
+
+
+def test_without_torchvision_the_extra_is_named(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision.models", None)
+    with pytest.raises(UsageError, match=r"needs torchvision; install the extra `metazoo\[datasets\]`"):
+        ImageNetProbe.load(weights)
