@@ -13,6 +13,7 @@ from metazoo.bank import ResidentBank
 from metazoo.errors import DataError
 from metazoo.learn.batch_norm import batch_statistics, calibrate_statistics
 from metazoo.learn.losses import distillation_loss, joint_feature_loss, relational_loss
+from metazoo.learn.meta_optimiser import MetaOptimiser
 from metazoo.learn.recipe import LearningRecipe
 from metazoo.learn.regularisers import Direction, Loss, Parameters
 from metazoo.learn.student import Student
@@ -70,7 +71,7 @@ class GroupLearner:
         self._bank, self._groups, self._draw_group, self._targets = bank, groups, draw_group, targets
         self._recipe, self._seed, self._check = recipe, seed, check
         self._parameters = student.trained_parameters()
-        self._optimiser = torch.optim.Adam(self._parameters.values(), lr=recipe.learning_rate)
+        self._optimiser = MetaOptimiser(self._parameters, recipe.learning_rate)
         self._regulariser = recipe.regularisation.build()
         self._views: tuple[int, Views, list[Tensor]] | None = None
 
@@ -144,12 +145,7 @@ class GroupLearner:
 
     def _descend(self, direction: Direction) -> StepReport:
         rate = self._recipe.learning_rate * self._schedule()
-        for group in self._optimiser.param_groups:
-            group["lr"] = rate
-        for name, parameter in self._parameters.items():
-            parameter.grad = direction.gradient[name].to(memory_format=_format_of(parameter))
-        self._optimiser.step()
-        self._optimiser.zero_grad()
+        self._optimiser.step(direction.gradient, rate)
         self.steps_done += 1
         return StepReport(
             self.steps_done,
@@ -166,11 +162,7 @@ class GroupLearner:
 
     def state(self) -> dict[str, Tensor]:
         """Parameters and moments by name, for a checkpoint."""
-        tensors = {f"parameters.{name}": value.detach() for name, value in self._parameters.items()}
-        for name, parameter in self._parameters.items():
-            for key, value in self._optimiser.state[parameter].items():
-                tensors[f"optimiser.{key}.{name}"] = value
-        return tensors
+        return self._optimiser.state()
 
     def restore(self, steps_done: int, tensors: dict[str, Tensor]) -> None:
         """Go on from `state` after `steps_done` steps.
@@ -178,25 +170,9 @@ class GroupLearner:
         Raises:
             DataError: the state is not one of this student.
         """
-        kinds = {name.split(".")[1] for name in tensors if name.startswith("optimiser.")}
-        try:
-            for name, parameter in self._parameters.items():
-                with torch.no_grad():
-                    parameter.copy_(tensors[f"parameters.{name}"])
-                moments = {kind: tensors[f"optimiser.{kind}.{name}"] for kind in kinds}
-                self._optimiser.state[parameter] = {
-                    kind: torch.empty_like(parameter).copy_(moment) if moment.dim() else moment
-                    for kind, moment in moments.items()
-                }
-        except (KeyError, RuntimeError) as error:
-            raise DataError(f"the checkpoint does not fit the meta-model ({error}); start the run again") from error
+        self._optimiser.restore(tensors)
         self.steps_done = steps_done
 
 
 def _some(places: Tensor, count: int, random: torch.Generator) -> Tensor:
     return places[torch.randint(len(places), (count,), generator=random)]
-
-
-def _format_of(parameter: Tensor) -> torch.memory_format:
-    is_last = parameter.dim() == 4 and parameter.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if is_last else torch.contiguous_format

@@ -17,14 +17,12 @@ class Method(ABC):
         name: as users type it.
         title: in full.
         reference: to cite.
-        recipe_type: the schema of its options.
-        settings: named values of all options.
+        settings: named values of all its options; the type of the values is their schema.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     reference: ClassVar[str]
-    recipe_type: ClassVar[type[BaseModel]]
     settings: ClassVar[Mapping[str, BaseModel]]
 
     @abstractmethod
@@ -33,5 +31,5 @@ class Method(ABC):
 
         Args:
             workspace: see there.
-            recipe: a `recipe_type`.
+            recipe: of the type of one of `settings`.
         """

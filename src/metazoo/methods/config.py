@@ -11,9 +11,10 @@ from pydantic import BaseModel, ValidationError
 
 from metazoo.errors import UsageError
 from metazoo.methods.registry import Method, get_method
+from metazoo.run.validation import first_problem
+from metazoo.run.yaml_file import read_mapping
 
 FORMAT_VERSION = 1
-_LARGEST_FILE = 1_000_000
 _MARK = "format_version"
 
 
@@ -25,7 +26,7 @@ class RunConfig:
         method: that learns.
         setting: of the method, whose values hold where nothing else is said.
         seed: that all randomness of the run is counted from.
-        recipe: the method's options, an instance of `method.recipe_type`.
+        recipe: the method's options, of the type of the setting.
     """
 
     method: Method
@@ -63,8 +64,10 @@ def resolve_config(
         UsageError: an unknown method, setting or option, or a value of another type or range; the file and the option
             are named.
     """
-    place = str(options) if isinstance(options, Path | str) else "the options"
-    given = _read(Path(options)) if isinstance(options, Path | str) else dict(options or {})
+    if isinstance(options, Path | str):
+        place, given = str(options), read_mapping(Path(options), "a run", "seed: 0")
+    else:
+        place, given = "the options", dict(options or {})
     version = given.pop(_MARK, FORMAT_VERSION)
     if version != FORMAT_VERSION:
         raise UsageError(f"{place} has format version {version}, this metazoo reads {FORMAT_VERSION}; update metazoo")
@@ -76,42 +79,14 @@ def resolve_config(
     if not isinstance(counted, int) or isinstance(counted, bool) or not 0 <= counted < 2**63:
         raise UsageError(f"{place}: seed must be a whole number of at least 0, not {counted!r}")
     overridden = {key: value for key, value in given.items() if key not in ("method", "setting", "seed")}
-    _check_keys(place, chosen.recipe_type, overridden)
-    merged = _merge(chosen.settings[named].model_dump(), overridden)
+    schema = type(chosen.settings[named])
+    _check_keys(place, schema, overridden)
+    complete = merged(chosen.settings[named].model_dump(), overridden)
     try:
-        recipe = chosen.recipe_type.model_validate(merged)
+        recipe = schema.model_validate(complete)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        option = ".".join(map(str, first["loc"]))
-        problem = first["msg"].removeprefix("Value error, ")
-        found = "" if isinstance(first["input"], Mapping) else f", not {str(first['input'])[:80]!r}"
-        raise UsageError(f"{place}: {option}: {problem}{found}") from error
+        raise UsageError(f"{place}: {first_problem(error, with_value=True)}") from error
     return RunConfig(chosen, named, counted, recipe)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise UsageError(f"{path} is larger than a description of a run can be; give the right file")
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)  # noqa: S506 - a safe loader
-    except FileNotFoundError as error:
-        raise UsageError(f"{path} does not exist; give a YAML file that describes the run") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {path}: {error}; give a YAML file that describes the run") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())[:300]}") from error
-    if not isinstance(content, dict | None):
-        raise UsageError(f"{path} must hold options by name, such as `seed: 0`, not {type(content).__name__}")
-    return content or {}
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """YAML without anchors, whose copies of copies can fill the memory."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
-            raise yaml.YAMLError("anchors and aliases are not read; write the value out")
-        return super().compose_node(parent, index)
 
 
 def _check_keys(place: str, model: type[BaseModel], given: Mapping[Any, Any], prefix: str = "") -> None:
@@ -126,9 +101,10 @@ def _check_keys(place: str, model: type[BaseModel], given: Mapping[Any, Any], pr
             _check_keys(place, inner, value, f"{prefix}{key}.")
 
 
-def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `base` with those of `over` in their place, option by option at every level."""
+    result = dict(base)
     for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], value) if both else value
+    return result

@@ -1,12 +1,34 @@
 """Settings that several methods share; those of a room stand in that room."""
 
 from collections import Counter
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from metazoo.models import LARGEST_WIDTH, ArchitectureName, ClassifierSpec
 from metazoo.taskspace import Strategy
 from metazoo.zoo import Zoo
+
+SourceName = Literal["recovered", "leaves", "fractals", "glyphs", "noise", "images"]
+
+
+class SourceRecipe(BaseModel):
+    """Which images the meta-model learns from: recovered ones, or others to compare them with.
+
+    `leaves`, `fractals` and `glyphs` are drawn by formulas and `noise` is uniform; no teacher is inverted for them.
+    `images` are real ones, which only a study has: those of each teacher's own classes, by name, out of a data set.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: SourceName = "recovered"
+    data: str | None = Field(default=None, description="of kind images: an .npz pack or a folder")
+
+    @model_validator(mode="after")
+    def _check(self) -> "SourceRecipe":
+        if (self.kind == "images") is not (self.data is not None):
+            raise ValueError("data is given for kind images, and only for it")
+        return self
 
 
 class GroupingRecipe(BaseModel):
@@ -16,6 +38,9 @@ class GroupingRecipe(BaseModel):
 
     strategy: Strategy = Field(default="dispersed", description="see `metazoo.taskspace.groupings`")
     groups: int = Field(default=5, ge=1, description="lowered to half the number of teachers where it is larger")
+    similarity: Literal["scale-free", "published"] = Field(
+        default="scale-free", description="published: one epsilon for all tensors, and rounded to 4 decimals"
+    )
 
 
 class MetaModelRecipe(BaseModel):

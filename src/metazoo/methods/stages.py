@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,11 +16,22 @@ from metazoo.learn.views import Targets
 from metazoo.methods.recipes import GroupingRecipe, MetaModelRecipe
 from metazoo.methods.workspace import Workspace
 from metazoo.models import ImageClassifier
-from metazoo.recover import RecoveryBudget, RecoveryRecipe, contact_sheet, health_rows, health_warning, recover_zoo
+from metazoo.recover import (
+    GeneratorRecipe,
+    RecoveryBudget,
+    RecoveryRecipe,
+    contact_sheet,
+    health_rows,
+    health_warning,
+    recover_zoo,
+)
 from metazoo.run.progress import Progress, message
 from metazoo.taskspace import (
+    PUBLISHED_DECIMALS,
+    PUBLISHED_EPSILON,
     FisherEmbeddings,
     Grouping,
+    ImageNetProbe,
     ProbeRecipe,
     dissimilarity_matrix,
     draw_members,
@@ -41,8 +53,8 @@ _STEPS_BETWEEN_CHECKPOINTS = 250
 _STEPS_BETWEEN_METRICS = 25
 
 
-def recover_images(workspace: Workspace, recipe: RecoveryRecipe, budget: RecoveryBudget) -> Bank:
-    """Recover every teacher once; health figures and contact sheets are written beside the bank."""
+def recover_images(workspace: Workspace, recipe: RecoveryRecipe | GeneratorRecipe, budget: RecoveryBudget) -> Bank:
+    """Recover every teacher once; health figures, and contact sheets of what may be shown, go beside the bank."""
     folder = workspace.folder
     bank = Bank.open_or_create(folder.path / BANK)
     recover_zoo(
@@ -57,7 +69,7 @@ def recover_images(workspace: Workspace, recipe: RecoveryRecipe, budget: Recover
     )
     if not folder.has(HEALTH):
         rows = health_rows(bank)
-        for contract in workspace.zoo:
+        for contract in workspace.shown:
             images, labels = bank.images_of(contract.name)
             row = next(row for row in rows if row.teacher == contract.name)
             contact_sheet(
@@ -71,9 +83,19 @@ def recover_images(workspace: Workspace, recipe: RecoveryRecipe, budget: Recover
         warning = health_warning(rows)
         if warning is not None:
             message(f"warning: {warning}")
-        folder.record(*(f"{SHEETS}/{contract.name}.png" for contract in workspace.zoo))
+        folder.record(*(f"{SHEETS}/{contract.name}.png" for contract in workspace.shown))
         folder.write_json(HEALTH, {"format_version": 1, "teachers": [vars(row) for row in rows], "warning": warning})
     return bank
+
+
+def check_probe(workspace: Workspace, recipe: ProbeRecipe) -> None:
+    """Read the weights of a probe that is not trained here, before the hours that come before its use.
+
+    Raises:
+        UsageError: as `ImageNetProbe.load`.
+    """
+    if not recipe.trained and not workspace.folder.has(EMBEDDINGS):
+        ImageNetProbe.load(recipe.weights)
 
 
 def embed_and_group(
@@ -87,7 +109,7 @@ def embed_and_group(
             embeddings.save(folder.path / EMBEDDINGS)
             folder.record(EMBEDDINGS)
         embeddings = FisherEmbeddings.load(folder.path / EMBEDDINGS, folder.sha256(EMBEDDINGS))
-        distance = dissimilarity_matrix(similarity_matrix(embeddings))
+        distance = dissimilarity_matrix(_similarity(embeddings, grouping_recipe))
         grouping = group(distance, grouping_recipe.strategy, grouping_recipe.groups, keys=names, seed=workspace.seed)
         folder.write_tensors(DISTANCE, {"distance": distance})
         quality = group_quality(distance, grouping).as_record()
@@ -97,10 +119,16 @@ def embed_and_group(
     return Grouping.from_record(folder.read_json(GROUPING), names)
 
 
+def _similarity(embeddings: FisherEmbeddings, recipe: GroupingRecipe) -> Tensor:
+    if recipe.similarity == "published":
+        return similarity_matrix(embeddings, absolute_epsilon=PUBLISHED_EPSILON, decimals=PUBLISHED_DECIMALS)
+    return similarity_matrix(embeddings)
+
+
 def _embed(workspace: Workspace, bank: Bank, recipe: ProbeRecipe) -> FisherEmbeddings:
     counts = {contract.name: contract.spec.classes for contract in workspace.zoo}
     resident = ResidentBank.load(bank, list(counts), recipe.input_size)
-    bar = Progress("task space", recipe.steps + len(counts)) if workspace.progress else None
+    bar = Progress("task space", (recipe.steps if recipe.trained else 0) + len(counts)) if workspace.progress else None
 
     def advance() -> None:
         workspace.check()
@@ -108,13 +136,16 @@ def _embed(workspace: Workspace, bank: Bank, recipe: ProbeRecipe) -> FisherEmbed
             bar.advance()
 
     with bar or contextlib.nullcontext():
-        probe = train_probe(resident, counts, recipe, workspace.seed, after_step=advance)
+        if recipe.trained:
+            probe = train_probe(resident, counts, recipe, workspace.seed, after_step=advance)
+        else:
+            probe = ImageNetProbe.load(recipe.weights)
         embeddings = []
         for index, name in enumerate(counts):
             own = resident.places_of(index)
             images, labels = resident.images[own], resident.labels[own]
             spread = torch.linspace(0, len(images) - 1, min(len(images), recipe.fisher_images)).long()
-            embeddings.append(probe.embed(name, images[spread], labels[spread]))
+            embeddings.append(probe.embed(name, images[spread], labels[spread], published=recipe.fisher == "published"))
             advance()
     return FisherEmbeddings.stack(embeddings)
 
@@ -142,12 +173,38 @@ def learn_from_groups(
         workspace.seed,
         check=workspace.check,
     )
-    _learn(workspace, learner, recipe.steps)
+    learn_in_steps(workspace, learner, recipe.steps)
     learner.calibrate()
     return student.classifier.eval().requires_grad_(False)
 
 
-def _learn(workspace: Workspace, learner: GroupLearner, steps: int) -> None:
+class StepLearner(Protocol):
+    """What `learn_in_steps` takes forward: something that counts its steps, whose state is tensors by name."""
+
+    steps_done: int
+
+    def step(self) -> Any:
+        """Do one step; the fields of the report, `step` among them, go into the run's diary."""
+
+    def state(self) -> dict[str, Tensor]:
+        """For a checkpoint."""
+        ...
+
+    def restore(self, steps_done: int, tensors: dict[str, Tensor], /) -> None:
+        """Go on from `state`."""
+
+
+def learn_in_steps(
+    workspace: Workspace,
+    learner: StepLearner,
+    steps: int,
+    *,
+    steps_between_checkpoints: int | None = None,
+    steps_between_metrics: int | None = None,
+) -> None:
+    """Bring `learner` to `steps` steps, from its latest checkpoint if there is one."""
+    between_checkpoints = steps_between_checkpoints or _STEPS_BETWEEN_CHECKPOINTS
+    between_metrics = steps_between_metrics or _STEPS_BETWEEN_METRICS
     folder, metrics = workspace.folder, workspace.metrics
     checkpoint = folder.latest_checkpoint(LEARNING)
     if checkpoint is not None:
@@ -158,9 +215,9 @@ def _learn(workspace: Workspace, learner: GroupLearner, steps: int) -> None:
         while learner.steps_done < steps:
             report = learner.step()
             done = report.step
-            if done % _STEPS_BETWEEN_METRICS == 0 or done == steps:
+            if done % between_metrics == 0 or done == steps:
                 metrics.append(stage=LEARNING, **vars(report))
-            if done % _STEPS_BETWEEN_CHECKPOINTS == 0 or done == steps:
+            if done % between_checkpoints == 0 or done == steps:
                 folder.save_checkpoint(LEARNING, done, learner.state())
                 workspace.check()
             if bar is not None:

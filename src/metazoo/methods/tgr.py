@@ -14,6 +14,8 @@ the steps is in the rooms that do them):
   (published: the member's own class probabilities, then MAML on recovered episodes, which carries little over at
   budgets of minutes);
 - the displacement of implicit gradient regularisation is detached, so the published 1e-3 corresponds to 2e-3 here.
+
+The setting `reference` is the published recipe, quirks included; see `tgr_reference`.
 """
 
 from collections.abc import Mapping
@@ -23,8 +25,10 @@ from pydantic import BaseModel, ConfigDict
 
 from metazoo.learn.recipe import LearningRecipe
 from metazoo.methods.base import Method
-from metazoo.methods.recipes import GroupingRecipe, MetaModelRecipe
-from metazoo.methods.stages import embed_and_group, learn_from_groups, recover_images
+from metazoo.methods.recipes import GroupingRecipe, MetaModelRecipe, SourceRecipe
+from metazoo.methods.sources import images_from
+from metazoo.methods.stages import check_probe, embed_and_group, learn_from_groups
+from metazoo.methods.tgr_reference import TgrReferenceRecipe, train_as_published
 from metazoo.methods.workspace import Workspace
 from metazoo.models import ImageClassifier
 from metazoo.recover import RecoveryBudget, RecoveryRecipe
@@ -36,6 +40,7 @@ class TgrRecipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    source: SourceRecipe = SourceRecipe()
     recovery: RecoveryRecipe = RecoveryRecipe()
     budget: RecoveryBudget = RecoveryBudget()
     probe: ProbeRecipe = ProbeRecipe()
@@ -51,10 +56,12 @@ class TaskGroupingsRegularization(Method):
     name = "tgr"
     title = "Task Groupings Regularization"
     reference = "Wei et al., Task Groupings Regularization, ICML 2024"
-    recipe_type = TgrRecipe
-    settings: ClassVar[Mapping[str, BaseModel]] = {"default": TgrRecipe()}
+    settings: ClassVar[Mapping[str, BaseModel]] = {"default": TgrRecipe(), "reference": TgrReferenceRecipe()}
 
-    def train(self, workspace: Workspace, recipe: TgrRecipe) -> ImageClassifier:  # noqa: D102
-        bank = recover_images(workspace, recipe.recovery, recipe.budget)
+    def train(self, workspace: Workspace, recipe: TgrRecipe | TgrReferenceRecipe) -> ImageClassifier:  # noqa: D102
+        if isinstance(recipe, TgrReferenceRecipe):
+            return train_as_published(workspace, recipe)
+        check_probe(workspace, recipe.probe)
+        bank = images_from(recipe.source, workspace, recipe.recovery, recipe.budget)
         grouping = embed_and_group(workspace, bank, recipe.probe, recipe.grouping)
         return learn_from_groups(workspace, bank, grouping, recipe.learning, recipe.meta_model)

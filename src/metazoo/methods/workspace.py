@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from metazoo.run.folder import RunFolder
 from metazoo.run.metrics import MetricsLog
-from metazoo.zoo import Zoo
+from metazoo.zoo import ModelContract, Zoo
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Workspace:
         workers: processes for work that falls into independent units.
         check: to be called where the state on disk is whole; raises `Interrupted` once a stop was asked for.
         progress: whether to say on standard error how far the run is.
+        images: whether recovered images of models whose contract allows it may be shown.
     """
 
     zoo: Zoo
@@ -29,3 +30,9 @@ class Workspace:
     workers: int
     check: Callable[[], None]
     progress: bool
+    images: bool = True
+
+    @property
+    def shown(self) -> list[ModelContract]:
+        """The models whose recovered images may be shown."""
+        return [contract for contract in self.zoo if self.images and contract.recovered_images == "show"]

@@ -1,0 +1,197 @@
+"""Learners: how an initialisation is judged on an episode, differentiably, so that it can be learned.
+
+All are functional: parameters come in by name and logits of the queries come out, so that any order of derivative and
+any optimiser outside is possible. Batch norm normalises support and query batches by their own statistics, as in the
+papers of data-free meta-learning; use them inside `batch_norm.batch_statistics`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, final, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+
+from metazoo.errors import UsageError
+from metazoo.learn.regularisers import Parameters
+from metazoo.models import ImageClassifier
+
+LearnerName = Literal["maml", "maml-first-order", "anil", "protonet"]
+LEARNERS: tuple[LearnerName, ...] = get_args(LearnerName)
+_HEAD = "network.head."
+
+
+@dataclass(frozen=True, eq=False)
+class EpisodeImages:
+    """The images of one episode, float [n, 3, side, side] in [0, 1], and their relative labels, int64 [n]."""
+
+    support_images: Tensor
+    support_labels: Tensor
+    query_images: Tensor
+    query_labels: Tensor
+
+
+@final
+class FunctionalClassifier:
+    """A classifier as a function of its parameters, which are named as in `ImageClassifier`."""
+
+    def __init__(self, classifier: ImageClassifier) -> None:
+        self.classifier = classifier
+        self._features = _Features(classifier)
+
+    def features(self, parameters: Parameters, images: Tensor) -> Tensor:
+        """Features [n, d] of `images` [n, 3, h, w] in [0, 1]."""
+        named = {f"classifier.{name}": value for name, value in parameters.items()}
+        return functional_call(self._features, named, (images,))
+
+    def head(self, parameters: Parameters, features: Tensor) -> Tensor:
+        """Logits [n, ways] of `features` [n, d]."""
+        return functional.linear(features, parameters[f"{_HEAD}weight"], parameters[f"{_HEAD}bias"])
+
+    def logits(self, parameters: Parameters, images: Tensor) -> Tensor:
+        """Logits [n, ways] of `images` [n, 3, h, w] in [0, 1]."""
+        return self.head(parameters, self.features(parameters, images))
+
+
+class _Features(nn.Module):
+    def __init__(self, classifier: ImageClassifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier.features(images)
+
+
+class Learner(ABC):
+    """A way to learn an episode from its support set.
+
+    Attributes:
+        name: as users type it.
+    """
+
+    name: ClassVar[LearnerName]
+
+    @abstractmethod
+    def query_logits(self, model: FunctionalClassifier, parameters: Parameters, episode: EpisodeImages) -> Tensor:
+        """Logits [queries, ways], differentiable in `parameters`.
+
+        Args:
+            model: whose head has as many outputs as the episode has ways (prototypical networks do not use it).
+            parameters: of the model; those that need a gradient are leaves or functions of leaves.
+            episode: with labels from 0 to ways - 1.
+        """
+
+
+@final
+class Maml(Learner):
+    """Model-agnostic meta-learning (Finn et al. 2017): full-batch gradient steps on the support set, on everything.
+
+    Args:
+        steps: of the inner loop.
+        learning_rate: of the inner loop.
+        first_order: whether the outer gradient takes the inner gradients for constants (FOMAML), at about half the cost
+            and a fraction of the memory.
+    """
+
+    name = "maml"
+
+    def __init__(self, steps: int = 5, learning_rate: float = 0.01, *, first_order: bool = False) -> None:
+        self._steps, self._learning_rate, self._first_order = steps, learning_rate, first_order
+
+    def query_logits(self, model: FunctionalClassifier, parameters: Parameters, episode: EpisodeImages) -> Tensor:  # noqa: D102
+        adapted = parameters
+        for _ in range(self._steps):
+            loss = functional.cross_entropy(model.logits(adapted, episode.support_images), episode.support_labels)
+            adapted = _descended(adapted, loss, self._learning_rate, create_graph=not self._first_order)
+        return model.logits(adapted, episode.query_images)
+
+
+@final
+class Anil(Learner):
+    """Almost no inner loop (Raghu et al. 2020): the inner loop moves the head alone, on features computed once.
+
+    Arguments as of `Maml`; the outer gradient is of second order, which is cheap for a linear head.
+    """
+
+    name = "anil"
+
+    def __init__(self, steps: int = 5, learning_rate: float = 0.01) -> None:
+        self._steps, self._learning_rate = steps, learning_rate
+
+    def query_logits(self, model: FunctionalClassifier, parameters: Parameters, episode: EpisodeImages) -> Tensor:  # noqa: D102
+        support = model.features(parameters, episode.support_images)
+        head = {name: value for name, value in parameters.items() if name.startswith(_HEAD)}
+        for _ in range(self._steps):
+            loss = functional.cross_entropy(model.head(head, support), episode.support_labels)
+            head = _descended(head, loss, self._learning_rate, create_graph=True)
+        return model.head(head, model.features(parameters, episode.query_images))
+
+
+@final
+class ProtoNet(Learner):
+    """Prototypical networks (Snell et al. 2017): minus the squared Euclidean distance to the mean of each class."""
+
+    name = "protonet"
+
+    def query_logits(self, model: FunctionalClassifier, parameters: Parameters, episode: EpisodeImages) -> Tensor:  # noqa: D102
+        support = model.features(parameters, episode.support_images)
+        members = functional.one_hot(episode.support_labels).to(support.dtype)
+        means = (members / members.sum(0)).mT @ support
+        queries = model.features(parameters, episode.query_images)
+        return -(queries.unsqueeze(1) - means).square().sum(2)
+
+
+def build_learner(name: str, *, steps: int = 5, learning_rate: float = 0.01) -> Learner:
+    """The learner of that name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name == "maml" or name == "maml-first-order":
+        return Maml(steps, learning_rate, first_order=name == "maml-first-order")
+    if name == "anil":
+        return Anil(steps, learning_rate)
+    if name == "protonet":
+        return ProtoNet()
+    raise UsageError(f"unknown learner {name!r}; choose one of {', '.join(LEARNERS)}")
+
+
+@dataclass(frozen=True, eq=False)
+class BatchOfEpisodes:
+    """What a batch of episodes asks for: the gradient of the sum of their losses, and means over them."""
+
+    gradient: Parameters
+    loss: Tensor
+    accuracy: Tensor
+
+
+def episode_gradient(
+    learner: Learner, model: FunctionalClassifier, parameters: Parameters, episodes: Sequence[EpisodeImages]
+) -> BatchOfEpisodes:
+    """The gradient of the summed query losses at `parameters`, one episode's graph alive at a time."""
+    leaves = {name: value.detach().requires_grad_(True) for name, value in parameters.items()}
+    total = {name: torch.zeros_like(value) for name, value in leaves.items()}
+    losses, accuracies = [], []
+    for episode in episodes:
+        with torch.enable_grad():
+            logits = learner.query_logits(model, leaves, episode)
+            loss = functional.cross_entropy(logits, episode.query_labels)
+        parts = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        for name, part in zip(total, parts, strict=True):
+            total[name] += part
+        losses.append(loss.detach())
+        accuracies.append((logits.argmax(1) == episode.query_labels).double().mean())
+    return BatchOfEpisodes(total, torch.stack(losses).mean(), torch.stack(accuracies).mean())
+
+
+def _descended(parameters: Parameters, loss: Tensor, learning_rate: float, *, create_graph: bool) -> Parameters:
+    gradients = torch.autograd.grad(
+        loss, list(parameters.values()), create_graph=create_graph, allow_unused=True, materialize_grads=True
+    )
+    return {
+        name: value - learning_rate * gradient
+        for (name, value), gradient in zip(parameters.items(), gradients, strict=True)
+    }

@@ -1,0 +1,112 @@
+"""The memory that episodes are drawn from: for every class a ring of the images that were recovered last."""
+
+from collections.abc import Mapping
+from typing import final
+
+import torch
+from torch import Tensor
+
+from metazoo.errors import DataError
+from metazoo.learn.learners import EpisodeImages
+
+_ATTEMPTS = 100
+
+
+@final
+class EpisodeMemory:
+    """Class-labelled recovered images, as TGR (ICML 2024) keeps them between meta-iterations.
+
+    A class has `slots` slots; one insertion fills the next slot of every class in it and displaces what was there. The
+    published code keeps the slots as folders of PNG files, listed and decoded anew for every episode; here they are
+    uint8 tensors.
+
+    Args:
+        identities: number of classes.
+        slots: insertions that are remembered of each class.
+        conflicts: bool [identities, identities], symmetric: pairs that may not meet in one episode, because they may be
+            the same class; None if every class is known.
+    """
+
+    def __init__(self, identities: int, slots: int = 20, conflicts: Tensor | None = None) -> None:
+        self._slots = slots
+        self._rings: list[list[Tensor]] = [[] for _ in range(identities)]
+        self._next = [0] * identities
+        self._conflicts = torch.zeros(identities, identities, dtype=torch.bool) if conflicts is None else conflicts
+
+    def add(self, images: Tensor, identities: Tensor) -> None:
+        """Insert `images` (uint8 [n, 3, side, side]) of the classes `identities` (int64 [n])."""
+        for identity in identities.unique().tolist():
+            ring, place = self._rings[identity], self._next[identity]
+            own = images[identities == identity]
+            if place == len(ring):
+                ring.append(own)
+            else:
+                ring[place] = own
+            self._next[identity] = (place + 1) % self._slots
+
+    def counts(self) -> Tensor:
+        """Stored images of every class, int64 [identities]."""
+        return torch.tensor([sum(map(len, ring)) for ring in self._rings])
+
+    def holds(self, ways: int, images_per_class: int) -> bool:
+        """Whether there are `ways` classes that may meet, with as many images each."""
+        return self._draw_classes(ways, images_per_class, torch.Generator().manual_seed(0)) is not None
+
+    def draw(self, ways: int, shots: int, queries: int, random: torch.Generator) -> EpisodeImages:
+        """Draw an episode: classes uniformly among those with enough images, then distinct images of each uniformly.
+
+        Raises:
+            DataError: too few classes have enough images, or too many of them conflict.
+        """
+        chosen = self._draw_classes(ways, shots + queries, random)
+        if chosen is None:
+            raise DataError(
+                f"the memory of recovered images has no {ways} classes of {shots + queries} images that can be told "
+                "apart; recover more images a class, or lower the ways, shots or queries of the replay"
+            )
+        support, query = [], []
+        for identity in chosen:
+            images = torch.cat(self._rings[identity])
+            places = torch.randperm(len(images), generator=random)[: shots + queries]
+            support.append(images[places[:shots]])
+            query.append(images[places[shots:]])
+        return EpisodeImages(
+            torch.cat(support).float() / 255,
+            torch.arange(ways).repeat_interleave(shots),
+            torch.cat(query).float() / 255,
+            torch.arange(ways).repeat_interleave(queries),
+        )
+
+    def _draw_classes(self, ways: int, images_per_class: int, random: torch.Generator) -> list[int] | None:
+        ready = (self.counts() >= images_per_class).nonzero().flatten()
+        for _ in range(_ATTEMPTS if len(ready) >= ways else 0):
+            chosen: list[int] = []
+            for identity in ready[torch.randperm(len(ready), generator=random)].tolist():
+                if not bool(self._conflicts[identity, chosen].any()):
+                    chosen.append(identity)
+                if len(chosen) == ways:
+                    return chosen
+        return None
+
+    def state(self) -> dict[str, Tensor]:
+        """Images by class and slot, for a checkpoint."""
+        tensors = {
+            f"memory.{identity}.{slot}": images
+            for identity, ring in enumerate(self._rings)
+            for slot, images in enumerate(ring)
+        }
+        return tensors | {"memory.next": torch.tensor(self._next)}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave; other tensors are left alone.
+
+        Raises:
+            DataError: the state is not one of a memory of as many classes.
+        """
+        following = tensors.get("memory.next")
+        if following is None or following.shape != (len(self._rings),):
+            raise DataError("the checkpoint does not fit the memory of recovered images; start the run again")
+        self._next = following.tolist()
+        for identity in range(len(self._rings)):
+            slots = (tensors.get(f"memory.{identity}.{slot}") for slot in range(self._slots))
+            self._rings[identity] = [images for images in slots if images is not None]

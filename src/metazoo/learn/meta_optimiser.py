@@ -1,0 +1,65 @@
+"""The optimiser of a meta-model: directions come from whoever knows the tasks, the state goes into checkpoints."""
+
+from collections.abc import Mapping
+from typing import final
+
+import torch
+from torch import Tensor
+
+from metazoo.errors import DataError
+
+
+@final
+class MetaOptimiser:
+    """Adam on named parameters, in place.
+
+    Args:
+        parameters: by name; the tensors themselves.
+        learning_rate: of steps that do not name theirs.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor], learning_rate: float) -> None:
+        self.parameters = dict(parameters)
+        self._adam = torch.optim.Adam(self.parameters.values(), lr=learning_rate)
+
+    def step(self, direction: Mapping[str, Tensor], learning_rate: float | None = None) -> None:
+        """Descend along `direction`, the gradients by parameter name."""
+        if learning_rate is not None:
+            for group in self._adam.param_groups:
+                group["lr"] = learning_rate
+        for name, parameter in self.parameters.items():
+            parameter.grad = direction[name].to(memory_format=_format_of(parameter))
+        self._adam.step()
+        self._adam.zero_grad()
+
+    def state(self) -> dict[str, Tensor]:
+        """Parameters and moments by name, for a checkpoint."""
+        tensors = {f"parameters.{name}": value.detach() for name, value in self.parameters.items()}
+        for name, parameter in self.parameters.items():
+            for key, value in self._adam.state[parameter].items():
+                tensors[f"optimiser.{key}.{name}"] = value
+        return tensors
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave; other tensors are left alone.
+
+        Raises:
+            DataError: the state is not one of these parameters.
+        """
+        kinds = {name.split(".")[1] for name in tensors if name.startswith("optimiser.")}
+        try:
+            for name, parameter in self.parameters.items():
+                with torch.no_grad():
+                    parameter.copy_(tensors[f"parameters.{name}"])
+                moments = {kind: tensors[f"optimiser.{kind}.{name}"] for kind in kinds}
+                self._adam.state[parameter] = {
+                    kind: torch.empty_like(parameter).copy_(moment) if moment.dim() else moment
+                    for kind, moment in moments.items()
+                }
+        except (KeyError, RuntimeError) as error:
+            raise DataError(f"the checkpoint does not fit the meta-model ({error}); start the run again") from error
+
+
+def _format_of(parameter: Tensor) -> torch.memory_format:
+    is_last = parameter.dim() == 4 and parameter.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if is_last else torch.contiguous_format

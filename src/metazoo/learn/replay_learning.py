@@ -1,0 +1,192 @@
+"""The published meta-iteration: teachers of a group are inverted, their gradients are joined, episodes are replayed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from torch.nn import functional
+
+from metazoo.data.augment import crop_and_flip_alike, shift_and_flip
+from metazoo.errors import DataError
+from metazoo.learn.batch_norm import batch_statistics, calibrate_statistics
+from metazoo.learn.learners import FunctionalClassifier
+from metazoo.learn.losses import distillation_loss, published_distillation_loss
+from metazoo.learn.memory import EpisodeMemory
+from metazoo.learn.meta_optimiser import MetaOptimiser
+from metazoo.learn.recipe import RegularisationRecipe
+from metazoo.learn.regularisers import Loss, Parameters
+from metazoo.learn.replay import ReplayRecipe, replay
+from metazoo.models import ImageClassifier
+from metazoo.run.randomness import generator
+
+_CALIBRATION_EPISODES = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Visit:
+    """What one teacher contributes to a meta-iteration.
+
+    Attributes:
+        images: recovered, uint8 [n, 3, side, side] at the meta-model's size.
+        labels: int64 [n], relative: from 0 to the number of classes chosen of the teacher - 1.
+        identities: int64 [n], the class of each image in the memory.
+        logits: of the teacher for its chosen classes, of float images [m, 3, side, side] in [0, 1]: [m, classes].
+    """
+
+    images: Tensor
+    labels: Tensor
+    identities: Tensor
+    logits: Callable[[Tensor], Tensor]
+
+
+VisitTeachers = Callable[[int], Sequence[Visit]]
+"""The visits of the meta-iteration of that number; equal numbers give equal visits."""
+
+
+class ReplayLearningRecipe(BaseModel):
+    """How the meta-model learns by meta-iterations. The defaults are those published with TGR (ICML 2024)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    iterations: int = Field(default=1200, ge=1, description="meta-iterations; 1000 in the mixed settings")
+    learning_rate: float = Field(default=1e-3, gt=0, description="of the one Adam for both halves of an iteration")
+    cross_entropy: float = Field(default=1.0, ge=0, description="weight of the recovered labels")
+    distillation: float = Field(default=1.0, ge=0, description="weight of the teacher's probabilities")
+    distillation_form: Literal["published", "divergence"] = Field(
+        default="published", description="published: probabilities where their logarithm belongs; divergence: KL"
+    )
+    shared_augmentation: bool = Field(default=True, description="as published: one crop and flip for all images")
+    shift: float = Field(default=0.125, ge=0, lt=0.5, description="largest shift, as a share of the side")
+    regularisation: RegularisationRecipe = RegularisationRecipe(
+        displacement=1e-3, strength=1e-3, differentiate_displacement=True
+    )
+    replay: ReplayRecipe = ReplayRecipe()
+
+
+@dataclass(frozen=True)
+class IterationReport:
+    """Figures of one meta-iteration; those of `Direction` and of `ReplayReport`."""
+
+    step: int
+    loss: float
+    agreement: float
+    disagreement: float
+    relative_change: float
+    replay_updates: int
+    replay_loss: float
+    replay_accuracy: float
+
+
+@final
+class ReplayLearner:
+    """A meta-model, its optimiser and its memory, meta-iteration by meta-iteration.
+
+    All draws are counted from the seed and the number of the iteration, so the state is what `state` gives.
+
+    Args:
+        classifier: trained in place, its head included.
+        memory: of the classes of all teachers.
+        visit: makes the contributions of the teachers.
+        recipe: see there.
+        seed: of the run.
+        check: called where the work can be broken off; the state then is that of the last whole iteration on disk.
+    """
+
+    def __init__(
+        self,
+        classifier: ImageClassifier,
+        memory: EpisodeMemory,
+        visit: VisitTeachers,
+        recipe: ReplayLearningRecipe,
+        seed: int,
+        *,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.classifier, self.memory, self.steps_done = classifier, memory, 0
+        self._model = FunctionalClassifier(classifier)
+        self._optimiser = MetaOptimiser(dict(classifier.named_parameters()), recipe.learning_rate)
+        self._regulariser = recipe.regularisation.build()
+        self._visit, self._recipe, self._seed, self._check = visit, recipe, seed, check
+
+    def step(self) -> IterationReport:
+        """One meta-iteration.
+
+        Raises:
+            DataError: a loss is not finite; the iteration is named.
+        """
+        number = self.steps_done
+        visits = self._visit(number)
+        for visit in visits:
+            self.memory.add(visit.images, visit.identities)
+        images = self._augmented(visits, generator(self._seed, "learn", "augment", number))
+        losses = [self._loss(visit, own) for visit, own in zip(visits, images, strict=True)]
+        with batch_statistics(self.classifier):
+            direction = self._regulariser.direction(losses, self._optimiser.parameters)
+        if not bool(direction.losses.isfinite().all()):
+            raise DataError(f"the meta-model's loss is not finite in meta-iteration {number}; lower learning_rate")
+        self._optimiser.step(direction.gradient)
+        replayed = replay(
+            self._model, self._optimiser, self.memory, self._recipe.replay, self._seed, number, check=self._check
+        )
+        self.steps_done += 1
+        return IterationReport(
+            self.steps_done,
+            direction.losses.mean().item(),
+            direction.agreement.item(),
+            direction.disagreement.item(),
+            direction.relative_change.item(),
+            replayed.updates,
+            replayed.loss,
+            replayed.accuracy,
+        )
+
+    def _augmented(self, visits: Sequence[Visit], random: torch.Generator) -> list[Tensor]:
+        stacked = torch.cat([visit.images for visit in visits]).float() / 255
+        padding = round(stacked.shape[-1] * self._recipe.shift)
+        augment = crop_and_flip_alike if self._recipe.shared_augmentation else shift_and_flip
+        return list(augment(stacked, padding, random).split([len(visit.images) for visit in visits]))
+
+    def _loss(self, visit: Visit, images: Tensor) -> Loss:
+        recipe = self._recipe
+        with torch.no_grad():
+            taught = visit.logits(images)
+        classes = taught.shape[1]
+
+        def loss(parameters: Parameters) -> Tensor:
+            logits = self._model.logits(parameters, images)[:, :classes]
+            total = recipe.cross_entropy * functional.cross_entropy(logits, visit.labels)
+            if not recipe.distillation:
+                return total
+            if recipe.distillation_form == "published":
+                return total + recipe.distillation * published_distillation_loss(logits, taught)
+            return total + recipe.distillation * distillation_loss(logits, taught, (classes,))
+
+        return loss
+
+    def calibrate(self) -> None:
+        """Give the network stored batch-norm statistics, those of episodes from memory (published: it has none).
+
+        Raises:
+            DataError: the memory holds too few classes for an episode.
+        """
+        recipe, ways = self._recipe.replay, self.classifier.spec.classes
+        random = generator(self._seed, "learn", "calibration", 0)
+        episodes = [self.memory.draw(ways, recipe.shots, recipe.queries, random) for _ in range(_CALIBRATION_EPISODES)]
+        calibrate_statistics(self.classifier, [episode.query_images for episode in episodes])
+
+    def state(self) -> dict[str, Tensor]:
+        """Parameters, moments and memory by name, for a checkpoint."""
+        return self._optimiser.state() | self.memory.state()
+
+    def restore(self, steps_done: int, tensors: dict[str, Tensor]) -> None:
+        """Go on from `state` after `steps_done` iterations.
+
+        Raises:
+            DataError: the state is not one of this meta-model and memory.
+        """
+        self._optimiser.restore(tensors)
+        self.memory.restore(tensors)
+        self.steps_done = steps_done

@@ -1,0 +1,44 @@
+"""The stages that settle which classes of different teachers are, or may be, the same."""
+
+import torch
+
+from metazoo.bank import Bank, ResidentBank
+from metazoo.methods.stages import teacher_targets
+from metazoo.methods.workspace import Workspace
+from metazoo.taskspace import class_conflicts, class_means
+from metazoo.zoo import ClassIdentity, identify_classes
+
+CLASSES, CONFLICTS = "taskspace/classes.json", "taskspace/conflicts.json"
+
+
+def read_classes(workspace: Workspace, class_map: str | None) -> ClassIdentity:
+    """Which classes the class map says are one; the answer is kept, so that the run needs the file no more.
+
+    Raises:
+        UsageError: as `metazoo.zoo.identify_classes`.
+    """
+    folder, zoo = workspace.folder, workspace.zoo
+    if not folder.has(CLASSES):
+        identity = identify_classes(zoo, class_map)
+        models = {contract.name: own.tolist() for contract, own in zip(zoo, identity.identities, strict=True)}
+        record = {"format_version": 1, "class_map": class_map, "names": identity.names, "models": models}
+        folder.write_json(CLASSES, record)
+    record = folder.read_json(CLASSES)
+    identities = tuple(torch.tensor(record["models"][contract.name]) for contract in zoo)
+    return ClassIdentity(identities, tuple(record["names"]))
+
+
+def mark_conflicts(workspace: Workspace, bank: Bank, identity: ClassIdentity, side: int) -> ClassIdentity:
+    """Ask the zoo, on recovered images of `side` pixels, which of the classes it cannot tell apart."""
+    folder, zoo = workspace.folder, workspace.zoo
+    if not folder.has(CONFLICTS):
+        counts = [contract.spec.classes for contract in zoo]
+        resident = ResidentBank.load(bank, [contract.name for contract in zoo], side)
+        targets = teacher_targets(zoo.teachers())
+        means = class_means(resident, counts, lambda images: targets(images)[0], after_batch=workspace.check)
+        pairs = class_conflicts(means, counts).triu().nonzero().tolist()
+        folder.write_json(CONFLICTS, {"format_version": 1, "pairs": pairs})
+    conflicts = torch.zeros(len(identity.flat), len(identity.flat), dtype=torch.bool)
+    for first, second in folder.read_json(CONFLICTS)["pairs"]:
+        conflicts[first, second] = conflicts[second, first] = True
+    return identity.with_conflicts(conflicts)

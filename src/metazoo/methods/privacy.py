@@ -1,0 +1,31 @@
+"""Recovered images that may not be shown or kept; see `ModelContract.recovered_images`."""
+
+from metazoo.bank import Bank
+from metazoo.methods.stages import BANK, SHEETS
+from metazoo.methods.workspace import Workspace
+
+
+def hide_images(workspace: Workspace) -> None:
+    """Delete the contact sheets that may not be, such as those from before a contract was changed.
+
+    Raises:
+        ArtefactError: one cannot be deleted.
+    """
+    shown = {contract.name for contract in workspace.shown}
+    for contract in workspace.zoo:
+        sheet = f"{SHEETS}/{contract.name}.png"
+        if contract.name not in shown and (workspace.folder.path / sheet).exists():
+            workspace.folder.delete(sheet)
+
+
+def discard_images(workspace: Workspace) -> None:
+    """Delete the images of a finished run that may not be kept; a run needs them until then, to be resumed.
+
+    Raises:
+        ArtefactError: the bank is damaged, or a file cannot be deleted.
+    """
+    discarded = [contract.name for contract in workspace.zoo if contract.recovered_images == "discard"]
+    if discarded:
+        bank = Bank.open(workspace.folder.path / BANK)
+        for name in discarded:
+            bank.discard(name)

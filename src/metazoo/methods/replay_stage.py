@@ -1,0 +1,143 @@
+"""The stage of meta-iterations: teachers of a group are inverted, their gradients joined, episodes replayed."""
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from metazoo.bank import Bank, fitted
+from metazoo.errors import UsageError
+from metazoo.learn.memory import EpisodeMemory
+from metazoo.learn.replay_learning import ReplayLearner, ReplayLearningRecipe, Visit
+from metazoo.methods.recipes import MetaModelRecipe
+from metazoo.methods.stages import learn_in_steps
+from metazoo.methods.workspace import Workspace
+from metazoo.models import ImageClassifier, build_classifier
+from metazoo.recover import GeneratorRecipe, Request, recover_requests
+from metazoo.run.randomness import generator
+from metazoo.taskspace import Grouping, draw_members
+from metazoo.zoo import ClassIdentity, Zoo
+
+_STORED_SIDE = 1024
+
+
+class VisitRecipe(BaseModel):
+    """Which teachers a meta-iteration visits, and where their images come from; the defaults are as published."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    teachers: int = Field(default=4, ge=1, description="visits an iteration")
+    replacement: bool = Field(default=True, description="whether a teacher may be visited twice in one iteration")
+    reinversion: bool = Field(
+        default=True, description="whether images are recovered afresh; else they are drawn from the bank"
+    )
+    images_per_class: int = Field(default=30, ge=1, description="of a visited teacher")
+
+
+def check_episodes(
+    zoo: Zoo, identity: ClassIdentity, visits: VisitRecipe, recipe: ReplayLearningRecipe, meta_model: MetaModelRecipe
+) -> None:
+    """Say what would keep a memory from ever holding an episode, however long the run.
+
+    Raises:
+        UsageError: a model has a single class, or too few classes may meet, or too few images of each are remembered.
+    """
+    single = next((contract.name for contract in zoo if contract.spec.classes < 2), None)
+    if single is not None:
+        raise UsageError(
+            f"a meta-iteration needs models of at least 2 classes; take {single!r} out by `metazoo zoo remove`"
+        )
+    replay, ways, names = recipe.replay, meta_model.ways, len(identity.names)
+    needed, most = replay.shots + replay.queries, replay.slots * visits.images_per_class
+    if most < needed:
+        raise UsageError(
+            f"an episode takes {needed} images of a class and the memory keeps {most}; lower learning.replay.shots or "
+            "queries, or raise learning.replay.slots or visits.images_per_class"
+        )
+    full = EpisodeMemory(names, conflicts=identity.conflicts)
+    full.add(torch.zeros(names, 3, 1, 1, dtype=torch.uint8), torch.arange(names))
+    if not full.holds(ways, 1):
+        raise UsageError(
+            f"the models have no {ways} classes that can be told apart, of {names}; lower meta_model.ways, or add models"
+        )
+
+
+def learn_by_replay(
+    workspace: Workspace,
+    bank: Bank,
+    grouping: Grouping,
+    identity: ClassIdentity,
+    visits: VisitRecipe,
+    recovery: GeneratorRecipe,
+    recipe: ReplayLearningRecipe,
+    meta_model: MetaModelRecipe,
+) -> ImageClassifier:
+    """Train the meta-model, its head included, by meta-iterations and give it stored batch-norm statistics.
+
+    A teacher of more classes than the meta-model has outputs contributes a fresh draw of that many at every visit, its
+    logits being those of the drawn classes; one of fewer uses the first outputs.
+    """
+    zoo, seed = workspace.zoo, workspace.seed
+    spec = meta_model.spec(zoo)
+    classifier = build_classifier(spec, generator(seed, "meta-model", "weights"))
+    # Second derivatives of convolutions are slower with channels last.
+    classifier.to(memory_format=torch.contiguous_format)
+    teachers = zoo.teachers()
+
+    def visit(iteration: int) -> list[Visit]:
+        random = generator(seed, "visits", "iteration", iteration)
+        members = draw_members(grouping, visits.teachers, random, replacement=visits.replacement)[1]
+        contracts = [teachers[member].contract for member in members]
+        offered = [
+            torch.arange(contract.spec.classes) if visits.reinversion else bank.images_of(contract.name)[1].unique()
+            for contract in contracts
+        ]
+        chosen = [own[torch.randperm(len(own), generator=random)[: spec.classes]] for own in offered]
+        if visits.reinversion:
+            requests = [
+                Request(contract.name, classes.repeat(visits.images_per_class))
+                for contract, classes in zip(contracts, chosen, strict=True)
+            ]
+            found = recover_requests(
+                zoo,
+                requests,
+                recovery,
+                seed,
+                iteration,
+                workers=workspace.workers,
+                stored_side=_STORED_SIDE,
+                check=workspace.check,
+            )
+            pairs = [(recovered.images, recovered.labels) for recovered in found]
+        else:
+            pairs = [
+                _from_bank(bank, contract.name, classes, visits.images_per_class, random)
+                for contract, classes in zip(contracts, chosen, strict=True)
+            ]
+        return [
+            Visit(
+                fitted(images, spec.input_size),
+                (labels.unsqueeze(1) == classes).int().argmax(1),
+                identity.of(member)[labels],
+                lambda pixels, member=member, classes=classes: teachers[member](pixels)[:, classes],
+            )
+            for (images, labels), member, classes in zip(pairs, members, chosen, strict=True)
+        ]
+
+    memory = EpisodeMemory(len(identity.names), recipe.replay.slots, identity.conflicts)
+    learner = ReplayLearner(classifier, memory, visit, recipe, seed, check=workspace.check)
+    learn_in_steps(workspace, learner, recipe.iterations, steps_between_checkpoints=1, steps_between_metrics=1)
+    learner.calibrate()
+    return classifier.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def _from_bank(
+    bank: Bank, teacher: str, classes: Tensor, images_per_class: int, random: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Up to `images_per_class` different images of each class that the bank holds, and their local labels."""
+    images, labels = bank.images_of(teacher)
+    places = []
+    for local in classes.tolist():
+        own = (labels == local).nonzero().flatten()
+        places.append(own[torch.randperm(len(own), generator=random)[:images_per_class]])
+    chosen = torch.cat(places)
+    return images[chosen], labels[chosen]

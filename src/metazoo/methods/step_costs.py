@@ -1,0 +1,179 @@
+"""Timing a few steps of each stage, to tell what all of them would take."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metazoo.bank import Bank, ResidentBank, fitted
+from metazoo.data.augment import shift_and_flip
+from metazoo.learn.group_learning import GroupLearner
+from metazoo.learn.memory import EpisodeMemory
+from metazoo.learn.replay_learning import ReplayLearner, Visit
+from metazoo.learn.student import Student
+from metazoo.methods.stages import teacher_targets
+from metazoo.methods.tgr import TgrRecipe
+from metazoo.methods.tgr_reference import TgrReferenceRecipe
+from metazoo.models import build_classifier
+from metazoo.recover import (
+    GeneratorRecipe,
+    RecoveredImages,
+    RecoveryBudget,
+    RecoveryRecipe,
+    recover_images,
+    recover_through_generator,
+)
+from metazoo.recover.budget import plan_buckets
+from metazoo.taskspace import ProbeRecipe, train_probe
+from metazoo.zoo import WhiteBoxTeacher, Zoo
+
+_ITERATIONS, _STEPS, _VIEWS = 4, 6, 256
+
+
+@dataclass(frozen=True)
+class InversionCost:
+    """On one core: `seconds` of all buckets, seconds of one iteration on one image by teacher, bytes of a bucket."""
+
+    seconds: float
+    of_an_image: Sequence[float]
+    memory: float
+
+
+@dataclass(frozen=True)
+class LearningCost:
+    """Seconds, and bytes of memory and disk beyond what this process holds after the timing."""
+
+    seconds: float
+    memory: float
+    disk: float
+
+
+def time_recovery(
+    teachers: Sequence[WhiteBoxTeacher], recipe: RecoveryRecipe | GeneratorRecipe, budget: RecoveryBudget, bank: Bank
+) -> InversionCost:
+    """Time some iterations for each kind of teacher; of every teacher a bucket of what may come goes into `bank`."""
+    seconds, memory, of_an_image = 0.0, 0.0, []
+    known: dict[tuple[object, ...], float] = {}
+    for teacher in teachers:
+        spec = teacher.contract.spec
+        buckets = plan_buckets(spec.classes, budget, 0, teacher.contract.name)
+        labels, images_in_all = buckets[0], sum(map(len, buckets))
+        kind = (spec.architecture, tuple(spec.arguments.items()), spec.input_size, spec.channels, len(labels))
+        random = torch.Generator().manual_seed(0)
+        if kind in known:
+            images = torch.randint(0, 256, (len(labels), 3, 16, 16), generator=random, dtype=torch.uint8)
+        else:
+            _invert(teacher, labels, recipe, 1, random)
+            start = time.perf_counter()
+            images = _invert(teacher, labels, recipe, _ITERATIONS, random).images
+            known[kind] = (time.perf_counter() - start) / _ITERATIONS / len(labels)
+            # A pass keeps about 60 numbers a pixel and channel of the widest layers alive, a generator 13 of its width.
+            numbers = 250 + (13 * recipe.width if isinstance(recipe, GeneratorRecipe) else 0)
+            memory = max(memory, 4.0 * len(labels) * spec.input_size**2 * numbers)
+        bank.add(teacher.contract.name, 0, 0, images, labels)
+        of_an_image.append(known[kind])
+        seconds += known[kind] * images_in_all * recipe.iterations
+    return InversionCost(seconds, of_an_image, memory)
+
+
+def _invert(
+    teacher: WhiteBoxTeacher,
+    labels: Tensor,
+    recipe: RecoveryRecipe | GeneratorRecipe,
+    iterations: int,
+    random: torch.Generator,
+) -> RecoveredImages:
+    if isinstance(recipe, GeneratorRecipe):
+        short = recipe.model_copy(update={"iterations": iterations})
+        return recover_through_generator(teacher, [labels], short, random)[0]
+    return recover_images(teacher, labels, recipe.model_copy(update={"iterations": iterations}), random)
+
+
+def time_task_space(zoo: Zoo, recipe: ProbeRecipe, budget: RecoveryBudget, bank: Bank) -> float:
+    """Seconds of training a probe and embedding every teacher (of a probe that is not trained here: an upper bound)."""
+    counts = {contract.name: contract.spec.classes for contract in zoo}
+    resident = ResidentBank.load(bank, list(counts), recipe.input_size)
+    own_probe = ProbeRecipe() if not recipe.trained else recipe
+    few = own_probe.model_copy(update={"steps": 3, "input_size": recipe.input_size})
+    probe = train_probe(resident, counts, few, 0)
+    a_step = _seconds(lambda: train_probe(resident, counts, few, 0)) / 3
+    own = resident.places_of(0)
+    sample = min(16, len(resident.labels[own]))
+    embed = _seconds(
+        lambda: probe.embed(zoo.contracts[0].name, resident.images[own][:sample], resident.labels[own][:sample])
+    )
+    most = min(recipe.fisher_images, budget.images_per_class * max(counts.values()))
+    return a_step * recipe.steps + embed / sample * most * len(zoo)
+
+
+def time_group_learning(zoo: Zoo, teachers: Sequence[WhiteBoxTeacher], recipe: TgrRecipe, bank: Bank) -> LearningCost:
+    """Time some steps on groups, and the teachers' outputs for some views."""
+    spec, targets, learning = recipe.meta_model.spec(zoo), teacher_targets(teachers), recipe.learning
+    counts = {contract.name: contract.spec.classes for contract in zoo}
+    sizes = [teacher.classifier.network.feature_size for teacher in teachers]
+    resident = ResidentBank.load(bank, list(counts), spec.input_size)
+    learner = GroupLearner(
+        Student(spec, sizes, list(counts.values()), 0),
+        resident,
+        [list(range(len(zoo)))],
+        lambda _: tuple(range(min(learning.teachers_per_step, len(zoo)))),
+        targets,
+        learning.model_copy(update={"views": max(_VIEWS, len(zoo))}),
+        0,
+    )
+    learner.step()
+    step = _seconds(lambda: [learner.step() for _ in range(_STEPS)]) / _STEPS
+    images = shift_and_flip(resident.pixels(torch.arange(len(resident))[:_VIEWS]), 2, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        view = _seconds(lambda: targets(images)) / len(images)
+    pools = -(-learning.steps // learning.steps_per_views)
+    pool_bytes = learning.views * (3 * spec.input_size**2 * 17 + 2.0 * sum(sizes) + 4.0 * sum(counts.values()))
+    seconds = step * learning.steps + view * learning.views * pools
+    return LearningCost(seconds, pool_bytes, 3 * _bytes_of(learner.state()))
+
+
+def time_replay_learning(
+    zoo: Zoo, recipe: TgrReferenceRecipe, bank: Bank, inversion: InversionCost, workers: int
+) -> LearningCost:
+    """Time a step on made-up visits and an update of the replay; a replay is taken for twice the shortest."""
+    spec, visits, learning = recipe.meta_model.spec(zoo), recipe.visits, recipe.learning
+    random, ways, side = torch.Generator().manual_seed(0), spec.classes, spec.input_size
+    labels = torch.arange(ways).repeat(max(visits.images_per_class, learning.replay.shots + learning.replay.queries))
+    images = fitted(bank.images_of(zoo.contracts[0].name)[0], side)
+    some = images[torch.randint(len(images), (len(labels),), generator=random)]
+    visit = Visit(some, labels, labels, lambda pixels: torch.zeros(len(pixels), ways))
+
+    def seconds(updates: int) -> tuple[float, ReplayLearner]:
+        replay = learning.replay.model_copy(update={"most_updates": updates, "patience": max(1, updates)})
+        options = learning.model_copy(update={"replay": replay})
+        classifier = build_classifier(spec, random).to(memory_format=torch.contiguous_format)
+        learner = ReplayLearner(classifier, EpisodeMemory(ways), lambda _: [visit] * visits.teachers, options, 0)
+        learner.step()
+        return _seconds(learner.step), learner
+
+    (step, _), (with_update, learner) = seconds(0), seconds(1)
+    updates = min(learning.replay.most_updates, 2 * (learning.replay.patience + 1))
+    parallel = min(workers, visits.teachers)
+    an_image = sum(inversion.of_an_image) / len(inversion.of_an_image) * recipe.recovery.iterations
+    again = visits.reinversion * an_image * visits.images_per_class * ways * visits.teachers / parallel
+    waiting = 4 * (visits.reinversion and parallel > 1)
+    classes = sum(contract.spec.classes for contract in zoo)
+    per_class = min(learning.replay.slots, learning.iterations) * visits.images_per_class
+    memory = 3.0 * side**2 * min(classes * per_class, learning.iterations * visits.teachers * len(labels))
+    return LearningCost(
+        learning.iterations * (again + waiting + step + updates * max(0.0, with_update - step)),
+        memory,
+        2 * (memory + _bytes_of(learner.state())),
+    )
+
+
+def _bytes_of(tensors: dict[str, Tensor]) -> float:
+    return sum(float(tensor.numel() * tensor.element_size()) for tensor in tensors.values())
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start

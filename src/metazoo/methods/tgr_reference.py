@@ -1,0 +1,80 @@
+"""The setting `reference` of Task Groupings Regularization: the mechanics of the published code.
+
+Every teacher is inverted through a generator, embedded and grouped; then, for a stated number of meta-iterations, the
+drawn teachers of one group are inverted again, the meta-model takes one step by implicit gradient regularisation, and
+episodes from a memory of recovered images are replayed through second-order MAML. The published run (1200
+meta-iterations, 100 teachers) takes weeks on a few cores, so a run states what it spends: `learning.iterations`,
+`budget.images_per_class` (600 as published: 20 rounds of 30), `recovery.iterations`.
+
+The quirks of the published code, and the option that follows or mends each; defaults follow, unless said:
+
+- its distillation hands probabilities where their logarithm belongs (`learning.distillation_form`), and never reads the
+  weight of that term (here `learning.distillation` is obeyed; 1 is what it amounts to);
+- the gradient flows through the displacement of the regularisation, which doubles its strength
+  (`learning.regularisation.differentiate_displacement`);
+- drawn teachers are inverted from scratch at every visit (`visits.reinversion`), and a teacher may be drawn twice in
+  one iteration (`visits.replacement`);
+- one crop and one flip serve a whole batch (`recovery.shared_augmentation`, `learning.shared_augmentation`);
+- the embedding squares the gradient of a batch's mean loss (`probe.fisher`), and the similarity adds one epsilon to
+  tensors of any scale (`grouping.similarity`);
+- the probe is an ImageNet network with its own 1000-way head (`probe.architecture: imagenet-resnet34` and
+  `probe.weights`). By default the run trains its own, since such weights are made from images that the user may not
+  have;
+- classes of equal name are one class of the memory (`class_map: names`);
+- at test time every batch is normalised by its own statistics: evaluate with `--batch-norm query --head fine-tune-own`.
+  The meta-model also gets stored statistics, so that every other protocol is open.
+
+Not followed: the model is not chosen by its accuracy on the test set, it is the last one; the probe is in evaluation
+mode; both passes of the regularisation see the same pixels; hooks do not outlive an inversion, fast weights no step,
+and in mixed zoos every teacher is used (the published code drops all but the first 100); a replay ends after
+`learning.replay.most_updates` at the latest. Recovered images are rounded to 8 bits before the meta-model sees them
+(published: cut to 8 bits in the memory only). Crops move by a share of the side, 4 pixels of 32 but 10 of 84
+(published: 4 of any). The probe sees images of `probe.input_size` (published: as recovered), and the meta-model maps
+[0, 1] by one mean and scale (published: those of the data set). In mixed zoos every teacher is inverted at its own
+size, and the meta-model has one size (published: 84 pixels for all, and a meta-model of any size). A class is drawn for
+episodes once it has images enough (published: once it has any).
+"""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from metazoo.learn.replay_learning import ReplayLearningRecipe
+from metazoo.methods.classes import mark_conflicts, read_classes
+from metazoo.methods.recipes import GroupingRecipe, MetaModelRecipe
+from metazoo.methods.replay_stage import VisitRecipe, check_episodes, learn_by_replay
+from metazoo.methods.stages import check_probe, embed_and_group, recover_images
+from metazoo.methods.workspace import Workspace
+from metazoo.models import ImageClassifier
+from metazoo.recover import GeneratorRecipe, RecoveryBudget
+from metazoo.taskspace import ProbeRecipe
+
+
+class TgrReferenceRecipe(BaseModel):
+    """All options of a run by TGR as published."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recovery: GeneratorRecipe = GeneratorRecipe()
+    budget: RecoveryBudget = RecoveryBudget(images_per_class=600)
+    probe: ProbeRecipe = ProbeRecipe(fisher="published", fisher_images=3000)
+    grouping: GroupingRecipe = GroupingRecipe(strategy="spectral", similarity="published")
+    visits: VisitRecipe = VisitRecipe()
+    learning: ReplayLearningRecipe = ReplayLearningRecipe()
+    meta_model: MetaModelRecipe = MetaModelRecipe()
+    class_map: str | None = Field(
+        default="names", description="names, a file, or nothing: then the zoo says which classes may be one"
+    )
+
+
+def train_as_published(workspace: Workspace, recipe: TgrReferenceRecipe) -> ImageClassifier:
+    """Pre-invert, group, and learn by meta-iterations."""
+    identity = read_classes(workspace, recipe.class_map)
+    check_episodes(workspace.zoo, identity, recipe.visits, recipe.learning, recipe.meta_model)
+    check_probe(workspace, recipe.probe)
+    bank = recover_images(workspace, recipe.recovery, recipe.budget)
+    grouping = embed_and_group(workspace, bank, recipe.probe, recipe.grouping)
+    if recipe.class_map is None:
+        identity = mark_conflicts(workspace, bank, identity, recipe.probe.input_size)
+        check_episodes(workspace.zoo, identity, recipe.visits, recipe.learning, recipe.meta_model)
+    return learn_by_replay(
+        workspace, bank, grouping, identity, recipe.visits, recipe.recovery, recipe.learning, recipe.meta_model
+    )

@@ -1,0 +1,164 @@
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from metazoo.errors import UsageError
+from metazoo.learn.batch_norm import batch_statistics
+from metazoo.learn.learners import (
+    LEARNERS,
+    Anil,
+    EpisodeImages,
+    FunctionalClassifier,
+    Learner,
+    Maml,
+    ProtoNet,
+    build_learner,
+    episode_gradient,
+)
+from metazoo.models import ClassifierSpec, build_classifier
+
+WAYS, SHOTS, QUERIES = 3, 2, 4
+SPEC = ClassifierSpec(
+    architecture="conv4", arguments={"width": 4}, classes=WAYS, input_size=16, mean=(0.5,) * 3, std=(0.25,) * 3
+)
+
+
+def episode(seed: int = 0) -> EpisodeImages:
+    random = torch.Generator().manual_seed(seed)
+    prototypes = torch.rand(WAYS, 3, 16, 16, generator=random, dtype=torch.float64)
+
+    def images(each: int) -> tuple[Tensor, Tensor]:
+        labels = torch.arange(WAYS).repeat_interleave(each)
+        noise = 0.3 * torch.rand(len(labels), 3, 16, 16, generator=random, dtype=torch.float64)
+        return 0.7 * prototypes[labels] + noise, labels
+
+    return EpisodeImages(*images(SHOTS), *images(QUERIES))
+
+
+def model(seed: int = 0) -> FunctionalClassifier:
+    return FunctionalClassifier(build_classifier(SPEC, torch.Generator().manual_seed(seed)).double())
+
+
+def parameters_of(model: FunctionalClassifier) -> dict[str, Tensor]:
+    return dict(model.classifier.named_parameters())
+
+
+def query_loss(learner: Learner, model: FunctionalClassifier, parameters: dict[str, Tensor]) -> Tensor:
+    task = episode()
+    return functional.cross_entropy(learner.query_logits(model, parameters, task), task.query_labels)
+
+
+def test_without_inner_gradient_maml_is_the_plain_classifier() -> None:
+    functioning = model()
+    with batch_statistics(functioning.classifier):
+        logits = Maml(3, 0.0).query_logits(functioning, parameters_of(functioning), episode())
+        torch.testing.assert_close(logits, functioning.classifier(episode().query_images))
+
+
+@pytest.mark.parametrize("learner", [Maml(2, 0.05), Anil(3, 0.05), ProtoNet()])
+def test_the_outer_gradient_is_that_of_finite_differences(learner: Learner) -> None:
+    functioning = model()
+    parameters = {name: value.detach() for name, value in parameters_of(functioning).items()}
+    random = torch.Generator().manual_seed(5)
+    direction = {name: torch.randn(v.shape, generator=random, dtype=v.dtype) for name, v in parameters.items()}
+    length = 1e-6
+    with batch_statistics(functioning.classifier):
+        batch = episode_gradient(learner, functioning, parameters, [episode()])
+
+        def moved(by: float) -> dict[str, Tensor]:
+            return {name: (v + by * direction[name]).requires_grad_() for name, v in parameters.items()}
+
+        ahead, behind = (query_loss(learner, functioning, moved(by)).item() for by in (length, -length))
+    slope = sum((batch.gradient[name] * direction[name]).sum().item() for name in parameters)
+    assert slope == pytest.approx((ahead - behind) / (2 * length), rel=1e-4)
+
+
+def test_maml_is_gradient_descent_on_a_copy_of_the_network() -> None:
+    functioning, task = model(), episode()
+    network = copy.deepcopy(functioning.classifier)
+    with batch_statistics(network), batch_statistics(functioning.classifier):
+        optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
+        for _ in range(3):
+            optimiser.zero_grad()
+            functional.cross_entropy(network(task.support_images), task.support_labels).backward()
+            optimiser.step()
+        logits = Maml(3, 0.1).query_logits(functioning, parameters_of(functioning), task)
+        torch.testing.assert_close(logits, network(task.query_images))
+
+
+def test_first_order_has_the_same_queries_and_the_gradient_at_the_adapted_parameters() -> None:
+    functioning, task = model(), episode()
+    parameters = parameters_of(functioning)
+    second, first = Maml(2, 0.1), Maml(2, 0.1, first_order=True)
+    with batch_statistics(functioning.classifier):
+        torch.testing.assert_close(
+            second.query_logits(functioning, parameters, task), first.query_logits(functioning, parameters, task)
+        )
+        adapted = parameters
+        for _ in range(2):
+            loss = functional.cross_entropy(functioning.logits(adapted, task.support_images), task.support_labels)
+            gradients = torch.autograd.grad(loss, list(adapted.values()))
+            adapted = {
+                name: (value - 0.1 * gradient).detach().requires_grad_()
+                for (name, value), gradient in zip(adapted.items(), gradients, strict=True)
+            }
+        loss = functional.cross_entropy(functioning.logits(adapted, task.query_images), task.query_labels)
+        expected = dict(zip(adapted, torch.autograd.grad(loss, list(adapted.values())), strict=True))
+        found = episode_gradient(first, functioning, parameters, [task]).gradient
+        exact = episode_gradient(second, functioning, parameters, [task]).gradient
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient)
+    assert any(not torch.allclose(exact[name], found[name], rtol=1e-3) for name in expected)
+
+
+def test_anil_changes_the_head_alone() -> None:
+    functioning, task = model(), episode()
+    parameters = parameters_of(functioning)
+    with batch_statistics(functioning.classifier):
+        support = functioning.features(parameters, task.support_images).detach()
+        head = torch.nn.Linear(support.shape[1], WAYS, dtype=torch.float64)
+        head.load_state_dict(functioning.classifier.network.head.state_dict())
+        optimiser = torch.optim.SGD(head.parameters(), lr=0.1)
+        for _ in range(4):
+            optimiser.zero_grad()
+            functional.cross_entropy(head(support), task.support_labels).backward()
+            optimiser.step()
+        logits = Anil(4, 0.1).query_logits(functioning, parameters, task)
+        torch.testing.assert_close(logits, head(functioning.features(parameters, task.query_images)))
+
+
+def test_protonet_takes_the_nearest_mean() -> None:
+    functioning, task = model(), episode()
+    parameters = parameters_of(functioning)
+    with batch_statistics(functioning.classifier):
+        means = functioning.features(parameters, task.support_images).view(WAYS, SHOTS, -1).mean(1)
+        distances = torch.cdist(functioning.features(parameters, task.query_images), means).square()
+        torch.testing.assert_close(ProtoNet().query_logits(functioning, parameters, task), -distances)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_gradients_of_episodes_add_up_and_learning_helps(name: str) -> None:
+    functioning, learner = model(), build_learner(name, steps=2, learning_rate=0.05)
+    parameters = parameters_of(functioning)
+    assert learner.name == name or name == "maml-first-order"
+    tasks = [episode(seed) for seed in range(3)]
+    with batch_statistics(functioning.classifier):
+        together = episode_gradient(learner, functioning, parameters, tasks)
+        alone = [episode_gradient(learner, functioning, parameters, [task]) for task in tasks]
+        for key in parameters:
+            torch.testing.assert_close(together.gradient[key], torch.stack([one.gradient[key] for one in alone]).sum(0))
+        torch.testing.assert_close(together.loss, torch.stack([one.loss for one in alone]).mean())
+        for _ in range(15):
+            gradient = episode_gradient(learner, functioning, parameters, tasks).gradient
+            parameters = {key: value - 0.02 * gradient[key] for key, value in parameters.items()}
+        later = episode_gradient(learner, functioning, parameters, tasks)
+    assert later.loss < together.loss
+    assert later.accuracy > together.accuracy or later.accuracy == 1
+
+
+def test_an_unknown_learner_is_refused() -> None:
+    with pytest.raises(UsageError, match="unknown learner 'reptile'; choose one of maml, "):
+        build_learner("reptile")

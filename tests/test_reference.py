@@ -1,0 +1,121 @@
+"""The setting `reference` as a whole, on a tiny zoo of unlike models."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training_helpers import REFERENCE, build, content
+
+from metazoo.bank import Bank
+from metazoo.errors import Interrupted, UsageError
+from metazoo.learn.replay_learning import ReplayLearner
+from metazoo.methods.classes import CLASSES, CONFLICTS
+from metazoo.methods.config import merged, resolve_config
+from metazoo.methods.stages import BANK
+from metazoo.run.folder import RunFolder
+from metazoo.training import train
+from metazoo.zoo import Zoo
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
+    return build(tmp_path_factory.mktemp("zoo") / "zoo")
+
+
+def options(**changes: Any) -> dict[str, Any]:
+    return {**REFERENCE, **changes}
+
+
+def test_a_run_learns_and_records_what_it_did(zoo: Zoo, tmp_path: Path) -> None:
+    run = train(zoo, "tgr", setting="reference", out=tmp_path / "run", config=options(), workers=1)
+    rows = [row for row in run.metrics() if row["stage"] == "learning"]
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert all(row["replay_updates"] >= 1 for row in rows)
+    classifier = run.meta_model.classifier
+    assert classifier.network.head.weight.abs().max() > 0
+    assert classifier.spec.classes == 2
+    bank = Bank.open(run.path / BANK)
+    assert {len(bank.images_of(contract.name)[1]) for contract in zoo} == {12, 18, 24}
+    names = {(name, contract.domain) for contract in zoo for name in contract.class_names}
+    assert len(RunFolder(run.path).read_json(CLASSES)["names"]) == len(names)
+    assert "setting reference" in (run.path / "meta-model" / "card.md").read_text()
+
+
+def test_one_that_was_interrupted_ends_as_one_that_was_not(
+    zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(zoo, "tgr", setting="reference", out=tmp_path / "whole", config=options(), workers=1)
+    real = ReplayLearner.step
+
+    def stop_after_two(self: ReplayLearner) -> object:
+        if self.steps_done == 2:
+            raise Interrupted("for the test")
+        return real(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ReplayLearner, "step", stop_after_two)
+        with pytest.raises(Interrupted):
+            train(zoo, "tgr", setting="reference", out=tmp_path / "again", config=options(), workers=1)
+    again = train(zoo, "tgr", setting="reference", out=tmp_path / "again", config=options(), workers=2, resume=True)
+    assert content(whole.path / "meta-model").keys() == content(again.path / "meta-model").keys()
+    states = (run.meta_model.classifier.state_dict() for run in (whole, again))
+    first, second = states
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_without_reinversion_the_bank_is_what_is_replayed(
+    zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metazoo.methods.replay_stage.recover_requests", pytest.fail)
+    changed = options(visits={"teachers": 2, "images_per_class": 5, "reinversion": False, "replacement": False})
+    run = train(zoo, "tgr", setting="reference", out=tmp_path / "run", config=changed, workers=1)
+    assert run.finished
+
+
+def test_without_a_class_map_the_zoo_is_asked(zoo: Zoo, tmp_path: Path) -> None:
+    run = train(zoo, "tgr", setting="reference", out=tmp_path / "run", config=options(class_map=None), workers=1)
+    record = RunFolder(run.path).read_json(CLASSES)
+    assert len(record["names"]) == sum(contract.spec.classes for contract in zoo)
+    owners = [contract.name for contract in zoo for _ in contract.class_names]
+    pairs = RunFolder(run.path).read_json(CONFLICTS)["pairs"]
+    assert all(owners[first] != owners[second] for first, second in pairs)
+
+
+def test_a_wrong_class_map_is_said_before_anything_is_recovered(zoo: Zoo, tmp_path: Path) -> None:
+    path = tmp_path / "classes.yaml"
+    path.write_text("classes: {cat: {nobody: cat}}")
+    with pytest.raises(UsageError, match="the zoo has no model 'nobody'"):
+        train(zoo, setting="reference", out=tmp_path / "run", config=options(class_map=str(path)), workers=1)
+    assert not (tmp_path / "run" / BANK).exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"meta_model": {"ways": 50}}, "the models have no 50 classes that can be told apart, of "),
+        ({"learning": {"replay": {"queries": 100}}}, "an episode takes 101 images of a class and the memory keeps 100"),
+        ({"probe": {"architecture": "imagenet-resnet34", "weights": "nowhere.pth"}}, r"nowhere\.pth does not hold"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_recovered(
+    changes: dict[str, Any], said: str, zoo: Zoo, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        train(zoo, setting="reference", out=tmp_path / "run", config=merged(REFERENCE, changes), workers=1)
+    assert not (tmp_path / "run" / BANK).exists()
+
+
+def test_without_reinversion_a_visit_is_of_classes_that_the_bank_holds(zoo: Zoo, tmp_path: Path) -> None:
+    changes = {"budget": {"classes_per_teacher": 2}, "visits": {"reinversion": False}, "meta_model": {"ways": 3}}
+    run = train(zoo, setting="reference", out=tmp_path / "run", config=merged(REFERENCE, changes), workers=1)
+    assert run.finished
+
+
+def test_options_of_the_other_setting_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"unknown option learning\.steps"):
+        resolve_config({"learning": {"steps": 3}}, setting="reference")
+    with pytest.raises(UsageError, match="unknown option visits"):
+        resolve_config({"visits": {}})
+    with pytest.raises(UsageError, match="weights are given for imagenet-resnet34, and only for it"):
+        resolve_config({"probe": {"architecture": "imagenet-resnet34"}}, setting="reference")
