@@ -30,7 +30,13 @@ def test_a_run_becomes_a_classifier(cli: Cli, workshop: Workshop, own: Workshop)
     assert card.source == str(workshop.run)
 
 
-@pytest.mark.parametrize("head", ["nearest-mean", "fine-tune"])
+def test_a_meta_model_without_its_run_becomes_the_same_classifier(cli: Cli, workshop: Workshop, own: Workshop) -> None:
+    for folder in (own.run, own.run / "meta-model"):
+        assert cli("adapt", folder, "--support", workshop.support, "--out", own.new).code == 0
+        assert (own.new / "model.safetensors").read_bytes() == (own.classifier / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("head", ["nearest-mean", "ridge", "soft-k-means-balanced", "fine-tune"])
 @pytest.mark.parametrize("mode", ["running", "support", "query"])
 def test_a_zoo_becomes_a_classifier_of_all_its_models(
     cli: Cli, workshop: Workshop, own: Workshop, head: str, mode: str
@@ -42,6 +48,28 @@ def test_a_zoo_becomes_a_classifier_of_all_its_models(
     outcome = cli("predict", own.new, workshop.support, "--format", "csv")
     assert outcome.code == 0
     assert len(rows(outcome.out)) == 6
+    # The models of this zoo have batch norm.
+    assert ("judges all images together" in outcome.err) == (mode == "query" or head == "soft-k-means-balanced")
+
+
+def test_images_of_a_transductive_classifier_are_judged_together_and_that_is_said_once(
+    cli: Cli, workshop: Workshop, own: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metazoo.cli.adaptation._FILES_AT_ONCE", 5)
+    for prior in ("balanced", "free"):
+        words = ("--support", workshop.support, "--out", own.new, "--head", f"soft-k-means-{prior}")
+        assert cli("adapt", workshop.run, *words).code == 0
+        classifier = FewShotClassifier.load(own.new)
+        files = sorted(workshop.unseen.rglob("*.png"))
+        outcome = cli("predict", own.new, *files, "--format", "jsonl")
+        records = [json.loads(line) for line in outcome.out.splitlines()]
+        expected = classifier.predict(load_image_files(files, classifier.side))
+        assert [record["class"] for record in records] == expected.names
+        note = (
+            f"note: this classifier (head soft-k-means-{prior}, batch norm running) judges all images together: "
+            "what it says of one depends on the others"
+        )
+        assert outcome.err == note + (", and it takes them to be equally many a class" * (prior == "balanced")) + "\n"
 
 
 def test_predictions_are_those_of_the_library(cli: Cli, workshop: Workshop) -> None:

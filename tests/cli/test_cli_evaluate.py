@@ -1,15 +1,19 @@
 import hashlib
 import json
 import re
+import shutil
 import signal
 from collections.abc import Callable
 
 import numpy as np
 import pytest
-from cli_helpers import Outcome, Workshop, edit_json, edit_tensors
+import torch
+from cli_helpers import SIDE, Outcome, Workshop, edit_json, edit_tensors
 
 from metazoo.data import EpisodeList, load_images
-from metazoo.evaluate import read_accuracies, read_results
+from metazoo.errors import UsageError
+from metazoo.evaluate import Contamination, read_accuracies, read_contamination, read_results
+from metazoo.zoo import Zoo
 
 Cli = Callable[..., Outcome]
 Refused = Callable[..., str]
@@ -60,14 +64,14 @@ def test_baselines_stand_above_the_subject(
     assert all(name in outcome.out for name in names)
 
 
-@pytest.mark.parametrize("head", ["nearest-mean", "fine-tune"])
+@pytest.mark.parametrize("head", ["nearest-mean", "soft-k-means-free", "fine-tune"])
 @pytest.mark.parametrize("mode", ["support", "query"])
 def test_every_head_and_mode_can_be_asked_for(cli: Cli, workshop: Workshop, head: str, mode: str) -> None:
     words = ("--ways", 2, "--shots", 2, "--episodes", 2, "--queries", 2, "--head", head, "--batch-norm", mode)
     outcome = cli("evaluate", workshop.run, "--data", workshop.unseen, *words)
     assert outcome.code == 0
     assert f"{head}, batch norm {mode}, 2 episodes of" in " ".join(outcome.out.split())
-    assert ("transductive" in outcome.out) == (mode == "query")
+    assert ("transductive" in outcome.out) == (mode == "query" or head == "soft-k-means-free")
 
 
 def test_glyphs_are_data_too(cli: Cli, workshop: Workshop) -> None:
@@ -80,6 +84,34 @@ def test_classes_that_a_model_was_trained_on_are_pointed_at(cli: Cli, workshop: 
         outcome = cli("evaluate", subject, "--data", workshop.seen, *SMALL)
         assert outcome.code == 0
         assert re.search(r"^warning: [34] of 4 classes of seen have the name of a class", outcome.err)
+        assert re.search(
+            r"such as colour-\d \(by seen-conv4-w4-s0-00\d( and 1 more)?\); if .* --exclude-known", outcome.err
+        )
+
+
+def test_what_models_know_is_recorded_and_can_be_left_out(cli: Cli, refused: Refused, own: Workshop) -> None:
+    out = own.folder / "result.json"
+    words = ("evaluate", own.run, "--data", own.seen, "--ways", 2, "--shots", 1, "--episodes", 4, "--queries", 2)
+    assert cli(*words, "--out", out).code == 0
+    found = read_contamination(out)
+    assert found is not None
+    expected: dict[str, tuple[str, ...]] = {}
+    for contract in Zoo.open(own.zoo):
+        for name in contract.class_names:
+            expected[name] = (*expected.get(name, ()), contract.name)
+    assert found == Contamination(models=2, classes=4, known=expected)
+    error = refused(2, *words, "--exclude-known", "--out", out)
+    assert f"only {4 - len(expected)} of 4 classes of seen are known to no model, too few for 2-way" in error
+    for name in ("colour-10", "colour-11", "colour-12"):
+        shutil.copytree(own.unseen / name, own.seen / name)
+    outcome = cli(*words, "--exclude-known", "--out", out)
+    assert outcome.code == 0
+    assert "warning" not in outcome.err
+    assert read_contamination(out) == Contamination(models=2, classes=7, known=expected, excluded=True)
+    left = load_images(own.seen, side=SIDE)
+    left = left.select_classes([index for index, name in enumerate(left.class_names) if name not in expected])
+    assert read_results(out)[0].episode_list_sha256 == EpisodeList.draw(left, 2, 1, 2, 4).sha256
+    assert read_results(out)[0].image_set == f"seen without {len(expected)} known classes"
 
 
 def test_too_few_classes_or_images_are_named(refused: Refused, own: Workshop) -> None:
@@ -101,14 +133,54 @@ def test_a_result_that_cannot_be_written_is_refused_at_once(refused: Refused, ow
         assert message in refused(2, *words)
 
 
-def test_what_is_neither_run_nor_zoo_is_named(refused: Refused, workshop: Workshop) -> None:
+def test_what_is_no_run_zoo_or_meta_model_is_named(refused: Refused, workshop: Workshop) -> None:
     for command in (("evaluate", "--data", workshop.unseen), ("adapt", "--support", workshop.support, "--out", "x")):
         name, *options = command
         missing = refused(2, name, workshop.none, *options)
-        assert "none does not exist; give a run folder or a zoo folder" in missing
-        assert "seen is neither a run folder (it has no run.json) nor a zoo folder (no zoo.json)" in refused(
-            2, name, workshop.seen, *options
-        )
+        assert "none does not exist; give a run folder, a zoo folder or a meta-model folder" in missing
+        error = refused(2, name, workshop.seen, *options)
+        assert "seen is no run folder (it has no run.json), no zoo folder (no zoo.json) and no meta-model" in error
+
+
+def test_a_meta_model_is_measured_without_its_run_as_with_it(cli: Cli, refused: Refused, own: Workshop) -> None:
+    alone, out = own.folder / "alone", own.folder / "result.json"
+    shutil.copytree(own.run / "meta-model", alone)
+    words = ("--data", own.unseen, *SMALL, "--out", out)
+    assert cli("evaluate", own.run, *words).code == 0
+    with_run = read_results(out)
+    outcome = cli("evaluate", alone, *words)
+    assert outcome.code == 0
+    assert "warning: the zoo behind it is gone or unknown" in outcome.err
+    assert read_results(out) == with_run
+    error = refused(2, "evaluate", alone, "--data", own.unseen, *SMALL, "--baselines")
+    assert "alone is a meta-model alone, which knows of no zoo; give the run that it is from" in error
+    (alone / "model.safetensors").unlink()
+    assert "model.safetensors is missing" in refused(1, "evaluate", alone, "--data", own.unseen, *SMALL)
+
+
+@pytest.mark.parametrize(("words", "threads"), [((), 1), (("--threads", 2), 2)])
+def test_threads_are_those_asked_for(
+    cli: Cli,
+    workshop: Workshop,
+    own: Workshop,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[object, ...],
+    threads: int,
+) -> None:
+    seen: list[int] = []
+
+    def observed(*_: object, **__: object) -> None:
+        seen.append(torch.get_num_threads())
+        raise UsageError("enough")
+
+    for place in ("evaluation.evaluate_subjects", "adaptation.adapt_module", "adaptation.load_image_files"):
+        monkeypatch.setattr(f"metazoo.cli.{place}", observed)
+    before = torch.get_num_threads()
+    cli("evaluate", workshop.run, "--data", workshop.unseen, *words)
+    cli("adapt", workshop.run, "--support", workshop.support, "--out", own.new, *words)
+    cli("predict", workshop.classifier, workshop.unseen, *words)
+    assert seen == [threads] * 3
+    assert torch.get_num_threads() == before
 
 
 def test_a_stop_is_no_error_to_be_explained(cli: Cli, workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +216,11 @@ def test_a_run_outlives_its_zoo(cli: Cli, refused: Refused, own: Workshop) -> No
     data = (own.run / "run.json").read_bytes()
     entry = {"run.json": {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}}
     edit_json(own.run / "manifest.json", lambda manifest: manifest["files"].update(entry))
-    assert cli("evaluate", own.run, "--data", own.unseen, *SMALL).code == 0
+    outcome = cli("evaluate", own.run, "--data", own.unseen, *SMALL)
+    assert outcome.code == 0
+    assert "warning: the zoo behind it is gone or unknown, so nobody can say whether its models know" in outcome.err
+    error = refused(2, "evaluate", own.run, "--data", own.unseen, *SMALL, "--exclude-known")
+    assert "no model's classes are known, so none can be excluded" in error
     error = refused(2, "evaluate", own.run, "--data", own.unseen, *SMALL, "--baselines")
     assert "none is not a folder; give a zoo" in error
 

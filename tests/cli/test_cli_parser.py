@@ -6,8 +6,9 @@ import pytest
 from cli_helpers import Outcome
 
 import metazoo
-from metazoo.cli.parser import BATCH_NORM_MODES, HEADS, build_parser
+from metazoo.cli.parser import BATCH_NORM_MODES, HEADS, PERMISSIONS, build_parser
 from metazoo.learn import batch_norm, heads
+from metazoo.zoo import contract
 
 Cli = Callable[..., Outcome]
 Refused = Callable[..., str]
@@ -56,6 +57,7 @@ def test_the_version_is_said(cli: Cli) -> None:
 def test_heads_and_modes_are_those_of_the_library() -> None:
     assert tuple(head.name for head in heads.HEADS) == HEADS
     assert batch_norm.BATCH_NORM_MODES == BATCH_NORM_MODES
+    assert contract.PERMISSIONS == PERMISSIONS
 
 
 EVALUATE = ("evaluate", "zoo", "--data", "glyphs:lao")
@@ -69,6 +71,8 @@ TRAIN = ("train", "--zoo", "zoo", "--out", "run")
         (("zoo",), r"required: COMMAND; see `metazoo zoo --help`"),
         (("trian",), r"invalid choice: 'trian' \(choose from .*train.*\); see `metazoo --help`"),
         (("zoo", "destroy"), r"invalid choice: 'destroy'"),
+        (("zoo", "set", "z"), r"required: --recovered-images; see `metazoo zoo set --help`"),
+        (("zoo", "set", "z", "--recovered-images", "burn"), r"invalid choice: 'burn' \(choose from .*discard"),
         (("train",), r"required: --zoo, --out; see `metazoo train --help`"),
         (("evaluate", "run"), r"required: --data"),
         (("predict", "classifier"), r"required: IMAGE_OR_FOLDER"),

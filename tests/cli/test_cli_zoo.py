@@ -40,6 +40,15 @@ def test_inspecting_lists_every_model(cli: Cli, workshop: Workshop) -> None:
         assert re.search(rf"{name} +│ seen +│ conv4 width 4 +│ +3 │ +16 │ +3 │ +[\d.]+ % │", outcome.out)
 
 
+def test_names_are_whole_where_no_terminal_limits_the_width(cli: Cli, own: Workshop) -> None:
+    zoo, name, domain = Zoo.open(own.zoo), "n" * 100, "d" * 60
+    classifier = zoo.teacher(NAMES[0]).classifier
+    zoo.add(name, classifier, class_names=zoo.contract(NAMES[0]).class_names, domain=domain)
+    assert f"│ {name} │ {domain} │ conv4 width 4 │" in cli("zoo", "inspect", own.zoo).out
+    (own.zoo / "models" / f"{name}.safetensors").unlink()
+    assert f"│ {name} " in cli("zoo", "verify", own.zoo).out
+
+
 def test_a_sound_zoo_is_verified(cli: Cli, workshop: Workshop) -> None:
     outcome = cli("zoo", "verify", workshop.zoo)
     assert (outcome.code, outcome.err) == (0, "")

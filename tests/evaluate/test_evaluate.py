@@ -15,11 +15,13 @@ from metazoo.evaluate import (
     evaluate,
     mean_interval,
     paired_difference,
+    plain_table,
     raw_pixels,
     read_accuracies,
     read_results,
 )
 from metazoo.learn.embedders import Embedder
+from metazoo.learn.heads import HEADS, Head
 
 
 class Oracle(nn.Module):
@@ -106,6 +108,17 @@ def test_whether_queries_influence_each_other_is_said() -> None:
         assert {row.batch_norm for row in rows} == {mode}
 
 
+@pytest.mark.parametrize("head", HEADS, ids=lambda head: head.name)
+def test_a_transductive_head_says_so_in_file_and_table(head: Head, tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    run(subject(classifier()), images=noise_images(), shots=(2,), episodes=2, head=head.name, out=out)
+    (row,) = read_results(out)
+    assert (row.head, row.transductive) == (head.name, head.transductive)
+    table = " ".join(plain_table([row], width=200).split())
+    assert f"{head.name}, batch norm running" in table
+    assert ("(transductive)" in table) == head.transductive
+
+
 def test_progress_is_counted_over_subjects_and_lists() -> None:
     calls: list[int] = []
     run(subject(Oracle()), raw_pixels(4), advance=calls.append)
@@ -135,7 +148,7 @@ def test_too_few_classes_or_images_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"head": "svm"}, "unknown head 'svm'; choose one of nearest-mean, fine-tune"),
+        ({"head": "svm"}, "unknown head 'svm'; choose one of nearest-mean, .*fine-tune"),
         ({"batch_norm": "none"}, "unknown batch-norm mode 'none'; choose one of running, support, query"),
         ({"shots": ()}, "shots must be one or more different numbers"),
         ({"shots": (1, 1)}, "shots must be one or more different numbers"),

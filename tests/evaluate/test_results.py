@@ -8,7 +8,15 @@ from evaluate_helpers import noise_images
 
 from metazoo.data import EpisodeList
 from metazoo.errors import ArtefactError
-from metazoo.evaluate import Result, plain_table, read_accuracies, read_results, write_results
+from metazoo.evaluate import (
+    Contamination,
+    Result,
+    plain_table,
+    read_accuracies,
+    read_contamination,
+    read_results,
+    write_results,
+)
 from metazoo.run.artefacts import write_tensors
 
 KEYS = "subject method head batch_norm ways shots episodes seed episode_list_sha256 accuracy interval"
@@ -69,6 +77,20 @@ def test_the_file_has_the_keys_that_other_tools_read(written: Path) -> None:
     assert content["results"][0]["accuracy"] == 51.25
 
 
+def test_what_models_knew_of_the_classes_is_told_if_it_was_looked_into(tmp_path: Path, written: Path) -> None:
+    assert "contamination" not in json.loads(written.read_text())
+    assert read_contamination(written) is None
+    path, found = tmp_path / "result.json", Contamination(models=2, classes=6, known={"lion": ("a", "b")})
+    write_results(path, [result()], [], [], found)
+    assert (read_results(path), read_contamination(path)) == ([result()], found)
+    assert json.loads(path.read_text())["contamination"] == {
+        "models": 2,
+        "classes": 6,
+        "known": {"lion": ["a", "b"]},
+        "excluded": False,
+    }
+
+
 def test_the_lists_lie_beside_it(written: Path) -> None:
     assert {path.name for path in written.parent.iterdir()} == {
         "result.json",
@@ -110,11 +132,12 @@ def test_damaged_accuracies_are_an_error(written: Path) -> None:
     [
         ("", "is not valid JSON"),
         ('{"format_version": 1, "results": [', "is not valid JSON"),
-        ("[]", r"not a result file of format version 1 \(the file: "),
+        ("[]", r"not a result file of format version 1 \(the whole: "),
         ("{}", r"not a result file of format version 1 \(format_version: Field required"),
         ('{"format_version": 2, "results": []}', r"\(format_version: Input should be 1"),
         ('{"format_version": 1, "results": {}}', r"\(results: "),
         ('{"format_version": 1, "results": [], "import": "os"}', r"\(import: Extra inputs"),
+        ('{"format_version": 1, "results": [], "contamination": {"models": -1}}', r"\(contamination.models: "),
         ('{"format_version": 1, "results": [{}]}', r"\(results.0.subject: Field required"),
         ('{"format_version": 1, "results": [{"accuracy": NaN}]}', "is not valid JSON"),
     ],

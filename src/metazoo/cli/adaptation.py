@@ -18,6 +18,8 @@ from metazoo.cli.subject import open_source
 from metazoo.data import image_files, load_image_files
 from metazoo.errors import UsageError
 from metazoo.learn.embedders import Embedder, JointFeatures
+from metazoo.run.progress import message
+from metazoo.run.threads import torch_threads
 
 _FILES_AT_ONCE = 256
 
@@ -32,15 +34,16 @@ def adapt(options: Namespace) -> None:
         networks = [teacher.classifier for teacher in source.teachers()]
         module = JointFeatures(networks)
     support = load_support_folder(options.support, max(network.spec.input_size for network in networks))
-    classifier = adapt_module(
-        module,
-        support.images,
-        support.labels,
-        support.class_names,
-        head=options.head,
-        batch_norm=options.batch_norm,
-        source=str(options.subject),
-    )
+    with torch_threads(options.threads):
+        classifier = adapt_module(
+            module,
+            support.images,
+            support.labels,
+            support.class_names,
+            head=options.head,
+            batch_norm=options.batch_norm,
+            source=str(options.subject),
+        )
     classifier.save(options.out)
     classes = len(support.class_names)
     print(f"{options.out}: a classifier of {classes} classes, made from {len(support)} images")
@@ -50,11 +53,25 @@ def predict(options: Namespace) -> None:
     """Classify images and print what they are."""
     classifier = FewShotClassifier.load(options.classifier)
     files = [file for given in options.images for file in _files(Path(given))]
-    # A classifier of batch-norm mode `query` judges all images of a call together.
-    size = len(files) if classifier.card.batch_norm == "query" else _FILES_AT_ONCE
+    size = _FILES_AT_ONCE
+    if classifier.transductive:
+        size = len(files)
+        message(_transductive(classifier))
     parts = [files[start : start + size] for start in range(0, len(files), size)]
-    predictions = [(part, classifier.predict(load_image_files(part, classifier.side))) for part in parts]
+    with torch_threads(options.threads):
+        predictions = [(part, classifier.predict(load_image_files(part, classifier.side))) for part in parts]
     _WRITERS[options.format](predictions)
+
+
+def _transductive(classifier: FewShotClassifier) -> str:
+    card = classifier.card
+    text = (
+        f"note: this classifier (head {card.head}, batch norm {card.batch_norm}) judges all images together: "
+        "what it says of one depends on the others"
+    )
+    if card.kind == "soft-k-means-balanced":
+        text += ", and it takes them to be equally many a class"
+    return text
 
 
 def _files(given: Path) -> list[Path]:

@@ -19,6 +19,7 @@ from metazoo.evaluate import evaluate, results_table
 from metazoo.run.memory import keep_freed_memory
 from metazoo.run.progress import Progress
 from metazoo.run.signals import graceful
+from metazoo.run.threads import torch_threads
 from metazoo.training import Run, train
 from metazoo.zoo import TrainingRecipe, Zoo, build_zoo, model_rows, model_table
 
@@ -69,7 +70,7 @@ def demo(options: Namespace) -> None:
         unseen = load_images(UNSEEN, images_per_class=40)
         assert_disjoint({name for contract in zoo for name in contract.class_names}, unseen.class_names)
         subjects = open_source(str(run.path)).table(options.seed)
-        with Progress("evaluating", len(subjects) * 2 * EPISODES) as bar:
+        with torch_threads(1), Progress("evaluating", len(subjects) * 2 * EPISODES) as bar:
 
             def advance(episodes: int) -> None:
                 stop.check()

@@ -5,25 +5,30 @@ from argparse import Namespace
 from metazoo.cli.output import print_table
 from metazoo.cli.printable import printable
 from metazoo.cli.subject import open_source
-from metazoo.data import ImageSet, load_images
+from metazoo.data import load_images
+from metazoo.data.load import has_own_side
+from metazoo.evaluate import Contamination, exclude_known, find_contamination, results_table
 from metazoo.evaluate import evaluate as evaluate_subjects
-from metazoo.evaluate import results_table
 from metazoo.run.memory import keep_freed_memory
 from metazoo.run.progress import Progress, message
 from metazoo.run.signals import graceful
+from metazoo.run.threads import torch_threads
 
 
 def evaluate(options: Namespace) -> None:
     """Measure, print the table, write RESULT.json."""
     keep_freed_memory()
     source = open_source(options.subject)
-    is_pack = options.data.lower().endswith(".npz")
-    side = options.image_size or (None if is_pack else source.side())
+    side = options.image_size or (None if has_own_side(options.data) else source.side())
     images = load_images(options.data, side=side, images_per_class=options.images_per_class)
-    _warn_of_known_classes(source.class_names(), images)
     subjects = source.table() if options.baselines else [source.subject()]
+    contamination = find_contamination(images.class_names, source.class_lists())
+    if options.exclude_known:
+        images, contamination = exclude_known(images, contamination, options.ways)
+    else:
+        _warn_of_known_classes(contamination, images.name)
     total = len(subjects) * len(options.shots) * options.episodes
-    with graceful() as stop, Progress("evaluating", total) as bar:
+    with graceful() as stop, torch_threads(options.threads), Progress("evaluating", total) as bar:
 
         def advance(episodes: int) -> None:
             stop.check()
@@ -40,6 +45,7 @@ def evaluate(options: Namespace) -> None:
             batch_norm=options.batch_norm,
             seed=options.seed,
             out=options.out,
+            contamination=contamination,
             advance=advance,
         )
     print_table(results_table(results))
@@ -47,11 +53,17 @@ def evaluate(options: Namespace) -> None:
         print(f"{options.out}: {len(results)} results, with their episodes beside it")
 
 
-def _warn_of_known_classes(known: set[str], images: ImageSet) -> None:
-    shared = sorted(known.intersection(images.class_names))
-    if shared:
+def _warn_of_known_classes(found: Contamination, data: str) -> None:
+    if found.models == 0:
         message(
-            f"warning: {len(shared)} of {len(images.class_names)} classes of {images.name} have the name of a class "
-            f"that a model of the zoo was trained on, such as {printable(shared[0])}; if they are the same, the "
-            "accuracy says nothing of unseen classes"
+            f"warning: the zoo behind it is gone or unknown, so nobody can say whether its models know classes "
+            f"of {data}"
+        )
+    elif found.known:
+        name, models = next(iter(found.known.items()))
+        holders = models[0] if len(models) == 1 else f"{models[0]} and {len(models) - 1} more"
+        message(
+            f"warning: {len(found.known)} of {found.classes} classes of {data} have the name of a class that a model "
+            f"of the zoo was trained on, such as {printable(name)} (by {holders}); if they are the same, the accuracy "
+            "says nothing of unseen classes; --exclude-known leaves them out"
         )

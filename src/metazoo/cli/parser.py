@@ -1,15 +1,28 @@
 """What can be typed. Nothing heavy is imported here."""
 
 import argparse
-from collections.abc import Callable
 from typing import Any, NoReturn
 
+from metazoo.cli.values import natural, number, numbers, positive
 from metazoo.errors import UsageError
 
-# Those of `metazoo.learn`, which brings in torch; a test compares them.
-HEADS = ("nearest-mean", "fine-tune")
+# Those of `metazoo.learn` and `metazoo.zoo`, which bring in torch; a test compares them.
+HEADS = (
+    "nearest-mean",
+    "nearest-mean-euclidean",
+    "ridge",
+    "logistic",
+    "soft-k-means-balanced",
+    "soft-k-means-free",
+    "fine-tune",
+    "fine-tune-own",
+)
 BATCH_NORM_MODES = ("running", "support", "query")
-_DATA_HELP = "an .npz pack, a folder with one folder a class, glyphs, or glyphs:SCRIPT,SCRIPT"
+PERMISSIONS = ("show", "keep", "discard")
+_DATA_HELP = (
+    "an .npz pack, a folder with one folder a class, glyphs, glyphs:SCRIPT,SCRIPT, or a part (train, val, test) of "
+    "cifar-fs, mini-imagenet or cub in the folder ROOT, such as cifar-fs/train:ROOT"
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -56,7 +69,7 @@ def _demo(commands: Any) -> None:
         description="Build a zoo of glyph classifiers, learn a meta-model without data, and measure it honestly.",
     )
     demo.add_argument("--out", default="runs/demo", help="folder for all that is made (default: %(default)s)")
-    demo.add_argument("--seed", type=_natural, default=0, help="of all randomness (default: %(default)s)")
+    demo.add_argument("--seed", type=natural, default=0, help="of all randomness (default: %(default)s)")
     _workers(demo)
     demo.set_defaults(command="demo:demo")
 
@@ -69,19 +82,26 @@ def _zoo(commands: Any) -> None:
     )
     build.add_argument("out", metavar="OUT", help="zoo folder, made if missing")
     build.add_argument("--data", required=True, help=_DATA_HELP)
-    build.add_argument("--arch", default="conv4", help="architecture, such as thin-resnet (default: %(default)s)")
-    build.add_argument("--models", type=_positive, required=True, help="how many models of this kind OUT shall hold")
-    build.add_argument("--ways", type=_positive, default=5, help="classes of each model (default: %(default)s)")
-    build.add_argument("--seed", type=_natural, default=0, help="of all randomness (default: %(default)s)")
+    build.add_argument(
+        "--arch", default="conv4", help="architecture, such as thin-resnet or resnet10 (default: %(default)s)"
+    )
+    build.add_argument("--models", type=positive, required=True, help="how many models of this kind OUT shall hold")
+    build.add_argument("--ways", type=positive, default=5, help="classes of each model (default: %(default)s)")
+    build.add_argument("--seed", type=natural, default=0, help="of all randomness (default: %(default)s)")
     build.add_argument("--domain", help="kind of images (default: the name of the data)")
-    build.add_argument("--epochs", type=_positive, default=60, help="passes over the images (default: %(default)s)")
-    build.add_argument("--batch-size", type=_positive, default=128, help="images a step (default: %(default)s)")
-    build.add_argument("--learning-rate", type=_number, help="of the first epochs (default: 0.01)")
-    build.add_argument("--width", type=_positive, help="of the architecture (default: its own)")
-    build.add_argument("--input-size", type=_positive, help="side in pixels (default: that of a pack, else 32)")
+    build.add_argument("--epochs", type=positive, default=60, help="passes over the images (default: %(default)s)")
+    build.add_argument("--batch-size", type=positive, default=128, help="images a step (default: %(default)s)")
+    build.add_argument("--learning-rate", type=number, help="of the first epochs (default: 0.01)")
+    build.add_argument("--width", type=positive, help="of the architecture (default: its own)")
+    build.add_argument(
+        "--input-size",
+        type=positive,
+        help="side in pixels (default: that of a pack; 84 for mini-imagenet and cub; else 32)",
+    )
     build.add_argument(
         "--channels", type=int, choices=(1, 3), default=3, help="1: models see grey (default: %(default)s)"
     )
+    _recovered_images(build)
     _images_per_class(build)
     _workers(build)
     build.set_defaults(command="zoo:build")
@@ -89,6 +109,17 @@ def _zoo(commands: Any) -> None:
         command = commands.add_parser(name, help=text, description=f"{text.capitalize()}.")
         command.add_argument("zoo", metavar="ZOO", help="zoo folder")
         command.set_defaults(command=f"zoo:{name}")
+    change = commands.add_parser(
+        "set",
+        help="say what may be done with images recovered from models",
+        description="Say what runs may do with the images that they recover from models; resumed ones obey too.",
+    )
+    change.add_argument("zoo", metavar="ZOO", help="zoo folder")
+    change.add_argument(
+        "names", metavar="MODEL", nargs="*", help="name, as `metazoo zoo inspect` lists it (all if none)"
+    )
+    _recovered_images(change, required=True)
+    change.set_defaults(command="zoo:change")
     remove = commands.add_parser("remove", help="take models out", description="Take models out and delete them.")
     remove.add_argument("zoo", metavar="ZOO", help="zoo folder")
     remove.add_argument("names", metavar="MODEL", nargs="+", help="name, as `metazoo zoo inspect` lists it")
@@ -106,10 +137,16 @@ def _train(commands: Any) -> None:
     train.add_argument("--method", help="see `metazoo methods` (default: tgr)")
     train.add_argument("--setting", help="of the method (default: default)")
     train.add_argument("--config", help="YAML file with the options that differ from the setting")
-    train.add_argument("--seed", type=_natural, help="of all randomness (default: 0)")
+    train.add_argument("--seed", type=natural, help="of all randomness (default: 0)")
+    train.add_argument(
+        "--no-images",
+        dest="images",
+        action="store_false",
+        help="make no picture of recovered images, whatever the models allow; a resumed run keeps to it",
+    )
     train.add_argument("--resume", action="store_true", help="go on with the run in OUT, or begin it")
     train.add_argument("--plan", action="store_true", help="say what time, memory and disk it would take, and stop")
-    train.add_argument("--threads", type=_positive, help="of the learning (default: 1)")
+    train.add_argument("--threads", type=positive, help="of the learning (default: 1, or as the run was begun)")
     _workers(train)
     train.set_defaults(command="training:train")
 
@@ -120,21 +157,27 @@ def _evaluate(commands: Any) -> None:
         help="measure a run or an untrained zoo on unseen classes",
         description="Measure N-way K-shot accuracy. A zoo is measured as its untrained ensemble.",
     )
-    evaluate.add_argument("subject", metavar="RUN_OR_ZOO", help="run folder or zoo folder")
+    evaluate.add_argument("subject", metavar="RUN_OR_ZOO", help="folder of a run, a zoo or a meta-model")
     evaluate.add_argument("--data", required=True, help=_DATA_HELP + "; classes that no model has seen")
-    evaluate.add_argument("--ways", type=_positive, default=5, help="classes an episode (default: %(default)s)")
-    evaluate.add_argument("--shots", type=_numbers, default=(1, 5), help="support images a class (default: 1,5)")
-    evaluate.add_argument("--queries", type=_positive, default=15, help="query images a class (default: %(default)s)")
-    evaluate.add_argument("--episodes", type=_positive, default=1000, help="for each of --shots (default: %(default)s)")
+    evaluate.add_argument("--ways", type=positive, default=5, help="classes an episode (default: %(default)s)")
+    evaluate.add_argument("--shots", type=numbers, default=(1, 5), help="support images a class (default: 1,5)")
+    evaluate.add_argument("--queries", type=positive, default=15, help="query images a class (default: %(default)s)")
+    evaluate.add_argument("--episodes", type=positive, default=1000, help="for each of --shots (default: %(default)s)")
     _head(evaluate)
-    evaluate.add_argument("--seed", type=_natural, default=0, help="of the episodes (default: %(default)s)")
+    evaluate.add_argument("--seed", type=natural, default=0, help="of the episodes (default: %(default)s)")
     evaluate.add_argument("--baselines", action="store_true", help="add the rows that any zoo offers")
     evaluate.add_argument(
         "--image-size",
-        type=_positive,
-        help="side in pixels to read images at (default: that of a pack, else the largest input of the models)",
+        type=positive,
+        help="side in pixels to read images at (default: that of a pack or cifar-fs, else the models' largest input)",
     )
     _images_per_class(evaluate)
+    evaluate.add_argument(
+        "--exclude-known",
+        action="store_true",
+        help="leave out classes with the name of a class that a model of the zoo was trained on",
+    )
+    _threads(evaluate)
     evaluate.add_argument("--out", help="RESULT.json to write, with the episodes beside it")
     evaluate.set_defaults(command="evaluation:evaluate")
 
@@ -145,10 +188,11 @@ def _adapt(commands: Any) -> None:
         help="make a classifier of new classes from a few images of each",
         description="Make a classifier from a folder with one folder a class and a few images in each.",
     )
-    adapt.add_argument("subject", metavar="RUN_OR_ZOO", help="run folder or zoo folder")
+    adapt.add_argument("subject", metavar="RUN_OR_ZOO", help="folder of a run, a zoo or a meta-model")
     adapt.add_argument("--support", required=True, help="folder with one folder a class")
     adapt.add_argument("--out", required=True, help="classifier folder to write")
     _head(adapt)
+    _threads(adapt)
     adapt.set_defaults(command="adaptation:adapt")
     predict = commands.add_parser(
         "predict", help="classify images", description="Classify images with a classifier that adapt has made."
@@ -161,6 +205,7 @@ def _adapt(commands: Any) -> None:
         default="table",
         help="table, csv: the class; jsonl: the probability of every class (default: %(default)s)",
     )
+    _threads(predict)
     predict.set_defaults(command="adaptation:predict")
 
 
@@ -169,8 +214,10 @@ def _head(command: argparse.ArgumentParser) -> None:
         "--head",
         choices=HEADS,
         default=HEADS[0],
-        help="nearest-mean: class means of the features; fine-tune: a few steps of the whole network "
-        "(default: %(default)s)",
+        help="nearest-mean (by cosine), nearest-mean-euclidean: class means of the features; ridge, logistic: a linear "
+        "classifier on them; soft-k-means-balanced, soft-k-means-free: means refined by the queries (transductive), as "
+        "many of each class or in any proportion; fine-tune: some steps of the whole network; fine-tune-own: likewise, "
+        "from the head that is stored with it (default: %(default)s)",
     )
     command.add_argument(
         "--batch-norm",
@@ -181,34 +228,25 @@ def _head(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _images_per_class(command: argparse.ArgumentParser) -> None:
+def _recovered_images(command: argparse.ArgumentParser, **settings: Any) -> None:
     command.add_argument(
-        "--images-per-class", type=_positive, default=100, help="pictures of each glyph (default: %(default)s)"
+        "--recovered-images",
+        choices=PERMISSIONS,
+        help="show: a run may keep and show them; keep: it may keep them, but show them nowhere; discard: it deletes "
+        "them once it has finished (default: show)",
+        **settings,
     )
 
 
+def _images_per_class(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--images-per-class", type=positive, default=100, help="pictures of each glyph (default: %(default)s)"
+    )
+
+
+def _threads(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--threads", type=positive, default=1, help="threads of torch (default: %(default)s)")
+
+
 def _workers(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--workers", type=_positive, help="processes (default: one a core)")
-
-
-def _typed(convert: Callable[[str], Any], allowed: Callable[[Any], bool], description: str) -> Callable[[str], Any]:
-    def parse(text: str) -> Any:
-        try:
-            value = convert(text)
-        except ValueError:
-            value = None
-        if value is None or not allowed(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {description}")
-        return value
-
-    return parse
-
-
-_natural = _typed(int, lambda value: 0 <= value < 2**63, "a whole number of at least 0")
-_positive = _typed(int, lambda value: 1 <= value < 2**31, "a whole number of at least 1")
-_number = _typed(float, lambda value: 0 < value < float("inf"), "a number above 0")
-_numbers = _typed(
-    lambda text: tuple(int(part) for part in text.split(",")),
-    lambda values: all(0 < value < 2**31 for value in values) and len(set(values)) == len(values),
-    "a list of different whole numbers, such as 1,5",
-)
+    command.add_argument("--workers", type=positive, help="processes (default: one a core)")

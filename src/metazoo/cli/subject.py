@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metazoo.adapt import MetaModel
+from metazoo.adapt.meta_model import DESCRIPTION as META_MODEL
 from metazoo.data.load import DEFAULT_SIDE
 from metazoo.errors import MetazooError, UsageError
 from metazoo.evaluate import (
@@ -17,15 +18,22 @@ from metazoo.evaluate import (
 )
 from metazoo.models import ClassifierSpec
 from metazoo.training import Run
-from metazoo.zoo import ModelContract, WhiteBoxTeacher, Zoo
+from metazoo.zoo import ModelContract, WhiteBoxTeacher, Zoo, zoo_with_models
 
 
 @dataclass(frozen=True)
 class Source:
-    """A run's meta-model, or a zoo (`meta_model` is None). `zoo` is the folder of the zoo, also of a run's."""
+    """A meta-model, or a zoo (`meta_model` is None).
 
+    Attributes:
+        path: as the user gave it.
+        meta_model: None if a zoo was given.
+        zoo: the folder of the zoo, also of a run's; None if a meta-model was given without its run.
+    """
+
+    path: Path
     meta_model: MetaModel | None
-    zoo: Path
+    zoo: Path | None
 
     def subject(self) -> Subject:
         """The row of a table."""
@@ -35,15 +43,18 @@ class Source:
         return Subject.of(f"{name} meta-model", name, self.meta_model.classifier)
 
     def teachers(self) -> Sequence[WhiteBoxTeacher]:
-        """The models of the zoo."""
-        teachers = Zoo.open(self.zoo).teachers()
-        if not teachers:
-            raise UsageError(f"{self.zoo} holds no model; add some with `metazoo zoo build`")
-        return teachers
+        """The models of the zoo.
 
-    def class_names(self) -> set[str]:
-        """Of all models of the zoo."""
-        return {name for contract in self._contracts() for name in contract.class_names}
+        Raises:
+            UsageError: it is unknown, gone, or holds none.
+        """
+        if self.zoo is None:
+            raise UsageError(f"{self.path} is a meta-model alone, which knows of no zoo; give the run that it is from")
+        return zoo_with_models(self.zoo).teachers()
+
+    def class_lists(self) -> dict[str, tuple[str, ...]]:
+        """Names of the classes of every model of the zoo, by the model's name; empty if the zoo is gone."""
+        return {contract.name: contract.class_names for contract in self._contracts()}
 
     def side(self) -> int:
         """The largest input of all models in pixels."""
@@ -52,9 +63,9 @@ class Source:
         return max((spec.input_size for spec in specs), default=DEFAULT_SIDE)
 
     def _contracts(self) -> list[ModelContract]:
-        # A run does not need its zoo any more, so it may be gone.
+        # A meta-model does not need its zoo any more, so it may be gone.
         try:
-            return list(Zoo.open(self.zoo))
+            return [] if self.zoo is None else list(Zoo.open(self.zoo))
         except MetazooError:
             return []
 
@@ -77,19 +88,24 @@ def open_source(path: str) -> Source:
     """Open what the user names.
 
     Raises:
-        UsageError: it is neither a run nor a zoo.
+        UsageError: it is no run, zoo or meta-model.
         RunError: the run has not finished.
         ArtefactError: a file is missing or has changed.
     """
     folder = Path(path)
     if (folder / "run.json").is_file():
         run = Run.open(folder)
-        return Source(run.meta_model, Path(run.description["zoo"]["path"]))
+        return Source(folder, run.meta_model, Path(run.description["zoo"]["path"]))
     if (folder / "zoo.json").is_file():
-        return Source(None, folder)
+        return Source(folder, None, folder)
+    if (folder / META_MODEL).is_file():
+        return Source(folder, MetaModel.load(folder), None)
     if not folder.exists():
-        raise UsageError(f"{folder} does not exist; give a run folder or a zoo folder")
-    raise UsageError(f"{folder} is neither a run folder (it has no run.json) nor a zoo folder (no zoo.json)")
+        raise UsageError(f"{folder} does not exist; give a run folder, a zoo folder or a meta-model folder")
+    raise UsageError(
+        f"{folder} is no run folder (it has no run.json), no zoo folder (no zoo.json) and no meta-model folder "
+        f"(no {META_MODEL})"
+    )
 
 
 def _most_frequent(teachers: Sequence[WhiteBoxTeacher]) -> ClassifierSpec:

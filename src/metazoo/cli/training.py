@@ -49,6 +49,7 @@ def train(options: Namespace) -> None:
         workers=options.workers,
         threads=options.threads,
         progress=True,
+        images=options.images,
     )
     print_table(group_table(run, zoo))
     print(f"{run.path}: meta-model in {run.path / 'meta-model'}")

@@ -29,6 +29,7 @@ def build(options: Namespace) -> None:
         ),
         channels=options.channels,
         width=options.width,
+        recovered_images=options.recovered_images,
         workers=options.workers,
         progress=True,
     )
@@ -56,6 +57,14 @@ def verify(options: Namespace) -> None:
     if unsound:
         raise ZooError(f"unsound models in {options.zoo}: {unsound} of {len(zoo)}; the table says what to do")
     print(f"{options.zoo}: all {len(zoo)} models are sound")
+
+
+def change(options: Namespace) -> None:
+    """Change the contracts of models."""
+    zoo = Zoo.open(options.zoo)
+    names = options.names or [contract.name for contract in zoo]
+    zoo.permit(names, options.recovered_images)
+    print(f"{options.zoo}: recovered images are to {options.recovered_images}, of {', '.join(sorted(set(names)))}")
 
 
 def remove(options: Namespace) -> None:

@@ -1,5 +1,6 @@
 """Measuring few-shot learners: fixed episodes, one head for all, intervals, paired comparison, tables."""
 
+from metazoo.evaluate.contamination import Contamination, exclude_known, find_contamination
 from metazoo.evaluate.evaluation import evaluate
 from metazoo.evaluate.intervals import Estimate, mean_interval, paired_difference
 from metazoo.evaluate.protocol import evaluate_lists, evaluate_subject
@@ -7,6 +8,7 @@ from metazoo.evaluate.results import (
     Result,
     plain_table,
     read_accuracies,
+    read_contamination,
     read_results,
     results_table,
     write_results,
@@ -21,6 +23,7 @@ from metazoo.evaluate.subjects import (
 )
 
 __all__ = [
+    "Contamination",
     "Estimate",
     "Result",
     "Subject",
@@ -28,6 +31,8 @@ __all__ = [
     "evaluate",
     "evaluate_lists",
     "evaluate_subject",
+    "exclude_known",
+    "find_contamination",
     "mean_interval",
     "paired_difference",
     "parameter_average",
@@ -35,6 +40,7 @@ __all__ = [
     "random_initialisation",
     "raw_pixels",
     "read_accuracies",
+    "read_contamination",
     "read_results",
     "results_table",
     "write_results",

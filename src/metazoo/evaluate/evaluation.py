@@ -8,6 +8,7 @@ from torch import Tensor
 
 from metazoo.data import EpisodeList, ImageSet
 from metazoo.errors import UsageError
+from metazoo.evaluate.contamination import Contamination
 from metazoo.evaluate.intervals import mean_interval
 from metazoo.evaluate.protocol import Advance, evaluate_lists
 from metazoo.evaluate.results import Result, write_results
@@ -28,6 +29,7 @@ def evaluate(
     batch_norm: str = "running",
     seed: int = 0,
     out: Path | str | None = None,
+    contamination: Contamination | None = None,
     advance: Advance | None = None,
 ) -> list[Result]:
     """Evaluate every subject with one head on the same episodes.
@@ -39,10 +41,11 @@ def evaluate(
         shots: support images a class, one list of episodes each.
         episodes: episodes a list, at least 2.
         queries: query images a class.
-        head: `nearest-mean` or `fine-tune`.
+        head: the name of one of `metazoo.learn.heads.HEADS`; the soft k-means among them see all queries of an episode.
         batch_norm: `running`, `support` or `query`.
         seed: of the lists; the same seed and images give the same lists.
         out: RESULT.json to write, with the lists beside it; see `write_results`.
+        contamination: recorded in RESULT.json; see `find_contamination` and `exclude_known`.
         advance: called with the number of episodes done since the last call; in all there are
             `len(subjects) * len(shots) * episodes`.
 
@@ -85,7 +88,7 @@ def evaluate(
                 )
             )
     if out is not None:
-        write_results(out, results, lists, accuracies)
+        write_results(out, results, lists, accuracies, contamination)
     return results
 
 

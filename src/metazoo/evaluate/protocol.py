@@ -10,7 +10,7 @@ from metazoo.errors import Interrupted, MetazooError
 from metazoo.evaluate.subjects import Subject
 from metazoo.learn.batch_norm import BatchNormMode, batch_norm_mode, has_batch_norm
 from metazoo.learn.embedders import Embedder
-from metazoo.learn.heads import FittedHead, Head, NearestMean, query_features
+from metazoo.learn.heads import FeatureHead, Head, query_features
 
 _NUMBERS_A_BLOCK = 2**24
 
@@ -55,7 +55,7 @@ def evaluate_lists(
         episodes.check_drawn_from(image_set)
     shared = mode == "running" or not has_batch_norm(subject.module)
     try:
-        if isinstance(head, NearestMean) and shared:
+        if isinstance(head, FeatureHead) and shared:
             return _solve_together(subject.module, image_set, episode_lists, head, advance)
         return [_solve_singly(subject.module, image_set, episodes, head, mode, advance) for episodes in episode_lists]
     except Interrupted:
@@ -94,7 +94,7 @@ def _solve_together(
     module: Embedder,
     image_set: ImageSet,
     episode_lists: Sequence[EpisodeList],
-    head: NearestMean,
+    head: FeatureHead,
     advance: Advance | None,
 ) -> list[Tensor]:
     indices = [
@@ -112,7 +112,7 @@ def _solve_together(
         size = max(1, _NUMBERS_A_BLOCK // (query.shape[1] * features.shape[1]))
         parts = []
         for support_block, query_block in zip(support.split(size), query.split(size), strict=True):
-            fitted: FittedHead = head.fit_features(features[support_block], support_labels, episodes.ways)
+            fitted = head.fit_features(features[support_block], support_labels, episodes.ways)
             parts.append(_accuracy(fitted.scores(features[query_block]).cpu(), query_labels))
             if advance is not None:
                 advance(len(support_block))

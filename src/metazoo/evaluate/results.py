@@ -13,8 +13,10 @@ from torch import Tensor
 
 from metazoo.data import EpisodeList
 from metazoo.errors import ArtefactError
+from metazoo.evaluate.contamination import Contamination
 from metazoo.learn.batch_norm import BatchNormMode
 from metazoo.run.artefacts import read_json, read_tensor_metadata, read_tensors, write_json, write_tensors
+from metazoo.run.validation import first_problem
 
 FORMAT_VERSION = 1
 
@@ -46,10 +48,15 @@ class _ResultFile(BaseModel):
 
     format_version: Literal[1]
     results: list[Result]
+    contamination: Contamination | None = None
 
 
 def write_results(
-    out: Path | str, results: Sequence[Result], lists: Sequence[EpisodeList], accuracies: Sequence[Mapping[str, Tensor]]
+    out: Path | str,
+    results: Sequence[Result],
+    lists: Sequence[EpisodeList],
+    accuracies: Sequence[Mapping[str, Tensor]],
+    contamination: Contamination | None = None,
 ) -> None:
     """Write RESULT.json last, after what it rests on.
 
@@ -64,7 +71,8 @@ def write_results(
         episodes.save(_beside(out, "episodes", episodes.ways, episodes.shots))
         metadata = {"format_version": str(FORMAT_VERSION), "episode_list_sha256": episodes.sha256}
         write_tensors(_beside(out, "accuracies", episodes.ways, episodes.shots), by_subject, metadata)
-    write_json(out, {"format_version": FORMAT_VERSION, "results": [result.model_dump() for result in results]})
+    file = _ResultFile(format_version=FORMAT_VERSION, results=list(results), contamination=contamination)
+    write_json(out, file.model_dump(mode="json", exclude_none=True))
 
 
 def read_results(path: Path | str) -> list[Result]:
@@ -73,13 +81,24 @@ def read_results(path: Path | str) -> list[Result]:
     Raises:
         ArtefactError: it is missing or not a result file of this format version.
     """
+    return _read(path).results
+
+
+def read_contamination(path: Path | str) -> Contamination | None:
+    """Which classes were known to models, from RESULT.json; None if that was not looked into.
+
+    Raises:
+        ArtefactError: as `read_results`.
+    """
+    return _read(path).contamination
+
+
+def _read(path: Path | str) -> _ResultFile:
     try:
-        return _ResultFile.model_validate(read_json(path)).results
+        return _ResultFile.model_validate(read_json(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
         raise ArtefactError(
-            f"{path} is not a result file of format version {FORMAT_VERSION} ({place}: {first['msg']}); evaluate again"
+            f"{path} is not a result file of format version {FORMAT_VERSION} ({first_problem(error)}); evaluate again"
         ) from error
 
 
