@@ -1,16 +1,19 @@
-"""What grouping and gradient regularisation bring: the same bank and steps, other groups and regularisers.
+"""What grouping, gradient regularisation and recovery bring: the same steps with one thing changed at a time.
 
-Every variant learns from the images of one finished run and is measured on the same episodes of validation classes,
-paired with the default. `agreement` is the mean cosine of two members' gradients over the run, `change` the share of
-the direction that regularisation adds.
+Variants of grouping and regularisation learn from the images of one finished run, those of the source of images from
+their own; all are measured on the same episodes of validation classes, paired with the default. `agreement` is the
+mean cosine of two members' gradients over the run, `change` the share of the direction that regularisation adds.
 
-    python benchmarks/ablation.py --run RUN --validation PACK --out FOLDER [--steps 1000] [--seeds 0]
+    python benchmarks/ablation.py --run RUN --validation PACK --out FOLDER [--train PACK] [--steps 1000] [--seeds 0,1,2]
+        [--only "default;single;..."]
 """
 
 import argparse
 import json
 import statistics
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,62 +22,89 @@ from metazoo.bank import Bank
 from metazoo.data import EpisodeList, load_images
 from metazoo.evaluate import Subject, evaluate_lists, mean_interval, paired_difference
 from metazoo.learn.heads import get_head
-from metazoo.learn.recipe import RegularisationRecipe
+from metazoo.methods.config import merged, resolve_config
 from metazoo.methods.stages import BANK, DISTANCE, learn_from_groups
 from metazoo.methods.tgr import TgrRecipe
 from metazoo.methods.workspace import Workspace
+from metazoo.models import ImageClassifier
 from metazoo.run.folder import RunFolder
+from metazoo.run.memory import keep_freed_memory
 from metazoo.run.metrics import MetricsLog
-from metazoo.taskspace import Strategy, group
-from metazoo.training import Run
+from metazoo.taskspace import group
+from metazoo.training import METRICS, Run, train
 from metazoo.zoo import Zoo
 
-VARIANTS: dict[str, tuple[Strategy, RegularisationRecipe]] = {
-    "default: dispersed, implicit": ("dispersed", RegularisationRecipe()),
-    "dispersed, mean": ("dispersed", RegularisationRecipe(kind="mean")),
-    "dispersed, implicit, 10 x strength": ("dispersed", RegularisationRecipe(strength=2e-2)),
-    "dispersed, implicit, 100 x strength": ("dispersed", RegularisationRecipe(strength=2e-1)),
-    "homogeneous, implicit": ("homogeneous", RegularisationRecipe()),
-    "random, implicit": ("random", RegularisationRecipe()),
-    "single, implicit": ("single", RegularisationRecipe()),
-}
+
+def _regularised(**options: Any) -> dict[str, Any]:
+    return {"learning": {"regularisation": options}}
+
+
+def variants(training_data: Path | None) -> dict[str, dict[str, Any]]:
+    """Names and the options that differ from the default; real images only where they are given."""
+    groupings = ("spectral", "homogeneous", "random", "single")
+    sources = ("leaves", "fractals", "glyphs", "noise")
+    real = {"real images": {"source": {"kind": "images", "data": str(training_data)}}} if training_data else {}
+    return {
+        "default": {},
+        **{name: {"grouping": {"strategy": name}} for name in groupings},
+        "mean": _regularised(kind="mean"),
+        "implicit x10": _regularised(strength=2e-2),
+        "implicit x100": _regularised(strength=2e-1),
+        "explicit": _regularised(kind="explicit"),
+        "explicit x10": _regularised(kind="explicit", strength=2e-2),
+        "explicit x100": _regularised(kind="explicit", strength=2e-1),
+        "single, mean": {"grouping": {"strategy": "single"}, **_regularised(kind="mean")},
+        **{name: {"source": {"kind": name}} for name in sources},
+        **real,
+    }
+
+
+def learned(
+    run: Run, zoo: Zoo, changes: Mapping[str, Any], seed: int, folder: Path
+) -> tuple[ImageClassifier, list[dict[str, Any]]]:
+    """The meta-model of one variant, and the rows of its diary on learning."""
+    recipe = resolve_config(merged(run.config.as_record(), changes)).recipe
+    assert isinstance(recipe, TgrRecipe)
+    if "source" in changes:
+        config = merged(run.config.as_record(), changes)
+        variant = train(zoo, out=folder, config=config, seed=seed, resume=True)
+        return variant.meta_model.classifier, [row for row in variant.metrics() if row["stage"] == "learning"]
+    workspace = Workspace(
+        zoo, RunFolder(folder), MetricsLog(folder / METRICS), seed, 1, lambda: None, progress=False, images=False
+    )
+    distance = RunFolder(run.path).read_tensors(DISTANCE)["distance"]
+    names = [contract.name for contract in zoo]
+    grouping = group(distance, recipe.grouping.strategy, recipe.grouping.groups, keys=names, seed=seed)
+    classifier = learn_from_groups(workspace, Bank.open(run.path / BANK), grouping, recipe.learning, recipe.meta_model)
+    return classifier, workspace.metrics.rows()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("run", "validation", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--train", type=Path)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seeds", default="0")
+    parser.add_argument("--only")
     options = parser.parse_args()
     torch.set_num_threads(1)  # as `train` learns unless told otherwise
+    keep_freed_memory()
     run, validation = Run.open(options.run), load_images(options.validation)
-    zoo, recipe = Zoo.open(run.description["zoo"]["path"]), run.config.recipe
-    assert isinstance(recipe, TgrRecipe)
+    zoo = Zoo.open(run.description["zoo"]["path"])
     lists = [EpisodeList.draw(validation, 5, shots, 15, 1000, 0) for shots in (1, 5)]
-    distance = RunFolder(run.path).read_tensors(DISTANCE)["distance"]
-    names = [contract.name for contract in zoo]
+    chosen = variants(options.train)
+    if options.only:
+        chosen = {name: chosen[name] for name in options.only.split(";")}
     rows = []
     for seed in map(int, options.seeds.split(",")):
         default: list[Tensor] = []
-        for number, (name, (strategy, regularisation)) in enumerate(VARIANTS.items()):
-            folder = options.out / f"{seed}-{number}"
-            workspace = Workspace(
-                zoo, RunFolder(folder), MetricsLog(folder / "metrics.jsonl"), seed, 1, lambda: None, progress=False
-            )
-            update = {"steps": options.steps, "regularisation": regularisation}
-            classifier = learn_from_groups(
-                workspace,
-                Bank.open(run.path / BANK),
-                group(distance, strategy, recipe.grouping.groups, keys=names, seed=seed),
-                recipe.learning.model_copy(update=update),
-                recipe.meta_model,
-            )
-            accuracies = evaluate_lists(
-                Subject.of(name, "tgr", classifier), validation, lists, get_head("nearest-mean")
-            )
+        for number, (name, changes) in enumerate(chosen.items()):
+            shorter = merged({"learning": {"steps": options.steps}}, changes)
+            classifier, figures = learned(run, zoo, shorter, seed, options.out / f"{seed}-{number}")
+            subject = Subject.of(name, "tgr", classifier)
+            accuracies = evaluate_lists(subject, validation, lists, get_head("nearest-mean"))
             default = default or accuracies
-            figures = workspace.metrics.rows()
             row = {
                 "name": name,
                 "seed": seed,

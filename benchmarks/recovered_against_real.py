@@ -18,51 +18,15 @@ from typing import Any
 import torch
 from peak_memory import PeakMemory
 
-from metazoo.bank import Bank
 from metazoo.cli.subject import open_source
-from metazoo.data import EpisodeList, ImageSet, load_images
+from metazoo.data import EpisodeList, load_images
 from metazoo.evaluate import Subject, evaluate_lists, mean_interval
 from metazoo.learn.heads import get_head
-from metazoo.methods.config import RunConfig, resolve_config
-from metazoo.methods.stages import BANK, embed_and_group, learn_from_groups
-from metazoo.methods.tgr import TgrRecipe
-from metazoo.methods.workspace import Workspace
-from metazoo.models import ImageClassifier
-from metazoo.run.folder import RunFolder
-from metazoo.run.metrics import MetricsLog
+from metazoo.methods.config import merged, resolve_config
 from metazoo.training import train
 from metazoo.zoo import Zoo
 
 SHOTS, WAYS, QUERIES, EPISODES, EPISODE_SEED = (1, 5), 5, 15, 1000, 0
-
-
-def learn_on_real_images(zoo: Zoo, training_set: ImageSet, config: RunConfig, folder: Path) -> ImageClassifier:
-    """The run of `config` with real images, those that the budget would recover, in the place of recovered ones."""
-    recipe = config.recipe
-    assert isinstance(recipe, TgrRecipe)
-    bank = Bank.open_or_create(folder / BANK)
-    for index, contract in enumerate(zoo):
-        if not bank.has(contract.name, 0, 0):
-            images, labels = real_images(training_set, contract.class_names, recipe.budget.images_per_class, index)
-            bank.add(contract.name, 0, 0, images, labels)
-    workspace = Workspace(
-        zoo, RunFolder(folder), MetricsLog(folder / "metrics.jsonl"), config.seed, 1, lambda: None, progress=True
-    )
-    grouping = embed_and_group(workspace, bank, recipe.probe, recipe.grouping)
-    return learn_from_groups(workspace, bank, grouping, recipe.learning, recipe.meta_model)
-
-
-def real_images(
-    training_set: ImageSet, class_names: tuple[str, ...], per_class: int, seed: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Up to `per_class` images of each class, drawn by seed, and their local labels."""
-    images, labels = [], []
-    for label, name in enumerate(class_names):
-        places = training_set.indices_of(training_set.class_names.index(name))
-        chosen = places[torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))[:per_class]]
-        images.append(training_set.images[chosen])
-        labels.append(torch.full((len(chosen),), label))
-    return torch.cat(images), torch.cat(labels)
 
 
 def main() -> None:
@@ -74,8 +38,7 @@ def main() -> None:
     parser.add_argument("--skip-real", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)  # as `train` learns unless told otherwise
-    zoo, training_set = Zoo.open(options.zoo), load_images(options.train)
-    validation = load_images(options.validation)
+    zoo, validation = Zoo.open(options.zoo), load_images(options.validation)
     lists = [EpisodeList.draw(validation, WAYS, shots, QUERIES, EPISODES, EPISODE_SEED) for shots in SHOTS]
     rows: list[dict[str, Any]] = []
 
@@ -97,9 +60,10 @@ def main() -> None:
         classifier = run.meta_model.classifier
         measure("recovered", Subject.of("recovered", "tgr", classifier), seconds=seconds, peak_pss=memory.peak)
         if not options.skip_real:
-            config = resolve_config(options.config, seed=seed)
-            real = learn_on_real_images(zoo, training_set, config, options.out / f"real-{seed}")
-            measure("real", Subject.of("real", "tgr", real))
+            changes = {"source": {"kind": "images", "data": str(options.train)}}
+            config = merged(resolve_config(options.config).as_record(), changes)
+            study = train(zoo, out=options.out / f"real-{seed}", config=config, seed=seed, resume=True, progress=True)
+            measure("real", Subject.of("real", "tgr", study.meta_model.classifier))
     for kind in ("recovered", "real"):
         for column, shots in enumerate(SHOTS):
             means = [row["accuracy"][column][0] for row in rows if row["name"] == kind]

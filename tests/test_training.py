@@ -1,4 +1,3 @@
-import errno
 import os
 import shutil
 import signal
@@ -16,7 +15,7 @@ from metazoo.errors import ArtefactError, Interrupted, RunError, UsageError
 from metazoo.learn.group_learning import GroupLearner
 from metazoo.methods import stages
 from metazoo.methods.tgr import TaskGroupingsRegularization
-from metazoo.recover import stage
+from metazoo.recover import units
 from metazoo.run.folder import RunFolder
 from metazoo.run.lock import exclusive
 from metazoo.run.manifest import Manifest
@@ -331,34 +330,11 @@ def test_what_is_finished_is_not_done_again(zoo: Zoo, copied: Path, monkeypatch:
     monkeypatch.setattr(GroupLearner, "step", stopping)
     for function in ("health_rows", "contact_sheet", "train_probe", "group"):
         monkeypatch.setattr(stages, function, pytest.fail)
-    monkeypatch.setattr(stage, "recover_images", pytest.fail)
+    monkeypatch.setattr(units, "recover_images", pytest.fail)
     with pytest.raises(KeyboardInterrupt):
         again(zoo, copied)
     assert again(zoo, copied).finished
     assert steps == [0, 1, 2, 3, 4, 5, 3, 4, 5, 6]
-
-
-@pytest.mark.parametrize("writes", [2, 9, 31, 60, 76, 82])
-def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_once_there_is_space(
-    zoo: Zoo, whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
-) -> None:
-    fsync = os.fsync
-    left = writes
-
-    def filling(descriptor: int) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        fsync(descriptor)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", filling)
-        with pytest.raises(ArtefactError, match="No space left on device; free some space"):
-            again(zoo, tmp_path)
-    assert [path for path in tmp_path.rglob("*.tmp") if path.is_file()] == []
-    assert again(zoo, tmp_path).finished
-    assert content(tmp_path) == content(whole.path)
 
 
 @pytest.mark.slow

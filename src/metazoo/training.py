@@ -12,6 +12,7 @@ import yaml
 from metazoo.adapt import MetaModel
 from metazoo.errors import ArtefactError, RunError, UsageError
 from metazoo.methods.config import RunConfig, resolve_config
+from metazoo.methods.privacy import discard_images, hide_images
 from metazoo.methods.workspace import Workspace
 from metazoo.report.card import meta_model_card
 from metazoo.run.artefacts import read_bytes
@@ -23,7 +24,7 @@ from metazoo.run.memory import keep_freed_memory
 from metazoo.run.metrics import MetricsLog
 from metazoo.run.signals import graceful
 from metazoo.run.threads import torch_threads
-from metazoo.zoo import Zoo
+from metazoo.zoo import Zoo, zoo_with_models
 
 FORMAT_VERSION = 1
 CONFIG, DESCRIPTION, METRICS, META_MODEL = "config.yaml", "run.json", "metrics.jsonl", "meta-model"
@@ -96,6 +97,7 @@ def train(
     workers: int | None = None,
     threads: int | None = None,
     progress: bool = False,
+    images: bool = True,
 ) -> Run:
     """Learn one meta-model from a zoo, without data.
 
@@ -113,13 +115,16 @@ def train(
         workers: processes for independent work; one a core if None. It changes no result.
         threads: torch threads of the learning; 1 if None, which suits networks as small as Conv4.
         progress: whether to say on standard error how far the run is.
+        images: False makes no picture of recovered images, whatever the contracts of the models allow. It is recorded,
+            and a resumed run takes it from there. Contracts are obeyed as they are at every call, so after one has been
+            changed, a call with `resume` deletes what it forbids, of a finished run too.
 
     Returns:
         The finished run.
 
     Raises:
         UsageError: an option is wrong, the zoo is empty, or `out` holds something else, or a run and `resume` is False.
-        RunError: `out` is in use, or holds a run of another description or zoo.
+        RunError: `out` is in use, or holds a run of another description or zoo, or `images` is False and it was True.
         ZooError, DataError, ArtefactError: as the stages; what was finished is kept.
         Interrupted: SIGINT or SIGTERM came; what was finished is kept.
     """
@@ -127,28 +132,29 @@ def train(
         if number is not None and number < 1:
             raise UsageError(f"{name} must be 1 or more, not {number}")
     resolved = resolve_config(config, method=method, setting=setting, seed=seed)
-    zoo = zoo if isinstance(zoo, Zoo) else Zoo.open(zoo)
-    if len(zoo) == 0:
-        raise UsageError(f"{zoo.folder} holds no model; add some with `metazoo zoo build`")
+    zoo = zoo_with_models(zoo)
     out = Path(out)
     _check_out(out, resume)
     keep_freed_memory()
     with graceful() as stop, exclusive(out):
         folder = RunFolder(out)
         folder.tidy()
-        description = _begin(folder, zoo, resolved, threads or _THREADS)
+        description = _begin(folder, zoo, resolved, threads or _THREADS, images)
+        workspace = Workspace(
+            zoo=zoo,
+            folder=folder,
+            metrics=MetricsLog(out / METRICS),
+            seed=resolved.seed,
+            workers=default_workers() if workers is None else workers,
+            check=stop.check,
+            progress=progress,
+            images=description.get("images", True),
+        )
+        hide_images(workspace)
         if not folder.has(_FINISHED):
-            workspace = Workspace(
-                zoo=zoo,
-                folder=folder,
-                metrics=MetricsLog(out / METRICS),
-                seed=resolved.seed,
-                workers=default_workers() if workers is None else workers,
-                check=stop.check,
-                progress=progress,
-            )
             _learn(workspace, resolved, description)
         folder.drop_checkpoints()
+        discard_images(workspace)
     return Run(out, description)
 
 
@@ -180,7 +186,7 @@ def _check_out(out: Path, resume: bool) -> None:
         raise UsageError(f"{out} holds a run already; go on with it by --resume, or choose another folder")
 
 
-def _begin(folder: RunFolder, zoo: Zoo, config: RunConfig, threads: int) -> dict[str, Any]:
+def _begin(folder: RunFolder, zoo: Zoo, config: RunConfig, threads: int, images: bool) -> dict[str, Any]:
     """Describe the run in its folder, or check that it is the one described there."""
     if not folder.has(DESCRIPTION):
         text, path = config.as_yaml(), folder.path / CONFIG
@@ -191,6 +197,7 @@ def _begin(folder: RunFolder, zoo: Zoo, config: RunConfig, threads: int) -> dict
             "format_version": FORMAT_VERSION,
             "zoo": {"path": str(zoo.folder.resolve()), "sha256": zoo.sha256, "models": len(zoo)},
             "threads": threads,
+            "images": images,
             "versions": {
                 "metazoo": version("metazoo"),
                 "torch": torch.__version__,
@@ -211,6 +218,11 @@ def _begin(folder: RunFolder, zoo: Zoo, config: RunConfig, threads: int) -> dict
     if description["zoo"]["sha256"] != zoo.sha256:
         raise RunError(
             f"{folder.path} was begun with another zoo, or {zoo.folder} has changed since; choose another folder"
+        )
+    if description.get("images", True) and not images:
+        raise RunError(
+            f"{folder.path} was begun with images; go on without --no-images after `metazoo zoo set {zoo.folder} "
+            "--recovered-images keep`, which forbids them, or choose another folder"
         )
     return description
 

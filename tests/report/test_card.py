@@ -78,5 +78,23 @@ def test_what_a_run_has_found_is_told(zoo: Zoo, tmp_path: Path) -> None:
     assert "| 2 | one | - |" in text
 
 
+def test_the_fate_of_recovered_images_is_told(zoo: Zoo, tmp_path: Path) -> None:
+    for name in ("two", "three"):
+        zoo.add(name, network(), class_names=("a", "b"), domain="d")
+    kept = {"show": "and shown as contact sheets there", "keep": "and shown nowhere", "discard": "were deleted once"}
+    for permission, words in kept.items():
+        zoo.permit(["one", "two", "three"], permission)  # pyright: ignore[reportArgumentType]
+        text = card(zoo, RunFolder(tmp_path / "run"))
+        assert [other for other in kept if kept[other] in text] == [permission]
+        assert (
+            f"Those of 3 models {'' if permission == 'discard' else 'are kept in the run folder (`bank`) '}{words}"
+            in text
+        )
+    config, description = resolve_config(), {"versions": {}, "images": False}
+    zoo.permit(["one", "two"], "show")
+    text = meta_model_card(zoo, config, description, network(), RunFolder(tmp_path / "run"))
+    assert "Those of 2 models are kept in the run folder (`bank`) and shown nowhere. Those of 1 model were" in text
+
+
 def test_escaped_text_stays_on_its_line() -> None:
     assert escape("a\n# b\r\n<img>&*_") == r"a \# b &lt;img&gt;&amp;\*\_"

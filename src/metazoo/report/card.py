@@ -1,6 +1,7 @@
 """The model card of a meta-model: what it is, what it was made of, and how to use it. No figure is invented here."""
 
 import re
+from collections import Counter
 from typing import Any
 
 import yaml
@@ -50,8 +51,7 @@ def meta_model_card(
         _models(zoo, health),
         _groups(folder),
         "## What it may reveal",
-        "Images recovered from a model can resemble the images it was trained on. Those of this run lie in the run "
-        "folder (`bank`, `recovered`), not beside this card.",
+        _recovered_images(zoo, description.get("images", True)),
         "## The run",
         f"```yaml\n{config.as_yaml()}```",
     ]
@@ -105,6 +105,27 @@ def _models(zoo: Zoo, health: dict[str, Any] | None) -> str:
     rest = f"\n\n{len(zoo) - _MOST_ROWS} more models are not listed." if len(zoo) > _MOST_ROWS else ""
     warning = f"\n\n{escape(health['warning'])}" if health and health["warning"] else ""
     return _table(head, rows) + rest + warning
+
+
+def _recovered_images(zoo: Zoo, images: bool) -> str:
+    permissions = Counter(contract.recovered_images for contract in zoo)
+    if not images:
+        permissions["keep"] += permissions.pop("show", 0)
+    fates = {
+        "show": "are kept in the run folder (`bank`) and shown as contact sheets there (`recovered`)",
+        "keep": "are kept in the run folder (`bank`) and shown nowhere",
+        "discard": "were deleted once the run had finished",
+    }
+    sentences = [
+        f"Those of {_counted(permissions[permission], 'model')} {fate}."
+        for permission, fate in fates.items()
+        if permissions[permission]
+    ]
+    return (
+        f"Images recovered from a model can resemble those it was trained on. {' '.join(sentences)} No image lies "
+        "beside this card. The meta-model was learned from them and from what the models say of them, so it can carry "
+        "traces of the same training images."
+    )
 
 
 def _groups(folder: RunFolder) -> str:
