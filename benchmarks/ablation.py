@@ -1,8 +1,9 @@
 """What grouping, gradient regularisation and recovery bring: the same steps with one thing changed at a time.
 
 Variants of grouping and regularisation learn from the images of one finished run, those of the source of images from
-their own; all are measured on the same episodes of validation classes, paired with the default. `agreement` is the
-mean cosine of two members' gradients over the run, `change` the share of the direction that regularisation adds.
+their own, grouped anew; all are measured on the same episodes of validation classes, paired with the first variant.
+`agreement` is the mean cosine of two members' gradients over the run, `change` the share of the direction that
+regularisation adds.
 
     python benchmarks/ablation.py --run RUN --validation PACK --out FOLDER [--train PACK] [--steps 1000] [--seeds 0,1,2]
         [--only "default;single;..."]

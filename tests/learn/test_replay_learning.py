@@ -111,8 +111,20 @@ def test_every_learner_replays(name: str) -> None:
 def test_a_memory_of_too_few_classes_is_not_replayed() -> None:
     learning = learner(replay={**REPLAY, "queries": 50})
     assert learning.step().replay_updates == 0
-    with pytest.raises(DataError, match="no 3 classes of 51 images"):
-        learning.calibrate()
+
+
+def test_a_full_memory_takes_no_visits_and_is_no_part_of_the_state() -> None:
+    full, random = EpisodeMemory(TEACHERS * WAYS), torch.Generator().manual_seed(0)
+    identities = torch.arange(TEACHERS * WAYS).repeat(8)
+    full.add(images_of(identities, random), identities)
+    recipe = ReplayLearningRecipe.model_validate({"replay": REPLAY})
+    classifier = build_classifier(SPEC, torch.Generator().manual_seed(0))
+    learning = ReplayLearner(classifier, full, visits, recipe, seed=3, grows=False)
+    assert learning.step().replay_updates >= 1
+    assert full.counts().tolist() == [8] * (TEACHERS * WAYS)
+    assert not any(name.startswith("memory.") for name in learning.state())
+    learning.restore(1, learning.state())
+    assert full.counts().tolist() == [8] * (TEACHERS * WAYS)
 
 
 def test_calibration_stores_the_statistics_of_what_is_in_memory() -> None:

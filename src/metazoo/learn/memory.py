@@ -52,6 +52,11 @@ class EpisodeMemory:
         """Whether there are `ways` classes that may meet, with as many images each."""
         return self._draw_classes(ways, images_per_class, torch.Generator().manual_seed(0)) is not None
 
+    def images(self, count: int, random: torch.Generator) -> Tensor:
+        """Up to `count` different images of whatever classes, float [n, 3, side, side] in [0, 1]."""
+        stored = torch.cat([images for ring in self._rings for images in ring])
+        return stored[torch.randperm(len(stored), generator=random)[:count]].float() / 255
+
     def draw(self, ways: int, shots: int, queries: int, random: torch.Generator) -> EpisodeImages:
         """Draw an episode: classes uniformly among those with enough images, then distinct images of each uniformly.
 

@@ -22,7 +22,7 @@ from metazoo.learn.replay import ReplayRecipe, replay
 from metazoo.models import ImageClassifier
 from metazoo.run.randomness import generator
 
-_CALIBRATION_EPISODES = 20
+_CALIBRATION_IMAGES, _CALIBRATION_BATCH = 2048, 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +92,7 @@ class ReplayLearner:
         visit: makes the contributions of the teachers.
         recipe: see there.
         seed: of the run.
+        grows: whether visits fill the memory; else it is full from the start, and no part of the state.
         check: called where the work can be broken off; the state then is that of the last whole iteration on disk.
     """
 
@@ -103,13 +104,14 @@ class ReplayLearner:
         recipe: ReplayLearningRecipe,
         seed: int,
         *,
+        grows: bool = True,
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self.classifier, self.memory, self.steps_done = classifier, memory, 0
         self._model = FunctionalClassifier(classifier)
         self._optimiser = MetaOptimiser(dict(classifier.named_parameters()), recipe.learning_rate)
         self._regulariser = recipe.regularisation.build()
-        self._visit, self._recipe, self._seed, self._check = visit, recipe, seed, check
+        self._visit, self._recipe, self._seed, self._grows, self._check = visit, recipe, seed, grows, check
 
     def step(self) -> IterationReport:
         """One meta-iteration.
@@ -120,7 +122,8 @@ class ReplayLearner:
         number = self.steps_done
         visits = self._visit(number)
         for visit in visits:
-            self.memory.add(visit.images, visit.identities)
+            if self._grows:
+                self.memory.add(visit.images, visit.identities)
         images = self._augmented(visits, generator(self._seed, "learn", "augment", number))
         losses = [self._loss(visit, own) for visit, own in zip(visits, images, strict=True)]
         with batch_statistics(self.classifier):
@@ -167,19 +170,13 @@ class ReplayLearner:
         return loss
 
     def calibrate(self) -> None:
-        """Give the network stored batch-norm statistics, those of episodes from memory (published: it has none).
-
-        Raises:
-            DataError: the memory holds too few classes for an episode.
-        """
-        recipe, ways = self._recipe.replay, self.classifier.spec.classes
-        random = generator(self._seed, "learn", "calibration", 0)
-        episodes = [self.memory.draw(ways, recipe.shots, recipe.queries, random) for _ in range(_CALIBRATION_EPISODES)]
-        calibrate_statistics(self.classifier, [episode.query_images for episode in episodes])
+        """Give the network stored batch-norm statistics, those of images from memory (published: it has none)."""
+        images = self.memory.images(_CALIBRATION_IMAGES, generator(self._seed, "learn", "calibration", 0))
+        calibrate_statistics(self.classifier, images.split(_CALIBRATION_BATCH))
 
     def state(self) -> dict[str, Tensor]:
         """Parameters, moments and memory by name, for a checkpoint."""
-        return self._optimiser.state() | self.memory.state()
+        return self._optimiser.state() | (self.memory.state() if self._grows else {})
 
     def restore(self, steps_done: int, tensors: dict[str, Tensor]) -> None:
         """Go on from `state` after `steps_done` iterations.
@@ -188,5 +185,6 @@ class ReplayLearner:
             DataError: the state is not one of this meta-model and memory.
         """
         self._optimiser.restore(tensors)
-        self.memory.restore(tensors)
+        if self._grows:
+            self.memory.restore(tensors)
         self.steps_done = steps_done

@@ -1,27 +1,25 @@
 """The stages that settle which classes of different teachers are, or may be, the same."""
 
+from collections.abc import Callable
+
 import torch
 
 from metazoo.bank import Bank, ResidentBank
 from metazoo.methods.stages import teacher_targets
 from metazoo.methods.workspace import Workspace
 from metazoo.taskspace import class_conflicts, class_means
-from metazoo.zoo import ClassIdentity, identify_classes
+from metazoo.zoo import ClassIdentity
 
 CLASSES, CONFLICTS = "taskspace/classes.json", "taskspace/conflicts.json"
 
 
-def read_classes(workspace: Workspace, class_map: str | None) -> ClassIdentity:
-    """Which classes the class map says are one; the answer is kept, so that the run needs the file no more.
-
-    Raises:
-        UsageError: as `metazoo.zoo.identify_classes`.
-    """
+def keep_classes(workspace: Workspace, identify: Callable[[], ClassIdentity]) -> ClassIdentity:
+    """What `identify` says of the classes, asked once and kept, so that a run needs its class map no more."""
     folder, zoo = workspace.folder, workspace.zoo
     if not folder.has(CLASSES):
-        identity = identify_classes(zoo, class_map)
+        identity = identify()
         models = {contract.name: own.tolist() for contract, own in zip(zoo, identity.identities, strict=True)}
-        record = {"format_version": 1, "class_map": class_map, "names": identity.names, "models": models}
+        record = {"format_version": 1, "names": identity.names, "models": models}
         folder.write_json(CLASSES, record)
     record = folder.read_json(CLASSES)
     identities = tuple(torch.tensor(record["models"][contract.name]) for contract in zoo)

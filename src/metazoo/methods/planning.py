@@ -13,7 +13,7 @@ from metazoo.bank import Bank
 from metazoo.methods.config import resolve_config
 from metazoo.methods.step_costs import time_group_learning, time_recovery, time_replay_learning, time_task_space
 from metazoo.methods.tgr import TgrRecipe
-from metazoo.methods.tgr_reference import TgrReferenceRecipe
+from metazoo.methods.tgr_reference import TgrReferenceRecipe, check_recipe
 from metazoo.recover import plan_recovery
 from metazoo.run.executor import default_workers
 from metazoo.run.memory import keep_freed_memory
@@ -64,6 +64,8 @@ def plan_run(
     recipe = resolve_config(config, method=method, setting=setting).recipe
     assert isinstance(recipe, TgrRecipe | TgrReferenceRecipe)
     zoo = zoo_with_models(zoo)
+    if isinstance(recipe, TgrReferenceRecipe):
+        check_recipe(zoo, recipe)
     keep_freed_memory()
     workers = default_workers() if workers is None else workers
     teachers = zoo.teachers()
@@ -79,14 +81,16 @@ def plan_run(
             else:
                 learning = time_group_learning(zoo, teachers, recipe, bank)
     here = psutil.Process().memory_info().rss
-    busy = min(workers, recovery.buckets)
+    is_reference = isinstance(recipe, TgrReferenceRecipe)
+    parallel = min(workers, len(zoo) if is_reference else recovery.buckets)
+    inverting = parallel * (_WORKER_BYTES + inversion.memory) * (parallel > 1)
     return Plan(
         seconds={
-            "recovery": inversion.seconds / workers + 4 * (workers > 1),
+            "recovery": inversion.seconds / parallel + 4 * (workers > 1),
             "task space": probing,
             "learning": learning.seconds,
         },
-        memory=here + max(learning.memory, busy * (_WORKER_BYTES + inversion.memory) * (busy > 1)),
+        memory=here + (learning.memory + inverting if is_reference else max(learning.memory, inverting)),
         disk=recovery.bytes * 1.1 + learning.disk + 0.3e6 * len(zoo),
         models=len(zoo),
         images=recovery.images,

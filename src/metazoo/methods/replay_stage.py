@@ -18,6 +18,8 @@ from metazoo.taskspace import Grouping, draw_members
 from metazoo.zoo import ClassIdentity, Zoo
 
 _STORED_SIDE = 1024
+# A checkpoint holds the whole memory, a hundred megabytes or more at the published length.
+_SECONDS_BETWEEN_CHECKPOINTS = 120.0
 
 
 class VisitRecipe(BaseModel):
@@ -28,15 +30,16 @@ class VisitRecipe(BaseModel):
     teachers: int = Field(default=4, ge=1, description="visits an iteration")
     replacement: bool = Field(default=True, description="whether a teacher may be visited twice in one iteration")
     reinversion: bool = Field(
-        default=True, description="whether images are recovered afresh; else they are drawn from the bank"
+        default=True,
+        description="whether images are recovered afresh; else visits and replay draw from the bank",
     )
     images_per_class: int = Field(default=30, ge=1, description="of a visited teacher")
 
 
 def check_episodes(
-    zoo: Zoo, identity: ClassIdentity, visits: VisitRecipe, recipe: ReplayLearningRecipe, meta_model: MetaModelRecipe
+    zoo: Zoo, identity: ClassIdentity, images_kept: int, recipe: ReplayLearningRecipe, meta_model: MetaModelRecipe
 ) -> None:
-    """Say what would keep a memory from ever holding an episode, however long the run.
+    """Say what would keep a memory of `images_kept` images a class from ever holding an episode, however long the run.
 
     Raises:
         UsageError: a model has a single class, or too few classes may meet, or too few images of each are remembered.
@@ -47,17 +50,17 @@ def check_episodes(
             f"a meta-iteration needs models of at least 2 classes; take {single!r} out by `metazoo zoo remove`"
         )
     replay, ways, names = recipe.replay, meta_model.ways, len(identity.names)
-    needed, most = replay.shots + replay.queries, replay.slots * visits.images_per_class
-    if most < needed:
+    needed = replay.shots + replay.queries
+    if images_kept < needed:
         raise UsageError(
-            f"an episode takes {needed} images of a class and the memory keeps {most}; lower learning.replay.shots or "
-            "queries, or raise learning.replay.slots or visits.images_per_class"
+            f"an episode takes {needed} images of a class and the memory keeps {images_kept}; lower "
+            "learning.replay.shots or queries, or raise visits.images_per_class (of the bank: budget.images_per_class)"
         )
     full = EpisodeMemory(names, conflicts=identity.conflicts)
     full.add(torch.zeros(names, 3, 1, 1, dtype=torch.uint8), torch.arange(names))
     if not full.holds(ways, 1):
         raise UsageError(
-            f"the models have no {ways} classes that can be told apart, of {names}; lower meta_model.ways, or add models"
+            f"the models have no {ways} classes that can be told apart, of {names}; lower meta_model.ways or add models"
         )
 
 
@@ -123,9 +126,21 @@ def learn_by_replay(
             for (images, labels), member, classes in zip(pairs, members, chosen, strict=True)
         ]
 
-    memory = EpisodeMemory(len(identity.names), recipe.replay.slots, identity.conflicts)
-    learner = ReplayLearner(classifier, memory, visit, recipe, seed, check=workspace.check)
-    learn_in_steps(workspace, learner, recipe.iterations, steps_between_checkpoints=1, steps_between_metrics=1)
+    slots = recipe.replay.slots if visits.reinversion else len(teachers)
+    memory = EpisodeMemory(len(identity.names), slots, identity.conflicts)
+    if not visits.reinversion:
+        for member, teacher in enumerate(teachers):
+            images, labels = bank.images_of(teacher.contract.name)
+            memory.add(fitted(images, spec.input_size), identity.of(member)[labels])
+    learner = ReplayLearner(classifier, memory, visit, recipe, seed, grows=visits.reinversion, check=workspace.check)
+    learn_in_steps(
+        workspace,
+        learner,
+        recipe.iterations,
+        steps_between_checkpoints=1,
+        steps_between_metrics=1,
+        seconds_between_checkpoints=_SECONDS_BETWEEN_CHECKPOINTS,
+    )
     learner.calibrate()
     return classifier.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 

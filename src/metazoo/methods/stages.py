@@ -1,6 +1,7 @@
 """The stages that methods are composed of. Each reads what is there, makes what is missing, and commits it."""
 
 import contextlib
+import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -201,8 +202,13 @@ def learn_in_steps(
     *,
     steps_between_checkpoints: int | None = None,
     steps_between_metrics: int | None = None,
+    seconds_between_checkpoints: float = 0.0,
 ) -> None:
-    """Bring `learner` to `steps` steps, from its latest checkpoint if there is one."""
+    """Bring `learner` to `steps` steps, from its latest checkpoint if there is one.
+
+    Where checkpoints are asked to lie some seconds apart, those that come sooner are left out, but for the last one and
+    that of a run that is asked to stop.
+    """
     between_checkpoints = steps_between_checkpoints or _STEPS_BETWEEN_CHECKPOINTS
     between_metrics = steps_between_metrics or _STEPS_BETWEEN_METRICS
     folder, metrics = workspace.folder, workspace.metrics
@@ -211,6 +217,7 @@ def learn_in_steps(
         learner.restore(*checkpoint)
     metrics.truncate_after(LEARNING, learner.steps_done)
     bar = Progress("learning", steps, learner.steps_done) if workspace.progress else None
+    saved = time.monotonic()
     with bar or contextlib.nullcontext():
         while learner.steps_done < steps:
             report = learner.step()
@@ -218,7 +225,10 @@ def learn_in_steps(
             if done % between_metrics == 0 or done == steps:
                 metrics.append(stage=LEARNING, **vars(report))
             if done % between_checkpoints == 0 or done == steps:
-                folder.save_checkpoint(LEARNING, done, learner.state())
+                is_due = time.monotonic() - saved >= seconds_between_checkpoints or done == steps
+                if is_due or workspace.is_stopping():
+                    folder.save_checkpoint(LEARNING, done, learner.state())
+                    saved = time.monotonic()
                 workspace.check()
             if bar is not None:
                 bar.advance()

@@ -21,7 +21,7 @@ The setting `reference` is the published recipe, quirks included; see `tgr_refer
 from collections.abc import Mapping
 from typing import ClassVar, final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from metazoo.learn.recipe import LearningRecipe
 from metazoo.methods.base import Method
@@ -41,7 +41,7 @@ class TgrRecipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: SourceRecipe = SourceRecipe()
-    recovery: RecoveryRecipe = RecoveryRecipe()
+    recovery: RecoveryRecipe = Field(default=RecoveryRecipe(), description="not used with another source")
     budget: RecoveryBudget = RecoveryBudget()
     probe: ProbeRecipe = ProbeRecipe()
     grouping: GroupingRecipe = GroupingRecipe()

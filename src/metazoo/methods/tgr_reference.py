@@ -38,7 +38,7 @@ episodes once it has images enough (published: once it has any).
 from pydantic import BaseModel, ConfigDict, Field
 
 from metazoo.learn.replay_learning import ReplayLearningRecipe
-from metazoo.methods.classes import mark_conflicts, read_classes
+from metazoo.methods.classes import keep_classes, mark_conflicts
 from metazoo.methods.recipes import GroupingRecipe, MetaModelRecipe
 from metazoo.methods.replay_stage import VisitRecipe, check_episodes, learn_by_replay
 from metazoo.methods.stages import check_probe, embed_and_group, recover_images
@@ -46,6 +46,7 @@ from metazoo.methods.workspace import Workspace
 from metazoo.models import ImageClassifier
 from metazoo.recover import GeneratorRecipe, RecoveryBudget
 from metazoo.taskspace import ProbeRecipe
+from metazoo.zoo import ClassIdentity, Zoo, identify_classes
 
 
 class TgrReferenceRecipe(BaseModel):
@@ -64,17 +65,33 @@ class TgrReferenceRecipe(BaseModel):
         default="names", description="names, a file, or nothing: then the zoo says which classes may be one"
     )
 
+    @property
+    def images_kept(self) -> int:
+        """Most images of a class of one model that episodes are drawn from."""
+        of_visits = self.learning.replay.slots * self.visits.images_per_class
+        return of_visits if self.visits.reinversion else self.budget.images_per_class
+
+
+def check_recipe(zoo: Zoo, recipe: TgrReferenceRecipe) -> ClassIdentity:
+    """Say what can be known to be wrong before any work; the classes as the class map has them.
+
+    Raises:
+        UsageError: the class map is wrong, or no episode can ever be drawn.
+    """
+    identity = identify_classes(zoo, recipe.class_map)
+    check_episodes(zoo, identity, recipe.images_kept, recipe.learning, recipe.meta_model)
+    return identity
+
 
 def train_as_published(workspace: Workspace, recipe: TgrReferenceRecipe) -> ImageClassifier:
     """Pre-invert, group, and learn by meta-iterations."""
-    identity = read_classes(workspace, recipe.class_map)
-    check_episodes(workspace.zoo, identity, recipe.visits, recipe.learning, recipe.meta_model)
+    identity = keep_classes(workspace, lambda: check_recipe(workspace.zoo, recipe))
     check_probe(workspace, recipe.probe)
     bank = recover_images(workspace, recipe.recovery, recipe.budget)
     grouping = embed_and_group(workspace, bank, recipe.probe, recipe.grouping)
     if recipe.class_map is None:
         identity = mark_conflicts(workspace, bank, identity, recipe.probe.input_size)
-        check_episodes(workspace.zoo, identity, recipe.visits, recipe.learning, recipe.meta_model)
+        check_episodes(workspace.zoo, identity, recipe.images_kept, recipe.learning, recipe.meta_model)
     return learn_by_replay(
         workspace, bank, grouping, identity, recipe.visits, recipe.recovery, recipe.learning, recipe.meta_model
     )

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from metazoo.errors import Interrupted
 from metazoo.run.folder import RunFolder
 from metazoo.run.metrics import MetricsLog
 from metazoo.zoo import ModelContract, Zoo
@@ -31,6 +32,14 @@ class Workspace:
     check: Callable[[], None]
     progress: bool
     images: bool = True
+
+    def is_stopping(self) -> bool:
+        """Whether `check` would raise now."""
+        try:
+            self.check()
+        except Interrupted:
+            return True
+        return False
 
     @property
     def shown(self) -> list[ModelContract]:

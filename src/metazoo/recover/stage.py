@@ -79,6 +79,9 @@ def recover_zoo(
         check: called between buckets and while waiting; what it raises ends the recovery, and finished buckets stay.
         progress: whether to say on standard error how far it is.
 
+    Through a generator all buckets of a teacher are one unit of work, so an interruption loses those of the teacher at
+    hand.
+
     Raises:
         UsageError: the images would take more disk than the budget allows; then nothing has been recovered.
         RunError: the bank holds images of this generation that were made otherwise, or a worker process failed.

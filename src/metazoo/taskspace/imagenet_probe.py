@@ -12,11 +12,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from metazoo.errors import UsageError
+from metazoo.errors import DataError, UsageError
 from metazoo.taskspace.fisher import TaskEmbedding
 from metazoo.taskspace.probe import fisher_of
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_CLASSES = 1000
 _EXTRA = "install the extra `metazoo[datasets]`"
 
 
@@ -56,8 +57,10 @@ class ImageNetProbe:
         """The Fisher embedding of teacher `name`; arguments as of `Probe.embed`.
 
         Raises:
-            DataError: as `diagonal_fisher`.
+            DataError: as `diagonal_fisher`, or a label of 1000 or more.
         """
+        if int(labels.max()) >= _CLASSES:
+            raise DataError(f"model {name!r} has more than {_CLASSES} classes, which the probe cannot tell apart")
         mean, std = (images.new_tensor(values, dtype=torch.float32).view(1, 3, 1, 1) for values in (_MEAN, _STD))
         return TaskEmbedding(
             name, fisher_of(self.network, (images.float() / 255 - mean) / std, labels, published=published)

@@ -1,7 +1,7 @@
 """Which classes of different models are the same class.
 
 A class map is a YAML or JSON file that a user writes. It names every class that several models know, and what each of
-them calls it; a class that it does not mention is one of its own:
+them calls it; a class that it does not mention is one of its own, and trusted to be unlike all others:
 
     format_version: 1
     classes:

@@ -123,3 +123,10 @@ def test_a_model_without_a_head_of_that_many_classes_is_refused(module: ImageCla
     support = pictures(4)
     with pytest.raises(UsageError, match=f"own head of 2 classes, and this model has {found}"):
         FineTuneOwn().fit(module, support, torch.tensor([0, 0, 1, 1]), 2)
+
+
+def test_a_head_that_was_never_learned_is_no_start() -> None:
+    module = classifier()
+    nn.init.zeros_(module.network.head.weight)
+    with pytest.raises(UsageError, match="was not learned here; choose fine-tune"):
+        FineTuneOwn().fit(module, pictures(7), LABELS, 3)

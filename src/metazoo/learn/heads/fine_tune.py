@@ -111,4 +111,8 @@ class FineTuneOwn(_FullBatchDescent):
                 "choose the head fine-tune"
             )
         head = module.network.head
+        if not bool(head.weight.any()):
+            raise UsageError(
+                "fine-tune-own starts from a model's own head, which was not learned here; choose fine-tune"
+            )
         return head.weight.detach().clone(), head.bias.detach().clone()
