@@ -18,6 +18,9 @@ from metazoo.models.network import Network
 LIBRARIES = ("timm", "torchvision")
 _NAME = re.compile(r"(timm|torchvision):([A-Za-z0-9_]{1,80})")
 
+# What leaves out something at random in training, and the attribute that says how often.
+_CHANCES = {"Dropout": "p", "StochasticDepth": "p", "DropPath": "drop_prob"}
+
 
 def is_library_name(name: str) -> bool:
     """Whether `name` has the form of an architecture of a library; whether there is such a one is not asked."""
@@ -55,10 +58,9 @@ class LibraryNetwork(Network):
         parent, _, name = head_name.rpartition(".")
         setattr(body.get_submodule(parent), name, nn.Identity())
         for part in body.modules():
-            if isinstance(part, _DropoutNd) or type(part).__name__ == "StochasticDepth":
-                part.p = 0.0  # pyright: ignore[reportAttributeAccessIssue]
-            elif type(part).__name__ == "DropPath":
-                part.drop_prob = 0.0  # pyright: ignore[reportAttributeAccessIssue]
+            kind = "Dropout" if isinstance(part, _DropoutNd) else type(part).__name__
+            if kind in _CHANCES:
+                setattr(part, _CHANCES[kind], 0.0)
         self.body = body
         self.feature_size = old.in_features
         self.head = nn.Linear(old.in_features, old.out_features)
