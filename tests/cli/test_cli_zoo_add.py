@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from cli_helpers import Outcome
+from cli_helpers import Outcome, Workshop
 
 from metazoo.zoo import Zoo
 
@@ -92,3 +92,9 @@ def test_a_folder_is_added(cli: Cli, tmp_path: Path, weights: Path) -> None:
 def test_wrong_use_is_named(refused: Refused, tmp_path: Path, words: tuple[object, ...], message: str) -> None:
     assert message in refused(2, "zoo", "add", tmp_path / "zoo", *words)
     assert not (tmp_path / "zoo").exists()
+
+
+def test_images_check_the_normalisation(cli: Cli, own: Workshop) -> None:
+    outcome = cli("zoo", "verify", own.zoo, "--images", own.seen)
+    assert outcome.code == 0
+    assert len(re.findall(r"[\d.]+ % of \d+ images are right", outcome.out)) == 2

@@ -109,6 +109,10 @@ def _zoo(commands: Any) -> None:
     for name, text in (("inspect", "list the models"), ("verify", "load and try every model; exit 0 if all are sound")):
         command = commands.add_parser(name, help=text, description=f"{text.capitalize()}.")
         command.add_argument("zoo", metavar="ZOO", help="zoo folder")
+        if name == "verify":
+            command.add_argument(
+                "--images", help="a few labelled images, to see whether mean and std are right: " + _DATA_HELP
+            )
         command.set_defaults(command=f"zoo:{name}")
     change = commands.add_parser(
         "set",
