@@ -5,6 +5,7 @@ the architecture can need.
 """
 
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -111,7 +112,9 @@ def _read_pickle(path: Path, most: int) -> Any:
         if sum(entry.file_size for entry in entries) > most or structure > _LARGEST_PICKLE:
             raise ArtefactError(f"{path} unpacks to more than its architecture can need; check both")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch has to say of a file's age is for its developers
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of a hostile file, torch raises whatever its content leads to
         # torch's own text advises to read the file without this protection.
         named = re.search(r"GLOBAL ([A-Za-z0-9_.]{1,100})", str(error))
