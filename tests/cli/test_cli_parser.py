@@ -6,7 +6,8 @@ import pytest
 from cli_helpers import Outcome
 
 import metazoo
-from metazoo.cli.parser import BATCH_NORM_MODES, HEADS, PERMISSIONS, build_parser
+from metazoo.cli.adding import PERMISSIONS
+from metazoo.cli.parser import BATCH_NORM_MODES, HEADS, build_parser
 from metazoo.learn import batch_norm, heads
 from metazoo.zoo import contract
 

@@ -3,10 +3,11 @@
 import argparse
 from typing import Any, NoReturn
 
+from metazoo.cli.adding import add_recovered_images, adding
 from metazoo.cli.values import natural, number, numbers, positive
 from metazoo.errors import UsageError
 
-# Those of `metazoo.learn` and `metazoo.zoo`, which bring in torch; a test compares them.
+# Those of `metazoo.learn`, which bring in torch; a test compares them.
 HEADS = (
     "nearest-mean",
     "nearest-mean-euclidean",
@@ -18,7 +19,6 @@ HEADS = (
     "fine-tune-own",
 )
 BATCH_NORM_MODES = ("running", "support", "query")
-PERMISSIONS = ("show", "keep", "discard")
 _DATA_HELP = (
     "an .npz pack, a folder with one folder a class, glyphs, glyphs:SCRIPT,SCRIPT, or a part (train, val, test) of "
     "cifar-fs, mini-imagenet or cub in the folder ROOT, such as cifar-fs/train:ROOT"
@@ -101,13 +101,18 @@ def _zoo(commands: Any) -> None:
     build.add_argument(
         "--channels", type=int, choices=(1, 3), default=3, help="1: models see grey (default: %(default)s)"
     )
-    _recovered_images(build)
+    add_recovered_images(build)
     _images_per_class(build)
     _workers(build)
     build.set_defaults(command="zoo:build")
+    adding(commands)
     for name, text in (("inspect", "list the models"), ("verify", "load and try every model; exit 0 if all are sound")):
         command = commands.add_parser(name, help=text, description=f"{text.capitalize()}.")
         command.add_argument("zoo", metavar="ZOO", help="zoo folder")
+        if name == "verify":
+            command.add_argument(
+                "--images", help="a few labelled images, to see whether mean and std are right: " + _DATA_HELP
+            )
         command.set_defaults(command=f"zoo:{name}")
     change = commands.add_parser(
         "set",
@@ -118,7 +123,7 @@ def _zoo(commands: Any) -> None:
     change.add_argument(
         "names", metavar="MODEL", nargs="*", help="name, as `metazoo zoo inspect` lists it (all if none)"
     )
-    _recovered_images(change, required=True)
+    add_recovered_images(change, required=True)
     change.set_defaults(command="zoo:change")
     remove = commands.add_parser("remove", help="take models out", description="Take models out and delete them.")
     remove.add_argument("zoo", metavar="ZOO", help="zoo folder")
@@ -225,16 +230,6 @@ def _head(command: argparse.ArgumentParser) -> None:
         default=BATCH_NORM_MODES[0],
         help="running: stored statistics; support: those of the support; query: each batch its own, transductive "
         "(default: %(default)s)",
-    )
-
-
-def _recovered_images(command: argparse.ArgumentParser, **settings: Any) -> None:
-    command.add_argument(
-        "--recovered-images",
-        choices=PERMISSIONS,
-        help="show: a run may keep and show them; keep: it may keep them, but show them nowhere; discard: it deletes "
-        "them once it has finished (default: show)",
-        **settings,
     )
 
 

@@ -26,3 +26,8 @@ numbers = _typed(
     lambda values: all(0 < value < 2**31 for value in values) and len(set(values)) == len(values),
     "a list of different whole numbers, such as 1,5",
 )
+decimals = _typed(
+    lambda text: tuple(float(part) for part in text.split(",")),
+    lambda values: all(abs(value) < 1e6 for value in values),
+    "a list of numbers, such as 0.485,0.456,0.406",
+)

@@ -1,15 +1,32 @@
 """`metazoo zoo ...`."""
 
+import json
 from argparse import Namespace
+from pathlib import Path
 
 from rich.table import Table
 from rich.text import Text
 
 from metazoo.cli.output import print_table
+from metazoo.cli.printable import printable
 from metazoo.data import load_images
-from metazoo.errors import ZooError
+from metazoo.errors import UsageError, ZooError
 from metazoo.run.memory import keep_freed_memory
-from metazoo.zoo import TrainingRecipe, Zoo, build_zoo, group_rows, group_table, model_rows, model_table, verify_zoo
+from metazoo.zoo import (
+    TrainingRecipe,
+    Zoo,
+    add_folder,
+    add_model,
+    build_zoo,
+    group_rows,
+    group_table,
+    model_rows,
+    model_table,
+    verify_zoo,
+)
+from metazoo.zoo.sources import IMAGENET, imagenet_classes
+
+_LARGEST_CLASS_FILE = 20_000_000
 
 
 def build(options: Namespace) -> None:
@@ -36,6 +53,34 @@ def build(options: Namespace) -> None:
     print_table(group_table(group_rows(zoo)))
 
 
+def add(options: Namespace) -> None:
+    """Add what is asked for; a ZooError if a file of a folder could not be added."""
+    fields = ("name", "input_size", "channels", "mean", "std", "domain", "licence", "recovered_images")
+    said = {field: getattr(options, field) for field in fields} | {"architecture": options.arch}
+    said["classes"] = None if options.classes is None else _classes(options.classes)
+    said = {field: value for field, value in said.items() if value is not None}
+    if (options.source is None) == (options.from_folder is None):
+        raise UsageError("give one of SOURCE and --from-folder; see `metazoo zoo add --help`")
+    if options.from_folder is None:
+        contract = add_model(
+            options.zoo, options.source, weights=options.weights, pretrained=options.pretrained, **said
+        )
+        added = {contract.name}
+    else:
+        if options.weights is not None or options.pretrained:
+            raise UsageError("a folder brings its own weights; leave --weights and --pretrained out")
+        additions = add_folder(options.zoo, options.from_folder, **said)
+        table = _table("file", "status", "model or problem")
+        for addition in additions:
+            table.add_row(Text(printable(addition.file)), addition.status, Text(printable(addition.text)))
+        print_table(table)
+        problems = sum(addition.status == "problem" for addition in additions)
+        if problems:
+            raise ZooError(f"not added from {options.from_folder}: {problems} of {len(additions)}; the table says why")
+        added = {addition.text for addition in additions}
+    print_table(model_table(row for row in model_rows(Zoo.open(options.zoo)) if row.name in added))
+
+
 def inspect(options: Namespace) -> None:
     """List the models."""
     zoo = Zoo.open(options.zoo)
@@ -46,17 +91,22 @@ def inspect(options: Namespace) -> None:
 def verify(options: Namespace) -> None:
     """Check every model; a ZooError if one is unsound."""
     zoo = Zoo.open(options.zoo)
-    findings = verify_zoo(zoo)
-    table = Table()
-    for column in ("subject", "status", "finding"):
-        table.add_column(column, overflow="fold")
+    images = None
+    if options.images is not None and len(zoo):
+        side = max(8, max(contract.spec.input_size for contract in zoo))
+        images = load_images(options.images, side=side)
+    findings = verify_zoo(zoo, images=images)
+    table = _table("subject", "status", "finding")
     for finding in findings:
-        table.add_row(Text(finding.subject), finding.status, Text(finding.text))
+        table.add_row(Text(printable(finding.subject)), finding.status, Text(printable(finding.text)))
     print_table(table)
     unsound = sum(finding.status == "problem" for finding in findings)
     if unsound:
         raise ZooError(f"unsound models in {options.zoo}: {unsound} of {len(zoo)}; the table says what to do")
-    print(f"{options.zoo}: all {len(zoo)} models are sound")
+    names = {contract.name for contract in zoo}
+    wrong = sum(finding.status == "note" and finding.subject in names for finding in findings)
+    doubt = f", but {wrong} may be normalised wrongly" if wrong else ""
+    print(f"{options.zoo}: all {len(zoo)} models are sound{doubt}")
 
 
 def change(options: Namespace) -> None:
@@ -71,3 +121,31 @@ def remove(options: Namespace) -> None:
     """Take models out."""
     Zoo.open(options.zoo).remove(options.names)
     print(f"{options.zoo}: removed {', '.join(sorted(set(options.names)))}")
+
+
+def _table(*columns: str) -> Table:
+    table = Table()
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _classes(given: str) -> tuple[str, ...]:
+    """The names that a list or a file holds."""
+    if given == IMAGENET:
+        return imagenet_classes()
+    path = Path(given).expanduser()
+    if "," in given and not path.is_file():
+        return tuple(name.strip() for name in given.split(","))
+    try:
+        if path.stat().st_size > _LARGEST_CLASS_FILE:
+            raise UsageError(f"{path} is larger than a list of classes can be; give the right file")
+        text = path.read_text(encoding="utf-8")
+        names = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{given} is neither a list such as cat,dog nor a file with one class a line; give one"
+        ) from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UsageError(f"{path} is no list of names; give one class a line, or a JSON list")
+    return tuple(name.strip() for name in names if name.strip())

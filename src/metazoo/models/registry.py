@@ -1,4 +1,7 @@
-"""Architectures by name. A new one is a line here; nothing in a file can name code to import."""
+"""Architectures by name. A new one is a line here; nothing in a file can name code to import.
+
+Beside those listed here, there are those of two optional libraries, see `metazoo.models.library`.
+"""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -8,6 +11,7 @@ from pydantic import AfterValidator
 
 from metazoo.errors import UsageError
 from metazoo.models.conv4 import Conv4
+from metazoo.models.library import build_library_network, is_library_name
 from metazoo.models.network import Network
 from metazoo.models.residual_blocks import BasicBlock, BottleneckBlock
 from metazoo.models.resnet import ResNet
@@ -21,20 +25,23 @@ _ARCHITECTURES: dict[str, Callable[..., Network]] = {
     "resnet50": partial(ResNet, (3, 4, 6, 3), BottleneckBlock),
 }
 LARGEST_WIDTH = 4096
+_LIBRARY_HELP = "timm:NAME or torchvision:NAME"
 
 
 def _check_name(name: str) -> str:
-    if name not in _ARCHITECTURES:
-        raise ValueError(f"the architecture must be one of {', '.join(_ARCHITECTURES)}")
+    if name not in _ARCHITECTURES and not is_library_name(name):
+        raise ValueError(f"the architecture must be one of {', '.join(_ARCHITECTURES)}, {_LIBRARY_HELP}")
     return name
 
 
 ArchitectureName = Annotated[str, AfterValidator(_check_name)]
-"""For settings, so that a wrong name is refused when they are read and not when the network is built."""
+"""For settings, so that a wrong name is refused when they are read and not when the network is built.
+
+Whether a library has the name is only known when it is built."""
 
 
 def architectures() -> tuple[str, ...]:
-    """The names that `build_network` knows."""
+    """The names that `build_network` knows without a library."""
     return tuple(_ARCHITECTURES)
 
 
@@ -44,18 +51,23 @@ def build_network(
     """Build a network with fresh weights from torch's global generator (seed it, or load weights afterwards).
 
     Args:
-        architecture: one of `architectures()`.
+        architecture: one of `architectures()`, or that of a library, see `metazoo.models.library`.
         classes: outputs of the head.
         channels: 1 or 3.
         input_size: side of the square images in pixels.
-        arguments: the architecture's own, such as `width`.
+        arguments: the architecture's own, such as `width`; those of a library take none.
 
     Raises:
-        UsageError: unknown architecture or argument, or an argument out of range.
+        UsageError: unknown architecture or argument, an argument out of range, or a library is not installed.
     """
-    if architecture not in _ARCHITECTURES:
-        raise UsageError(f"unknown architecture {architecture!r}; choose one of {', '.join(_ARCHITECTURES)}")
     arguments = dict(arguments or {})
+    if is_library_name(architecture):
+        if arguments:
+            raise UsageError(f"{architecture} takes no argument such as {sorted(arguments)[0]!r}; leave it out")
+        return build_library_network(architecture, classes=classes, channels=channels, input_size=input_size)
+    if architecture not in _ARCHITECTURES:
+        known = ", ".join(_ARCHITECTURES)
+        raise UsageError(f"unknown architecture {architecture!r}; choose one of {known}, {_LIBRARY_HELP}")
     unknown = set(arguments) - {"width"}
     if unknown:
         raise UsageError(f"{architecture} has no argument {sorted(unknown)[0]!r}; it takes width")

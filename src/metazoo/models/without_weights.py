@@ -1,12 +1,14 @@
 """Networks without weights: shapes and types alone, to compare files with before anything large is built."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from metazoo.models.classifier import ClassifierSpec
+from metazoo.models.classifier import ClassifierSpec, build_classifier
+from metazoo.models.library import is_library_name
 from metazoo.models.network import Network
 from metazoo.models.registry import build_network
 
@@ -25,6 +27,22 @@ def network_without_weights(spec: ClassifierSpec) -> Network:
             input_size=spec.input_size,
             arguments=spec.arguments,
         )
+
+
+def network_with_weights(spec: ClassifierSpec, state: Mapping[str, Tensor]) -> Network:
+    """The network of `spec` with the tensors `state`, which must be those that `network_without_weights` has.
+
+    Raises:
+        UsageError: as `build_network`.
+    """
+    if is_library_name(spec.architecture):
+        # Such a network may also hold tables that are worked out when it is built and are no part of its weights.
+        network = build_classifier(spec, torch.Generator().manual_seed(0)).network
+        network.load_state_dict(state)
+    else:
+        network = network_without_weights(spec)
+        network.load_state_dict(state, assign=True)
+    return network
 
 
 class _NothingInPlace(TorchFunctionMode):

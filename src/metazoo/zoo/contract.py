@@ -36,6 +36,8 @@ them nowhere; or learn from them and delete them once it has finished."""
 PERMISSIONS: tuple[Permission, ...] = get_args(Permission)
 
 _LONGEST_NAME_IN_A_SPEC = 100
+# Fields that are younger than format version 1; with the value beside them they are not written.
+_SILENT = {"recovered_images": "show", "provenance": None}
 
 
 class TrainingRecord(BaseModel):
@@ -61,6 +63,24 @@ class TrainingRecord(BaseModel):
         return self
 
 
+class Provenance(BaseModel):
+    """Where imported weights come from, and what their source says of them. None stands for what is not known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    source: ShortText = Field(description="as it was asked for, such as hf:OWNER/NAME; of a local file its name alone")
+    source_sha256: Sha256 = Field(description="of the file that the weights were read from")
+    revision: ShortText | None = Field(default=None, description="commit of a repository, or the published weights")
+    licence: ShortText | None = None
+    library: ShortText | None = Field(default=None, description="which builds the architecture, with its version")
+    resize: int | None = Field(
+        default=None, ge=1, le=4096, description="pixels of the shorter side before cropping, as in its training"
+    )
+    crop: float | None = Field(default=None, gt=0, le=1, description="part of the resized side that is seen")
+    interpolation: ShortText | None = Field(default=None, description="of that resizing")
+    output: Literal["logits"] = "logits"
+
+
 class ModelContract(BaseModel):
     """One model of a zoo: how to build it, what its outputs stand for, where it is from, and which weights are its own.
 
@@ -77,11 +97,16 @@ class ModelContract(BaseModel):
     accuracy: float | None = Field(default=None, ge=0, le=100, description="on validation images, in percent")
     training: TrainingRecord | None = Field(default=None, description="None for a model that was not trained here")
     recovered_images: Permission = Field(default="show", description="what may be done with images recovered from it")
+    provenance: Provenance | None = Field(default=None, description="of a model that was imported")
 
     def as_record(self) -> dict[str, Any]:
-        """The JSON form. The usual permission is left out, as in zoos that are older than it."""
+        """The JSON form. What older zoos do not know is left out where it says nothing."""
         record = self.model_dump(mode="json")
-        return {key: value for key, value in record.items() if (key, value) != ("recovered_images", "show")}
+        return {key: value for key, value in record.items() if key not in _SILENT or value != _SILENT[key]}
+
+    def identity(self) -> dict[str, Any]:
+        """The JSON form of what the model is: all but what may be done with its recovered images."""
+        return {key: value for key, value in self.as_record().items() if key != "recovered_images"}
 
     @model_validator(mode="after")
     def _check(self) -> "ModelContract":

@@ -15,7 +15,7 @@ from metazoo.errors import ArtefactError, UsageError
 from metazoo.models import ImageClassifier
 from metazoo.run.artefacts import remove_stale_temporaries
 from metazoo.run.lock import exclusive
-from metazoo.zoo.contract import ModelContract, Permission, TrainingRecord, checked_contract
+from metazoo.zoo.contract import ModelContract, Permission, Provenance, TrainingRecord, checked_contract
 from metazoo.zoo.listing import NAME, read_listing, write_listing
 from metazoo.zoo.teacher import WhiteBoxTeacher
 from metazoo.zoo.weights import read_weights, weights_path, write_weights
@@ -73,7 +73,7 @@ class Zoo:
 
         What may be done with recovered images is not part of it: a run goes on, and obeys, when that is changed.
         """
-        content = [contract.model_dump(mode="json", exclude={"recovered_images"}) for contract in self.contracts]
+        content = [contract.identity() for contract in self.contracts]
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     def contract(self, name: str) -> ModelContract:
@@ -114,6 +114,7 @@ class Zoo:
         accuracy: float | None = None,
         training: TrainingRecord | None = None,
         recovered_images: Permission = "show",
+        provenance: Provenance | None = None,
     ) -> ModelContract:
         """Add a model; see `ModelContract` for what the arguments mean.
 
@@ -125,6 +126,7 @@ class Zoo:
         """
         values: dict[str, Any] = {"name": name, "spec": classifier.spec, "class_names": tuple(class_names)}
         values |= {"domain": domain, "accuracy": accuracy, "training": training, "recovered_images": recovered_images}
+        values["provenance"] = provenance
         checked_contract(**values, weights_sha256="0" * 64)
         with self.writing():
             for present in self.contracts:
@@ -205,7 +207,7 @@ def zoo_with_models(zoo: Zoo | Path | str) -> Zoo:
     """
     zoo = zoo if isinstance(zoo, Zoo) else Zoo.open(zoo)
     if len(zoo) == 0:
-        raise UsageError(f"{zoo.folder} holds no model; add some with `metazoo zoo build`")
+        raise UsageError(f"{zoo.folder} holds no model; add some with `metazoo zoo build` or `metazoo zoo add`")
     return zoo
 
 

@@ -84,6 +84,7 @@ def plan_jobs(
     tiny = dataclasses.replace(image_set, images=torch.zeros(len(image_set), 3, 1, 1, dtype=torch.uint8))
     training, validation = (torch.bincount(part.labels, minlength=total) for part in split_images(tiny, train_fraction))
     label = architecture if width is None else f"{architecture}-w{width}"
+    file_label = label.replace(":", "-")
     kind, resolved = f"{domain}/{label}", recipe.resolved(architecture)
     jobs = []
     for index in range(models):
@@ -92,7 +93,7 @@ def plan_jobs(
         values |= {"training_images": int(training[draw].sum()), "validation_images": int(validation[draw].sum())}
         values |= {"train_fraction": train_fraction, "recipe": resolved, "torch_version": torch.__version__}
         contract = checked_contract(
-            name=f"{_safe(domain)}-{label}-s{seed}-{index:03d}",
+            name=f"{_safe(domain)}-{file_label}-s{seed}-{index:03d}",
             spec=spec,
             class_names=tuple(image_set.class_names[position] for position in draw.tolist()),
             domain=domain,

@@ -7,9 +7,12 @@ from typing import Literal
 
 import torch
 
+from metazoo.data import ImageSet
 from metazoo.errors import ArtefactError, MetazooError
 from metazoo.zoo import listing, weights
 from metazoo.zoo.folder import Zoo
+from metazoo.zoo.normalisation import check_normalisation
+from metazoo.zoo.teacher import WhiteBoxTeacher
 
 _OWN_FILES = frozenset({listing.NAME, ".lock", ".lock-owner.json"})
 
@@ -20,8 +23,8 @@ class Finding:
 
     Attributes:
         subject: name of the model, or the file's path within the zoo.
-        status: `sound` or `problem` of a model, `note` of a stray file.
-        text: what it is, and what to do about a problem or a stray file.
+        status: `sound` or `problem` of a model, `note` of a stray file, or of a model whose normalisation looks wrong.
+        text: what it is, and what to do about a problem or a note.
     """
 
     subject: str
@@ -29,12 +32,13 @@ class Finding:
     text: str
 
 
-def verify_zoo(zoo: Zoo, check: Callable[[], None] = lambda: None) -> list[Finding]:
+def verify_zoo(zoo: Zoo, check: Callable[[], None] = lambda: None, *, images: ImageSet | None = None) -> list[Finding]:
     """Load every model with all checks and try it on random images.
 
     Args:
         zoo: to be checked.
         check: called before every model; what it raises ends the verification.
+        images: a few labelled ones, to see whether the declared normalisations are right; classes go by their names.
 
     Returns:
         One finding a model, in the order of the contracts, then one a stray file.
@@ -45,9 +49,7 @@ def verify_zoo(zoo: Zoo, check: Callable[[], None] = lambda: None) -> list[Findi
     findings = []
     for contract in zoo:
         check()
-        problem = _problem(zoo, contract.name)
-        status = "sound" if problem is None else "problem"
-        findings.append(Finding(contract.name, status, problem or "hash, weights and outputs are as they must be"))
+        findings.append(_finding(zoo, contract.name, images))
     return findings + [_stray(name) for name in stray_files(zoo)]
 
 
@@ -73,17 +75,32 @@ def _names_in(place: Path) -> list[str]:
         raise ArtefactError(f"cannot list {place}: {error.strerror}; make the folder readable") from error
 
 
-def _problem(zoo: Zoo, name: str) -> str | None:
+def _finding(zoo: Zoo, name: str, images: ImageSet | None) -> Finding:
     try:
         teacher = zoo.teacher(name)
+        problem = _problem(teacher)
+        if problem is not None:
+            return Finding(name, "problem", problem)
+        text = "hash, weights and outputs are as they must be"
+        found = (
+            None if images is None else check_normalisation(teacher.classifier, teacher.contract.class_names, images)
+        )
+    except MetazooError as error:
+        return Finding(name, "problem", str(error))
+    if images is not None:
+        text += f"; {found.text}" if found is not None else "; there are no images of its classes"
+    return Finding(name, "note" if found is not None and found.wrong else "sound", text)
+
+
+def _problem(teacher: WhiteBoxTeacher) -> str | None:
+    name = teacher.contract.name
+    try:
         spec = teacher.contract.spec
         shape = (2, spec.channels, spec.input_size, spec.input_size)
         images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
             logits = teacher(images)
-    except MetazooError as error:
-        return str(error)
-    except (RuntimeError, MemoryError) as error:  # as of torch: an input or output too large for the memory
+    except Exception as error:  # as of torch: too large for the memory; or of a library: a size that does not suit
         return (
             f"model {name!r} cannot be run: {' '.join(str(error).split())[:200]}; remove it with `metazoo zoo remove`"
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from metazoo.errors import ArtefactError, UsageError, ZooError
-from metazoo.models import ImageClassifier, network_without_weights
+from metazoo.models import ImageClassifier, network_with_weights, network_without_weights
 from metazoo.run.artefacts import read_tensors, write_tensors
 from metazoo.zoo.contract import ModelContract
 
@@ -41,7 +41,7 @@ def write_weights(zoo: Path, name: str, classifier: ImageClassifier) -> str:
         ArtefactError: the file cannot be written.
     """
     state = classifier.network.state_dict()
-    problem = _problem(state, network_without_weights(classifier.spec).state_dict())
+    problem = unsound(state, network_without_weights(classifier.spec).state_dict())
     if problem is not None:
         raise ZooError(f"model {name!r} is not sound: {problem}; train it again with a lower learning rate")
     return write_tensors(weights_path(zoo, name), state, _METADATA)
@@ -56,12 +56,11 @@ def read_weights(zoo: Path, contract: ModelContract) -> ImageClassifier:
     """
     name, path = contract.name, weights_path(zoo, contract.name)
     try:
-        network = network_without_weights(contract.spec)
+        expected = network_without_weights(contract.spec).state_dict()
     except UsageError as error:
         raise ZooError(
             f"model {name!r} of {zoo} cannot be built: {error}; update metazoo or remove the model"
         ) from error
-    expected = network.state_dict()
     try:
         _check_size(path, sum(tensor.numel() * tensor.element_size() for tensor in expected.values()))
         state = read_tensors(path, contract.weights_sha256)
@@ -69,11 +68,10 @@ def read_weights(zoo: Path, contract: ModelContract) -> ImageClassifier:
         raise ArtefactError(
             f"model {name!r} cannot be used: {error}, or take the model out with `metazoo zoo remove`"
         ) from error
-    problem = _problem(state, expected)
+    problem = unsound(state, expected)
     if problem is not None:
         raise ZooError(f"model {name!r} is not sound: {path} {problem}; {_REMEDY}")
-    network.load_state_dict(state, assign=True)
-    return ImageClassifier(contract.spec, network)
+    return ImageClassifier(contract.spec, network_with_weights(contract.spec, state))
 
 
 def _check_size(path: Path, most: int) -> None:
@@ -84,7 +82,7 @@ def _check_size(path: Path, most: int) -> None:
         raise ArtefactError(f"{path} has {size} bytes where the model has {most}; restore it or make it again")
 
 
-def _problem(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
+def unsound(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
     """What is wrong with the tensors `state` where those of `expected` must be; None if nothing is."""
     for name in sorted(expected.keys() | state.keys()):
         if name not in state:

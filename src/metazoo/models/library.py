@@ -1,0 +1,149 @@
+"""Architectures of timm and torchvision, by names such as `timm:convnext_atto` and `torchvision:resnet18`.
+
+Both libraries are optional and only imported once such a name is built. A name is looked up in the library's own list
+of image classifiers; nothing else can be reached through it.
+"""
+
+import importlib
+import re
+from collections.abc import Callable
+from typing import Any, final
+
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from metazoo.errors import UsageError
+from metazoo.models.network import Network
+
+LIBRARIES = ("timm", "torchvision")
+_NAME = re.compile(r"(timm|torchvision):([A-Za-z0-9_]{1,80})")
+
+# What leaves out something at random in training, and the attribute that says how often.
+_CHANCES = {"Dropout": "p", "StochasticDepth": "p", "DropPath": "drop_prob"}
+
+
+def is_library_name(name: str) -> bool:
+    """Whether `name` has the form of an architecture of a library; whether there is such a one is not asked."""
+    return _NAME.fullmatch(name) is not None
+
+
+def import_library(name: str, module: str) -> Any:
+    """A module of an optional library.
+
+    Raises:
+        UsageError: the library is not installed; the extra is named.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UsageError(f"this needs {name}; install the extra `metazoo[{name}]`") from error
+
+
+@final
+class LibraryNetwork(Network):
+    """A network of timm or torchvision, its last linear layer taken off and put back as `head`.
+
+    Features are what that layer sees: the pooled output of the body, whatever its kind. What the library would leave
+    out at random in training (dropout, stochastic depth) is kept, so that learning can be repeated.
+
+    Args:
+        body: the library's network.
+        head_name: of the linear layer in `body`.
+    """
+
+    def __init__(self, body: nn.Module, head_name: str) -> None:
+        super().__init__()
+        old = body.get_submodule(head_name)
+        assert isinstance(old, nn.Linear)
+        parent, _, name = head_name.rpartition(".")
+        setattr(body.get_submodule(parent), name, nn.Identity())
+        for part in body.modules():
+            kind = "Dropout" if isinstance(part, _DropoutNd) else type(part).__name__
+            if kind in _CHANCES:
+                setattr(part, _CHANCES[kind], 0.0)
+        self.body = body
+        self.feature_size = old.in_features
+        self.head = nn.Linear(old.in_features, old.out_features)
+        self.head.load_state_dict(old.state_dict(), assign=True)
+        self._head_name = head_name
+
+    def features(self, images: Tensor) -> Tensor:
+        """Pooled output of the body, as the head sees it."""
+        return self.body(images)
+
+    def own_name(self, name: str) -> str:
+        """How a tensor that the library calls `name` is called here."""
+        layer, _, kind = name.rpartition(".")
+        return f"head.{kind}" if layer == self._head_name else f"body.{name}"
+
+
+def build_library_network(architecture: str, *, classes: int, channels: int, input_size: int) -> LibraryNetwork:
+    """Build a network of a library with fresh weights, as `metazoo.models.build_network` does.
+
+    Raises:
+        UsageError: the library is not installed, has no such image classifier, or its classifier is not one linear
+            layer on pooled features; or it cannot be built with this input size or these channels.
+    """
+    match = _NAME.fullmatch(architecture)
+    if match is None:
+        raise UsageError(
+            f"{architecture[:100]!r} is no architecture of {' or '.join(LIBRARIES)}; see its list of models"
+        )
+    library, name = match.groups()
+    build = _timm if library == "timm" else _torchvision
+    try:
+        body, head_name = build(name, classes, channels, input_size)
+    except UsageError:
+        raise
+    except Exception as error:  # whatever the library says of sizes that do not suit the architecture
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"{architecture} cannot be built for {channels} channels and {input_size} pixels ({reason}); give others"
+        ) from error
+    head = body.get_submodule(head_name) if head_name is not None else None
+    if head_name is None or not isinstance(head, nn.Linear) or head.bias is None or head.out_features != classes:
+        raise UsageError(
+            f"{architecture} does not end in one linear layer on pooled features, which is needed; choose another"
+        )
+    return LibraryNetwork(body, head_name)
+
+
+_Built = tuple[nn.Module, str | None]
+
+
+def _timm(name: str, classes: int, channels: int, input_size: int) -> _Built:
+    timm = import_library("timm", "timm")
+    if not timm.is_model(name):
+        raise UsageError(f"timm has no model {name!r}; see `timm.list_models()`")
+    settings: dict[str, Any] = {"num_classes": classes, "in_chans": channels}
+    config = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    if config is not None and config.fixed_input_size:
+        settings["img_size"] = input_size
+    body = timm.create_model(name, pretrained=False, **settings)
+    head = body.get_classifier()
+    return body, next((key for key, part in body.named_modules() if part is head), None)
+
+
+# Sizes of their own have those whose number of weights depends on it.
+_TORCHVISION_SIZE: dict[str, Callable[[int], dict[str, Any]]] = {
+    "vit_": lambda side: {"image_size": side},
+    "maxvit_": lambda side: {"input_size": (side, side)},
+}
+# They have auxiliary classifiers and preprocessing of their own; and cannot be built without weights.
+_UNSUITED = ("googlenet", "inception", "regnet")
+
+
+def _torchvision(name: str, classes: int, channels: int, input_size: int) -> _Built:
+    models = import_library("torchvision", "torchvision.models")
+    if name not in models.list_models(module=models):
+        raise UsageError(f"torchvision has no image classifier {name!r}; see `torchvision.models.list_models()`")
+    if name.startswith(_UNSUITED):
+        raise UsageError(f"torchvision:{name} is not supported; take `timm:NAME` of the same kind")
+    if channels != 3:
+        raise UsageError(f"networks of torchvision see 3 channels, not {channels}; take `timm:{name}` if there is one")
+    settings: dict[str, Any] = {"weights": None, "num_classes": classes}
+    for prefix, size in _TORCHVISION_SIZE.items():
+        settings |= size(input_size) if name.startswith(prefix) else {}
+    body = models.get_model(name, **settings)
+    layers = [key for key, part in body.named_modules() if isinstance(part, nn.Linear | nn.Conv2d)]
+    return body, layers[-1] if layers else None

@@ -1,0 +1,82 @@
+"""Every hostile file gives a typed error soon, runs nothing, and leaves no zoo behind."""
+
+import contextlib
+import time
+from pathlib import Path
+
+import pytest
+from hostile_files import HOSTILE
+from hypothesis import HealthCheck, given, settings, strategies
+from import_helpers import SAID, library_model
+from safetensors.torch import save
+
+from metazoo.errors import MetazooError
+from metazoo.zoo import add_folder, add_model
+
+_SECONDS = 5
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_it_is_refused(tmp_path: Path, name: str) -> None:
+    place, proof = tmp_path / "place", tmp_path / "proof"
+    place.mkdir()
+    HOSTILE[name](place / name, proof)
+    (place / name).with_suffix(".yaml").write_text("architecture: timm:test_efficientnet\n")
+    start = time.monotonic()
+    with pytest.raises(MetazooError) as caught:
+        add_model(tmp_path / "zoo", "timm:test_efficientnet", weights=place / name, **SAID)
+    (addition,) = add_folder(tmp_path / "zoo", place, **SAID)
+    assert time.monotonic() - start < _SECONDS
+    assert addition.status == "problem"
+    for text in (str(caught.value), addition.text):
+        assert len(text) < 1000
+        assert "weights_only" not in text
+        assert "\x1b" not in text
+    assert not proof.exists()
+    assert not (tmp_path / "zoo").exists()
+    assert {path.name for path in tmp_path.iterdir()} <= {"place"}
+
+
+SIDECARS = {
+    "yaml tag": "!!python/object/apply:os.mkdir [proof]",
+    "anchors": "a: &a [x, x]\nb: *a",
+    "list": "- architecture",
+    "path": "classes: /etc/passwd",
+    "name": "name: ../../out",
+    "steering": 'domain: "pets\\e[2J"',
+    "weights": "weights: /etc/passwd",
+    "architecture": "architecture: os:system",
+    "library": "architecture: timm:local-dir:/tmp",
+    "size": "input_size: 1e300",
+    "nan": "mean: [.nan, .nan, .nan]",
+    "many": "classes: [" + ", ".join(f"c{number}" for number in range(200_000)) + "]",
+    "argument": "arguments: {width: 1000000000000}\narchitecture: conv4",
+}
+
+
+@pytest.mark.parametrize("case", SIDECARS)
+def test_a_hostile_description_is_refused(tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / "x.safetensors").write_bytes(save(library_model("timm:test_efficientnet").state_dict()))
+    (place / "x.yaml").write_text(SIDECARS[case])
+    given = SAID | {"architecture": "timm:test_efficientnet"}
+    said = {key: value for key, value in given.items() if f"{key}:" not in SIDECARS[case]}
+    (addition,) = add_folder(tmp_path / "zoo", place, **said)
+    assert addition.status == "problem"
+    assert len(addition.text) < 1000
+    assert {path.name for path in tmp_path.iterdir()} == {"place"}
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(strategies.data())
+def test_any_damage_gives_a_typed_error_or_a_model(tmp_path: Path, data: strategies.DataObject) -> None:
+    whole = save(library_model("timm:test_efficientnet").state_dict())
+    header = 8 + int.from_bytes(whole[:8], "little")
+    place = data.draw(strategies.integers(0, header - 1))
+    piece = data.draw(strategies.binary(min_size=1, max_size=12))
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(whole[:place] + piece + whole[place + len(piece) :])
+    with contextlib.suppress(MetazooError):
+        add_model(tmp_path / f"zoo-{place}-{piece.hex()}", "timm:test_efficientnet", weights=path, **SAID)
