@@ -2,6 +2,7 @@
 
 import json
 from argparse import Namespace
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.table import Table
@@ -70,10 +71,8 @@ def add(options: Namespace) -> None:
         if options.weights is not None or options.pretrained:
             raise UsageError("a folder brings its own weights; leave --weights and --pretrained out")
         additions = add_folder(options.zoo, options.from_folder, **said)
-        table = _table("file", "status", "model or problem")
-        for addition in additions:
-            table.add_row(Text(printable(addition.file)), addition.status, Text(printable(addition.text)))
-        print_table(table)
+        rows = [(addition.file, addition.status, addition.text) for addition in additions]
+        _print_findings(("file", "status", "model or problem"), rows)
         problems = sum(addition.status == "problem" for addition in additions)
         if problems:
             raise ZooError(f"not added from {options.from_folder}: {problems} of {len(additions)}; the table says why")
@@ -96,10 +95,8 @@ def verify(options: Namespace) -> None:
         side = max(8, max(contract.spec.input_size for contract in zoo))
         images = load_images(options.images, side=side)
     findings = verify_zoo(zoo, images=images)
-    table = _table("subject", "status", "finding")
-    for finding in findings:
-        table.add_row(Text(printable(finding.subject)), finding.status, Text(printable(finding.text)))
-    print_table(table)
+    rows = [(finding.subject, finding.status, finding.text) for finding in findings]
+    _print_findings(("subject", "status", "finding"), rows)
     unsound = sum(finding.status == "problem" for finding in findings)
     if unsound:
         raise ZooError(f"unsound models in {options.zoo}: {unsound} of {len(zoo)}; the table says what to do")
@@ -123,11 +120,14 @@ def remove(options: Namespace) -> None:
     print(f"{options.zoo}: removed {', '.join(sorted(set(options.names)))}")
 
 
-def _table(*columns: str) -> Table:
+def _print_findings(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    """Print texts of foreign origin, whole."""
     table = Table()
     for column in columns:
         table.add_column(column, overflow="fold")
-    return table
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    print_table(table)
 
 
 def _classes(given: str) -> tuple[str, ...]:

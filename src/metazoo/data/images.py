@@ -119,5 +119,14 @@ class ImageSet:
         return dataclasses.replace(self, images=images)
 
 
+def draw_of_each(labels: Tensor, classes: Sequence[int], most: int, random: torch.Generator) -> list[Tensor]:
+    """For each of `classes` the positions (int64) of up to `most` different entries of `labels`, drawn uniformly."""
+    drawn = []
+    for label in classes:
+        own = torch.nonzero(labels == label).flatten()
+        drawn.append(own[torch.randperm(len(own), generator=random)[:most]])
+    return drawn
+
+
 def _describe(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

@@ -16,6 +16,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from metazoo.errors import UsageError
+from metazoo.learn.heads.base import raw_class_means
 from metazoo.learn.regularisers import Parameters
 from metazoo.models import ImageClassifier
 
@@ -138,8 +139,7 @@ class ProtoNet(Learner):
 
     def query_logits(self, model: FunctionalClassifier, parameters: Parameters, episode: EpisodeImages) -> Tensor:  # noqa: D102
         support = model.features(parameters, episode.support_images)
-        members = functional.one_hot(episode.support_labels).to(support.dtype)
-        means = (members / members.sum(0)).mT @ support
+        means = raw_class_means(support, episode.support_labels, int(episode.support_labels.max()) + 1)
         queries = model.features(parameters, episode.query_images)
         return -(queries.unsqueeze(1) - means).square().sum(2)
 

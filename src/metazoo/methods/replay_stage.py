@@ -2,9 +2,9 @@
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
 
 from metazoo.bank import Bank, fitted
+from metazoo.data.images import draw_of_each
 from metazoo.errors import UsageError
 from metazoo.learn.memory import EpisodeMemory
 from metazoo.learn.replay_learning import ReplayLearner, ReplayLearningRecipe, Visit
@@ -85,14 +85,15 @@ def learn_by_replay(
     # Second derivatives of convolutions are slower with channels last.
     classifier.to(memory_format=torch.contiguous_format)
     teachers = zoo.teachers()
+    stored = [] if visits.reinversion else [bank.images_of(teacher.contract.name) for teacher in teachers]
 
     def visit(iteration: int) -> list[Visit]:
         random = generator(seed, "visits", "iteration", iteration)
         members = draw_members(grouping, visits.teachers, random, replacement=visits.replacement)[1]
         contracts = [teachers[member].contract for member in members]
         offered = [
-            torch.arange(contract.spec.classes) if visits.reinversion else bank.images_of(contract.name)[1].unique()
-            for contract in contracts
+            torch.arange(contract.spec.classes) if visits.reinversion else stored[member][1].unique()
+            for member, contract in zip(members, contracts, strict=True)
         ]
         chosen = [own[torch.randperm(len(own), generator=random)[: spec.classes]] for own in offered]
         if visits.reinversion:
@@ -112,10 +113,11 @@ def learn_by_replay(
             )
             pairs = [(recovered.images, recovered.labels) for recovered in found]
         else:
-            pairs = [
-                _from_bank(bank, contract.name, classes, visits.images_per_class, random)
-                for contract, classes in zip(contracts, chosen, strict=True)
-            ]
+            pairs = []
+            for member, classes in zip(members, chosen, strict=True):
+                images, labels = stored[member]
+                places = torch.cat(draw_of_each(labels, classes.tolist(), visits.images_per_class, random))
+                pairs.append((images[places], labels[places]))
         return [
             Visit(
                 fitted(images, spec.input_size),
@@ -128,10 +130,8 @@ def learn_by_replay(
 
     slots = recipe.replay.slots if visits.reinversion else len(teachers)
     memory = EpisodeMemory(len(identity.names), slots, identity.conflicts)
-    if not visits.reinversion:
-        for member, teacher in enumerate(teachers):
-            images, labels = bank.images_of(teacher.contract.name)
-            memory.add(fitted(images, spec.input_size), identity.of(member)[labels])
+    for member, (images, labels) in enumerate(stored):
+        memory.add(fitted(images, spec.input_size), identity.of(member)[labels])
     learner = ReplayLearner(classifier, memory, visit, recipe, seed, grows=visits.reinversion, check=workspace.check)
     learn_in_steps(
         workspace,
@@ -143,16 +143,3 @@ def learn_by_replay(
     )
     learner.calibrate()
     return classifier.to(memory_format=torch.channels_last).eval().requires_grad_(False)
-
-
-def _from_bank(
-    bank: Bank, teacher: str, classes: Tensor, images_per_class: int, random: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Up to `images_per_class` different images of each class that the bank holds, and their local labels."""
-    images, labels = bank.images_of(teacher)
-    places = []
-    for local in classes.tolist():
-        own = (labels == local).nonzero().flatten()
-        places.append(own[torch.randperm(len(own), generator=random)[:images_per_class]])
-    chosen = torch.cat(places)
-    return images[chosen], labels[chosen]

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from metazoo.bank import Bank
 from metazoo.data import ImageSet, load_images
+from metazoo.data.images import draw_of_each
 from metazoo.errors import UsageError
 from metazoo.methods.recipes import SourceRecipe
 from metazoo.methods.stages import BANK, recover_images
@@ -53,10 +54,6 @@ def _images_of(
             f"{images.name} has no class {missing!r} of model {teacher!r}; give the data it was trained on"
         )
     random = generator(seed, "real images", teacher)
-    places, labels = [], []
-    for label, name in enumerate(class_names):
-        own = images.indices_of(images.class_names.index(name))
-        chosen = own[torch.randperm(len(own), generator=random)[:per_class]]
-        places.append(chosen)
-        labels.append(torch.full((len(chosen),), label))
-    return images.images[torch.cat(places)], torch.cat(labels)
+    places = draw_of_each(images.labels, [images.class_names.index(name) for name in class_names], per_class, random)
+    labels = torch.arange(len(places)).repeat_interleave(torch.tensor([len(own) for own in places]))
+    return images.images[torch.cat(places)], labels

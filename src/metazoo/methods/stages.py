@@ -174,7 +174,13 @@ def learn_from_groups(
         workspace.seed,
         check=workspace.check,
     )
-    learn_in_steps(workspace, learner, recipe.steps)
+    learn_in_steps(
+        workspace,
+        learner,
+        recipe.steps,
+        steps_between_checkpoints=_STEPS_BETWEEN_CHECKPOINTS,
+        steps_between_metrics=_STEPS_BETWEEN_METRICS,
+    )
     learner.calibrate()
     return student.classifier.eval().requires_grad_(False)
 
@@ -200,8 +206,8 @@ def learn_in_steps(
     learner: StepLearner,
     steps: int,
     *,
-    steps_between_checkpoints: int | None = None,
-    steps_between_metrics: int | None = None,
+    steps_between_checkpoints: int,
+    steps_between_metrics: int,
     seconds_between_checkpoints: float = 0.0,
 ) -> None:
     """Bring `learner` to `steps` steps, from its latest checkpoint if there is one.
@@ -209,8 +215,6 @@ def learn_in_steps(
     Where checkpoints are asked to lie some seconds apart, those that come sooner are left out, but for the last one and
     that of a run that is asked to stop.
     """
-    between_checkpoints = steps_between_checkpoints or _STEPS_BETWEEN_CHECKPOINTS
-    between_metrics = steps_between_metrics or _STEPS_BETWEEN_METRICS
     folder, metrics = workspace.folder, workspace.metrics
     checkpoint = folder.latest_checkpoint(LEARNING)
     if checkpoint is not None:
@@ -222,9 +226,9 @@ def learn_in_steps(
         while learner.steps_done < steps:
             report = learner.step()
             done = report.step
-            if done % between_metrics == 0 or done == steps:
+            if done % steps_between_metrics == 0 or done == steps:
                 metrics.append(stage=LEARNING, **vars(report))
-            if done % between_checkpoints == 0 or done == steps:
+            if done % steps_between_checkpoints == 0 or done == steps:
                 is_due = time.monotonic() - saved >= seconds_between_checkpoints or done == steps
                 if is_due or workspace.is_stopping():
                     folder.save_checkpoint(LEARNING, done, learner.state())

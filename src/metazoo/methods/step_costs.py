@@ -17,14 +17,7 @@ from metazoo.methods.stages import teacher_targets
 from metazoo.methods.tgr import TgrRecipe
 from metazoo.methods.tgr_reference import TgrReferenceRecipe
 from metazoo.models import build_classifier
-from metazoo.recover import (
-    GeneratorRecipe,
-    RecoveredImages,
-    RecoveryBudget,
-    RecoveryRecipe,
-    recover_images,
-    recover_through_generator,
-)
+from metazoo.recover import GeneratorRecipe, RecoveryBudget, RecoveryRecipe, recover_buckets
 from metazoo.recover.budget import plan_buckets
 from metazoo.taskspace import ProbeRecipe, train_probe
 from metazoo.zoo import WhiteBoxTeacher, Zoo
@@ -56,6 +49,7 @@ def time_recovery(
     """Time some iterations for each kind of teacher; of every teacher a bucket of what may come goes into `bank`."""
     seconds, memory, of_an_image = 0.0, 0.0, []
     known: dict[tuple[object, ...], float] = {}
+    short = recipe.model_copy(update={"iterations": _ITERATIONS})
     for teacher in teachers:
         spec = teacher.contract.spec
         buckets = plan_buckets(spec.classes, budget, 0, teacher.contract.name)
@@ -65,9 +59,9 @@ def time_recovery(
         if kind in known:
             images = torch.randint(0, 256, (len(labels), 3, 16, 16), generator=random, dtype=torch.uint8)
         else:
-            _invert(teacher, labels, recipe, 1, random)
+            recover_buckets(teacher, [labels], recipe.model_copy(update={"iterations": 1}), random)
             start = time.perf_counter()
-            images = _invert(teacher, labels, recipe, _ITERATIONS, random).images
+            images = recover_buckets(teacher, [labels], short, random)[0].images
             known[kind] = (time.perf_counter() - start) / _ITERATIONS / len(labels)
             # A pass keeps about 60 numbers a pixel and channel of the widest layers alive, a generator 13 of its width.
             numbers = 250 + (13 * recipe.width if isinstance(recipe, GeneratorRecipe) else 0)
@@ -76,19 +70,6 @@ def time_recovery(
         of_an_image.append(known[kind])
         seconds += known[kind] * images_in_all * recipe.iterations
     return InversionCost(seconds, of_an_image, memory)
-
-
-def _invert(
-    teacher: WhiteBoxTeacher,
-    labels: Tensor,
-    recipe: RecoveryRecipe | GeneratorRecipe,
-    iterations: int,
-    random: torch.Generator,
-) -> RecoveredImages:
-    if isinstance(recipe, GeneratorRecipe):
-        short = recipe.model_copy(update={"iterations": iterations})
-        return recover_through_generator(teacher, [labels], short, random)[0]
-    return recover_images(teacher, labels, recipe.model_copy(update={"iterations": iterations}), random)
 
 
 def time_task_space(zoo: Zoo, recipe: ProbeRecipe, budget: RecoveryBudget, bank: Bank) -> float:

@@ -7,7 +7,7 @@ from metazoo.recover.inversion import Health, RecoveredImages
 from metazoo.recover.pixels import RecoveryRecipe, recover_images
 from metazoo.recover.sheet import contact_sheet
 from metazoo.recover.stage import RecoveryPlan, plan_recovery, recover_zoo
-from metazoo.recover.units import Request, recover_requests
+from metazoo.recover.units import Request, recover_buckets, recover_requests
 
 __all__ = [
     "GeneratorRecipe",
@@ -23,6 +23,7 @@ __all__ = [
     "health_table",
     "health_warning",
     "plan_recovery",
+    "recover_buckets",
     "recover_images",
     "recover_requests",
     "recover_through_generator",

@@ -6,7 +6,6 @@ teacher's.
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,9 +14,9 @@ from metazoo.errors import RunError, UsageError
 from metazoo.recover.budget import RecoveryBudget, plan_buckets
 from metazoo.recover.generated import GeneratorRecipe
 from metazoo.recover.pixels import RecoveryRecipe
-from metazoo.recover.units import RecoveryUnit, forget_teacher, name_of, recover_unit
+from metazoo.recover.units import RecoveryUnit, recover_units
 from metazoo.run.artefacts import remove_stale_temporaries
-from metazoo.run.executor import default_workers, map_units
+from metazoo.run.executor import default_workers
 from metazoo.run.progress import Progress
 from metazoo.run.signals import graceful
 from metazoo.zoo import ModelContract, Zoo
@@ -102,10 +101,9 @@ def recover_zoo(
             check()
             stop.check()
 
-        inline = workers == 1 or len(units) == 1
-        function = functools.partial(recover_unit, check=checked) if inline else recover_unit
-        try:
-            for index, results in map_units(function, units, workers, name_of=name_of, threads=threads, check=checked):
+        results_of_units = recover_units(units, workers, threads=threads, check=checked)
+        with contextlib.closing(results_of_units):
+            for index, results in results_of_units:
                 unit, name = units[index], units[index].contract.name
                 for bucket, recovered in zip(unit.buckets, results, strict=True):
                     if bank.has(name, unit.generation, bucket):
@@ -121,8 +119,6 @@ def recover_zoo(
                     )
                     if bar is not None:
                         bar.advance(note=f"{name} {100 * recovered.health.agreement:.0f} %")
-        finally:
-            forget_teacher()
 
 
 def _missing_units(

@@ -1,10 +1,11 @@
 """One piece of recovery work, as a process does it."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from metazoo.recover.generated import GeneratorRecipe, recover_through_generator
@@ -30,8 +31,7 @@ class RecoveryUnit:
     stage: str = "recover"
 
 
-def name_of(unit: RecoveryUnit) -> str:
-    """How errors call a unit."""
+def _name_of(unit: RecoveryUnit) -> str:
     return f"recovery from model {unit.contract.name!r} (bucket {unit.buckets[0]})"
 
 
@@ -40,10 +40,42 @@ def recover_unit(unit: RecoveryUnit, check: Callable[[], None] = lambda: None) -
     name, side = unit.contract.name, unit.stored_side
     random = generator(unit.seed, unit.stage, f"{name}/{unit.generation}", unit.buckets[0])
     teacher = _teacher(unit.zoo, unit.contract)
-    if isinstance(unit.recipe, GeneratorRecipe):
-        return recover_through_generator(teacher, unit.labels, unit.recipe, random, stored_side=side, check=check)
-    (labels,) = unit.labels
-    return [recover_images(teacher, labels, unit.recipe, random, stored_side=side, check=check)]
+    return recover_buckets(teacher, unit.labels, unit.recipe, random, stored_side=side, check=check)
+
+
+def recover_buckets(
+    teacher: WhiteBoxTeacher,
+    buckets: Sequence[Tensor],
+    recipe: RecoveryRecipe | GeneratorRecipe,
+    random: torch.Generator,
+    *,
+    stored_side: int | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> list[RecoveredImages]:
+    """Recover the images of `buckets` (int64 [n] each) in whichever way; in pixels there is a single one.
+
+    Raises:
+        ZooError: as `recover_images`.
+    """
+    if isinstance(recipe, GeneratorRecipe):
+        return recover_through_generator(teacher, buckets, recipe, random, stored_side=stored_side, check=check)
+    (labels,) = buckets
+    return [recover_images(teacher, labels, recipe, random, stored_side=stored_side, check=check)]
+
+
+def recover_units(
+    units: Sequence[RecoveryUnit], workers: int, *, threads: int = 1, check: Callable[[], None] = lambda: None
+) -> Generator[tuple[int, list[RecoveredImages]]]:
+    """Yield the index of a unit and its images as they come; see `metazoo.run.executor.map_units`.
+
+    Close it when it is left early, so that the teacher at hand is let go.
+    """
+    inline = workers == 1 or len(units) == 1
+    function = functools.partial(recover_unit, check=check) if inline else recover_unit
+    try:
+        yield from map_units(function, units, workers, name_of=_name_of, threads=threads, check=check)
+    finally:
+        _held.clear()
 
 
 @dataclass(frozen=True)
@@ -83,13 +115,7 @@ def recover_requests(
         )
         for place, request in enumerate(requests)
     ]
-    function = functools.partial(recover_unit, check=check) if workers == 1 or len(units) == 1 else recover_unit
-    found: dict[int, RecoveredImages] = {}
-    try:
-        for index, (recovered,) in map_units(function, units, workers, name_of=name_of, check=check):
-            found[index] = recovered
-    finally:
-        forget_teacher()
+    found = {index: recovered for index, (recovered,) in recover_units(units, workers, check=check)}
     return [found[place] for place in range(len(units))]
 
 
@@ -103,8 +129,3 @@ def _teacher(folder: Path, contract: ModelContract) -> WhiteBoxTeacher:
         # Of all contracts this one only: nothing of a large zoo is read for each of its models.
         _held.append((folder, Zoo(folder, [contract]).teacher(contract.name)))
     return _held[0][1]
-
-
-def forget_teacher() -> None:
-    """Let go of the teacher that this process holds for the next unit."""
-    _held.clear()
