@@ -16,7 +16,7 @@ from metazoo.methods.privacy import discard_images, hide_images
 from metazoo.methods.workspace import Workspace
 from metazoo.report.card import meta_model_card
 from metazoo.run.artefacts import read_bytes
-from metazoo.run.executor import default_workers
+from metazoo.run.compute import Compute
 from metazoo.run.folder import RunFolder
 from metazoo.run.lock import exclusive
 from metazoo.run.manifest import NAME as MANIFEST
@@ -96,6 +96,8 @@ def train(
     resume: bool = False,
     workers: int | None = None,
     threads: int | None = None,
+    device: str | None = None,
+    precision: str | None = None,
     progress: bool = False,
     images: bool = True,
 ) -> Run:
@@ -112,8 +114,11 @@ def train(
         config: options that differ from the setting; see `resolve_config`.
         seed: 0 if neither this nor `config` says.
         resume: go on with the run that is in `out`, or begin it.
-        workers: processes for independent work; one a core if None. It changes no result.
+        workers: processes for independent work; one a core if None, at most 4 on a GPU. It changes no result.
         threads: torch threads of the learning; 1 if None, which suits networks as small as Conv4.
+        device: `cpu`, `cuda` or `cuda:1`; the first GPU, else the CPU if None. It is recorded, and a resumed run stays
+            there unless another one is named, where numbers are rounded otherwise.
+        precision: `float32` or `bfloat16`, see `Compute`; `bfloat16` on a GPU, else `float32` if None. As `device`.
         progress: whether to say on standard error how far the run is.
         images: False makes no picture of recovered images, whatever the contracts of the models allow. It is recorded,
             and a resumed run takes it from there. Contracts are obeyed as they are at every call, so after one has been
@@ -123,7 +128,8 @@ def train(
         The finished run.
 
     Raises:
-        UsageError: an option is wrong, the zoo is empty, or `out` holds something else, or a run and `resume` is False.
+        UsageError: an option is wrong, the device is not there, the zoo is empty, or `out` holds something else, or a
+            run and `resume` is False.
         RunError: `out` is in use, or holds a run of another description or zoo, or `images` is False and it was True.
         ZooError, DataError, ArtefactError: as the stages; what was finished is kept.
         Interrupted: SIGINT or SIGTERM came; what was finished is kept.
@@ -139,15 +145,17 @@ def train(
     with graceful() as stop, exclusive(out):
         folder = RunFolder(out)
         folder.tidy()
-        description = _begin(folder, zoo, resolved, threads or _THREADS, images)
+        compute = Compute.choose(*_recorded(folder, device, precision))
+        description = _begin(folder, zoo, resolved, threads or _THREADS, compute, images)
         workspace = Workspace(
             zoo=zoo,
             folder=folder,
             metrics=MetricsLog(out / METRICS),
             seed=resolved.seed,
-            workers=default_workers() if workers is None else workers,
+            workers=compute.default_workers if workers is None else workers,
             check=stop.check,
             progress=progress,
+            compute=compute,
             images=description.get("images", True),
         )
         hide_images(workspace)
@@ -186,7 +194,17 @@ def _check_out(out: Path, resume: bool) -> None:
         raise UsageError(f"{out} holds a run already; go on with it by --resume, or choose another folder")
 
 
-def _begin(folder: RunFolder, zoo: Zoo, config: RunConfig, threads: int, images: bool) -> dict[str, Any]:
+def _recorded(folder: RunFolder, device: str | None, precision: str | None) -> tuple[str | None, str | None]:
+    """What was asked for, or else what the run began with."""
+    if not folder.has(DESCRIPTION):
+        return device, precision
+    begun = folder.read_json(DESCRIPTION)
+    return device or begun.get("device", "cpu"), precision or begun.get("precision", "float32")
+
+
+def _begin(
+    folder: RunFolder, zoo: Zoo, config: RunConfig, threads: int, compute: Compute, images: bool
+) -> dict[str, Any]:
     """Describe the run in its folder, or check that it is the one described there."""
     if not folder.has(DESCRIPTION):
         text, path = config.as_yaml(), folder.path / CONFIG
@@ -197,6 +215,8 @@ def _begin(folder: RunFolder, zoo: Zoo, config: RunConfig, threads: int, images:
             "format_version": FORMAT_VERSION,
             "zoo": {"path": str(zoo.folder.resolve()), "sha256": zoo.sha256, "models": len(zoo)},
             "threads": threads,
+            "device": compute.device,
+            "precision": compute.precision,
             "images": images,
             "versions": {
                 "metazoo": version("metazoo"),

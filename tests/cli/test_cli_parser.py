@@ -7,7 +7,8 @@ from cli_helpers import Outcome
 
 import metazoo
 from metazoo.cli.adding import PERMISSIONS
-from metazoo.cli.parser import BATCH_NORM_MODES, HEADS, build_parser
+from metazoo.cli.options import BATCH_NORM_MODES, HEADS
+from metazoo.cli.parser import build_parser
 from metazoo.learn import batch_norm, heads
 from metazoo.zoo import contract
 

@@ -80,6 +80,11 @@ class FewShotClassifier:
         features = query_features(self._module, checked_images(images), self.card.batch_norm)
         return Prediction(self.class_names, self._fitted.probabilities(features).cpu())
 
+    def to(self, device: str | torch.device) -> "FewShotClassifier":
+        """The same classifier on `device`; this one is moved with it."""
+        head = {name: tensor.to(device) for name, tensor in self._fitted.tensors.items()}
+        return FewShotClassifier(self._module.to(device), FittedHead(self._fitted.kind, **head), self.card)
+
     def save(self, folder: Path | str) -> None:
         """Write the classifier folder, whole or not at all; an earlier classifier there is replaced.
 

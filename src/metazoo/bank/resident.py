@@ -1,7 +1,7 @@
 """A bank in memory, at one size, as learning draws from it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,8 +16,9 @@ class ResidentBank:
 
     Attributes:
         names: of the teachers.
-        images: uint8 [n, 3, side, side]; grey images are repeated, other sizes resized (bilinear, antialiased).
-        labels: int64 [n], local classes of each image's teacher.
+        images: uint8 [n, 3, side, side], on the device of `to`; grey images are repeated, other sizes resized
+            (bilinear, antialiased).
+        labels: int64 [n], local classes of each image's teacher; on the CPU, where images are drawn.
         starts: where each teacher's images begin, and the end: len(names) + 1 numbers.
     """
 
@@ -41,6 +42,10 @@ class ResidentBank:
             labels.append(own_labels)
             starts.append(starts[-1] + len(images))
         return cls(tuple(names), torch.cat(parts), torch.cat(labels), tuple(starts))
+
+    def to(self, device: str | torch.device) -> "ResidentBank":
+        """The same bank with its images on `device`."""
+        return replace(self, images=self.images.to(device))
 
     def __len__(self) -> int:
         return len(self.images)

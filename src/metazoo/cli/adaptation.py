@@ -18,6 +18,7 @@ from metazoo.cli.subject import open_source
 from metazoo.data import image_files, load_image_files
 from metazoo.errors import UsageError
 from metazoo.learn.embedders import Embedder, JointFeatures
+from metazoo.run.compute import Compute
 from metazoo.run.progress import message
 from metazoo.run.threads import torch_threads
 
@@ -34,6 +35,9 @@ def adapt(options: Namespace) -> None:
         networks = [teacher.classifier for teacher in source.teachers()]
         module = JointFeatures(networks)
     support = load_support_folder(options.support, max(network.spec.input_size for network in networks))
+    device = Compute.choose(options.device).device
+    for network in networks:
+        network.to(device)
     with torch_threads(options.threads):
         classifier = adapt_module(
             module,
@@ -51,7 +55,7 @@ def adapt(options: Namespace) -> None:
 
 def predict(options: Namespace) -> None:
     """Classify images and print what they are."""
-    classifier = FewShotClassifier.load(options.classifier)
+    classifier = FewShotClassifier.load(options.classifier).to(Compute.choose(options.device).device)
     files = [file for given in options.images for file in _files(Path(given))]
     size = _FILES_AT_ONCE
     if classifier.transductive:

@@ -9,6 +9,7 @@ from metazoo.data import load_images
 from metazoo.data.load import has_own_side
 from metazoo.evaluate import Contamination, exclude_known, find_contamination, results_table
 from metazoo.evaluate import evaluate as evaluate_subjects
+from metazoo.run.compute import Compute
 from metazoo.run.memory import keep_freed_memory
 from metazoo.run.progress import Progress, message
 from metazoo.run.signals import graceful
@@ -21,7 +22,8 @@ def evaluate(options: Namespace) -> None:
     source = open_source(options.subject)
     side = options.image_size or (None if has_own_side(options.data) else source.side())
     images = load_images(options.data, side=side, images_per_class=options.images_per_class)
-    subjects = source.table() if options.baselines else [source.subject()]
+    device = Compute.choose(options.device).device
+    subjects = [row.on(device) for row in (source.table() if options.baselines else [source.subject()])]
     contamination = find_contamination(images.class_names, source.class_lists())
     if options.exclude_known:
         images, contamination = exclude_known(images, contamination, options.ways)

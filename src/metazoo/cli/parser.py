@@ -3,22 +3,11 @@
 import argparse
 from typing import Any, NoReturn
 
+from metazoo.cli import options
 from metazoo.cli.adding import add_recovered_images, adding
 from metazoo.cli.values import natural, number, numbers, positive
 from metazoo.errors import UsageError
 
-# Those of `metazoo.learn`, which bring in torch; a test compares them.
-HEADS = (
-    "nearest-mean",
-    "nearest-mean-euclidean",
-    "ridge",
-    "logistic",
-    "soft-k-means-balanced",
-    "soft-k-means-free",
-    "fine-tune",
-    "fine-tune-own",
-)
-BATCH_NORM_MODES = ("running", "support", "query")
 _DATA_HELP = (
     "an .npz pack, a folder with one folder a class, glyphs, glyphs:SCRIPT,SCRIPT, or a part (train, val, test) of "
     "cifar-fs, mini-imagenet or cub in the folder ROOT, such as cifar-fs/train:ROOT"
@@ -70,7 +59,7 @@ def _demo(commands: Any) -> None:
     )
     demo.add_argument("--out", default="runs/demo", help="folder for all that is made (default: %(default)s)")
     demo.add_argument("--seed", type=natural, default=0, help="of all randomness (default: %(default)s)")
-    _workers(demo)
+    options.workers(demo)
     demo.set_defaults(command="demo:demo")
 
 
@@ -102,8 +91,9 @@ def _zoo(commands: Any) -> None:
         "--channels", type=int, choices=(1, 3), default=3, help="1: models see grey (default: %(default)s)"
     )
     add_recovered_images(build)
-    _images_per_class(build)
-    _workers(build)
+    options.images_per_class(build)
+    options.workers(build)
+    options.device(build)
     build.set_defaults(command="zoo:build")
     adding(commands)
     for name, text in (("inspect", "list the models"), ("verify", "load and try every model; exit 0 if all are sound")):
@@ -152,7 +142,14 @@ def _train(commands: Any) -> None:
     train.add_argument("--resume", action="store_true", help="go on with the run in OUT, or begin it")
     train.add_argument("--plan", action="store_true", help="say what time, memory and disk it would take, and stop")
     train.add_argument("--threads", type=positive, help="of the learning (default: 1, or as the run was begun)")
-    _workers(train)
+    options.workers(train)
+    options.device(train, ", or as the run was begun")
+    train.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        help="of frozen models; the meta-model learns in float32 (default: bfloat16 on a GPU, else float32, or as the "
+        "run was begun)",
+    )
     train.set_defaults(command="training:train")
 
 
@@ -168,7 +165,7 @@ def _evaluate(commands: Any) -> None:
     evaluate.add_argument("--shots", type=numbers, default=(1, 5), help="support images a class (default: 1,5)")
     evaluate.add_argument("--queries", type=positive, default=15, help="query images a class (default: %(default)s)")
     evaluate.add_argument("--episodes", type=positive, default=1000, help="for each of --shots (default: %(default)s)")
-    _head(evaluate)
+    options.head(evaluate)
     evaluate.add_argument("--seed", type=natural, default=0, help="of the episodes (default: %(default)s)")
     evaluate.add_argument("--baselines", action="store_true", help="add the rows that any zoo offers")
     evaluate.add_argument(
@@ -176,13 +173,14 @@ def _evaluate(commands: Any) -> None:
         type=positive,
         help="side in pixels to read images at (default: that of a pack or cifar-fs, else the models' largest input)",
     )
-    _images_per_class(evaluate)
+    options.images_per_class(evaluate)
     evaluate.add_argument(
         "--exclude-known",
         action="store_true",
         help="leave out classes with the name of a class that a model of the zoo was trained on",
     )
-    _threads(evaluate)
+    options.threads(evaluate)
+    options.device(evaluate)
     evaluate.add_argument("--out", help="RESULT.json to write, with the episodes beside it")
     evaluate.set_defaults(command="evaluation:evaluate")
 
@@ -196,8 +194,9 @@ def _adapt(commands: Any) -> None:
     adapt.add_argument("subject", metavar="RUN_OR_ZOO", help="folder of a run, a zoo or a meta-model")
     adapt.add_argument("--support", required=True, help="folder with one folder a class")
     adapt.add_argument("--out", required=True, help="classifier folder to write")
-    _head(adapt)
-    _threads(adapt)
+    options.head(adapt)
+    options.threads(adapt)
+    options.device(adapt)
     adapt.set_defaults(command="adaptation:adapt")
     predict = commands.add_parser(
         "predict", help="classify images", description="Classify images with a classifier that adapt has made."
@@ -210,38 +209,6 @@ def _adapt(commands: Any) -> None:
         default="table",
         help="table, csv: the class; jsonl: the probability of every class (default: %(default)s)",
     )
-    _threads(predict)
+    options.threads(predict)
+    options.device(predict)
     predict.set_defaults(command="adaptation:predict")
-
-
-def _head(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--head",
-        choices=HEADS,
-        default=HEADS[0],
-        help="nearest-mean (by cosine), nearest-mean-euclidean: class means of the features; ridge, logistic: a linear "
-        "classifier on them; soft-k-means-balanced, soft-k-means-free: means refined by the queries (transductive), as "
-        "many of each class or in any proportion; fine-tune: some steps of the whole network; fine-tune-own: likewise, "
-        "from the head that is stored with it (default: %(default)s)",
-    )
-    command.add_argument(
-        "--batch-norm",
-        choices=BATCH_NORM_MODES,
-        default=BATCH_NORM_MODES[0],
-        help="running: stored statistics; support: those of the support; query: each batch its own, transductive "
-        "(default: %(default)s)",
-    )
-
-
-def _images_per_class(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--images-per-class", type=positive, default=100, help="pictures of each glyph (default: %(default)s)"
-    )
-
-
-def _threads(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--threads", type=positive, default=1, help="threads of torch (default: %(default)s)")
-
-
-def _workers(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--workers", type=positive, help="processes (default: one a core)")

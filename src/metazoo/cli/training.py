@@ -48,6 +48,8 @@ def train(options: Namespace) -> None:
         resume=options.resume,
         workers=options.workers,
         threads=options.threads,
+        device=options.device,
+        precision=options.precision,
         progress=True,
         images=options.images,
     )

@@ -49,6 +49,7 @@ def build(options: Namespace) -> None:
         width=options.width,
         recovered_images=options.recovered_images,
         workers=options.workers,
+        device=options.device,
         progress=True,
     )
     print_table(group_table(group_rows(zoo)))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metazoo.learn.embedders import Embedder, JointFeatures, PixelFeatures, count_parameters
 from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
@@ -27,6 +27,12 @@ class Subject:
     method: str
     module: Embedder
     parameters: int
+
+    def on(self, device: str) -> Self:
+        """The subject with its module moved to `device`."""
+        if isinstance(self.module, nn.Module):
+            self.module.to(device)
+        return self
 
     @classmethod
     def of(cls, name: str, method: str, module: Embedder) -> Self:

@@ -25,10 +25,13 @@ class EpisodeMemory:
         slots: insertions that are remembered of each class.
         conflicts: bool [identities, identities], symmetric: pairs that may not meet in one episode, because they may be
             the same class; None if every class is known.
+        device: where images are kept and episodes come out.
     """
 
-    def __init__(self, identities: int, slots: int = 20, conflicts: Tensor | None = None) -> None:
-        self._slots = slots
+    def __init__(
+        self, identities: int, slots: int = 20, conflicts: Tensor | None = None, *, device: str = "cpu"
+    ) -> None:
+        self._slots, self._device = slots, device
         self._rings: list[list[Tensor]] = [[] for _ in range(identities)]
         self._next = [0] * identities
         self._conflicts = torch.zeros(identities, identities, dtype=torch.bool) if conflicts is None else conflicts
@@ -37,7 +40,7 @@ class EpisodeMemory:
         """Insert `images` (uint8 [n, 3, side, side]) of the classes `identities` (int64 [n])."""
         for identity in identities.unique().tolist():
             ring, place = self._rings[identity], self._next[identity]
-            own = images[identities == identity]
+            own = images[identities == identity].to(self._device)
             if place == len(ring):
                 ring.append(own)
             else:
@@ -77,9 +80,9 @@ class EpisodeMemory:
             query.append(images[places[shots:]])
         return EpisodeImages(
             torch.cat(support).float() / 255,
-            torch.arange(ways).repeat_interleave(shots),
+            torch.arange(ways, device=self._device).repeat_interleave(shots),
             torch.cat(query).float() / 255,
-            torch.arange(ways).repeat_interleave(queries),
+            torch.arange(ways, device=self._device).repeat_interleave(queries),
         )
 
     def _draw_classes(self, ways: int, images_per_class: int, random: torch.Generator) -> list[int] | None:
@@ -114,4 +117,4 @@ class EpisodeMemory:
         self._next = following.tolist()
         for identity in range(len(self._rings)):
             slots = (tensors.get(f"memory.{identity}.{slot}") for slot in range(self._slots))
-            self._rings[identity] = [images for images in slots if images is not None]
+            self._rings[identity] = [images.to(self._device) for images in slots if images is not None]

@@ -9,7 +9,6 @@ regularisers below are siblings: the plain mean ignores R, the explicit form fol
 Hessian-vector products, the implicit form obtains the same to first order from 2 T ordinary gradients.
 """
 
-import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -170,13 +169,13 @@ def _split(vector: Tensor, like: Parameters) -> list[tuple[str, Tensor]]:
 
 def _direction(parameters: Parameters, losses: Tensor, gradients: Tensor, joined: Tensor) -> Direction:
     mean = gradients.mean(0)
-    unit = torch.nn.functional.normalize(gradients, dim=1)
-    pairs = list(itertools.combinations(range(len(gradients)), 2))
-    cosines = (unit @ unit.T)[[i for i, _ in pairs], [j for _, j in pairs]] if pairs else unit.new_ones(1)
+    cosines, count = torch.nn.functional.normalize(gradients, dim=1), len(gradients)
+    cosines = cosines @ cosines.T
+    others = (cosines.sum() - cosines.diagonal().sum()) / (count * (count - 1)) if count > 1 else cosines.mean()
     return Direction(
         gradient=dict(_split(joined, parameters)),
         losses=losses,
-        agreement=cosines.mean(),
+        agreement=others,
         disagreement=(gradients - mean).square().sum(1).mean() / 2,
         relative_change=(joined - mean).norm() / mean.norm().clamp_min(torch.finfo(mean.dtype).tiny),
     )

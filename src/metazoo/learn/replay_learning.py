@@ -30,7 +30,7 @@ class Visit:
     """What one teacher contributes to a meta-iteration.
 
     Attributes:
-        images: recovered, uint8 [n, 3, side, side] at the meta-model's size.
+        images: recovered, uint8 [n, 3, side, side] at the meta-model's size, on any device.
         labels: int64 [n], relative: from 0 to the number of classes chosen of the teacher - 1.
         identities: int64 [n], the class of each image in the memory.
         logits: of the teacher for its chosen classes, of float images [m, 3, side, side] in [0, 1]: [m, classes].
@@ -109,6 +109,7 @@ class ReplayLearner:
     ) -> None:
         self.classifier, self.memory, self.steps_done = classifier, memory, 0
         self._model = FunctionalClassifier(classifier)
+        self._device = next(classifier.parameters()).device
         self._optimiser = MetaOptimiser(dict(classifier.named_parameters()), recipe.learning_rate)
         self._regulariser = recipe.regularisation.build()
         self._visit, self._recipe, self._seed, self._grows, self._check = visit, recipe, seed, grows, check
@@ -147,7 +148,7 @@ class ReplayLearner:
         )
 
     def _augmented(self, visits: Sequence[Visit], random: torch.Generator) -> list[Tensor]:
-        stacked = torch.cat([visit.images for visit in visits]).float() / 255
+        stacked = torch.cat([visit.images for visit in visits]).to(self._device).float() / 255
         padding = round(stacked.shape[-1] * self._recipe.shift)
         augment = crop_and_flip_alike if self._recipe.shared_augmentation else shift_and_flip
         return list(augment(stacked, padding, random).split([len(visit.images) for visit in visits]))
@@ -156,11 +157,12 @@ class ReplayLearner:
         recipe = self._recipe
         with torch.no_grad():
             taught = visit.logits(images)
+        labels = visit.labels.to(images.device)
         classes = taught.shape[1]
 
         def loss(parameters: Parameters) -> Tensor:
             logits = self._model.logits(parameters, images)[:, :classes]
-            total = recipe.cross_entropy * functional.cross_entropy(logits, visit.labels)
+            total = recipe.cross_entropy * functional.cross_entropy(logits, labels)
             if not recipe.distillation:
                 return total
             if recipe.distillation_form == "published":

@@ -26,7 +26,7 @@ class Views:
 
     Attributes:
         images: uint8 [n, 3, side, side], channels last.
-        owners: index of the teacher from whose images each view was made, int64 [n].
+        owners: index of the teacher from whose images each view was made, int64 [n], on the CPU.
         features: joint features, bfloat16 [n, sum of sizes].
         logits: float32 [n, sum of classes].
     """
@@ -77,7 +77,7 @@ def draw_views(
             own = owners == owner
             partners[own] = members[(chosen[own] * len(members)).long()]
         others = shift_and_flip(bank.pixels(bank.draw(partners, random)), shift, random)
-        weight = 0.5 + 0.5 * torch.rand(count, 1, 1, 1, generator=random)
+        weight = (0.5 + 0.5 * torch.rand(count, 1, 1, 1, generator=random)).to(images.device)
         images = weight * images + (1 - weight) * others
     # Rounded as they are stored, so that the teachers judge exactly what the meta-model will see.
     return (images * 255).round().to(torch.uint8).contiguous(memory_format=torch.channels_last), owners

@@ -83,8 +83,9 @@ def learn_by_replay(
     spec = meta_model.spec(zoo)
     classifier = build_classifier(spec, generator(seed, "meta-model", "weights"))
     # Second derivatives of convolutions are slower with channels last.
-    classifier.to(memory_format=torch.contiguous_format)
-    teachers = zoo.teachers()
+    device = workspace.compute.device
+    classifier.to(device).to(memory_format=torch.contiguous_format)
+    teachers = [teacher.to(device) for teacher in zoo.teachers()]
     stored = [] if visits.reinversion else [bank.images_of(teacher.contract.name) for teacher in teachers]
 
     def visit(iteration: int) -> list[Visit]:
@@ -109,6 +110,7 @@ def learn_by_replay(
                 iteration,
                 workers=workspace.workers,
                 stored_side=_STORED_SIDE,
+                compute=workspace.compute,
                 check=workspace.check,
             )
             pairs = [(recovered.images, recovered.labels) for recovered in found]
@@ -129,7 +131,7 @@ def learn_by_replay(
         ]
 
     slots = recipe.replay.slots if visits.reinversion else len(teachers)
-    memory = EpisodeMemory(len(identity.names), slots, identity.conflicts)
+    memory = EpisodeMemory(len(identity.names), slots, identity.conflicts, device=device)
     for member, (images, labels) in enumerate(stored):
         memory.add(fitted(images, spec.input_size), identity.of(member)[labels])
     learner = ReplayLearner(classifier, memory, visit, recipe, seed, grows=visits.reinversion, check=workspace.check)
@@ -142,4 +144,4 @@ def learn_by_replay(
         seconds_between_checkpoints=_SECONDS_BETWEEN_CHECKPOINTS,
     )
     learner.calibrate()
-    return classifier.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+    return classifier.cpu().to(memory_format=torch.channels_last).eval().requires_grad_(False)

@@ -26,6 +26,7 @@ from metazoo.recover import (
     health_warning,
     recover_zoo,
 )
+from metazoo.run.compute import Compute
 from metazoo.run.progress import Progress, message
 from metazoo.taskspace import (
     PUBLISHED_DECIMALS,
@@ -65,6 +66,7 @@ def recover_images(workspace: Workspace, recipe: RecoveryRecipe | GeneratorRecip
         budget,
         workspace.seed,
         workers=workspace.workers,
+        compute=workspace.compute,
         check=workspace.check,
         progress=workspace.progress,
     )
@@ -128,7 +130,8 @@ def _similarity(embeddings: FisherEmbeddings, recipe: GroupingRecipe) -> Tensor:
 
 def _embed(workspace: Workspace, bank: Bank, recipe: ProbeRecipe) -> FisherEmbeddings:
     counts = {contract.name: contract.spec.classes for contract in workspace.zoo}
-    resident = ResidentBank.load(bank, list(counts), recipe.input_size)
+    device = workspace.compute.device
+    resident = ResidentBank.load(bank, list(counts), recipe.input_size).to(device)
     bar = Progress("task space", (recipe.steps if recipe.trained else 0) + len(counts)) if workspace.progress else None
 
     def advance() -> None:
@@ -141,6 +144,7 @@ def _embed(workspace: Workspace, bank: Bank, recipe: ProbeRecipe) -> FisherEmbed
             probe = train_probe(resident, counts, recipe, workspace.seed, after_step=advance)
         else:
             probe = ImageNetProbe.load(recipe.weights)
+            probe.network.to(device)
         embeddings = []
         for index, name in enumerate(counts):
             own = resident.places_of(index)
@@ -156,20 +160,21 @@ def learn_from_groups(
 ) -> ImageClassifier:
     """Train the meta-model on groups of teachers and give it stored batch-norm statistics."""
     spec = meta_model.spec(workspace.zoo)
-    teachers = workspace.zoo.teachers()
+    compute = workspace.compute
+    teachers = [teacher.to(compute.device) for teacher in workspace.zoo.teachers()]
     resident = ResidentBank.load(bank, [teacher.contract.name for teacher in teachers], spec.input_size)
     student = Student(
         spec,
         [teacher.classifier.network.feature_size for teacher in teachers],
         [teacher.contract.spec.classes for teacher in teachers],
         workspace.seed,
-    )
+    ).to(compute.device)
     learner = GroupLearner(
         student,
-        resident,
+        resident.to(compute.device),
         grouping.groups,
         lambda random: draw_members(grouping, recipe.teachers_per_step, random)[1],
-        teacher_targets(teachers),
+        teacher_targets(teachers, compute),
         recipe,
         workspace.seed,
         check=workspace.check,
@@ -182,7 +187,7 @@ def learn_from_groups(
         steps_between_metrics=_STEPS_BETWEEN_METRICS,
     )
     learner.calibrate()
-    return student.classifier.eval().requires_grad_(False)
+    return student.classifier.cpu().eval().requires_grad_(False)
 
 
 class StepLearner(Protocol):
@@ -238,13 +243,15 @@ def learn_in_steps(
                 bar.advance()
 
 
-def teacher_targets(teachers: Sequence[WhiteBoxTeacher]) -> Targets:
+def teacher_targets(teachers: Sequence[WhiteBoxTeacher], compute: Compute) -> Targets:
     """What the whole zoo says of images: every teacher's normalised features, and its logits; see `Targets`."""
 
     def targets(images: Tensor) -> tuple[Tensor, Tensor]:
         features, logits = [], []
         for teacher in teachers:
-            own = teacher.features(images)
+            with compute.mixed():
+                own = teacher.features(images)
+            own = own.float()
             features.append(functional.normalize(own, dim=1))
             logits.append(teacher.classifier.network.head(own))
         return torch.cat(features, 1), torch.cat(logits, 1)

@@ -19,6 +19,7 @@ from metazoo.methods.tgr_reference import TgrReferenceRecipe
 from metazoo.models import build_classifier
 from metazoo.recover import GeneratorRecipe, RecoveryBudget, RecoveryRecipe, recover_buckets
 from metazoo.recover.budget import plan_buckets
+from metazoo.run.compute import CPU
 from metazoo.taskspace import ProbeRecipe, train_probe
 from metazoo.zoo import WhiteBoxTeacher, Zoo
 
@@ -91,7 +92,7 @@ def time_task_space(zoo: Zoo, recipe: ProbeRecipe, budget: RecoveryBudget, bank:
 
 def time_group_learning(zoo: Zoo, teachers: Sequence[WhiteBoxTeacher], recipe: TgrRecipe, bank: Bank) -> LearningCost:
     """Time some steps on groups, and the teachers' outputs for some views."""
-    spec, targets, learning = recipe.meta_model.spec(zoo), teacher_targets(teachers), recipe.learning
+    spec, targets, learning = recipe.meta_model.spec(zoo), teacher_targets(teachers, CPU), recipe.learning
     counts = {contract.name: contract.spec.classes for contract in zoo}
     sizes = [teacher.classifier.network.feature_size for teacher in teachers]
     resident = ResidentBank.load(bank, list(counts), spec.input_size)

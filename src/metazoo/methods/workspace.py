@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from metazoo.errors import Interrupted
+from metazoo.run.compute import CPU, Compute
 from metazoo.run.folder import RunFolder
 from metazoo.run.metrics import MetricsLog
 from metazoo.zoo import ModelContract, Zoo
@@ -21,6 +22,7 @@ class Workspace:
         workers: processes for work that falls into independent units.
         check: to be called where the state on disk is whole; raises `Interrupted` once a stop was asked for.
         progress: whether to say on standard error how far the run is.
+        compute: where teachers and meta-model are, and how exactly teachers answer.
         images: whether recovered images of models whose contract allows it may be shown.
     """
 
@@ -31,6 +33,7 @@ class Workspace:
     workers: int
     check: Callable[[], None]
     progress: bool
+    compute: Compute = CPU
     images: bool = True
 
     def is_stopping(self) -> bool:

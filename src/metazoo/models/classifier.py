@@ -45,6 +45,7 @@ class ImageClassifier(nn.Module):
         super().__init__()
         self.spec = spec
         self.network = network
+        self.register_buffer("_luma", torch.tensor(_LUMA).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("_mean", torch.tensor(spec.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("_std", torch.tensor(spec.std).view(1, -1, 1, 1), persistent=False)
 
@@ -54,7 +55,7 @@ class ImageClassifier(nn.Module):
         if images.shape[-2:] != (side, side):
             images = functional.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
         if images.shape[1] == 3 and self.spec.channels == 1:
-            images = (images * images.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+            images = (images * self._luma).sum(1, keepdim=True)  # pyright: ignore[reportOperatorIssue]
         elif images.shape[1] == 1 and self.spec.channels == 3:
             images = images.expand(-1, 3, -1, -1)
         return (images - self._mean) / self._std  # pyright: ignore[reportOperatorIssue]

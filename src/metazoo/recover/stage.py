@@ -16,7 +16,7 @@ from metazoo.recover.generated import GeneratorRecipe
 from metazoo.recover.pixels import RecoveryRecipe
 from metazoo.recover.units import RecoveryUnit, recover_units
 from metazoo.run.artefacts import remove_stale_temporaries
-from metazoo.run.executor import default_workers
+from metazoo.run.compute import CPU, Compute
 from metazoo.run.progress import Progress
 from metazoo.run.signals import graceful
 from metazoo.zoo import ModelContract, Zoo
@@ -60,6 +60,7 @@ def recover_zoo(
     *,
     workers: int | None = None,
     threads: int = 1,
+    compute: Compute = CPU,
     check: Callable[[], None] = lambda: None,
     progress: bool = False,
 ) -> None:
@@ -73,8 +74,9 @@ def recover_zoo(
         recipe: how a bucket is recovered.
         budget: what is recovered, and the disk that it may take.
         seed: of the run.
-        workers: processes; one a core if None.
+        workers: processes; `compute.default_workers` if None.
         threads: torch threads of each process; with another number images may differ by rounding.
+        compute: where teachers are, and how exact; images depend on it.
         check: called between buckets and while waiting; what it raises ends the recovery, and finished buckets stay.
         progress: whether to say on standard error how far it is.
 
@@ -89,10 +91,10 @@ def recover_zoo(
         ArtefactError: a model is missing or damaged, or the bank cannot be written.
     """
     _check_settings(zoo, bank, recipe, budget, seed)
-    units = _missing_units(zoo, bank, recipe, budget, seed)
+    units = _missing_units(zoo, bank, recipe, budget, seed, compute)
     _check_disk(bank, units, budget)
     remove_stale_temporaries(bank.folder)
-    workers = default_workers() if workers is None else workers
+    workers = compute.default_workers if workers is None else workers
     plan = plan_recovery(zoo, budget, bank)
     bar = Progress("recovering", plan.buckets, plan.stored_buckets) if progress else None
     with graceful() as stop, bar or contextlib.nullcontext():
@@ -122,7 +124,12 @@ def recover_zoo(
 
 
 def _missing_units(
-    zoo: Zoo, bank: Bank, recipe: RecoveryRecipe | GeneratorRecipe, budget: RecoveryBudget, seed: int
+    zoo: Zoo,
+    bank: Bank,
+    recipe: RecoveryRecipe | GeneratorRecipe,
+    budget: RecoveryBudget,
+    seed: int,
+    compute: Compute,
 ) -> list[RecoveryUnit]:
     """Teacher by teacher, so that a process seldom loads another one."""
     units: list[RecoveryUnit] = []
@@ -139,6 +146,7 @@ def _missing_units(
                 recipe,
                 budget.stored_side,
                 seed,
+                compute=compute,
             )
             for part in parts
             if not all(bank.has(contract.name, budget.generation, bucket) for bucket in part)

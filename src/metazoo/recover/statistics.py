@@ -93,7 +93,9 @@ def _recording_hook(layer: _BatchNorm, reader: BatchNormReader) -> Any:
     def hook(_: nn.Module, arguments: tuple[Any, ...]) -> None:
         inputs: Tensor = arguments[0]
         dimensions = _all_but_channels(inputs)
-        reader.record(layer, inputs, inputs.mean(dimensions), inputs.square().mean(dimensions))
+        exact = torch.promote_types(inputs.dtype, torch.float32)  # not what mixed precision hands on
+        moments = (values.mean(dimensions, dtype=exact) for values in (inputs, inputs.square()))
+        reader.record(layer, inputs, *moments)
 
     return hook
 
@@ -108,11 +110,12 @@ class _NormaliseAndObserve(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Outputs, and mean and mean square [channels] of `inputs` [n, channels, ...]."""
-        dimensions = _all_but_channels(inputs)
-        mean = inputs.mean(dimensions)
+        dimensions, exact = _all_but_channels(inputs), scale.dtype
+        scale, shift = scale.to(inputs.dtype), shift.to(inputs.dtype)  # under mixed precision they differ
+        mean = inputs.mean(dimensions, dtype=exact)
         # Moments add up over the parts of a batch, and on a CPU take a tenth of the time of `torch.var_mean`.
         outputs = inputs.square()
-        mean_square = outputs.mean(dimensions)
+        mean_square = outputs.mean(dimensions, dtype=exact)
         torch.addcmul(_by_channel(shift, inputs), inputs, _by_channel(scale, inputs), out=outputs)
         ctx.save_for_backward(inputs, scale)
         ctx.set_materialize_grads(False)
@@ -125,8 +128,8 @@ class _NormaliseAndObserve(torch.autograd.Function):
         to_outputs, to_mean, to_mean_square = gradients
         inputs, scale = ctx.saved_tensors
         count = inputs.numel() // inputs.shape[1]
-        offset = torch.zeros_like(scale) if to_mean is None else to_mean / count
-        slope = torch.zeros_like(scale) if to_mean_square is None else to_mean_square * (2 / count)
+        offset = torch.zeros_like(scale) if to_mean is None else (to_mean / count).to(inputs.dtype)
+        slope = torch.zeros_like(scale) if to_mean_square is None else (to_mean_square * (2 / count)).to(inputs.dtype)
         gradient = torch.addcmul(_by_channel(offset, inputs), inputs, _by_channel(slope, inputs))
         if to_outputs is not None:
             gradient.addcmul_(to_outputs, _by_channel(scale, inputs))

@@ -11,6 +11,7 @@ from torch import Tensor
 from metazoo.recover.generated import GeneratorRecipe, recover_through_generator
 from metazoo.recover.inversion import RecoveredImages
 from metazoo.recover.pixels import RecoveryRecipe, recover_images
+from metazoo.run.compute import CPU, Compute
 from metazoo.run.executor import map_units
 from metazoo.run.randomness import generator
 from metazoo.zoo import ModelContract, WhiteBoxTeacher, Zoo
@@ -29,6 +30,7 @@ class RecoveryUnit:
     stored_side: int
     seed: int
     stage: str = "recover"
+    compute: Compute = CPU
 
 
 def _name_of(unit: RecoveryUnit) -> str:
@@ -39,8 +41,9 @@ def recover_unit(unit: RecoveryUnit, check: Callable[[], None] = lambda: None) -
     """Recover the images of each of its buckets; the same for every process and order of units."""
     name, side = unit.contract.name, unit.stored_side
     random = generator(unit.seed, unit.stage, f"{name}/{unit.generation}", unit.buckets[0])
-    teacher = _teacher(unit.zoo, unit.contract)
-    return recover_buckets(teacher, unit.labels, unit.recipe, random, stored_side=side, check=check)
+    teacher = _teacher(unit.zoo, unit.contract, unit.compute.device)
+    with unit.compute.mixed():
+        return recover_buckets(teacher, unit.labels, unit.recipe, random, stored_side=side, check=check)
 
 
 def recover_buckets(
@@ -95,6 +98,7 @@ def recover_requests(
     *,
     workers: int,
     stored_side: int,
+    compute: Compute = CPU,
     check: Callable[[], None] = lambda: None,
 ) -> list[RecoveredImages]:
     """Recover the requests of one meta-iteration afresh, without storing anything; as `recover_zoo` otherwise.
@@ -112,6 +116,7 @@ def recover_requests(
             stored_side,
             seed,
             "recover again",
+            compute,
         )
         for place, request in enumerate(requests)
     ]
@@ -120,12 +125,12 @@ def recover_requests(
 
 
 # The last teacher of this process, because the buckets of one follow each other.
-_held: list[tuple[Path, WhiteBoxTeacher]] = []
+_held: list[tuple[Path, str, WhiteBoxTeacher]] = []
 
 
-def _teacher(folder: Path, contract: ModelContract) -> WhiteBoxTeacher:
-    if not _held or _held[0][0] != folder or _held[0][1].contract != contract:
+def _teacher(folder: Path, contract: ModelContract, device: str) -> WhiteBoxTeacher:
+    if not _held or _held[0][:2] != (folder, device) or _held[0][2].contract != contract:
         _held.clear()
         # Of all contracts this one only: nothing of a large zoo is read for each of its models.
-        _held.append((folder, Zoo(folder, [contract]).teacher(contract.name)))
-    return _held[0][1]
+        _held.append((folder, device, Zoo(folder, [contract]).teacher(contract.name).to(device)))
+    return _held[0][2]

@@ -59,7 +59,7 @@ def class_means(
         found = features(bank.pixels(chosen))
         if sums.dim() == 0:
             sums = torch.zeros(len(counts), found.shape[1])
-        sums.index_add_(0, classes[chosen], found)
+        sums.index_add_(0, classes[chosen], found.cpu())
         after_batch()
     return sums / counts.clamp(max=images_per_class).unsqueeze(1)
 

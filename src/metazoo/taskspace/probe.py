@@ -144,7 +144,7 @@ def train_probe(
     """Train the probe on the recovered images of all teachers: cross-entropy of each over its own teacher's classes.
 
     Args:
-        bank: images at `recipe.input_size`.
+        bank: images at `recipe.input_size`; the probe is trained where they are.
         class_counts: classes of each teacher of `bank`, in its order.
         recipe: see there.
         seed: of the run.
@@ -154,6 +154,7 @@ def train_probe(
         DataError: the loss is not finite; the step is named.
     """
     classifier = build_classifier(probe_spec(recipe, sum(class_counts.values())), generator(seed, "probe", "weights"))
+    classifier.to(bank.images.device)
     # From zero the heads of like tasks become alike; what is random in a head would pass for a difference of tasks.
     for parameter in classifier.network.head.parameters():
         nn.init.zeros_(parameter)
@@ -170,7 +171,8 @@ def train_probe(
         logits = classifier(shift_and_flip(bank.pixels(places), recipe.shift, random))
         first = starts[owners, None]
         own = (classes >= first) & (classes < first + counts[owners, None])
-        loss = functional.cross_entropy(logits.masked_fill(~own, -torch.inf), bank.labels[places] + first.squeeze(1))
+        wanted = (bank.labels[places] + first.squeeze(1)).to(logits.device)
+        loss = functional.cross_entropy(logits.masked_fill(~own.to(logits.device), -torch.inf), wanted)
         if not bool(loss.isfinite()):
             raise DataError(f"the probe's loss is not finite at step {step}; lower probe.learning_rate")
         optimiser.zero_grad()

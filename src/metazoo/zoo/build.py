@@ -8,7 +8,8 @@ from pathlib import Path
 from metazoo.data import ImageSet
 from metazoo.errors import UsageError
 from metazoo.models import ImageClassifier
-from metazoo.run.executor import default_workers, map_units
+from metazoo.run.compute import Compute
+from metazoo.run.executor import map_units
 from metazoo.run.progress import Progress
 from metazoo.run.randomness import generator
 from metazoo.run.signals import graceful
@@ -35,6 +36,7 @@ def build_zoo(
     train_fraction: float = 0.8,
     recovered_images: Permission | None = None,
     workers: int | None = None,
+    device: str | None = None,
     check: Callable[[], None] = lambda: None,
     progress: bool = False,
 ) -> Zoo:
@@ -60,7 +62,8 @@ def build_zoo(
         train_fraction: part of each class's images, taken from the first, to train on; the rest validates.
         recovered_images: what may be done with images recovered from the new models, see `ModelContract`; `show` if
             None. Models that are there already must say the same, unless it is None.
-        workers: processes of one thread each; one a core if None.
+        workers: processes of one thread each; one a core if None, at most 4 on a GPU.
+        device: to train on; the first GPU, else the CPU if None. Weights depend on it.
         check: called between models and while waiting; what it raises ends the build, and finished models stay.
         progress: whether to say on standard error how far it is.
 
@@ -86,7 +89,8 @@ def build_zoo(
         width=width,
         train_fraction=train_fraction,
     )
-    workers = default_workers() if workers is None else workers
+    compute = Compute.choose(device)
+    workers = compute.default_workers if workers is None else workers
     if workers < 1:
         raise UsageError(f"a zoo is built by at least 1 worker, not {workers}")
     zoo = Zoo.create(out)
@@ -100,7 +104,7 @@ def build_zoo(
             stop.check()
 
         inline = workers == 1 or len(missing) == 1
-        train = functools.partial(_train, check=checked) if inline else _train
+        train = functools.partial(_train, device=compute.device, **({"check": checked} if inline else {}))
         bar = Progress("training", models, models - len(missing)) if progress else None
         with bar or contextlib.nullcontext():
             for index, (classifier, accuracy) in map_units(
@@ -138,7 +142,7 @@ def _missing(zoo: Zoo, jobs: list[Job], recovered_images: Permission | None) -> 
     return missing
 
 
-def _train(job: Job, check: Callable[[], None] = lambda: None) -> tuple[ImageClassifier, float]:
+def _train(job: Job, *, device: str, check: Callable[[], None] = lambda: None) -> tuple[ImageClassifier, float]:
     contract, (training_set, validation_set) = job.contract, job.images()
     record = job.record
     return train_classifier(
@@ -148,5 +152,6 @@ def _train(job: Job, check: Callable[[], None] = lambda: None) -> tuple[ImageCla
         record.recipe,
         generator(record.seed, "zoo-build-training", job.kind, record.index),
         name=contract.name,
+        device=device,
         check=check,
     )

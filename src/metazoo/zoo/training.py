@@ -42,6 +42,7 @@ def train_classifier(
     generator: torch.Generator,
     *,
     name: str = "of no name yet",
+    device: str = "cpu",
     check: Callable[[], None] = lambda: None,
 ) -> tuple[ImageClassifier, float]:
     """Train a fresh classifier; the weights of the last step are kept.
@@ -55,10 +56,11 @@ def train_classifier(
         recipe: values of None stand for the published ones of the architecture.
         generator: of the first weights and of the order of the images.
         name: of the model, for errors.
+        device: to train on.
         check: called after every epoch; what it raises ends the training.
 
     Returns:
-        The classifier, in evaluation mode, and its accuracy on the validation images in percent.
+        The classifier, in evaluation mode and on the CPU, and its accuracy on the validation images in percent.
 
     Raises:
         UsageError: the sets do not fit the spec, or as `build_classifier` and `TrainingRecipe.resolved`.
@@ -66,10 +68,11 @@ def train_classifier(
     """
     _check_classes(spec, training_set, validation_set)
     recipe = recipe.resolved(spec.architecture)
-    classifier = build_classifier(spec, generator).train()
+    classifier = build_classifier(spec, generator).to(device).train()
     order_seed = int(torch.randint(0, 2**63 - 1, (1,), generator=generator))
     optimiser = _optimiser(classifier, recipe)
-    images = training_set.images.contiguous(memory_format=torch.channels_last)
+    images = training_set.images.to(device).contiguous(memory_format=torch.channels_last)
+    labels = training_set.labels.to(device)
     for epoch in range(recipe.epochs):
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate_in(epoch)
@@ -78,7 +81,7 @@ def train_classifier(
             if len(batch) == 1:  # batch norm has no variance of one value
                 continue
             logits = classifier(_to_unit_range(images[batch]))
-            loss = functional.cross_entropy(logits, training_set.labels[batch])
+            loss = functional.cross_entropy(logits, labels[batch])
             optimiser.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(classifier.parameters(), recipe.gradient_norm)
@@ -88,7 +91,7 @@ def train_classifier(
         if not all(bool(parameter.isfinite().all()) for parameter in classifier.parameters()):
             raise _not_finite("weights", name, epoch, recipe)
         check()
-    return classifier.eval(), _accuracy(classifier, validation_set)
+    return classifier.cpu().eval(), _accuracy(classifier, validation_set)
 
 
 def _optimiser(classifier: ImageClassifier, recipe: TrainingRecipe) -> torch.optim.Optimizer:

@@ -1,0 +1,60 @@
+"""Options that several commands take. Nothing heavy is imported here."""
+
+import argparse
+
+from metazoo.cli.values import positive
+
+# Those of `metazoo.learn`, which bring in torch; a test compares them.
+HEADS = (
+    "nearest-mean",
+    "nearest-mean-euclidean",
+    "ridge",
+    "logistic",
+    "soft-k-means-balanced",
+    "soft-k-means-free",
+    "fine-tune",
+    "fine-tune-own",
+)
+BATCH_NORM_MODES = ("running", "support", "query")
+
+
+def head(command: argparse.ArgumentParser) -> None:
+    """How a new task is learned."""
+    command.add_argument(
+        "--head",
+        choices=HEADS,
+        default=HEADS[0],
+        help="nearest-mean (by cosine), nearest-mean-euclidean: class means of the features; ridge, logistic: a linear "
+        "classifier on them; soft-k-means-balanced, soft-k-means-free: means refined by the queries (transductive), as "
+        "many of each class or in any proportion; fine-tune: some steps of the whole network; fine-tune-own: likewise, "
+        "from the head that is stored with it (default: %(default)s)",
+    )
+    command.add_argument(
+        "--batch-norm",
+        choices=BATCH_NORM_MODES,
+        default=BATCH_NORM_MODES[0],
+        help="running: stored statistics; support: those of the support; query: each batch its own, transductive "
+        "(default: %(default)s)",
+    )
+
+
+def images_per_class(command: argparse.ArgumentParser) -> None:
+    """Of the glyphs."""
+    command.add_argument(
+        "--images-per-class", type=positive, default=100, help="pictures of each glyph (default: %(default)s)"
+    )
+
+
+def threads(command: argparse.ArgumentParser) -> None:
+    """Of torch."""
+    command.add_argument("--threads", type=positive, default=1, help="threads of torch (default: %(default)s)")
+
+
+def workers(command: argparse.ArgumentParser) -> None:
+    """Of independent work."""
+    command.add_argument("--workers", type=positive, help="processes (default: one a core, at most 4 on a GPU)")
+
+
+def device(command: argparse.ArgumentParser, more: str = "") -> None:
+    """Where tensors are; `more` is said of the default."""
+    command.add_argument("--device", help=f"cpu, cuda or cuda:1 (default: the first GPU, else the CPU{more})")

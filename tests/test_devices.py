@@ -1,0 +1,104 @@
+"""What a GPU would be asked to do, done on a device that refuses to mix tensors as a GPU does."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from emulated_device import emulated_device
+from training_helpers import OPTIONS, REFERENCE, SIDE, build, coloured_images
+
+from metazoo.adapt import FewShotClassifier, adapt
+from metazoo.evaluate import Subject, evaluate, zoo_ensemble
+from metazoo.learn.heads import HEADS
+from metazoo.run import compute
+from metazoo.training import Run, train
+from metazoo.zoo import TrainingRecipe, Zoo, build_zoo
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
+    return build(tmp_path_factory.mktemp("zoo") / "zoo")
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr(compute, "_device", torch.device)
+    with emulated_device() as name:
+        yield name
+
+
+def weights_of(run: Run) -> dict[str, torch.Tensor]:
+    return run.meta_model.classifier.network.state_dict()
+
+
+def assert_alike(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    for name, tensor in one.items():
+        assert tensor.device.type == other[name].device.type == "cpu"
+        torch.testing.assert_close(tensor, other[name], rtol=2e-3, atol=2e-4, msg=lambda text, name=name: name + text)
+
+
+def test_a_tensor_that_was_left_behind_is_noticed(device: str) -> None:
+    with pytest.raises(AssertionError, match="meet"):
+        _ = torch.ones(3).to(device) + torch.ones(3)
+    assert float((torch.ones(3).to(device) * 2).sum()) == 6
+
+
+@pytest.mark.parametrize(("setting", "config"), [("default", OPTIONS), ("reference", REFERENCE)])
+def test_a_run_learns_there_what_it_learns_on_the_cpu(
+    zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, config: dict[str, Any]
+) -> None:
+    options: dict[str, Any] = {"setting": setting, "config": config, "workers": 1}
+    here = train(zoo, out=tmp_path / "cpu", device="cpu", **options)
+    monkeypatch.setattr(compute, "_device", torch.device)
+    with emulated_device() as name:
+        there = train(zoo, out=tmp_path / "device", device=name, **options)
+    assert (here.description["device"], there.description["device"]) == ("cpu", name)
+    assert_alike(weights_of(here), weights_of(there))
+
+
+def test_class_conflicts_are_found_there(zoo: Zoo, tmp_path: Path, device: str) -> None:
+    config = {**REFERENCE, "class_map": None}
+    run = train(zoo, out=tmp_path / "run", setting="reference", config=config, device=device, workers=1)
+    assert run.finished
+
+
+def test_a_zoo_is_built_there(tmp_path: Path, device: str) -> None:
+    images, recipe = coloured_images(4, SIDE), TrainingRecipe(epochs=2)
+    here, there = (
+        build_zoo(tmp_path / name, images, "conv4", 1, 3, recipe=recipe, width=4, workers=1, device=name)
+        for name in ("cpu", device)
+    )
+    names = [zoo.contracts[0].name for zoo in (here, there)]
+    assert_alike(here.teacher(names[0]).state_dict(), there.teacher(names[1]).state_dict())
+
+
+@pytest.mark.parametrize("head", [head.name for head in HEADS])
+@pytest.mark.parametrize("batch_norm", ["running", "support", "query"])
+def test_every_head_is_evaluated_there(zoo: Zoo, device: str, head: str, batch_norm: str) -> None:
+    if head == "fine-tune-own":
+        pytest.skip("needs as many outputs as the episode has ways")
+    images = coloured_images(6, SIDE)
+    rows = [Subject.of("one", "best-teacher", zoo.teachers()[0].classifier)]
+    rows += [] if head == "fine-tune" else [zoo_ensemble(zoo.teachers())]
+
+    def accuracies(where: str) -> list[float]:
+        moved = [row.on(where) for row in rows]
+        results = evaluate(moved, images, ways=3, shots=(1,), queries=2, episodes=3, head=head, batch_norm=batch_norm)
+        return [result.accuracy for result in results]
+
+    assert accuracies("cpu") == pytest.approx(accuracies(device), abs=6)
+
+
+def test_a_classifier_adapts_is_stored_and_predicts_there(zoo: Zoo, tmp_path: Path, device: str) -> None:
+    images = coloured_images(3, SIDE)
+    chosen = images.labels < 3
+    network = zoo.teachers()[0].classifier
+    expected = adapt(network, images.images[chosen], images.labels[chosen]).predict(images.images)
+    classifier = adapt(network.to(device), images.images[chosen], images.labels[chosen])
+    classifier.save(tmp_path / "classifier")
+    loaded = FewShotClassifier.load(tmp_path / "classifier").to(device)
+    for prediction in (classifier.predict(images.images), loaded.predict(images.images)):
+        assert prediction.probabilities.device.type == "cpu"
+        torch.testing.assert_close(prediction.probabilities, expected.probabilities, rtol=1e-3, atol=1e-4)
