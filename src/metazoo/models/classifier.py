@@ -45,9 +45,9 @@ class ImageClassifier(nn.Module):
         super().__init__()
         self.spec = spec
         self.network = network
-        self.register_buffer("_luma", torch.tensor(_LUMA).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("_mean", torch.tensor(spec.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("_std", torch.tensor(spec.std).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("_luma", torch.tensor(_LUMA).view(1, 3, 1, 1), persistent=False)
 
     def preprocess(self, images: Tensor) -> Tensor:
         """Fit `images` to the network: bilinear (antialiased) resize, grey by luma or repeated, mean and std."""
