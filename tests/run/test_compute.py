@@ -56,3 +56,12 @@ def test_mixed_precision_is_for_the_block_alone() -> None:
     with CPU.mixed():
         assert layer(images).dtype == torch.float32
     assert layer(images).dtype == torch.float32
+
+
+def test_mixed_precision_follows_the_steps_of_a_parameter() -> None:
+    layer, values = torch.nn.Linear(2, 2, bias=False), torch.ones(1, 2)
+    with Compute("cpu", "bfloat16").mixed():
+        before = layer(values).detach()
+        with torch.no_grad():
+            layer.weight.mul_(4)
+        assert torch.equal(layer(values), 4 * before)

@@ -53,7 +53,8 @@ class Compute:
         """Within the block, convolutions and products of matrices are of this precision."""
         if self.precision == "float32":
             return contextlib.nullcontext()
-        return torch.autocast(torch.device(self.device).type, torch.bfloat16)
+        # What is cached of a parameter would not follow its steps, and the block may be a whole inversion.
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16, cache_enabled=False)
 
 
 CPU = Compute()
