@@ -120,9 +120,30 @@ def test_other_names_are_refused(architecture: str, message: str) -> None:
         build_network(architecture, classes=3, channels=3, input_size=8)
 
 
-def test_arguments_are_refused() -> None:
-    with pytest.raises(UsageError, match="takes no argument such as 'width'"):
-        build_network("timm:test_vit", classes=3, channels=3, input_size=32, arguments={"width": 4})
+def test_arguments_of_timm_are_passed_on() -> None:
+    arguments = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
+    built = build_classifier(spec("timm:test_vit", arguments=arguments), torch.Generator().manual_seed(0)).network
+    assert isinstance(built, LibraryNetwork)
+    wanted = timm.create_model("test_vit", num_classes=4, img_size=32, **arguments)
+    assert {built.own_name(name): tensor.shape for name, tensor in wanted.state_dict().items()} == {
+        name: tensor.shape for name, tensor in built.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("architecture", "arguments", "message"),
+    [
+        ("timm:test_vit", {"width": 4}, "takes no argument 'width'"),
+        ("timm:test_vit", {"pretrained": 1}, "takes no argument 'pretrained'"),
+        ("timm:test_vit", {"depth": 0}, "depth of timm:test_vit must lie between 1 and 256, not 0"),
+        ("timm:test_vit", {"embed_dim": 10**9}, "must lie between 1 and 4096"),
+        ("timm:test_resnet", {"embed_dim": 24}, "cannot be built for 3 channels and 32 pixels, embed_dim 24"),
+        ("torchvision:resnet18", {"patch_size": 4}, "takes no argument 'patch_size'"),
+    ],
+)
+def test_other_arguments_are_refused(architecture: str, arguments: dict[str, int], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        build_network(architecture, classes=3, channels=3, input_size=32, arguments=arguments)
 
 
 def test_a_library_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ of image classifiers; nothing else can be reached through it.
 
 import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, final
 
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from metazoo.models.network import Network
 
 LIBRARIES = ("timm", "torchvision")
 _NAME = re.compile(r"(timm|torchvision):([A-Za-z0-9_]{1,80})")
+
+TIMM_ARGUMENTS = {"patch_size": 1024, "embed_dim": 4096, "depth": 256, "num_heads": 256}
+"""What may be said of a network of timm beside its name, and the largest values; not every one takes each of them."""
 
 # What leaves out something at random in training, and the attribute that says how often.
 _CHANCES = {"Dropout": "p", "StochasticDepth": "p", "DropPath": "drop_prob"}
@@ -77,28 +80,39 @@ class LibraryNetwork(Network):
         return f"head.{kind}" if layer == self._head_name else f"body.{name}"
 
 
-def build_library_network(architecture: str, *, classes: int, channels: int, input_size: int) -> LibraryNetwork:
+def build_library_network(
+    architecture: str, *, classes: int, channels: int, input_size: int, arguments: Mapping[str, int] | None = None
+) -> LibraryNetwork:
     """Build a network of a library with fresh weights, as `metazoo.models.build_network` does.
 
     Raises:
         UsageError: the library is not installed, has no such image classifier, or its classifier is not one linear
-            layer on pooled features; or it cannot be built with this input size or these channels.
+            layer on pooled features; or it cannot be built with this input size, these channels or these arguments.
     """
+    arguments = dict(arguments or {})
     match = _NAME.fullmatch(architecture)
     if match is None:
         raise UsageError(
             f"{architecture[:100]!r} is no architecture of {' or '.join(LIBRARIES)}; see its list of models"
         )
     library, name = match.groups()
+    allowed = TIMM_ARGUMENTS if library == "timm" else {}
+    for key, value in sorted(arguments.items()):
+        if key not in allowed:
+            raise UsageError(f"{architecture} takes no argument {key!r}; leave it out")
+        if not 1 <= value <= allowed[key]:
+            raise UsageError(f"{key} of {architecture} must lie between 1 and {allowed[key]}, not {value}")
     build = _timm if library == "timm" else _torchvision
     try:
-        body, head_name = build(name, classes, channels, input_size)
+        body, head_name = build(name, classes, channels, input_size, arguments)
     except UsageError:
         raise
-    except Exception as error:  # whatever the library says of sizes that do not suit the architecture
+    except Exception as error:  # whatever the library says of what does not suit the architecture
         reason = " ".join(str(error).split())[:200]
+        said = "".join(f", {key} {value}" for key, value in arguments.items())
         raise UsageError(
-            f"{architecture} cannot be built for {channels} channels and {input_size} pixels ({reason}); give others"
+            f"{architecture} cannot be built for {channels} channels and {input_size} pixels{said} ({reason}); "
+            "give others"
         ) from error
     head = body.get_submodule(head_name) if head_name is not None else None
     if head_name is None or not isinstance(head, nn.Linear) or head.bias is None or head.out_features != classes:
@@ -111,11 +125,11 @@ def build_library_network(architecture: str, *, classes: int, channels: int, inp
 _Built = tuple[nn.Module, str | None]
 
 
-def _timm(name: str, classes: int, channels: int, input_size: int) -> _Built:
+def _timm(name: str, classes: int, channels: int, input_size: int, arguments: Mapping[str, int]) -> _Built:
     timm = import_library("timm", "timm")
     if not timm.is_model(name):
         raise UsageError(f"timm has no model {name!r}; see `timm.list_models()`")
-    settings: dict[str, Any] = {"num_classes": classes, "in_chans": channels}
+    settings: dict[str, Any] = {"num_classes": classes, "in_chans": channels, **arguments}
     config = timm.get_pretrained_cfg(name, allow_unregistered=False)
     if config is not None and config.fixed_input_size:
         settings["img_size"] = input_size
@@ -133,7 +147,7 @@ _TORCHVISION_SIZE: dict[str, Callable[[int], dict[str, Any]]] = {
 _UNSUITED = ("googlenet", "inception", "regnet")
 
 
-def _torchvision(name: str, classes: int, channels: int, input_size: int) -> _Built:
+def _torchvision(name: str, classes: int, channels: int, input_size: int, _: Mapping[str, int]) -> _Built:
     models = import_library("torchvision", "torchvision.models")
     if name not in models.list_models(module=models):
         raise UsageError(f"torchvision has no image classifier {name!r}; see `torchvision.models.list_models()`")

@@ -55,16 +55,16 @@ def build_network(
         classes: outputs of the head.
         channels: 1 or 3.
         input_size: side of the square images in pixels.
-        arguments: the architecture's own, such as `width`; those of a library take none.
+        arguments: the architecture's own, such as `width`; of timm, see `metazoo.models.library.TIMM_ARGUMENTS`.
 
     Raises:
         UsageError: unknown architecture or argument, an argument out of range, or a library is not installed.
     """
     arguments = dict(arguments or {})
     if is_library_name(architecture):
-        if arguments:
-            raise UsageError(f"{architecture} takes no argument such as {sorted(arguments)[0]!r}; leave it out")
-        return build_library_network(architecture, classes=classes, channels=channels, input_size=input_size)
+        return build_library_network(
+            architecture, classes=classes, channels=channels, input_size=input_size, arguments=arguments
+        )
     if architecture not in _ARCHITECTURES:
         known = ", ".join(_ARCHITECTURES)
         raise UsageError(f"unknown architecture {architecture!r}; choose one of {known}, {_LIBRARY_HELP}")
