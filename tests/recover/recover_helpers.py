@@ -9,6 +9,7 @@ from torch.nn import functional
 from metazoo.data.glyph_classes import Glyph
 from metazoo.data.glyphs import render_glyph
 from metazoo.models import ClassifierSpec, ImageClassifier, Network, build_classifier
+from metazoo.recover import Health
 from metazoo.zoo import ModelContract, WhiteBoxTeacher
 
 LETTERS = "AOSXTLVHCE"
@@ -73,3 +74,10 @@ def teacher_of(classifier: ImageClassifier, name: str = "letters") -> WhiteBoxTe
         name=name, spec=classifier.spec, class_names=names, domain="letters", weights_sha256="0" * 64
     )
     return WhiteBoxTeacher(contract, classifier)
+
+
+def distances(health: Health) -> tuple[float, float]:
+    """The batch-norm distances, at the end and at the start, of a teacher that has batch norm."""
+    assert health.batch_norm_distance is not None
+    assert health.batch_norm_distance_at_start is not None
+    return health.batch_norm_distance, health.batch_norm_distance_at_start

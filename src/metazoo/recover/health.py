@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
-from metazoo.bank import Bank
+from metazoo.bank import Bank, Shard
 
 LEAST_AGREEMENT = 0.5
 
@@ -15,12 +15,13 @@ LEAST_AGREEMENT = 0.5
 class TeacherHealth:
     """Means over the recovered images of one teacher; see `inversion.Health`.
 
-    The batch-norm distances are None for a teacher without batch norm.
+    The batch-norm distances are None for a teacher without batch norm, as is any figure that an older bank lacks.
     """
 
     teacher: str
     images: int
     agreement: float
+    blurred_agreement: float | None
     batch_norm_distance: float | None
     batch_norm_distance_at_start: float | None
 
@@ -33,47 +34,46 @@ class TeacherHealth:
 def health_rows(bank: Bank, generation: int | None = None) -> list[TeacherHealth]:
     """The health of every teacher in the bank, by name, in one generation (each teacher's latest if None).
 
-    Teachers without that generation are left out; a figure that was not recorded counts as 0.
+    Teachers without that generation are left out; an agreement that was not recorded counts as 0.
     """
     rows = []
     for teacher in bank.teachers:
         if generation is None or generation in bank.generations_of(teacher):
             shards = bank.shards_of(teacher, generation)
             images = sum(shard.images for shard in shards)
-            names = ("agreement", "batch_norm_distance", "batch_norm_distance_at_start")
-            agreement, distance, at_start = (
-                sum(shard.images * shard.health.get(name, 0.0) for shard in shards) / images for name in names
-            )
-            has_batch_norm = at_start > 0
-            rows.append(
-                TeacherHealth(
-                    teacher,
-                    images,
-                    agreement,
-                    distance if has_batch_norm else None,
-                    at_start if has_batch_norm else None,
-                )
-            )
+            agreement, blurred, distance, at_start = (_mean(shards, field) for field in _FIGURES)
+            if at_start == 0:  # how older banks say that there is no batch norm
+                distance = at_start = None
+            rows.append(TeacherHealth(teacher, images, agreement or 0.0, blurred, distance, at_start))
     return rows
+
+
+_FIGURES = ("agreement", "blurred_agreement", "batch_norm_distance", "batch_norm_distance_at_start")
+
+
+def _mean(shards: Sequence[Shard], figure: str) -> float | None:
+    known = [(shard.images, shard.health[figure]) for shard in shards if figure in shard.health]
+    return sum(images * value for images, value in known) / sum(images for images, _ in known) if known else None
 
 
 def health_table(rows: Sequence[TeacherHealth]) -> Table:
     """One row a teacher, for a rich console; doubtful ones are marked."""
     table = Table(title="Recovered images", caption=_CAPTION)
     table.add_column("teacher")
-    for heading in ("images", "agreement", "batch-norm distance", "at start"):
+    for heading in ("images", "agreement", "blurred", "batch-norm distance", "at start"):
         table.add_column(heading, justify="right")
     for row in rows:
         agreement = Text(f"{100 * row.agreement:.1f} %" + (" !" if row.doubtful else ""))
         agreement.stylize("bold red" if row.doubtful else "")
+        blurred = "unknown" if row.blurred_agreement is None else f"{100 * row.blurred_agreement:.1f} %"
         distances = (row.batch_norm_distance, row.batch_norm_distance_at_start)
         cells = ("none" if distance is None else f"{distance:.2f}" for distance in distances)
-        table.add_row(Text(row.teacher), f"{row.images:,}", agreement, *cells)
+        table.add_row(Text(row.teacher), f"{row.images:,}", agreement, blurred, *cells)
     return table
 
 
 _CAPTION = (
-    "agreement: images that their own teacher gives the wanted class; "
+    "agreement: images that their own teacher gives the wanted class; blurred: that without their finest detail; "
     "batch-norm distance: from what the teacher remembers of its training images"
 )
 

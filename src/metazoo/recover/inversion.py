@@ -1,5 +1,6 @@
 """The loop of model inversion: whatever images are made of is moved until a frozen teacher recognises them."""
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from metazoo.errors import ZooError
 from metazoo.recover.adam import PlainAdam
 from metazoo.recover.objectives import batch_norm_distance, cross_entropy, l2, total_variation
 from metazoo.recover.statistics import BatchNormReader, read_batch_norm
+from metazoo.recover.tokens import PatchSelection, PatchTokens
 from metazoo.zoo.teacher import WhiteBoxTeacher
 
 # 4 MB of activations stay in a core's cache, and blocks of that size serve one step after the other. A bucket of
@@ -24,13 +26,20 @@ _GUESSED_CHANNELS = 32
 class Health:
     """How well one bucket was recovered, judged by its own teacher on the stored 8-bit images.
 
-    `agreement` is the share of images that the teacher gives the wanted class; the distances are
-    `objectives.batch_norm_distance` of the result and of the start. Numbers near 1 and well below the start are sound.
+    `agreement` is the share of images that the teacher gives the wanted class, `blurred_agreement` that share once the
+    images have lost their finest detail (scaled to half their side and back): what it exceeds by is patterns that only
+    this teacher sees. The distances are `objectives.batch_norm_distance` of the result and of the start, None for a
+    teacher without batch norm. Shares near 1 and a distance well below that of the start are sound.
     """
 
     agreement: float
-    batch_norm_distance: float
-    batch_norm_distance_at_start: float
+    blurred_agreement: float
+    batch_norm_distance: float | None
+    batch_norm_distance_at_start: float | None
+
+    def figures(self) -> dict[str, float]:
+        """Those that there are, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,7 @@ def invert(
     learning_rates: Sequence[float],
     *,
     betas: tuple[float, float],
+    selection: PatchSelection | None = None,
     stored_side: int | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> RecoveredImages:
@@ -90,6 +100,7 @@ def invert(
         augment: of the images [n, channels, side, side] before the teacher sees them.
         learning_rates: of the steps.
         betas: of Adam.
+        selection: leaves out patches as it goes; None keeps them all.
         stored_side: larger images are scaled down to this side (bilinear, antialiased) before they are judged; None
             keeps their own size.
         check: called before every step; what it raises ends the recovery, of which nothing is kept.
@@ -110,7 +121,11 @@ def invert(
         for learning_rate in learning_rates:
             check()
             images = canvas.images()
-            logits, distance = _run(teacher, reader, augment(images))
+            if selection is None:
+                logits, distance = _run(teacher, reader, augment(images))
+            else:
+                seen, kept = selection.detached(augment(selection.attached(images)))
+                logits, distance = _run(teacher, reader, seen, selection.tokens, kept)
             loss = weights.cross_entropy * cross_entropy(logits, wanted) + weights.batch_norm * distance
             if weights.total_variation:
                 loss = loss + weights.total_variation * total_variation(images)
@@ -124,9 +139,14 @@ def invert(
                 for optimiser, gradient in zip(optimisers, gradients, strict=True):
                     optimiser.step(gradient, learning_rate)
                 canvas.confine()
+            if selection is not None:
+                selection.step()
         stored = _stored(best_images, stored_side)
         with torch.no_grad():
-            logits, distance = _run(teacher, reader, stored.float() / 255)
+            judged = stored.float() / 255
+            blurred_logits, _ = _run(teacher, reader, _blurred(judged))
+            logits, distance = _run(teacher, reader, judged)
+        has_batch_norm = bool(reader.observed)
     finite = (logits, distance, best_loss, *(parameter.detach() for parameter in canvas.parameters))
     if not all(bool(torch.isfinite(values).all()) for values in finite):
         raise ZooError(
@@ -135,21 +155,43 @@ def invert(
         )
     if not learning_rates:
         wanted = logits.argmax(1)
-    agreement = (logits.argmax(1) == wanted).double().mean().item()
-    health = Health(agreement, distance.item(), distance_at_start.item())
+    health = Health(
+        (logits.argmax(1) == wanted).double().mean().item(),
+        (blurred_logits.argmax(1) == wanted).double().mean().item(),
+        distance.item() if has_batch_norm else None,
+        distance_at_start.item() if has_batch_norm else None,
+    )
     return RecoveredImages(stored.cpu(), wanted.cpu(), health)
 
 
-def _run(teacher: WhiteBoxTeacher, reader: BatchNormReader, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits [n, classes] and the batch-norm distance of one batch, which a CPU takes in parts."""
+def _run(
+    teacher: WhiteBoxTeacher,
+    reader: BatchNormReader,
+    images: Tensor,
+    tokens: PatchTokens | None = None,
+    kept: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Logits [n, classes] and the batch-norm distance of one batch, which a CPU takes in parts.
+
+    With `kept` (int64 [n, k]) the teacher goes on with these patches of `tokens` alone.
+    """
     count, _, height, width = images.shape
     largest = reader.largest_input or _GUESSED_CHANNELS * height * width
     parts = -(-count * largest // _VALUES_AT_ONCE) if images.device.type == "cpu" else 1
+    parts = min(parts, count)
     reader.clear()
-    logits = torch.cat(
-        [teacher(part.contiguous(memory_format=torch.channels_last)) for part in images.tensor_split(min(parts, count))]
-    )
-    return logits, batch_norm_distance(reader.observed, reader.stored)
+    logits = []
+    chosen = [None] * parts if kept is None else kept.tensor_split(parts)
+    for part, patches in zip(images.tensor_split(parts), chosen, strict=True):
+        with contextlib.nullcontext() if tokens is None else tokens.only(patches):
+            logits.append(teacher(part.contiguous(memory_format=torch.channels_last)))
+    return torch.cat(logits), batch_norm_distance(reader.observed, reader.stored)
+
+
+def _blurred(images: Tensor) -> Tensor:
+    side = images.shape[-1]
+    small = functional.interpolate(images, size=(max(1, side // 2),) * 2, mode="bilinear", antialias=True)
+    return functional.interpolate(small, size=(side, side), mode="bilinear")
 
 
 def _stored(pixels: Tensor, stored_side: int | None) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from metazoo.data.augment import shift_and_flip
 from metazoo.recover.canvas import Canvas, start_images
 from metazoo.recover.inversion import InversionCanvas, LossWeights, RecoveredImages, invert
+from metazoo.recover.tokens import PatchSelection, patch_tokens
 from metazoo.zoo.teacher import WhiteBoxTeacher
 
 
@@ -37,15 +38,23 @@ class RecoveryRecipe(BaseModel):
     shift: float = Field(
         default=0.125, ge=0, lt=0.5, description="largest shift of the augmentation, as a share of the side"
     )
+    dropped_tokens: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of its patches that a vision transformer is inverted without in the end; others ignore it",
+    )
 
 
 @final
 class _Pixels(InversionCanvas):
-    def __init__(self, start: Tensor) -> None:
+    def __init__(self, start: Tensor, selection: PatchSelection | None) -> None:
         self.parameters = (start,)
+        self._selection = selection
 
     def images(self) -> Tensor:
-        return self.parameters[0]
+        pixels = self.parameters[0]
+        return pixels if self._selection is None else self._selection.frozen(pixels)
 
     def confine(self) -> None:
         self.parameters[0].clamp_(0, 1)
@@ -77,16 +86,20 @@ def recover_images(
     """
     spec = teacher.contract.spec
     start = start_images(recipe.canvas, len(labels), spec.channels, spec.input_size, generator)
+    start = start.to(next(teacher.parameters()).device)
+    tokens = patch_tokens(teacher.classifier.network) if recipe.dropped_tokens else None
+    selection = None if tokens is None else PatchSelection(tokens, start, recipe.dropped_tokens, recipe.iterations)
     padding = round(spec.input_size * recipe.shift)
     steps = range(recipe.iterations)
     return invert(
         teacher,
-        _Pixels(start.to(next(teacher.parameters()).device)),
+        _Pixels(start, selection),
         labels,
         LossWeights(recipe.cross_entropy, recipe.batch_norm, recipe.total_variation, recipe.l2),
         lambda images: shift_and_flip(images, padding, generator),
         [recipe.learning_rate * cosine_decay(step / recipe.iterations) for step in steps],
         betas=(0.5, 0.99),
+        selection=selection,
         stored_side=stored_side,
         check=check,
     )

@@ -5,7 +5,6 @@ teacher's.
 """
 
 import contextlib
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -116,7 +115,7 @@ def recover_zoo(
                         bucket,
                         recovered.images,
                         recovered.labels,
-                        health=dataclasses.asdict(recovered.health),
+                        health=recovered.health.figures(),
                         made_with=_settings(unit.contract, recipe, budget, seed),
                     )
                     if bar is not None:

@@ -1,0 +1,129 @@
+"""Leaving out, step by step, the patches that matter least to a vision transformer: sparse inversion.
+
+After SMI (Hu et al., ICML 2024, "Sparse Model Inversion"), which stops inverting patches of little attention, so that
+every further pass has fewer tokens. Deviations: what a patch matters is the squared gradient that has reached its
+pixels since the last drop (published: the attention that the class token pays to it), which asks nothing more of the
+teacher than a gradient, costs no pass, and suits networks without a class token; patches are dropped in `DROPS` steps
+over the first half of the iterations (published: at iterations 50, 100, 200 and 300); and a shifted image is
+seen through as many of the teacher's patches as are kept, those that show most of the kept pixels, so shifts
+need not be whole patches. Dropped patches stay as they were and are stored with the rest.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from metazoo.models import LibraryNetwork, Network
+
+DROPS = 4
+
+
+@dataclass(frozen=True)
+class PatchTokens:
+    """Where a vision transformer has just made one token of every patch, with its position.
+
+    `place` is the module that puts the tokens out: [n, prefix + rows * columns, width].
+    """
+
+    place: nn.Module
+    prefix: int
+    rows: int
+    columns: int
+
+    @contextmanager
+    def only(self, kept: Tensor | None) -> Iterator[None]:
+        """Let the network go on with the patches `kept` of each image alone (int64 [n, k]); with all if None."""
+        if kept is None:
+            yield
+            return
+
+        def drop(_module: nn.Module, _inputs: object, tokens: Tensor) -> Tensor:
+            chosen = kept[..., None].expand(-1, -1, tokens.shape[-1])
+            return torch.cat([tokens[:, : self.prefix], tokens[:, self.prefix :].gather(1, chosen)], 1)
+
+        handle = self.place.register_forward_hook(drop)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def patch_tokens(network: Network) -> PatchTokens | None:
+    """The tokens of a vision transformer of timm or torchvision with absolute positions; None of anything else."""
+    body = network.body if isinstance(network, LibraryNetwork) else None
+    if type(body).__name__ != "VisionTransformer":
+        return None
+    library, parts = type(body).__module__.partition(".")[0], vars(body)
+    if library == "timm" and getattr(body, "pos_embed", None) is not None:
+        rows, columns = body.patch_embed.grid_size  # pyright: ignore
+        return PatchTokens(body.patch_drop, body.num_prefix_tokens, rows, columns)  # pyright: ignore
+    if library == "torchvision":
+        side = parts["image_size"] // parts["patch_size"]
+        return PatchTokens(body.encoder.dropout, 1, side, side)  # pyright: ignore
+    return None
+
+
+@final
+class PatchSelection:
+    """Which patches of a batch are still inverted in pixels.
+
+    Args:
+        tokens: of the teacher.
+        start: the images that inversion starts from, [n, channels, side, side].
+        share: of the patches that is left out in the end, in [0, 1).
+        steps: of the inversion.
+    """
+
+    def __init__(self, tokens: PatchTokens, start: Tensor, share: float, steps: int) -> None:
+        self.tokens = tokens
+        patches = tokens.rows * tokens.columns
+        # By the same ratio each time; what is left of an image is at least one patch.
+        counts = [max(1, round(patches * (1 - share) ** (drop / DROPS))) for drop in range(1, DROPS + 1)]
+        self._counts = {
+            max(1, round(steps * drop / (2 * DROPS))): kept for drop, kept in enumerate(counts, 1) if kept < patches
+        }
+        self._steps_done = 0
+        self._kept = torch.arange(patches, device=start.device).expand(len(start), -1)
+        self._matters = start.new_zeros(len(start), patches)
+        self._mask = torch.ones_like(start[:, :1])
+
+    def frozen(self, pixels: Tensor) -> Tensor:
+        """The same pixels [n, channels, side, side]; no gradient comes to those of dropped patches."""
+        return torch.where(self._mask.bool(), pixels, pixels.detach())
+
+    def attached(self, images: Tensor) -> Tensor:
+        """The images [n, c, side, side] with the mask as a further channel, which follows them when they are moved."""
+        joined = torch.cat([images, self._mask], 1)
+        if joined.requires_grad:
+            joined.register_hook(self._observe)
+        return joined
+
+    def detached(self, joined: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The moved images, and the teacher's patches that show most of what is kept; None as long as all are."""
+        images, mask = joined[:, :-1], joined[:, -1:].detach()
+        if self._kept.shape[1] == self._matters.shape[1]:
+            return images, None
+        return images, self._by_patch(mask).topk(self._kept.shape[1], 1).indices
+
+    def step(self) -> None:
+        """Count a step, after its gradient has been taken, and drop patches when it is time."""
+        self._steps_done += 1
+        if self._steps_done in self._counts:
+            matters = self._matters.gather(1, self._kept)
+            best = matters.topk(self._counts[self._steps_done], 1).indices
+            self._kept = self._kept.gather(1, best)
+            grid = torch.zeros_like(self._matters).scatter_(1, self._kept, 1.0)
+            grid = grid.view(-1, 1, self.tokens.rows, self.tokens.columns)
+            self._mask = functional.interpolate(grid, size=self._mask.shape[-2:], mode="nearest")
+            self._matters.zero_()
+
+    def _observe(self, gradient: Tensor) -> None:
+        self._matters += self._by_patch(gradient[:, :-1].detach().square().sum(1, keepdim=True))
+
+    def _by_patch(self, values: Tensor) -> Tensor:
+        return functional.adaptive_avg_pool2d(values, (self.tokens.rows, self.tokens.columns)).flatten(1)
