@@ -14,7 +14,7 @@ from metazoo.methods.config import resolve_config
 from metazoo.methods.step_costs import time_group_learning, time_recovery, time_replay_learning, time_task_space
 from metazoo.methods.tgr import TgrRecipe
 from metazoo.methods.tgr_reference import TgrReferenceRecipe, check_recipe
-from metazoo.recover import plan_recovery
+from metazoo.recover import guides_for, plan_recovery
 from metazoo.run.executor import default_workers
 from metazoo.run.memory import keep_freed_memory
 from metazoo.run.progress import duration
@@ -69,11 +69,11 @@ def plan_run(
     keep_freed_memory()
     workers = default_workers() if workers is None else workers
     teachers = zoo.teachers()
-    recovery = plan_recovery(zoo, recipe.budget)
+    recovery, guides = plan_recovery(zoo, recipe.budget), guides_for(zoo, recipe.recovery, 0)
     with tempfile.TemporaryDirectory() as folder:
         bank = Bank.create(Path(folder) / "bank")
         with torch_threads(1):
-            inversion = time_recovery(teachers, recipe.recovery, recipe.budget, bank)
+            inversion = time_recovery(teachers, guides, recipe.recovery, recipe.budget, bank)
         with torch_threads(threads):
             probing = time_task_space(zoo, recipe.probe, recipe.budget, bank)
             if isinstance(recipe, TgrReferenceRecipe):

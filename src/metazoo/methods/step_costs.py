@@ -1,7 +1,7 @@
 """Timing a few steps of each stage, to tell what all of them would take."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,7 @@ from metazoo.recover import GeneratorRecipe, RecoveryBudget, RecoveryRecipe, rec
 from metazoo.recover.budget import plan_buckets
 from metazoo.run.compute import CPU
 from metazoo.taskspace import ProbeRecipe, train_probe
-from metazoo.zoo import WhiteBoxTeacher, Zoo
+from metazoo.zoo import ModelContract, WhiteBoxTeacher, Zoo
 
 _ITERATIONS, _STEPS, _VIEWS = 4, 6, 256
 
@@ -45,24 +45,30 @@ class LearningCost:
 
 
 def time_recovery(
-    teachers: Sequence[WhiteBoxTeacher], recipe: RecoveryRecipe | GeneratorRecipe, budget: RecoveryBudget, bank: Bank
+    teachers: Sequence[WhiteBoxTeacher],
+    guides: Mapping[str, ModelContract],
+    recipe: RecoveryRecipe | GeneratorRecipe,
+    budget: RecoveryBudget,
+    bank: Bank,
 ) -> InversionCost:
     """Time some iterations for each kind of teacher; of every teacher a bucket of what may come goes into `bank`."""
     seconds, memory, of_an_image = 0.0, 0.0, []
     known: dict[tuple[object, ...], float] = {}
     short = recipe.model_copy(update={"iterations": _ITERATIONS})
+    by_name = {teacher.contract.name: teacher for teacher in teachers}
     for teacher in teachers:
         spec = teacher.contract.spec
         buckets = plan_buckets(spec.classes, budget, 0, teacher.contract.name)
         labels, images_in_all = buckets[0], sum(map(len, buckets))
+        guide = by_name[guides[teacher.contract.name].name] if teacher.contract.name in guides else None
         kind = (spec.architecture, tuple(spec.arguments.items()), spec.input_size, spec.channels, len(labels))
         random = torch.Generator().manual_seed(0)
         if kind in known:
             images = torch.randint(0, 256, (len(labels), 3, 16, 16), generator=random, dtype=torch.uint8)
         else:
-            recover_buckets(teacher, [labels], recipe.model_copy(update={"iterations": 1}), random)
+            recover_buckets(teacher, [labels], recipe.model_copy(update={"iterations": 1}), random, guide=guide)
             start = time.perf_counter()
-            images = recover_buckets(teacher, [labels], short, random)[0].images
+            images = recover_buckets(teacher, [labels], short, random, guide=guide)[0].images
             known[kind] = (time.perf_counter() - start) / _ITERATIONS / len(labels)
             # A pass keeps about 60 numbers a pixel and channel of the widest layers alive, a generator 13 of its width.
             numbers = 250 + (13 * recipe.width if isinstance(recipe, GeneratorRecipe) else 0)

@@ -6,7 +6,7 @@ from metazoo.recover.health import TeacherHealth, health_rows, health_table, hea
 from metazoo.recover.inversion import Health, RecoveredImages
 from metazoo.recover.pixels import RecoveryRecipe, recover_images
 from metazoo.recover.sheet import contact_sheet
-from metazoo.recover.stage import RecoveryPlan, plan_recovery, recover_zoo
+from metazoo.recover.stage import RecoveryPlan, guides_for, plan_recovery, recover_zoo
 from metazoo.recover.units import Request, recover_buckets, recover_requests
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Request",
     "TeacherHealth",
     "contact_sheet",
+    "guides_for",
     "health_rows",
     "health_table",
     "health_warning",

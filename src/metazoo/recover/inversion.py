@@ -2,7 +2,7 @@
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -84,6 +84,7 @@ def invert(
     *,
     betas: tuple[float, float],
     selection: PatchSelection | None = None,
+    guide: WhiteBoxTeacher | None = None,
     stored_side: int | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> RecoveredImages:
@@ -101,6 +102,7 @@ def invert(
         learning_rates: of the steps.
         betas: of Adam.
         selection: leaves out patches as it goes; None keeps them all.
+        guide: another model, whose batch-norm distance counts as the teacher's own does.
         stored_side: larger images are scaled down to this side (bilinear, antialiased) before they are judged; None
             keeps their own size.
         check: called before every step; what it raises ends the recovery, of which nothing is kept.
@@ -115,17 +117,20 @@ def invert(
     for parameter in canvas.parameters:
         parameter.requires_grad_(True)
     optimisers = [PlainAdam(parameter, betas) for parameter in canvas.parameters]
-    with read_batch_norm(teacher) as reader:
+    with read_batch_norm(teacher) as reader, _reading(guide) as judge:
         with torch.no_grad():
             _, distance_at_start = _run(teacher, reader, best_images)
         for learning_rate in learning_rates:
             check()
             images = canvas.images()
             if selection is None:
-                logits, distance = _run(teacher, reader, augment(images))
+                seen = augment(images)
+                logits, distance = _run(teacher, reader, seen)
             else:
                 seen, kept = selection.detached(augment(selection.attached(images)))
                 logits, distance = _run(teacher, reader, seen, selection.tokens, kept)
+            if judge is not None:
+                distance = distance + judge(seen)
             loss = weights.cross_entropy * cross_entropy(logits, wanted) + weights.batch_norm * distance
             if weights.total_variation:
                 loss = loss + weights.total_variation * total_variation(images)
@@ -162,6 +167,15 @@ def invert(
         distance_at_start.item() if has_batch_norm else None,
     )
     return RecoveredImages(stored.cpu(), wanted.cpu(), health)
+
+
+@contextlib.contextmanager
+def _reading(guide: WhiteBoxTeacher | None) -> Iterator[Callable[[Tensor], Tensor] | None]:
+    if guide is None:
+        yield None
+        return
+    with read_batch_norm(guide) as reader:
+        yield lambda images: _run(guide, reader, images)[1]
 
 
 def _run(

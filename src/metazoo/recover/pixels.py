@@ -38,6 +38,9 @@ class RecoveryRecipe(BaseModel):
     shift: float = Field(
         default=0.125, ge=0, lt=0.5, description="largest shift of the augmentation, as a share of the side"
     )
+    guided: bool = Field(
+        default=True, description="whether models without batch norm are recovered with the help of one that has it"
+    )
     dropped_tokens: float = Field(
         default=0.0,
         ge=0,
@@ -66,6 +69,7 @@ def recover_images(
     recipe: RecoveryRecipe,
     generator: torch.Generator,
     *,
+    guide: WhiteBoxTeacher | None = None,
     stored_side: int | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> RecoveredImages:
@@ -78,6 +82,7 @@ def recover_images(
         labels: the wanted class of every image.
         recipe: weights of the loss and the optimiser.
         generator: on the CPU.
+        guide: see `metazoo.recover.guides`; on the teacher's device.
         stored_side: see `invert`.
         check: see `invert`.
 
@@ -100,6 +105,7 @@ def recover_images(
         [recipe.learning_rate * cosine_decay(step / recipe.iterations) for step in steps],
         betas=(0.5, 0.99),
         selection=selection,
+        guide=guide,
         stored_side=stored_side,
         check=check,
     )

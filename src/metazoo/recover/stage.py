@@ -5,13 +5,14 @@ teacher's.
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from metazoo.bank import Bank, Setting
 from metazoo.errors import RunError, UsageError
 from metazoo.recover.budget import RecoveryBudget, plan_buckets
 from metazoo.recover.generated import GeneratorRecipe
+from metazoo.recover.guides import choose_guides
 from metazoo.recover.pixels import RecoveryRecipe
 from metazoo.recover.units import RecoveryUnit, recover_units
 from metazoo.run.artefacts import remove_stale_temporaries
@@ -89,8 +90,10 @@ def recover_zoo(
         Interrupted: a stop was asked for; finished buckets stay.
         ArtefactError: a model is missing or damaged, or the bank cannot be written.
     """
-    _check_settings(zoo, bank, recipe, budget, seed)
-    units = _missing_units(zoo, bank, recipe, budget, seed, compute)
+    guides = guides_for(zoo, recipe, seed)
+    settings = {c.name: _settings(c, guides.get(c.name), recipe, budget, seed) for c in zoo}
+    _check_settings(bank, settings, budget.generation)
+    units = _missing_units(zoo, bank, guides, recipe, budget, seed, compute)
     _check_disk(bank, units, budget)
     remove_stale_temporaries(bank.folder)
     workers = compute.default_workers if workers is None else workers
@@ -116,15 +119,22 @@ def recover_zoo(
                         recovered.images,
                         recovered.labels,
                         health=recovered.health.figures(),
-                        made_with=_settings(unit.contract, recipe, budget, seed),
+                        made_with=settings[name],
                     )
                     if bar is not None:
                         bar.advance(note=f"{name} {100 * recovered.health.agreement:.0f} %")
 
 
+def guides_for(zoo: Zoo, recipe: RecoveryRecipe | GeneratorRecipe, seed: int) -> dict[str, ModelContract]:
+    """The guides of a recovery, by the name of whom they guide: none where the recipe has no use for them."""
+    asked = isinstance(recipe, RecoveryRecipe) and recipe.guided and recipe.iterations and recipe.batch_norm
+    return choose_guides(zoo, seed) if asked else {}
+
+
 def _missing_units(
     zoo: Zoo,
     bank: Bank,
+    guides: Mapping[str, ModelContract],
     recipe: RecoveryRecipe | GeneratorRecipe,
     budget: RecoveryBudget,
     seed: int,
@@ -145,6 +155,7 @@ def _missing_units(
                 recipe,
                 budget.stored_side,
                 seed,
+                guides.get(contract.name),
                 compute=compute,
             )
             for part in parts
@@ -154,25 +165,28 @@ def _missing_units(
 
 
 def _settings(
-    contract: ModelContract, recipe: RecoveryRecipe | GeneratorRecipe, budget: RecoveryBudget, seed: int
+    contract: ModelContract,
+    guide: ModelContract | None,
+    recipe: RecoveryRecipe | GeneratorRecipe,
+    budget: RecoveryBudget,
+    seed: int,
 ) -> dict[str, Setting]:
     """All that decides what one generation of a teacher's images is like."""
     of_budget = budget.model_dump(include={"images_per_class", "classes_per_teacher", "bucket_size", "stored_side"})
-    return {"seed": seed, "weights_sha256": contract.weights_sha256, **of_budget, **recipe.model_dump()}
+    of_guide = {} if guide is None else {"guide": guide.name, "guide_sha256": guide.weights_sha256}
+    return {"seed": seed, "weights_sha256": contract.weights_sha256, **of_guide, **of_budget, **recipe.model_dump()}
 
 
-def _check_settings(
-    zoo: Zoo, bank: Bank, recipe: RecoveryRecipe | GeneratorRecipe, budget: RecoveryBudget, seed: int
-) -> None:
-    for contract in zoo:
-        generations = bank.generations_of(contract.name)
-        if budget.generation not in generations:
+def _check_settings(bank: Bank, settings: Mapping[str, dict[str, Setting]], generation: int) -> None:
+    for name, wanted in settings.items():
+        generations = bank.generations_of(name)
+        if generation not in generations:
             continue
-        found, wanted = bank.made_with(contract.name, budget.generation), _settings(contract, recipe, budget, seed)
+        found = bank.made_with(name, generation)
         other = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
         if other:
             raise RunError(
-                f"{bank.folder} holds images of {contract.name!r} made with {other[0]} {found.get(other[0])}, not "
+                f"{bank.folder} holds images of {name!r} made with {other[0]} {found.get(other[0])}, not "
                 f"{wanted.get(other[0])}; ask for generation {generations[-1] + 1}, or choose another folder"
             )
 

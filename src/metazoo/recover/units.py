@@ -29,6 +29,7 @@ class RecoveryUnit:
     recipe: RecoveryRecipe | GeneratorRecipe
     stored_side: int
     seed: int
+    guide: ModelContract | None = None
     stage: str = "recover"
     compute: Compute = CPU
 
@@ -41,9 +42,11 @@ def recover_unit(unit: RecoveryUnit, check: Callable[[], None] = lambda: None) -
     """Recover the images of each of its buckets; the same for every process and order of units."""
     name, side = unit.contract.name, unit.stored_side
     random = generator(unit.seed, unit.stage, f"{name}/{unit.generation}", unit.buckets[0])
-    teacher = _teacher(unit.zoo, unit.contract, unit.compute.device)
+    wanted = (unit.contract,) if unit.guide is None else (unit.contract, unit.guide)
+    teacher, *guides = _teachers(unit.zoo, wanted, unit.compute.device)
+    guide = guides[0] if guides else None
     with unit.compute.mixed():
-        return recover_buckets(teacher, unit.labels, unit.recipe, random, stored_side=side, check=check)
+        return recover_buckets(teacher, unit.labels, unit.recipe, random, guide=guide, stored_side=side, check=check)
 
 
 def recover_buckets(
@@ -52,10 +55,13 @@ def recover_buckets(
     recipe: RecoveryRecipe | GeneratorRecipe,
     random: torch.Generator,
     *,
+    guide: WhiteBoxTeacher | None = None,
     stored_side: int | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> list[RecoveredImages]:
     """Recover the images of `buckets` (int64 [n] each) in whichever way; in pixels there is a single one.
+
+    A guide is for pixels alone.
 
     Raises:
         ZooError: as `recover_images`.
@@ -63,7 +69,7 @@ def recover_buckets(
     if isinstance(recipe, GeneratorRecipe):
         return recover_through_generator(teacher, buckets, recipe, random, stored_side=stored_side, check=check)
     (labels,) = buckets
-    return [recover_images(teacher, labels, recipe, random, stored_side=stored_side, check=check)]
+    return [recover_images(teacher, labels, recipe, random, guide=guide, stored_side=stored_side, check=check)]
 
 
 def recover_units(
@@ -115,8 +121,8 @@ def recover_requests(
             recipe,
             stored_side,
             seed,
-            "recover again",
-            compute,
+            stage="recover again",
+            compute=compute,
         )
         for place, request in enumerate(requests)
     ]
@@ -124,13 +130,14 @@ def recover_requests(
     return [found[place] for place in range(len(units))]
 
 
-# The last teacher of this process, because the buckets of one follow each other.
+# The last teacher of this process and its guide, because the buckets of one follow each other.
 _held: list[tuple[Path, str, WhiteBoxTeacher]] = []
 
 
-def _teacher(folder: Path, contract: ModelContract, device: str) -> WhiteBoxTeacher:
-    if not _held or _held[0][:2] != (folder, device) or _held[0][2].contract != contract:
+def _teachers(folder: Path, contracts: Sequence[ModelContract], device: str) -> list[WhiteBoxTeacher]:
+    held = [(path, place, teacher.contract) for path, place, teacher in _held]
+    if held != [(folder, device, contract) for contract in contracts]:
         _held.clear()
-        # Of all contracts this one only: nothing of a large zoo is read for each of its models.
-        _held.append((folder, device, Zoo(folder, [contract]).teacher(contract.name).to(device)))
-    return _held[0][2]
+        # Of all contracts these alone: nothing of a large zoo is read for each of its models.
+        _held.extend((folder, device, Zoo(folder, [one]).teacher(one.name).to(device)) for one in contracts)
+    return [teacher for *_, teacher in _held]

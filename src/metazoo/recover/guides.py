@@ -1,0 +1,57 @@
+"""Guides: models with batch norm that help to recover those without.
+
+Without batch norm a teacher remembers nothing of its training images but their classes, and inversion by class alone
+leaves little of what pictures look like. LoRA-Recycle (CVPR 2025) takes the missing statistics for a vision transformer
+from a ResNet-50 trained on ImageNet. Here another model of the same zoo lends its own, so that nothing comes in from
+outside: what is recovered from the teacher is shown to its guide as well, and the guide's batch-norm distance counts.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from metazoo.models import ClassifierSpec, network_without_weights
+from metazoo.run.randomness import generator
+from metazoo.zoo import ModelContract, Zoo
+from metazoo.zoo.contract import PERMISSIONS
+
+
+def choose_guides(zoo: Zoo, seed: int) -> dict[str, ModelContract]:
+    """The guide of every model without batch norm, by the model's name.
+
+    One is drawn by seed, of the same domain where there is one. A guide's images may be kept and shown at least as
+    freely as those of the model that it guides, so that no statistics get into images that are less protected. Models
+    for which there is none are left out.
+
+    Raises:
+        UsageError: an architecture cannot be built.
+    """
+    knows = _batch_norm_by_kind()
+    with_batch_norm = [contract for contract in zoo if knows(contract.spec)]
+    names = {contract.name for contract in with_batch_norm}
+    guides = {}
+    for contract in zoo:
+        if contract.name in names:
+            continue
+        allowed = PERMISSIONS.index(contract.recovered_images)
+        free = [other for other in with_batch_norm if PERMISSIONS.index(other.recovered_images) <= allowed]
+        free = [other for other in free if other.domain == contract.domain] or free
+        if free:
+            random = generator(seed, "recovery guide", contract.name)
+            guides[contract.name] = free[int(torch.randint(len(free), (1,), generator=random))]
+    return guides
+
+
+def _batch_norm_by_kind() -> Callable[[ClassifierSpec], bool]:
+    """A function that tells whether a network keeps batch-norm statistics, and builds one of each kind alone."""
+    known: dict[tuple[object, ...], bool] = {}
+
+    def has_batch_norm(spec: ClassifierSpec) -> bool:
+        kind = (spec.architecture, *sorted(spec.arguments.items()))
+        if kind not in known:
+            parts = network_without_weights(spec).modules()
+            known[kind] = any(isinstance(part, _BatchNorm) and part.running_mean is not None for part in parts)
+        return known[kind]
+
+    return has_batch_norm

@@ -1,0 +1,113 @@
+from pathlib import Path
+
+import pytest
+import torch
+from recover_helpers import LETTERS, distances, spec_of, teacher_of, trained
+
+from metazoo.bank import Bank
+from metazoo.errors import RunError
+from metazoo.models import ClassifierSpec
+from metazoo.recover import RecoveryBudget, RecoveryRecipe, guides_for, recover_images, recover_zoo
+from metazoo.recover.guides import choose_guides
+from metazoo.recover.objectives import batch_norm_distance
+from metazoo.recover.statistics import read_batch_norm
+from metazoo.zoo import WhiteBoxTeacher, Zoo
+from metazoo.zoo.contract import Permission
+
+WANTED = torch.arange(4).repeat(8)
+WITHOUT = ClassifierSpec(
+    architecture="timm:test_vit",
+    arguments={"patch_size": 4, "embed_dim": 8, "depth": 1, "num_heads": 1},
+    classes=4,
+    input_size=16,
+    mean=(0.5,) * 3,
+    std=(0.25,) * 3,
+)
+
+
+@pytest.fixture
+def zoo(tmp_path: Path) -> Zoo:
+    return Zoo.create(tmp_path / "zoo")
+
+
+def add(zoo: Zoo, name: str, spec: ClassifierSpec, domain: str = "letters", permission: Permission = "show") -> None:
+    names = tuple(LETTERS[: spec.classes])
+    zoo.add(name, trained(spec, steps=2), class_names=names, domain=domain, recovered_images=permission)
+
+
+def test_what_has_batch_norm_guides_what_has_not_of_its_own_domain_first(zoo: Zoo) -> None:
+    for name, domain in (("vit", "letters"), ("other-vit", "signs"), ("lonely-vit", "dogs")):
+        add(zoo, name, WITHOUT, domain)
+    assert choose_guides(zoo, 0) == {}
+    for name, domain in (("a", "letters"), ("b", "letters"), ("c", "signs")):
+        add(zoo, name, spec_of(), domain)
+    drawn = [choose_guides(zoo, seed) for seed in range(8)]
+    assert choose_guides(zoo, 0) == drawn[0]
+    assert all(guides.keys() == {"vit", "other-vit", "lonely-vit"} for guides in drawn)
+    assert {guides["vit"].name for guides in drawn} == {"a", "b"}
+    assert {guides["other-vit"].name for guides in drawn} == {"c"}
+    assert {guides["lonely-vit"].name for guides in drawn} == {"a", "b", "c"}
+
+
+def test_a_guide_is_no_better_protected_than_whom_it_guides(zoo: Zoo) -> None:
+    permissions: dict[str, Permission] = {"show": "show", "keep": "keep", "discard": "discard"}
+    for name, permission in permissions.items():
+        add(zoo, f"vit-{name}", WITHOUT, permission=permission)
+    add(zoo, "kept", spec_of(), permission="keep")
+    assert {name: guide.name for name, guide in choose_guides(zoo, 0).items()} == {
+        "vit-keep": "kept",
+        "vit-discard": "kept",
+    }
+
+
+def test_a_recipe_without_use_for_guides_has_none(zoo: Zoo) -> None:
+    add(zoo, "vit", WITHOUT)
+    add(zoo, "conv", spec_of())
+    assert guides_for(zoo, RecoveryRecipe(), 0).keys() == {"vit"}
+    for recipe in (RecoveryRecipe(guided=False), RecoveryRecipe(iterations=0), RecoveryRecipe(batch_norm=0)):
+        assert guides_for(zoo, recipe, 0) == {}
+
+
+def test_images_come_nearer_to_the_statistics_of_the_guide(teacher: WhiteBoxTeacher) -> None:
+    plain = teacher_of(trained(spec_of(), batch_norm=False))
+    recipe = RecoveryRecipe(iterations=60)
+
+    def distance(images: torch.Tensor) -> float:
+        with read_batch_norm(teacher) as reader, torch.no_grad():
+            teacher(images)
+            return batch_norm_distance(reader.observed, reader.stored).item()
+
+    results = {}
+    for guide in (None, teacher):
+        result = recover_images(plain, WANTED, recipe, torch.Generator().manual_seed(0), guide=guide)
+        assert result.health.batch_norm_distance is None
+        assert result.health.agreement > 0.9
+        results[guide] = distance(result.images.float() / 255)
+    assert results[teacher] < results[None] / 3
+    assert not any("forward" in vars(part) for part in teacher.modules())
+
+
+def test_with_itself_as_a_guide_the_weight_counts_twice(teacher: WhiteBoxTeacher) -> None:
+    once = RecoveryRecipe(iterations=5)
+    twice = once.model_copy(update={"batch_norm": 2 * once.batch_norm})
+    guided = recover_images(teacher, WANTED, once, torch.Generator().manual_seed(0), guide=teacher)
+    double = recover_images(teacher, WANTED, twice, torch.Generator().manual_seed(0))
+    assert (guided.images.int() - double.images.int()).abs().float().mean() < 0.5
+    assert distances(guided.health) == pytest.approx(distances(double.health), rel=1e-2)
+
+
+def test_a_bank_says_who_guided(zoo: Zoo, tmp_path: Path) -> None:
+    add(zoo, "vit", WITHOUT)
+    add(zoo, "conv", spec_of(5))
+    recipe, budget = RecoveryRecipe(iterations=2), RecoveryBudget(images_per_class=4, bucket_size=8)
+    bank, alone = (Bank.create(tmp_path / name) for name in ("bank", "alone"))
+    recover_zoo(zoo, bank, recipe, budget, 3, workers=1)
+    made = bank.made_with("vit")
+    assert (made["guide"], made["guide_sha256"]) == ("conv", zoo.contract("conv").weights_sha256)
+    assert "guide" not in bank.made_with("conv")
+    recover_zoo(zoo, alone, recipe.model_copy(update={"guided": False}), budget, 3, workers=1)
+    assert not torch.equal(alone.images_of("vit")[0], bank.images_of("vit")[0])
+    assert torch.equal(alone.images_of("conv")[0], bank.images_of("conv")[0])
+    zoo.remove({"conv"})
+    with pytest.raises(RunError, match="'vit' made with guide conv, not None"):
+        recover_zoo(zoo, bank, recipe, budget, 3, workers=1)
