@@ -27,9 +27,9 @@ class Health:
     """How well one bucket was recovered, judged by its own teacher on the stored 8-bit images.
 
     `agreement` is the share of images that the teacher gives the wanted class, `blurred_agreement` that share once the
-    images have lost their finest detail (scaled to half their side and back): what it exceeds by is patterns that only
-    this teacher sees. The distances are `objectives.batch_norm_distance` of the result and of the start, None for a
-    teacher without batch norm. Shares near 1 and a distance well below that of the start are sound.
+    images have lost their finest detail (scaled to half their side and back). The distances are
+    `objectives.batch_norm_distance` of the result and of the start, None for a teacher without batch norm; one well
+    below that of the start is sound. Low shares are a bad sign, but high ones do not say that the images teach much.
     """
 
     agreement: float
