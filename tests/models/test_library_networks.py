@@ -124,7 +124,7 @@ def test_arguments_of_timm_are_passed_on() -> None:
     arguments = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
     built = build_classifier(spec("timm:test_vit", arguments=arguments), torch.Generator().manual_seed(0)).network
     assert isinstance(built, LibraryNetwork)
-    wanted = timm.create_model("test_vit", num_classes=4, img_size=32, **arguments)
+    wanted = timm.create_model("test_vit", num_classes=4, img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=2)
     assert {built.own_name(name): tensor.shape for name, tensor in wanted.state_dict().items()} == {
         name: tensor.shape for name, tensor in built.state_dict().items()
     }

@@ -56,7 +56,7 @@ def test_every_kind_of_teacher_is_recovered(side: int, channels: Literal[1, 3], 
         distance, at_start = distances(result.health)
         assert distance < at_start / 2
     else:
-        assert result.health.figures().keys() == {"agreement", "blurred_agreement"}
+        assert result.health.figures().keys() == {"agreement"}
 
 
 def test_the_generator_alone_decides(teacher: WhiteBoxTeacher) -> None:

@@ -12,7 +12,7 @@ from metazoo.recover.health import health_rows, health_table, health_warning
 def add(bank: Bank, teacher: str, generation: int, bucket: int, count: int, figures: tuple[float, ...]) -> None:
     names = ["agreement", "batch_norm_distance", "batch_norm_distance_at_start"]
     images = torch.zeros(count, 1, 4, 4, dtype=torch.uint8)
-    health = dict(zip(names, figures, strict=False)) | {"blurred_agreement": figures[0] / 2}
+    health = dict(zip(names, figures, strict=False))
     bank.add(teacher, generation, bucket, images, torch.zeros(count, dtype=torch.int64), health=health)
 
 
@@ -33,7 +33,6 @@ def test_rows_are_means_over_the_images_of_the_latest_generation(bank: Bank) -> 
     assert good.agreement == pytest.approx(0.85)
     assert good.batch_norm_distance == pytest.approx(3.5)
     assert good.batch_norm_distance_at_start == pytest.approx(14.0)
-    assert good.blurred_agreement == pytest.approx(0.425)
     assert (plain.batch_norm_distance, plain.batch_norm_distance_at_start) == (None, None)
     assert (bad.agreement, bad.doubtful, good.doubtful) == (0.2, True, False)
     assert next(iter(health_rows(bank, 0))).agreement == 0.9
@@ -47,7 +46,7 @@ def test_an_older_bank_is_read_as_what_it_meant(tmp_path: Path) -> None:
     bank.add("plain", 0, 0, images, labels, health=health)
     bank.add("real", 0, 0, images, labels)
     plain, real = health_rows(bank)
-    assert (plain.agreement, plain.blurred_agreement, plain.batch_norm_distance) == (0.5, None, None)
+    assert (plain.agreement, plain.batch_norm_distance) == (0.5, None)
     assert (real.agreement, real.batch_norm_distance_at_start) == (0.0, None)
 
 
@@ -73,7 +72,7 @@ def test_the_table_shows_every_teacher(bank: Bank) -> None:
     text = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]
     assert rows == [
-        ["bad", "5", "20.0 % !", "10.0 %", "9.00", "9.00"],
-        ["good", "40", "85.0 %", "42.5 %", "3.50", "14.00"],
-        ["plain", "4", "75.0 %", "37.5 %", "none", "none"],
+        ["bad", "5", "20.0 % !", "9.00", "9.00"],
+        ["good", "40", "85.0 %", "3.50", "14.00"],
+        ["plain", "4", "75.0 %", "none", "none"],
     ]

@@ -15,13 +15,12 @@ LEAST_AGREEMENT = 0.5
 class TeacherHealth:
     """Means over the recovered images of one teacher; see `inversion.Health`.
 
-    The batch-norm distances are None for a teacher without batch norm, as is any figure that an older bank lacks.
+    The batch-norm distances are None for a teacher without batch norm.
     """
 
     teacher: str
     images: int
     agreement: float
-    blurred_agreement: float | None
     batch_norm_distance: float | None
     batch_norm_distance_at_start: float | None
 
@@ -41,14 +40,14 @@ def health_rows(bank: Bank, generation: int | None = None) -> list[TeacherHealth
         if generation is None or generation in bank.generations_of(teacher):
             shards = bank.shards_of(teacher, generation)
             images = sum(shard.images for shard in shards)
-            agreement, blurred, distance, at_start = (_mean(shards, field) for field in _FIGURES)
+            agreement, distance, at_start = (_mean(shards, field) for field in _FIGURES)
             if at_start == 0:  # how older banks say that there is no batch norm
                 distance = at_start = None
-            rows.append(TeacherHealth(teacher, images, agreement or 0.0, blurred, distance, at_start))
+            rows.append(TeacherHealth(teacher, images, agreement or 0.0, distance, at_start))
     return rows
 
 
-_FIGURES = ("agreement", "blurred_agreement", "batch_norm_distance", "batch_norm_distance_at_start")
+_FIGURES = ("agreement", "batch_norm_distance", "batch_norm_distance_at_start")
 
 
 def _mean(shards: Sequence[Shard], figure: str) -> float | None:
@@ -60,20 +59,19 @@ def health_table(rows: Sequence[TeacherHealth]) -> Table:
     """One row a teacher, for a rich console; doubtful ones are marked."""
     table = Table(title="Recovered images", caption=_CAPTION)
     table.add_column("teacher")
-    for heading in ("images", "agreement", "blurred", "batch-norm distance", "at start"):
+    for heading in ("images", "agreement", "batch-norm distance", "at start"):
         table.add_column(heading, justify="right")
     for row in rows:
         agreement = Text(f"{100 * row.agreement:.1f} %" + (" !" if row.doubtful else ""))
         agreement.stylize("bold red" if row.doubtful else "")
-        blurred = "unknown" if row.blurred_agreement is None else f"{100 * row.blurred_agreement:.1f} %"
         distances = (row.batch_norm_distance, row.batch_norm_distance_at_start)
         cells = ("none" if distance is None else f"{distance:.2f}" for distance in distances)
-        table.add_row(Text(row.teacher), f"{row.images:,}", agreement, blurred, *cells)
+        table.add_row(Text(row.teacher), f"{row.images:,}", agreement, *cells)
     return table
 
 
 _CAPTION = (
-    "agreement: images that their own teacher gives the wanted class; blurred: that without their finest detail; "
+    "agreement: images that their own teacher gives the wanted class; "
     "batch-norm distance: from what the teacher remembers of its training images"
 )
 

@@ -26,14 +26,12 @@ _GUESSED_CHANNELS = 32
 class Health:
     """How well one bucket was recovered, judged by its own teacher on the stored 8-bit images.
 
-    `agreement` is the share of images that the teacher gives the wanted class, `blurred_agreement` that share once the
-    images have lost their finest detail (scaled to half their side and back). The distances are
-    `objectives.batch_norm_distance` of the result and of the start, None for a teacher without batch norm; one well
-    below that of the start is sound. Low shares are a bad sign, but high ones do not say that the images teach much.
+    `agreement` is the share of images that the teacher gives the wanted class; a low one is a bad sign, but a high one
+    does not say that the images teach much. The distances are `objectives.batch_norm_distance` of the result and of the
+    start, None for a teacher without batch norm; one well below that of the start is sound.
     """
 
     agreement: float
-    blurred_agreement: float
     batch_norm_distance: float | None
     batch_norm_distance_at_start: float | None
 
@@ -148,9 +146,7 @@ def invert(
                 selection.step()
         stored = _stored(best_images, stored_side)
         with torch.no_grad():
-            judged = stored.float() / 255
-            blurred_logits, _ = _run(teacher, reader, _blurred(judged))
-            logits, distance = _run(teacher, reader, judged)
+            logits, distance = _run(teacher, reader, stored.float() / 255)
         has_batch_norm = bool(reader.observed)
     finite = (logits, distance, best_loss, *(parameter.detach() for parameter in canvas.parameters))
     if not all(bool(torch.isfinite(values).all()) for values in finite):
@@ -162,7 +158,6 @@ def invert(
         wanted = logits.argmax(1)
     health = Health(
         (logits.argmax(1) == wanted).double().mean().item(),
-        (blurred_logits.argmax(1) == wanted).double().mean().item(),
         distance.item() if has_batch_norm else None,
         distance_at_start.item() if has_batch_norm else None,
     )
@@ -200,12 +195,6 @@ def _run(
         with contextlib.nullcontext() if tokens is None else tokens.only(patches):
             logits.append(teacher(part.contiguous(memory_format=torch.channels_last)))
     return torch.cat(logits), batch_norm_distance(reader.observed, reader.stored)
-
-
-def _blurred(images: Tensor) -> Tensor:
-    side = images.shape[-1]
-    small = functional.interpolate(images, size=(max(1, side // 2),) * 2, mode="bilinear", antialias=True)
-    return functional.interpolate(small, size=(side, side), mode="bilinear")
 
 
 def _stored(pixels: Tensor, stored_side: int | None) -> Tensor:
