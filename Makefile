@@ -28,7 +28,7 @@ format: $(READY) ## rewrite the files in the one format
 	$(PYTHON) -m ruff format
 
 bench: $(READY) ## what makes it quick, measured side by side; the studies beside it are run by hand
-	$(PYTHON) benchmarks $(BENCH_ARGS)
+	$(PYTHON) -m benchmarks $(BENCH_ARGS)
 
 docs: $(READY) ## API pages from the docstrings, into site/
 	$(PYTHON) -m pdoc --docformat google --output-directory site metazoo

@@ -5,7 +5,7 @@ their own, grouped anew; all are measured on the same episodes of validation cla
 `agreement` is the mean cosine of two members' gradients over the run, `change` the share of the direction that
 regularisation adds.
 
-    python benchmarks/ablation.py --run RUN --validation PACK --out FOLDER [--train PACK] [--steps 1000] [--seeds 0,1,2]
+    python -m benchmarks.ablation --run RUN --validation PACK --out FOLDER [--train PACK] [--steps 1000] [--seeds 0,1,2]
         [--only "default;single;..."]
 """
 

@@ -4,7 +4,7 @@ For every seed the default run is trained twice, in the same way but for its ban
 many real images of the same classes, which only a study has. Both are measured on the same episodes, beside
 everything that the zoo offers without learning.
 
-    python benchmarks/recovered_against_real.py --zoo ZOO --train PACK --validation PACK --out FOLDER [--seeds 0,1,2]
+    python -m benchmarks.recovered_against_real --zoo ZOO --train PACK --validation PACK --out FOLDER [--seeds 0,1,2]
 """
 
 import argparse
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peak_memory import PeakMemory
 
+from benchmarks.peak_memory import PeakMemory
 from metazoo.cli.subject import open_source
 from metazoo.data import EpisodeList, load_images
 from metazoo.evaluate import Subject, evaluate_lists, mean_interval
