@@ -9,8 +9,6 @@ from pathlib import Path
 import psutil
 import torch
 
-from metazoo.run.executor import default_workers
-
 _PACKAGES = ("metazoo", "torch", "torchvision", "numpy", "scikit-learn")
 
 
@@ -18,7 +16,7 @@ def describe_machine() -> dict[str, object]:
     """Processor, cores, memory, versions and date, in JSON's terms."""
     return {
         "processor": _processor(),
-        "cores": default_workers(),
+        "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "memory": psutil.virtual_memory().total,

@@ -78,7 +78,7 @@ def _case(ways: int, count: int, share: int, side: int, width: int | None, *, me
 def cases(settings: Settings) -> list[Case]:
     if settings.quick:
         return [_case(ways, 10, 5, 16, 4) for ways in (2, 3)]
-    return [_case(ways, 1000, 10, 32, None, memory=ways == 5) for ways in (5, 10, 20)]
+    return [_case(ways, 1000, 100, 32, None, memory=ways == 5) for ways in (5, 10, 20)]
 
 
 SUITE = Suite("evaluation", "Inductive evaluation with stored batch-norm statistics, 15 queries a class.", cases)

@@ -20,10 +20,10 @@ def step():
     network(pixels).square().mean().backward()
 for _ in range(2):
     step()
-start = time.perf_counter()
+start = time.process_time()
 for _ in range(steps):
     step()
-print((time.perf_counter() - start) / steps)
+print((time.process_time() - start) / steps)
 """
 
 
@@ -37,7 +37,7 @@ def _case(images: int, steps: int) -> Case:
 
 
 def cases(settings: Settings) -> list[Case]:
-    return [_case(2, 1), _case(4, 1)] if settings.quick else [_case(images, 15) for images in (32, 64, 128, 256)]
+    return [_case(2, 1), _case(4, 1)] if settings.quick else [_case(images, 15) for images in (32, 128)]
 
 
 SUITE = Suite(

@@ -98,10 +98,10 @@ def cases(settings: Settings) -> list[Case]:
         return [_case("conv4", 16, 10, (2, 2), "", True), _case("resnet18", 16, 5, (2, 2), "", True)]
     known, unknown = "fidelity 97 % 1-shot, 96 % 5-shot", "fidelity not measured"
     return [
-        _case("conv4", 32, 150, (2, 60), known, False),
-        _case("conv4", 48, 150, (2, 30), unknown, False),
-        _case("conv4", 64, 150, (2, 20), unknown, False),
-        _case("resnet18", 32, 30, (2, 4), unknown, False),
+        _case("conv4", 16, 150, (2, 20), unknown, False),
+        _case("conv4", 32, 150, (2, 20), known, False),
+        _case("conv4", 48, 150, (2, 20), unknown, False),
+        _case("resnet18", 32, 10, (2, 3), unknown, False),
     ]
 
 

@@ -112,15 +112,16 @@ def _case(ways: int, shots: int, episodes: int, side: int, width: int | None, *,
         }
 
     name = f"{episodes} episodes, {ways}-way {shots}-shot, Conv4, {side} px"
-    return Case(name, prepare, episodes, "episodes", f"ways, {shots}-shot", ways, memory=memory)
+    return Case(name, prepare, episodes, "episodes", f"ways, {episodes} episodes, {shots}-shot", ways, memory=memory)
 
 
 def cases(settings: Settings) -> list[Case]:
     if settings.quick:
         return [_case(ways, 1, 2, 16, 4) for ways in (2, 3)]
     return [
-        *(_case(ways, 1, 16, 32, None, memory=ways == 5) for ways in (5, 10, 20)),
-        _case(5, 5, 16, 32, None),
+        _case(5, 1, 16, 32, None, memory=True),
+        *(_case(ways, 1, 4, 32, None) for ways in (5, 10, 20)),
+        _case(5, 5, 4, 32, None),
     ]
 
 

@@ -3,11 +3,11 @@
 import subprocess
 import sys
 
-from benchmarks.measure import Case, Settings, Suite, Way, timed
+from benchmarks.measure import Case, Settings, Suite, Way, waited
 
 
 def _python(code: str) -> Way:
-    return timed(lambda: subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL))
+    return waited(lambda: subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL))
 
 
 def _ways(quick: bool) -> dict[str, Way]:

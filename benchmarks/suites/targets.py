@@ -34,7 +34,7 @@ def _case(models: int, side: int, batch: int, width: int | None) -> Case:
 def cases(settings: Settings) -> list[Case]:
     if settings.quick:
         return [_case(models, 16, 4, 4) for models in (1, 2)]
-    return [_case(models, 32, 128, None) for models in (20, 50, 100)]
+    return [_case(models, 32, 128, None) for models in (10, 20, 40)]
 
 
 SUITE = Suite(

@@ -101,7 +101,8 @@ def _grouping_case(models: int, width: int) -> Case:
             "default: blocks of pairs, dispersed": timed(lambda: _default_groups(similarity_matrix(embeddings))),
         }
 
-    return Case(f"similarity and grouping, {models} models, Conv4 probe", prepare, models, "models", "models", models)
+    name = f"similarity and grouping, {models} models, Conv4 probe"
+    return Case(name, prepare, models, "models", "models", models, memory=models == 100)
 
 
 def _fisher_case(images: int, width: int) -> Case:
@@ -134,7 +135,7 @@ def _trained_probe(models: int, recipe: ProbeRecipe, steps: int) -> Way:
 
 def _whole_case(models: int, quick: bool) -> Case:
     """Everything for a zoo, put together from one model's Fisher, some pairs, and the grouping of all."""
-    few, batch = (3, 10) if quick else (6, PUBLISHED_BATCH)
+    few, batch = (3, 10) if quick else (4, 150)
     recipe = ProbeRecipe(width=4, steps=6, fisher_images=10) if quick else ProbeRecipe()
 
     def prepare() -> dict[str, Way]:
@@ -174,7 +175,7 @@ def _whole_case(models: int, quick: bool) -> Case:
             ),
         }
 
-    return Case(f"Fisher, similarity and grouping, {models} models", prepare, models, "models", memory=True)
+    return Case(f"Fisher, similarity and grouping, {models} models", prepare, models, "models")
 
 
 def _large_probe(quick: bool) -> nn.Module:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Case, Settings, Suite, Way, timed
+from benchmarks.measure import Case, Settings, Suite, Way, waited
 from benchmarks.suites.examples import classifier, scratch
 from metazoo.methods.planning import plan_run
 from metazoo.training import train
@@ -58,7 +58,7 @@ def _case(name: str, zoo: Callable[[], Zoo], config: Recipe, reference: Recipe, 
         return {
             estimate[0]: lambda: plan_run(opened, setting="reference", config=reference, workers=workers).total_seconds,
             estimate[1]: lambda: plan_run(opened, config=config, workers=workers).total_seconds,
-            "setting default": timed(run),
+            "setting default": waited(run),
         }
 
     return Case(name, prepare, once=True, estimates=estimate)

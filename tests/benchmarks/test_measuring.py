@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from benchmarks.measure import ONCE, Case, Effort, Settings, Suite, compare, extrapolated, growth, timed
+from benchmarks.measure import ONCE, Case, Effort, Settings, Suite, compare, extrapolated, growth, timed, waited
 from benchmarks.peak_memory import peak_of_command
 from benchmarks.runner import run_suite
 from benchmarks.tables import digits, duration, markdown
@@ -39,12 +39,13 @@ def test_no_more_than_the_least_rounds_once_time_is_up(seconds: float, rounds: i
 
 
 def test_a_share_is_taken_for_the_whole() -> None:
-    assert timed(lambda: time.sleep(0.02), 1 / 50)() >= 1.0
+    busy = timed(lambda: sum(range(100_000)))()
+    assert timed(lambda: sum(range(100_000)), 1 / 1000)() > 50 * busy > 0
 
 
 def test_only_missing_steps_are_added(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(time, "process_time", lambda: clock[0])
 
     def run(check: object) -> None:
         assert callable(check)
@@ -55,6 +56,10 @@ def test_only_missing_steps_are_added(monkeypatch: pytest.MonkeyPatch) -> None:
         clock[0] += 5  # to tidy up
 
     assert extrapolated(run, 100)() == 10 + 100 * 2 + 5
+
+
+def test_sleep_costs_no_processor_but_is_waited_for() -> None:
+    assert timed(lambda: time.sleep(0.05))() < 0.05 <= waited(lambda: time.sleep(0.05))()
 
 
 @pytest.mark.parametrize("exponent", [0.0, 1.0, 2.5])
