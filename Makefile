@@ -27,7 +27,7 @@ format: $(READY) ## rewrite the files in the one format
 	$(PYTHON) -m ruff check --fix
 	$(PYTHON) -m ruff format
 
-bench: $(READY) ## what makes it quick, measured side by side; the studies beside it are run by hand
+bench: $(READY) ## what it costs beside the published way; the studies in the same folder are run by hand
 	$(PYTHON) -m benchmarks $(BENCH_ARGS)
 
 docs: $(READY) ## API pages from the docstrings, into site/

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.machine import describe_machine
 from benchmarks.measure import ONCE, Effort, Settings
-from benchmarks.runner import Record, run_suite
+from benchmarks.runner import Record, growth_of, run_suite
 from benchmarks.suites import SUITES
 from benchmarks.tables import case_lines, growth_lines, machine_line, markdown
 from metazoo.run.memory import keep_freed_memory
@@ -35,18 +35,18 @@ def main(arguments: list[str] | None = None) -> None:
     record: Record = {"format_version": FORMAT_VERSION, "machine": describe_machine(), "quick": options.quick}
     record["suites"] = {}
     print(machine_line(record["machine"]))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     for name in options.suites or (["whole"] if options.whole else SUITES):
         print(f"\n{name}: {SUITES[name].about}", flush=True)
-        record["suites"][name] = run_suite(
-            SUITES[name],
-            settings,
-            effort,
-            memory=not (options.quick or options.no_memory),
-            after_case=lambda case: print("\n".join(case_lines(case)), flush=True),
-        )
-        print(*(f"  {line}" for line in growth_lines(record["suites"][name])), sep="\n", flush=True)
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(record, indent=2), encoding="utf-8")
+
+        def keep(suite: Record, name: str = name) -> None:
+            print("\n".join(case_lines(suite["cases"][-1])), flush=True)
+            record["suites"][name] = suite
+            options.out.write_text(json.dumps(record, indent=2), encoding="utf-8")
+
+        memory = not (options.quick or options.no_memory)
+        suite = run_suite(SUITES[name], settings, effort, only=options.only, memory=memory, after_case=keep)
+        print(*(f"  {line}" for line in growth_lines(suite)), sep="\n", flush=True)
     print(f"\n{markdown(record)}" if options.markdown else f"\nkept in {options.out}")
 
 
@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"all if none is named: {', '.join(SUITES)}")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, once: tries the code, measures nothing")
     parser.add_argument("--whole", type=Path, metavar="ZOO", help="the zoo of the suite `whole`, not a small one")
+    parser.add_argument("--only", default="", metavar="TEXT", help="no other cases than those with TEXT in their names")
     parser.add_argument("--rounds", type=int, default=Effort.rounds, help="most rounds of a case (%(default)s)")
     parser.add_argument("--seconds", type=float, default=Effort.seconds, help="after which 3 rounds do (%(default)g)")
     parser.add_argument("--no-memory", action="store_true", help="leave out peak memory, which takes more processes")
@@ -68,8 +69,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _joined(records: list[Record]) -> Record:
-    """Several runs on one machine as one; of a suite that was run twice the later counts."""
-    suites = {name: suite for record in records for name, suite in record["suites"].items()}
+    """Several runs on one machine as one; of a case that was run twice the later counts."""
+    suites: dict[str, Record] = {}
+    for record in records:
+        for name, suite in record["suites"].items():
+            known = {case["name"]: case for case in suites.get(name, {"cases": []})["cases"]}
+            cases = list((known | {case["name"]: case for case in suite["cases"]}).values())
+            suites[name] = suite | {"cases": cases, "growth": growth_of(cases)}
     return records[-1] | {"suites": suites}
 
 

@@ -1,7 +1,7 @@
 """Running suites, and the record that is kept of it."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from benchmarks.measure import ONCE, Case, Effort, Settings, Suite, Way, compare, growth
@@ -16,6 +16,7 @@ def run_suite(
     settings: Settings,
     effort: Effort,
     *,
+    only: str = "",
     memory: bool = True,
     after_case: Callable[[Record], object] = lambda _: None,
 ) -> Record:
@@ -25,11 +26,15 @@ def run_suite(
         suite: see there.
         settings: what its cases depend on.
         effort: of a case that is not to be done once.
+        only: a part of the names of the cases wanted.
         memory: whether to start a process for every way of the cases that ask for its peak memory.
-        after_case: told the record of each case when it is done.
+        after_case: told the record of the suite after each case, to keep what is there if the rest is broken off.
     """
     records: list[Record] = []
+    suite_record: Record = {"about": suite.about, "cases": records, "growth": []}
     for place, case in enumerate(suite.cases(settings)):
+        if only not in case.name:
+            continue
         ways = case.prepare()
         peaks: dict[str, int] = {}
         if case.once:
@@ -45,8 +50,9 @@ def run_suite(
                 for name, times in found.items()
             ]
         })  # fmt: skip
-        after_case(records[-1])
-    return {"about": suite.about, "cases": records, "growth": list(_growth(records))}
+        suite_record["growth"] = growth_of(records)
+        after_case(suite_record)
+    return suite_record
 
 
 def _watched(way: Way, name: str, peaks: dict[str, int]) -> Way:
@@ -63,8 +69,12 @@ def _record(case: Case) -> Record:
     return {key: getattr(case, key) for key in ("name", "units", "unit", "axis", "size")}
 
 
-def _growth(records: list[Record]) -> Iterator[Record]:
+def growth_of(records: Sequence[Record]) -> list[Record]:
     """The exponent of every way over every axis that at least two cases lie on."""
+    return list(_growth(records))
+
+
+def _growth(records: Sequence[Record]) -> Iterator[Record]:
     axes = dict.fromkeys((record["axis"], record["ways"][0]["name"]) for record in records if record["axis"])
     for axis, reference in axes:
         along = [r for r in records if r["axis"] == axis and r["ways"][0]["name"] == reference]

@@ -164,5 +164,13 @@ def test_the_command_keeps_json_that_it_can_show(tmp_path: Path, capsys: pytest.
     main(["--show", str(out)])
     shown = capsys.readouterr().out
     assert shown.strip() in printed
+    names = [case["name"] for case in record["suites"]["targets"]["cases"]]
+    single = tmp_path / "single.json"
+    main(["targets", "--quick", "--only", names[0], "--out", str(single)])
+    (case,) = json.loads(single.read_text(encoding="utf-8"))["suites"]["targets"]["cases"]
+    assert case["name"] == names[0]
+    capsys.readouterr()
+    main(["--show", str(single), str(out)])  # the later counts, and together they grow
+    assert capsys.readouterr().out == shown
     with pytest.raises(SystemExit):
         main(["no-such-suite"])
