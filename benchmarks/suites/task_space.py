@@ -32,12 +32,13 @@ Fisher = dict[str, Tensor]
 
 def published_fisher(network: nn.Module, images: Tensor, labels: Tensor, batch: int = PUBLISHED_BATCH) -> Fisher:
     """Squared gradients of the mean loss of each batch, averaged over batches; the network's mode is left as it is."""
-    fisher = {name: torch.zeros_like(value) for name, value in network.named_parameters()}
+    trained = {name: value for name, value in network.named_parameters() if value.requires_grad}
+    fisher = {name: torch.zeros_like(value) for name, value in trained.items()}
     batches = list(zip(images.split(batch), labels.split(batch), strict=True))
     for part, targets in batches:
         network.zero_grad()
         functional.cross_entropy(network(part), targets).backward()
-        for name, value in network.named_parameters():
+        for name, value in trained.items():
             assert value.grad is not None
             fisher[name] += value.grad.square() / len(batches)
     return fisher
