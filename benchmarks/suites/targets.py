@@ -6,12 +6,13 @@ from benchmarks.measure import Case, Settings, Suite, Way, timed
 from benchmarks.suites.examples import classifier, pixels, teacher
 from metazoo.learn.recipe import LearningRecipe
 from metazoo.methods.stages import teacher_targets
+from metazoo.run.compute import Compute
 
 
 def _case(models: int, side: int, batch: int, width: int | None) -> Case:
     def prepare() -> dict[str, Way]:
         recipe = LearningRecipe()
-        targets = teacher_targets([teacher(side=side, width=width, seed=seed) for seed in range(models)])
+        targets = teacher_targets([teacher(side=side, width=width, seed=seed) for seed in range(models)], Compute())
         student = classifier(side=side, width=width, seed=999)
         images = (pixels(batch, side).float() / 255).contiguous(memory_format=torch.channels_last)
 
