@@ -156,9 +156,14 @@ def _embed(workspace: Workspace, bank: Bank, recipe: ProbeRecipe) -> FisherEmbed
 
 
 def learn_from_groups(
-    workspace: Workspace, bank: Bank, grouping: Grouping, recipe: LearningRecipe, meta_model: MetaModelRecipe
+    workspace: Workspace,
+    bank: Bank,
+    grouping: Grouping,
+    recipe: LearningRecipe,
+    meta_model: MetaModelRecipe,
+    weights: Tensor | None = None,
 ) -> ImageClassifier:
-    """Train the meta-model on groups of teachers and give it stored batch-norm statistics."""
+    """Train the meta-model on groups of teachers, weighed if so asked, and give it stored batch-norm statistics."""
     spec = meta_model.spec(workspace.zoo)
     compute = workspace.compute
     teachers = [teacher.to(compute.device) for teacher in workspace.zoo.teachers()]
@@ -173,10 +178,11 @@ def learn_from_groups(
         student,
         resident.to(compute.device),
         grouping.groups,
-        lambda random: draw_members(grouping, recipe.teachers_per_step, random)[1],
+        lambda random: draw_members(grouping, recipe.teachers_per_step, random, weights=weights)[1],
         teacher_targets(teachers, compute),
         recipe,
         workspace.seed,
+        weights=None if weights is None else weights.to(compute.device),
         check=workspace.check,
     )
     learn_in_steps(
