@@ -53,9 +53,7 @@ class TgrRecipe(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> "TgrRecipe":
         if self.trust.mode != "keep" and not self.source.shows_classes:
-            raise ValueError(
-                f"trust.mode {self.trust.mode} needs images of the models' classes, not source.kind {self.source.kind}"
-            )
+            raise ValueError(f"trust.mode {self.trust.mode} needs recovered images, not source.kind {self.source.kind}")
         return self
 
 
