@@ -72,7 +72,7 @@ class GroupLearner:
         self.student, self.steps_done = student, 0
         self._bank, self._groups, self._draw_group, self._targets = bank, groups, draw_group, targets
         self._recipe, self._seed, self._check = recipe, seed, check
-        self._weights = weights
+        self._weights = None if weights is None else weights.to(bank.images.device)
         self._parameters = student.trained_parameters()
         self._optimiser = MetaOptimiser(self._parameters, recipe.learning_rate)
         self._regulariser = recipe.regularisation.build()

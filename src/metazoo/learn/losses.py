@@ -44,7 +44,7 @@ def relational_loss(features: Tensor, targets: Tensor, sizes: Sequence[int], wei
     if weights is None:
         cosines = targets @ targets.T / len(sizes)
     else:
-        shares = (weights / weights.sum()).repeat_interleave(torch.tensor(sizes))
+        shares = torch.cat([share.expand(size) for share, size in zip(weights / weights.sum(), sizes, strict=True)])
         cosines = (targets * shares) @ targets.T
     difference = own @ own.T - cosines
     different = ~torch.eye(len(features), dtype=torch.bool, device=features.device)

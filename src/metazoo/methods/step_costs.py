@@ -100,7 +100,7 @@ def time_trust(zoo: Zoo, teachers: Sequence[WhiteBoxTeacher], recipe: TgrRecipe)
     """Seconds in which the models judge each other."""
     if not recipe.source.shows_classes:
         return 0.0
-    side, targets = recipe.meta_model.spec(zoo).input_size, teacher_targets(teachers)
+    side, targets = recipe.meta_model.spec(zoo).input_size, teacher_targets(teachers, CPU)
     images = torch.rand(_TRUST_IMAGES, 3, side, side, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         targets(images)

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -39,7 +39,7 @@ class TrustRecipe(BaseModel):
 
 def judge_models(workspace: Workspace, bank: Bank, recipe: TrustRecipe, side: int) -> dict[str, Any]:
     """Score every model on recovered images of `side` pixels, once, and warn of doubtful ones; the content of TRUST."""
-    folder, zoo = workspace.folder, workspace.zoo
+    folder, zoo, compute = workspace.folder, workspace.zoo, workspace.compute
     if not folder.has(TRUST):
         names = [contract.name for contract in zoo]
         bar = Progress("trust", len(names)) if workspace.progress else None
@@ -49,10 +49,19 @@ def judge_models(workspace: Workspace, bank: Bank, recipe: TrustRecipe, side: in
             if bar is not None:
                 bar.advance()
 
+        def features_of(index: int) -> Callable[[Tensor], Tensor]:
+            teacher = zoo.teacher(names[index]).to(compute.device)
+
+            def features(images: Tensor) -> Tensor:
+                with compute.mixed():
+                    return teacher.features(images).float()
+
+            return features
+
         with bar or contextlib.nullcontext():
             skill = skill_matrix(
-                ResidentBank.load(bank, names, side),
-                lambda index: zoo.teacher(names[index]).features,
+                ResidentBank.load(bank, names, side).to(compute.device),
+                features_of,
                 images_per_class=recipe.images_per_class,
                 partners=recipe.partners,
                 seed=workspace.seed,

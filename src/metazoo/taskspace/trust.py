@@ -113,7 +113,7 @@ def skill_matrix(
             subject = order[(place[judge] + step) % count]
             own = bank.places_of(subject)
             places = own.start + first_of_each(bank.labels[own], images_per_class)
-            found = torch.cat([features(bank.pixels(part)) for part in places.split(_CHUNK)])
+            found = torch.cat([features(bank.pixels(part)).cpu() for part in places.split(_CHUNK)])
             skill[subject, judge] = nearest_mean_skill(found, bank.labels[places])
         after_model()
     return skill
