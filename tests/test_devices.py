@@ -16,6 +16,8 @@ from metazoo.run import compute
 from metazoo.training import Run, train
 from metazoo.zoo import TrainingRecipe, Zoo, build_zoo
 
+WEIGHED = {**OPTIONS, "trust": {"mode": "weigh", "threshold": 1.0}}
+
 
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
@@ -45,7 +47,7 @@ def test_a_tensor_that_was_left_behind_is_noticed(device: str) -> None:
     assert float((torch.ones(3).to(device) * 2).sum()) == 6
 
 
-@pytest.mark.parametrize(("setting", "config"), [("default", OPTIONS), ("reference", REFERENCE)])
+@pytest.mark.parametrize(("setting", "config"), [("default", OPTIONS), ("default", WEIGHED), ("reference", REFERENCE)])
 def test_a_run_learns_there_what_it_learns_on_the_cpu(
     zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, config: dict[str, Any]
 ) -> None:

@@ -13,7 +13,7 @@ from training_helpers import OPTIONS, SIDE, build, coloured_images, content
 from metazoo.adapt import FewShotClassifier, MetaModel
 from metazoo.errors import ArtefactError, Interrupted, RunError, UsageError
 from metazoo.learn.group_learning import GroupLearner
-from metazoo.methods import stages
+from metazoo.methods import stages, trust
 from metazoo.methods.tgr import TaskGroupingsRegularization
 from metazoo.recover import units
 from metazoo.run.folder import RunFolder
@@ -57,7 +57,8 @@ def test_a_run_holds_everything_it_made_with_its_hash(whole: Run, zoo: Zoo) -> N
     names = [contract.name for contract in zoo]
     expected = {"config.yaml", "run.json", "recovery.json", "metrics.jsonl", "manifest.json"}
     expected |= {f"recovered/{name}.png" for name in names}
-    expected |= {f"taskspace/{name}" for name in ("fisher.safetensors", "distance.safetensors", "groups.json")}
+    taskspace = ("fisher.safetensors", "distance.safetensors", "groups.json", "trust.json")
+    expected |= {f"taskspace/{name}" for name in taskspace}
     expected |= {f"meta-model/{name}" for name in ("model.safetensors", "meta-model.json", "card.md")}
     held = set(content(whole.path))
     assert {name for name in held if not name.startswith("bank/")} == expected
@@ -74,9 +75,9 @@ def test_a_run_describes_itself(whole: Run, zoo: Zoo) -> None:
     record = opened.config.as_record()
     assert all(record[section][key] == value for section, values in OPTIONS.items() for key, value in values.items())
     rows = opened.metrics()
-    assert [(row["stage"], row["step"]) for row in rows] == [("grouping", 1), ("learning", 7)]
-    assert sum(rows[0]["sizes"]) == 4
-    assert rows[1]["loss"] > 0
+    assert [(row["stage"], row["step"]) for row in rows] == [("trust", 1), ("grouping", 1), ("learning", 7)]
+    assert len(rows[0]["scores"]) == sum(rows[1]["sizes"]) == 4
+    assert rows[2]["loss"] > 0
 
 
 def test_the_meta_model_adapts_to_new_classes(whole: Run, tmp_path: Path) -> None:
@@ -289,8 +290,8 @@ def test_only_a_run_folder_can_be_opened(tmp_path: Path, copied: Path) -> None:
 
 @pytest.mark.parametrize(
     ("owner", "function", "calls"),
-    [(stages, "recover_zoo", 0), (stages, "train_probe", 0), (stages, "dissimilarity_matrix", 0),
-     (GroupLearner, "step", 5), (GroupLearner, "calibrate", 0)],
+    [(stages, "recover_zoo", 0), (trust, "skill_matrix", 0), (stages, "train_probe", 0),
+     (stages, "dissimilarity_matrix", 0), (GroupLearner, "step", 5), (GroupLearner, "calibrate", 0)],
 )  # fmt: skip
 def test_a_stop_is_answered_where_the_run_can_go_on(
     zoo: Zoo, whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, function: str, calls: int
@@ -330,6 +331,7 @@ def test_what_is_finished_is_not_done_again(zoo: Zoo, copied: Path, monkeypatch:
     monkeypatch.setattr(GroupLearner, "step", stopping)
     for function in ("health_rows", "contact_sheet", "train_probe", "group"):
         monkeypatch.setattr(stages, function, pytest.fail)
+    monkeypatch.setattr(trust, "skill_matrix", pytest.fail)
     monkeypatch.setattr(units, "recover_images", pytest.fail)
     with pytest.raises(KeyboardInterrupt):
         again(zoo, copied)

@@ -7,7 +7,9 @@ import pytest
 import torch
 from cli_helpers import Outcome, Workshop, content, edit_json, edit_tensors
 
+from metazoo.methods.trust import TRUST
 from metazoo.run.artefacts import sha256_of_file
+from metazoo.run.folder import RunFolder
 from metazoo.run.lock import exclusive
 from metazoo.zoo import Zoo
 
@@ -38,6 +40,25 @@ def test_inspecting_lists_every_model(cli: Cli, workshop: Workshop) -> None:
     assert (outcome.code, outcome.err) == (0, "")
     for name in NAMES:
         assert re.search(rf"{name} +│ seen +│ conv4 width 4 +│ +3 │ +16 │ +3 │ +[\d.]+ % │", outcome.out)
+
+
+def test_inspecting_shows_how_far_a_run_trusts_the_models(
+    cli: Cli, refused: Refused, own: Workshop, tmp_path: Path
+) -> None:
+    outcome = cli("zoo", "inspect", own.zoo, "--run", own.run)
+    assert (outcome.code, outcome.err) == (0, "")
+    for name in NAMES:  # two models can only agree
+        assert re.search(rf"{name} +│ +1\.00 │ +(0\.\d\d|1\.00) │ +(0\.\d\d|1\.00) │", outcome.out)
+    folder = RunFolder(own.run)
+    record = folder.read_json(TRUST)
+    record["models"][1]["score"] = 0.25
+    folder.write_json(TRUST, {**record, "doubtful": [NAMES[1]], "warning": "1 of 2 models"})
+    outcome = cli("zoo", "inspect", own.zoo, "--run", own.run)
+    assert outcome.err == "warning: 1 of 2 models\n"
+    assert outcome.out.index(f"{NAMES[1]} │ 0.25 ! │") < outcome.out.index(f"{NAMES[0]} │   1.00 │")
+    folder.delete(TRUST)
+    assert "run has not judged its models" in refused(2, "zoo", "inspect", own.zoo, "--run", own.run)
+    assert "is not a run folder" in refused(2, "zoo", "inspect", own.zoo, "--run", tmp_path)
 
 
 def test_names_are_whole_where_no_terminal_limits_the_width(cli: Cli, own: Workshop) -> None:

@@ -59,20 +59,23 @@ def test_its_front_matter_and_its_run_are_yaml(zoo: Zoo, tmp_path: Path) -> None
 def test_names_of_foreign_origin_are_only_text(zoo: Zoo, tmp_path: Path) -> None:
     text = card(zoo, RunFolder(tmp_path / "run"))
     (row,) = (line for line in text.splitlines() if line.startswith("| one |"))
-    assert row == r"| one | conv4 | &lt;script&gt;\|x\|\[y\]\(z\)\` | 2 | 16 px | 75.2 % |  |"
+    assert row == r"| one | conv4 | &lt;script&gt;\|x\|\[y\]\(z\)\` | 2 | 16 px | 75.2 % |  |  |"
 
 
 def test_what_a_run_has_found_is_told(zoo: Zoo, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     health = {"teachers": [{"teacher": "one", "agreement": 0.914}], "warning": "1 of 1 teachers is weak"}
     folder.write_json("recovery.json", health)
+    trust = {"models": [{"model": "one", "score": 0.426}], "warning": "1 of 1 models is alone"}
+    folder.write_json("taskspace/trust.json", trust)
     quality = {"group_means": [0.25, None], "within_mean": 0.25, "between_mean": None}
     groups = [[f"m{number}" for number in range(14)], ["one"]]
     folder.write_json("taskspace/groups.json", {"strategy": "dispersed", "groups": groups, "quality": quality})
     text = card(zoo, folder)
     assert "| one | conv4 | " in text
-    assert "| 75.2 % | 91 % |" in text
+    assert "| 75.2 % | 91 % | 0.43 |" in text
     assert "1 of 1 teachers is weak" in text
+    assert "1 of 1 models is alone" in text
     assert "Groups are dispersed: mean dissimilarity 0.2500 within groups.\n" in text
     assert "m10, m11, ... | 0.2500 |" in text
     assert "| 2 | one | - |" in text

@@ -88,3 +88,15 @@ def test_with_replacement_a_member_may_fill_several_places() -> None:
     assert all(set(members) <= {0, 1} or set(members) <= {2, 3} for members in drawn)
     assert any(len(set(members)) == 1 for members in drawn)
     assert abs(sum(members.count(0) for members in drawn) - 200) < 70
+
+
+def test_members_are_drawn_by_their_weights() -> None:
+    grouping, random = Grouping(((0, 1), (2, 3)), "random"), torch.Generator().manual_seed(0)
+    weights = torch.tensor([1.0, 0.5, 0.25, 0.25])
+    drawn = Counter(draw_members(grouping, 1, random, weights=weights)[1] for _ in range(4000))
+    for member, share in enumerate((0.5, 0.25, 0.125, 0.125)):
+        assert drawn[(member,)] / 4000 == pytest.approx(share, abs=0.03)
+    both = [draw_members(grouping, 3, random, weights=weights)[1] for _ in range(20)]
+    assert {tuple(sorted(members)) for members in both} == {(0, 1), (2, 3)}
+    again = [draw_members(grouping, 4, random, weights=weights, replacement=True)[1] for _ in range(20)]
+    assert {len(members) for members in again} == {4}

@@ -4,6 +4,7 @@ from rich.table import Table
 from rich.text import Text
 
 from metazoo.methods.stages import DISTANCE, GROUPING
+from metazoo.methods.trust import kept_models
 from metazoo.run.folder import RunFolder
 from metazoo.taskspace import Grouping, group_quality, group_rows
 from metazoo.training import Run
@@ -13,6 +14,7 @@ from metazoo.zoo import Zoo
 def group_table(run: Run, zoo: Zoo) -> Table:
     """Which models of the run's zoo learn together, and how unlike they are."""
     folder = RunFolder(run.path)
+    zoo = kept_models(folder, zoo)
     names = [contract.name for contract in zoo]
     grouping = Grouping.from_record(folder.read_json(GROUPING), names)
     distance = folder.read_tensors(DISTANCE)["distance"]

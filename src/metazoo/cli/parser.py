@@ -103,6 +103,8 @@ def _zoo(commands: Any) -> None:
             command.add_argument(
                 "--images", help="a few labelled images, to see whether mean and std are right: " + _DATA_HELP
             )
+        else:
+            command.add_argument("--run", help="a run on this zoo: show how far it trusts each model")
         command.set_defaults(command=f"zoo:{name}")
     change = commands.add_parser(
         "set",

@@ -10,9 +10,11 @@ from rich.text import Text
 
 from metazoo.cli.output import print_table
 from metazoo.cli.printable import printable
+from metazoo.cli.trust import trust_record, trust_table
 from metazoo.data import load_images
 from metazoo.errors import UsageError, ZooError
 from metazoo.run.memory import keep_freed_memory
+from metazoo.run.progress import message
 from metazoo.zoo import (
     TrainingRecipe,
     Zoo,
@@ -82,10 +84,15 @@ def add(options: Namespace) -> None:
 
 
 def inspect(options: Namespace) -> None:
-    """List the models."""
+    """List the models, and how far a run trusts them."""
     zoo = Zoo.open(options.zoo)
+    record = None if options.run is None else trust_record(options.run)
     print_table(model_table(model_rows(zoo)))
     print_table(group_table(group_rows(zoo)))
+    if record is not None:
+        print_table(trust_table(record))
+        if record["warning"] is not None:
+            message(f"warning: {record['warning']}")
 
 
 def verify(options: Namespace) -> None:

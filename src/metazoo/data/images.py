@@ -128,5 +128,13 @@ def draw_of_each(labels: Tensor, classes: Sequence[int], most: int, random: torc
     return drawn
 
 
+def first_of_each(labels: Tensor, most: int) -> Tensor:
+    """Positions (int64 [m]) of the first `most` entries of each value of `labels` (int64 [n], from 0), by value."""
+    order = labels.argsort(stable=True)
+    ordered, counts = labels[order], torch.bincount(labels)
+    rank = torch.arange(len(order)) - (counts.cumsum(0) - counts)[ordered]
+    return order[rank < most]
+
+
 def _describe(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

@@ -52,6 +52,7 @@ class GroupLearner:
         targets: what the teachers say; see `views.Targets`.
         recipe: see there.
         seed: of the run.
+        weights: of the teachers in what is reproduced, at least 0, float32 [teachers]; None if all count alike.
         check: called now and then while views are drawn.
     """
 
@@ -65,11 +66,13 @@ class GroupLearner:
         recipe: LearningRecipe,
         seed: int,
         *,
+        weights: Tensor | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self.student, self.steps_done = student, 0
         self._bank, self._groups, self._draw_group, self._targets = bank, groups, draw_group, targets
         self._recipe, self._seed, self._check = recipe, seed, check
+        self._weights = None if weights is None else weights.to(bank.images.device)
         self._parameters = student.trained_parameters()
         self._optimiser = MetaOptimiser(self._parameters, recipe.learning_rate)
         self._regulariser = recipe.regularisation.build()
@@ -124,7 +127,7 @@ class GroupLearner:
         calibrate_statistics(self.student.classifier, parts)
 
     def _loss(self, views: Views, places: Tensor) -> Loss:
-        recipe, student = self._recipe, self.student
+        recipe, student, weights = self._recipe, self.student, self._weights
         images = views.images[places].float() / 255
         features, logits = views.features[places].float(), views.logits[places]
 
@@ -132,12 +135,13 @@ class GroupLearner:
             own, predicted_features, predicted_logits = functional_call(student, parameters, (images,))
             total = own.new_zeros(())
             if recipe.joint_features:
-                term = joint_feature_loss(predicted_features, features, student.feature_sizes)
+                term = joint_feature_loss(predicted_features, features, student.feature_sizes, weights)
                 total = total + recipe.joint_features * term
             if recipe.relations:
-                total = total + recipe.relations * relational_loss(own, features, len(student.feature_sizes))
+                total = total + recipe.relations * relational_loss(own, features, student.feature_sizes, weights)
             if recipe.distillation:
-                term = distillation_loss(predicted_logits, logits, student.class_counts, recipe.temperature)
+                counts = student.class_counts
+                term = distillation_loss(predicted_logits, logits, counts, recipe.temperature, weights)
                 total = total + recipe.distillation * term
             return total
 

@@ -7,7 +7,9 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def joint_feature_loss(predicted: Tensor, targets: Tensor, sizes: Sequence[int]) -> Tensor:
+def joint_feature_loss(
+    predicted: Tensor, targets: Tensor, sizes: Sequence[int], weights: Tensor | None = None
+) -> Tensor:
     """Mean over images and teachers of 1 minus the cosine of predicted and true features, in [0, 2].
 
     The joint features of a zoo are all teachers' features side by side; every teacher counts alike, whatever the size
@@ -17,15 +19,16 @@ def joint_feature_loss(predicted: Tensor, targets: Tensor, sizes: Sequence[int])
         predicted: [n, sum of sizes].
         targets: [n, sum of sizes].
         sizes: of the teachers' features, in their order.
+        weights: of the teachers in the mean, [teachers]; None if all count alike.
     """
     similarities = [
         functional.cosine_similarity(own, target, dim=1).mean()
         for own, target in zip(predicted.split(list(sizes), 1), targets.split(list(sizes), 1), strict=True)
     ]
-    return 1 - torch.stack(similarities).mean()
+    return 1 - _mean(torch.stack(similarities), weights)
 
 
-def relational_loss(features: Tensor, targets: Tensor, teachers: int) -> Tensor:
+def relational_loss(features: Tensor, targets: Tensor, sizes: Sequence[int], weights: Tensor | None = None) -> Tensor:
     """Mean squared difference of the meta-model's and the zoo's cosines over all pairs of different images.
 
     It asks for the geometry itself that the nearest mean works in, whatever linear map would lead from one space to the
@@ -34,16 +37,26 @@ def relational_loss(features: Tensor, targets: Tensor, teachers: int) -> Tensor:
     Args:
         features: of the meta-model, [n, d], n at least 2.
         targets: joint features [n, sum of sizes], those of each teacher normalised to length 1.
-        teachers: how many they are.
+        sizes: of the teachers' features, in their order.
+        weights: of the teachers in the mean, [teachers]; None if all count alike.
     """
     own = functional.normalize(features, dim=1)
-    difference = own @ own.T - targets @ targets.T / teachers
+    if weights is None:
+        cosines = targets @ targets.T / len(sizes)
+    else:
+        shares = torch.cat([share.expand(size) for share, size in zip(weights / weights.sum(), sizes, strict=True)])
+        cosines = (targets * shares) @ targets.T
+    difference = own @ own.T - cosines
     different = ~torch.eye(len(features), dtype=torch.bool, device=features.device)
     return difference[different].square().mean()
 
 
 def distillation_loss(
-    logits: Tensor, teacher_logits: Tensor, counts: Sequence[int], temperature: float = 1.0
+    logits: Tensor,
+    teacher_logits: Tensor,
+    counts: Sequence[int],
+    temperature: float = 1.0,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """KL(softmax(teacher / t) || softmax(student / t)) times t squared (Hinton et al. 2015), each teacher by itself.
 
@@ -55,6 +68,7 @@ def distillation_loss(
         teacher_logits: of all teachers side by side, [n, sum of counts]; no gradient flows to them.
         counts: classes of each teacher, in their order.
         temperature: above 0.
+        weights: of the teachers in the mean, [teachers]; None if all count alike.
 
     Returns:
         The mean over images and teachers.
@@ -64,7 +78,11 @@ def distillation_loss(
         log_probabilities = functional.log_softmax(own / temperature, dim=1)
         log_targets = functional.log_softmax(target / temperature, dim=1)
         divergences.append(functional.kl_div(log_probabilities, log_targets, reduction="batchmean", log_target=True))
-    return torch.stack(divergences).mean() * temperature**2
+    return _mean(torch.stack(divergences), weights) * temperature**2
+
+
+def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    return values.mean() if weights is None else values @ weights / weights.sum()
 
 
 def published_distillation_loss(logits: Tensor, teacher_logits: Tensor) -> Tensor:

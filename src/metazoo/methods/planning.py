@@ -11,7 +11,13 @@ from rich.table import Table
 
 from metazoo.bank import Bank
 from metazoo.methods.config import resolve_config
-from metazoo.methods.step_costs import time_group_learning, time_recovery, time_replay_learning, time_task_space
+from metazoo.methods.step_costs import (
+    time_group_learning,
+    time_recovery,
+    time_replay_learning,
+    time_task_space,
+    time_trust,
+)
 from metazoo.methods.tgr import TgrRecipe
 from metazoo.methods.tgr_reference import TgrReferenceRecipe, check_recipe
 from metazoo.recover import guides_for, plan_recovery
@@ -79,6 +85,7 @@ def plan_run(
             if isinstance(recipe, TgrReferenceRecipe):
                 learning = time_replay_learning(zoo, recipe, bank, inversion, workers)
             else:
+                probing += time_trust(zoo, teachers, recipe)
                 learning = time_group_learning(zoo, teachers, recipe, bank)
     here = psutil.Process().memory_info().rss
     is_reference = isinstance(recipe, TgrReferenceRecipe)

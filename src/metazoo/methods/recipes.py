@@ -24,6 +24,11 @@ class SourceRecipe(BaseModel):
     kind: SourceName = "recovered"
     data: str | None = Field(default=None, description="of kind images: an .npz pack or a folder")
 
+    @property
+    def shows_classes(self) -> bool:
+        """Whether an image shows the class of its label, as its model sees it."""
+        return self.kind in ("recovered", "images")
+
     @model_validator(mode="after")
     def _check(self) -> "SourceRecipe":
         if (self.kind == "images") is not (self.data is not None):

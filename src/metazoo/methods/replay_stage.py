@@ -9,7 +9,7 @@ from metazoo.errors import UsageError
 from metazoo.learn.memory import EpisodeMemory
 from metazoo.learn.replay_learning import ReplayLearner, ReplayLearningRecipe, Visit
 from metazoo.methods.recipes import MetaModelRecipe
-from metazoo.methods.stages import learn_in_steps
+from metazoo.methods.steps import learn_in_steps
 from metazoo.methods.workspace import Workspace
 from metazoo.models import ImageClassifier, build_classifier
 from metazoo.recover import GeneratorRecipe, Request, recover_requests

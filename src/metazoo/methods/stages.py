@@ -1,9 +1,7 @@
 """The stages that methods are composed of. Each reads what is there, makes what is missing, and commits it."""
 
 import contextlib
-import time
 from collections.abc import Sequence
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +13,7 @@ from metazoo.learn.recipe import LearningRecipe
 from metazoo.learn.student import Student
 from metazoo.learn.views import Targets
 from metazoo.methods.recipes import GroupingRecipe, MetaModelRecipe
+from metazoo.methods.steps import learn_in_steps
 from metazoo.methods.workspace import Workspace
 from metazoo.models import ImageClassifier
 from metazoo.recover import (
@@ -50,7 +49,6 @@ EMBEDDINGS, DISTANCE, GROUPING = (
     "taskspace/distance.safetensors",
     "taskspace/groups.json",
 )
-LEARNING = "learning"
 _STEPS_BETWEEN_CHECKPOINTS = 250
 _STEPS_BETWEEN_METRICS = 25
 
@@ -156,9 +154,14 @@ def _embed(workspace: Workspace, bank: Bank, recipe: ProbeRecipe) -> FisherEmbed
 
 
 def learn_from_groups(
-    workspace: Workspace, bank: Bank, grouping: Grouping, recipe: LearningRecipe, meta_model: MetaModelRecipe
+    workspace: Workspace,
+    bank: Bank,
+    grouping: Grouping,
+    recipe: LearningRecipe,
+    meta_model: MetaModelRecipe,
+    weights: Tensor | None = None,
 ) -> ImageClassifier:
-    """Train the meta-model on groups of teachers and give it stored batch-norm statistics."""
+    """Train the meta-model on groups of teachers, weighed if so asked, and give it stored batch-norm statistics."""
     spec = meta_model.spec(workspace.zoo)
     compute = workspace.compute
     teachers = [teacher.to(compute.device) for teacher in workspace.zoo.teachers()]
@@ -173,10 +176,11 @@ def learn_from_groups(
         student,
         resident.to(compute.device),
         grouping.groups,
-        lambda random: draw_members(grouping, recipe.teachers_per_step, random)[1],
+        lambda random: draw_members(grouping, recipe.teachers_per_step, random, weights=weights)[1],
         teacher_targets(teachers, compute),
         recipe,
         workspace.seed,
+        weights=weights,
         check=workspace.check,
     )
     learn_in_steps(
@@ -188,59 +192,6 @@ def learn_from_groups(
     )
     learner.calibrate()
     return student.classifier.cpu().eval().requires_grad_(False)
-
-
-class StepLearner(Protocol):
-    """What `learn_in_steps` takes forward: something that counts its steps, whose state is tensors by name."""
-
-    steps_done: int
-
-    def step(self) -> Any:
-        """Do one step; the fields of the report, `step` among them, go into the run's diary."""
-
-    def state(self) -> dict[str, Tensor]:
-        """For a checkpoint."""
-        ...
-
-    def restore(self, steps_done: int, tensors: dict[str, Tensor], /) -> None:
-        """Go on from `state`."""
-
-
-def learn_in_steps(
-    workspace: Workspace,
-    learner: StepLearner,
-    steps: int,
-    *,
-    steps_between_checkpoints: int,
-    steps_between_metrics: int,
-    seconds_between_checkpoints: float = 0.0,
-) -> None:
-    """Bring `learner` to `steps` steps, from its latest checkpoint if there is one.
-
-    Where checkpoints are asked to lie some seconds apart, those that come sooner are left out, but for the last one and
-    that of a run that is asked to stop.
-    """
-    folder, metrics = workspace.folder, workspace.metrics
-    checkpoint = folder.latest_checkpoint(LEARNING)
-    if checkpoint is not None:
-        learner.restore(*checkpoint)
-    metrics.truncate_after(LEARNING, learner.steps_done)
-    bar = Progress("learning", steps, learner.steps_done) if workspace.progress else None
-    saved = time.monotonic()
-    with bar or contextlib.nullcontext():
-        while learner.steps_done < steps:
-            report = learner.step()
-            done = report.step
-            if done % steps_between_metrics == 0 or done == steps:
-                metrics.append(stage=LEARNING, **vars(report))
-            if done % steps_between_checkpoints == 0 or done == steps:
-                is_due = time.monotonic() - saved >= seconds_between_checkpoints or done == steps
-                if is_due or workspace.is_stopping():
-                    folder.save_checkpoint(LEARNING, done, learner.state())
-                    saved = time.monotonic()
-                workspace.check()
-            if bar is not None:
-                bar.advance()
 
 
 def teacher_targets(teachers: Sequence[WhiteBoxTeacher], compute: Compute) -> Targets:

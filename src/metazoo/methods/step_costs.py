@@ -23,7 +23,7 @@ from metazoo.run.compute import CPU
 from metazoo.taskspace import ProbeRecipe, train_probe
 from metazoo.zoo import ModelContract, WhiteBoxTeacher, Zoo
 
-_ITERATIONS, _STEPS, _VIEWS = 4, 6, 256
+_ITERATIONS, _STEPS, _VIEWS, _TRUST_IMAGES = 4, 6, 256, 64
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,20 @@ def time_task_space(zoo: Zoo, recipe: ProbeRecipe, budget: RecoveryBudget, bank:
     )
     most = min(recipe.fisher_images, budget.images_per_class * max(counts.values()))
     return a_step * recipe.steps + embed / sample * most * len(zoo)
+
+
+def time_trust(zoo: Zoo, teachers: Sequence[WhiteBoxTeacher], recipe: TgrRecipe) -> float:
+    """Seconds in which the models judge each other."""
+    if not recipe.source.shows_classes:
+        return 0.0
+    side, targets = recipe.meta_model.spec(zoo).input_size, teacher_targets(teachers, CPU)
+    images = torch.rand(_TRUST_IMAGES, 3, side, side, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        targets(images)
+        of_all = _seconds(lambda: targets(images)) / len(images)
+    classes = [min(contract.spec.classes, recipe.budget.classes_per_teacher) for contract in zoo]
+    asked = sum(classes) / len(zoo) * min(recipe.trust.images_per_class, recipe.budget.images_per_class)
+    return of_all * asked * min(recipe.trust.partners, len(zoo) - 1)
 
 
 def time_group_learning(zoo: Zoo, teachers: Sequence[WhiteBoxTeacher], recipe: TgrRecipe, bank: Bank) -> LearningCost:

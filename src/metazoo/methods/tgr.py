@@ -21,7 +21,7 @@ The setting `reference` is the published recipe, quirks included; see `tgr_refer
 from collections.abc import Mapping
 from typing import ClassVar, final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from metazoo.learn.recipe import LearningRecipe
 from metazoo.methods.base import Method
@@ -29,6 +29,7 @@ from metazoo.methods.recipes import GroupingRecipe, MetaModelRecipe, SourceRecip
 from metazoo.methods.sources import images_from
 from metazoo.methods.stages import check_probe, embed_and_group, learn_from_groups
 from metazoo.methods.tgr_reference import TgrReferenceRecipe, train_as_published
+from metazoo.methods.trust import TrustRecipe, apply_trust
 from metazoo.methods.workspace import Workspace
 from metazoo.models import ImageClassifier
 from metazoo.recover import RecoveryBudget, RecoveryRecipe
@@ -43,10 +44,17 @@ class TgrRecipe(BaseModel):
     source: SourceRecipe = SourceRecipe()
     recovery: RecoveryRecipe = Field(default=RecoveryRecipe(), description="not used with another source")
     budget: RecoveryBudget = RecoveryBudget()
+    trust: TrustRecipe = Field(default=TrustRecipe(), description="of images without classes nothing is judged")
     probe: ProbeRecipe = ProbeRecipe()
     grouping: GroupingRecipe = GroupingRecipe()
     learning: LearningRecipe = LearningRecipe()
     meta_model: MetaModelRecipe = MetaModelRecipe()
+
+    @model_validator(mode="after")
+    def _check(self) -> "TgrRecipe":
+        if self.trust.mode != "keep" and not self.source.shows_classes:
+            raise ValueError(f"trust.mode {self.trust.mode} needs recovered images, not source.kind {self.source.kind}")
+        return self
 
 
 @final
@@ -63,5 +71,9 @@ class TaskGroupingsRegularization(Method):
             return train_as_published(workspace, recipe)
         check_probe(workspace, recipe.probe)
         bank = images_from(recipe.source, workspace, recipe.recovery, recipe.budget)
+        weights = None
+        if recipe.source.shows_classes:
+            side = recipe.meta_model.spec(workspace.zoo).input_size
+            workspace, weights = apply_trust(workspace, bank, recipe.trust, side)
         grouping = embed_and_group(workspace, bank, recipe.probe, recipe.grouping)
-        return learn_from_groups(workspace, bank, grouping, recipe.learning, recipe.meta_model)
+        return learn_from_groups(workspace, bank, grouping, recipe.learning, recipe.meta_model, weights)

@@ -9,6 +9,7 @@ import yaml
 from metazoo.learn.embedders import count_parameters
 from metazoo.methods.config import RunConfig
 from metazoo.methods.stages import GROUPING, HEALTH
+from metazoo.methods.trust import TRUST
 from metazoo.models import ImageClassifier
 from metazoo.run.folder import RunFolder
 from metazoo.zoo import Zoo
@@ -21,7 +22,7 @@ def meta_model_card(
 ) -> str:
     """Markdown with the front matter that model hubs read."""
     spec = classifier.spec
-    health = folder.read_json(HEALTH) if folder.has(HEALTH) else None
+    health, trust = (folder.read_json(name) if folder.has(name) else None for name in (HEALTH, TRUST))
     parts = [
         _front_matter(config),
         f"# Meta-model by {config.method.title}",
@@ -48,7 +49,7 @@ def meta_model_card(
         "Accuracy is not stated here, because it was not measured while training: nothing of this run has seen a real "
         "image. Measure it on classes that no model of the zoo knows: `metazoo evaluate RUN --data FOLDER`.",
         "## What it was made of",
-        _models(zoo, health),
+        _models(zoo, health, trust),
         _groups(folder),
         "## What it may reveal",
         _recovered_images(zoo, description.get("images", True)),
@@ -79,8 +80,9 @@ def _front_matter(config: RunConfig) -> str:
     return f"---\n{yaml.safe_dump(content, sort_keys=False)}---"
 
 
-def _models(zoo: Zoo, health: dict[str, Any] | None) -> str:
+def _models(zoo: Zoo, health: dict[str, Any] | None, trust: dict[str, Any] | None) -> str:
     agreement = {row["teacher"]: row["agreement"] for row in health["teachers"]} if health else {}
+    scores = {row["model"]: row["score"] for row in trust["models"]} if trust else {}
     rows = [
         (
             contract.name,
@@ -90,6 +92,7 @@ def _models(zoo: Zoo, health: dict[str, Any] | None) -> str:
             f"{contract.spec.input_size} px",
             "unknown" if contract.accuracy is None else f"{contract.accuracy:.1f} %",
             f"{100 * agreement[contract.name]:.0f} %" if contract.name in agreement else "",
+            f"{scores[contract.name]:.2f}" if contract.name in scores else "",
         )
         for contract in zoo.contracts[:_MOST_ROWS]
     ]
@@ -101,10 +104,11 @@ def _models(zoo: Zoo, health: dict[str, Any] | None) -> str:
         "input",
         "validation accuracy",
         "recognises its recovered images",
+        "trust",
     )
     rest = f"\n\n{len(zoo) - _MOST_ROWS} more models are not listed." if len(zoo) > _MOST_ROWS else ""
-    warning = f"\n\n{escape(health['warning'])}" if health and health["warning"] else ""
-    return _table(head, rows) + rest + warning
+    warnings = [f"\n\n{escape(found['warning'])}" for found in (health, trust) if found and found["warning"]]
+    return _table(head, rows) + rest + "".join(warnings)
 
 
 def _recovered_images(zoo: Zoo, images: bool) -> str:

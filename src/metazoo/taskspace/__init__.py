@@ -12,6 +12,7 @@ from metazoo.taskspace.similarity import (
     dissimilarity_matrix,
     similarity_matrix,
 )
+from metazoo.taskspace.trust import Trust, nearest_mean_skill, skill_matrix, trust_of
 
 __all__ = [
     "PUBLISHED_DECIMALS",
@@ -26,6 +27,7 @@ __all__ = [
     "ProbeRecipe",
     "Strategy",
     "TaskEmbedding",
+    "Trust",
     "class_conflicts",
     "class_means",
     "diagonal_fisher",
@@ -34,6 +36,9 @@ __all__ = [
     "group",
     "group_quality",
     "group_rows",
+    "nearest_mean_skill",
     "similarity_matrix",
+    "skill_matrix",
     "train_probe",
+    "trust_of",
 ]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from metazoo.bank import ResidentBank
+from metazoo.data.images import first_of_each
 from metazoo.errors import DataError, UsageError
 
 _BLOCK = 1024
@@ -49,11 +50,8 @@ def class_means(
     starts = torch.tensor([0, *class_counts]).cumsum(0)
     owners = torch.arange(len(bank.names)).repeat_interleave(torch.tensor(bank.starts).diff())
     classes = starts[owners] + bank.labels
-    order = classes.argsort(stable=True)
-    ordered = classes[order]
     counts = torch.bincount(classes, minlength=int(starts[-1]))
-    rank = torch.arange(len(order)) - (counts.cumsum(0) - counts)[ordered]
-    places = order[rank < images_per_class]
+    places = first_of_each(classes, images_per_class)
     sums = torch.zeros(())
     for chosen in places.split(_CHUNK):
         found = features(bank.pixels(chosen))

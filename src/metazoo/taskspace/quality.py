@@ -103,20 +103,33 @@ def group_rows(
 
 
 def draw_members(
-    grouping: Grouping, group_size: int, generator: torch.Generator, *, replacement: bool = False
+    grouping: Grouping,
+    group_size: int,
+    generator: torch.Generator,
+    *,
+    replacement: bool = False,
+    weights: Tensor | None = None,
 ) -> tuple[int, tuple[int, ...]]:
     """Draw the teachers of one learning step: the index of a group, and the indices of up to `group_size` members.
 
     The group is uniform over the groups, not weighted by size, as published (TGR, ICML 2024): with groups of one size
     every teacher is seen equally often, otherwise one of a small group more often. A group of fewer members gives them
     all. Deviation: members are drawn without replacement; published, one teacher may fill several places of a step,
-    which `replacement` does.
+    which `replacement` does. With `weights` of the teachers (above 0, [N]) a group is drawn by its mean weight and its
+    members by theirs.
 
     Raises:
         UsageError: `group_size` is below 1.
     """
     if group_size < 1:
         raise UsageError(f"the number of teachers a step must be at least 1, not {group_size}")
+    if weights is not None:
+        own = [weights[list(members)].double() for members in grouping.groups]
+        number = int(torch.multinomial(torch.stack([values.mean() for values in own]), 1, generator=generator))
+        members = grouping.groups[number]
+        most = group_size if replacement else min(group_size, len(members))
+        drawn = torch.multinomial(own[number], most, replacement, generator=generator)
+        return number, tuple(members[position] for position in drawn.tolist())
     number = int(torch.randint(len(grouping), (1,), generator=generator))
     members = grouping.groups[number]
     if replacement:

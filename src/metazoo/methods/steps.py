@@ -1,0 +1,65 @@
+"""Learning step by step, with checkpoints to go on from."""
+
+import contextlib
+import time
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from metazoo.methods.workspace import Workspace
+from metazoo.run.progress import Progress
+
+LEARNING = "learning"
+
+
+class StepLearner(Protocol):
+    """What `learn_in_steps` takes forward: something that counts its steps, whose state is tensors by name."""
+
+    steps_done: int
+
+    def step(self) -> Any:
+        """Do one step; the fields of the report, `step` among them, go into the run's diary."""
+
+    def state(self) -> dict[str, Tensor]:
+        """For a checkpoint."""
+        ...
+
+    def restore(self, steps_done: int, tensors: dict[str, Tensor], /) -> None:
+        """Go on from `state`."""
+
+
+def learn_in_steps(
+    workspace: Workspace,
+    learner: StepLearner,
+    steps: int,
+    *,
+    steps_between_checkpoints: int,
+    steps_between_metrics: int,
+    seconds_between_checkpoints: float = 0.0,
+) -> None:
+    """Bring `learner` to `steps` steps, from its latest checkpoint if there is one.
+
+    Where checkpoints are asked to lie some seconds apart, those that come sooner are left out, but for the last one and
+    that of a run that is asked to stop.
+    """
+    folder, metrics = workspace.folder, workspace.metrics
+    checkpoint = folder.latest_checkpoint(LEARNING)
+    if checkpoint is not None:
+        learner.restore(*checkpoint)
+    metrics.truncate_after(LEARNING, learner.steps_done)
+    bar = Progress("learning", steps, learner.steps_done) if workspace.progress else None
+    saved = time.monotonic()
+    with bar or contextlib.nullcontext():
+        while learner.steps_done < steps:
+            report = learner.step()
+            done = report.step
+            if done % steps_between_metrics == 0 or done == steps:
+                metrics.append(stage=LEARNING, **vars(report))
+            if done % steps_between_checkpoints == 0 or done == steps:
+                is_due = time.monotonic() - saved >= seconds_between_checkpoints or done == steps
+                if is_due or workspace.is_stopping():
+                    folder.save_checkpoint(LEARNING, done, learner.state())
+                    saved = time.monotonic()
+                workspace.check()
+            if bar is not None:
+                bar.advance()
