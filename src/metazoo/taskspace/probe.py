@@ -22,7 +22,8 @@ from metazoo.models import LARGEST_WIDTH, ClassifierSpec, ImageClassifier, archi
 from metazoo.run.randomness import generator
 from metazoo.taskspace.fisher import TaskEmbedding, diagonal_fisher
 
-_FISHER_CHUNK = 32
+_FISHER_PIXELS = 1 << 17
+FISHER_ENTRIES = 9216
 PUBLISHED_FISHER_BATCH = 600
 
 IMAGENET_PROBE = "imagenet-resnet34"
@@ -100,8 +101,8 @@ class Probe:
 
 def fisher_of(network: nn.Module, pixels: Tensor, labels: Tensor, *, published: bool) -> dict[str, Tensor]:
     """`diagonal_fisher` as runs compute it, by sample or as published."""
-    chunk = PUBLISHED_FISHER_BATCH if published else _FISHER_CHUNK
-    return diagonal_fisher(network, pixels, labels, chunk=chunk, batch_squared=published)
+    chunk = PUBLISHED_FISHER_BATCH if published else max(1, _FISHER_PIXELS // pixels[0, 0].numel())
+    return diagonal_fisher(network, pixels, labels, chunk=chunk, batch_squared=published, most_entries=FISHER_ENTRIES)
 
 
 class _TaskView(nn.Module):
