@@ -9,7 +9,7 @@ from metazoo.errors import ArtefactError, DataError, UsageError
 from metazoo.models import build_network
 from metazoo.run.artefacts import write_tensors
 from metazoo.taskspace import FisherEmbeddings, TaskEmbedding, diagonal_fisher
-from metazoo.taskspace.entries import kept_entries, only
+from metazoo.taskspace.blocks import kept_blocks
 
 SAMPLES, CLASSES, SIDE = 11, 4, 16
 
@@ -107,20 +107,23 @@ def test_batch_squared_is_the_square_of_the_batch_mean(task: tuple[nn.Module, Te
 
 
 @pytest.mark.parametrize("batch_squared", [False, True])
-def test_of_large_tensors_a_block_is_kept(task: tuple[nn.Module, Tensor, Tensor], batch_squared: bool) -> None:
+def test_of_large_tensors_some_blocks_are_kept(task: tuple[nn.Module, Tensor, Tensor], batch_squared: bool) -> None:
     network, images, labels = task
     whole = diagonal_fisher(network, images, labels, chunk=4, batch_squared=batch_squared)
     part = diagonal_fisher(network, images, labels, chunk=4, batch_squared=batch_squared, most_entries=30)
-    kept = kept_entries(whole, 30)
+    kept = kept_blocks(whole, 30)
     assert {name for name, values in whole.items() if values.numel() > 30} == kept.keys() > set()
-    assert_alike(part, {name: only(values, kept.get(name)) for name, values in whole.items()})
-    for name, (rows, columns) in kept.items():
-        assert 15 < len(rows) * len(columns) == part[name].numel() <= 30
-        assert len(rows.unique()) == len(rows) <= len(whole[name])
-        assert len(columns.unique()) == len(columns) <= whole[name].flatten(1).shape[1]
-    # what is kept depends on the tensor alone
-    other = kept_entries({name: torch.ones_like(whole[name]) for name in reversed(kept)}, 30)
-    assert all(torch.equal(other[name][side], kept[name][side]) for name in kept for side in (0, 1))
+    for name, blocks in kept.items():
+        matrix, height, width = whole[name].flatten(1), blocks.height, blocks.width
+        whole[name] = torch.stack(
+            [
+                matrix[height * number : height * (number + 1), width * number : width * (number + 1)]
+                for number in range(blocks.count)
+            ]
+        )
+        assert 10 < part[name].numel() <= 30
+        assert len(matrix) - blocks.count < blocks.count * height <= len(matrix)
+    assert_alike(part, whole)
 
 
 def test_sampled_labels_come_from_the_softmax(task: tuple[nn.Module, Tensor, Tensor]) -> None:

@@ -24,7 +24,7 @@ class QuickSecondDerivatives(TorchFunctionMode):
     Values and first derivatives are torch's own; those of second order differ by rounding, and none are of third.
     """
 
-    def __torch_function__(  # noqa: D105
+    def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         options = kwargs or {}

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from metazoo.errors import ArtefactError, DataError, UsageError
 from metazoo.run.artefacts import read_tensor_metadata, read_tensors, write_tensors
-from metazoo.taskspace.entries import kept_entries, only
+from metazoo.taskspace.blocks import kept_blocks
 from metazoo.taskspace.layer_squares import sum_of_squared_gradients
 
 _FORMAT_VERSION = "1"
@@ -136,10 +136,10 @@ def diagonal_fisher(
             by rounding only, unless `batch_squared`.
         generator: on the CPU; needed for, and only used by, `labels="sampled"`. Labels do not depend on `chunk`.
         batch_squared: the published quirk above.
-        most_entries: of a tensor with more entries, only a block of at most so many is computed, see `kept_entries`.
+        most_entries: of a tensor with more entries, at most so many are computed, see `kept_blocks`.
 
     Returns:
-        For each trainable parameter, by its name: a tensor of its shape, or the block [rows, columns] that is kept;
+        For each trainable parameter, by its name: a tensor of its shape, or the blocks of it that are kept;
         float32 and at least 0, on its device.
 
     Raises:
@@ -150,7 +150,7 @@ def diagonal_fisher(
     parameters = {name: value.detach() for name, value in network.named_parameters() if value.requires_grad}
     _check(network, parameters, images, chunk, most_entries)
 
-    kept = {} if most_entries is None else kept_entries(parameters, most_entries)
+    kept = {} if most_entries is None else kept_blocks(parameters, most_entries)
 
     def loss(values: dict[str, Tensor], batch: Tensor, targets: Tensor) -> Tensor:
         return functional.cross_entropy(functional_call(network, values, (batch,)), targets)
@@ -163,7 +163,9 @@ def diagonal_fisher(
             part = slice(start, start + chunk)
             if batch_squared:
                 gradients = grad(loss)(parameters, images[part], targets[part])
-                squares = {name: only(value, kept.get(name)).square() for name, value in gradients.items()}
+                for name, blocks in kept.items():
+                    gradients[name] = blocks.of(gradients[name])
+                squares = {name: gradient.square() for name, gradient in gradients.items()}
             else:
                 squares = sum_of_squared_gradients(network, parameters, images[part], targets[part], kept)
             for name, square in squares.items():

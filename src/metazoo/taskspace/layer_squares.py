@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from metazoo.errors import UsageError
-from metazoo.taskspace.entries import Entries
+from metazoo.taskspace.blocks import Blocks
 
 _NUMBERS_AT_ONCE = 1 << 18
 
@@ -26,7 +26,7 @@ def sum_of_squared_gradients(
     parameters: Mapping[str, Tensor],
     images: Tensor,
     targets: Tensor,
-    entries: Mapping[str, Entries],
+    blocks: Mapping[str, Blocks],
 ) -> dict[str, Tensor]:
     """Sum over samples of the squared gradient of one sample's cross-entropy.
 
@@ -36,7 +36,7 @@ def sum_of_squared_gradients(
             once: linear layers, batch norm by stored statistics, convolutions of one group padded with zeros.
         images: float [n, channels, side, side].
         targets: int64 [n].
-        entries: what is wanted of some parameters, by name; of the others all is.
+        blocks: what is wanted of some parameters, by name; of the others all is.
 
     Raises:
         UsageError: a parameter belongs to another kind of layer, to two layers, or to one that is not called once.
@@ -68,7 +68,7 @@ def sum_of_squared_gradients(
         if "bias" in names:
             squares[names["bias"]] = _channels_first(layer, gradient).sum(2).square().sum(0)
         if "weight" in names:
-            squares[names["weight"]] = _weight_squares(layer, inputs, gradient, entries.get(names["weight"]))
+            squares[names["weight"]] = _weight_squares(layer, inputs, gradient, blocks.get(names["weight"]))
     return squares
 
 
@@ -103,7 +103,7 @@ def _channels_first(layer: nn.Module, values: Tensor) -> Tensor:
     return values.unsqueeze(-1).flatten(2)
 
 
-def _weight_squares(layer: nn.Module, inputs: Tensor, gradient: Tensor, entries: Entries | None) -> Tensor:
+def _weight_squares(layer: nn.Module, inputs: Tensor, gradient: Tensor, blocks: Blocks | None) -> Tensor:
     rows = _channels_first(layer, gradient)
     if isinstance(layer, _BatchNorm):
         return (rows * _channels_first(layer, _normalised(layer, inputs))).sum(2).square().sum(0)
@@ -114,9 +114,9 @@ def _weight_squares(layer: nn.Module, inputs: Tensor, gradient: Tensor, entries:
     else:
         columns = _channels_first(layer, inputs)
         shape = (rows.shape[1], columns.shape[1])
-    if entries is None:
-        return _products_squared(rows, columns).view(shape)
-    return _products_squared(rows[:, entries[0]], columns[:, entries[1]])
+    if blocks is None:
+        return _products_squared(rows.unsqueeze(1), columns.unsqueeze(1)).view(shape)
+    return _products_squared(blocks.of_rows(rows), blocks.of_columns(columns))
 
 
 def _normalised(layer: _BatchNorm, inputs: Tensor) -> Tensor:
@@ -124,10 +124,10 @@ def _normalised(layer: _BatchNorm, inputs: Tensor) -> Tensor:
 
 
 def _products_squared(rows: Tensor, columns: Tensor) -> Tensor:
-    """`sum_n (sum_p rows[n, i, p] columns[n, j, p])^2` as [i, j]."""
-    if rows.shape[2] == 1:
-        return rows[:, :, 0].square().mT @ columns[:, :, 0].square()
-    total = rows.new_zeros(rows.shape[1], columns.shape[1])
+    """`sum_n (sum_p rows[n, b, i, p] columns[n, b, j, p])^2` as [b, i, j]."""
+    if rows.shape[3] == 1:
+        return rows.square().permute(1, 2, 0, 3).flatten(2) @ columns.square().permute(1, 0, 2, 3).flatten(2)
+    total = rows.new_zeros(*rows.shape[1:3], columns.shape[2])
     samples = max(1, _NUMBERS_AT_ONCE // total.numel())
     for some, same in zip(rows.split(samples), columns.split(samples), strict=True):
         total += (some @ same.mT).square_().sum(0)
