@@ -9,6 +9,7 @@ from metazoo.errors import ArtefactError, DataError, UsageError
 from metazoo.models import build_network
 from metazoo.run.artefacts import write_tensors
 from metazoo.taskspace import FisherEmbeddings, TaskEmbedding, diagonal_fisher
+from metazoo.taskspace.blocks import kept_blocks
 
 SAMPLES, CLASSES, SIDE = 11, 4, 16
 
@@ -105,6 +106,26 @@ def test_batch_squared_is_the_square_of_the_batch_mean(task: tuple[nn.Module, Te
     assert quirk["head.bias"].sum() < fisher["head.bias"].sum()
 
 
+@pytest.mark.parametrize("batch_squared", [False, True])
+def test_of_large_tensors_some_blocks_are_kept(task: tuple[nn.Module, Tensor, Tensor], batch_squared: bool) -> None:
+    network, images, labels = task
+    whole = diagonal_fisher(network, images, labels, chunk=4, batch_squared=batch_squared)
+    part = diagonal_fisher(network, images, labels, chunk=4, batch_squared=batch_squared, most_entries=30)
+    kept = kept_blocks(whole, 30)
+    assert {name for name, values in whole.items() if values.numel() > 30} == kept.keys() > set()
+    for name, blocks in kept.items():
+        matrix, height, width = whole[name].flatten(1), blocks.height, blocks.width
+        whole[name] = torch.stack(
+            [
+                matrix[height * number : height * (number + 1), width * number : width * (number + 1)]
+                for number in range(blocks.count)
+            ]
+        )
+        assert 10 < part[name].numel() <= 30
+        assert len(matrix) - blocks.count < blocks.count * height <= len(matrix)
+    assert_alike(part, whole)
+
+
 def test_sampled_labels_come_from_the_softmax(task: tuple[nn.Module, Tensor, Tensor]) -> None:
     network, images, _ = task
 
@@ -132,6 +153,8 @@ def test_bad_input_is_named() -> None:
     images, labels = torch.zeros(3, 3, SIDE, SIDE), torch.tensor([0, 1, 2])
     with pytest.raises(UsageError, match="chunk"):
         diagonal_fisher(network, images, labels, chunk=0)
+    with pytest.raises(UsageError, match="most_entries"):
+        diagonal_fisher(network, images, labels, chunk=2, most_entries=0)
     with pytest.raises(UsageError, match="generator"):
         diagonal_fisher(network, images, "sampled", chunk=2)
     with pytest.raises(UsageError, match="'drawn'"):

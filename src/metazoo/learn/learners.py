@@ -5,6 +5,7 @@ any optimiser outside is possible. Batch norm normalises support and query batch
 papers of data-free meta-learning; use them inside `batch_norm.batch_statistics`.
 """
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from metazoo.errors import UsageError
+from metazoo.learn.batch_norm_gradients import QuickSecondDerivatives
 from metazoo.learn.heads.base import raw_class_means
 from metazoo.learn.regularisers import Parameters
 from metazoo.models import ImageClassifier
@@ -46,7 +48,8 @@ class FunctionalClassifier:
     def features(self, parameters: Parameters, images: Tensor) -> Tensor:
         """Features [n, d] of `images` [n, 3, h, w] in [0, 1]."""
         named = {f"classifier.{name}": value for name, value in parameters.items()}
-        return functional_call(self._features, named, (images,))
+        # Whatever the format of the parameters, pooling and batch norm are several times faster so.
+        return functional_call(self._features, named, (images.contiguous(memory_format=torch.channels_last),))
 
     def head(self, parameters: Parameters, features: Tensor) -> Tensor:
         """Logits [n, ways] of `features` [n, d]."""
@@ -105,7 +108,8 @@ class Maml(Learner):
     def query_logits(self, model: FunctionalClassifier, parameters: Parameters, episode: EpisodeImages) -> Tensor:  # noqa: D102
         adapted = parameters
         for _ in range(self._steps):
-            loss = functional.cross_entropy(model.logits(adapted, episode.support_images), episode.support_labels)
+            with contextlib.nullcontext() if self._first_order else QuickSecondDerivatives():
+                loss = functional.cross_entropy(model.logits(adapted, episode.support_images), episode.support_labels)
             adapted = _descended(adapted, loss, self._learning_rate, create_graph=not self._first_order)
         return model.logits(adapted, episode.query_images)
 

@@ -29,7 +29,8 @@ mode; both passes of the regularisation see the same pixels; hooks do not outliv
 and in mixed zoos every teacher is used (the published code drops all but the first 100); a replay ends after
 `learning.replay.most_updates` at the latest. Recovered images are rounded to 8 bits before the meta-model sees them
 (published: cut to 8 bits in the memory only). Crops move by a share of the side, 4 pixels of 32 but 10 of 84
-(published: 4 of any). The probe sees images of `probe.input_size` (published: as recovered), and the meta-model maps
+(published: 4 of any). The probe sees images of `probe.input_size` (published: as recovered), of its largest tensors
+36,864 entries make the embedding (published: all), and the meta-model maps
 [0, 1] by one mean and scale (published: those of the data set). In mixed zoos every teacher is inverted at its own
 size, and the meta-model has one size (published: 84 pixels for all, and a meta-model of any size). A class is drawn for
 episodes once it has images enough (published: once it has any).

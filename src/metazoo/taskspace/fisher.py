@@ -13,11 +13,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, grad
 from torch.nn import functional
 
 from metazoo.errors import ArtefactError, DataError, UsageError
 from metazoo.run.artefacts import read_tensor_metadata, read_tensors, write_tensors
+from metazoo.taskspace.blocks import kept_blocks
+from metazoo.taskspace.layer_squares import sum_of_squared_gradients
 
 _FORMAT_VERSION = "1"
 
@@ -113,6 +115,7 @@ def diagonal_fisher(
     chunk: int,
     generator: torch.Generator | None = None,
     batch_squared: bool = False,
+    most_entries: int | None = None,
 ) -> dict[str, Tensor]:
     """Diagonal of the Fisher information of every trainable tensor of `network`, a classifier, on one task.
 
@@ -129,30 +132,30 @@ def diagonal_fisher(
         network: maps images to logits [n, classes].
         images: float [n, channels, side, side], n at least 1, normalised as the network wants them, on its device.
         labels: int64 [n] in [0, classes), or "sampled".
-        chunk: samples whose gradients are held at once (memory: chunk x trainable parameters); it changes the result by
-            rounding only, unless `batch_squared`.
+        chunk: samples that pass at once (memory: what the layers of that many samples put out); it changes the result
+            by rounding only, unless `batch_squared`.
         generator: on the CPU; needed for, and only used by, `labels="sampled"`. Labels do not depend on `chunk`.
         batch_squared: the published quirk above.
+        most_entries: of a tensor with more entries, at most so many are computed, see `kept_blocks`.
 
     Returns:
-        For each trainable parameter, by its name: a tensor of its shape, float32 and at least 0, on its device.
+        For each trainable parameter, by its name: a tensor of its shape, or the blocks of it that are kept;
+        float32 and at least 0, on its device.
 
     Raises:
         DataError: no images, labels that do not fit, or gradients that are not finite.
-        UsageError: `chunk` below 1, no generator to draw labels, no trainable parameter, or a batch norm without stored
-            statistics.
+        UsageError: `chunk` or `most_entries` below 1, no generator to draw labels, no trainable parameter, a batch norm
+            without stored statistics, or, unless `batch_squared`, as `sum_of_squared_gradients`.
     """
     parameters = {name: value.detach() for name, value in network.named_parameters() if value.requires_grad}
-    _check(network, parameters, images, chunk)
+    _check(network, parameters, images, chunk, most_entries)
+
+    kept = {} if most_entries is None else kept_blocks(parameters, most_entries)
 
     def loss(values: dict[str, Tensor], batch: Tensor, targets: Tensor) -> Tensor:
         return functional.cross_entropy(functional_call(network, values, (batch,)), targets)
 
-    def sample_loss(values: dict[str, Tensor], image: Tensor, target: Tensor) -> Tensor:
-        return loss(values, image.unsqueeze(0), target.unsqueeze(0))
-
-    sample_gradients = vmap(grad(sample_loss), in_dims=(None, 0, 0))
-    totals = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in parameters.items()}
+    totals: dict[str, Tensor] = {}
     starts = range(0, len(images), chunk)
     with _eval_mode(network):
         targets = _targets(network, images, labels, chunk, generator)
@@ -160,14 +163,15 @@ def diagonal_fisher(
             part = slice(start, start + chunk)
             if batch_squared:
                 gradients = grad(loss)(parameters, images[part], targets[part])
+                for name, blocks in kept.items():
+                    gradients[name] = blocks.of(gradients[name])
                 squares = {name: gradient.square() for name, gradient in gradients.items()}
             else:
-                gradients = sample_gradients(parameters, images[part], targets[part])
-                squares = {name: gradient.square().sum(0, dtype=torch.float64) for name, gradient in gradients.items()}
+                squares = sum_of_squared_gradients(network, parameters, images[part], targets[part], kept)
             for name, square in squares.items():
-                totals[name] += square
+                totals[name] = totals[name] + square if name in totals else square.double()
     terms = len(starts) if batch_squared else len(images)
-    fisher = {name: (total / terms).float() for name, total in totals.items()}
+    fisher = {name: (totals[name] / terms).float() for name in parameters}
     for name, values in fisher.items():
         if not torch.isfinite(values).all():
             raise DataError(
@@ -177,9 +181,11 @@ def diagonal_fisher(
     return fisher
 
 
-def _check(network: nn.Module, parameters: dict[str, Tensor], images: Tensor, chunk: int) -> None:
-    if chunk < 1:
-        raise UsageError(f"chunk must be at least 1, not {chunk}")
+def _check(
+    network: nn.Module, parameters: dict[str, Tensor], images: Tensor, chunk: int, most_entries: int | None
+) -> None:
+    if chunk < 1 or (most_entries is not None and most_entries < 1):
+        raise UsageError(f"chunk and most_entries must be at least 1, not {chunk} and {most_entries}")
     if not parameters:
         raise UsageError("the probe has no trainable parameter; set requires_grad on those that embed the task")
     if images.ndim != 4 or len(images) == 0 or not images.is_floating_point():

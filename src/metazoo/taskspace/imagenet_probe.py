@@ -2,7 +2,8 @@
 
 Class k of every task is scored against class k of ImageNet, so the embedding depends on the arbitrary order of a
 teacher's classes; it also needs weights made from images that the user may not have. It is for comparison with the
-paper. Deviations: the probe is in evaluation mode (published: training mode), and a task may have up to 1000 classes.
+paper. Deviations: the probe is in evaluation mode (published: training mode), a task may have up to 1000 classes, and
+of tensors of more than 36,864 entries so many are kept, see `kept_blocks`.
 """
 
 from pathlib import Path

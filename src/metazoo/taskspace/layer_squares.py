@@ -1,0 +1,134 @@
+"""Squared gradients of single samples, from one backward pass of all of them.
+
+A layer's weights have the gradient `sum_p d_p a_p` for one sample, a the layer's input, d the gradient of its output,
+both at position p (Goodfellow 2015, arXiv:1510.01799; for convolutions Rochette et al. 2019, arXiv:1912.06015). So the
+gradients of a whole network are never held for every sample, and no sample passes alone.
+"""
+
+import contextlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.func import functional_call
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from metazoo.errors import UsageError
+from metazoo.taskspace.blocks import Blocks
+
+_NUMBERS_AT_ONCE = 1 << 18
+
+
+def sum_of_squared_gradients(
+    network: nn.Module,
+    parameters: Mapping[str, Tensor],
+    images: Tensor,
+    targets: Tensor,
+    blocks: Mapping[str, Blocks],
+) -> dict[str, Tensor]:
+    """Sum over samples of the squared gradient of one sample's cross-entropy.
+
+    Args:
+        network: maps images to logits, each sample on its own; it is left as it is.
+        parameters: those of `network` to differentiate by, detached, by name. They belong to layers that are called
+            once: linear layers, batch norm by stored statistics, convolutions of one group padded with zeros.
+        images: float [n, channels, side, side].
+        targets: int64 [n].
+        blocks: what is wanted of some parameters, by name; of the others all is.
+
+    Raises:
+        UsageError: a parameter belongs to another kind of layer, to two layers, or to one that is not called once.
+    """
+    calls: dict[nn.Module, list[tuple[Tensor, int, GradientEdge]]] = {}
+
+    def remember(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        # The edge is that of this output even if the next layer changes it in place.
+        calls.setdefault(layer, []).append((inputs[0], inputs[0]._version, get_gradient_edge(output)))
+
+    layers = _layers(network, parameters)
+    with torch.enable_grad(), contextlib.ExitStack() as hooks:
+        for layer in layers:
+            hooks.callback(layer.register_forward_hook(remember).remove)
+        # Some gradient must flow through the first layer, and none is asked of the images themselves.
+        logits = functional_call(network, dict(parameters), (images.detach().requires_grad_(),))
+        loss = functional.cross_entropy(logits, targets, reduction="sum")
+        for layer, names in layers.items():
+            found = calls.get(layer, [])
+            if len(found) != 1 or found[0][0]._version != found[0][1]:
+                raise UsageError(
+                    f"the layer of {next(iter(names.values()))!r} is not called once, with an input that stays as it "
+                    "is, so its Fisher is not known here; freeze it, or choose another architecture for the probe"
+                )
+        gradients = torch.autograd.grad(loss, [calls[layer][0][2] for layer in layers])
+    squares: dict[str, Tensor] = {}
+    for (layer, names), gradient in zip(layers.items(), gradients, strict=True):
+        inputs = calls.pop(layer)[0][0].detach()
+        if "bias" in names:
+            squares[names["bias"]] = _channels_first(layer, gradient).sum(2).square().sum(0)
+        if "weight" in names:
+            squares[names["weight"]] = _weight_squares(layer, inputs, gradient, blocks.get(names["weight"]))
+    return squares
+
+
+def _layers(network: nn.Module, parameters: Mapping[str, Tensor]) -> dict[nn.Module, dict[str, str]]:
+    """The layers that own `parameters`, each with its own names of them and the full ones."""
+    if len(dict(network.named_parameters(remove_duplicate=False))) > len(dict(network.named_parameters())):
+        raise UsageError("layers of the probe share a parameter, so its Fisher is not known here; choose another probe")
+    layers: dict[nn.Module, dict[str, str]] = {}
+    for path, layer in network.named_modules():
+        for own in dict(layer.named_parameters(recurse=False)):
+            name = f"{path}.{own}" if path else own
+            if name in parameters:
+                layers.setdefault(layer, {})[own] = name
+                if not _is_supported(layer):
+                    raise UsageError(
+                        f"the Fisher of {name!r}, in a layer of the kind {type(layer).__name__}, is not known here; "
+                        "freeze it, or choose another architecture for the probe"
+                    )
+    return layers
+
+
+def _is_supported(layer: nn.Module) -> bool:
+    if type(layer) is nn.Conv2d:
+        return layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    return type(layer) is nn.Linear or isinstance(layer, _BatchNorm)
+
+
+def _channels_first(layer: nn.Module, values: Tensor) -> Tensor:
+    """Outputs, or gradients of them, as [n, channels, positions]."""
+    if isinstance(layer, nn.Linear):
+        return values.unsqueeze(1).flatten(1, -2).mT
+    return values.unsqueeze(-1).flatten(2)
+
+
+def _weight_squares(layer: nn.Module, inputs: Tensor, gradient: Tensor, blocks: Blocks | None) -> Tensor:
+    rows = _channels_first(layer, gradient)
+    if isinstance(layer, _BatchNorm):
+        return (rows * _channels_first(layer, _normalised(layer, inputs))).sum(2).square().sum(0)
+    if isinstance(layer, nn.Conv2d):
+        assert not isinstance(layer.padding, str)
+        columns = functional.unfold(inputs, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+        shape = (layer.out_channels, layer.in_channels, *layer.kernel_size)
+    else:
+        columns = _channels_first(layer, inputs)
+        shape = (rows.shape[1], columns.shape[1])
+    if blocks is None:
+        return _products_squared(rows.unsqueeze(1), columns.unsqueeze(1)).view(shape)
+    return _products_squared(blocks.of_rows(rows), blocks.of_columns(columns))
+
+
+def _normalised(layer: _BatchNorm, inputs: Tensor) -> Tensor:
+    return functional.batch_norm(inputs, layer.running_mean, layer.running_var, eps=layer.eps)
+
+
+def _products_squared(rows: Tensor, columns: Tensor) -> Tensor:
+    """`sum_n (sum_p rows[n, b, i, p] columns[n, b, j, p])^2` as [b, i, j]."""
+    if rows.shape[3] == 1:
+        return rows.square().permute(1, 2, 0, 3).flatten(2) @ columns.square().permute(1, 0, 2, 3).flatten(2)
+    total = rows.new_zeros(*rows.shape[1:3], columns.shape[2])
+    samples = max(1, _NUMBERS_AT_ONCE // total.numel())
+    for some, same in zip(rows.split(samples), columns.split(samples), strict=True):
+        total += (some @ same.mT).square_().sum(0)
+    return total

@@ -1,0 +1,58 @@
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from metazoo.learn.batch_norm_gradients import QuickSecondDerivatives
+
+SHAPES = [(6, 3), (4, 3, 5), (3, 2, 4, 5)]
+
+
+def inputs_of(shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    random = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(shape, generator=random, dtype=torch.float64)]
+    tensors += [torch.randn(shape[1], generator=random, dtype=torch.float64) for _ in range(2)]
+    inputs, scale, shift = (tensor.requires_grad_() for tensor in tensors)
+    return inputs, scale, shift
+
+
+def quick(inputs: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    with QuickSecondDerivatives():
+        return functional.batch_norm(inputs, None, None, weight=scale, bias=shift, training=True)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_derivatives_are_those_of_finite_differences(shape: tuple[int, ...]) -> None:
+    assert torch.autograd.gradcheck(quick, inputs_of(shape))
+    assert torch.autograd.gradgradcheck(quick, inputs_of(shape))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_layer_is_as_torch_has_it(shape: tuple[int, ...]) -> None:
+    inputs, scale, shift = inputs_of(shape)
+    layer = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d}[len(shape)](shape[1], track_running_stats=False)
+    layer = layer.double().eval()
+    with torch.no_grad():
+        layer.weight.copy_(scale)
+        layer.bias.copy_(shift)
+    outputs = layer(inputs)
+    with QuickSecondDerivatives():
+        own = layer(inputs)
+    assert type(own.grad_fn) is not type(outputs.grad_fn)
+    assert torch.equal(own, outputs)
+
+    def penalty(values: Tensor) -> tuple[Tensor, ...]:
+        wanted = [inputs, layer.weight, layer.bias]
+        gradients = torch.autograd.grad(values.sin().sum(), wanted, create_graph=True)
+        return torch.autograd.grad(sum((part.cos().sum() for part in gradients), inputs.new_zeros(())), wanted)
+
+    for mine, theirs in zip(penalty(own), penalty(outputs), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_stored_statistics_and_what_has_no_scale_are_left_to_torch() -> None:
+    inputs = torch.randn(4, 3, 2, 2)
+    for layer in (nn.BatchNorm2d(3).eval(), nn.BatchNorm2d(3, affine=False, track_running_stats=False)):
+        expected = layer(inputs)
+        with QuickSecondDerivatives():
+            assert torch.equal(layer(inputs), expected)
