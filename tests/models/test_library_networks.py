@@ -50,7 +50,7 @@ def test_it_computes_what_the_library_computes(architecture: str) -> None:
     original, wanted = native(architecture), spec(architecture)
     names = network_without_weights(wanted)
     assert isinstance(names, LibraryNetwork)
-    state = {names.own_name(name): tensor for name, tensor in original.state_dict().items()}
+    state = names.own_state(original.state_dict())
     assert {name: tensor.shape for name, tensor in state.items()} == {
         name: tensor.shape for name, tensor in names.state_dict().items()
     }
@@ -135,7 +135,7 @@ def test_a_library_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -
 def test_no_library_is_imported_with_the_package() -> None:
     program = (
         "import sys, metazoo, metazoo.zoo, metazoo.cli.zoo, metazoo.training;"
-        "print(sorted({'timm', 'torchvision', 'huggingface_hub'} & set(sys.modules)))"
+        "print(sorted({'timm', 'torchvision', 'transformers', 'huggingface_hub'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,22 +1,24 @@
-"""Architectures of timm and torchvision, by names such as `timm:convnext_atto` and `torchvision:resnet18`.
+"""Architectures of timm, torchvision and transformers, by names such as `timm:convnext_atto`, `torchvision:resnet18`.
 
-Both libraries are optional and only imported once such a name is built. A name is looked up in the library's own list
+The libraries are optional and only imported once such a name is built. A name is looked up in the library's own list
 of image classifiers; nothing else can be reached through it.
 """
 
-import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, final
 
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from metazoo.errors import UsageError
+from metazoo.models.arguments import Argument
 from metazoo.models.network import Network
+from metazoo.models.optional import import_library
+from metazoo.models.transformers_networks import build_transformers, library_state
 
-LIBRARIES = ("timm", "torchvision")
-_NAME = re.compile(r"(timm|torchvision):([A-Za-z0-9_]{1,80})")
+LIBRARIES = ("timm", "torchvision", "transformers")
+_NAME = re.compile(r"(timm|torchvision|transformers):([A-Za-z0-9_]{1,80})")
 
 # What leaves out something at random in training, and the attribute that says how often.
 _CHANCES = {"Dropout": "p", "StochasticDepth": "p", "DropPath": "drop_prob"}
@@ -27,21 +29,9 @@ def is_library_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def import_library(name: str, module: str) -> Any:
-    """A module of an optional library.
-
-    Raises:
-        UsageError: the library is not installed; the extra is named.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise UsageError(f"this needs {name}; install the extra `metazoo[{name}]`") from error
-
-
 @final
 class LibraryNetwork(Network):
-    """A network of timm or torchvision, its last linear layer taken off and put back as `head`.
+    """A network of a library, its last linear layer taken off and put back as `head`.
 
     Features are what that layer sees: the pooled output of the body, whatever its kind. What the library would leave
     out at random in training (dropout, stochastic depth) is kept, so that learning can be repeated.
@@ -69,20 +59,32 @@ class LibraryNetwork(Network):
 
     def features(self, images: Tensor) -> Tensor:
         """Pooled output of the body, as the head sees it."""
-        return self.body(images)
+        found = self.body(images)
+        return found if isinstance(found, Tensor) else found.logits
 
-    def own_name(self, name: str) -> str:
-        """How a tensor that the library calls `name` is called here."""
+    def own_state(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a file of the library, under their names here.
+
+        Raises:
+            ZooError: the library itself says that they are of another network.
+        """
+        if hasattr(self.body, "from_pretrained"):
+            tensors = library_state(self.body, tensors)
+        return {self._own_name(name): tensor for name, tensor in tensors.items()}
+
+    def _own_name(self, name: str) -> str:
         layer, _, kind = name.rpartition(".")
         return f"head.{kind}" if layer == self._head_name else f"body.{name}"
 
 
-def build_library_network(architecture: str, *, classes: int, channels: int, input_size: int) -> LibraryNetwork:
+def build_library_network(
+    architecture: str, *, classes: int, channels: int, input_size: int, arguments: Mapping[str, Argument]
+) -> LibraryNetwork:
     """Build a network of a library with fresh weights, as `metazoo.models.build_network` does.
 
     Raises:
         UsageError: the library is not installed, has no such image classifier, or its classifier is not one linear
-            layer on pooled features; or it cannot be built with this input size or these channels.
+            layer on pooled features; or it cannot be built with this input size, these channels or these arguments.
     """
     match = _NAME.fullmatch(architecture)
     if match is None:
@@ -90,9 +92,11 @@ def build_library_network(architecture: str, *, classes: int, channels: int, inp
             f"{architecture[:100]!r} is no architecture of {' or '.join(LIBRARIES)}; see its list of models"
         )
     library, name = match.groups()
-    build = _timm if library == "timm" else _torchvision
+    if arguments and library != "transformers":
+        raise UsageError(f"{architecture} takes no argument such as {sorted(arguments)[0]!r}; leave it out")
+    build = {"timm": _timm, "torchvision": _torchvision, "transformers": build_transformers}[library]
     try:
-        body, head_name = build(name, classes, channels, input_size)
+        body, head_name = build(name, classes, channels, input_size, arguments)
     except UsageError:
         raise
     except Exception as error:  # whatever the library says of sizes that do not suit the architecture
@@ -111,7 +115,7 @@ def build_library_network(architecture: str, *, classes: int, channels: int, inp
 _Built = tuple[nn.Module, str | None]
 
 
-def _timm(name: str, classes: int, channels: int, input_size: int) -> _Built:
+def _timm(name: str, classes: int, channels: int, input_size: int, _: Mapping[str, Argument]) -> _Built:
     timm = import_library("timm", "timm")
     if not timm.is_model(name):
         raise UsageError(f"timm has no model {name!r}; see `timm.list_models()`")
@@ -133,7 +137,7 @@ _TORCHVISION_SIZE: dict[str, Callable[[int], dict[str, Any]]] = {
 _UNSUITED = ("googlenet", "inception", "regnet")
 
 
-def _torchvision(name: str, classes: int, channels: int, input_size: int) -> _Built:
+def _torchvision(name: str, classes: int, channels: int, input_size: int, _: Mapping[str, Argument]) -> _Built:
     models = import_library("torchvision", "torchvision.models")
     if name not in models.list_models(module=models):
         raise UsageError(f"torchvision has no image classifier {name!r}; see `torchvision.models.list_models()`")
