@@ -68,7 +68,7 @@ def plan_run(
         check_recipe(zoo, recipe)
     keep_freed_memory()
     workers = default_workers() if workers is None else workers
-    teachers = zoo.teachers()
+    teachers = zoo.teachers_in_turn()
     recovery = plan_recovery(zoo, recipe.budget)
     with tempfile.TemporaryDirectory() as folder:
         bank = Bank.create(Path(folder) / "bank")
