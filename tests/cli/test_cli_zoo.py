@@ -133,7 +133,7 @@ def test_a_stray_file_is_a_note(cli: Cli, own: Workshop) -> None:
     (own.zoo / "models" / "old.pt").write_bytes(b"x")
     outcome = cli("zoo", "verify", own.zoo)
     assert outcome.code == 0
-    assert re.search(r"models/old.pt +│ note +│ belongs to no model of the zoo", outcome.out)
+    assert re.search(r"models/old.pt +│ note +│ +│ +│ belongs to no model of the zoo", outcome.out)
 
 
 @pytest.mark.parametrize("act", ["inspect", "verify"])

@@ -178,7 +178,7 @@ def test_a_step_learns_from_the_views_of_its_members_only() -> None:
         return torch.where(other[:, None], math.nan, features), logits
 
     bank = resident_bank()
-    marked = bank.images.clone()
+    marked = bank.images[:].clone()
     marked[:, 0] = 255
     marked[bank.places_of(1), 0] = 0
     bank = dataclasses.replace(bank, images=marked)

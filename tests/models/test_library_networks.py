@@ -50,7 +50,7 @@ def test_it_computes_what_the_library_computes(architecture: str) -> None:
     original, wanted = native(architecture), spec(architecture)
     names = network_without_weights(wanted)
     assert isinstance(names, LibraryNetwork)
-    state = {names.own_name(name): tensor for name, tensor in original.state_dict().items()}
+    state = names.own_state(original.state_dict())
     assert {name: tensor.shape for name, tensor in state.items()} == {
         name: tensor.shape for name, tensor in names.state_dict().items()
     }
@@ -125,9 +125,9 @@ def test_arguments_of_timm_are_passed_on() -> None:
     built = build_classifier(spec("timm:test_vit", arguments=arguments), torch.Generator().manual_seed(0)).network
     assert isinstance(built, LibraryNetwork)
     wanted = timm.create_model("test_vit", num_classes=4, img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=2)
-    assert {built.own_name(name): tensor.shape for name, tensor in wanted.state_dict().items()} == {
-        name: tensor.shape for name, tensor in built.state_dict().items()
-    }
+    shapes = {name: tensor.shape for name, tensor in built.state_dict().items()}
+    translated = built.own_state(wanted.state_dict())
+    assert {name: tensor.shape for name, tensor in translated.items()} == shapes
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_a_library_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -
 def test_no_library_is_imported_with_the_package() -> None:
     program = (
         "import sys, metazoo, metazoo.zoo, metazoo.cli.zoo, metazoo.training;"
-        "print(sorted({'timm', 'torchvision', 'huggingface_hub'} & set(sys.modules)))"
+        "print(sorted({'timm', 'torchvision', 'transformers', 'huggingface_hub'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -20,7 +20,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def transformer(side: int = SIDE) -> tuple[LibraryNetwork, PatchTokens]:
     spec = ClassifierSpec(
-        architecture="timm:test_vit", arguments=ARGUMENTS, classes=3, input_size=side, mean=(0,) * 3, std=(1,) * 3
+        architecture="timm:test_vit", arguments={**ARGUMENTS}, classes=3, input_size=side, mean=(0,) * 3, std=(1,) * 3
     )
     network = build_classifier(spec, seeded()).eval().requires_grad_(False).network
     tokens = patch_tokens(network)
@@ -123,7 +123,12 @@ def test_the_kept_patches_follow_an_image_that_is_moved() -> None:
 
 def test_a_transformer_recognises_what_was_recovered_from_part_of_it() -> None:
     spec = ClassifierSpec(
-        architecture="timm:test_vit", arguments=ARGUMENTS, classes=4, input_size=SIDE, mean=(0.5,) * 3, std=(0.25,) * 3
+        architecture="timm:test_vit",
+        arguments={**ARGUMENTS},
+        classes=4,
+        input_size=SIDE,
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
     )
     teacher, wanted = teacher_of(trained(spec, steps=160)), torch.arange(4).repeat(4)
     recipe = RecoveryRecipe(iterations=60, total_variation=1, dropped_tokens=0.5)

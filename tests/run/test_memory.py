@@ -3,6 +3,7 @@ import json
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -46,3 +47,19 @@ def test_a_library_without_the_setting_is_no_error(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
     assert memory.keep_freed_memory() is False
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="measured on Linux alone")
+def test_the_peak_of_a_block_is_what_it_takes() -> None:
+    for megabytes in (120, 40):
+        with memory.peak_growth() as grown:
+            bytearray(megabytes << 20)
+        assert grown.bytes is not None
+        assert grown.bytes == pytest.approx(megabytes << 20, rel=0.2)
+
+
+def test_a_peak_that_cannot_be_measured_is_not_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(memory, "_SELF", tmp_path / "none")
+    with memory.peak_growth() as grown:
+        pass
+    assert grown.bytes is None

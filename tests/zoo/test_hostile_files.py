@@ -11,9 +11,12 @@ from import_helpers import SAID, library_model
 from safetensors.torch import save
 
 from metazoo.errors import MetazooError
-from metazoo.zoo import add_folder, add_model
+from metazoo.run.artefacts import sha256_of_file
+from metazoo.zoo import Zoo, add_folder, add_model, verify_zoo
+from metazoo.zoo.listing import write_listing
 
 _SECONDS = 5
+"""Of processor, which on a machine with other work to do is less than those of the clock."""
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -22,11 +25,11 @@ def test_it_is_refused(tmp_path: Path, name: str) -> None:
     place.mkdir()
     HOSTILE[name](place / name, proof)
     (place / name).with_suffix(".yaml").write_text("architecture: timm:test_efficientnet\n")
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(MetazooError) as caught:
         add_model(tmp_path / "zoo", "timm:test_efficientnet", weights=place / name, **SAID)
     (addition,) = add_folder(tmp_path / "zoo", place, **SAID)
-    assert time.monotonic() - start < _SECONDS
+    assert time.process_time() - start < _SECONDS
     assert addition.status == "problem"
     for text in (str(caught.value), addition.text):
         assert len(text) < 1000
@@ -80,3 +83,21 @@ def test_any_damage_gives_a_typed_error_or_a_model(tmp_path: Path, data: strateg
     path.write_bytes(whole[:place] + piece + whole[place + len(piece) :])
     with contextlib.suppress(MetazooError):
         add_model(tmp_path / f"zoo-{place}-{piece.hex()}", "timm:test_efficientnet", weights=path, **SAID)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_in_the_place_of_weights_it_is_a_problem(zoo: Zoo, tmp_path: Path, name: str) -> None:
+    """Whoever can put it there can also write its hash into the list."""
+    path, proof = zoo.folder / "models" / "first.safetensors", tmp_path / "proof"
+    path.unlink()
+    HOSTILE[name](path, proof)
+    if path.is_file() and path.stat().st_size < 10**9:
+        first = zoo.contract("first").model_copy(update={"weights_sha256": sha256_of_file(path)})
+        write_listing(zoo.folder, [first, zoo.contract("second")])
+    start = time.process_time()
+    first, second, *_ = verify_zoo(Zoo.open(zoo.folder))
+    assert time.process_time() - start < _SECONDS
+    assert (first.status, second.status) == ("problem", "sound")
+    assert first.text.isprintable()
+    assert len(first.text) < 1000
+    assert not proof.exists()

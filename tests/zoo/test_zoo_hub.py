@@ -63,7 +63,7 @@ def test_what_the_user_says_goes_first_and_the_licence_may_be_a_tag(hub: Hub, tm
 
 CONFIGS = {
     "transformers": ({"model_type": "vit", "id2label": {}}, r"a transformers model \('vit'\), which is not supported"),
-    "other": ({"layers": 3}, "not a timm model"),
+    "other": ({"layers": 3}, "not a model of timm or transformers"),
     "list": ([1], "holds no values by name"),
     "code": (timm_config("test_vit.__class__"), "that timm cannot have"),
     "import": (timm_config("os:system"), "that timm cannot have"),

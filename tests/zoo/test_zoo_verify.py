@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,9 @@ from torch import Tensor
 from zoo_helpers import classifier
 
 from metazoo.errors import Interrupted
+from metazoo.models import ClassifierSpec, build_classifier
 from metazoo.run.artefacts import read_tensors, sha256_of_file, write_tensors
+from metazoo.run.bounded import Limits
 from metazoo.zoo import Finding, Zoo, verify_zoo
 from metazoo.zoo.listing import write_listing
 
@@ -58,6 +61,31 @@ def test_a_model_that_cannot_be_run_is_found(zoo: Zoo, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(torch.nn.functional, "relu", fail)
     assert "cannot be run: not enough memory: you tried to allocate 9 TB; remove" in verify_zoo(zoo)[1].text
+
+
+def test_in_a_process_of_its_own_a_model_is_held_to_limits(zoo: Zoo) -> None:
+    """Weights are not read in vain: the one that would need 100 GB is refused by what it would compute."""
+    wide = ClassifierSpec(
+        architecture="conv4", arguments={"width": 64}, classes=2, input_size=1024, mean=(0.5,) * 3, std=(0.5,) * 3
+    )
+    zoo.add("large", build_classifier(wide), class_names=("a", "b"), domain="d")
+    first, large, second = verify_zoo(zoo, limits=Limits(seconds=100, megabytes=300))
+    assert (first.status, large.status, second.status) == ("sound", "problem", "sound")
+    assert "model 'large' cannot be run: " in large.text
+    assert "can't allocate memory" in large.text
+    assert first == verify_zoo(zoo)[0]
+    for finding in (first, second):
+        assert finding.images_per_second is not None
+        assert finding.images_per_second > 1
+        assert (finding.memory is not None) is sys.platform.startswith("linux")
+
+
+def test_a_model_that_hangs_is_named(zoo: Zoo) -> None:
+    """In the time that it has, no process has even read the weights."""
+    first, second = verify_zoo(zoo, limits=Limits(seconds=1e-9))
+    for finding in (first, second):
+        assert finding.status == "problem"
+        assert "was not checked to its end: it took more than 1e-09 s; allow it more with --seconds" in finding.text
 
 
 def test_a_stop_ends_it(zoo: Zoo) -> None:

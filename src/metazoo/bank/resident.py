@@ -1,6 +1,6 @@
-"""A bank in memory, at one size, as learning draws from it."""
+"""A bank at one size, as learning draws from it: in memory, or on the disk if there are too many images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,6 +8,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from metazoo.bank.bank import Bank
+from metazoo.bank.rows import ImagesOnDisk
+
+_MOST_BYTES = 128_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,13 +20,14 @@ class ResidentBank:
     Attributes:
         names: of the teachers.
         images: uint8 [n, 3, side, side], on the device of `to`; grey images are repeated, other sizes resized
-            (bilinear, antialiased).
+            (bilinear, antialiased). More than 128 MB are left on the disk as long as they are on the CPU, and are
+            indexed in the same way.
         labels: int64 [n], local classes of each image's teacher; on the CPU, where images are drawn.
         starts: where each teacher's images begin, and the end: len(names) + 1 numbers.
     """
 
     names: tuple[str, ...]
-    images: Tensor
+    images: Tensor | ImagesOnDisk
     labels: Tensor
     starts: tuple[int, ...]
 
@@ -33,15 +37,21 @@ class ResidentBank:
 
         Raises:
             UsageError: the bank has no images of one.
-            ArtefactError: a shard is missing or has changed; it is named.
+            ArtefactError: a shard is missing or has changed; it is named. Or the disk is full.
         """
-        parts, labels, starts = [], [], [0]
-        for name in names:
-            images, own_labels = bank.images_of(name)
-            parts.append(fitted(images, side))
-            labels.append(own_labels)
-            starts.append(starts[-1] + len(images))
-        return cls(tuple(names), torch.cat(parts), torch.cat(labels), tuple(starts))
+        labels, starts = [], [0]
+
+        def parts() -> Iterator[Tensor]:
+            for name in names:
+                images, own_labels = bank.images_of(name)
+                labels.append(own_labels)
+                starts.append(starts[-1] + len(images))
+                yield fitted(images, side)
+
+        count = sum(shard.images for name in names for shard in bank.shards_of(name))
+        few = count * 3 * side**2 <= _MOST_BYTES
+        images = torch.cat([*parts()]) if few else ImagesOnDisk(bank.folder, parts())
+        return cls(tuple(names), images, torch.cat(labels), tuple(starts))
 
     def to(self, device: str | torch.device) -> "ResidentBank":
         """The same bank with its images on `device`."""

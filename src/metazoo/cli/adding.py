@@ -33,8 +33,8 @@ def adding(commands: Any) -> None:
         "source",
         metavar="SOURCE",
         nargs="?",
-        help="timm:NAME[.TAG], torchvision:NAME[.WEIGHTS], hf:OWNER/NAME[@REVISION] (a timm model), or a .safetensors, "
-        ".pt, .pth or .bin file",
+        help="timm:NAME[.TAG], torchvision:NAME[.WEIGHTS], hf:OWNER/NAME[@REVISION] (of timm or transformers), or a "
+        ".safetensors, .pt, .pth or .bin file",
     )
     add.add_argument("--from-folder", metavar="DIR", help="add all weights of a folder, each described by a .yaml file")
     add.add_argument("--weights", metavar="FILE", help="with the weights of a model of timm or torchvision")

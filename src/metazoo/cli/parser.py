@@ -103,6 +103,8 @@ def _zoo(commands: Any) -> None:
             command.add_argument(
                 "--images", help="a few labelled images, to see whether mean and std are right: " + _DATA_HELP
             )
+            command.add_argument("--seconds", type=number, default=120.0, help="that one model may take (default: 120)")
+            command.add_argument("--memory", type=number, metavar="MB", help="likewise (default: most of what is free)")
         else:
             command.add_argument("--run", help="a run on this zoo: show how far it trusts each model")
         command.set_defaults(command=f"zoo:{name}")

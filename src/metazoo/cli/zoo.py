@@ -13,9 +13,12 @@ from metazoo.cli.printable import printable
 from metazoo.cli.trust import trust_record, trust_table
 from metazoo.data import load_images
 from metazoo.errors import UsageError, ZooError
+from metazoo.run.bounded import Limits
 from metazoo.run.memory import keep_freed_memory
 from metazoo.run.progress import message
+from metazoo.run.signals import graceful
 from metazoo.zoo import (
+    Finding,
     TrainingRecipe,
     Zoo,
     add_folder,
@@ -102,9 +105,11 @@ def verify(options: Namespace) -> None:
     if options.images is not None and len(zoo):
         side = max(8, max(contract.spec.input_size for contract in zoo))
         images = load_images(options.images, side=side)
-    findings = verify_zoo(zoo, images=images)
-    rows = [(finding.subject, finding.status, finding.text) for finding in findings]
-    _print_findings(("subject", "status", "finding"), rows)
+    limits = Limits(seconds=options.seconds, megabytes=options.memory)
+    with graceful() as stop:
+        findings = verify_zoo(zoo, stop.check, images=images, limits=limits)
+    rows = [(finding.subject, finding.status, *_figures(finding), finding.text) for finding in findings]
+    _print_findings(("subject", "status", "images/s", "MB", "finding"), rows)
     unsound = sum(finding.status == "problem" for finding in findings)
     if unsound:
         raise ZooError(f"unsound models in {options.zoo}: {unsound} of {len(zoo)}; the table says what to do")
@@ -112,6 +117,11 @@ def verify(options: Namespace) -> None:
     wrong = sum(finding.status == "note" and finding.subject in names for finding in findings)
     doubt = f", but {wrong} may be normalised wrongly" if wrong else ""
     print(f"{options.zoo}: all {len(zoo)} models are sound{doubt}")
+
+
+def _figures(finding: Finding) -> tuple[str, str]:
+    speed, memory = finding.images_per_second, finding.memory
+    return "" if speed is None else f"{speed:,.0f}", "" if memory is None else f"{memory / 1e6:,.0f}"
 
 
 def change(options: Namespace) -> None:

@@ -32,7 +32,7 @@ def mark_conflicts(workspace: Workspace, bank: Bank, identity: ClassIdentity, si
     if not folder.has(CONFLICTS):
         counts = [contract.spec.classes for contract in zoo]
         resident = ResidentBank.load(bank, [contract.name for contract in zoo], side).to(workspace.compute.device)
-        teachers = [teacher.to(workspace.compute.device) for teacher in zoo.teachers()]
+        teachers = zoo.teachers_in_turn(workspace.compute.device)
         targets = teacher_targets(teachers, workspace.compute)
         means = class_means(resident, counts, lambda images: targets(images)[0], after_batch=workspace.check)
         pairs = class_conflicts(means, counts).triu().nonzero().tolist()

@@ -74,7 +74,7 @@ def plan_run(
         check_recipe(zoo, recipe)
     keep_freed_memory()
     workers = default_workers() if workers is None else workers
-    teachers = zoo.teachers()
+    teachers = zoo.teachers_in_turn()
     recovery, guides = plan_recovery(zoo, recipe.budget), guides_for(zoo, recipe.recovery, 0)
     with tempfile.TemporaryDirectory() as folder:
         bank = Bank.create(Path(folder) / "bank")

@@ -85,13 +85,13 @@ def learn_by_replay(
     # Second derivatives of convolutions are slower with channels last.
     device = workspace.compute.device
     classifier.to(device).to(memory_format=torch.contiguous_format)
-    teachers = [teacher.to(device) for teacher in zoo.teachers()]
-    stored = [] if visits.reinversion else [bank.images_of(teacher.contract.name) for teacher in teachers]
+    teachers = zoo.teachers_in_turn(device)
+    stored = [] if visits.reinversion else [bank.images_of(contract.name) for contract in zoo]
 
     def visit(iteration: int) -> list[Visit]:
         random = generator(seed, "visits", "iteration", iteration)
         members = draw_members(grouping, visits.teachers, random, replacement=visits.replacement)[1]
-        contracts = [teachers[member].contract for member in members]
+        contracts = [zoo.contracts[member] for member in members]
         offered = [
             torch.arange(contract.spec.classes) if visits.reinversion else stored[member][1].unique()
             for member, contract in zip(members, contracts, strict=True)

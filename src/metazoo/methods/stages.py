@@ -164,12 +164,12 @@ def learn_from_groups(
     """Train the meta-model on groups of teachers, weighed if so asked, and give it stored batch-norm statistics."""
     spec = meta_model.spec(workspace.zoo)
     compute = workspace.compute
-    teachers = [teacher.to(compute.device) for teacher in workspace.zoo.teachers()]
-    resident = ResidentBank.load(bank, [teacher.contract.name for teacher in teachers], spec.input_size)
+    teachers = workspace.zoo.teachers_in_turn(compute.device)
+    resident = ResidentBank.load(bank, [contract.name for contract in workspace.zoo], spec.input_size)
     student = Student(
         spec,
         [teacher.classifier.network.feature_size for teacher in teachers],
-        [teacher.contract.spec.classes for teacher in teachers],
+        [contract.spec.classes for contract in workspace.zoo],
         workspace.seed,
     ).to(compute.device)
     learner = GroupLearner(

@@ -1,22 +1,28 @@
 """Network architectures and the classifier that wraps them. Knows no other room."""
 
+from metazoo.models.arguments import Argument
 from metazoo.models.classifier import ClassifierSpec, ImageClassifier, build_classifier
 from metazoo.models.generator import Generator
-from metazoo.models.library import LIBRARIES, LibraryNetwork, import_library, is_library_name
+from metazoo.models.library import LIBRARIES, LibraryNetwork, is_library_name
 from metazoo.models.network import Network
+from metazoo.models.optional import import_library
 from metazoo.models.registry import LARGEST_WIDTH, ArchitectureName, architectures, build_network
+from metazoo.models.transformers_networks import TRANSFORMERS_CLASSES, arguments_from_config
 from metazoo.models.without_weights import network_with_weights, network_without_weights
 
 __all__ = [
     "LARGEST_WIDTH",
     "LIBRARIES",
+    "TRANSFORMERS_CLASSES",
     "ArchitectureName",
+    "Argument",
     "ClassifierSpec",
     "Generator",
     "ImageClassifier",
     "LibraryNetwork",
     "Network",
     "architectures",
+    "arguments_from_config",
     "build_classifier",
     "build_network",
     "import_library",

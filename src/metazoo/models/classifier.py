@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from metazoo.models.arguments import Argument
 from metazoo.models.network import Network
 from metazoo.models.registry import build_network
 
@@ -19,7 +20,7 @@ class ClassifierSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     architecture: str
-    arguments: dict[str, int] = {}
+    arguments: dict[str, Argument] = {}
     classes: int = Field(ge=1, le=1_000_000)
     input_size: int = Field(ge=1, le=1024, description="side of the square input in pixels")
     channels: Literal[1, 3] = 3

@@ -1,10 +1,9 @@
-"""Architectures of timm and torchvision, by names such as `timm:convnext_atto` and `torchvision:resnet18`.
+"""Architectures of timm, torchvision and transformers, by names such as `timm:convnext_atto`, `torchvision:resnet18`.
 
-Both libraries are optional and only imported once such a name is built. A name is looked up in the library's own list
+The libraries are optional and only imported once such a name is built. A name is looked up in the library's own list
 of image classifiers; nothing else can be reached through it.
 """
 
-import importlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, final
@@ -13,10 +12,13 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from metazoo.errors import UsageError
+from metazoo.models.arguments import Argument
 from metazoo.models.network import Network
+from metazoo.models.optional import import_library
+from metazoo.models.transformers_networks import build_transformers, library_state
 
-LIBRARIES = ("timm", "torchvision")
-_NAME = re.compile(r"(timm|torchvision):([A-Za-z0-9_]{1,80})")
+LIBRARIES = ("timm", "torchvision", "transformers")
+_NAME = re.compile(r"(timm|torchvision|transformers):([A-Za-z0-9_]{1,80})")
 
 TIMM_ARGUMENTS = {"patch_size": 1024, "embed_dim": 4096, "depth": 256, "num_heads": 256}
 """What may be said of a network of timm beside its name, and the largest values; not every one takes each of them."""
@@ -30,21 +32,9 @@ def is_library_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def import_library(name: str, module: str) -> Any:
-    """A module of an optional library.
-
-    Raises:
-        UsageError: the library is not installed; the extra is named.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise UsageError(f"this needs {name}; install the extra `metazoo[{name}]`") from error
-
-
 @final
 class LibraryNetwork(Network):
-    """A network of timm or torchvision, its last linear layer taken off and put back as `head`.
+    """A network of a library, its last linear layer taken off and put back as `head`.
 
     Features are what that layer sees: the pooled output of the body, whatever its kind. What the library would leave
     out at random in training (dropout, stochastic depth) is kept, so that learning can be repeated.
@@ -72,16 +62,31 @@ class LibraryNetwork(Network):
 
     def features(self, images: Tensor) -> Tensor:
         """Pooled output of the body, as the head sees it."""
-        return self.body(images)
+        found = self.body(images)
+        return found if isinstance(found, Tensor) else found.logits
 
-    def own_name(self, name: str) -> str:
-        """How a tensor that the library calls `name` is called here."""
+    def own_state(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a file of the library, under their names here.
+
+        Raises:
+            ZooError: the library itself says that they are of another network.
+        """
+        if hasattr(self.body, "from_pretrained"):
+            tensors = library_state(self.body, tensors)
+        return {self._own_name(name): tensor for name, tensor in tensors.items()}
+
+    def _own_name(self, name: str) -> str:
         layer, _, kind = name.rpartition(".")
         return f"head.{kind}" if layer == self._head_name else f"body.{name}"
 
 
 def build_library_network(
-    architecture: str, *, classes: int, channels: int, input_size: int, arguments: Mapping[str, int] | None = None
+    architecture: str,
+    *,
+    classes: int,
+    channels: int,
+    input_size: int,
+    arguments: Mapping[str, Argument] | None = None,
 ) -> LibraryNetwork:
     """Build a network of a library with fresh weights, as `metazoo.models.build_network` does.
 
@@ -96,13 +101,8 @@ def build_library_network(
             f"{architecture[:100]!r} is no architecture of {' or '.join(LIBRARIES)}; see its list of models"
         )
     library, name = match.groups()
-    allowed = TIMM_ARGUMENTS if library == "timm" else {}
-    for key, value in sorted(arguments.items()):
-        if key not in allowed:
-            raise UsageError(f"{architecture} takes no argument {key!r}; leave it out")
-        if not 1 <= value <= allowed[key]:
-            raise UsageError(f"{key} of {architecture} must lie between 1 and {allowed[key]}, not {value}")
-    build = _timm if library == "timm" else _torchvision
+    _check_arguments(architecture, library, arguments)
+    build = {"timm": _timm, "torchvision": _torchvision, "transformers": build_transformers}[library]
     try:
         body, head_name = build(name, classes, channels, input_size, arguments)
     except UsageError:
@@ -122,10 +122,21 @@ def build_library_network(
     return LibraryNetwork(body, head_name)
 
 
+def _check_arguments(architecture: str, library: str, arguments: Mapping[str, Argument]) -> None:
+    if library == "transformers":
+        return  # which checks its own
+    allowed = TIMM_ARGUMENTS if library == "timm" else {}
+    for key, value in sorted(arguments.items()):
+        if key not in allowed:
+            raise UsageError(f"{architecture} takes no argument {key!r}; leave it out")
+        if type(value) is not int or not 1 <= value <= allowed[key]:
+            raise UsageError(f"{key} of {architecture} must lie between 1 and {allowed[key]}, not {value!r}")
+
+
 _Built = tuple[nn.Module, str | None]
 
 
-def _timm(name: str, classes: int, channels: int, input_size: int, arguments: Mapping[str, int]) -> _Built:
+def _timm(name: str, classes: int, channels: int, input_size: int, arguments: Mapping[str, Argument]) -> _Built:
     timm = import_library("timm", "timm")
     if not timm.is_model(name):
         raise UsageError(f"timm has no model {name!r}; see `timm.list_models()`")
@@ -147,7 +158,7 @@ _TORCHVISION_SIZE: dict[str, Callable[[int], dict[str, Any]]] = {
 _UNSUITED = ("googlenet", "inception", "regnet")
 
 
-def _torchvision(name: str, classes: int, channels: int, input_size: int, _: Mapping[str, int]) -> _Built:
+def _torchvision(name: str, classes: int, channels: int, input_size: int, _: Mapping[str, Argument]) -> _Built:
     models = import_library("torchvision", "torchvision.models")
     if name not in models.list_models(module=models):
         raise UsageError(f"torchvision has no image classifier {name!r}; see `torchvision.models.list_models()`")

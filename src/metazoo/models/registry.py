@@ -1,6 +1,6 @@
 """Architectures by name. A new one is a line here; nothing in a file can name code to import.
 
-Beside those listed here, there are those of two optional libraries, see `metazoo.models.library`.
+Beside those listed here, there are those of optional libraries, see `metazoo.models.library`.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from metazoo.errors import UsageError
+from metazoo.models.arguments import Argument
 from metazoo.models.conv4 import Conv4
 from metazoo.models.library import build_library_network, is_library_name
 from metazoo.models.network import Network
@@ -25,7 +26,7 @@ _ARCHITECTURES: dict[str, Callable[..., Network]] = {
     "resnet50": partial(ResNet, (3, 4, 6, 3), BottleneckBlock),
 }
 LARGEST_WIDTH = 4096
-_LIBRARY_HELP = "timm:NAME or torchvision:NAME"
+_LIBRARY_HELP = "timm:NAME, torchvision:NAME or transformers:CLASS"
 
 
 def _check_name(name: str) -> str:
@@ -46,7 +47,7 @@ def architectures() -> tuple[str, ...]:
 
 
 def build_network(
-    architecture: str, *, classes: int, channels: int, input_size: int, arguments: Mapping[str, int] | None = None
+    architecture: str, *, classes: int, channels: int, input_size: int, arguments: Mapping[str, Argument] | None = None
 ) -> Network:
     """Build a network with fresh weights from torch's global generator (seed it, or load weights afterwards).
 
@@ -55,7 +56,8 @@ def build_network(
         classes: outputs of the head.
         channels: 1 or 3.
         input_size: side of the square images in pixels.
-        arguments: the architecture's own, such as `width`; of timm, see `metazoo.models.library.TIMM_ARGUMENTS`.
+        arguments: the architecture's own, such as `width`; of timm, see `metazoo.models.library.TIMM_ARGUMENTS`, of
+            transformers what its configuration has.
 
     Raises:
         UsageError: unknown architecture or argument, an argument out of range, or a library is not installed.
@@ -71,6 +73,7 @@ def build_network(
     unknown = set(arguments) - {"width"}
     if unknown:
         raise UsageError(f"{architecture} has no argument {sorted(unknown)[0]!r}; it takes width")
-    if not 1 <= arguments.get("width", 1) <= LARGEST_WIDTH:
-        raise UsageError(f"width must lie between 1 and {LARGEST_WIDTH}, not {arguments['width']}")
+    width = arguments.get("width", 1)
+    if type(width) is not int or not 1 <= width <= LARGEST_WIDTH:
+        raise UsageError(f"width must lie between 1 and {LARGEST_WIDTH}, not {width!r}")
     return _ARCHITECTURES[architecture](classes=classes, channels=channels, input_size=input_size, **arguments)

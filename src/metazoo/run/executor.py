@@ -64,17 +64,17 @@ def map_units(
             yield index, result
         return
     check()
-    pool: dict[Connection, _Worker] = {}
+    pool: dict[Connection, Worker] = {}
     try:
         for _ in range(min(workers, len(units))):
-            worker = _Worker(multiprocessing.get_context("spawn"), threads)
+            worker = Worker(multiprocessing.get_context("spawn"), threads)
             pool[worker.connection] = worker
         yield from _results(pool, function, units, name_of, check)
     finally:
-        _end([*pool.values()])
+        end_workers([*pool.values()])
 
 
-class _Worker:
+class Worker:
     """A process, the pipe to it, whether it has come up, and the index of the unit it works on."""
 
     def __init__(self, context: SpawnContext, threads: int) -> None:
@@ -93,7 +93,7 @@ class _Worker:
 
 
 def _results(
-    pool: dict[Connection, _Worker],
+    pool: dict[Connection, Worker],
     function: Callable[[Unit], Result],
     units: Sequence[Unit],
     name_of: Callable[[Unit], str],
@@ -109,7 +109,7 @@ def _results(
                 answer = connection.recv_bytes()
                 worker.up, worker.unit = True, None
                 if following < len(units):
-                    task = _task(function, units[following], name_of(units[following]))
+                    task = packed_task(function, units[following], name_of(units[following]))
                     worker.unit, following = following, following + 1
                     with contextlib.suppress(OSError):  # a worker that has died is met at its next turn
                         connection.send_bytes(task)
@@ -117,14 +117,15 @@ def _results(
                     connection.close()
                     open_connections.remove(connection)
             except (EOFError, OSError):
-                _explain_death(worker, name, check)
+                explain_death(worker, name, check)
             if finished is not None:
                 left -= 1
-                yield finished, _opened(answer, str(name))
+                yield finished, opened(answer, str(name))
         check()
 
 
-def _task(function: Callable[..., Any], unit: Any, name: str) -> bytes:
+def packed_task(function: Callable[..., Any], unit: Any, name: str) -> bytes:
+    """What a worker is sent."""
     try:
         # Plain pickling, not multiprocessing's: that would pass tensors through shared memory, which a container may
         # lack and which a worker must outlive. It connects two ends of this program; nothing of it reaches a file.
@@ -133,7 +134,8 @@ def _task(function: Callable[..., Any], unit: Any, name: str) -> bytes:
         raise RunError(f"{name} cannot be sent to a worker process ({error}); give a module-level function") from error
 
 
-def _opened(answer: bytes, name: str) -> Any:
+def opened(answer: bytes, name: str) -> Any:
+    """What a worker has sent; an error is raised."""
     try:
         succeeded, value = pickle.loads(answer)  # noqa: S301 - sent by a process that this one has started
     except Exception as error:
@@ -143,7 +145,8 @@ def _opened(answer: bytes, name: str) -> Any:
     return value
 
 
-def _explain_death(worker: _Worker, name: str | None, check: Callable[[], None]) -> NoReturn:
+def explain_death(worker: Worker, name: str | None, check: Callable[[], None]) -> NoReturn:
+    """Raise the RunError that says how a worker ended."""
     worker.process.join(_SECONDS_TO_END)
     # A signal to the whole group may reach a worker a moment before this process.
     for _ in range(10):
@@ -159,7 +162,7 @@ def _explain_death(worker: _Worker, name: str | None, check: Callable[[], None])
     raise RunError(f"{subject} ended unexpectedly {ending}; call again, with one worker to see more")
 
 
-def _end(workers: list[_Worker]) -> None:
+def end_workers(workers: list[Worker]) -> None:
     """End every worker; one at work has a moment to delete the temporary file it may be writing."""
     try:
         for worker in workers:

@@ -1,11 +1,16 @@
-"""Keeping freed memory for the next step, which makes small networks on the CPU several times faster."""
+"""Memory of this process: keeping what was freed, which makes small networks on the CPU several times faster, and
+measuring what something takes."""
 
+import contextlib
 import ctypes
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _LARGEST_INT = 2**31 - 1
 _MIB = 2**20
+_SELF = Path("/proc/self")
 
 
 def keep_freed_memory() -> bool:
@@ -27,3 +32,31 @@ def keep_freed_memory() -> bool:
     mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _LARGEST_INT), (_M_TOP_PAD, 64 * _MIB))
     return all(mallopt(parameter, value) for parameter, value in settings)
+
+
+class PeakGrowth:
+    """`bytes`: by how much the resident memory of this process rose at most; None where that cannot be measured."""
+
+    bytes: int | None = None
+
+
+@contextlib.contextmanager
+def peak_growth() -> Iterator[PeakGrowth]:
+    """Measure the length of the block (Linux alone). Freed memory is given back before, and the old peak forgotten."""
+    found = PeakGrowth()
+    try:
+        with contextlib.suppress(AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
+        (_SELF / "clear_refs").write_text("5")
+        before = memory_of_this_process("VmRSS")
+    except (OSError, TypeError, ValueError):
+        before = None
+    yield found
+    if before is not None:
+        found.bytes = max(0, memory_of_this_process("VmHWM") - before)
+
+
+def memory_of_this_process(field: str) -> int:
+    """A figure of Linux's `/proc/self/status` in bytes, such as VmRSS."""
+    lines = (_SELF / "status").read_text(encoding="ascii").splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metazoo.errors import ArtefactError, UsageError, ZooError
+from metazoo.errors import ArtefactError, UsageError
 from metazoo.models import LibraryNetwork, Network
 from metazoo.run.artefacts import read_tensors
 
@@ -78,15 +78,13 @@ def own_state(tensors: Mapping[str, Tensor], network: Network) -> dict[str, Tens
     but only tensors of the right shape are copied.
 
     Raises:
-        ZooError: two tensors would get one name.
+        ZooError: the network's library says that they are of another one.
     """
     expected = network.state_dict()
-    rename = isinstance(network, LibraryNetwork) and tensors.keys() != expected.keys()
+    if isinstance(network, LibraryNetwork) and tensors.keys() != expected.keys():
+        tensors = network.own_state(tensors)
     state: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        own = network.own_name(name) if rename and isinstance(network, LibraryNetwork) else name
-        if own in state:
-            raise ZooError(f"tensor {name[:100]!a} stands twice in the file of weights; store them again")
+    for own, tensor in tensors.items():
         wanted = expected.get(own)
         if wanted is not None and wanted.shape == tensor.shape and wanted.dtype.is_floating_point:
             tensor = tensor.to(wanted.dtype) if tensor.dtype.is_floating_point else tensor

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from metazoo.errors import UsageError
-from metazoo.models import ClassifierSpec
+from metazoo.models import Argument, ClassifierSpec
 from metazoo.run.validation import first_problem
 from metazoo.run.yaml_file import read_mapping
 from metazoo.zoo.contract import ModelName, Permission, ShortText
@@ -43,7 +43,7 @@ class ModelDescription(BaseModel):
 
     name: ModelName | None = None
     architecture: ShortText | None = None
-    arguments: dict[str, int] | None = None
+    arguments: dict[str, Argument] | None = None
     classes: tuple[ShortText, ...] | None = Field(default=None, min_length=1, max_length=1_000_000)
     input_size: int | None = Field(default=None, ge=1, le=1024)
     channels: Literal[1, 3] | None = None

@@ -26,14 +26,21 @@ class HubRepository:
     commit: str
     licence: str | None
 
-    def read_json(self, file: str, most: int) -> dict[str, Any]:
-        """One of its files, a JSON mapping of at most `most` bytes.
+    def read_json(self, file: str, most: int, *, optional: bool = False) -> dict[str, Any]:
+        """One of its files, a JSON mapping of at most `most` bytes; an empty one for an `optional` that is not there.
 
         Raises:
             UsageError: it cannot be fetched, or is larger.
             ArtefactError: it is no such file.
         """
-        content = read_json(hub_file(self.name, self.commit, file, most))
+        try:
+            content = read_json(hub_file(self.name, self.commit, file, most))
+        except UsageError as error:
+            errors = import_library(_EXTRA, "huggingface_hub.errors")
+            absent = isinstance(error.__cause__, errors.EntryNotFoundError)
+            if optional and absent and not isinstance(error.__cause__, errors.LocalEntryNotFoundError):
+                return {}
+            raise
         if not isinstance(content, dict):
             raise ArtefactError(f"{file} of hf:{self.name} holds no values by name; choose another repository")
         return content

@@ -18,6 +18,7 @@ from metazoo.run.lock import exclusive
 from metazoo.zoo.contract import ModelContract, Permission, Provenance, TrainingRecord, checked_contract
 from metazoo.zoo.listing import NAME, read_listing, write_listing
 from metazoo.zoo.teacher import WhiteBoxTeacher
+from metazoo.zoo.teachers import Teachers
 from metazoo.zoo.weights import read_weights, weights_path, write_weights
 
 
@@ -102,7 +103,11 @@ class Zoo:
 
     def teachers(self) -> tuple[WhiteBoxTeacher, ...]:
         """Every model, in the order of the contracts; see `teacher`."""
-        return tuple(self.teacher(contract.name) for contract in self.contracts)
+        return tuple(self.teachers_in_turn())
+
+    def teachers_in_turn(self, device: str = "cpu") -> Teachers:
+        """The same on `device`, but loaded one by one when they are asked for; see `Teachers`."""
+        return Teachers(self.folder, self.contracts, device)
 
     def add(
         self,

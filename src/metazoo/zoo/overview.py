@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from metazoo.errors import UsageError, ZooError
-from metazoo.models import ClassifierSpec, network_without_weights
+from metazoo.models import ClassifierSpec, is_library_name, network_without_weights
 from metazoo.zoo.contract import Permission
 from metazoo.zoo.folder import Zoo
 from metazoo.zoo.weights import weights_path
@@ -111,6 +111,8 @@ def _table(words: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
 
 
 def _label(spec: ClassifierSpec) -> str:
+    if is_library_name(spec.architecture):
+        return spec.architecture
     return " ".join([spec.architecture, *(f"{name} {value}" for name, value in sorted(spec.arguments.items()))])
 
 

@@ -15,13 +15,14 @@ from metazoo.models import import_library
 from metazoo.zoo.checkpoint import check_file
 from metazoo.zoo.description import ModelDescription, described, numbered, read_sidecar
 from metazoo.zoo.download import download, hub_file, hub_repository
+from metazoo.zoo.transformers_source import said_by_transformers
 
 _LIBRARY_SOURCE = re.compile(r"(timm|torchvision):([A-Za-z0-9_]{1,80})(?:\.([A-Za-z0-9_]{1,80}))?")
 _LARGEST_CONFIG = 20_000_000
 _HELP = "give timm:NAME, torchvision:NAME, hf:OWNER/NAME or a file of weights"
 # Those that architectures have by themselves; the tensors tell whether it is the right one of them.
 _POOLINGS = (None, "", "avg", "token", "map")
-WEIGHTS = "model.safetensors"
+WEIGHTS, _PROCESSOR = "model.safetensors", "preprocessor_config.json"
 """Of a repository on the hub."""
 IMAGENET = "imagenet-1k"
 """Stands for the names of the 1000 classes, in their usual order."""
@@ -49,7 +50,7 @@ def find_source(source: str, weights: Path | None = None, *, pretrained: bool = 
 
     Args:
         source: `timm:NAME[.TAG]` or `torchvision:NAME[.WEIGHTS]`, where the second part names published weights;
-            `hf:OWNER/NAME[@REVISION]`, a timm model; or the path of a file of weights.
+            `hf:OWNER/NAME[@REVISION]`, a model of timm or transformers; or the path of a file of weights.
         weights: file with the weights of a model of a library, instead of published ones.
         pretrained: whether to fetch the published weights of a model of a library.
 
@@ -154,11 +155,24 @@ def _of_hub(source: str) -> Source:
     repository = hub_repository(name, revision)
     subject = f"hf:{name}"
     config = repository.read_json("config.json", _LARGEST_CONFIG)
-    architecture = config.get("architecture")
-    if not isinstance(architecture, str):
-        kind = config.get("model_type")
-        what = f"a transformers model ({str(kind)[:40]!a})" if kind else "not a timm model"
-        raise UsageError(f"{subject} is {what}, which is not supported yet; give one whose config.json is timm's")
+    if isinstance(config.get("architecture"), str):
+        said = _said_by_timm_repository(config, subject)
+    elif "architectures" in config or "model_type" in config:
+        said = said_by_transformers(config, repository.read_json(_PROCESSOR, _LARGEST_CONFIG, optional=True), subject)
+    else:
+        raise UsageError(f"{subject} is not a model of timm or transformers, which its config.json must say")
+    said["licence"] = said.get("licence") or repository.licence
+    said["revision"] = repository.commit
+    return Source(
+        subject,
+        name.replace("/", "-"),
+        described(said, subject),
+        lambda _folder, most: hub_file(name, repository.commit, WEIGHTS, most),
+    )
+
+
+def _said_by_timm_repository(config: Mapping[str, Any], subject: str) -> dict[str, Any]:
+    architecture = config["architecture"]
     if _LIBRARY_SOURCE.fullmatch(f"timm:{architecture}") is None or "." in architecture:
         raise UsageError(f"{subject} names an architecture {architecture[:80]!a} that timm cannot have; give another")
     if config.get("model_args"):
@@ -170,14 +184,7 @@ def _of_hub(source: str) -> Source:
     names = config.get("label_names")
     if isinstance(names, list):
         said["classes"] = numbered([str(label) for label in names])
-    said["licence"] = said["licence"] or repository.licence
-    said |= {"architecture": f"timm:{architecture}", "revision": repository.commit}
-    return Source(
-        subject,
-        name.replace("/", "-"),
-        described(said, subject),
-        lambda _folder, most: hub_file(name, repository.commit, WEIGHTS, most),
-    )
+    return said | {"architecture": f"timm:{architecture}"}
 
 
 def _of_file(path: Path) -> Source:
