@@ -27,13 +27,13 @@ from metazoo.run.progress import duration
 from metazoo.run.threads import torch_threads
 from metazoo.zoo import Zoo, zoo_with_models
 
-_WORKER_BYTES = 450e6
-"""What a worker process holds besides its images: the interpreter and its share of torch."""
+_WORKER_BYTES, _PICTURE_BYTES = 450e6, 150e6
+"""What a worker process holds besides its images, the interpreter and its share of torch; and what draws pictures."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Estimates. `seconds` by stage on this machine as it is now; `memory` and `disk` in bytes, upper bounds.
+    """Estimates: `seconds` by stage on this machine when idle, upper bounds of `memory` and `disk` in bytes.
 
     The memory is that of all processes together at the greatest stage.
     """
@@ -91,13 +91,16 @@ def plan_run(
     is_reference = isinstance(recipe, TgrReferenceRecipe)
     parallel = min(workers, len(zoo) if is_reference else recovery.buckets)
     inverting = parallel * (_WORKER_BYTES + inversion.memory) * (parallel > 1)
+    at_work = learning.memory + inverting if is_reference else max(learning.memory, inverting)
     return Plan(
         seconds={
             "recovery": inversion.seconds / parallel + 4 * (workers > 1),
             "task space": probing,
             "learning": learning.seconds,
         },
-        memory=here + (learning.memory + inverting if is_reference else max(learning.memory, inverting)),
+        memory=here
+        + _PICTURE_BYTES
+        + (learning.memory + inverting if is_reference else max(learning.memory, inverting)),
         disk=recovery.bytes * 1.1 + learning.disk + 0.3e6 * len(zoo),
         models=len(zoo),
         images=recovery.images,

@@ -1,9 +1,15 @@
-"""Timing a few steps of each stage, to tell what all of them would take."""
+"""Timing a few steps of each stage, to tell what all of them would take.
+
+Seconds are of the processor, which other programs that are at work meanwhile hardly change.
+"""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -23,12 +29,13 @@ from metazoo.run.compute import CPU
 from metazoo.taskspace import ProbeRecipe, train_probe
 from metazoo.zoo import ModelContract, WhiteBoxTeacher, Zoo
 
+Result = TypeVar("Result")
 _ITERATIONS, _STEPS, _VIEWS, _TRUST_IMAGES = 4, 6, 256, 64
 
 
 @dataclass(frozen=True)
 class InversionCost:
-    """On one core: `seconds` of all buckets, seconds of one iteration on one image by teacher, bytes of a bucket."""
+    """On one core: `seconds` of all buckets, of one iteration on an image by teacher; and the bytes that a bucket takes."""
 
     seconds: float
     of_an_image: Sequence[float]
@@ -52,7 +59,7 @@ def time_recovery(
     bank: Bank,
 ) -> InversionCost:
     """Time some iterations for each kind of teacher; of every teacher a bucket of what may come goes into `bank`."""
-    seconds, memory, of_an_image = 0.0, 0.0, []
+    seconds, of_an_image, before = 0.0, [], _resident_bytes()
     known: dict[tuple[object, ...], float] = {}
     short = recipe.model_copy(update={"iterations": _ITERATIONS})
     by_name = {teacher.contract.name: teacher for teacher in teachers}
@@ -67,16 +74,13 @@ def time_recovery(
             images = torch.randint(0, 256, (len(labels), 3, 16, 16), generator=random, dtype=torch.uint8)
         else:
             recover_buckets(teacher, [labels], recipe.model_copy(update={"iterations": 1}), random, guide=guide)
-            start = time.perf_counter()
-            images = recover_buckets(teacher, [labels], short, random, guide=guide)[0].images
-            known[kind] = (time.perf_counter() - start) / _ITERATIONS / len(labels)
-            # A pass keeps about 60 numbers a pixel and channel of the widest layers alive, a generator 13 of its width.
-            numbers = 250 + (13 * recipe.width if isinstance(recipe, GeneratorRecipe) else 0)
-            memory = max(memory, 4.0 * len(labels) * spec.input_size**2 * numbers)
+            of_all, found = _timed(partial(recover_buckets, teacher, [labels], short, random, guide=guide))
+            images, known[kind] = found[0].images, of_all / _ITERATIONS / len(labels)
         bank.add(teacher.contract.name, 0, 0, images, labels)
         of_an_image.append(known[kind])
         seconds += known[kind] * images_in_all * recipe.iterations
-    return InversionCost(seconds, of_an_image, memory)
+    # Freed memory is kept, so this is the most that any of them took.
+    return InversionCost(seconds, of_an_image, _resident_bytes() - before)
 
 
 def time_task_space(zoo: Zoo, recipe: ProbeRecipe, budget: RecoveryBudget, bank: Bank) -> float:
@@ -131,7 +135,8 @@ def time_group_learning(zoo: Zoo, teachers: Sequence[WhiteBoxTeacher], recipe: T
     with torch.no_grad():
         view = _seconds(lambda: targets(images)) / len(images)
     pools = -(-learning.steps // learning.steps_per_views)
-    pool_bytes = learning.views * (3 * spec.input_size**2 * 17 + 2.0 * sum(sizes) + 4.0 * sum(counts.values()))
+    # While a pool is drawn, seven copies of it in float32; its outputs twice, until their parts are joined.
+    pool_bytes = learning.views * (3 * spec.input_size**2 * 28 + 4.0 * sum(sizes) + 8.0 * sum(counts.values()))
     seconds = step * learning.steps + view * learning.views * pools
     return LearningCost(seconds, pool_bytes, 3 * _bytes_of(learner.state()))
 
@@ -175,7 +180,15 @@ def _bytes_of(tensors: dict[str, Tensor]) -> float:
     return sum(float(tensor.numel() * tensor.element_size()) for tensor in tensors.values())
 
 
+def _resident_bytes() -> float:
+    return float(psutil.Process().memory_info().rss)
+
+
 def _seconds(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
+    return _timed(function)[0]
+
+
+def _timed(function: Callable[[], Result]) -> tuple[float, Result]:
+    start = time.process_time()
+    result = function()
+    return (time.process_time() - start) / torch.get_num_threads(), result
