@@ -4,7 +4,7 @@ Models are copies of Conv4 with weights of their own that were never trained, an
 changes what is read, held and computed. Every stage runs in a process of its own, which is watched with its children:
 seconds of processor, and the peak of their memory together.
 
-    python benchmarks/many_models.py --out FOLDER [--models 10,100,1000]
+    python -m benchmarks.many_models --out FOLDER [--models 10,100,1000]
 """
 
 import argparse
@@ -18,8 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from peak_memory import PeakMemory
 
+from benchmarks.peak_memory import PeakMemory
 from metazoo.bank import Bank, ResidentBank
 from metazoo.learn.views import draw_views, judge_views
 from metazoo.methods.stages import teacher_targets
@@ -118,8 +118,9 @@ def main() -> None:
         figures = []
         for count in counts:
             folder = options.out / str(count)
-            command = [sys.executable, __file__, "--one", "--out", str(folder), "--models", str(count)]
-            done = subprocess.run([*command, "--stages", stage], check=True, capture_output=True, text=True)
+            command = [sys.executable, "-m", "benchmarks.many_models", "--one", "--out", str(folder)]
+            command += ["--models", str(count), "--stages", stage]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
             figures.append(json.loads(done.stdout.splitlines()[-1]))
             seconds, peak = figures[-1]
             print(f"{stage:8} {count:5} models {seconds:8.1f} s {peak / 1e6:6.0f} MB", flush=True)
