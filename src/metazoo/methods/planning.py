@@ -98,9 +98,7 @@ def plan_run(
             "task space": probing,
             "learning": learning.seconds,
         },
-        memory=here
-        + _PICTURE_BYTES
-        + (learning.memory + inverting if is_reference else max(learning.memory, inverting)),
+        memory=here + _PICTURE_BYTES + at_work,
         disk=recovery.bytes * 1.1 + learning.disk + 0.3e6 * len(zoo),
         models=len(zoo),
         images=recovery.images,

@@ -35,7 +35,7 @@ _ITERATIONS, _STEPS, _VIEWS, _TRUST_IMAGES = 4, 6, 256, 64
 
 @dataclass(frozen=True)
 class InversionCost:
-    """On one core: `seconds` of all buckets, of one iteration on an image by teacher; and the bytes that a bucket takes."""
+    """On one core: `seconds` of all buckets, of one iteration on an image by teacher, and the bytes of a bucket."""
 
     seconds: float
     of_an_image: Sequence[float]
