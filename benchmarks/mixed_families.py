@@ -6,7 +6,7 @@ under the library's names, with a file that describes them), and go the way of `
 lists of classes. What is learned has 32 pixels; from the images of the mixed zoo another one is learned, of 64 pixels.
 What was done already is not done again.
 
-    python benchmarks/mixed_families.py --train PACK --other PACK --validation PACK [PACK ...] --out FOLDER
+    python -m benchmarks.mixed_families --train PACK --other PACK --validation PACK [PACK ...] --out FOLDER
         [--only MODEL] [--steps 800] [--large-steps 800] [--seed 0]
 """
 
@@ -22,9 +22,9 @@ from typing import Literal
 
 import torch
 import yaml
-from ablation import learned
 from safetensors.torch import save_file
 
+from benchmarks.ablation import learned
 from metazoo.adapt import MetaModel
 from metazoo.cli import main as metazoo
 from metazoo.data import ImageSet, load_images
@@ -37,7 +37,7 @@ from metazoo.zoo import TrainingRecipe, Zoo, build_zoo
 from metazoo.zoo.training import train_classifier, with_pixel_statistics
 
 LARGE_SIDE = 64
-_CONV4_EPOCHS = 15
+_CONV4_EPOCHS = 8
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,7 @@ def train_model(kind: Kind, images: ImageSet, folder: Path, seed: int) -> None:
     classifier, accuracy = train_classifier(spec, training, validation, recipe, random, name=kind.name)
     said = spec.model_dump(mode="json", exclude={"classes"})
     said |= {"classes": list(images.class_names), "domain": images.name, "accuracy": round(accuracy, 2)}
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{kind.name}.yaml").write_text(yaml.safe_dump(said))
     save_file(_as_stored_by_library(classifier), folder / f"{kind.name}.safetensors")
 
@@ -169,7 +170,6 @@ def main() -> None:
     packs = {False: load_images(options.train), True: load_images(options.other)}
     sets = classes_of(KINDS, packs, options.seed)
     files, mixed, alone = (options.out / name for name in ("files", "mixed-zoo", "conv4-zoo"))
-    files.mkdir(parents=True, exist_ok=True)
     times: dict[str, float] = {}
     for kind in KINDS:
         stored = (files / f"{kind.name}.safetensors").exists()
@@ -183,7 +183,7 @@ def main() -> None:
             zoos = (mixed, alone) if kind.architecture == "conv4" else (alone,)
             for zoo in zoos:
                 images = sets[kind.name]
-                recipe = TrainingRecipe(epochs=_CONV4_EPOCHS, milestones=(9, 13))
+                recipe = TrainingRecipe(epochs=_CONV4_EPOCHS, milestones=(5, 7))
                 # Its seed is its number, so that every list of classes has a name of its own in the zoo.
                 build_zoo(zoo, images, "conv4", 1, kind.classes, number, recipe=recipe, workers=1)
     with timed("adding and verifying", times):
