@@ -95,7 +95,7 @@ def train_model(kind: Kind, images: ImageSet, folder: Path, seed: int) -> None:
     training, validation = split_images(images)
     plain = ClassifierSpec(
         architecture=kind.architecture,
-        arguments=kind.arguments,
+        arguments={**kind.arguments},
         classes=kind.classes,
         input_size=kind.side,
         channels=kind.channels,
