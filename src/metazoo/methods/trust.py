@@ -117,7 +117,8 @@ def _warning(rows: Sequence[dict[str, Any]], recipe: TrustRecipe) -> str | None:
     named = ", ".join(f"{name} ({score:.2f})" for score, name in doubtful[:_MOST_NAMED])
     rest = f" and {len(doubtful) - _MOST_NAMED} more" if len(doubtful) > _MOST_NAMED else ""
     remedy = {
-        "keep": "set trust.mode to drop, or remove those that do not belong here from the zoo",
+        "keep": "one of another domain or kind, or that was recovered badly, is among them too: look before you set "
+        "trust.mode to drop, or remove them from the zoo",
         "weigh": "they count for less",
         "drop": "they are left out",
     }[recipe.mode]
