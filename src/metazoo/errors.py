@@ -39,3 +39,8 @@ class Interrupted(MetazooError):  # noqa: N818 - like KeyboardInterrupt, it repo
     def __init__(self, message: str, exit_code: int = 130) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def shown(value: object) -> str:
+    """What an error may say of a value that comes from outside: its text, at most 80 characters, all printable."""
+    return repr(str(value)[:80])[1:-1]

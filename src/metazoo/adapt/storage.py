@@ -10,7 +10,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
-from metazoo.errors import ArtefactError, UsageError
+from metazoo.errors import ArtefactError, UsageError, shown
 from metazoo.learn.batch_norm import BatchNormMode
 from metazoo.learn.heads import HeadKind
 from metazoo.models import ClassifierSpec
@@ -91,7 +91,7 @@ def _read_card(path: Path) -> ClassifierCard:
         version = content.get("format_version")
         if version != FORMAT_VERSION:
             raise ArtefactError(
-                f"{path} has format version {version}, this metazoo reads {FORMAT_VERSION}; update metazoo"
+                f"{path} has format version {shown(version)}, this metazoo reads {FORMAT_VERSION}; update metazoo"
             )
     try:
         return ClassifierCard.model_validate(content)

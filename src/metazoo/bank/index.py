@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from metazoo.errors import ArtefactError
+from metazoo.errors import ArtefactError, shown
 from metazoo.run.artefacts import read_json, write_json
 from metazoo.run.validation import first_problem
 
@@ -76,8 +76,9 @@ def check_version(path: Path, content: dict[str, Any]) -> None:
     """
     version = content.get("format_version")
     if version != FORMAT_VERSION:
-        found = str(version)[:20]
-        raise ArtefactError(f"{path} has format version {found}, this metazoo reads {FORMAT_VERSION}; update metazoo")
+        raise ArtefactError(
+            f"{path} has format version {shown(version)}, this metazoo reads {FORMAT_VERSION}; update metazoo"
+        )
 
 
 def read_index(path: Path, teacher: str, generation: int) -> GenerationIndex:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from metazoo.errors import UsageError
+from metazoo.errors import UsageError, shown
 from metazoo.methods.registry import Method, get_method
 from metazoo.run.validation import first_problem
 from metazoo.run.yaml_file import read_mapping
@@ -70,14 +70,16 @@ def resolve_config(
         place, given = "the options", dict(options or {})
     version = given.pop(_MARK, FORMAT_VERSION)
     if version != FORMAT_VERSION:
-        raise UsageError(f"{place} has format version {version}, this metazoo reads {FORMAT_VERSION}; update metazoo")
+        raise UsageError(
+            f"{place} has format version {shown(version)}, this metazoo reads {FORMAT_VERSION}; update metazoo"
+        )
     chosen = get_method(str(method or given.pop("method", None) or "tgr"))
     named = str(setting or given.pop("setting", None) or "default")
     if named not in chosen.settings:
         raise UsageError(f"{chosen.name} has no setting {named!r}; choose one of {', '.join(chosen.settings)}")
     counted = seed if seed is not None else given.pop("seed", 0)
     if not isinstance(counted, int) or isinstance(counted, bool) or not 0 <= counted < 2**63:
-        raise UsageError(f"{place}: seed must be a whole number of at least 0, not {counted!r}")
+        raise UsageError(f"{place}: seed must be a whole number of at least 0, not {shown(counted)}")
     overridden = {key: value for key, value in given.items() if key not in ("method", "setting", "seed")}
     schema = type(chosen.settings[named])
     _check_keys(place, schema, overridden)
@@ -94,8 +96,7 @@ def _check_keys(place: str, model: type[BaseModel], given: Mapping[Any, Any], pr
         if key not in model.model_fields:
             close = difflib.get_close_matches(str(key), model.model_fields, n=1)
             remedy = f"did you mean {prefix}{close[0]}?" if close else f"there is {', '.join(model.model_fields)}"
-            name = repr(str(key)[:80])[1:-1]  # without control characters
-            raise UsageError(f"{place}: unknown option {prefix}{name}; {remedy}")
+            raise UsageError(f"{place}: unknown option {prefix}{shown(key)}; {remedy}")
         inner = model.model_fields[key].annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel) and isinstance(value, Mapping):
             _check_keys(place, inner, value, f"{prefix}{key}.")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from metazoo.errors import ArtefactError
+from metazoo.errors import ArtefactError, shown
 from metazoo.run.artefacts import read_json, sha256_of_file, write_json
 
 FORMAT_VERSION = 1
@@ -118,7 +118,9 @@ def _parsed(path: Path, content: Any) -> dict[str, dict[str, str | int]]:
         raise ArtefactError(refusal)
     version = content.get("format_version")
     if version != FORMAT_VERSION:
-        raise ArtefactError(f"{path} has format version {version}, this metazoo reads {FORMAT_VERSION}; update metazoo")
+        raise ArtefactError(
+            f"{path} has format version {shown(version)}, this metazoo reads {FORMAT_VERSION}; update metazoo"
+        )
     for name, entry in content["files"].items():
         if not _is_inside(name):
             raise ArtefactError(f"{path} names {name!r}, which is not a file within its folder; start a new folder")

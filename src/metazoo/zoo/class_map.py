@@ -19,7 +19,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from metazoo.errors import UsageError
+from metazoo.errors import UsageError, shown
 from metazoo.run.yaml_file import read_mapping
 from metazoo.zoo.contract import ModelContract
 
@@ -101,7 +101,7 @@ def _read(path: Path, contracts: Sequence[ModelContract]) -> dict[tuple[str, str
     version = content.get("format_version", FORMAT_VERSION)
     if version != FORMAT_VERSION:
         raise UsageError(
-            f"{path} has format version {str(version)[:20]}, this metazoo reads {FORMAT_VERSION}; update metazoo"
+            f"{path} has format version {shown(version)}, this metazoo reads {FORMAT_VERSION}; update metazoo"
         )
     classes = content.get("classes")
     if content.keys() - {"format_version", "classes"} or not isinstance(classes, Mapping):

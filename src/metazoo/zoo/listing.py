@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from metazoo.errors import ArtefactError, UsageError
+from metazoo.errors import ArtefactError, UsageError, shown
 from metazoo.run.artefacts import read_json, write_json
 from metazoo.run.validation import first_problem
 from metazoo.zoo.contract import ModelContract
@@ -41,7 +41,7 @@ def read_listing(zoo: Path) -> list[ModelContract]:
     version = content.get("format_version")
     if version != FORMAT_VERSION:
         raise ArtefactError(
-            f"{path} has format version {str(version)[:20]!a}, this metazoo reads {FORMAT_VERSION}; update metazoo"
+            f"{path} has format version {shown(version)}, this metazoo reads {FORMAT_VERSION}; update metazoo"
         )
     models = content.get("models")
     if not isinstance(models, list) or len(content) != 3:
