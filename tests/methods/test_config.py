@@ -102,7 +102,7 @@ def test_options_that_are_given_are_left_as_they_are() -> None:
         ({"setting": "best"}, "tgr has no setting 'best'; choose one of default"),
         ({"format_version": 2}, "has format version 2, this metazoo reads 1; update metazoo"),
         ({"format_version": "1"}, "has format version 1, this metazoo"),
-        ({"format_version": "\x1b[2J\ud7fc"}, r"has format version \\x1b\[2J\\ud7fc, this metazoo"),
+        ({"format_version": "\x1b[2J\ud7fc"}, r"has format version \x1b[2J\ud7fc, this metazoo"),
     ],
 )
 def test_what_is_wrong_is_named(options: dict[Any, Any], message: str, tmp_path: Path) -> None:
