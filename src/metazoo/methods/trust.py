@@ -32,7 +32,7 @@ class TrustRecipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     mode: Literal["keep", "weigh", "drop"] = "keep"
-    threshold: float = Field(default=0.6, gt=0, le=1, description="a model of a lower score is doubtful")
+    threshold: float = Field(default=0.5, gt=0, le=1, description="a model of a lower score is doubtful")
     images_per_class: int = Field(default=30, ge=2, description="of a model that others are asked about, at most")
     partners: int = Field(default=24, ge=1, description="models that each model is judged by, at most")
 
