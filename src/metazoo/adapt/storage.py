@@ -10,12 +10,12 @@ import psutil
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
-from metazoo.errors import ArtefactError, UsageError, shown
+from metazoo.errors import ArtefactError, UsageError
 from metazoo.learn.batch_norm import BatchNormMode
 from metazoo.learn.heads import HeadKind
 from metazoo.models import ClassifierSpec
 from metazoo.run.artefacts import flush_folder, read_json, read_tensors, write_json, write_tensors
-from metazoo.run.validation import first_problem
+from metazoo.run.validation import check_format_version, first_problem
 
 FORMAT_VERSION = 1
 CARD, WEIGHTS = "classifier.json", "model.safetensors"
@@ -88,11 +88,7 @@ def read_classifier(folder: Path | str) -> tuple[ClassifierCard, dict[str, Tenso
 def _read_card(path: Path) -> ClassifierCard:
     content = read_json(path)
     if isinstance(content, dict) and content.get("format") == "metazoo-classifier":
-        version = content.get("format_version")
-        if version != FORMAT_VERSION:
-            raise ArtefactError(
-                f"{path} has format version {shown(version)}, this metazoo reads {FORMAT_VERSION}; update metazoo"
-            )
+        check_format_version(path, content.get("format_version"), FORMAT_VERSION)
     try:
         return ClassifierCard.model_validate(content)
     except ValidationError as error:

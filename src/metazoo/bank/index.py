@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from metazoo.errors import ArtefactError, shown
+from metazoo.errors import ArtefactError
 from metazoo.run.artefacts import read_json, write_json
-from metazoo.run.validation import first_problem
+from metazoo.run.validation import check_format_version, first_problem
 
 FORMAT = "metazoo-images"
 FORMAT_VERSION = 1
@@ -74,11 +74,7 @@ def check_version(path: Path, content: dict[str, Any]) -> None:
     Raises:
         ArtefactError: it is.
     """
-    version = content.get("format_version")
-    if version != FORMAT_VERSION:
-        raise ArtefactError(
-            f"{path} has format version {shown(version)}, this metazoo reads {FORMAT_VERSION}; update metazoo"
-        )
+    check_format_version(path, content.get("format_version"), FORMAT_VERSION)
 
 
 def read_index(path: Path, teacher: str, generation: int) -> GenerationIndex:

@@ -4,7 +4,7 @@ import argparse
 
 from metazoo.cli.values import positive
 
-# Those of `metazoo.learn`, which bring in torch; a test compares them.
+# Those of `metazoo.learn` and `metazoo.run`, which bring in torch; a test compares them.
 HEADS = (
     "nearest-mean",
     "nearest-mean-euclidean",
@@ -16,6 +16,7 @@ HEADS = (
     "fine-tune-own",
 )
 BATCH_NORM_MODES = ("running", "support", "query")
+PRECISIONS = ("float32", "bfloat16")
 
 
 def head(command: argparse.ArgumentParser) -> None:

@@ -150,7 +150,7 @@ def _train(commands: Any) -> None:
     options.device(train, ", or as the run was begun")
     train.add_argument(
         "--precision",
-        choices=("float32", "bfloat16"),
+        choices=options.PRECISIONS,
         help="of frozen models; the meta-model learns in float32 (default: bfloat16 on a GPU, else float32, or as the "
         "run was begun)",
     )

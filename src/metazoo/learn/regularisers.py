@@ -169,13 +169,13 @@ def _split(vector: Tensor, like: Parameters) -> list[tuple[str, Tensor]]:
 
 def _direction(parameters: Parameters, losses: Tensor, gradients: Tensor, joined: Tensor) -> Direction:
     mean = gradients.mean(0)
-    cosines, count = torch.nn.functional.normalize(gradients, dim=1), len(gradients)
-    cosines = cosines @ cosines.T
-    others = (cosines.sum() - cosines.diagonal().sum()) / (count * (count - 1)) if count > 1 else cosines.mean()
+    unit, count = torch.nn.functional.normalize(gradients, dim=1), len(gradients)
+    cosines = unit @ unit.T
+    agreement = (cosines.sum() - cosines.diagonal().sum()) / (count * (count - 1)) if count > 1 else cosines.mean()
     return Direction(
         gradient=dict(_split(joined, parameters)),
         losses=losses,
-        agreement=others,
+        agreement=agreement,
         disagreement=(gradients - mean).square().sum(1).mean() / 2,
         relative_change=(joined - mean).norm() / mean.norm().clamp_min(torch.finfo(mean.dtype).tiny),
     )

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from metazoo.errors import UsageError, shown
 from metazoo.methods.registry import Method, get_method
-from metazoo.run.validation import first_problem
+from metazoo.run.validation import check_format_version, first_problem
 from metazoo.run.yaml_file import read_mapping
 
 FORMAT_VERSION = 1
@@ -68,11 +68,7 @@ def resolve_config(
         place, given = str(options), read_mapping(Path(options), "a run", "seed: 0")
     else:
         place, given = "the options", dict(options or {})
-    version = given.pop(_MARK, FORMAT_VERSION)
-    if version != FORMAT_VERSION:
-        raise UsageError(
-            f"{place} has format version {shown(version)}, this metazoo reads {FORMAT_VERSION}; update metazoo"
-        )
+    check_format_version(place, given.pop(_MARK, FORMAT_VERSION), FORMAT_VERSION, UsageError)
     chosen = get_method(str(method or given.pop("method", None) or "tgr"))
     named = str(setting or given.pop("setting", None) or "default")
     if named not in chosen.settings:

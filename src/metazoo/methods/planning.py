@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 from rich.table import Table
 
 from metazoo.bank import Bank
 from metazoo.methods.config import resolve_config
 from metazoo.methods.step_costs import (
+    resident_bytes,
     time_group_learning,
     time_recovery,
     time_replay_learning,
@@ -87,7 +87,7 @@ def plan_run(
             else:
                 probing += time_trust(zoo, teachers, recipe)
                 learning = time_group_learning(zoo, teachers, recipe, bank)
-    here = psutil.Process().memory_info().rss
+    here = resident_bytes()
     is_reference = isinstance(recipe, TgrReferenceRecipe)
     parallel = min(workers, len(zoo) if is_reference else recovery.buckets)
     inverting = parallel * (_WORKER_BYTES + inversion.memory) * (parallel > 1)

@@ -82,8 +82,8 @@ def learn_by_replay(
     zoo, seed = workspace.zoo, workspace.seed
     spec = meta_model.spec(zoo)
     classifier = build_classifier(spec, generator(seed, "meta-model", "weights"))
-    # Second derivatives of convolutions are slower with channels last.
     device = workspace.compute.device
+    # Second derivatives of convolutions are slower with channels last.
     classifier.to(device).to(memory_format=torch.contiguous_format)
     teachers = zoo.teachers_in_turn(device)
     stored = [] if visits.reinversion else [bank.images_of(contract.name) for contract in zoo]

@@ -59,10 +59,11 @@ def time_recovery(
     bank: Bank,
 ) -> InversionCost:
     """Time some iterations for each kind of teacher; of every teacher a bucket of what may come goes into `bank`."""
-    seconds, of_an_image, before = 0.0, [], _resident_bytes()
+    seconds, of_an_image, before = 0.0, [], resident_bytes()
     known: dict[tuple[object, ...], float] = {}
     short = recipe.model_copy(update={"iterations": _ITERATIONS})
-    by_name = {teacher.contract.name: teacher for teacher in teachers}
+    wanted = {guide.name for guide in guides.values()}
+    by_name = {own.contract.name: own for own in teachers if own.contract.name in wanted} if wanted else {}
     for teacher in teachers:
         spec = teacher.contract.spec
         buckets = plan_buckets(spec.classes, budget, 0, teacher.contract.name)
@@ -80,7 +81,7 @@ def time_recovery(
         of_an_image.append(known[kind])
         seconds += known[kind] * images_in_all * recipe.iterations
     # Freed memory is kept, so this is the most that any of them took.
-    return InversionCost(seconds, of_an_image, _resident_bytes() - before)
+    return InversionCost(seconds, of_an_image, resident_bytes() - before)
 
 
 def time_task_space(zoo: Zoo, recipe: ProbeRecipe, budget: RecoveryBudget, bank: Bank) -> float:
@@ -180,7 +181,8 @@ def _bytes_of(tensors: dict[str, Tensor]) -> float:
     return sum(float(tensor.numel() * tensor.element_size()) for tensor in tensors.values())
 
 
-def _resident_bytes() -> float:
+def resident_bytes() -> float:
+    """What this process holds in memory."""
     return float(psutil.Process().memory_info().rss)
 
 

@@ -3,7 +3,7 @@
 import contextlib
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 
@@ -39,10 +39,9 @@ class Compute:
         chosen = _device("cuda" if device is None and torch.cuda.is_available() else device or "cpu")
         if precision is None:
             precision = "bfloat16" if chosen.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
-        for known in PRECISIONS:
-            if precision == known:
-                return cls(str(chosen), known)
-        raise UsageError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
+        if precision not in PRECISIONS:
+            raise UsageError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
+        return cls(str(chosen), cast(Precision, precision))
 
     @property
     def default_workers(self) -> int:

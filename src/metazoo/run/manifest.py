@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from metazoo.errors import ArtefactError, shown
+from metazoo.errors import ArtefactError
 from metazoo.run.artefacts import read_json, sha256_of_file, write_json
+from metazoo.run.validation import check_format_version
 
 FORMAT_VERSION = 1
 NAME = "manifest.json"
@@ -116,11 +117,7 @@ def _parsed(path: Path, content: Any) -> dict[str, dict[str, str | int]]:
     refusal = f"{path} is not a manifest; restore it or start a new folder"
     if not isinstance(content, dict) or not isinstance(content.get("files"), dict):
         raise ArtefactError(refusal)
-    version = content.get("format_version")
-    if version != FORMAT_VERSION:
-        raise ArtefactError(
-            f"{path} has format version {shown(version)}, this metazoo reads {FORMAT_VERSION}; update metazoo"
-        )
+    check_format_version(path, content.get("format_version"), FORMAT_VERSION)
     for name, entry in content["files"].items():
         if not _is_inside(name):
             raise ArtefactError(f"{path} names {name!r}, which is not a file within its folder; start a new folder")

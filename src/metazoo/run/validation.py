@@ -1,8 +1,10 @@
-"""What is wrong with values that a schema refuses, in a few words."""
+"""What is wrong with what stands in a file, in a few words."""
 
 from collections.abc import Mapping
 
 from pydantic import ValidationError
+
+from metazoo.errors import ArtefactError, MetazooError, shown
 
 _LONGEST = 300
 
@@ -19,3 +21,11 @@ def first_problem(error: ValidationError, *, with_value: bool = False) -> str:
     if with_value and not isinstance(first["input"], Mapping):
         text += f", not {str(first['input'])[:80]!r}"
     return "".join(character if character.isprintable() else "?" for character in text)[:_LONGEST]
+
+
+def check_format_version(
+    place: object, found: object, readable: int, error: type[MetazooError] = ArtefactError
+) -> None:
+    """Raise `error` unless the format version `found` in `place`, a file for one, is the `readable` one."""
+    if found != readable:
+        raise error(f"{place} has format version {shown(found)}, this metazoo reads {readable}; update metazoo")

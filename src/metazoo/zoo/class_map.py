@@ -19,7 +19,8 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from metazoo.errors import UsageError, shown
+from metazoo.errors import UsageError
+from metazoo.run.validation import check_format_version
 from metazoo.run.yaml_file import read_mapping
 from metazoo.zoo.contract import ModelContract
 
@@ -98,11 +99,7 @@ def identify_classes(contracts: Iterable[ModelContract], class_map: Path | str |
 def _read(path: Path, contracts: Sequence[ModelContract]) -> dict[tuple[str, str], tuple[str, ...]]:
     """The identity of every class, by its model and its name, that the file mentions."""
     content = read_mapping(path, "a class map", "classes: {}", _LARGEST_FILE)
-    version = content.get("format_version", FORMAT_VERSION)
-    if version != FORMAT_VERSION:
-        raise UsageError(
-            f"{path} has format version {shown(version)}, this metazoo reads {FORMAT_VERSION}; update metazoo"
-        )
+    check_format_version(path, content.get("format_version", FORMAT_VERSION), FORMAT_VERSION, UsageError)
     classes = content.get("classes")
     if content.keys() - {"format_version", "classes"} or not isinstance(classes, Mapping):
         raise UsageError(f"{path} is no class map, which holds `classes` and nothing else; see `metazoo.zoo.class_map`")

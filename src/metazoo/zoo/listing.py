@@ -6,9 +6,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from metazoo.errors import ArtefactError, UsageError, shown
+from metazoo.errors import ArtefactError, UsageError
 from metazoo.run.artefacts import read_json, write_json
-from metazoo.run.validation import first_problem
+from metazoo.run.validation import check_format_version, first_problem
 from metazoo.zoo.contract import ModelContract
 
 FORMAT = "metazoo-zoo"
@@ -38,11 +38,7 @@ def read_listing(zoo: Path) -> list[ModelContract]:
     content = read_json(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ArtefactError(f"{path} is not the list of a zoo; restore it or build the zoo again")
-    version = content.get("format_version")
-    if version != FORMAT_VERSION:
-        raise ArtefactError(
-            f"{path} has format version {shown(version)}, this metazoo reads {FORMAT_VERSION}; update metazoo"
-        )
+    check_format_version(path, content.get("format_version"), FORMAT_VERSION)
     models = content.get("models")
     if not isinstance(models, list) or len(content) != 3:
         raise ArtefactError(f"{path} is damaged (it must hold models and nothing else); restore it or build again")
