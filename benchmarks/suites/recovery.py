@@ -45,7 +45,8 @@ def published_inversion(
             layer.register_forward_hook(hook)
     network = Generator(spec.input_size, spec.channels, latent=recipe.latent, width=recipe.width)
     network.initialise(draws)
-    latents = torch.randn(len(labels), recipe.latent, generator=draws).requires_grad_(True)
+    latents = torch.randn(len(labels), recipe.latent, generator=draws).to(labels.device).requires_grad_(True)
+    network.to(labels.device)
     optimiser = torch.optim.Adam([*network.parameters(), latents], lr=recipe.learning_rate, betas=(0.5, 0.999))
     best_loss, best = float("inf"), torch.empty(0)
     for _ in range(recipe.iterations):

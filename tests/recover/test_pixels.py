@@ -7,8 +7,9 @@ import torch
 from recover_helpers import distances, letters, spec_of, teacher_of, trained
 from torch import Tensor
 
+from metazoo.data.augment import ShiftAndFlip
 from metazoo.errors import Interrupted, ZooError
-from metazoo.recover import inversion, pixels
+from metazoo.recover import inversion
 from metazoo.recover.adam import PlainAdam
 from metazoo.recover.canvas import start_images
 from metazoo.recover.pixels import RecoveryRecipe, cosine_decay, recover_images
@@ -23,12 +24,14 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def test_adam_is_that_of_torch() -> None:
     ours, theirs = torch.randn(3, 4, generator=seeded()), torch.randn(3, 4, generator=seeded()).requires_grad_()
-    adam, reference = PlainAdam(ours, (0.5, 0.99)), torch.optim.Adam([theirs], lr=0.1, betas=(0.5, 0.99))
-    for step in range(5):
+    rates = [0.1 / (1 + step) for step in range(5)]
+    adam = PlainAdam([ours], (0.5, 0.99), rates)
+    reference = torch.optim.Adam([theirs], lr=0.1, betas=(0.5, 0.99))
+    for step, rate in enumerate(rates):
         theirs.grad = torch.randn(3, 4, generator=seeded(step))
-        reference.param_groups[0]["lr"] = 0.1 / (1 + step)
+        reference.param_groups[0]["lr"] = rate
         reference.step()
-        adam.step(theirs.grad, 0.1 / (1 + step))
+        adam.step([theirs.grad])
     torch.testing.assert_close(ours, theirs.detach(), rtol=1e-6, atol=1e-7)
 
 
@@ -79,13 +82,13 @@ def test_a_batch_in_parts_has_the_gradients_of_the_whole(
 
 def test_the_iterate_with_the_lowest_loss_is_kept(teacher: WhiteBoxTeacher, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor] = []
-    real = pixels.shift_and_flip
+    real = ShiftAndFlip.apply
 
-    def spy(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
+    def spy(augmentation: ShiftAndFlip, images: Tensor, draws: Tensor) -> Tensor:
         seen.append(images.detach().clone())
-        return real(images, padding, generator)
+        return real(augmentation, images, draws)
 
-    monkeypatch.setattr(pixels, "shift_and_flip", spy)
+    monkeypatch.setattr(ShiftAndFlip, "apply", spy)
     # Steps this wild make the second iterate worse than the start, and nothing mends it.
     recipe = RecoveryRecipe(iterations=3, learning_rate=100.0, cross_entropy=0, batch_norm=0, total_variation=1)
     result = recover_images(teacher, WANTED, recipe, seeded())

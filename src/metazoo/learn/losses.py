@@ -1,5 +1,6 @@
 """What the meta-model is asked to reproduce of its teachers: pure functions on tensors."""
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -22,10 +23,10 @@ def joint_feature_loss(
         weights: of the teachers in the mean, [teachers]; None if all count alike.
     """
     similarities = [
-        functional.cosine_similarity(own, target, dim=1).mean()
-        for own, target in zip(predicted.split(list(sizes), 1), targets.split(list(sizes), 1), strict=True)
+        functional.cosine_similarity(own, target, dim=2).mean(0)
+        for own, target in zip(_by_teacher(predicted, sizes), _by_teacher(targets, sizes), strict=True)
     ]
-    return 1 - _mean(torch.stack(similarities), weights)
+    return 1 - _mean(torch.cat(similarities), weights)
 
 
 def relational_loss(features: Tensor, targets: Tensor, sizes: Sequence[int], weights: Tensor | None = None) -> Tensor:
@@ -46,9 +47,9 @@ def relational_loss(features: Tensor, targets: Tensor, sizes: Sequence[int], wei
     else:
         shares = torch.cat([share.expand(size) for share, size in zip(weights / weights.sum(), sizes, strict=True)])
         cosines = (targets * shares) @ targets.T
-    difference = own @ own.T - cosines
-    different = ~torch.eye(len(features), dtype=torch.bool, device=features.device)
-    return difference[different].square().mean()
+    same = torch.eye(len(features), dtype=torch.bool, device=features.device)
+    difference = (own @ own.T - cosines).masked_fill(same, 0)
+    return difference.square().sum() / (len(features) * (len(features) - 1))
 
 
 def distillation_loss(
@@ -74,11 +75,19 @@ def distillation_loss(
         The mean over images and teachers.
     """
     divergences = []
-    for own, target in zip(logits.split(list(counts), 1), teacher_logits.detach().split(list(counts), 1), strict=True):
-        log_probabilities = functional.log_softmax(own / temperature, dim=1)
-        log_targets = functional.log_softmax(target / temperature, dim=1)
-        divergences.append(functional.kl_div(log_probabilities, log_targets, reduction="batchmean", log_target=True))
-    return _mean(torch.stack(divergences), weights) * temperature**2
+    for own, target in zip(_by_teacher(logits, counts), _by_teacher(teacher_logits.detach(), counts), strict=True):
+        log_probabilities = functional.log_softmax(own / temperature, dim=2)
+        log_targets = functional.log_softmax(target / temperature, dim=2)
+        terms = functional.kl_div(log_probabilities, log_targets, reduction="none", log_target=True)
+        divergences.append(terms.sum(2).mean(0))
+    return _mean(torch.cat(divergences), weights) * temperature**2
+
+
+def _by_teacher(values: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+    """Split [n, sum of sizes] into [n, teachers, size] for each row of teachers of one size, to go through at once."""
+    rows = [(size, len(list(alike))) for size, alike in itertools.groupby(sizes)]
+    parts = values.split([size * count for size, count in rows], 1)
+    return [part.unflatten(1, (count, size)) for part, (size, count) in zip(parts, rows, strict=True)]
 
 
 def _mean(values: Tensor, weights: Tensor | None) -> Tensor:

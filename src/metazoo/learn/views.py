@@ -17,7 +17,8 @@ Targets = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Teacher outputs of float images [n, 3, side, side] in [0, 1]: joint features [n, sum of sizes] (each teacher's
 normalised to length 1) and the logits of all teachers side by side [n, sum of classes]."""
 
-_CHUNK = 256
+# A GPU is kept busy by more small images at once than a core's cache holds.
+_CHUNK, _PIXELS_ON_A_GPU = 256, 2**22
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,9 +86,9 @@ def draw_views(
 
 def judge_views(images: Tensor, owners: Tensor, targets: Targets, *, check: Callable[[], None] = lambda: None) -> Views:
     """Ask the teachers of views as `draw_views` returns them; `check` is called now and then."""
-    features, logits = [], []
+    features, logits, side = [], [], images.shape[-1]
     with torch.no_grad():
-        for part in images.split(_CHUNK):
+        for part in images.split(_CHUNK if images.device.type == "cpu" else max(_CHUNK, _PIXELS_ON_A_GPU // side**2)):
             check()
             part_features, part_logits = targets(part.float() / 255)
             features.append(part_features.bfloat16())

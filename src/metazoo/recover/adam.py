@@ -1,10 +1,12 @@
-"""Adam on one tensor.
+"""Adam whose every step is the same work on the same tensors, whatever its number.
 
 The update of Kingma & Ba (2015) as `torch.optim.Adam` computes it. Making one of those imports torch's compiler, which
-takes four seconds of every worker process, and inversion needs none of its options.
+takes four seconds of every worker process, and inversion needs none of its options. Steps are counted on the device and
+their factors looked up there, so that one step can be recorded and played back; see `metazoo.run.repeat`.
 """
 
 import math
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -15,20 +17,34 @@ _EPSILON = 1e-8
 
 @final
 class PlainAdam:
-    """State of Adam for `values` (any shape), which are changed in place."""
+    """State of Adam for some tensors (float, any shapes, of one device), which are changed in place.
 
-    def __init__(self, values: Tensor, betas: tuple[float, float]) -> None:
-        self._values = values
-        self._betas = betas
-        self._mean, self._square = torch.zeros_like(values), torch.zeros_like(values)
-        self._steps = 0
+    Args:
+        values: the tensors.
+        betas: see Kingma & Ba.
+        learning_rates: of the steps to come, at least one.
+    """
+
+    def __init__(self, values: Sequence[Tensor], betas: tuple[float, float], learning_rates: Sequence[float]) -> None:
+        self._values, self._betas = values, betas
+        self._means = [torch.zeros_like(value) for value in values]
+        self._squares = [torch.zeros_like(value) for value in values]
+        device, (first, second) = values[0].device, betas
+        rates = [-rate / (1 - first**step) for step, rate in enumerate(learning_rates, 1)]
+        corrections = [math.sqrt(1 - second**step) for step in range(1, len(rates) + 1)]
+        self._rates = torch.tensor(rates, dtype=torch.float32).to(device)
+        self._corrections = torch.tensor(corrections, dtype=torch.float32).to(device)
+        self.steps_done = torch.zeros(1, dtype=torch.int64).to(device)
 
     @torch.no_grad()
-    def step(self, gradient: Tensor, learning_rate: float) -> None:
-        """Move the values against `gradient` (same shape)."""
+    def step(self, gradients: Sequence[Tensor]) -> None:
+        """Move the values against `gradients` (of the same shapes) by the next learning rate."""
         first, second = self._betas
-        self._steps += 1
-        self._mean.lerp_(gradient, 1 - first)
-        self._square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
-        spread = self._square.sqrt().div_(math.sqrt(1 - second**self._steps)).add_(_EPSILON)
-        self._values.addcdiv_(self._mean, spread, value=-learning_rate / (1 - first**self._steps))
+        rate = self._rates.index_select(0, self.steps_done)
+        correction = self._corrections.index_select(0, self.steps_done)
+        state = zip(self._values, self._means, self._squares, gradients, strict=True)
+        for value, mean, square, gradient in state:
+            mean.lerp_(gradient, 1 - first)
+            square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
+            value.addcdiv_(mean * rate, square.sqrt().div_(correction).add_(_EPSILON))
+        self.steps_done.add_(1)

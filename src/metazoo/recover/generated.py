@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from metazoo.data.augment import crop_and_flip_alike, shift_and_flip
+from metazoo.data.augment import CropAndFlipAlike, ShiftAndFlip
 from metazoo.models import Generator
 from metazoo.recover.inversion import InversionCanvas, LossWeights, RecoveredImages, invert
 from metazoo.zoo.teacher import WhiteBoxTeacher
@@ -61,14 +61,15 @@ def recover_through_generator(
     if device.type == "cpu":  # 1.5 times as fast as channels first; not measured elsewhere
         network.to(memory_format=torch.channels_last)
     padding = round(side * recipe.shift)
-    augment = crop_and_flip_alike if recipe.shared_augmentation else shift_and_flip
+    augmentation = (CropAndFlipAlike if recipe.shared_augmentation else ShiftAndFlip)(padding)
     return [
         invert(
             teacher,
             _Generated(network, torch.randn(len(labels), recipe.latent, generator=generator).to(device)),
             labels,
             LossWeights(recipe.cross_entropy, recipe.batch_norm),
-            lambda images: augment(images, padding, generator),
+            augmentation,
+            generator,
             [recipe.learning_rate] * recipe.iterations,
             betas=(0.5, 0.999),
             stored_side=stored_side,

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from metazoo.data.augment import Augmentation
 from metazoo.errors import ZooError
 from metazoo.recover.adam import PlainAdam
 from metazoo.recover.objectives import batch_norm_distance, cross_entropy, l2, total_variation
 from metazoo.recover.statistics import BatchNormReader, read_batch_norm
 from metazoo.recover.tokens import PatchSelection, PatchTokens
+from metazoo.run.repeat import Repeated
 from metazoo.zoo.teacher import WhiteBoxTeacher
 
 # 4 MB of activations stay in a core's cache, and blocks of that size serve one step after the other. A bucket of
@@ -77,7 +79,8 @@ def invert(
     canvas: InversionCanvas,
     labels: Tensor,
     weights: LossWeights,
-    augment: Callable[[Tensor], Tensor],
+    augmentation: Augmentation,
+    generator: torch.Generator,
     learning_rates: Sequence[float],
     *,
     betas: tuple[float, float],
@@ -89,14 +92,15 @@ def invert(
     """Move `canvas` by Adam, one step for each of `learning_rates`, so that `teacher` sees `labels` in its images.
 
     The iterate with the lowest loss is kept, as in the published code, but chosen on the device: no step waits for the
-    host. Without any step the images are those that the canvas starts as, and their labels what the teacher says.
+    host, and a GPU plays back what it recorded of one. Without any step the images are those that the canvas starts as, and their labels what the teacher says.
 
     Args:
         teacher: a frozen model; it is as it was afterwards.
         canvas: on the teacher's device; moved.
         labels: int64 [n], the wanted local class of every image.
         weights: of the terms of the loss.
-        augment: of the images [n, channels, side, side] before the teacher sees them.
+        augmentation: of the images [n, channels, side, side] before the teacher sees them.
+        generator: source of its draws, on the CPU.
         learning_rates: of the steps.
         betas: of Adam.
         selection: leaves out patches as it goes; None keeps them all.
@@ -111,21 +115,25 @@ def invert(
     with torch.no_grad():
         best_images = canvas.images().clone()
     best_loss = torch.full((), torch.inf if learning_rates else 0.0, device=best_images.device)
-    wanted = labels.to(best_images.device)
+    device = best_images.device
+    wanted = labels.to(device)
     for parameter in canvas.parameters:
         parameter.requires_grad_(True)
-    optimisers = [PlainAdam(parameter, betas) for parameter in canvas.parameters]
     with read_batch_norm(teacher) as reader, _reading(guide) as judge:
         with torch.no_grad():
             _, distance_at_start = _run(teacher, reader, best_images)
-        for learning_rate in learning_rates:
-            check()
+        if learning_rates:
+            draws = torch.stack([augmentation.draw(len(labels), generator) for _ in learning_rates]).to(device)
+            optimiser = PlainAdam(canvas.parameters, betas, learning_rates)
+
+        def step() -> None:
             images = canvas.images()
+            drawn = draws.index_select(0, optimiser.steps_done).squeeze(0)
             if selection is None:
-                seen = augment(images)
+                seen = augmentation.apply(images, drawn)
                 logits, distance = _run(teacher, reader, seen)
             else:
-                seen, kept = selection.detached(augment(selection.attached(images)))
+                seen, kept = selection.detached(augmentation.apply(selection.attached(images), drawn))
                 logits, distance = _run(teacher, reader, seen, selection.tokens, kept)
             if judge is not None:
                 distance = distance + judge(seen)
@@ -137,13 +145,17 @@ def invert(
             gradients = torch.autograd.grad(loss, canvas.parameters)
             with torch.no_grad():
                 improved = loss < best_loss
-                best_images = torch.where(improved, images, best_images)
-                best_loss = torch.where(improved, loss, best_loss)
-                for optimiser, gradient in zip(optimisers, gradients, strict=True):
-                    optimiser.step(gradient, learning_rate)
+                torch.where(improved, images, best_images, out=best_images)
+                torch.where(improved, loss, best_loss, out=best_loss)
+                optimiser.step(gradients)
                 canvas.confine()
             if selection is not None:
                 selection.step()
+
+        repeated = Repeated(step, device, recordable=selection is None)
+        for _ in learning_rates:
+            check()
+            repeated()
         stored = _stored(best_images, stored_side)
         with torch.no_grad():
             logits, distance = _run(teacher, reader, stored.float() / 255)

@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from metazoo.data.augment import shift_and_flip
+from metazoo.data.augment import ShiftAndFlip
 from metazoo.recover.canvas import Canvas, start_images
 from metazoo.recover.inversion import InversionCanvas, LossWeights, RecoveredImages, invert
 from metazoo.recover.tokens import PatchSelection, patch_tokens
@@ -101,7 +101,8 @@ def recover_images(
         _Pixels(start, selection),
         labels,
         LossWeights(recipe.cross_entropy, recipe.batch_norm, recipe.total_variation, recipe.l2),
-        lambda images: shift_and_flip(images, padding, generator),
+        ShiftAndFlip(padding),
+        generator,
         [recipe.learning_rate * cosine_decay(step / recipe.iterations) for step in steps],
         betas=(0.5, 0.99),
         selection=selection,

@@ -77,7 +77,8 @@ def train_classifier(
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate_in(epoch)
         shuffled = randomness.generator(order_seed, "zoo-training-order", "epoch", epoch)
-        for batch in torch.randperm(len(images), generator=shuffled).split(recipe.batch_size):
+        finite = torch.ones((), dtype=torch.bool, device=device)
+        for batch in torch.randperm(len(images), generator=shuffled).to(device).split(recipe.batch_size):
             if len(batch) == 1:  # batch norm has no variance of one value
                 continue
             logits = classifier(_to_unit_range(images[batch]))
@@ -86,8 +87,9 @@ def train_classifier(
             loss.backward()
             nn.utils.clip_grad_norm_(classifier.parameters(), recipe.gradient_norm)
             optimiser.step()
-            if not bool(loss.isfinite()):
-                raise _not_finite("loss", name, epoch, recipe)
+            finite &= loss.isfinite()
+        if not bool(finite):  # asked once an epoch, as it makes a GPU wait
+            raise _not_finite("loss", name, epoch, recipe)
         if not all(bool(parameter.isfinite().all()) for parameter in classifier.parameters()):
             raise _not_finite("weights", name, epoch, recipe)
         check()

@@ -1,0 +1,53 @@
+"""A CUDA graph without a GPU: operations are noted while they are recorded, and done again on the same tensors.
+
+What the host decides in between is left out of the playback, as it is on a GPU, so a step that counts in Python or makes
+new tensors for what it should keep comes out wrong here too. Recording one that waits for a value is refused.
+"""
+
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class RecordedOperations(TorchDispatchMode):
+    """Has the methods of `torch.cuda.CUDAGraph` that metazoo uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._operations: list[tuple[Any, Any, Any, Any]] = []
+        self._before: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def capture_begin(self) -> None:
+        self.__enter__()
+
+    def capture_end(self) -> None:
+        self.__exit__(None, None, None)
+        for tensor, value in self._before.values():  # recording does nothing
+            tensor.copy_(value)
+
+    def reset(self) -> None:
+        self._operations.clear()
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        for function, args, kwargs, outputs in self._operations:
+            found = function(*args, **kwargs)
+            for output, value in zip(tree_leaves(outputs), tree_leaves(found), strict=True):
+                if isinstance(output, torch.Tensor) and output.data_ptr() != value.data_ptr():
+                    output.detach().copy_(value)
+
+    def __torch_dispatch__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function._schema.name == "aten::_local_scalar_dense":
+            raise RuntimeError("operation not permitted when stream is capturing")
+        written = [
+            value
+            for argument, value in [*zip(function._schema.arguments, args, strict=False)]
+            if argument.is_write and isinstance(value, torch.Tensor)
+        ] + [value for name, value in (kwargs or {}).items() if name == "out"]
+        for tensor in written:
+            self._before.setdefault(tensor.data_ptr(), (tensor.detach(), tensor.detach().clone()))
+        outputs = function(*args, **(kwargs or {}))
+        self._operations.append((function, args, kwargs or {}, outputs))
+        return outputs

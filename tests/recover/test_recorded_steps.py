@@ -1,0 +1,133 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from recorded_operations import RecordedOperations
+from recover_helpers import spec_of, teacher_of, trained
+from torch import Tensor, nn
+
+from metazoo.models import ClassifierSpec
+from metazoo.recover import GeneratorRecipe, RecoveredImages, RecoveryRecipe, inversion
+from metazoo.recover.units import recover_buckets
+from metazoo.run.compute import Compute
+from metazoo.run.repeat import Repeated, record
+from metazoo.zoo import WhiteBoxTeacher
+
+WANTED = torch.arange(4).repeat(6)
+PIXELS = RecoveryRecipe(iterations=9)
+GENERATOR = GeneratorRecipe(iterations=7, latent=16, width=4)
+
+
+class PlayedBack:
+    """`Repeated` as it is on a GPU, and from the first call on."""
+
+    def __init__(self, step: Callable[[], None], _device: torch.device, *, recordable: bool = True) -> None:
+        assert recordable
+        self._recording = record(step, RecordedOperations())
+        assert self._recording is not None
+
+    def __call__(self) -> None:
+        self._recording.replay()
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        PIXELS,
+        RecoveryRecipe(iterations=6, l2=0.1, total_variation=0),
+        GENERATOR,
+        GENERATOR.model_copy(update={"shared_augmentation": False}),
+    ],
+)
+@pytest.mark.parametrize(
+    ("architecture", "precision"), [("conv4", "float32"), ("thin-resnet", "float32"), ("conv4", "bfloat16")]
+)
+def test_a_recorded_step_played_back_recovers_the_same_images(
+    recipe: RecoveryRecipe | GeneratorRecipe, architecture: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = teacher_of(trained(spec_of(architecture=architecture), steps=3))
+
+    def recover() -> list[RecoveredImages]:
+        with Compute.choose("cpu", precision).mixed():
+            return recover_buckets(teacher, [WANTED] * (1 + isinstance(recipe, GeneratorRecipe)), recipe, seeded())
+
+    called = recover()
+    monkeypatch.setattr(inversion, "Repeated", PlayedBack)
+    played = recover()
+    for one, two in zip(called, played, strict=True):
+        assert torch.equal(one.images, two.images)
+        assert one.health == two.health
+
+
+def test_so_does_one_with_a_guide(teacher: WhiteBoxTeacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = teacher_of(trained(spec_of(), batch_norm=False))
+    (called,) = recover_buckets(plain, [WANTED], PIXELS, seeded(), guide=teacher)
+    monkeypatch.setattr(inversion, "Repeated", PlayedBack)
+    (played,) = recover_buckets(plain, [WANTED], PIXELS, seeded(), guide=teacher)
+    assert torch.equal(called.images, played.images)
+
+
+def test_what_waits_for_the_device_is_not_recorded_and_nothing_of_it_is_done() -> None:
+    values = torch.zeros(2)
+
+    def step() -> None:
+        values.add_(1)
+        if values.sum() > 0:
+            values.mul_(2)
+
+    assert record(step, RecordedOperations()) is None
+    assert torch.equal(values, torch.zeros(2))
+
+
+def test_a_step_that_counts_in_python_comes_out_wrong_when_it_is_played_back() -> None:
+    values, done = torch.zeros(()), 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        values.add_(done)
+
+    recording = record(step, RecordedOperations())
+    assert recording is not None
+    for _ in range(3):
+        recording.replay()
+    assert values.item() == 3  # and not 1 + 2 + 3: the emulation would tell
+
+
+def test_vision_transformers_that_lose_patches_are_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def watched(step: Callable[[], None], device: torch.device, *, recordable: bool) -> Repeated:
+        asked.append(recordable)
+        return Repeated(step, device)
+
+    monkeypatch.setattr(inversion, "Repeated", watched)
+    spec = ClassifierSpec(
+        architecture="timm:test_vit",
+        arguments={"patch_size": 4, "embed_dim": 8, "depth": 1, "num_heads": 1},
+        classes=4,
+        input_size=16,
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+    )
+    teacher = teacher_of(trained(spec, steps=1))
+    for share in (0.0, 0.5):
+        recipe = RecoveryRecipe(iterations=4, dropped_tokens=share)
+        recover_buckets(teacher, [WANTED], recipe, seeded())
+    assert asked == [True, False]
+
+
+def test_every_step_is_called_on_a_cpu() -> None:
+    values = torch.zeros(())
+
+    def step() -> None:
+        values.add_(1)
+
+    repeated = Repeated(step, values.device)
+    for done in range(1, 7):
+        repeated()
+        assert values.item() == done
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
