@@ -1,14 +1,30 @@
 """A CUDA graph without a GPU: operations are noted while they are recorded, and done again on the same tensors.
 
-What the host decides in between is left out of the playback, as it is on a GPU, so a step that counts in Python or makes
-new tensors for what it should keep comes out wrong here too. Recording one that waits for a value is refused.
+What the host decides in between is left out of the playback, as it is on a GPU, so a step that counts in Python or
+makes new tensors for what it should keep comes out wrong here too. Recording one that waits for a value is refused.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from metazoo.run.repeat import record
+
+
+class PlayedBack:
+    """`metazoo.run.repeat.Repeated` as it is on a GPU, and from the first call on."""
+
+    def __init__(self, step: Callable[[], None], _device: torch.device, *, recordable: bool = True) -> None:
+        assert recordable
+        recording = record(step, RecordedOperations())
+        assert recording is not None
+        self._recording = recording
+
+    def __call__(self) -> None:
+        self._recording.replay()
 
 
 class RecordedOperations(TorchDispatchMode):

@@ -13,7 +13,8 @@ from torch.nn import functional
 from benchmarks.measure import Case, Settings, Suite, Way, timed
 from benchmarks.suites.examples import classifier, pixels, random, scratch
 from metazoo.learn.batch_norm import batch_statistics
-from metazoo.learn.learners import EpisodeImages, FunctionalClassifier, build_learner, episode_gradient
+from metazoo.learn.episode_gradients import EpisodeGradients
+from metazoo.learn.learners import EpisodeImages, FunctionalClassifier, build_learner
 from metazoo.learn.memory import EpisodeMemory
 from metazoo.learn.regularisers import Parameters
 from metazoo.models import ImageClassifier
@@ -60,7 +61,7 @@ def episode_from_pictures(folder: Path, ways: int, shots: int, draws: torch.Gene
         query.append(stacked[shots:])
     labels = torch.arange(ways)
     return EpisodeImages(
-        torch.cat(support), labels.repeat_interleave(shots), torch.cat(query), labels.repeat_interleave(QUERIES)
+        torch.cat(support), labels.repeat_interleave(shots), torch.cat(query), labels.repeat_interleave(QUERIES), ways
     )
 
 
@@ -94,11 +95,11 @@ def _case(ways: int, shots: int, episodes: int, side: int, width: int | None, *,
             return timed(run)
 
         def by(name: str) -> Way:
-            learner = build_learner(name, steps=STEPS, learning_rate=RATE)
+            gradients = EpisodeGradients(build_learner(name, steps=STEPS, learning_rate=RATE), model, parameters)
 
             def run() -> object:
                 with batch_statistics(student):
-                    return episode_gradient(learner, model, parameters, drawn(from_memory))
+                    return gradients(drawn(from_memory))
 
             return timed(run)
 

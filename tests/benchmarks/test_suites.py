@@ -27,8 +27,9 @@ from benchmarks.suites.task_space import (
 from metazoo.data import EpisodeList
 from metazoo.evaluate import Subject, evaluate_lists
 from metazoo.learn.batch_norm import batch_statistics
+from metazoo.learn.episode_gradients import EpisodeGradients
 from metazoo.learn.heads import get_head
-from metazoo.learn.learners import FunctionalClassifier, build_learner, episode_gradient
+from metazoo.learn.learners import FunctionalClassifier, build_learner
 from metazoo.learn.memory import EpisodeMemory
 from metazoo.learn.regularisers import ImplicitRegularisation
 from metazoo.recover import GeneratorRecipe, recover_through_generator
@@ -125,7 +126,7 @@ def test_the_published_replay_gives_the_gradient_of_the_library() -> None:
     parameters = {name: value.detach() for name, value in student.named_parameters()}
     learner = build_learner("maml", steps=STEPS, learning_rate=RATE)
     with batch_statistics(student):
-        wanted = episode_gradient(learner, FunctionalClassifier(student), parameters, episodes).gradient
+        wanted = EpisodeGradients(learner, FunctionalClassifier(student), parameters)(episodes).gradient
         assert close(published_gradient(student, episodes), wanted)
 
 

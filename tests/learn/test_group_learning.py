@@ -7,6 +7,7 @@ import pytest
 import torch
 from learn_helpers import resident_bank, student, targets
 from pydantic import ValidationError
+from recorded_operations import PlayedBack
 from torch import Tensor
 
 from metazoo.bank import ResidentBank
@@ -280,3 +281,21 @@ def test_a_recipe_builds_its_regulariser(kind: Any, built: type) -> None:
 def test_an_impossible_recipe_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         LearningRecipe.model_validate(wrong)
+
+
+@pytest.mark.parametrize("kind", ["implicit", "explicit", "mean"])
+def test_steps_played_back_from_a_recording_learn_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two pools of views, groups of two sizes: four recordings.
+    regularisation = RegularisationRecipe.model_validate({"kind": kind, "displacement": 1e-2, "strength": 1e-2})
+    recipe = changed(steps=9, steps_per_views=5, regularisation=regularisation)
+
+    def learn() -> tuple[dict[str, Tensor], list[list[float]]]:
+        learner = learner_of(recipe)
+        reports = [learner.step() for _ in range(recipe.steps)]
+        return learner.state(), [[float(value) for value in vars(report).values()] for report in reports]
+
+    called, called_reports = learn()
+    monkeypatch.setattr(group_learning, "Repeated", PlayedBack)
+    played, played_reports = learn()
+    assert played_reports == called_reports
+    assert all(torch.equal(value, played[name]) for name, value in called.items())

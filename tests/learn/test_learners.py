@@ -2,11 +2,14 @@ import copy
 
 import pytest
 import torch
+from recorded_operations import PlayedBack
 from torch import Tensor
 from torch.nn import functional
 
 from metazoo.errors import UsageError
+from metazoo.learn import episode_gradients
 from metazoo.learn.batch_norm import batch_statistics
+from metazoo.learn.episode_gradients import EpisodeGradients
 from metazoo.learn.learners import (
     LEARNERS,
     Anil,
@@ -16,7 +19,6 @@ from metazoo.learn.learners import (
     Maml,
     ProtoNet,
     build_learner,
-    episode_gradient,
 )
 from metazoo.models import ClassifierSpec, build_classifier
 
@@ -35,7 +37,7 @@ def episode(seed: int = 0) -> EpisodeImages:
         noise = 0.3 * torch.rand(len(labels), 3, 16, 16, generator=random, dtype=torch.float64)
         return 0.7 * prototypes[labels] + noise, labels
 
-    return EpisodeImages(*images(SHOTS), *images(QUERIES))
+    return EpisodeImages(*images(SHOTS), *images(QUERIES), WAYS)
 
 
 def model(seed: int = 0) -> FunctionalClassifier:
@@ -66,7 +68,7 @@ def test_the_outer_gradient_is_that_of_finite_differences(learner: Learner) -> N
     direction = {name: torch.randn(v.shape, generator=random, dtype=v.dtype) for name, v in parameters.items()}
     length = 1e-6
     with batch_statistics(functioning.classifier):
-        batch = episode_gradient(learner, functioning, parameters, [episode()])
+        batch = EpisodeGradients(learner, functioning, parameters)([episode()])
 
         def moved(by: float) -> dict[str, Tensor]:
             return {name: (v + by * direction[name]).requires_grad_() for name, v in parameters.items()}
@@ -107,8 +109,8 @@ def test_first_order_has_the_same_queries_and_the_gradient_at_the_adapted_parame
             }
         loss = functional.cross_entropy(functioning.logits(adapted, task.query_images), task.query_labels)
         expected = dict(zip(adapted, torch.autograd.grad(loss, list(adapted.values())), strict=True))
-        found = episode_gradient(first, functioning, parameters, [task]).gradient
-        exact = episode_gradient(second, functioning, parameters, [task]).gradient
+        found = EpisodeGradients(first, functioning, parameters)([task]).gradient
+        exact = EpisodeGradients(second, functioning, parameters)([task]).gradient
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient)
     assert any(not torch.allclose(exact[name], found[name], rtol=1e-3) for name in expected)
@@ -146,15 +148,15 @@ def test_gradients_of_episodes_add_up_and_learning_helps(name: str) -> None:
     assert learner.name == name or name == "maml-first-order"
     tasks = [episode(seed) for seed in range(3)]
     with batch_statistics(functioning.classifier):
-        together = episode_gradient(learner, functioning, parameters, tasks)
-        alone = [episode_gradient(learner, functioning, parameters, [task]) for task in tasks]
+        together = EpisodeGradients(learner, functioning, parameters)(tasks)
+        alone = [EpisodeGradients(learner, functioning, parameters)([task]) for task in tasks]
         for key in parameters:
             torch.testing.assert_close(together.gradient[key], torch.stack([one.gradient[key] for one in alone]).sum(0))
         torch.testing.assert_close(together.loss, torch.stack([one.loss for one in alone]).mean())
         for _ in range(15):
-            gradient = episode_gradient(learner, functioning, parameters, tasks).gradient
+            gradient = EpisodeGradients(learner, functioning, parameters)(tasks).gradient
             parameters = {key: value - 0.02 * gradient[key] for key, value in parameters.items()}
-        later = episode_gradient(learner, functioning, parameters, tasks)
+        later = EpisodeGradients(learner, functioning, parameters)(tasks)
     assert later.loss < together.loss
     assert later.accuracy > together.accuracy or later.accuracy == 1
 
@@ -162,3 +164,29 @@ def test_gradients_of_episodes_add_up_and_learning_helps(name: str) -> None:
 def test_an_unknown_learner_is_refused() -> None:
     with pytest.raises(UsageError, match="unknown learner 'reptile'; choose one of maml, "):
         build_learner("reptile")
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_episodes_played_back_from_a_recording_have_the_same_gradients(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    functioning, tasks = model(), [episode(seed) for seed in range(3)]
+    learner, parameters = build_learner(name, steps=2, learning_rate=0.05), parameters_of(functioning)
+
+    def learn() -> list[dict[str, Tensor]]:
+        moving = {key: value.detach().clone() for key, value in parameters.items()}
+        gradients = EpisodeGradients(learner, functioning, moving)
+        seen = []
+        with batch_statistics(functioning.classifier):
+            for _ in range(2):
+                batch = gradients(tasks)
+                found = {key: value.clone() for key, value in batch.gradient.items()}
+                seen.append(found | {"loss": batch.loss, "accuracy": batch.accuracy})
+                for key, value in moving.items():
+                    value -= 0.1 * found[key]
+        return seen
+
+    called = learn()
+    monkeypatch.setattr(episode_gradients, "Repeated", PlayedBack)
+    for one, two in zip(called, learn(), strict=True):
+        assert all(torch.equal(value, two[key]) for key, value in one.items())

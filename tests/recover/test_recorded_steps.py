@@ -2,9 +2,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from recorded_operations import RecordedOperations
+from recorded_operations import PlayedBack, RecordedOperations
 from recover_helpers import spec_of, teacher_of, trained
-from torch import Tensor, nn
 
 from metazoo.models import ClassifierSpec
 from metazoo.recover import GeneratorRecipe, RecoveredImages, RecoveryRecipe, inversion
@@ -16,18 +15,6 @@ from metazoo.zoo import WhiteBoxTeacher
 WANTED = torch.arange(4).repeat(6)
 PIXELS = RecoveryRecipe(iterations=9)
 GENERATOR = GeneratorRecipe(iterations=7, latent=16, width=4)
-
-
-class PlayedBack:
-    """`Repeated` as it is on a GPU, and from the first call on."""
-
-    def __init__(self, step: Callable[[], None], _device: torch.device, *, recordable: bool = True) -> None:
-        assert recordable
-        self._recording = record(step, RecordedOperations())
-        assert self._recording is not None
-
-    def __call__(self) -> None:
-        self._recording.replay()
 
 
 @pytest.mark.parametrize(

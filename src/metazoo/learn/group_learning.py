@@ -19,6 +19,7 @@ from metazoo.learn.regularisers import Direction, Loss, Parameters
 from metazoo.learn.student import Student
 from metazoo.learn.views import Targets, Views, draw_views, judge_views
 from metazoo.run.randomness import generator
+from metazoo.run.repeat import Repeated
 
 _CALIBRATION_VIEWS, _CALIBRATION_BATCH = 4096, 256
 
@@ -77,6 +78,7 @@ class GroupLearner:
         self._optimiser = MetaOptimiser(self._parameters, recipe.learning_rate)
         self._regulariser = recipe.regularisation.build()
         self._views: tuple[int, Views, list[Tensor]] | None = None
+        self._directed: dict[int, _Directed] = {}
 
     def step(self) -> StepReport:
         """Learn from one group.
@@ -88,9 +90,7 @@ class GroupLearner:
         members = self._draw_group(random)
         views, by_owner = self._current_views()
         size = max(2, self._recipe.batch_size // len(members))
-        losses = [self._loss(views, _some(by_owner[member], size, random)) for member in members]
-        with batch_statistics(self.student.classifier):
-            direction = self._regulariser.direction(losses, self._parameters)
+        direction = self._direct(views, torch.stack([_some(by_owner[member], size, random) for member in members]))
         if not bool(direction.losses.isfinite().all()):
             raise DataError(
                 f"the meta-model's loss is not finite at step {self.steps_done}; lower learning.learning_rate or "
@@ -102,10 +102,25 @@ class GroupLearner:
         number = self.steps_done // self._recipe.steps_per_views
         if self._views is None or self._views[0] != number:
             self._views = None  # the former pool must not be held while the next one is made
+            self._directed.clear()
             images, owners = self._draw("views", number, self._recipe.views)
             views = judge_views(images, owners, self._targets, check=self._check)
             self._views = (number, views, [views.of(owner) for owner in range(len(self._bank.names))])
         return self._views[1:]
+
+    def _direct(self, views: Views, places: Tensor) -> Direction:
+        """The direction of members that each see the views at a row of `places`, until the next is asked for."""
+        count = len(places)
+        if count not in self._directed:
+            shown = places.to(self._bank.images.device)
+            self._directed[count] = _Directed(
+                shown, lambda rows: self._joined([self._loss(views, row) for row in rows])
+            )
+        return self._directed[count](places)
+
+    def _joined(self, losses: Sequence[Loss]) -> Direction:
+        with batch_statistics(self.student.classifier):
+            return self._regulariser.direction(losses, self._parameters)
 
     def _draw(self, purpose: str, number: int, count: int) -> tuple[Tensor, Tensor]:
         return draw_views(
@@ -154,9 +169,9 @@ class GroupLearner:
         return StepReport(
             self.steps_done,
             direction.losses.mean(),
-            direction.agreement,
-            direction.disagreement,
-            direction.relative_change,
+            direction.agreement.clone(),
+            direction.disagreement.clone(),
+            direction.relative_change.clone(),
             rate,
         )
 
@@ -176,6 +191,23 @@ class GroupLearner:
         """
         self._optimiser.restore(tensors)
         self.steps_done = steps_done
+
+
+class _Directed:
+    """Steps of equally many members from one pool of views, which a GPU plays back."""
+
+    def __init__(self, shown: Tensor, direct: Callable[[Tensor], Direction]) -> None:
+        self._shown, self._direct, self._direction = shown, direct, None
+        self._repeated = Repeated(self._step, shown.device)
+
+    def __call__(self, places: Tensor) -> Direction:
+        self._shown.copy_(places)
+        self._repeated()
+        assert self._direction is not None
+        return self._direction
+
+    def _step(self) -> None:
+        self._direction = self._direct(self._shown)
 
 
 def _some(places: Tensor, count: int, random: torch.Generator) -> Tensor:

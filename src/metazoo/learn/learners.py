@@ -7,7 +7,6 @@ papers of data-free meta-learning; use them inside `batch_norm.batch_statistics`
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final, get_args
 
@@ -29,12 +28,13 @@ _HEAD = "network.head."
 
 @dataclass(frozen=True, eq=False)
 class EpisodeImages:
-    """The images of one episode, float [n, 3, side, side] in [0, 1], and their relative labels, int64 [n]."""
+    """Images of an episode, float [n, 3, side, side] in [0, 1], and their relative labels, int64 [n] below `ways`."""
 
     support_images: Tensor
     support_labels: Tensor
     query_images: Tensor
     query_labels: Tensor
+    ways: int
 
 
 @final
@@ -143,7 +143,7 @@ class ProtoNet(Learner):
 
     def query_logits(self, model: FunctionalClassifier, parameters: Parameters, episode: EpisodeImages) -> Tensor:  # noqa: D102
         support = model.features(parameters, episode.support_images)
-        means = raw_class_means(support, episode.support_labels, int(episode.support_labels.max()) + 1)
+        means = raw_class_means(support, episode.support_labels, episode.ways)
         queries = model.features(parameters, episode.query_images)
         return -(queries.unsqueeze(1) - means).square().sum(2)
 
@@ -161,34 +161,6 @@ def build_learner(name: str, *, steps: int = 5, learning_rate: float = 0.01) -> 
     if name == "protonet":
         return ProtoNet()
     raise UsageError(f"unknown learner {name!r}; choose one of {', '.join(LEARNERS)}")
-
-
-@dataclass(frozen=True, eq=False)
-class BatchOfEpisodes:
-    """What a batch of episodes asks for: the gradient of the sum of their losses, and means over them."""
-
-    gradient: Parameters
-    loss: Tensor
-    accuracy: Tensor
-
-
-def episode_gradient(
-    learner: Learner, model: FunctionalClassifier, parameters: Parameters, episodes: Sequence[EpisodeImages]
-) -> BatchOfEpisodes:
-    """The gradient of the summed query losses at `parameters`, one episode's graph alive at a time."""
-    leaves = {name: value.detach().requires_grad_(True) for name, value in parameters.items()}
-    total = {name: torch.zeros_like(value) for name, value in leaves.items()}
-    losses, accuracies = [], []
-    for episode in episodes:
-        with torch.enable_grad():
-            logits = learner.query_logits(model, leaves, episode)
-            loss = functional.cross_entropy(logits, episode.query_labels)
-        parts = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
-        for name, part in zip(total, parts, strict=True):
-            total[name] += part
-        losses.append(loss.detach())
-        accuracies.append((logits.argmax(1) == episode.query_labels).double().mean())
-    return BatchOfEpisodes(total, torch.stack(losses).mean(), torch.stack(accuracies).mean())
 
 
 def _descended(parameters: Parameters, loss: Tensor, learning_rate: float, *, create_graph: bool) -> Parameters:

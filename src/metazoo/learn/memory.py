@@ -83,6 +83,7 @@ class EpisodeMemory:
             torch.arange(ways, device=self._device).repeat_interleave(shots),
             torch.cat(query).float() / 255,
             torch.arange(ways, device=self._device).repeat_interleave(queries),
+            ways,
         )
 
     def _draw_classes(self, ways: int, images_per_class: int, random: torch.Generator) -> list[int] | None:

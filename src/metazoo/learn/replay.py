@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from metazoo.errors import DataError
 from metazoo.learn.batch_norm import batch_statistics
-from metazoo.learn.learners import FunctionalClassifier, LearnerName, build_learner, episode_gradient
+from metazoo.learn.episode_gradients import EpisodeGradients
+from metazoo.learn.learners import Learner, LearnerName, build_learner
 from metazoo.learn.memory import EpisodeMemory
 from metazoo.learn.meta_optimiser import MetaOptimiser
 from metazoo.run.randomness import generator
@@ -29,6 +30,10 @@ class ReplayRecipe(BaseModel):
     most_updates: int = Field(default=1000, ge=0, description="of one replay (published: no bound); 0 for no replay")
     slots: int = Field(default=20, ge=1, description="insertions that the memory keeps of each class")
 
+    def build_learner(self) -> Learner:
+        """The learner described."""
+        return build_learner(self.learner, steps=self.inner_steps, learning_rate=self.inner_learning_rate)
+
 
 @dataclass(frozen=True)
 class ReplayReport:
@@ -40,7 +45,7 @@ class ReplayReport:
 
 
 def replay(
-    model: FunctionalClassifier,
+    gradients: EpisodeGradients,
     optimiser: MetaOptimiser,
     memory: EpisodeMemory,
     recipe: ReplayRecipe,
@@ -56,7 +61,7 @@ def replay(
     the memory holds too few classes for an episode nothing happens.
 
     Args:
-        model: whose parameters the optimiser holds.
+        gradients: of episodes, at the parameters that the optimiser holds.
         optimiser: shared with the other half of the meta-iteration, as published.
         memory: of recovered images.
         recipe: see there.
@@ -67,8 +72,8 @@ def replay(
     Raises:
         DataError: a loss is not finite.
     """
-    learner = build_learner(recipe.learner, steps=recipe.inner_steps, learning_rate=recipe.inner_learning_rate)
-    ways = model.classifier.spec.classes
+    classifier = gradients.model.classifier
+    ways = classifier.spec.classes
     if not memory.holds(ways, recipe.shots + recipe.queries):
         return ReplayReport(0, 0.0, 0.0)
     best = ReplayReport(0, 0.0, -1.0)
@@ -77,8 +82,8 @@ def replay(
         check()
         random = generator(seed, "replay", str(iteration), updates)
         episodes = [memory.draw(ways, recipe.shots, recipe.queries, random) for _ in range(recipe.episodes_per_update)]
-        with batch_statistics(model.classifier):
-            batch = episode_gradient(learner, model, optimiser.parameters, episodes)
+        with batch_statistics(classifier):
+            batch = gradients(episodes)
         if not bool(torch.isfinite(batch.loss)):
             raise DataError(
                 f"the replay's loss is not finite in meta-iteration {iteration}; lower learning_rate or "

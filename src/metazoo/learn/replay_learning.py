@@ -12,6 +12,7 @@ from torch.nn import functional
 from metazoo.data.augment import crop_and_flip_alike, shift_and_flip
 from metazoo.errors import DataError
 from metazoo.learn.batch_norm import batch_statistics, calibrate_statistics
+from metazoo.learn.episode_gradients import EpisodeGradients
 from metazoo.learn.learners import FunctionalClassifier
 from metazoo.learn.losses import distillation_loss, published_distillation_loss
 from metazoo.learn.memory import EpisodeMemory
@@ -111,6 +112,7 @@ class ReplayLearner:
         self._model = FunctionalClassifier(classifier)
         self._device = next(classifier.parameters()).device
         self._optimiser = MetaOptimiser(dict(classifier.named_parameters()), recipe.learning_rate)
+        self._gradients = EpisodeGradients(recipe.replay.build_learner(), self._model, self._optimiser.parameters)
         self._regulariser = recipe.regularisation.build()
         self._visit, self._recipe, self._seed, self._grows, self._check = visit, recipe, seed, grows, check
 
@@ -133,7 +135,7 @@ class ReplayLearner:
             raise DataError(f"the meta-model's loss is not finite in meta-iteration {number}; lower learning_rate")
         self._optimiser.step(direction.gradient)
         replayed = replay(
-            self._model, self._optimiser, self.memory, self._recipe.replay, self._seed, number, check=self._check
+            self._gradients, self._optimiser, self.memory, self._recipe.replay, self._seed, number, check=self._check
         )
         self.steps_done += 1
         return IterationReport(

@@ -22,7 +22,7 @@ class PlainAdam:
     Args:
         values: the tensors.
         betas: see Kingma & Ba.
-        learning_rates: of the steps to come, at least one.
+        learning_rates: of the steps to come.
     """
 
     def __init__(self, values: Sequence[Tensor], betas: tuple[float, float], learning_rates: Sequence[float]) -> None:

@@ -92,7 +92,8 @@ def invert(
     """Move `canvas` by Adam, one step for each of `learning_rates`, so that `teacher` sees `labels` in its images.
 
     The iterate with the lowest loss is kept, as in the published code, but chosen on the device: no step waits for the
-    host, and a GPU plays back what it recorded of one. Without any step the images are those that the canvas starts as, and their labels what the teacher says.
+    host, and a GPU plays back what it recorded of one. Without any step the images are those that the canvas starts as,
+    and their labels what the teacher says.
 
     Args:
         teacher: a frozen model; it is as it was afterwards.
@@ -122,9 +123,9 @@ def invert(
     with read_batch_norm(teacher) as reader, _reading(guide) as judge:
         with torch.no_grad():
             _, distance_at_start = _run(teacher, reader, best_images)
-        if learning_rates:
-            draws = torch.stack([augmentation.draw(len(labels), generator) for _ in learning_rates]).to(device)
-            optimiser = PlainAdam(canvas.parameters, betas, learning_rates)
+        steps = range(max(1, len(learning_rates)))
+        draws = torch.stack([augmentation.draw(len(labels), generator) for _ in steps]).to(device)
+        optimiser = PlainAdam(canvas.parameters, betas, learning_rates)
 
         def step() -> None:
             images = canvas.images()

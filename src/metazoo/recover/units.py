@@ -126,6 +126,8 @@ def recover_requests(
         )
         for place, request in enumerate(requests)
     ]
+    # A process takes longer to come up on a GPU than it would take the last of these units to wait for the others.
+    workers = workers if compute.device == "cpu" else 1
     found = {index: recovered for index, (recovered,) in recover_units(units, workers, check=check)}
     return [found[place] for place in range(len(units))]
 

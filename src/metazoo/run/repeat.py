@@ -6,7 +6,7 @@ GPU to run them. So the launches of one step are recorded (a CUDA graph), and pl
 
 import contextlib
 from collections.abc import Callable
-from typing import final
+from typing import Protocol, final
 
 import torch
 
@@ -29,7 +29,7 @@ class Repeated:
     def __init__(self, step: Callable[[], None], device: torch.device, *, recordable: bool = True) -> None:
         self._step, self._device, self._calls = step, device, 0
         self._records = recordable and device.type == "cuda"
-        self._recording: torch.cuda.CUDAGraph | None = None
+        self._recording: Recording | None = None
         self._stream = torch.cuda.Stream(device) if self._records else None
 
     def __call__(self) -> None:
@@ -47,7 +47,16 @@ class Repeated:
         outside.wait_stream(self._stream)
 
 
-def record(step: Callable[[], None], graph: torch.cuda.CUDAGraph) -> torch.cuda.CUDAGraph | None:
+class Recording(Protocol):
+    """The methods of `torch.cuda.CUDAGraph` that are used here."""
+
+    def capture_begin(self) -> None: ...  # noqa: D102
+    def capture_end(self) -> None: ...  # noqa: D102
+    def replay(self) -> None: ...  # noqa: D102
+    def reset(self) -> None: ...  # noqa: D102
+
+
+def record(step: Callable[[], None], graph: Recording) -> Recording | None:
     """`graph` with the launches of one `step`, which has not been done; None if it cannot be recorded."""
     try:
         graph.capture_begin()

@@ -93,7 +93,8 @@ class FeatureHead(Head):
 
 def one_hot(labels: Tensor, ways: int, like: Tensor) -> Tensor:
     """`labels` [n] as rows [n, ways] of one 1 each, in the type and on the device of `like`."""
-    return functional.one_hot(labels.to(like.device), ways).to(like.dtype)
+    # `functional.one_hot` makes a GPU wait, to look for labels that are too large.
+    return (labels.to(like.device).unsqueeze(1) == torch.arange(ways, device=like.device)).to(like.dtype)
 
 
 def class_means(features: Tensor, labels: Tensor, ways: int) -> Tensor:

@@ -1,0 +1,89 @@
+"""What a batch of episodes asks of the parameters that all of them start from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from metazoo.learn.learners import EpisodeImages, FunctionalClassifier, Learner
+from metazoo.learn.regularisers import Parameters
+from metazoo.run.repeat import Repeated
+
+
+@dataclass(frozen=True, eq=False)
+class BatchOfEpisodes:
+    """The gradient of the sum of the episodes' query losses, and means over them of loss and accuracy."""
+
+    gradient: Parameters
+    loss: Tensor
+    accuracy: Tensor
+
+
+@final
+class EpisodeGradients:
+    """Gradients of batches of episodes, one episode's graph alive at a time.
+
+    A GPU is shown one episode of a shape as often as it takes to record its hundreds of launches, and plays them back.
+
+    Attributes:
+        model: what the learner adapts.
+
+    Args:
+        learner: see there.
+        model: see above.
+        parameters: of the model, where the gradient is taken: in a later batch, wherever they have come to in place.
+    """
+
+    def __init__(self, learner: Learner, model: FunctionalClassifier, parameters: Parameters) -> None:
+        self.model, self._learner = model, learner
+        self._leaves = {name: value.detach().requires_grad_(True) for name, value in parameters.items()}
+        self._total = {name: torch.zeros_like(value) for name, value in parameters.items()}
+        self._loss, self._accuracy = torch.empty(0), torch.empty(0)
+        self._episode: EpisodeImages | None = None
+        self._repeated: Repeated | None = None
+
+    def __call__(self, episodes: Sequence[EpisodeImages]) -> BatchOfEpisodes:
+        """The gradient of `episodes`, which overwrites that of the batch before; all have the same shapes."""
+        for part in self._total.values():
+            part.zero_()
+        losses, accuracies = [], []
+        for episode in episodes:
+            self._show(episode)()
+            losses.append(self._loss.clone())
+            accuracies.append(self._accuracy.clone())
+        return BatchOfEpisodes(self._total, torch.stack(losses).mean(), torch.stack(accuracies).mean())
+
+    def _show(self, episode: EpisodeImages) -> Repeated:
+        """The step that adds the gradient of this episode."""
+        if self._episode is None or self._repeated is None or not _alike(episode, self._episode):
+            copies = {name: tensor.clone() for name, tensor in _tensors(episode).items()}
+            self._episode = replace(episode, **copies)
+            self._repeated = Repeated(self._add, next(iter(self._total.values())).device)
+        else:
+            for name, tensor in _tensors(self._episode).items():
+                tensor.copy_(getattr(episode, name))
+        return self._repeated
+
+    def _add(self) -> None:
+        episode = self._episode
+        assert episode is not None
+        with torch.enable_grad():
+            logits = self._learner.query_logits(self.model, self._leaves, episode)
+            loss = functional.cross_entropy(logits, episode.query_labels)
+        parts = torch.autograd.grad(loss, list(self._leaves.values()), allow_unused=True, materialize_grads=True)
+        for total, part in zip(self._total.values(), parts, strict=True):
+            total += part
+        self._loss = loss.detach()
+        self._accuracy = (logits.argmax(1) == episode.query_labels).double().mean()
+
+
+def _tensors(episode: EpisodeImages) -> dict[str, Tensor]:
+    return {name: value for name, value in vars(episode).items() if isinstance(value, Tensor)}
+
+
+def _alike(one: EpisodeImages, other: EpisodeImages) -> bool:
+    shapes = ([tensor.shape for tensor in _tensors(episode).values()] for episode in (one, other))
+    return one.ways == other.ways and next(shapes) == next(shapes)
