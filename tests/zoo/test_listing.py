@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from zoo_helpers import classifier, content
@@ -35,6 +36,14 @@ def interrupted(tmp_path: Path) -> Path:
         add(zoo, *NAMES)
         shutil.copytree(zoo.folder, tmp_path / "interrupted", ignore=shutil.ignore_patterns(".lock*"))
     return tmp_path / "interrupted"
+
+
+def described(zoo: Path, files: Path) -> None:
+    """The weights of a zoo in a folder, each with a file that describes the model."""
+    shutil.copytree(zoo / "models", files)
+    said = Zoo.open(zoo).contract("a").spec.model_dump(mode="json") | {"classes": ["x", "y", "z"], "domain": "d"}
+    for path in list(files.iterdir()):
+        path.with_suffix(".json").write_text(json.dumps(said))
 
 
 def names_in(folder: Path) -> list[str]:
@@ -148,11 +157,7 @@ add_folder(Path(sys.argv[1]), Path(sys.argv[2]))
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 def test_a_folder_is_gone_on_with_where_it_was_killed(tmp_path: Path, one_by_one: Path) -> None:
     files = tmp_path / "files"
-    shutil.copytree(one_by_one / "models", files)
-    said = dict(Zoo.open(one_by_one).contract("a").spec.model_dump(mode="json"))
-    said |= {"classes": ["x", "y", "z"], "domain": "d"}
-    for path in list(files.iterdir()):
-        path.with_suffix(".json").write_text(json.dumps(said))
+    described(one_by_one, files)
     command = [
         sys.executable,
         "-W",
@@ -170,3 +175,22 @@ def test_a_folder_is_gone_on_with_where_it_was_killed(tmp_path: Path, one_by_one
     add_folder(tmp_path / "whole", files)
     assert content(tmp_path / "zoo") == content(tmp_path / "whole")
     assert not (tmp_path / "zoo" / "added.jsonl").exists()
+
+
+def test_a_folder_whose_first_model_cannot_be_written_goes_on_with_the_others(
+    tmp_path: Path, one_by_one: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described(one_by_one, tmp_path / "files")
+    write = folder.write_weights
+
+    def refusing(zoo: Path, name: str, *rest: Any) -> str:
+        if name == "C":
+            raise ArtefactError("cannot write C")
+        return write(zoo, name, *rest)
+
+    monkeypatch.setattr(folder, "write_weights", refusing)
+    Zoo.create(tmp_path / "zoo")
+    additions = add_folder(tmp_path / "zoo", tmp_path / "files")
+    assert [addition.status for addition in additions] == ["problem", "added", "added", "added"]
+    assert additions[0].text == "cannot write C"
+    assert names_in(tmp_path / "zoo") == ["a", "b", "d"]

@@ -111,7 +111,8 @@ class _Destination:
 
     def add(self, name: str, classifier: ImageClassifier, **said: Any) -> ModelContract:
         """As `Zoo.add`."""
-        self._zoo = self._zoo or Zoo.create(self.folder)
+        if self._zoo is None:
+            self._zoo = Zoo.create(self.folder)
         if self._held is not None and not self._is_held:
             self._held.enter_context(self._zoo.writing())
             self._is_held = True
