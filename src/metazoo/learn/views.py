@@ -120,9 +120,25 @@ def judge_views(
     with torch.no_grad():
         rest = parts()
         first = next(rest)
-        too_many = len(images) * first[0].numel() * first.element_size() > _MOST_BYTES
-        if folder is not None and too_many and first.device.type == "cpu":
+        if folder is not None and first.device.type == "cpu" and _too_many(len(images), first.shape[1]):
             features: Tensor | RowsOnDisk = keep_rows(folder, itertools.chain([first], rest))
         else:
             features = torch.cat([first, *rest])
     return Views(images, owners, features, torch.cat(logits))
+
+
+def bytes_of_pool(views: int, features: int) -> tuple[float, float]:
+    """At most so much memory and disk do the features of a pool take while it is made on the CPU.
+
+    Args:
+        views: in the pool.
+        features: joint features of each.
+    """
+    stored = 2.0 * views * features
+    # Each teacher's own and all together in float32, and what is stored; a pool in memory is joined from its parts.
+    of_a_chunk = 10.0 * _CHUNK * features
+    return (of_a_chunk, stored) if _too_many(views, features) else (of_a_chunk + 2 * stored, 0.0)
+
+
+def _too_many(views: int, features: int) -> bool:
+    return 2 * views * features > _MOST_BYTES
