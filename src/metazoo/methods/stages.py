@@ -1,6 +1,7 @@
 """The stages that methods are composed of. Each reads what is there, makes what is missing, and commits it."""
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Generator, Sequence
 
 import torch
 from torch import Tensor
@@ -107,7 +108,8 @@ def embed_and_group(
     folder, names = workspace.folder, [contract.name for contract in workspace.zoo]
     if not folder.has(GROUPING):
         if not folder.has(EMBEDDINGS):
-            write_embeddings(folder.path / EMBEDDINGS, names, _embeddings(workspace, banks, probe_recipe))
+            with contextlib.closing(_embeddings(workspace, banks, probe_recipe)) as embeddings:
+                write_embeddings(folder.path / EMBEDDINGS, names, embeddings)
             folder.record(EMBEDDINGS)
         embeddings = FisherEmbeddings.load(folder.path / EMBEDDINGS, folder.sha256(EMBEDDINGS))
         distance = dissimilarity_matrix(_similarity(embeddings, grouping_recipe))
@@ -126,7 +128,9 @@ def _similarity(embeddings: FisherEmbeddings, recipe: GroupingRecipe) -> Tensor:
     return similarity_matrix(embeddings)
 
 
-def _embeddings(workspace: Workspace, banks: ResidentBanks, recipe: ProbeRecipe) -> Iterator[TaskEmbedding]:
+def _embeddings(
+    workspace: Workspace, banks: ResidentBanks, recipe: ProbeRecipe
+) -> Generator[TaskEmbedding, None, None]:
     counts = {contract.name: contract.spec.classes for contract in workspace.zoo}
     resident = banks.at(recipe.input_size, list(counts))
     steps = recipe.steps if recipe.trained else 0
