@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metazoo.bank import Bank
+from metazoo.bank import Bank, ResidentBanks
 from metazoo.data import EpisodeList, load_images
 from metazoo.evaluate import Subject, evaluate_lists, mean_interval, paired_difference
 from metazoo.learn.heads import get_head
@@ -76,7 +76,8 @@ def learned(
     distance = RunFolder(run.path).read_tensors(DISTANCE)["distance"]
     names = [contract.name for contract in zoo]
     grouping = group(distance, recipe.grouping.strategy, recipe.grouping.groups, keys=names, seed=seed)
-    classifier = learn_from_groups(workspace, Bank.open(run.path / BANK), grouping, recipe.learning, recipe.meta_model)
+    banks = ResidentBanks(Bank.open(run.path / BANK))
+    classifier = learn_from_groups(workspace, banks, grouping, recipe.learning, recipe.meta_model)
     return classifier, workspace.metrics.rows()
 
 

@@ -11,6 +11,7 @@ import argparse
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -24,13 +25,15 @@ from metazoo.bank import Bank, ResidentBank
 from metazoo.learn.views import draw_views, judge_views
 from metazoo.methods.stages import teacher_targets
 from metazoo.models import ClassifierSpec, build_classifier
+from metazoo.run.artefacts import write_json, write_tensors
 from metazoo.run.bounded import Limits
 from metazoo.run.compute import CPU
 from metazoo.run.memory import keep_freed_memory
-from metazoo.taskspace import FisherEmbeddings, ProbeRecipe, similarity_matrix, train_probe
-from metazoo.zoo import Zoo, group_rows, model_rows, verify_zoo
+from metazoo.taskspace import FisherEmbeddings, ProbeRecipe, similarity_matrix, train_probe, write_embeddings
+from metazoo.zoo import Zoo, add_folder, group_rows, model_rows, verify_zoo
 
 CLASSES, SIDE, IMAGES, VIEWS, FISHER_IMAGES = 5, 32, 60, 32, 4
+POOL, EMBEDDINGS = 8192, "fisher.safetensors"
 SPEC = ClassifierSpec(architecture="conv4", classes=CLASSES, input_size=SIDE, mean=(0.5,) * 3, std=(0.25,) * 3)
 
 
@@ -48,6 +51,20 @@ def build(folder: Path, count: int) -> None:
             bank.add(name, 0, 0, images, labels)
 
 
+def add(folder: Path, count: int) -> None:
+    """Add a folder of as many small files of weights to a new zoo, as `metazoo zoo add --from-folder` does."""
+    spec = SPEC.model_copy(update={"arguments": {"width": 4}})
+    network = build_classifier(spec, torch.Generator().manual_seed(0)).network
+    for number in range(count):
+        write_tensors(folder / "files" / f"model-{number:04d}.safetensors", network.state_dict())
+        said = {"architecture": "conv4", "arguments": {"width": 4}, "classes": list("abcde"), "input_size": SIDE}
+        said |= {"mean": [0.5] * 3, "std": [0.25] * 3, "domain": "noise"}
+        write_json(folder / "files" / f"model-{number:04d}.json", said)
+    shutil.rmtree(folder / "added", ignore_errors=True)
+    additions = add_folder(folder / "added", folder / "files")
+    assert [addition.status for addition in additions] == ["added"] * count, additions[0]
+
+
 def listing(folder: Path, count: int) -> None:
     """Open, and make the rows of `metazoo zoo inspect`."""
     zoo = Zoo.open(folder / "zoo")
@@ -62,12 +79,13 @@ def verify(folder: Path, count: int) -> None:
 
 def embed(folder: Path, _: int) -> None:
     """Train a probe for a few steps and embed every model on a few images."""
-    _embeddings(folder)
+    _embed(folder)
 
 
 def compare(folder: Path, count: int) -> None:
     """The same, and the similarity of all pairs; the matrix is what it is, quadratic."""
-    assert similarity_matrix(_embeddings(folder)).shape == (count, count)
+    _embed(folder)
+    assert similarity_matrix(FisherEmbeddings.load(folder / EMBEDDINGS)).shape == (count, count)
 
 
 def ask(folder: Path, count: int) -> None:
@@ -80,19 +98,36 @@ def ask(folder: Path, count: int) -> None:
     judge_views(images[:VIEWS], owners[:VIEWS], targets)
 
 
-def _embeddings(folder: Path) -> FisherEmbeddings:
+def pool(folder: Path, count: int) -> None:
+    """Make a pool of views with what all models say of them, and read one batch of it, as learning does."""
+    zoo = Zoo.open(folder / "zoo")
+    bank = ResidentBank.load(Bank.open(folder / "bank"), [contract.name for contract in zoo], SIDE)
+    sizes = [teacher.classifier.network.feature_size for teacher in zoo.teachers_in_turn()]
+
+    def targets(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        # Numbers in the place of the models' answers, which would take hours and are of the same size.
+        return images.mean((1, 2, 3))[:, None].expand(-1, sum(sizes)), images.new_zeros(len(images), CLASSES * count)
+
+    random = torch.Generator().manual_seed(0)
+    images, owners = draw_views(bank, [list(range(count))], POOL, random, shift=2, mix=True)
+    views = judge_views(images, owners, targets, folder=folder)
+    views.features[torch.randint(POOL, (128,), generator=random)].float()
+
+
+def _embed(folder: Path) -> None:
     counts = {contract.name: contract.spec.classes for contract in Zoo.open(folder / "zoo")}
     bank = ResidentBank.load(Bank.open(folder / "bank"), list(counts), SIDE)
     probe = train_probe(bank, counts, ProbeRecipe(steps=20), 0)
-    embeddings = []
-    for index, name in enumerate(counts):
-        own = bank.places_of(index)
-        embeddings.append(probe.embed(name, bank.images[own][:FISHER_IMAGES], bank.labels[own][:FISHER_IMAGES]))
-    return FisherEmbeddings.stack(embeddings)
+    places = {name: bank.places_of(index) for index, name in enumerate(counts)}
+    embeddings = (
+        probe.embed(name, bank.images[own][:FISHER_IMAGES], bank.labels[own][:FISHER_IMAGES])
+        for name, own in places.items()
+    )
+    write_embeddings(folder / EMBEDDINGS, list(counts), embeddings)
 
 
 STAGES: dict[str, Callable[[Path, int], None]] = {
-    stage.__name__: stage for stage in (build, listing, verify, embed, compare, ask)
+    stage.__name__: stage for stage in (build, add, listing, verify, embed, compare, ask, pool)
 }
 
 

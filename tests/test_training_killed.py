@@ -49,6 +49,9 @@ CHAINS = {
     "task space": (
         "kill call shift_and_flip #2",
         "stop call shift_and_flip",
+        "kill create taskspace",
+        "full create taskspace",
+        "limit create taskspace",
         "kill sync taskspace/fisher.safetensors",
         "kill rename manifest.json",
         "kill rename taskspace/fisher.safetensors",

@@ -1,3 +1,4 @@
+import weakref
 from pathlib import Path
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from metazoo.bank import Bank, ResidentBank
+from metazoo.bank import Bank, ResidentBank, ResidentBanks
 from metazoo.errors import ArtefactError, UsageError
 
 
@@ -87,3 +88,25 @@ def test_an_unknown_teacher_and_a_damaged_shard_are_named(bank: Bank) -> None:
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(ArtefactError, match=path.name):
         ResidentBank.load(bank, ["colour", "grey"], 8)
+
+
+def test_stages_that_ask_for_the_same_share_one_reading(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    former: list[weakref.ref[ResidentBank]] = []
+    images_of = bank.images_of
+
+    def watched(name: str) -> tuple[Tensor, Tensor]:
+        assert all(held() is None for held in former)
+        read.append(name)
+        return images_of(name)
+
+    monkeypatch.setattr(bank, "images_of", watched)
+    banks = ResidentBanks(bank)
+    first = banks.at(8, ["colour", "grey"])
+    assert banks.at(8, ("colour", "grey")) is first
+    assert read == ["colour", "grey"]
+    former.append(weakref.ref(first))
+    del first
+    assert banks.at(8, ["grey"]).names == ("grey",)
+    assert banks.at(9, ["grey"]).images.shape[-1] == 9
+    assert read[2:] == ["grey", "grey"]

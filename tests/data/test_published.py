@@ -120,7 +120,7 @@ def test_without_torchvision_the_remedy_is_named(tmp_path: Path, monkeypatch: py
         load_images(f"cifar-fs/train:{tmp_path}")
     (tmp_path / "cifar-100-python").mkdir()
     with pytest.raises(
-        UsageError, match=r"install it by `pip install metazoo\[datasets\]`, or unpack cifar-100-binary"
+        UsageError, match=r"install it by `pip install metazoo\[torchvision\]`, or unpack cifar-100-binary"
     ):
         load_images(f"cifar-fs/train:{tmp_path}")
 

@@ -1,3 +1,6 @@
+import weakref
+from collections.abc import Sequence
+
 import pytest
 import torch
 from evaluate_helpers import classifier, pictures, teacher
@@ -11,7 +14,9 @@ from metazoo.evaluate import (
     random_initialisation,
     raw_pixels,
     zoo_ensemble,
+    zoo_ensemble_in_turn,
 )
+from metazoo.learn.heads import query_features
 from metazoo.models import ImageClassifier, build_classifier
 
 
@@ -89,6 +94,32 @@ def test_the_cosine_of_the_ensemble_is_the_mean_of_its_members_cosines() -> None
     cosines = [functional.cosine_similarity(member.features(first), member.features(second)) for member in members]
     together = functional.cosine_similarity(subject.module.features(first), subject.module.features(second))
     torch.testing.assert_close(together, torch.stack(cosines).mean(0))
+
+
+class Loading(Sequence[ImageClassifier]):
+    """Classifiers made when they are asked for, of which no more than two may be there at a time."""
+
+    def __init__(self) -> None:
+        self._made: list[weakref.ref[ImageClassifier]] = []
+
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, index: int) -> ImageClassifier:  # pyright: ignore[reportIncompatibleMethodOverride]
+        made = classifier(range(5)[index], ("conv4", "thin-resnet")[index % 2])
+        self._made.append(weakref.ref(made))
+        assert sum(each() is not None for each in self._made) <= 2
+        return made
+
+
+def test_an_ensemble_in_turn_is_the_ensemble_and_holds_one_member_after_the_other() -> None:
+    whole = zoo_ensemble([teacher(classifier(index, ("conv4", "thin-resnet")[index % 2])) for index in range(5)])
+    in_turn = zoo_ensemble_in_turn(Loading(), "cpu")
+    images = pictures(6)
+    assert torch.equal(in_turn.module.features(images), whole.module.features(images))
+    assert (in_turn.name, in_turn.method, in_turn.parameters) == (whole.name, whole.method, whole.parameters)
+    assert in_turn.on("cpu") is in_turn
+    assert torch.equal(query_features(in_turn.module, images), query_features(whole.module, images))
 
 
 def test_an_ensemble_needs_a_teacher() -> None:

@@ -1,10 +1,14 @@
+from pathlib import Path
+
 import pytest
 import torch
 from learn_helpers import resident_bank, targets
 from torch import Tensor
 
 from metazoo.bank import ResidentBank
+from metazoo.learn import views
 from metazoo.learn.views import draw_views, judge_views
+from metazoo.run.rows import RowsOnDisk
 
 GROUPS = ((0, 2), (1,))
 
@@ -84,19 +88,43 @@ def test_teachers_judge_exactly_the_stored_pixels() -> None:
         return targets(pixels)
 
     checks: list[None] = []
-    views = judge_views(images, owners, recording, check=lambda: checks.append(None))
+    judged = judge_views(images, owners, recording, check=lambda: checks.append(None))
     assert torch.equal(torch.cat(seen), images.float() / 255)
     assert len(checks) == len(seen) > 1
     features, logits = targets(images.float() / 255)
-    assert (views.features.dtype, views.logits.dtype) == (torch.bfloat16, torch.float32)
-    torch.testing.assert_close(views.features.float(), features, rtol=2**-8, atol=1e-6)
-    torch.testing.assert_close(views.logits, logits)
-    assert views.images is images
+    assert (judged.features.dtype, judged.logits.dtype) == (torch.bfloat16, torch.float32)
+    torch.testing.assert_close(judged.features[:].float(), features, rtol=2**-8, atol=1e-6)
+    torch.testing.assert_close(judged.logits, logits)
+    assert judged.images is images
+
+
+def test_features_too_many_for_the_memory_are_the_same_from_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, owners = drawn(300)
+    in_memory = judge_views(images, owners, targets, folder=tmp_path)
+    monkeypatch.setattr(views, "_MOST_BYTES", 300 * in_memory.features.shape[1] * 2 - 1)
+    assert isinstance(judge_views(images, owners, targets).features, Tensor)
+    on_disk = judge_views(images, owners, targets, folder=tmp_path)
+    assert isinstance(in_memory.features, Tensor)
+    assert isinstance(on_disk.features, RowsOnDisk)
+    places = on_disk.of(1)[torch.tensor([3, 0, 3])]
+    assert torch.equal(on_disk.features[places], in_memory.features[places])
+    assert torch.equal(on_disk.features[:], in_memory.features)
+    assert torch.equal(on_disk.logits, in_memory.logits)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_the_bytes_of_a_pool_are_those_of_the_memory_or_of_the_disk() -> None:
+    (few, none), (many, stored) = (views.bytes_of_pool(8192, features) for features in (31_000, 32_000))
+    assert (none, stored) == (0, 8192 * 32_000 * 2)
+    assert few > 2 * 8192 * 31_000 * 2
+    assert many < few / 5
 
 
 def test_the_views_of_a_teacher_are_found() -> None:
     images, owners = drawn(61)
-    views = judge_views(images, owners, targets)
-    places = [views.of(owner) for owner in range(3)]
+    judged = judge_views(images, owners, targets)
+    places = [judged.of(owner) for owner in range(3)]
     assert sorted(torch.cat(places).tolist()) == list(range(61))
     assert all(bool((owners[own] == owner).all()) for owner, own in enumerate(places))

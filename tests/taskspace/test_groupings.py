@@ -8,8 +8,8 @@ from torch import Tensor
 
 from metazoo.errors import ArtefactError, DataError, UsageError
 from metazoo.taskspace import STRATEGIES, Grouping, dissimilarity_matrix, group, group_quality, similarity_matrix
+from metazoo.taskspace.embeddings import FisherEmbeddings
 from metazoo.taskspace.exchange import MOST_ITEMS, largest_within
-from metazoo.taskspace.fisher import FisherEmbeddings
 
 BALANCED = ("dispersed", "homogeneous", "random")
 

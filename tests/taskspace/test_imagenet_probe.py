@@ -66,5 +66,5 @@ def test_a_pth_file_of_tensors_is_read_and_anything_else_refused(tmp_path: Path)
 
 def test_without_torchvision_the_extra_is_named(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchvision.models", None)
-    with pytest.raises(UsageError, match=r"needs torchvision; install the extra `metazoo\[datasets\]`"):
+    with pytest.raises(UsageError, match=r"needs torchvision; install the extra `metazoo\[torchvision\]`"):
         ImageNetProbe.load(weights)

@@ -123,6 +123,19 @@ def test_embedding_is_the_mean_over_images_of_the_squared_gradient(probe: Probe)
     torch.testing.assert_close(squares.detach() / 5, expected, rtol=1e-4, atol=1e-9)
 
 
+def test_embedding_leaves_the_probe_as_it_was(probe: Probe) -> None:
+    own = Probe(copy.deepcopy(probe.classifier), COUNTS)
+    own.classifier.requires_grad_(False)
+    next(own.classifier.parameters()).requires_grad_(True)
+    before = [parameter.requires_grad for parameter in own.classifier.parameters()]
+    found = embedding(own, "two")
+    assert [parameter.requires_grad for parameter in own.classifier.parameters()] == before
+    assert all(torch.equal(values, embedding(probe, "two")[name]) for name, values in found.items())
+    with pytest.raises(DataError, match="classes of the probe"):
+        own.embed("two", TASKS["two"][0], TASKS["two"][1] + 2)
+    assert [parameter.requires_grad for parameter in own.classifier.parameters()] == before
+
+
 def test_grey_images_of_another_size_are_embedded_too(probe: Probe) -> None:
     images, labels = TASKS["two"]
     tensors = probe.embed("two", images[:, :1, :12, :12], labels).tensors

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from metazoo.errors import DataError, UsageError
-from metazoo.taskspace import FisherEmbeddings, dissimilarity_matrix, similarity_matrix
+from metazoo.taskspace import (
+    FisherEmbeddings,
+    TaskEmbedding,
+    dissimilarity_matrix,
+    similarity,
+    similarity_matrix,
+    write_embeddings,
+)
 from metazoo.taskspace.similarity import PUBLISHED_DECIMALS, PUBLISHED_EPSILON
 
 SIZE = 40_000
@@ -66,13 +75,32 @@ def test_equals_the_definition_for_any_block(block_elements: int) -> None:
                 cosines.append(functional.cosine_similarity(f_i / denominator, f_j / denominator, dim=0))
             if i != j:
                 oracle[i, j] = torch.stack(cosines).mean()
-    similarity = similarity_matrix(zoo(**tensors), relative_epsilon=0.3, block_elements=block_elements)
-    torch.testing.assert_close(similarity, oracle, rtol=1e-12, atol=0)
-    assert torch.equal(similarity, similarity.T)
-    assert (similarity.diagonal() == 1).all()
-    distance = dissimilarity_matrix(similarity)
+    found = similarity_matrix(zoo(**tensors), relative_epsilon=0.3, block_elements=block_elements)
+    torch.testing.assert_close(found, oracle, rtol=1e-12, atol=0)
+    assert torch.equal(found, found.T)
+    assert (found.diagonal() == 1).all()
+    distance = dissimilarity_matrix(found)
     assert (distance.diagonal() == 0).all()
     torch.testing.assert_close(distance, 1 - oracle)
+
+
+@pytest.mark.parametrize("held", [1, 8 * 31 * 2, 8 * 31 * 3, 8 * 31 * 4])
+def test_tasks_in_blocks_from_the_disk_come_out_as_those_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: int
+) -> None:
+    tensors = {"w": log_normal(7, 31, 1.0, seed=5), "dead": torch.zeros(7, 4), "b": log_normal(7, 3, 1.0, seed=6)}
+    tensors["w"][5] = tensors["w"][1]
+    tensors["b"][5] = tensors["b"][1]
+    rows = [TaskEmbedding(str(row), {name: values[row] for name, values in tensors.items()}) for row in range(7)]
+    write_embeddings(tmp_path / "fisher", [row.name for row in rows], rows)
+    on_disk = FisherEmbeddings.load(tmp_path / "fisher")
+    whole = similarity_matrix(zoo(**dict(sorted(tensors.items()))))
+    assert torch.equal(similarity_matrix(on_disk), whole)
+    monkeypatch.setattr(similarity, "_HELD_BYTES", held)
+    in_blocks = similarity_matrix(on_disk)
+    torch.testing.assert_close(in_blocks, whole, rtol=1e-12, atol=0)
+    assert torch.equal(in_blocks, in_blocks.T)
+    assert in_blocks[1, 5] == 1
 
 
 def test_duplicates_are_at_distance_zero_even_where_nothing_is_learned() -> None:

@@ -2,6 +2,6 @@
 
 from metazoo.bank.bank import Bank
 from metazoo.bank.index import Setting, Shard
-from metazoo.bank.resident import ResidentBank, fitted
+from metazoo.bank.resident import ResidentBank, ResidentBanks, fitted
 
-__all__ = ["Bank", "ResidentBank", "Setting", "Shard", "fitted"]
+__all__ = ["Bank", "ResidentBank", "ResidentBanks", "Setting", "Shard", "fitted"]

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from metazoo.bank.bank import Bank
-from metazoo.bank.rows import ImagesOnDisk
+from metazoo.run.rows import RowsOnDisk, keep_rows
 
 _MOST_BYTES = 128_000_000
 
@@ -24,12 +25,14 @@ class ResidentBank:
             indexed in the same way.
         labels: int64 [n], local classes of each image's teacher; on the CPU, where images are drawn.
         starts: where each teacher's images begin, and the end: len(names) + 1 numbers.
+        folder: where what is too large for the memory may wait, in files without a name; None: in memory.
     """
 
     names: tuple[str, ...]
-    images: Tensor | ImagesOnDisk
+    images: Tensor | RowsOnDisk
     labels: Tensor
     starts: tuple[int, ...]
+    folder: Path | None = None
 
     @classmethod
     def load(cls, bank: Bank, names: Sequence[str], side: int) -> "ResidentBank":
@@ -50,8 +53,8 @@ class ResidentBank:
 
         count = sum(shard.images for name in names for shard in bank.shards_of(name))
         few = count * 3 * side**2 <= _MOST_BYTES
-        images = torch.cat([*parts()]) if few else ImagesOnDisk(bank.folder, parts())
-        return cls(tuple(names), images, torch.cat(labels), tuple(starts))
+        images = torch.cat([*parts()]) if few else keep_rows(bank.folder, parts())
+        return cls(tuple(names), images, torch.cat(labels), tuple(starts), bank.folder)
 
     def to(self, device: str | torch.device) -> "ResidentBank":
         """The same bank with its images on `device`."""
@@ -73,6 +76,25 @@ class ResidentBank:
     def pixels(self, places: Tensor) -> Tensor:
         """The images at `places` as float [n, 3, side, side] in [0, 1]."""
         return self.images[places].float() / 255
+
+
+class ResidentBanks:
+    """A bank at the sizes that stages ask for, one after the other.
+
+    It is read and checked anew where one asks for another size or other teachers than the one before, so that stages
+    in a row share what is in memory, and there is never more than one of them there, on `device`.
+    """
+
+    def __init__(self, bank: Bank, device: str | torch.device = "cpu") -> None:
+        self.bank, self._device = bank, device
+        self._held: tuple[int, ResidentBank] | None = None
+
+    def at(self, side: int, names: Sequence[str]) -> ResidentBank:
+        """As `ResidentBank.load`."""
+        if self._held is None or (self._held[0], self._held[1].names) != (side, tuple(names)):
+            self._held = None  # the former one must not be held while the next one is read
+            self._held = side, ResidentBank.load(self.bank, names, side).to(self._device)
+        return self._held[1]
 
 
 def fitted(images: Tensor, side: int) -> Tensor:

@@ -9,6 +9,7 @@ from metazoo.data import load_images
 from metazoo.data.load import has_own_side
 from metazoo.evaluate import Contamination, exclude_known, find_contamination, results_table
 from metazoo.evaluate import evaluate as evaluate_subjects
+from metazoo.learn.heads import FeatureHead, get_head
 from metazoo.run.compute import Compute
 from metazoo.run.memory import keep_freed_memory
 from metazoo.run.progress import Progress, message
@@ -23,7 +24,10 @@ def evaluate(options: Namespace) -> None:
     side = options.image_size or (None if has_own_side(options.data) else source.side())
     images = load_images(options.data, side=side, images_per_class=options.images_per_class)
     device = Compute.choose(options.device).device
-    subjects = [row.on(device) for row in (source.table() if options.baselines else [source.subject()])]
+    leaves_models_alone = options.batch_norm == "running" and isinstance(get_head(options.head), FeatureHead)
+    in_turn_on = device if leaves_models_alone else None
+    rows = source.table(in_turn_on=in_turn_on) if options.baselines else [source.subject(in_turn_on)]
+    subjects = [row.on(device) for row in rows]
     contamination = find_contamination(images.class_names, source.class_lists())
     if options.exclude_known:
         images, contamination = exclude_known(images, contamination, options.ways)

@@ -15,6 +15,7 @@ from metazoo.evaluate import (
     random_initialisation,
     raw_pixels,
     zoo_ensemble,
+    zoo_ensemble_in_turn,
 )
 from metazoo.models import ClassifierSpec
 from metazoo.training import Run
@@ -35,22 +36,27 @@ class Source:
     meta_model: MetaModel | None
     zoo: Path | None
 
-    def subject(self) -> Subject:
-        """The row of a table."""
+    def subject(self, in_turn_on: str | None = None) -> Subject:
+        """The row of a table.
+
+        Args:
+            in_turn_on: the device to compute on, where models of a zoo need not all be held at once: with batch norm
+                `running` and a head that leaves a model alone.
+        """
         if self.meta_model is None:
-            return zoo_ensemble(self.teachers())
+            return _ensemble(self.teachers(in_turn_on), in_turn_on)
         name = self.meta_model.method
         return Subject.of(f"{name} meta-model", name, self.meta_model.classifier)
 
-    def teachers(self) -> Sequence[WhiteBoxTeacher]:
-        """The models of the zoo.
+    def teachers(self, device: str | None = None) -> Sequence[WhiteBoxTeacher]:
+        """The models of the zoo on `device`, the CPU if None, each loaded when it is asked for; see `Teachers`.
 
         Raises:
             UsageError: it is unknown, gone, or holds none.
         """
         if self.zoo is None:
             raise UsageError(f"{self.path} is a meta-model alone, which knows of no zoo; give the run that it is from")
-        return zoo_with_models(self.zoo).teachers()
+        return zoo_with_models(self.zoo).teachers_in_turn(device or "cpu")
 
     def class_lists(self) -> dict[str, tuple[str, ...]]:
         """Names of the classes of every model of the zoo, by the model's name; empty if the zoo is gone."""
@@ -69,16 +75,16 @@ class Source:
         except MetazooError:
             return []
 
-    def table(self, seed: int = 0) -> list[Subject]:
-        """The subject below everything that its zoo offers without learning."""
-        teachers = self.teachers()
-        spec = self.meta_model.classifier.spec if self.meta_model else _most_frequent(teachers)
+    def table(self, seed: int = 0, in_turn_on: str | None = None) -> list[Subject]:
+        """The subject below everything that its zoo offers without learning; `in_turn_on` as for `subject`."""
+        teachers = self.teachers(in_turn_on)
+        spec = self.meta_model.classifier.spec if self.meta_model else _most_frequent(self._contracts())
         rows = [
             raw_pixels(spec.input_size),
             random_initialisation(spec, seed),
             parameter_average(teachers, spec),
             best_teacher(teachers),
-            zoo_ensemble(teachers),
+            _ensemble(teachers, in_turn_on),
             self.subject() if self.meta_model else None,
         ]
         return [row for row in rows if row is not None]
@@ -108,7 +114,11 @@ def open_source(path: str) -> Source:
     )
 
 
-def _most_frequent(teachers: Sequence[WhiteBoxTeacher]) -> ClassifierSpec:
-    specs = [teacher.contract.spec for teacher in teachers]
+def _ensemble(teachers: Sequence[WhiteBoxTeacher], in_turn_on: str | None) -> Subject:
+    return zoo_ensemble(teachers) if in_turn_on is None else zoo_ensemble_in_turn(teachers, in_turn_on)
+
+
+def _most_frequent(contracts: Sequence[ModelContract]) -> ClassifierSpec:
+    specs = [contract.spec for contract in contracts]
     kinds = [(spec.architecture, spec.input_size, spec.channels) for spec in specs]
     return specs[max(range(len(specs)), key=lambda index: (kinds.count(kinds[index]), -index))]

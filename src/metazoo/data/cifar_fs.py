@@ -108,7 +108,7 @@ def _read_with_torchvision(root: Path) -> Iterator[_Part]:
     except ImportError as error:
         raise UsageError(
             f"{root / _PICKLED} is read by torchvision, which is missing; install it by `pip install "
-            f"metazoo[datasets]`, or unpack {_BINARY}.tar.gz in {root}, which is read without it"
+            f"metazoo[torchvision]`, or unpack {_BINARY}.tar.gz in {root}, which is read without it"
         ) from error
     for train in (True, False):
         try:

@@ -6,7 +6,7 @@ from metazoo.data.folder import load_folder
 from metazoo.data.glyphs import load_glyphs
 from metazoo.data.images import ImageSet
 from metazoo.data.npz import load_npz
-from metazoo.data.published import is_published, load_published
+from metazoo.data.published import find_published, load_published
 from metazoo.errors import UsageError
 
 DEFAULT_SIDE = 32
@@ -34,7 +34,7 @@ def load_images(source: str | Path, *, side: int | None = None, seed: int = 0, i
     if isinstance(source, str) and (source == "glyphs" or source.startswith("glyphs:")):
         chosen = None if source == "glyphs" else [name.strip() for name in source.split(":", 1)[1].split(",")]
         return load_glyphs(chosen, images_per_class=images_per_class, side=side or DEFAULT_SIDE, seed=seed)
-    if isinstance(source, str) and is_published(source):
+    if isinstance(source, str) and find_published(source) is not None:
         return load_published(source, side)
     path = Path(source).expanduser()
     if path.is_dir():
@@ -47,5 +47,6 @@ def load_images(source: str | Path, *, side: int | None = None, seed: int = 0, i
 
 
 def has_own_side(source: str) -> bool:
-    """Whether images of `source` have one size of their own, so that they are best read at that: packs and CIFAR-FS."""
-    return source.lower().endswith(".npz") or source.startswith("cifar-fs/")
+    """Whether images of `source` have one size of their own, so that they are best read at that."""
+    published = find_published(source)
+    return published.has_one_side if published is not None else source.lower().endswith(".npz")

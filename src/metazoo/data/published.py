@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from metazoo.data.cifar_fs import load_cifar_fs
@@ -11,17 +12,33 @@ from metazoo.data.mini_imagenet import load_mini_imagenet
 from metazoo.errors import UsageError
 
 PARTS = ("train", "val", "test")
-_LOADERS: dict[str, Callable[[Path, str, int | None], ImageSet]] = {
-    "cifar-fs": load_cifar_fs,
-    "cub": load_cub,
-    "mini-imagenet": load_mini_imagenet,
+
+
+@dataclass(frozen=True)
+class PublishedData:
+    """A published data set.
+
+    Attributes:
+        load: reads a part of it from a folder, at a side in pixels or its usual one.
+        has_one_side: whether all its images are of one size, so that they are best read at that.
+    """
+
+    load: Callable[[Path, str, int | None], ImageSet]
+    has_one_side: bool
+
+
+_PUBLISHED = {
+    "cifar-fs": PublishedData(load_cifar_fs, has_one_side=True),
+    "cub": PublishedData(load_cub, has_one_side=False),
+    "mini-imagenet": PublishedData(load_mini_imagenet, has_one_side=False),
 }
-_FORM = re.compile(rf"({'|'.join(_LOADERS)})/([^/:]*):(.*)", re.DOTALL)
+_FORM = re.compile(rf"({'|'.join(_PUBLISHED)})/([^/:]*):(.*)", re.DOTALL)
 
 
-def is_published(source: str) -> bool:
-    """Whether `source` is of the form NAME/PART:ROOT with the name of a published data set."""
-    return _FORM.fullmatch(source) is not None
+def find_published(source: str) -> PublishedData | None:
+    """The data set of a `source` of the form NAME/PART:ROOT; None if it is of another form or there is none."""
+    match = _FORM.fullmatch(source)
+    return None if match is None else _PUBLISHED[match[1]]
 
 
 def load_published(source: str, side: int | None = None) -> ImageSet:
@@ -40,11 +57,12 @@ def load_published(source: str, side: int | None = None) -> ImageSet:
     """
     match = _FORM.fullmatch(source)
     if match is None:
-        raise UsageError(f"{source!r} is no published data set; write NAME/PART:ROOT with one of {', '.join(_LOADERS)}")
+        known = ", ".join(_PUBLISHED)
+        raise UsageError(f"{source!r} is no published data set; write NAME/PART:ROOT with one of {known}")
     name, part, root = match.groups()
     if part not in PARTS:
         raise UsageError(f"{name} has the parts {', '.join(PARTS)}, not {part!r}; write {name}/train:{root or 'ROOT'}")
     path = Path(root).expanduser()
     if not root or not path.is_dir():
         raise UsageError(f"{root!r} is not a folder; give the one that holds {name}, as {name}/{part}:FOLDER")
-    return _LOADERS[name](path, part, side)
+    return _PUBLISHED[name].load(path, part, side)

@@ -20,6 +20,7 @@ from metazoo.evaluate.subjects import (
     random_initialisation,
     raw_pixels,
     zoo_ensemble,
+    zoo_ensemble_in_turn,
 )
 
 __all__ = [
@@ -45,4 +46,5 @@ __all__ = [
     "results_table",
     "write_results",
     "zoo_ensemble",
+    "zoo_ensemble_in_turn",
 ]

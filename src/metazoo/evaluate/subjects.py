@@ -7,7 +7,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from metazoo.learn.embedders import Embedder, JointFeatures, PixelFeatures, count_parameters
+from metazoo.learn.embedders import Embedder, JointFeatures, JointFeaturesInTurn, PixelFeatures, count_parameters
 from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
 from metazoo.run.randomness import generator
 
@@ -86,20 +86,27 @@ def parameter_average(teachers: Sequence[Teacher], spec: ClassifierSpec) -> Subj
     deviation of the pixels are averaged like any other parameter. Class heads, which the features do not pass, are left
     out (zero): those of different teachers stand for different classes.
     """
-    fitting = [teacher.classifier for teacher in teachers if _same_features(teacher.classifier, spec)]
-    if len(fitting) < 2:
+    specs: list[ClassifierSpec] = []
+    sums: dict[str, Tensor] = {}
+    for teacher in teachers:
+        if _same_features(teacher.classifier, spec):
+            specs.append(teacher.classifier.spec)
+            for name, tensor in teacher.classifier.network.state_dict().items():
+                if not name.startswith("head."):
+                    # Integer buffers (batches seen) are averaged as numbers; copying the mean back casts it.
+                    own = tensor.cpu().double()
+                    sums[name] = sums[name].add_(own) if name in sums else own.clone()
+    if len(specs) < 2:
         return None
-    specs = [classifier.spec for classifier in fitting]
     pixels = {
         name: tuple(sum(values) / len(specs) for values in zip(*(getattr(spec, name) for spec in specs), strict=True))
         for name in ("mean", "std")
     }
     average = build_classifier(spec.model_copy(update=pixels), torch.Generator().manual_seed(0)).eval()
-    states = [classifier.network.state_dict() for classifier in fitting]
     with torch.no_grad():
         for name, target in average.network.state_dict().items():
-            if not name.startswith("head."):
-                target.copy_(_mean([state[name] for state in states]))
+            if name in sums:
+                target.copy_(sums[name] / len(specs))
         average.network.head.weight.zero_()
         average.network.head.bias.zero_()
     return Subject.of("parameter average", "parameter-average", average)
@@ -107,14 +114,18 @@ def parameter_average(teachers: Sequence[Teacher], spec: ClassifierSpec) -> Subj
 
 def best_teacher(teachers: Sequence[Teacher]) -> Subject | None:
     """The teacher with the highest recorded accuracy (of equals the first by name); None if none has one."""
+    contracts = [teacher.contract for teacher in teachers]
     recorded = [
-        (-teacher.contract.accuracy, teacher.contract.name, teacher)
-        for teacher in teachers
-        if teacher.contract.accuracy is not None
+        (-contract.accuracy, contract.name, index)
+        for index, contract in enumerate(contracts)
+        if contract.accuracy is not None
     ]
     if not recorded:
         return None
-    return Subject.of("best single teacher", "best-teacher", min(recorded, key=lambda entry: entry[:2])[2].classifier)
+    return Subject.of("best single teacher", "best-teacher", teachers[min(recorded)[2]].classifier)
+
+
+_ENSEMBLE = "zoo ensemble", "zoo-ensemble"
 
 
 def zoo_ensemble(teachers: Sequence[Teacher]) -> Subject:
@@ -123,7 +134,13 @@ def zoo_ensemble(teachers: Sequence[Teacher]) -> Subject:
     Raises:
         UsageError: there is no teacher.
     """
-    return Subject.of("zoo ensemble", "zoo-ensemble", JointFeatures([teacher.classifier for teacher in teachers]))
+    return Subject.of(*_ENSEMBLE, JointFeatures([teacher.classifier for teacher in teachers]))
+
+
+def zoo_ensemble_in_turn(teachers: Sequence[Embedder], device: str) -> Subject:
+    """The same of teachers on `device` that are loaded when they are asked for; see `JointFeaturesInTurn`."""
+    parameters = sum(count_parameters(teacher) for teacher in teachers)
+    return Subject(*_ENSEMBLE, JointFeaturesInTurn(teachers, device), parameters)
 
 
 def _same_features(classifier: ImageClassifier, spec: ClassifierSpec) -> bool:
@@ -136,8 +153,3 @@ def _same_features(classifier: ImageClassifier, spec: ClassifierSpec) -> bool:
 def _shapes(classifier: ImageClassifier) -> dict[str, torch.Size]:
     state = classifier.network.state_dict()
     return {name: tensor.shape for name, tensor in state.items() if not name.startswith("head.")}
-
-
-def _mean(tensors: Sequence[Tensor]) -> Tensor:
-    # Integer buffers (batches seen) are averaged as numbers; copying the mean into its place casts it back.
-    return torch.stack([tensor.cpu().double() for tensor in tensors]).mean(0)

@@ -1,4 +1,4 @@
-"""What turns images into features: the interface heads work on, and two embedders without any training."""
+"""What turns images into features: the interface heads work on, and embedders without any training."""
 
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -48,6 +48,34 @@ class JointFeatures(nn.Module):
             [functional.normalize(member.features(images), dim=1) for member in self.members],  # pyright: ignore[reportCallIssue]
             dim=1,
         )
+
+
+class JointFeaturesInTurn:
+    """The same features of members that are loaded when they are asked for, so that any number of them will do.
+
+    Members must be in evaluation mode, and stay so: they are no modules of this object, so that nobody can change their
+    mode or their statistics. It therefore serves batch norm `running`, and heads that leave a model alone.
+
+    Args:
+        members: embedders on `device`, at least one; each is asked for anew with every batch of images.
+        device: where features are computed.
+    """
+
+    def __init__(self, members: Sequence[Embedder], device: str | torch.device = "cpu") -> None:
+        self._members, self._device = members, device
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features [n, sum of the members' feature sizes]."""
+        images = images.to(self._device)
+        return torch.cat([functional.normalize(member.features(images), dim=1) for member in self._members], dim=1)
+
+    def modules(self) -> Iterator[nn.Module]:
+        """None."""
+        return iter(())
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """None."""
+        return iter(())
 
 
 class PixelFeatures(nn.Module):

@@ -104,7 +104,7 @@ class GroupLearner:
             self._views = None  # the former pool must not be held while the next one is made
             self._directed.clear()
             images, owners = self._draw("views", number, self._recipe.views)
-            views = judge_views(images, owners, self._targets, check=self._check)
+            views = judge_views(images, owners, self._targets, folder=self._bank.folder, check=self._check)
             self._views = (number, views, [views.of(owner) for owner in range(len(self._bank.names))])
         return self._views[1:]
 

@@ -4,14 +4,17 @@ Teacher outputs are most of the cost of distillation, so they are computed once 
 many steps. Both sides see the very same pixels (Beyer et al. 2022, "a good teacher is patient and consistent").
 """
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from metazoo.bank import ResidentBank
 from metazoo.data.augment import shift_and_flip
+from metazoo.run.rows import RowsOnDisk, keep_rows
 
 Targets = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Teacher outputs of float images [n, 3, side, side] in [0, 1]: joint features [n, sum of sizes] (each teacher's
@@ -19,6 +22,7 @@ normalised to length 1) and the logits of all teachers side by side [n, sum of c
 
 # A GPU is kept busy by more small images at once than a core's cache holds.
 _CHUNK, _PIXELS_ON_A_GPU = 256, 2**22
+_MOST_BYTES = 512_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,13 +32,14 @@ class Views:
     Attributes:
         images: uint8 [n, 3, side, side], channels last.
         owners: index of the teacher from whose images each view was made, int64 [n], on the CPU.
-        features: joint features, bfloat16 [n, sum of sizes].
+        features: joint features, bfloat16 [n, sum of sizes]. More than 512 MB, as of hundreds of teachers, are on the
+            disk as long as they are computed on the CPU, and are indexed in the same way.
         logits: float32 [n, sum of classes].
     """
 
     images: Tensor
     owners: Tensor
-    features: Tensor
+    features: Tensor | RowsOnDisk
     logits: Tensor
 
     def of(self, owner: int) -> Tensor:
@@ -84,13 +89,58 @@ def draw_views(
     return (images * 255).round().to(torch.uint8).contiguous(memory_format=torch.channels_last), owners
 
 
-def judge_views(images: Tensor, owners: Tensor, targets: Targets, *, check: Callable[[], None] = lambda: None) -> Views:
-    """Ask the teachers of views as `draw_views` returns them; `check` is called now and then."""
-    features, logits, side = [], [], images.shape[-1]
-    with torch.no_grad():
-        for part in images.split(_CHUNK if images.device.type == "cpu" else max(_CHUNK, _PIXELS_ON_A_GPU // side**2)):
+def judge_views(
+    images: Tensor,
+    owners: Tensor,
+    targets: Targets,
+    *,
+    folder: Path | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> Views:
+    """Ask the teachers of views as `draw_views` returns them.
+
+    Args:
+        images: of the views.
+        owners: of the views.
+        targets: what the teachers say.
+        folder: where features that are too many for the memory may wait; None: nowhere.
+        check: called now and then.
+
+    Raises:
+        ArtefactError: they cannot be written there.
+    """
+    logits: list[Tensor] = []
+    at_once = _CHUNK if images.device.type == "cpu" else max(_CHUNK, _PIXELS_ON_A_GPU // images.shape[-1] ** 2)
+
+    def parts() -> Iterator[Tensor]:
+        for part in images.split(at_once):
             check()
-            part_features, part_logits = targets(part.float() / 255)
-            features.append(part_features.bfloat16())
+            features, part_logits = targets(part.float() / 255)
             logits.append(part_logits.float())
-    return Views(images, owners, torch.cat(features), torch.cat(logits))
+            yield features.bfloat16()
+
+    with torch.no_grad():
+        rest = parts()
+        first = next(rest)
+        if folder is not None and first.device.type == "cpu" and _too_many(len(images), first.shape[1]):
+            features: Tensor | RowsOnDisk = keep_rows(folder, itertools.chain([first], rest))
+        else:
+            features = torch.cat([first, *rest])
+    return Views(images, owners, features, torch.cat(logits))
+
+
+def bytes_of_pool(views: int, features: int) -> tuple[float, float]:
+    """At most so much memory and disk do the features of a pool take while it is made on the CPU.
+
+    Args:
+        views: in the pool.
+        features: joint features of each.
+    """
+    stored = 2.0 * views * features
+    # Each teacher's own and all together in float32, and what is stored; a pool in memory is joined from its parts.
+    of_a_chunk = 10.0 * _CHUNK * features
+    return (of_a_chunk, stored) if _too_many(views, features) else (of_a_chunk + 2 * stored, 0.0)
+
+
+def _too_many(views: int, features: int) -> bool:
+    return 2 * views * features > _MOST_BYTES

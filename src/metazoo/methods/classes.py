@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from metazoo.bank import Bank, ResidentBank
+from metazoo.bank import ResidentBanks
 from metazoo.methods.stages import teacher_targets
 from metazoo.methods.workspace import Workspace
 from metazoo.taskspace import class_conflicts, class_means
@@ -26,12 +26,12 @@ def keep_classes(workspace: Workspace, identify: Callable[[], ClassIdentity]) ->
     return ClassIdentity(identities, tuple(record["names"]))
 
 
-def mark_conflicts(workspace: Workspace, bank: Bank, identity: ClassIdentity, side: int) -> ClassIdentity:
+def mark_conflicts(workspace: Workspace, banks: ResidentBanks, identity: ClassIdentity, side: int) -> ClassIdentity:
     """Ask the zoo, on recovered images of `side` pixels, which of the classes it cannot tell apart."""
     folder, zoo = workspace.folder, workspace.zoo
     if not folder.has(CONFLICTS):
         counts = [contract.spec.classes for contract in zoo]
-        resident = ResidentBank.load(bank, [contract.name for contract in zoo], side).to(workspace.compute.device)
+        resident = banks.at(side, [contract.name for contract in zoo])
         teachers = zoo.teachers_in_turn(workspace.compute.device)
         targets = teacher_targets(teachers, workspace.compute)
         means = class_means(resident, counts, lambda images: targets(images)[0], after_batch=workspace.check)

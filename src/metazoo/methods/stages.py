@@ -1,13 +1,13 @@
 """The stages that methods are composed of. Each reads what is there, makes what is missing, and commits it."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from metazoo.bank import Bank, ResidentBank
+from metazoo.bank import Bank, ResidentBanks
 from metazoo.learn.group_learning import GroupLearner
 from metazoo.learn.recipe import LearningRecipe
 from metazoo.learn.student import Student
@@ -26,7 +26,7 @@ from metazoo.recover import (
     recover_zoo,
 )
 from metazoo.run.compute import Compute
-from metazoo.run.progress import Progress, message
+from metazoo.run.progress import message
 from metazoo.taskspace import (
     PUBLISHED_DECIMALS,
     PUBLISHED_EPSILON,
@@ -34,12 +34,14 @@ from metazoo.taskspace import (
     Grouping,
     ImageNetProbe,
     ProbeRecipe,
+    TaskEmbedding,
     dissimilarity_matrix,
     draw_members,
     group,
     group_quality,
     similarity_matrix,
     train_probe,
+    write_embeddings,
 )
 from metazoo.zoo import WhiteBoxTeacher
 
@@ -100,14 +102,14 @@ def check_probe(workspace: Workspace, recipe: ProbeRecipe) -> None:
 
 
 def embed_and_group(
-    workspace: Workspace, bank: Bank, probe_recipe: ProbeRecipe, grouping_recipe: GroupingRecipe
+    workspace: Workspace, banks: ResidentBanks, probe_recipe: ProbeRecipe, grouping_recipe: GroupingRecipe
 ) -> Grouping:
     """Train the probe, embed every teacher, and group them."""
     folder, names = workspace.folder, [contract.name for contract in workspace.zoo]
     if not folder.has(GROUPING):
         if not folder.has(EMBEDDINGS):
-            embeddings = _embed(workspace, bank, probe_recipe)
-            embeddings.save(folder.path / EMBEDDINGS)
+            with contextlib.closing(_embeddings(workspace, banks, probe_recipe)) as embeddings:
+                write_embeddings(folder.path / EMBEDDINGS, names, embeddings)
             folder.record(EMBEDDINGS)
         embeddings = FisherEmbeddings.load(folder.path / EMBEDDINGS, folder.sha256(EMBEDDINGS))
         distance = dissimilarity_matrix(_similarity(embeddings, grouping_recipe))
@@ -126,36 +128,29 @@ def _similarity(embeddings: FisherEmbeddings, recipe: GroupingRecipe) -> Tensor:
     return similarity_matrix(embeddings)
 
 
-def _embed(workspace: Workspace, bank: Bank, recipe: ProbeRecipe) -> FisherEmbeddings:
+def _embeddings(
+    workspace: Workspace, banks: ResidentBanks, recipe: ProbeRecipe
+) -> Generator[TaskEmbedding, None, None]:
     counts = {contract.name: contract.spec.classes for contract in workspace.zoo}
-    device = workspace.compute.device
-    resident = ResidentBank.load(bank, list(counts), recipe.input_size).to(device)
-    bar = Progress("task space", (recipe.steps if recipe.trained else 0) + len(counts)) if workspace.progress else None
-
-    def advance() -> None:
-        workspace.check()
-        if bar is not None:
-            bar.advance()
-
-    with bar or contextlib.nullcontext():
+    resident = banks.at(recipe.input_size, list(counts))
+    steps = recipe.steps if recipe.trained else 0
+    with workspace.progress_of("task space", steps + len(counts)) as advance:
         if recipe.trained:
             probe = train_probe(resident, counts, recipe, workspace.seed, after_step=advance)
         else:
             probe = ImageNetProbe.load(recipe.weights)
-            probe.network.to(device)
-        embeddings = []
+            probe.network.to(workspace.compute.device)
         for index, name in enumerate(counts):
             own = resident.places_of(index)
             images, labels = resident.images[own], resident.labels[own]
             spread = torch.linspace(0, len(images) - 1, min(len(images), recipe.fisher_images)).long()
-            embeddings.append(probe.embed(name, images[spread], labels[spread], published=recipe.fisher == "published"))
+            yield probe.embed(name, images[spread], labels[spread], published=recipe.fisher == "published")
             advance()
-    return FisherEmbeddings.stack(embeddings)
 
 
 def learn_from_groups(
     workspace: Workspace,
-    bank: Bank,
+    banks: ResidentBanks,
     grouping: Grouping,
     recipe: LearningRecipe,
     meta_model: MetaModelRecipe,
@@ -165,7 +160,7 @@ def learn_from_groups(
     spec = meta_model.spec(workspace.zoo)
     compute = workspace.compute
     teachers = workspace.zoo.teachers_in_turn(compute.device)
-    resident = ResidentBank.load(bank, [contract.name for contract in workspace.zoo], spec.input_size)
+    resident = banks.at(spec.input_size, [contract.name for contract in workspace.zoo])
     student = Student(
         spec,
         [teacher.classifier.network.feature_size for teacher in teachers],
@@ -174,7 +169,7 @@ def learn_from_groups(
     ).to(compute.device)
     learner = GroupLearner(
         student,
-        resident.to(compute.device),
+        resident,
         grouping.groups,
         lambda random: draw_members(grouping, recipe.teachers_per_step, random, weights=weights)[1],
         teacher_targets(teachers, compute),

@@ -19,6 +19,7 @@ from metazoo.learn.group_learning import GroupLearner
 from metazoo.learn.memory import EpisodeMemory
 from metazoo.learn.replay_learning import ReplayLearner, Visit
 from metazoo.learn.student import Student
+from metazoo.learn.views import bytes_of_pool
 from metazoo.methods.stages import teacher_targets
 from metazoo.methods.tgr import TgrRecipe
 from metazoo.methods.tgr_reference import TgrReferenceRecipe
@@ -136,10 +137,11 @@ def time_group_learning(zoo: Zoo, teachers: Sequence[WhiteBoxTeacher], recipe: T
     with torch.no_grad():
         view = _seconds(lambda: targets(images)) / len(images)
     pools = -(-learning.steps // learning.steps_per_views)
-    # While a pool is drawn, seven copies of it in float32; its outputs twice, until their parts are joined.
-    pool_bytes = learning.views * (3 * spec.input_size**2 * 28 + 4.0 * sum(sizes) + 8.0 * sum(counts.values()))
+    memory, disk = bytes_of_pool(learning.views, sum(sizes))
+    # While a pool is drawn, seven copies of it in float32; the logits twice, until their parts are joined.
+    memory += learning.views * (3 * spec.input_size**2 * 28 + 8.0 * sum(counts.values()))
     seconds = step * learning.steps + view * learning.views * pools
-    return LearningCost(seconds, pool_bytes, 3 * _bytes_of(learner.state()))
+    return LearningCost(seconds, memory, 3 * _bytes_of(learner.state()) + disk)
 
 
 def time_replay_learning(

@@ -23,6 +23,7 @@ from typing import ClassVar, final
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from metazoo.bank import ResidentBanks
 from metazoo.learn.recipe import LearningRecipe
 from metazoo.methods.base import Method
 from metazoo.methods.recipes import GroupingRecipe, MetaModelRecipe, SourceRecipe
@@ -71,9 +72,10 @@ class TaskGroupingsRegularization(Method):
             return train_as_published(workspace, recipe)
         check_probe(workspace, recipe.probe)
         bank = images_from(recipe.source, workspace, recipe.recovery, recipe.budget)
+        banks = ResidentBanks(bank, workspace.compute.device)
         weights = None
         if recipe.source.shows_classes:
             side = recipe.meta_model.spec(workspace.zoo).input_size
-            workspace, weights = apply_trust(workspace, bank, recipe.trust, side)
-        grouping = embed_and_group(workspace, bank, recipe.probe, recipe.grouping)
-        return learn_from_groups(workspace, bank, grouping, recipe.learning, recipe.meta_model, weights)
+            workspace, weights = apply_trust(workspace, banks, recipe.trust, side)
+        grouping = embed_and_group(workspace, banks, recipe.probe, recipe.grouping)
+        return learn_from_groups(workspace, banks, grouping, recipe.learning, recipe.meta_model, weights)

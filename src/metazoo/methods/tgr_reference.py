@@ -38,6 +38,7 @@ episodes once it has images enough (published: once it has any).
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from metazoo.bank import Bank, ResidentBanks
 from metazoo.learn.replay_learning import ReplayLearningRecipe
 from metazoo.methods.classes import keep_classes, mark_conflicts
 from metazoo.methods.recipes import GroupingRecipe, MetaModelRecipe
@@ -46,7 +47,7 @@ from metazoo.methods.stages import check_probe, embed_and_group, recover_images
 from metazoo.methods.workspace import Workspace
 from metazoo.models import ImageClassifier
 from metazoo.recover import GeneratorRecipe, RecoveryBudget
-from metazoo.taskspace import ProbeRecipe
+from metazoo.taskspace import Grouping, ProbeRecipe
 from metazoo.zoo import ClassIdentity, Zoo, identify_classes
 
 
@@ -89,10 +90,19 @@ def train_as_published(workspace: Workspace, recipe: TgrReferenceRecipe) -> Imag
     identity = keep_classes(workspace, lambda: check_recipe(workspace.zoo, recipe))
     check_probe(workspace, recipe.probe)
     bank = recover_images(workspace, recipe.recovery, recipe.budget)
-    grouping = embed_and_group(workspace, bank, recipe.probe, recipe.grouping)
-    if recipe.class_map is None:
-        identity = mark_conflicts(workspace, bank, identity, recipe.probe.input_size)
-        check_episodes(workspace.zoo, identity, recipe.images_kept, recipe.learning, recipe.meta_model)
+    grouping, identity = _group_and_compare(workspace, bank, identity, recipe)
     return learn_by_replay(
         workspace, bank, grouping, identity, recipe.visits, recipe.recovery, recipe.learning, recipe.meta_model
     )
+
+
+def _group_and_compare(
+    workspace: Workspace, bank: Bank, identity: ClassIdentity, recipe: TgrReferenceRecipe
+) -> tuple[Grouping, ClassIdentity]:
+    """Group the models and, without a class map, say which classes may be one; the images are let go of at the end."""
+    banks = ResidentBanks(bank, workspace.compute.device)
+    grouping = embed_and_group(workspace, banks, recipe.probe, recipe.grouping)
+    if recipe.class_map is None:
+        identity = mark_conflicts(workspace, banks, identity, recipe.probe.input_size)
+        check_episodes(workspace.zoo, identity, recipe.images_kept, recipe.learning, recipe.meta_model)
+    return grouping, identity

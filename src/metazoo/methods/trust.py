@@ -1,6 +1,5 @@
 """The stage that says which models to doubt, and what a run makes of it; see `metazoo.taskspace.trust`."""
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -9,10 +8,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from metazoo.bank import Bank, ResidentBank
+from metazoo.bank import ResidentBanks
 from metazoo.methods.workspace import Workspace
 from metazoo.run.folder import RunFolder
-from metazoo.run.progress import Progress, message
+from metazoo.run.progress import message
 from metazoo.taskspace import skill_matrix, trust_of
 from metazoo.zoo import Zoo
 
@@ -37,20 +36,15 @@ class TrustRecipe(BaseModel):
     partners: int = Field(default=24, ge=1, description="models that each model is judged by, at most")
 
 
-def judge_models(workspace: Workspace, bank: Bank, recipe: TrustRecipe, side: int) -> dict[str, Any]:
+def judge_models(workspace: Workspace, banks: ResidentBanks, recipe: TrustRecipe, side: int) -> dict[str, Any]:
     """Score every model on recovered images of `side` pixels, once, and warn of doubtful ones; the content of TRUST."""
     folder, zoo, compute = workspace.folder, workspace.zoo, workspace.compute
     if not folder.has(TRUST):
         names = [contract.name for contract in zoo]
-        bar = Progress("trust", len(names)) if workspace.progress else None
-
-        def advance() -> None:
-            workspace.check()
-            if bar is not None:
-                bar.advance()
+        teachers = zoo.teachers_in_turn(compute.device)
 
         def features_of(index: int) -> Callable[[Tensor], Tensor]:
-            teacher = zoo.teacher(names[index]).to(compute.device)
+            teacher = teachers[index]
 
             def features(images: Tensor) -> Tensor:
                 with compute.mixed():
@@ -58,9 +52,9 @@ def judge_models(workspace: Workspace, bank: Bank, recipe: TrustRecipe, side: in
 
             return features
 
-        with bar or contextlib.nullcontext():
+        with workspace.progress_of("trust", len(names)) as advance:
             skill = skill_matrix(
-                ResidentBank.load(bank, names, side).to(compute.device),
+                banks.at(side, names),
                 features_of,
                 images_per_class=recipe.images_per_class,
                 partners=recipe.partners,
@@ -94,14 +88,16 @@ def kept_models(folder: RunFolder, zoo: Zoo) -> Zoo:
     return Zoo(zoo.folder, [contract for contract in zoo if contract.name not in record["doubtful"]])
 
 
-def apply_trust(workspace: Workspace, bank: Bank, recipe: TrustRecipe, side: int) -> tuple[Workspace, Tensor | None]:
+def apply_trust(
+    workspace: Workspace, banks: ResidentBanks, recipe: TrustRecipe, side: int
+) -> tuple[Workspace, Tensor | None]:
     """Judge the models, and act by the recipe.
 
     Returns:
         The workspace with the zoo that the run goes on with, and a weight in (0, 1] for each of its models, float32;
         None if all count alike.
     """
-    record = judge_models(workspace, bank, recipe, side)
+    record = judge_models(workspace, banks, recipe, side)
     kept = dataclasses.replace(workspace, zoo=kept_models(workspace.folder, workspace.zoo))
     scores = torch.tensor([row["score"] for row in record["models"]], dtype=torch.float64)
     if recipe.mode != "weigh" or bool((scores >= recipe.threshold).all()):

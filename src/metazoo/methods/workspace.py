@@ -1,12 +1,14 @@
 """What a method works with, whichever it is."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from metazoo.errors import Interrupted
 from metazoo.run.compute import CPU, Compute
 from metazoo.run.folder import RunFolder
 from metazoo.run.metrics import MetricsLog
+from metazoo.run.progress import Progress
 from metazoo.zoo import ModelContract, Zoo
 
 
@@ -43,6 +45,19 @@ class Workspace:
         except Interrupted:
             return True
         return False
+
+    @contextlib.contextmanager
+    def progress_of(self, label: str, total: int) -> Iterator[Callable[[], None]]:
+        """What to call after each of `total` units of a stage: `check`, and the stage's progress where it is shown."""
+        bar = Progress(label, total) if self.progress else None
+
+        def advance() -> None:
+            self.check()
+            if bar is not None:
+                bar.advance()
+
+        with bar or contextlib.nullcontext():
+            yield advance
 
     @property
     def shown(self) -> list[ModelContract]:

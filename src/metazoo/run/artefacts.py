@@ -12,13 +12,14 @@ import json
 import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import safetensors
 
 from metazoo.errors import ArtefactError
+from metazoo.run.json_text import json_text, parsed_json
 
 # Importing torch takes seconds, which whoever needs no tensors should not wait for.
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ _REMEDIES = {
 _turn = threading.Lock()
 
 
-def write_bytes(path: Path | str, data: bytes) -> str:
-    """Write `data` atomically and durably; missing parent folders are made, the file's mode follows the umask.
+def write_bytes(path: Path | str, data: bytes | Iterable[bytes | memoryview]) -> str:
+    """Write `data`, whole or in parts, atomically and durably; missing parent folders are made, the umask is followed.
 
     Returns:
         The SHA-256 of the data, in hexadecimal.
@@ -47,7 +48,7 @@ def write_bytes(path: Path | str, data: bytes) -> str:
         ArtefactError: the disk is full, the folder is read-only, or any other failure of the system. The file keeps its
             former content and no temporary file is left.
     """
-    path = Path(path)
+    path, digest = Path(path), hashlib.sha256()
     try:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         with _turn:
@@ -55,7 +56,9 @@ def write_bytes(path: Path | str, data: bytes) -> str:
             try:
                 temporary.unlink(missing_ok=True)
                 with temporary.open("xb") as file:
-                    file.write(data)
+                    for part in (data,) if isinstance(data, bytes) else data:
+                        digest.update(part)
+                        file.write(part)
                     file.flush()
                     os.fsync(file.fileno())
                 temporary.replace(path)
@@ -65,9 +68,14 @@ def write_bytes(path: Path | str, data: bytes) -> str:
                 raise
             flush_folder(path.parent)
     except (OSError, ValueError) as error:
-        remedy = _REMEDIES.get(getattr(error, "errno", 0), "check the disk and the folder, and call again")
-        raise ArtefactError(f"cannot write {path}: {_reason(error)}; {remedy}") from error
-    return hashlib.sha256(data).hexdigest()
+        raise cannot_write(path, error) from error
+    return digest.hexdigest()
+
+
+def cannot_write(path: Path | str, error: Exception) -> ArtefactError:
+    """The error to raise for a file that the system does not let be written."""
+    remedy = _REMEDIES.get(getattr(error, "errno", 0), "check the disk and the folder, and call again")
+    return ArtefactError(f"cannot write {path}: {_reason(error)}; {remedy}")
 
 
 def _make_folder(folder: Path) -> None:
@@ -121,11 +129,7 @@ def write_text(path: Path | str, text: str) -> str:
 
 def write_json(path: Path | str, value: Any) -> str:
     """Write indented JSON; see `write_bytes`. NaN, infinity and what JSON has no form for are an ArtefactError."""
-    try:
-        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ArtefactError(f"cannot write {path}: {error}; JSON holds finite numbers, texts and lists only") from error
-    return write_text(path, text + "\n")
+    return write_text(path, json_text(path, value))
 
 
 def write_tensors(path: Path | str, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str] | None = None) -> str:
@@ -152,16 +156,25 @@ def _separate(tensors: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
     return {name: tensor.detach().cpu().clone(memory_format=dense) for name, tensor in tensors.items()}
 
 
-def _canonical(data: bytes) -> bytes:
-    """The same safetensors file with its header in a fixed order: the library shuffles the metadata on every call."""
+def _canonical(data: bytes) -> tuple[bytes, memoryview]:
+    """The same safetensors file with its header in a fixed order: the library shuffles the metadata on every call.
+
+    Returns:
+        The header, and the rest as it is.
+    """
     start = 8 + int.from_bytes(data[:8], "little")
     entries: dict[str, Any] = json.loads(data[8:start])
     metadata = dict(sorted(entries.pop("__metadata__", {}).items()))
     ordered = dict(sorted(entries.items(), key=lambda entry: (entry[1]["data_offsets"], entry[0])))
     header = {"__metadata__": metadata} | ordered if metadata else ordered
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    return tensor_header(header), memoryview(data)[start:]
+
+
+def tensor_header(entries: Mapping[str, Any]) -> bytes:
+    """The header of a safetensors file, its length before it, from what it says of each tensor and of the whole."""
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(data)[start:]))
+    return len(text).to_bytes(8, "little") + text
 
 
 def read_bytes(path: Path | str, sha256: str | None = None) -> bytes:
@@ -185,15 +198,7 @@ def read_json(path: Path | str, sha256: str | None = None) -> Any:
     Raises:
         ArtefactError: as `read_bytes`, or the text is not JSON (NaN and infinity are not).
     """
-    data = read_bytes(path, sha256)
-    try:
-        return json.loads(data, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise ArtefactError(f"{path} is not valid JSON ({error}); restore it or make it again") from error
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    return parsed_json(path, read_bytes(path, sha256))
 
 
 def read_tensors(path: Path | str, sha256: str | None = None) -> dict[str, "Tensor"]:

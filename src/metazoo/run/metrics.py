@@ -1,15 +1,14 @@
 """The run's diary for machines: one JSON object a line."""
 
-import contextlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from metazoo.errors import ArtefactError
 from metazoo.run.artefacts import read_bytes, write_bytes
+from metazoo.run.lines import append_line
 
 
 class MetricsLog:
@@ -38,21 +37,7 @@ class MetricsLog:
         if not self._ends_whole:
             self._drop_half_line()
         self._ends_whole = False
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab", buffering=0) as file:
-                size = os.fstat(file.fileno()).st_size
-                try:
-                    rest = memoryview(line)
-                    while rest:
-                        rest = rest[file.write(rest) :]
-                except BaseException:
-                    with contextlib.suppress(OSError):
-                        file.truncate(size)
-                    raise
-        except OSError as error:
-            reason = error.strerror or error
-            raise ArtefactError(f"cannot write {self.path}: {reason}; check the free space and the folder") from error
+        append_line(self.path, line, durable=False)
         self._ends_whole = True
 
     def rows(self) -> list[dict[str, Any]]:

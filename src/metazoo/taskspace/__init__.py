@@ -1,7 +1,8 @@
 """The task space: Fisher embeddings of tasks, how alike they are, and groups of teachers."""
 
 from metazoo.taskspace.class_conflicts import class_conflicts, class_means
-from metazoo.taskspace.fisher import FisherEmbeddings, TaskEmbedding, diagonal_fisher
+from metazoo.taskspace.embeddings import FisherEmbeddings, TaskEmbedding, write_embeddings
+from metazoo.taskspace.fisher import diagonal_fisher
 from metazoo.taskspace.groupings import STRATEGIES, Grouping, Strategy, group
 from metazoo.taskspace.imagenet_probe import ImageNetProbe
 from metazoo.taskspace.probe import Probe, ProbeRecipe, train_probe
@@ -41,4 +42,5 @@ __all__ = [
     "skill_matrix",
     "train_probe",
     "trust_of",
+    "write_embeddings",
 ]

@@ -4,11 +4,8 @@ A task is what one teacher solves; its embedding says which of the probe's weigh
 "Task2Vec"; TGR, ICML 2024, uses the same embedding to compare teachers).
 """
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -16,95 +13,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad
 from torch.nn import functional
 
-from metazoo.errors import ArtefactError, DataError, UsageError
-from metazoo.run.artefacts import read_tensor_metadata, read_tensors, write_tensors
+from metazoo.errors import DataError, UsageError
 from metazoo.taskspace.blocks import kept_blocks
 from metazoo.taskspace.layer_squares import sum_of_squared_gradients
-
-_FORMAT_VERSION = "1"
-
-
-@dataclass(frozen=True)
-class TaskEmbedding:
-    """The diagonal Fisher of one task: its teacher's `name`, and a tensor of any shape for each tensor of the probe."""
-
-    name: str
-    tensors: dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class FisherEmbeddings:
-    """The embeddings of a zoo: `names` of its N teachers and, per tensor of the probe, float32 values [N, size]."""
-
-    names: tuple[str, ...]
-    tensors: dict[str, Tensor]
-
-    def __post_init__(self) -> None:
-        if len(set(self.names)) != len(self.names):
-            raise UsageError("two task embeddings have the same name; give every teacher a name of its own")
-        if not self.names or not self.tensors:
-            raise UsageError("task embeddings need at least one teacher and one tensor of the probe")
-        for key, tensor in self.tensors.items():
-            if tensor.ndim != 2 or len(tensor) != len(self.names):
-                raise DataError(
-                    f"tensor {key!r} of the task embeddings has shape {list(tensor.shape)}, but {len(self.names)} rows,"
-                    " one a teacher, are needed; compute the embeddings again"
-                )
-            if not (torch.isfinite(tensor).all() and (tensor >= 0).all()):
-                raise DataError(
-                    f"tensor {key!r} of the task embeddings has entries that are not finite or negative, which no"
-                    " Fisher has; compute the embeddings again"
-                )
-
-    @classmethod
-    def stack(cls, embeddings: Sequence[TaskEmbedding]) -> "FisherEmbeddings":
-        """Put the embeddings of several tasks, made with one probe, side by side on the CPU.
-
-        Raises:
-            DataError: two embeddings do not have the same tensors and sizes, so they come from different probes.
-            UsageError: there are none, or two have the same name.
-        """
-        if not embeddings:
-            raise UsageError("task embeddings need at least one teacher and one tensor of the probe")
-        first = embeddings[0]
-        sizes = {key: tensor.numel() for key, tensor in first.tensors.items()}
-        for embedding in embeddings:
-            if {key: tensor.numel() for key, tensor in embedding.tensors.items()} != sizes:
-                raise DataError(
-                    f"the task embeddings of {first.name} and {embedding.name} come from different probes; compute both"
-                    " with the same one"
-                )
-        tensors = {
-            key: torch.stack([embedding.tensors[key].detach().flatten().float().cpu() for embedding in embeddings])
-            for key in first.tensors
-        }
-        return cls(tuple(embedding.name for embedding in embeddings), tensors)
-
-    def save(self, path: Path | str) -> str:
-        """Write one safetensors file, atomically; returns its SHA-256.
-
-        Raises:
-            ArtefactError: the file cannot be written.
-        """
-        metadata = {"format_version": _FORMAT_VERSION, "names": json.dumps(self.names, ensure_ascii=False)}
-        return write_tensors(path, self.tensors, metadata)
-
-    @classmethod
-    def load(cls, path: Path | str, sha256: str | None = None) -> "FisherEmbeddings":
-        """Read what `save` wrote, with the tensors in alphabetical order.
-
-        Raises:
-            ArtefactError: the file is missing, damaged, changed, or holds something else.
-        """
-        tensors = read_tensors(path, sha256)
-        metadata = read_tensor_metadata(path)
-        if metadata.get("format_version") != _FORMAT_VERSION or "names" not in metadata:
-            raise ArtefactError(f"{path} does not hold task embeddings of format {_FORMAT_VERSION}; compute them again")
-        try:
-            names = tuple(str(name) for name in json.loads(metadata["names"]))
-            return cls(names, {key: tensors[key] for key in sorted(tensors)})
-        except (ValueError, TypeError, DataError, UsageError) as error:
-            raise ArtefactError(f"{path} does not hold whole task embeddings ({error})") from error
 
 
 def diagonal_fisher(

@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from metazoo.errors import DataError, UsageError
-from metazoo.taskspace.fisher import TaskEmbedding
+from metazoo.taskspace.embeddings import TaskEmbedding
 from metazoo.taskspace.probe import fisher_of
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CLASSES = 1000
-_EXTRA = "install the extra `metazoo[datasets]`"
+_EXTRA = "install the extra `metazoo[torchvision]`"
 
 
 @final

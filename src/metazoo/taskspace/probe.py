@@ -7,7 +7,8 @@ teacher a head of its own for its own classes. The embedding is the Fisher infor
 depend on the order or the number of classes.
 """
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Literal, final
 
 import torch
@@ -18,9 +19,10 @@ from torch.nn import functional
 from metazoo.bank import ResidentBank
 from metazoo.data.augment import shift_and_flip
 from metazoo.errors import DataError
-from metazoo.models import LARGEST_WIDTH, ClassifierSpec, ImageClassifier, architectures, build_classifier
+from metazoo.models import LARGEST_WIDTH, ClassifierSpec, ImageClassifier, Network, architectures, build_classifier
 from metazoo.run.randomness import generator
-from metazoo.taskspace.fisher import TaskEmbedding, diagonal_fisher
+from metazoo.taskspace.embeddings import TaskEmbedding
+from metazoo.taskspace.fisher import diagonal_fisher
 
 _FISHER_PIXELS = 1 << 18
 FISHER_ENTRIES = 36864
@@ -83,7 +85,7 @@ class Probe:
             end += count
 
     def embed(self, name: str, images: Tensor, labels: Tensor, *, published: bool = False) -> TaskEmbedding:
-        """The Fisher embedding of teacher `name` on its recovered images.
+        """The Fisher embedding of teacher `name` on its recovered images; the probe is left as it is.
 
         Args:
             name: of a teacher that the probe was trained with.
@@ -94,9 +96,10 @@ class Probe:
         Raises:
             DataError: as `diagonal_fisher`.
         """
-        view = _TaskView(self.classifier, self._slices[name])
         pixels = self.classifier.preprocess(images.float() / 255)
-        return TaskEmbedding(name, fisher_of(view, pixels, labels, published=published))
+        with _only_body_asks(self.classifier.network):
+            view = _TaskView(self.classifier.network, self._slices[name])
+            return TaskEmbedding(name, fisher_of(view, pixels, labels, published=published))
 
 
 def fisher_of(network: nn.Module, pixels: Tensor, labels: Tensor, *, published: bool) -> dict[str, Tensor]:
@@ -111,17 +114,25 @@ def fisher_of(network: nn.Module, pixels: Tensor, labels: Tensor, *, published: 
     return diagonal_fisher(network, pixels, labels, chunk=chunk, batch_squared=published, most_entries=FISHER_ENTRIES)
 
 
-class _TaskView(nn.Module):
-    """The probe as one teacher's classifier: the shared body is trainable, the teacher's head is fixed."""
+@contextlib.contextmanager
+def _only_body_asks(network: Network) -> Iterator[None]:
+    """Gradients are asked of all parameters but those of the head, for a while."""
+    before = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+    try:
+        network.requires_grad_(True)
+        network.head.requires_grad_(False)
+        yield
+    finally:
+        for parameter, asked in before:
+            parameter.requires_grad_(asked)
 
-    def __init__(self, classifier: ImageClassifier, classes: slice) -> None:
+
+class _TaskView(nn.Module):
+    """The probe as one teacher's classifier: the shared body and, fixed, the teacher's part of the head."""
+
+    def __init__(self, network: Network, classes: slice) -> None:
         super().__init__()
-        network = classifier.network
         self.network = network
-        for parameter in network.parameters():
-            parameter.requires_grad_(True)
-        for parameter in network.head.parameters():
-            parameter.requires_grad_(False)
         self.register_buffer("weight", network.head.weight.detach()[classes])
         self.register_buffer("bias", network.head.bias.detach()[classes])
 

@@ -4,10 +4,13 @@ import torch
 from torch import Tensor
 
 from metazoo.errors import DataError, UsageError
-from metazoo.taskspace.fisher import FisherEmbeddings
+from metazoo.run.rows import RowsOnDisk
+from metazoo.taskspace.embeddings import FisherEmbeddings
 
 PUBLISHED_EPSILON = 1e-6
 PUBLISHED_DECIMALS = 4
+_HELD_BYTES = 1 << 26
+"""Of one tensor of all tasks as float64; of larger ones two blocks of tasks of half of that are held."""
 
 
 def similarity_matrix(
@@ -29,7 +32,7 @@ def similarity_matrix(
     the Fisher is below 1e-6, S then falls with the scale of the gradients.
 
     Args:
-        embeddings: of the zoo; the arithmetic is done in float64 on their device.
+        embeddings: of the zoo, read block by block; the arithmetic is done in float64 on their device.
         relative_epsilon: above 0; not used where `absolute_epsilon` is given.
         absolute_epsilon: above 0, the same for every tensor.
         decimals: round S to so many, or not at all.
@@ -49,9 +52,8 @@ def similarity_matrix(
     count = len(embeddings.names)
     total = torch.zeros(count, count, dtype=torch.float64)
     for fisher in embeddings.tensors.values():
-        values = fisher.double()
-        guard = absolute_epsilon if absolute_epsilon is not None else relative_epsilon * float(values.mean())
-        total += _upper_cosines(values, guard, block_elements).cpu()
+        guard = absolute_epsilon if absolute_epsilon is not None else relative_epsilon * _mean(fisher)
+        total += _upper_cosines(fisher, guard, block_elements)
     upper = (total / len(embeddings.tensors)).clamp(0, 1)
     similarity = upper + upper.T + torch.eye(count, dtype=torch.float64)
     return similarity if decimals is None else similarity.round(decimals=decimals)
@@ -70,23 +72,49 @@ def dissimilarity_matrix(similarity: Tensor) -> Tensor:
     return 1 - similarity
 
 
-def _upper_cosines(fisher: Tensor, guard: float, block_elements: int) -> Tensor:
-    """Cosines of all pairs i < j of one tensor [N, size], float64 [N, N], zero elsewhere."""
-    count, size = fisher.shape
+def _tasks_held(fisher: Tensor | RowsOnDisk) -> int:
+    """How many tasks make a block."""
+    count, most = len(fisher), _HELD_BYTES // (8 * max(1, fisher.shape[1]))
+    return count if count <= most else max(1, most // 2)
+
+
+def _mean(fisher: Tensor | RowsOnDisk) -> float:
+    tasks, shares = _tasks_held(fisher), []
+    for start in range(0, len(fisher), tasks):
+        part = fisher[start : start + tasks].double()
+        shares.append(part.mean() * (len(part) / len(fisher)))
+    return float(torch.stack(shares).sum())
+
+
+def _upper_cosines(fisher: Tensor | RowsOnDisk, guard: float, block_elements: int) -> Tensor:
+    """Cosines of all pairs i < j of one tensor [N, size], float64 [N, N] on the CPU, zero elsewhere."""
+    count, tasks = len(fisher), _tasks_held(fisher)
     if guard == 0:  # no task has any Fisher in it
-        return fisher.new_ones(count, count).triu(1)
-    cosines = fisher.new_zeros(count, count)
-    rows = max(1, block_elements // max(1, size))
-    for first in range(count - 1):
-        guarded = fisher[first] + guard
-        for start in range(first + 1, count, rows):
-            others = fisher[start : start + rows]
-            inverse = (others + guarded).reciprocal_()
-            u, v = fisher[first] * inverse, inverse.mul_(others)
+        return torch.ones(count, count, dtype=torch.float64).triu(1)
+    cosines = torch.zeros(count, count, dtype=torch.float64)
+    for top in range(0, count, tasks):
+        firsts = fisher[top : top + tasks].double()
+        for left in range(top, count, tasks):
+            others = firsts if left == top else fisher[left : left + tasks].double()
+            found = _cosines(firsts, others, guard, block_elements, only_upper=left == top)
+            cosines[top : top + tasks, left : left + tasks] = found.cpu()
+    return cosines
+
+
+def _cosines(firsts: Tensor, others: Tensor, guard: float, block_elements: int, *, only_upper: bool) -> Tensor:
+    """Cosines of all pairs of two blocks, [n, size] and [m, size]: float64 [n, m]; zero up to the diagonal if asked."""
+    cosines = firsts.new_zeros(len(firsts), len(others))
+    rows = max(1, block_elements // max(1, firsts.shape[1]))
+    for number, first in enumerate(firsts):
+        guarded = first + guard
+        for start in range(number + 1 if only_upper else 0, len(others), rows):
+            some = others[start : start + rows]
+            inverse = (some + guarded).reciprocal_()
+            u, v = first * inverse, inverse.mul_(some)
             # Summed alike, so that duplicates are at distance 0 exactly.
             product, square_u, square_v = (u * v).sum(1), u.square().sum(1), v.square().sum(1)
             alike = (square_u == 0) & (square_v == 0)
             norms = (square_u * square_v).sqrt()
             cosine = torch.where(norms > 0, product / norms.clamp_min(torch.finfo(norms.dtype).tiny), 0)
-            cosines[first, start : start + rows] = torch.where(alike, 1, cosine)
+            cosines[number, start : start + rows] = torch.where(alike, 1, cosine)
     return cosines

@@ -1,5 +1,6 @@
 """Adding models that were trained elsewhere: `metazoo zoo add`."""
 
+import contextlib
 import re
 import tempfile
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from metazoo.zoo.checkpoint import SUFFIXES, most_bytes, own_state, read_checkpo
 from metazoo.zoo.contract import ModelContract, Provenance
 from metazoo.zoo.description import ModelDescription, described, read_sidecar
 from metazoo.zoo.folder import Zoo
+from metazoo.zoo.listing import NAME as LISTING
 from metazoo.zoo.sources import Source, find_source, library_version
 from metazoo.zoo.weights import unsound
 
@@ -60,14 +62,14 @@ def add_model(
     """
     given = described(said, "what is given")
     found = find_source(source, None if weights is None else Path(weights).expanduser(), pretrained=pretrained)
-    return _add(Path(zoo), found, given)
+    return _add(_Destination(Path(zoo)), found, given)
 
 
 def add_folder(zoo: Path | str, folder: Path | str, **said: Any) -> list[Addition]:
     """Add every file of weights that lies in `folder` with a .yaml or .json file of its name beside it.
 
     Models that the zoo has already from the same file are left alone, so that what was interrupted can go on. What is
-    wrong with one file does not keep the others out.
+    wrong with one file does not keep the others out. From the first model that is new on, the zoo is held for writing.
 
     Args:
         zoo: its folder, made if there is nothing.
@@ -78,7 +80,8 @@ def add_folder(zoo: Path | str, folder: Path | str, **said: Any) -> list[Additio
         One for each file of weights, by name.
 
     Raises:
-        UsageError: `folder` is no folder, holds no weights, or one name is given to all.
+        UsageError: `folder` is no folder, holds no weights, one name is given to all, or `zoo` is something else.
+        ArtefactError: the zoo cannot be read or written.
     """
     folder = Path(folder).expanduser()
     given = described(said, "what is given")
@@ -90,10 +93,33 @@ def add_folder(zoo: Path | str, folder: Path | str, **said: Any) -> list[Additio
         raise UsageError(f"{folder} cannot be listed: {error.strerror}; give a folder with weights") from error
     if not files:
         raise UsageError(f"{folder} holds no weights ({', '.join(SUFFIXES)}); give another folder")
-    return [_addition(Path(zoo), folder, path, given) for path in files]
+    with contextlib.ExitStack() as held:
+        destination = _Destination(Path(zoo), held)
+        return [_addition(destination, folder, path, given) for path in files]
 
 
-def _addition(zoo: Path, folder: Path, path: Path, given: ModelDescription) -> Addition:
+class _Destination:
+    """The zoo that models go to, read once, and made once one comes; then it is held by `held`, if that is given."""
+
+    def __init__(self, folder: Path, held: contextlib.ExitStack | None = None) -> None:
+        self.folder, self._held, self._is_held = folder, held, False
+        self._zoo = Zoo.open(folder) if (folder / LISTING).exists() else None
+
+    def find(self, name: str) -> ModelContract | None:
+        """The model of this name, capitals aside."""
+        return None if self._zoo is None else self._zoo.find(name)
+
+    def add(self, name: str, classifier: ImageClassifier, **said: Any) -> ModelContract:
+        """As `Zoo.add`."""
+        if self._zoo is None:
+            self._zoo = Zoo.create(self.folder)
+        if self._held is not None and not self._is_held:
+            self._held.enter_context(self._zoo.writing())
+            self._is_held = True
+        return self._zoo.add(name, classifier, **said)
+
+
+def _addition(zoo: _Destination, folder: Path, path: Path, given: ModelDescription) -> Addition:
     try:
         for each in (path, *(path.with_suffix(suffix) for suffix in (".yaml", ".yml", ".json"))):
             if each.exists() and not each.resolve().is_relative_to(folder.resolve()):
@@ -102,7 +128,7 @@ def _addition(zoo: Path, folder: Path, path: Path, given: ModelDescription) -> A
             raise UsageError(f"{path} has no file beside it that describes the model; write {path.stem}.yaml")
         source = find_source(str(path.absolute()))
         name = _name(given.over(source.description), source)
-        present = _present(zoo, name)
+        present = zoo.find(name)
         if present is not None and _came_from(present, path):
             return Addition(path.name, "present", name)
         return Addition(path.name, "added", _add(zoo, source, given).name)
@@ -110,13 +136,13 @@ def _addition(zoo: Path, folder: Path, path: Path, given: ModelDescription) -> A
         return Addition(path.name, "problem", str(error))
 
 
-def _add(zoo: Path, source: Source, given: ModelDescription) -> ModelContract:
+def _add(zoo: _Destination, source: Source, given: ModelDescription) -> ModelContract:
     known = given.over(source.description)
     name, spec = _name(known, source), known.spec(source.name)
     assert known.classes is not None
     assert known.domain is not None
-    if _present(zoo, name) is not None:
-        raise UsageError(f"{zoo} has a model {name!r} already; choose another name with --name")
+    if zoo.find(name) is not None:
+        raise UsageError(f"{zoo.folder} has a model {name!r} already; choose another name with --name")
     empty = network_without_weights(spec)
     with tempfile.TemporaryDirectory() as folder:
         most = most_bytes(empty)
@@ -141,7 +167,7 @@ def _add(zoo: Path, source: Source, given: ModelDescription) -> ModelContract:
         crop=known.crop,
         interpolation=known.interpolation,
     )
-    return Zoo.create(zoo).add(
+    return zoo.add(
         name,
         classifier,
         class_names=known.classes,
@@ -150,13 +176,6 @@ def _add(zoo: Path, source: Source, given: ModelDescription) -> ModelContract:
         recovered_images=known.recovered_images or "show",
         provenance=provenance,
     )
-
-
-def _present(zoo: Path, name: str) -> ModelContract | None:
-    """The model of this name (capitals aside) in the zoo, if both are there."""
-    if not (zoo / "zoo.json").exists():
-        return None
-    return next((contract for contract in Zoo.open(zoo) if contract.name.casefold() == name.casefold()), None)
 
 
 def _came_from(present: ModelContract, path: Path) -> bool:

@@ -95,6 +95,7 @@ def build_zoo(
         raise UsageError(f"a zoo is built by at least 1 worker, not {workers}")
     zoo = Zoo.create(out)
     if not _missing(zoo, jobs, recovered_images):
+        zoo.settle()
         return zoo
     with graceful() as stop, zoo.writing():
         missing = _missing(zoo, jobs, recovered_images)

@@ -1,4 +1,4 @@
-"""The zoo folder: `zoo.json` with the contract of every model, and `models/NAME.safetensors` with its weights.
+"""The zoo folder: the list of all contracts (`listing`), and `models/NAME.safetensors` with each model's weights.
 
 Weights are written before the contract that names them and deleted after it is gone, so that a process killed at any
 moment leaves a whole zoo, and at most a weights file that no contract names.
@@ -16,7 +16,7 @@ from metazoo.models import ImageClassifier
 from metazoo.run.artefacts import remove_stale_temporaries
 from metazoo.run.lock import exclusive
 from metazoo.zoo.contract import ModelContract, Permission, Provenance, TrainingRecord, checked_contract
-from metazoo.zoo.listing import NAME, read_listing, write_listing
+from metazoo.zoo.listing import NAME, add_to_listing, has_additions, read_listing, write_listing
 from metazoo.zoo.teacher import WhiteBoxTeacher
 from metazoo.zoo.teachers import Teachers
 from metazoo.zoo.weights import read_weights, weights_path, write_weights
@@ -25,8 +25,8 @@ from metazoo.zoo.weights import read_weights, weights_path, write_weights
 class Zoo:
     """Models of any architectures, domains and classes in one folder. Iterating gives the contracts, sorted by name.
 
-    Opening reads `zoo.json` alone; a model's weights are read and checked when its teacher is asked for. What another
-    process adds or removes meanwhile is seen by opening again.
+    Opening reads the list of the contracts alone; a model's weights are read and checked when its teacher is asked for.
+    What another process adds or removes meanwhile is seen by opening again.
     """
 
     def __init__(self, folder: Path, contracts: Collection[ModelContract]) -> None:
@@ -90,6 +90,11 @@ class Zoo:
         more = f" and {len(self) - 5} more" if len(self) > 5 else ""
         raise UsageError(f"{self.folder} has no model {name!r}; there is {few}{more}")
 
+    def find(self, name: str) -> ModelContract | None:
+        """The contract of the model of this name, capitals aside: it is one file where a file system ignores them."""
+        wanted = name.casefold()
+        return next((contract for contract in self.contracts if contract.name.casefold() == wanted), None)
+
     def teacher(self, name: str) -> WhiteBoxTeacher:
         """Load one model: hash, shapes and values of its weights are checked.
 
@@ -133,13 +138,17 @@ class Zoo:
         values |= {"domain": domain, "accuracy": accuracy, "training": training, "recovered_images": recovered_images}
         values["provenance"] = provenance
         checked_contract(**values, weights_sha256="0" * 64)
+        one_of_many = self._held
         with self.writing():
-            for present in self.contracts:
-                # One file where a file system ignores capitals.
-                if present.name.casefold() == name.casefold():
-                    raise UsageError(f"{self.folder} has a model {present.name!r} already; choose another name")
+            present = self.find(name)
+            if present is not None:
+                raise UsageError(f"{self.folder} has a model {present.name!r} already; choose another name")
             contract = ModelContract(**values, weights_sha256=write_weights(self.folder, name, classifier))
-            self._commit((*self.contracts, contract))
+            if one_of_many:
+                add_to_listing(self.folder, contract)
+                self.contracts = _sorted((*self.contracts, contract))
+            else:
+                self._commit((*self.contracts, contract))
         return contract
 
     def remove(self, names: Collection[str]) -> None:
@@ -180,9 +189,11 @@ class Zoo:
     def writing(self) -> Iterator[None]:
         """Hold the zoo for several changes through this object, and read what others have changed before.
 
+        Each change is on the disk when it is made; what one model more costs does not depend on how many there are.
+
         Raises:
             RunError: another process, or another object of this one, is writing to this zoo.
-            ArtefactError: it cannot be read.
+            ArtefactError: it cannot be read or written.
         """
         if self._held:
             yield
@@ -191,11 +202,27 @@ class Zoo:
         with exclusive(self.folder):
             remove_stale_temporaries(self.folder)
             self.contracts = _sorted(read_listing(self.folder))
+            self._settle()
             self._held = True
             try:
                 yield
             finally:
                 self._held = False
+                self._settle()
+
+    def settle(self) -> None:
+        """Put what a killed process has added into `zoo.json`, if there is any; else nothing is locked or written.
+
+        Raises:
+            RunError, ArtefactError: as `writing`.
+        """
+        if has_additions(self.folder):
+            with self.writing():
+                pass
+
+    def _settle(self) -> None:
+        if has_additions(self.folder):
+            self._commit(self.contracts)
 
     def _commit(self, contracts: Collection[ModelContract]) -> None:
         contracts = _sorted(contracts)

@@ -18,7 +18,7 @@ from metazoo.zoo.folder import Zoo
 from metazoo.zoo.normalisation import check_normalisation
 from metazoo.zoo.teacher import WhiteBoxTeacher
 
-_OWN_FILES = frozenset({listing.NAME, ".lock", ".lock-owner.json"})
+_OWN_FILES = frozenset({listing.NAME, listing.ADDED, ".lock", ".lock-owner.json"})
 _IMAGES_AT_ONCE, _SECONDS_TO_MEASURE = 8, 0.02
 _REMOVE = "remove it with `metazoo zoo remove`"
 _ALLOW = f"allow it more with --seconds or --memory, or {_REMOVE}"

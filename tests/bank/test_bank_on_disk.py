@@ -1,0 +1,28 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from metazoo.bank import Bank, ResidentBank, resident
+from metazoo.run.rows import RowsOnDisk
+
+
+def pictures(count: int) -> Tensor:
+    return torch.randint(0, 256, (count, 3, 6, 6), generator=torch.Generator().manual_seed(count), dtype=torch.uint8)
+
+
+def test_a_bank_of_many_images_is_drawn_from_in_the_same_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bank = Bank.create(tmp_path)
+    for number, name in enumerate(("a", "b", "c")):
+        bank.add(name, 0, 0, pictures(number + 2), torch.arange(number + 2) % 2)
+    in_memory = ResidentBank.load(bank, ["c", "a", "b"], 8)
+    monkeypatch.setattr(resident, "_MOST_BYTES", 1000)
+    on_disk = ResidentBank.load(bank, ["c", "a", "b"], 8)
+    assert isinstance(in_memory.images, Tensor)
+    assert isinstance(on_disk.images, RowsOnDisk)
+    assert (on_disk.starts, on_disk.labels.tolist()) == (in_memory.starts, in_memory.labels.tolist())
+    places = in_memory.draw(torch.tensor([0, 2, 1, 1]), torch.Generator().manual_seed(0))
+    assert torch.equal(on_disk.pixels(places), in_memory.pixels(places))
+    assert torch.equal(on_disk.images[on_disk.places_of(1)], in_memory.images[in_memory.places_of(1)])
+    assert len(on_disk.to("cpu")) == len(in_memory)
