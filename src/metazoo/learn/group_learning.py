@@ -54,6 +54,9 @@ class GroupLearner:
         seed: of the run.
         weights: of the teachers in what is reproduced, at least 0, float32 [teachers]; None if all count alike.
         check: called now and then while views are drawn.
+
+    Attributes:
+        heard: the teachers, at least one, whose answers the coming steps ask for; None for all.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class GroupLearner:
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self.student, self.steps_done = student, 0
+        self.heard: Sequence[int] | None = None
         self._bank, self._groups, self._draw_group, self._targets = bank, groups, draw_group, targets
         self._recipe, self._seed, self._check = recipe, seed, check
         self._weights = None if weights is None else weights.to(bank.images.device)
@@ -88,7 +92,8 @@ class GroupLearner:
         members = self._draw_group(random)
         views, by_owner = self._current_views()
         size = max(2, self._recipe.batch_size // len(members))
-        losses = [self._loss(views, _some(by_owner[member], size, random)) for member in members]
+        weights = self._weights if self.heard is None else self._weights_of(self.heard)
+        losses = [self._loss(views, _some(by_owner[member], size, random), weights) for member in members]
         with batch_statistics(self.student.classifier):
             direction = self._regulariser.direction(losses, self._parameters)
         if not bool(direction.losses.isfinite().all()):
@@ -126,8 +131,14 @@ class GroupLearner:
         parts = [part.float() / 255 for part in images.split(_CALIBRATION_BATCH)]
         calibrate_statistics(self.student.classifier, parts)
 
-    def _loss(self, views: Views, places: Tensor) -> Loss:
-        recipe, student, weights = self._recipe, self.student, self._weights
+    def _weights_of(self, heard: Sequence[int]) -> Tensor:
+        weights = torch.zeros(len(self._bank.names))
+        weights[list(heard)] = 1.0
+        weights = weights.to(self._bank.images.device)
+        return weights if self._weights is None else weights * self._weights
+
+    def _loss(self, views: Views, places: Tensor, weights: Tensor | None) -> Loss:
+        recipe, student = self._recipe, self.student
         images = views.images[places].float() / 255
         features, logits = views.features[places].float(), views.logits[places]
 
