@@ -10,8 +10,10 @@ from emulated_device import emulated_device
 from training_helpers import OPTIONS, REFERENCE, SIDE, build, coloured_images
 
 from metazoo.adapt import FewShotClassifier, adapt
+from metazoo.data import EpisodeList
 from metazoo.evaluate import Subject, evaluate, zoo_ensemble
 from metazoo.learn.heads import HEADS
+from metazoo.learn.selecting_learner import accuracy_on
 from metazoo.run import compute
 from metazoo.training import Run, train
 from metazoo.zoo import TrainingRecipe, Zoo, build_zoo
@@ -74,6 +76,14 @@ def test_a_zoo_is_built_there(tmp_path: Path, device: str) -> None:
     )
     names = [zoo.contracts[0].name for zoo in (here, there)]
     assert_alike(here.teacher(names[0]).state_dict(), there.teacher(names[1]).state_dict())
+
+
+def test_a_selection_is_rewarded_there(zoo: Zoo, device: str) -> None:
+    images = coloured_images(4, SIDE)
+    measure = accuracy_on(images, EpisodeList.draw(images, 3, 2, 3, 4, 0))
+    classifier = zoo.teachers()[0].classifier
+    here = measure(classifier)
+    assert measure(classifier.to(device)) == pytest.approx(here, abs=6)
 
 
 @pytest.mark.parametrize("head", [head.name for head in HEADS])

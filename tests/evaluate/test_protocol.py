@@ -7,8 +7,9 @@ from torch.nn import functional
 
 from metazoo.data import Episode, EpisodeList, ImageSet
 from metazoo.errors import Interrupted, MetazooError, UsageError
-from metazoo.evaluate import Subject, evaluate_lists, evaluate_subject, protocol
+from metazoo.evaluate import Subject, evaluate_lists, evaluate_subject
 from metazoo.evaluate.protocol import score_episode
+from metazoo.learn import episode_accuracy
 from metazoo.learn.batch_norm import BATCH_NORM_MODES, BatchNormMode
 from metazoo.learn.embedders import Embedder, JointFeatures, PixelFeatures
 from metazoo.learn.heads import HEADS, FeatureHead, FineTune, Head, NearestMean
@@ -87,7 +88,7 @@ def test_blocks_of_episodes_do_not_change_accuracies(
     images: ImageSet, lists: list[EpisodeList], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = evaluate_lists(subject(), images, lists, NearestMean())
-    monkeypatch.setattr(protocol, "_NUMBERS_A_BLOCK", 5 * 15 * 4)
+    monkeypatch.setattr(episode_accuracy, "_NUMBERS_A_BLOCK", 5 * 15 * 4)
     in_blocks = evaluate_lists(subject(), images, lists, NearestMean())
     assert all(torch.equal(one, other) for one, other in zip(whole, in_blocks, strict=True))
 

@@ -102,3 +102,10 @@ def test_a_plan_reads_well() -> None:
         console.print(plan_table(plan))
     for words in ("1,200", "30 s", "90 min", "2.5 GB", "7 MB"):
         assert words in shown.get()
+
+
+def test_selecting_takes_more_time(zoo: Zoo) -> None:
+    steps = {**OPTIONS, "learning": {**OPTIONS["learning"], "steps": 1000}}
+    selection = {"validation": "small.npz", "steps_per_draw": 1, "episodes": 50}
+    plain, selecting = (plan_run(zoo, config={**steps, **more}, workers=1) for more in ({}, {"selection": selection}))
+    assert selecting.seconds["learning"] > 2 * plain.seconds["learning"]

@@ -106,7 +106,9 @@ def _zoo(commands: Any) -> None:
             command.add_argument("--seconds", type=number, default=120.0, help="that one model may take (default: 120)")
             command.add_argument("--memory", type=number, metavar="MB", help="likewise (default: most of what is free)")
         else:
-            command.add_argument("--run", help="a run on this zoo: show how far it trusts each model")
+            command.add_argument(
+                "--run", help="a run on this zoo: show how far it trusts each model, and whom it has selected"
+            )
         command.set_defaults(command=f"zoo:{name}")
     change = commands.add_parser(
         "set",

@@ -6,25 +6,20 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from metazoo.errors import UsageError
 from metazoo.methods.trust import TRUST
 from metazoo.run.folder import RunFolder
 from metazoo.training import Run
 
 
-def trust_record(run: Path | str) -> dict[str, Any]:
-    """What a run says of the models it has judged.
+def trust_record(run: Path | str) -> dict[str, Any] | None:
+    """What a run says of the models it has judged; None if it has not judged any.
 
     Raises:
-        UsageError: it is no run, or has not judged any.
+        UsageError: it is no run.
         ArtefactError: the record is damaged.
     """
     folder = RunFolder(Run.open(run).path)
-    if not folder.has(TRUST):
-        raise UsageError(
-            f"{run} has not judged its models; a run by tgr in the setting default does, once it has recovered images"
-        )
-    return folder.read_json(TRUST)
+    return folder.read_json(TRUST) if folder.has(TRUST) else None
 
 
 def trust_table(record: dict[str, Any]) -> Table:

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from metazoo.cli.output import print_table
 from metazoo.cli.printable import printable
+from metazoo.cli.selection import selection_record, selection_table
 from metazoo.cli.trust import trust_record, trust_table
 from metazoo.data import load_images
 from metazoo.errors import UsageError, ZooError
@@ -87,15 +88,24 @@ def add(options: Namespace) -> None:
 
 
 def inspect(options: Namespace) -> None:
-    """List the models, and how far a run trusts them."""
+    """List the models, how far a run trusts them, and which ones it has selected."""
     zoo = Zoo.open(options.zoo)
-    record = None if options.run is None else trust_record(options.run)
+    trust, selection = (
+        None if options.run is None else record(options.run) for record in (trust_record, selection_record)
+    )
+    if options.run is not None and trust is None and selection is None:
+        raise UsageError(
+            f"{options.run} has not judged its models; a run by tgr in the setting default does, once it has recovered "
+            "images"
+        )
     print_table(model_table(model_rows(zoo)))
     print_table(group_table(group_rows(zoo)))
-    if record is not None:
-        print_table(trust_table(record))
-        if record["warning"] is not None:
-            message(f"warning: {record['warning']}")
+    if trust is not None:
+        print_table(trust_table(trust))
+        if trust["warning"] is not None:
+            message(f"warning: {trust['warning']}")
+    if selection is not None:
+        print_table(selection_table(selection))
 
 
 def verify(options: Namespace) -> None:

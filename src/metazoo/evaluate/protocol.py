@@ -10,9 +10,8 @@ from metazoo.errors import Interrupted, MetazooError
 from metazoo.evaluate.subjects import Subject
 from metazoo.learn.batch_norm import BatchNormMode, batch_norm_mode, has_batch_norm
 from metazoo.learn.embedders import Embedder
+from metazoo.learn.episode_accuracy import accuracy, episode_accuracies, used_images
 from metazoo.learn.heads import FeatureHead, Head, query_features
-
-_NUMBERS_A_BLOCK = 2**24
 
 Advance = Callable[[int], object]
 
@@ -84,7 +83,7 @@ def _solve_singly(
     accuracies = torch.empty(len(episodes), dtype=torch.float64)
     for index, episode in enumerate(episodes):
         scores = score_episode(module, image_set, episode, head, batch_norm)
-        accuracies[index] = _accuracy(scores.cpu(), episode.query_labels)
+        accuracies[index] = accuracy(scores.cpu(), episode.query_labels)
         if advance is not None:
             advance(1)
     return accuracies
@@ -97,28 +96,6 @@ def _solve_together(
     head: FeatureHead,
     advance: Advance | None,
 ) -> list[Tensor]:
-    indices = [
-        part.flatten() for episodes in episode_lists for part in (episodes.support_indices, episodes.query_indices)
-    ]
-    used = torch.cat(indices).unique()
+    used = used_images(*episode_lists)
     features = query_features(module, image_set.images[used])
-    results = []
-    for episodes in episode_lists:
-        support, query = (
-            torch.searchsorted(used, part).to(features.device)
-            for part in (episodes.support_indices, episodes.query_indices)
-        )
-        support_labels, query_labels = episodes[0].support_labels, episodes[0].query_labels
-        size = max(1, _NUMBERS_A_BLOCK // (query.shape[1] * features.shape[1]))
-        parts = []
-        for support_block, query_block in zip(support.split(size), query.split(size), strict=True):
-            fitted = head.fit_features(features[support_block], support_labels, episodes.ways)
-            parts.append(_accuracy(fitted.scores(features[query_block]).cpu(), query_labels))
-            if advance is not None:
-                advance(len(support_block))
-        results.append(torch.cat(parts))
-    return results
-
-
-def _accuracy(scores: Tensor, labels: Tensor) -> Tensor:
-    return (scores.argmax(-1) == labels).double().mean(-1) * 100
+    return [episode_accuracies(features, used, episodes, head, advance) for episodes in episode_lists]

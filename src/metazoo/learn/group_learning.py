@@ -55,6 +55,9 @@ class GroupLearner:
         seed: of the run.
         weights: of the teachers in what is reproduced, at least 0, float32 [teachers]; None if all count alike.
         check: called now and then while views are drawn.
+
+    Attributes:
+        heard: the teachers, at least one, whose answers the coming steps ask for; None for all.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class GroupLearner:
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self.student, self.steps_done = student, 0
+        self.heard: Sequence[int] | None = None
         self._bank, self._groups, self._draw_group, self._targets = bank, groups, draw_group, targets
         self._recipe, self._seed, self._check = recipe, seed, check
         self._weights = None if weights is None else weights.to(bank.images.device)
@@ -78,7 +82,7 @@ class GroupLearner:
         self._optimiser = MetaOptimiser(self._parameters, recipe.learning_rate)
         self._regulariser = recipe.regularisation.build()
         self._views: tuple[int, Views, list[Tensor]] | None = None
-        self._directed: dict[int, _Directed] = {}
+        self._directed: dict[tuple[int, bool], _Directed] = {}
 
     def step(self) -> StepReport:
         """Learn from one group.
@@ -110,13 +114,15 @@ class GroupLearner:
 
     def _direct(self, views: Views, places: Tensor) -> Direction:
         """The direction of members that each see the views at a row of `places`, until the next is asked for."""
-        count = len(places)
-        if count not in self._directed:
-            shown = places.to(self._bank.images.device)
-            self._directed[count] = _Directed(
-                shown, lambda rows: self._joined([self._loss(views, row) for row in rows])
-            )
-        return self._directed[count](places)
+        weights = self._weights if self.heard is None else self._weights_of(self.heard)
+        kind = len(places), self.heard is None
+        if kind not in self._directed:
+
+            def direct(shown: Tensor, weights: Tensor | None) -> Direction:
+                return self._joined([self._loss(views, row, weights) for row in shown])
+
+            self._directed[kind] = _Directed(places.to(self._bank.images.device), weights, direct)
+        return self._directed[kind](places, weights)
 
     def _joined(self, losses: Sequence[Loss]) -> Direction:
         with batch_statistics(self.student.classifier):
@@ -141,8 +147,14 @@ class GroupLearner:
         parts = [part.float() / 255 for part in images.split(_CALIBRATION_BATCH)]
         calibrate_statistics(self.student.classifier, parts)
 
-    def _loss(self, views: Views, places: Tensor) -> Loss:
-        recipe, student, weights = self._recipe, self.student, self._weights
+    def _weights_of(self, heard: Sequence[int]) -> Tensor:
+        weights = torch.zeros(len(self._bank.names))
+        weights[list(heard)] = 1.0
+        weights = weights.to(self._bank.images.device)
+        return weights if self._weights is None else weights * self._weights
+
+    def _loss(self, views: Views, places: Tensor, weights: Tensor | None) -> Loss:
+        recipe, student = self._recipe, self.student
         images = views.images[places].float() / 255
         features, logits = views.features[places].float(), views.logits[places]
 
@@ -196,18 +208,22 @@ class GroupLearner:
 class _Directed:
     """Steps of equally many members from one pool of views, which a GPU plays back."""
 
-    def __init__(self, shown: Tensor, direct: Callable[[Tensor], Direction]) -> None:
-        self._shown, self._direct, self._direction = shown, direct, None
+    def __init__(
+        self, shown: Tensor, weights: Tensor | None, direct: Callable[[Tensor, Tensor | None], Direction]
+    ) -> None:
+        self._shown, self._weights, self._direct, self._direction = shown, weights, direct, None
         self._repeated = Repeated(self._step, shown.device)
 
-    def __call__(self, places: Tensor) -> Direction:
+    def __call__(self, places: Tensor, weights: Tensor | None) -> Direction:
         self._shown.copy_(places)
+        if self._weights is not None and weights is not None:
+            self._weights.copy_(weights)
         self._repeated()
         assert self._direction is not None
         return self._direction
 
     def _step(self) -> None:
-        self._direction = self._direct(self._shown)
+        self._direction = self._direct(self._shown, self._weights)
 
 
 def _some(places: Tensor, count: int, random: torch.Generator) -> Tensor:

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from metazoo.methods.step_costs import (
     time_group_learning,
     time_recovery,
     time_replay_learning,
+    time_selection,
     time_task_space,
     time_trust,
 )
@@ -87,6 +88,7 @@ def plan_run(
             else:
                 probing += time_trust(zoo, teachers, recipe)
                 learning = time_group_learning(zoo, teachers, recipe, bank)
+                learning = replace(learning, seconds=learning.seconds + time_selection(zoo, recipe))
     here = resident_bytes()
     is_reference = isinstance(recipe, TgrReferenceRecipe)
     parallel = min(workers, len(zoo) if is_reference else recovery.buckets)

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Generator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from metazoo.learn.recipe import LearningRecipe
 from metazoo.learn.student import Student
 from metazoo.learn.views import Targets
 from metazoo.methods.recipes import GroupingRecipe, MetaModelRecipe
+from metazoo.methods.selection import Validation, record_selection, selecting_learner
 from metazoo.methods.steps import learn_in_steps
 from metazoo.methods.workspace import Workspace
 from metazoo.models import ImageClassifier
@@ -155,8 +157,19 @@ def learn_from_groups(
     recipe: LearningRecipe,
     meta_model: MetaModelRecipe,
     weights: Tensor | None = None,
+    validation: Validation | None = None,
 ) -> ImageClassifier:
-    """Train the meta-model on groups of teachers, weighed if so asked, and give it stored batch-norm statistics."""
+    """Train the meta-model on groups of teachers, and give it stored batch-norm statistics.
+
+    Args:
+        workspace: see there.
+        banks: of the images of all teachers.
+        grouping: of the teachers.
+        recipe: of the learning.
+        meta_model: what is trained.
+        weights: of the teachers, above 0, [teachers]; None if all count alike.
+        validation: which images say what teachers to learn from; None draws them by `weights`.
+    """
     spec = meta_model.spec(workspace.zoo)
     compute = workspace.compute
     teachers = workspace.zoo.teachers_in_turn(compute.device)
@@ -167,25 +180,33 @@ def learn_from_groups(
         [contract.spec.classes for contract in workspace.zoo],
         workspace.seed,
     ).to(compute.device)
-    learner = GroupLearner(
+    learner = partial(
+        GroupLearner,
         student,
         resident,
         grouping.groups,
-        lambda random: draw_members(grouping, recipe.teachers_per_step, random, weights=weights)[1],
-        teacher_targets(teachers, compute),
-        recipe,
-        workspace.seed,
+        targets=teacher_targets(teachers, compute),
+        recipe=recipe,
+        seed=workspace.seed,
         weights=weights,
         check=workspace.check,
     )
-    learn_in_steps(
+    learn = partial(
+        learn_in_steps,
         workspace,
-        learner,
-        recipe.steps,
+        steps=recipe.steps,
         steps_between_checkpoints=_STEPS_BETWEEN_CHECKPOINTS,
         steps_between_metrics=_STEPS_BETWEEN_METRICS,
     )
-    learner.calibrate()
+    if validation is None:
+        plain = learner(lambda random: draw_members(grouping, recipe.teachers_per_step, random, weights=weights)[1])
+        learn(plain)
+        plain.calibrate()
+    else:
+        selecting = selecting_learner(learner, validation, grouping, recipe.teachers_per_step, weights, workspace.seed)
+        learn(selecting)
+        record_selection(workspace.folder, workspace.zoo, selecting)
+        selecting.learner.calibrate()
     return student.classifier.cpu().eval().requires_grad_(False)
 
 

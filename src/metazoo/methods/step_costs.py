@@ -16,6 +16,7 @@ from torch import Tensor
 from metazoo.bank import Bank, ResidentBank, fitted
 from metazoo.data.augment import shift_and_flip
 from metazoo.learn.group_learning import GroupLearner
+from metazoo.learn.heads import query_features
 from metazoo.learn.memory import EpisodeMemory
 from metazoo.learn.replay_learning import ReplayLearner, Visit
 from metazoo.learn.student import Student
@@ -114,6 +115,19 @@ def time_trust(zoo: Zoo, teachers: Sequence[WhiteBoxTeacher], recipe: TgrRecipe)
     classes = [min(contract.spec.classes, recipe.budget.classes_per_teacher) for contract in zoo]
     asked = sum(classes) / len(zoo) * min(recipe.trust.images_per_class, recipe.budget.images_per_class)
     return of_all * asked * min(recipe.trust.partners, len(zoo) - 1)
+
+
+def time_selection(zoo: Zoo, recipe: TgrRecipe) -> float:
+    """Seconds in which the meta-model is measured to select models; an upper bound where episodes share images."""
+    own, spec = recipe.selection, recipe.meta_model.spec(zoo)
+    if own.validation is None:
+        return 0.0
+    random = torch.Generator().manual_seed(0)
+    classifier, side = build_classifier(spec, random), spec.input_size
+    size = own.episodes * own.ways * (own.shots + own.queries)
+    images = torch.randint(0, 256, (size, 3, side, side), generator=random, dtype=torch.uint8)
+    query_features(classifier, images, "query")
+    return _seconds(lambda: query_features(classifier, images, "query")) * recipe.learning.steps / own.steps_per_draw
 
 
 def time_group_learning(zoo: Zoo, teachers: Sequence[WhiteBoxTeacher], recipe: TgrRecipe, bank: Bank) -> LearningCost:

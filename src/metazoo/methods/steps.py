@@ -15,7 +15,10 @@ LEARNING = "learning"
 class StepLearner(Protocol):
     """What `learn_in_steps` takes forward: something that counts its steps, whose state is tensors by name."""
 
-    steps_done: int
+    @property
+    def steps_done(self) -> int:
+        """So far."""
+        ...
 
     def step(self) -> Any:
         """Do one step; the fields of the report, `step` among them, go into the run's diary."""

@@ -15,6 +15,8 @@ the steps is in the rooms that do them):
   budgets of minutes);
 - the displacement of implicit gradient regularisation is detached, so the published 1e-3 corresponds to 2e-3 here.
 
+Which teachers a step learns from can be learned too, on a small labelled validation set; see `selection`.
+
 The setting `reference` is the published recipe, quirks included; see `tgr_reference`.
 """
 
@@ -27,6 +29,7 @@ from metazoo.bank import ResidentBanks
 from metazoo.learn.recipe import LearningRecipe
 from metazoo.methods.base import Method
 from metazoo.methods.recipes import GroupingRecipe, MetaModelRecipe, SourceRecipe
+from metazoo.methods.selection import SelectionRecipe, load_validation
 from metazoo.methods.sources import images_from
 from metazoo.methods.stages import check_probe, embed_and_group, learn_from_groups
 from metazoo.methods.tgr_reference import TgrReferenceRecipe, train_as_published
@@ -46,6 +49,7 @@ class TgrRecipe(BaseModel):
     recovery: RecoveryRecipe = Field(default=RecoveryRecipe(), description="not used with another source")
     budget: RecoveryBudget = RecoveryBudget()
     trust: TrustRecipe = Field(default=TrustRecipe(), description="of images without classes nothing is judged")
+    selection: SelectionRecipe = Field(default=SelectionRecipe(), description="off as long as it has no validation set")
     probe: ProbeRecipe = ProbeRecipe()
     grouping: GroupingRecipe = GroupingRecipe()
     learning: LearningRecipe = LearningRecipe()
@@ -71,11 +75,12 @@ class TaskGroupingsRegularization(Method):
         if isinstance(recipe, TgrReferenceRecipe):
             return train_as_published(workspace, recipe)
         check_probe(workspace, recipe.probe)
+        side = recipe.meta_model.spec(workspace.zoo).input_size
+        validation = load_validation(workspace, recipe.selection, side)
         bank = images_from(recipe.source, workspace, recipe.recovery, recipe.budget)
         banks = ResidentBanks(bank, workspace.compute.device)
         weights = None
         if recipe.source.shows_classes:
-            side = recipe.meta_model.spec(workspace.zoo).input_size
             workspace, weights = apply_trust(workspace, banks, recipe.trust, side)
         grouping = embed_and_group(workspace, banks, recipe.probe, recipe.grouping)
-        return learn_from_groups(workspace, banks, grouping, recipe.learning, recipe.meta_model, weights)
+        return learn_from_groups(workspace, banks, grouping, recipe.learning, recipe.meta_model, weights, validation)

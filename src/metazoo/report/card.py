@@ -8,6 +8,7 @@ import yaml
 
 from metazoo.learn.embedders import count_parameters
 from metazoo.methods.config import RunConfig
+from metazoo.methods.selection import SELECTION
 from metazoo.methods.stages import GROUPING, HEALTH
 from metazoo.methods.trust import TRUST
 from metazoo.models import ImageClassifier
@@ -22,12 +23,15 @@ def meta_model_card(
 ) -> str:
     """Markdown with the front matter that model hubs read."""
     spec = classifier.spec
-    health, trust = (folder.read_json(name) if folder.has(name) else None for name in (HEALTH, TRUST))
+    health, trust, selection = (
+        folder.read_json(name) if folder.has(name) else None for name in (HEALTH, TRUST, SELECTION)
+    )
     parts = [
-        _front_matter(config),
+        _front_matter(config, data_free=selection is None),
         f"# Meta-model by {config.method.title}",
-        f"A few-shot image classifier learned from {_counted(len(zoo), 'pre-trained model')} and **no training "
-        "images**. It turns an image into features; a new task is learned from 1 to 5 images a class.",
+        f"A few-shot image classifier learned from {_counted(len(zoo), 'pre-trained model')} and "
+        f"{'**no training images**' if selection is None else 'some labelled images to select among them'}. It turns "
+        "an image into features; a new task is learned from 1 to 5 images a class.",
         "## Use",
         _USE,
         "## What it is",
@@ -46,10 +50,9 @@ def meta_model_card(
                 ("zoo", f"{_counted(len(zoo), 'model')}, SHA-256 {zoo.sha256}"),
             ],
         ),
-        "Accuracy is not stated here, because it was not measured while training: nothing of this run has seen a real "
-        "image. Measure it on classes that no model of the zoo knows: `metazoo evaluate RUN --data FOLDER`.",
+        _no_accuracy(selection),
         "## What it was made of",
-        _models(zoo, health, trust),
+        _models(zoo, health, trust, selection),
         _groups(folder),
         "## What it may reveal",
         _recovered_images(zoo, description.get("images", True)),
@@ -71,18 +74,37 @@ classifier.predict(images).names
 Or, with one folder of images a class: `metazoo adapt RUN --support FOLDER --out CLASSIFIER`."""
 
 
-def _front_matter(config: RunConfig) -> str:
+def _front_matter(config: RunConfig, *, data_free: bool) -> str:
     content = {
         "library_name": "metazoo",
         "pipeline_tag": "image-classification",
-        "tags": ["few-shot-learning", "meta-learning", "data-free", config.method.name],
+        "tags": ["few-shot-learning", "meta-learning", *(["data-free"] if data_free else []), config.method.name],
     }
     return f"---\n{yaml.safe_dump(content, sort_keys=False)}---"
 
 
-def _models(zoo: Zoo, health: dict[str, Any] | None, trust: dict[str, Any] | None) -> str:
+def _no_accuracy(selection: dict[str, Any] | None) -> str:
+    measure = "Measure it on classes that no model of the zoo knows: `metazoo evaluate RUN --data FOLDER`."
+    if selection is None:
+        return (
+            "Accuracy is not stated here, because it was not measured while training: nothing of this run has seen a "
+            f"real image. {measure}"
+        )
+    seen = selection["validation"]
+    return (
+        f"The models to learn from were selected by accuracy on {_counted(seen['images'], 'labelled image')} of "
+        f"{len(seen['classes'])} classes, SHA-256 {seen['sha256']}. So this run is **not data-free** in the strict "
+        "sense, though the meta-model took no gradient from these images; accuracy on them or on their classes would "
+        f"flatter it. No other accuracy was measured while training. {measure}"
+    )
+
+
+def _models(
+    zoo: Zoo, health: dict[str, Any] | None, trust: dict[str, Any] | None, selection: dict[str, Any] | None
+) -> str:
     agreement = {row["teacher"]: row["agreement"] for row in health["teachers"]} if health else {}
     scores = {row["model"]: row["score"] for row in trust["models"]} if trust else {}
+    chances = {row["model"]: row["probability"] for row in selection["models"]} if selection else {}
     rows = [
         (
             contract.name,
@@ -93,6 +115,7 @@ def _models(zoo: Zoo, health: dict[str, Any] | None, trust: dict[str, Any] | Non
             "unknown" if contract.accuracy is None else f"{contract.accuracy:.1f} %",
             f"{100 * agreement[contract.name]:.0f} %" if contract.name in agreement else "",
             f"{scores[contract.name]:.2f}" if contract.name in scores else "",
+            *([f"{100 * chances[contract.name]:.0f} %" if contract.name in chances else "dropped"] if chances else []),
         )
         for contract in zoo.contracts[:_MOST_ROWS]
     ]
@@ -105,6 +128,7 @@ def _models(zoo: Zoo, health: dict[str, Any] | None, trust: dict[str, Any] | Non
         "validation accuracy",
         "recognises its recovered images",
         "trust",
+        *(["selected"] if chances else []),
     )
     rest = f"\n\n{len(zoo) - _MOST_ROWS} more models are not listed." if len(zoo) > _MOST_ROWS else ""
     warnings = [f"\n\n{escape(found['warning'])}" for found in (health, trust) if found and found["warning"]]

@@ -1,0 +1,131 @@
+"""Learning from groups while it is learned which teachers help: the accuracy of the meta-model is the reward."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from metazoo.data import EpisodeList, ImageSet
+from metazoo.errors import DataError
+from metazoo.learn.draw_policy import DrawPolicy
+from metazoo.learn.embedders import Embedder
+from metazoo.learn.episode_accuracy import episode_accuracies, used_images
+from metazoo.learn.group_learning import DrawGroup, GroupLearner, StepReport
+from metazoo.learn.heads import NearestMean, query_features
+from metazoo.run.randomness import generator
+
+_OWN = "selection."
+_ACCURACY = "accuracy"
+
+Measure = Callable[[Embedder], float]
+DrawAmong = Callable[[Sequence[int], torch.Generator], tuple[int, ...]]
+"""For the teachers that are heard: those among them whose images one step learns from."""
+
+
+def accuracy_on(images: ImageSet, episodes: EpisodeList) -> Measure:
+    """Mean accuracy in percent by nearest mean on one and the same episodes, of a model that is learning.
+
+    Such a model has no stored batch-norm statistics yet, so all images of the episodes pass as one batch that is
+    normalised by its own, as while learning; their features are computed once for all episodes.
+    """
+    used, head = used_images(episodes), NearestMean()
+    chosen = images.images[used]
+
+    def measure(module: Embedder) -> float:
+        features = query_features(module, chosen, "query")
+        return float(episode_accuracies(features, used, episodes, head).mean())
+
+    return measure
+
+
+@dataclass(frozen=True)
+class SelectionReport(StepReport):
+    """Figures of one step.
+
+    Attributes:
+        validation_accuracy: as last measured, in percent.
+        models_in_use: the exponential of the entropy of the policy's probabilities: 1 to the number of teachers.
+    """
+
+    validation_accuracy: float
+    models_in_use: float
+
+
+@final
+class SelectingLearner:
+    """A `GroupLearner` that hears only the teachers that a policy draws.
+
+    A draw serves some steps. Then the meta-model's accuracy is its reward. The draw is counted by its number and the
+    policy stands still between rewards, so the state is that of the learner and of the policy, and the last accuracy.
+
+    Args:
+        learner: makes the learner from what draws the teachers of a step.
+        draw_among: draws them among those that are heard.
+        policy: draws, and learns from the rewards.
+        measure: see `accuracy_on`.
+        steps_per_draw: at least 1.
+        seed: of the run.
+    """
+
+    def __init__(
+        self,
+        learner: Callable[[DrawGroup], GroupLearner],
+        draw_among: DrawAmong,
+        policy: DrawPolicy,
+        measure: Measure,
+        steps_per_draw: int,
+        seed: int,
+    ) -> None:
+        self._heard: tuple[int, ...] = ()
+        self.learner, self.policy = learner(lambda random: draw_among(self._heard, random)), policy
+        self._measure, self._steps_per_draw, self._seed = measure, steps_per_draw, seed
+        self._accuracy: float | None = None
+
+    @property
+    def steps_done(self) -> int:
+        """Of the learner."""
+        return self.learner.steps_done
+
+    @property
+    def accuracy(self) -> float:
+        """On the episodes, as last measured, in percent."""
+        if self._accuracy is None:
+            self._accuracy = self._measure(self.learner.student.classifier)
+        return self._accuracy
+
+    def step(self) -> SelectionReport:
+        """Learn from the teachers drawn; reward the draw after its last step.
+
+        Raises:
+            DataError: as `GroupLearner.step`.
+            MetazooError: the features of the episodes' images are not finite.
+        """
+        number = self.steps_done // self._steps_per_draw
+        self._heard = self.learner.heard = self.policy.draw(generator(self._seed, "learn", "selection", number))
+        report = self.learner.step()
+        if self.steps_done % self._steps_per_draw == 0:
+            self._accuracy = self._measure(self.learner.student.classifier)
+            self.policy.learn(self._heard, self._accuracy)
+        probabilities = self.policy.probabilities
+        entropy = -(probabilities * probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()).sum()
+        return SelectionReport(**vars(report), validation_accuracy=self.accuracy, models_in_use=float(entropy.exp()))
+
+    def state(self) -> dict[str, Tensor]:
+        """For a checkpoint."""
+        own = {**self.policy.state(), _ACCURACY: torch.tensor(self.accuracy, dtype=torch.float64)}
+        return {**self.learner.state(), **{f"{_OWN}{name}": value for name, value in own.items()}}
+
+    def restore(self, steps_done: int, tensors: dict[str, Tensor]) -> None:
+        """Go on from `state` after `steps_done` steps.
+
+        Raises:
+            DataError: the state is not one of this learner.
+        """
+        own = {name.removeprefix(_OWN): value for name, value in tensors.items() if name.startswith(_OWN)}
+        if _ACCURACY not in own:
+            raise DataError("the checkpoint does not know a selection of teachers; start the run again")
+        self.policy.restore(own)
+        self.learner.restore(steps_done, tensors)
+        self._accuracy = float(own[_ACCURACY])
