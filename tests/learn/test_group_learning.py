@@ -285,13 +285,15 @@ def test_an_impossible_recipe_is_refused(wrong: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kind", ["implicit", "explicit", "mean"])
 def test_steps_played_back_from_a_recording_learn_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Two pools of views, groups of two sizes: four recordings.
+    # Two pools of views, groups of two sizes, some or all teachers heard: eight recordings.
     regularisation = RegularisationRecipe.model_validate({"kind": kind, "displacement": 1e-2, "strength": 1e-2})
     recipe = changed(steps=9, steps_per_views=5, regularisation=regularisation)
 
     def learn() -> tuple[dict[str, Tensor], list[list[float]]]:
-        learner = learner_of(recipe)
-        reports = [learner.step() for _ in range(recipe.steps)]
+        learner, reports = learner_of(recipe), []
+        for number in range(recipe.steps):
+            learner.heard = ((0, 1), None, (0, 2))[number % 3]
+            reports.append(learner.step())
         return learner.state(), [[float(value) for value in vars(report).values()] for report in reports]
 
     called, called_reports = learn()

@@ -14,8 +14,8 @@ from metazoo.zoo import Zoo, verify_zoo
 if sys.platform == "win32":
     pytest.skip("needs fork and SIGKILL", allow_module_level=True)
 
-# A build of two models renames: owner of the lock, list, owner again, then weights and list of each model.
-RENAMES_OF_A_BUILD = 7
+# A build of two models: owner of the lock, list, owner again, weights and line of each model, list, end of the lines.
+MOMENTS_OF_A_BUILD = 9
 
 # One interpreter imports the library and forks a child a case, so that the import is paid for once.
 _HARNESS = """
@@ -24,20 +24,24 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-from metazoo.zoo import Zoo
+from metazoo.zoo import Zoo, listing
 from zoo_helpers import build_small, classifier
 
 def die_at(count, when):
-    replace = os.replace
     seen = [0]
-    def patched(source, target):
-        seen[0] += 1
-        if seen[0] == count and when == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
-        replace(source, target)
-        if seen[0] == count and when == "after":
-            os.kill(os.getpid(), signal.SIGKILL)
-    os.replace = patched
+    def moment(function, is_one=lambda *_: True):
+        def patched(*args, **options):
+            if not is_one(*args):
+                return function(*args, **options)
+            seen[0] += 1
+            if seen[0] == count and when == "before":
+                os.kill(os.getpid(), signal.SIGKILL)
+            function(*args, **options)
+            if seen[0] == count and when == "after":
+                os.kill(os.getpid(), signal.SIGKILL)
+        return patched
+    os.replace, listing.append_line = moment(os.replace), moment(listing.append_line)
+    Path.unlink = moment(Path.unlink, lambda path: path.name == listing.ADDED and path.exists())
 
 def add(folder):
     Zoo.open(folder).add("added", classifier(), class_names=("a", "b", "c"), domain="d")
@@ -58,7 +62,7 @@ for act, count, when, folder in json.loads(sys.argv[1]):
 print(json.dumps(outcome))
 """
 CASES = [
-    *(("build", count, when) for count in range(1, RENAMES_OF_A_BUILD + 1) for when in ("before", "after")),
+    *(("build", count, when) for count in range(1, MOMENTS_OF_A_BUILD + 1) for when in ("before", "after")),
     *(("add", count, when) for count in range(1, 4) for when in ("before", "after")),
     *(("remove", count, when) for count in range(1, 3) for when in ("before", "after")),
 ]
@@ -71,7 +75,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def killed(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of one zoo a case, its process killed at the case's rename."""
+    """The folder of one zoo a case, its process killed at the case's moment."""
     parent = tmp_path_factory.mktemp("killed")
     folders = [parent / f"{act}-{count}-{when}" for act, count, when in CASES]
     for folder, (act, _, _) in zip(folders, CASES, strict=True):
