@@ -104,17 +104,5 @@ def test_vision_transformers_that_lose_patches_are_not_recorded(monkeypatch: pyt
     assert asked == [True, False]
 
 
-def test_every_step_is_called_on_a_cpu() -> None:
-    values = torch.zeros(())
-
-    def step() -> None:
-        values.add_(1)
-
-    repeated = Repeated(step, values.device)
-    for done in range(1, 7):
-        repeated()
-        assert values.item() == done
-
-
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)

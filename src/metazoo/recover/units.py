@@ -14,6 +14,7 @@ from metazoo.recover.pixels import RecoveryRecipe, recover_images
 from metazoo.run.compute import CPU, Compute
 from metazoo.run.executor import map_units
 from metazoo.run.randomness import generator
+from metazoo.run.repeat import give_back_memory
 from metazoo.zoo import ModelContract, WhiteBoxTeacher, Zoo
 
 
@@ -46,7 +47,9 @@ def recover_unit(unit: RecoveryUnit, check: Callable[[], None] = lambda: None) -
     teacher, *guides = _teachers(unit.zoo, wanted, unit.compute.device)
     guide = guides[0] if guides else None
     with unit.compute.mixed():
-        return recover_buckets(teacher, unit.labels, unit.recipe, random, guide=guide, stored_side=side, check=check)
+        found = recover_buckets(teacher, unit.labels, unit.recipe, random, guide=guide, stored_side=side, check=check)
+    give_back_memory(torch.device(unit.compute.device))
+    return found
 
 
 def recover_buckets(
