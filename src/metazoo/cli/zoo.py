@@ -8,12 +8,13 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from metazoo.cli.judged import selection_table, stored_in, trust_table
 from metazoo.cli.output import print_table
 from metazoo.cli.printable import printable
-from metazoo.cli.selection import selection_record, selection_table
-from metazoo.cli.trust import trust_record, trust_table
 from metazoo.data import load_images
 from metazoo.errors import UsageError, ZooError
+from metazoo.methods.selection import SELECTION
+from metazoo.methods.trust import TRUST
 from metazoo.run.bounded import Limits
 from metazoo.run.memory import keep_freed_memory
 from metazoo.run.progress import message
@@ -91,7 +92,7 @@ def inspect(options: Namespace) -> None:
     """List the models, how far a run trusts them, and which ones it has selected."""
     zoo = Zoo.open(options.zoo)
     trust, selection = (
-        None if options.run is None else record(options.run) for record in (trust_record, selection_record)
+        None if options.run is None else stored_in(options.run, record) for record in (TRUST, SELECTION)
     )
     if options.run is not None and trust is None and selection is None:
         raise UsageError(

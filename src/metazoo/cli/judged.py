@@ -1,4 +1,4 @@
-"""The trust table of a run."""
+"""What a run says of the models that it has judged or selected, as tables."""
 
 from pathlib import Path
 from typing import Any
@@ -6,20 +6,19 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from metazoo.methods.trust import TRUST
 from metazoo.run.folder import RunFolder
 from metazoo.training import Run
 
 
-def trust_record(run: Path | str) -> dict[str, Any] | None:
-    """What a run says of the models it has judged; None if it has not judged any.
+def stored_in(run: Path | str, record: str) -> dict[str, Any] | None:
+    """The record of that name (`TRUST`, `SELECTION`) in a run; None if it has none.
 
     Raises:
         UsageError: it is no run.
         ArtefactError: the record is damaged.
     """
     folder = RunFolder(Run.open(run).path)
-    return folder.read_json(TRUST) if folder.has(TRUST) else None
+    return folder.read_json(record) if folder.has(record) else None
 
 
 def trust_table(record: dict[str, Any]) -> Table:
@@ -36,6 +35,21 @@ def trust_table(record: dict[str, Any]) -> Table:
         is_doubtful = row["model"] in record["doubtful"]
         score = Text(_figure(row["score"]) + (" !" if is_doubtful else ""), style="bold red" if is_doubtful else "")
         table.add_row(Text(row["model"]), score, _figure(row["claims"]), _figure(row["service"]))
+    return table
+
+
+def selection_table(record: dict[str, Any]) -> Table:
+    """One row a model, the least likely first."""
+    seen = record["validation"]
+    table = Table(
+        title="Selection",
+        caption="chance that a single model drawn at the end of the run were this one; learned from the accuracy on "
+        f"{seen['images']} labelled images ({seen['accuracy']:.1f} % at the end), so the run is not data-free",
+    )
+    table.add_column("model", overflow="fold")
+    table.add_column("chance", justify="right")
+    for row in sorted(record["models"], key=lambda row: (row["probability"], row["model"])):
+        table.add_row(Text(row["model"]), f"{100 * row['probability']:.1f} %")
     return table
 
 
