@@ -7,7 +7,7 @@ from torch import Tensor
 
 from metazoo.bank import ResidentBank
 from metazoo.learn import views
-from metazoo.learn.views import AuxiliaryImages, draw_views, judge_views
+from metazoo.learn.views import draw_views, judge_views
 from metazoo.run.rows import RowsOnDisk
 
 GROUPS = ((0, 2), (1,))
@@ -54,21 +54,6 @@ def test_a_view_mixes_its_owner_with_a_member_of_its_group_only() -> None:
         mixed = own[:, partner] > 0
         assert 30 < int(mixed.sum()) < 70  # the owner itself is one of the two partners
         assert int(own[mixed][:, partner].max()) > 110
-
-
-def test_auxiliary_images_take_their_share_of_what_is_shown_and_of_what_is_laid_over() -> None:
-    white = AuxiliaryImages(torch.full((5, 3, 16, 16), 255, dtype=torch.uint8), 0.25)
-
-    def seen(mix: bool) -> Tensor:
-        random = torch.Generator().manual_seed(0)
-        images, _ = draw_views(pure_colours(), ((0,), (1,), (2,)), 900, random, shift=2, mix=mix, auxiliary=white)
-        return images[:, :, 0, 0].long().sum(1)
-
-    plain, mixed = seen(mix=False), seen(mix=True)
-    assert plain.unique().tolist() == [255, 765]
-    assert (plain == 765).double().mean() == pytest.approx(0.25, abs=0.05)
-    assert (mixed == 255).double().mean() == pytest.approx(0.75**2, abs=0.05)  # neither of the two is white
-    assert (mixed == 765).double().mean() == pytest.approx(0.25**2, abs=0.03)
 
 
 def test_without_mixing_a_view_is_an_image_of_its_owner_or_its_mirror_image() -> None:

@@ -60,19 +60,6 @@ def test_real_images_are_those_of_the_classes_of_each_teacher(zoo: Zoo, pack: Pa
         assert names == [contract.class_names[label] for label in labels.tolist()]
 
 
-def test_auxiliary_images_stand_beside_recovered_ones_and_change_what_is_learned(zoo: Zoo, tmp_path: Path) -> None:
-    runs = {
-        kind: train(zoo, out=tmp_path / str(kind), config=options(auxiliary=kind, auxiliary_images=5), workers=1)
-        for kind in (None, "fractals", "leaves")
-    }
-    again = train(zoo, out=tmp_path / "again", config=options(auxiliary="fractals", auxiliary_images=5), workers=1)
-    weights = {kind: run.meta_model.classifier.network.state_dict() for kind, run in runs.items()}
-    name = next(iter(weights[None]))
-    assert not torch.equal(weights[None][name], weights["fractals"][name])
-    assert not torch.equal(weights["leaves"][name], weights["fractals"][name])
-    assert torch.equal(again.meta_model.classifier.network.state_dict()[name], weights["fractals"][name])
-
-
 def test_data_without_a_class_of_a_teacher_is_refused(zoo: Zoo, tmp_path: Path) -> None:
     few = coloured_images(1, SIDE)
     np.savez(

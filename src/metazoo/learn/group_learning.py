@@ -17,7 +17,7 @@ from metazoo.learn.meta_optimiser import MetaOptimiser
 from metazoo.learn.recipe import LearningRecipe
 from metazoo.learn.regularisers import Direction, Loss, Parameters
 from metazoo.learn.student import Student
-from metazoo.learn.views import AuxiliaryImages, Targets, Views, draw_views, judge_views
+from metazoo.learn.views import Targets, Views, draw_views, judge_views
 from metazoo.run.randomness import generator
 from metazoo.run.repeat import Repeated
 
@@ -54,7 +54,6 @@ class GroupLearner:
         recipe: see there.
         seed: of the run.
         weights: of the teachers in what is reproduced, at least 0, float32 [teachers]; None if all count alike.
-        auxiliary: images of no teacher beside those of the bank, see `views.AuxiliaryImages`; None: none.
         check: called now and then while views are drawn.
 
     Attributes:
@@ -72,10 +71,8 @@ class GroupLearner:
         seed: int,
         *,
         weights: Tensor | None = None,
-        auxiliary: AuxiliaryImages | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        self._auxiliary = auxiliary
         self.student, self.steps_done = student, 0
         self.heard: Sequence[int] | None = None
         self._bank, self._groups, self._draw_group, self._targets = bank, groups, draw_group, targets
@@ -139,7 +136,6 @@ class GroupLearner:
             generator(self._seed, "learn", purpose, number),
             shift=round(self._recipe.shift * self._bank.images.shape[-1]),
             mix=self._recipe.mix,
-            auxiliary=self._auxiliary,
         )
 
     def calibrate(self) -> None:

@@ -47,19 +47,6 @@ class Views:
         return (self.owners == owner).nonzero().flatten()
 
 
-@dataclass(frozen=True, eq=False)
-class AuxiliaryImages:
-    """Images of no teacher that some views show instead of recovered ones.
-
-    Attributes:
-        images: uint8 [n, 3, side, side], on the device of the bank.
-        share: of the views' images, in [0, 1).
-    """
-
-    images: Tensor
-    share: float
-
-
 def draw_views(
     bank: ResidentBank,
     groups: Sequence[Sequence[int]],
@@ -68,7 +55,6 @@ def draw_views(
     *,
     shift: int,
     mix: bool,
-    auxiliary: AuxiliaryImages | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Draw `count` views, the same number of every teacher up to one.
 
@@ -82,23 +68,13 @@ def draw_views(
         random: source of all draws.
         shift: largest shift in pixels.
         mix: whether to mix.
-        auxiliary: takes the place of some of the images that are shown or laid over; None: of none.
 
     Returns:
         Images, uint8 [count, 3, side, side] in channels-last format, and their owners, int64 [count].
     """
     teachers = len(bank.names)
     owners = torch.arange(count) % teachers
-
-    def shown(whose: Tensor) -> Tensor:
-        pixels = bank.pixels(bank.draw(whose, random))
-        if auxiliary is not None:
-            replaced = (torch.rand(count, generator=random) < auxiliary.share).nonzero().flatten()
-            places = torch.randint(len(auxiliary.images), (len(replaced),), generator=random)
-            pixels[replaced] = auxiliary.images[places].float() / 255
-        return shift_and_flip(pixels, shift, random)
-
-    images = shown(owners)
+    images = shift_and_flip(bank.pixels(bank.draw(owners, random)), shift, random)
     if mix:
         chosen = torch.rand(count, generator=random, dtype=torch.float64)
         partners = torch.empty_like(owners)
@@ -106,7 +82,7 @@ def draw_views(
             members = torch.tensor(next(list(group) for group in groups if owner in group))
             own = owners == owner
             partners[own] = members[(chosen[own] * len(members)).long()]
-        others = shown(partners)
+        others = shift_and_flip(bank.pixels(bank.draw(partners, random)), shift, random)
         weight = (0.5 + 0.5 * torch.rand(count, 1, 1, 1, generator=random)).to(images.device)
         images = weight * images + (1 - weight) * others
     # Rounded as they are stored, so that the teachers judge exactly what the meta-model will see.

@@ -6,7 +6,6 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from metazoo.models import LARGEST_WIDTH, ArchitectureName, ClassifierSpec
-from metazoo.recover import Canvas
 from metazoo.taskspace import Strategy
 from metazoo.zoo import Zoo
 
@@ -24,11 +23,6 @@ class SourceRecipe(BaseModel):
 
     kind: SourceName = "recovered"
     data: str | None = Field(default=None, description="of kind images: an .npz pack or a folder")
-    auxiliary: Canvas | None = Field(
-        default=None, description="images drawn by formulas that some views show in the place of those of kind"
-    )
-    auxiliary_images: int = Field(default=6000, ge=1, description="how many of them are drawn, at most one a view")
-    auxiliary_share: float = Field(default=0.5, gt=0, lt=1, description="of the views that show one")
 
     @property
     def shows_classes(self) -> bool:

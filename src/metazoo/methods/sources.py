@@ -7,11 +7,10 @@ from metazoo.bank import Bank
 from metazoo.data import ImageSet, load_images
 from metazoo.data.images import draw_of_each
 from metazoo.errors import UsageError
-from metazoo.learn.views import AuxiliaryImages
 from metazoo.methods.recipes import SourceRecipe
 from metazoo.methods.stages import BANK, recover_images
 from metazoo.methods.workspace import Workspace
-from metazoo.recover import RecoveryBudget, RecoveryRecipe, start_images
+from metazoo.recover import RecoveryBudget, RecoveryRecipe
 from metazoo.run.progress import message
 from metazoo.run.randomness import generator
 
@@ -28,16 +27,6 @@ def images_from(source: SourceRecipe, workspace: Workspace, recovery: RecoveryRe
     if source.kind != "recovered":
         recovery = recovery.model_copy(update={"canvas": source.kind, "iterations": 0})
     return recover_images(workspace, recovery, budget)
-
-
-def auxiliary_images(source: SourceRecipe, workspace: Workspace, side: int, views: int) -> AuxiliaryImages | None:
-    """Images of `side` pixels for pools of so many views, to stand beside those of the bank; None: there are none."""
-    if source.auxiliary is None:
-        return None
-    random = generator(workspace.seed, "learn", "auxiliary images")
-    count = min(views, source.auxiliary_images)
-    images = (start_images(source.auxiliary, count, 3, side, random) * 255).round().to(torch.uint8)
-    return AuxiliaryImages(images.to(workspace.compute.device), source.auxiliary_share)
 
 
 def _copy_real_images(workspace: Workspace, data: str, budget: RecoveryBudget) -> Bank:

@@ -12,7 +12,7 @@ from metazoo.bank import Bank, ResidentBanks
 from metazoo.learn.group_learning import GroupLearner
 from metazoo.learn.recipe import LearningRecipe
 from metazoo.learn.student import Student
-from metazoo.learn.views import AuxiliaryImages, Targets
+from metazoo.learn.views import Targets
 from metazoo.methods.recipes import GroupingRecipe, MetaModelRecipe
 from metazoo.methods.selection import Validation, record_selection, selecting_learner
 from metazoo.methods.steps import learn_in_steps
@@ -158,7 +158,6 @@ def learn_from_groups(
     meta_model: MetaModelRecipe,
     weights: Tensor | None = None,
     validation: Validation | None = None,
-    auxiliary: AuxiliaryImages | None = None,
 ) -> ImageClassifier:
     """Train the meta-model on groups of teachers, and give it stored batch-norm statistics.
 
@@ -170,7 +169,6 @@ def learn_from_groups(
         meta_model: what is trained.
         weights: of the teachers, above 0, [teachers]; None if all count alike.
         validation: which images say what teachers to learn from; None draws them by `weights`.
-        auxiliary: images at the size of the meta-model that stand beside those of the bank; None: none.
     """
     spec = meta_model.spec(workspace.zoo)
     compute = workspace.compute
@@ -191,7 +189,6 @@ def learn_from_groups(
         recipe=recipe,
         seed=workspace.seed,
         weights=weights,
-        auxiliary=auxiliary,
         check=workspace.check,
     )
     learn = partial(

@@ -30,7 +30,7 @@ from metazoo.learn.recipe import LearningRecipe
 from metazoo.methods.base import Method
 from metazoo.methods.recipes import GroupingRecipe, MetaModelRecipe, SourceRecipe
 from metazoo.methods.selection import SelectionRecipe, load_validation
-from metazoo.methods.sources import auxiliary_images, images_from
+from metazoo.methods.sources import images_from
 from metazoo.methods.stages import check_probe, embed_and_group, learn_from_groups
 from metazoo.methods.tgr_reference import TgrReferenceRecipe, train_as_published
 from metazoo.methods.trust import TrustRecipe, apply_trust
@@ -83,13 +83,4 @@ class TaskGroupingsRegularization(Method):
         if recipe.source.shows_classes:
             workspace, weights = apply_trust(workspace, banks, recipe.trust, side)
         grouping = embed_and_group(workspace, banks, recipe.probe, recipe.grouping)
-        return learn_from_groups(
-            workspace,
-            banks,
-            grouping,
-            recipe.learning,
-            recipe.meta_model,
-            weights,
-            validation,
-            auxiliary_images(recipe.source, workspace, side, recipe.learning.views),
-        )
+        return learn_from_groups(workspace, banks, grouping, recipe.learning, recipe.meta_model, weights, validation)

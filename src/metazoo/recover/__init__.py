@@ -1,7 +1,6 @@
 """Model inversion: images recovered from frozen teachers, and the stage that fills a bank with them."""
 
 from metazoo.recover.budget import RecoveryBudget
-from metazoo.recover.canvas import Canvas, start_images
 from metazoo.recover.generated import GeneratorRecipe, recover_through_generator
 from metazoo.recover.health import TeacherHealth, health_rows, health_table, health_warning
 from metazoo.recover.inversion import Health, RecoveredImages
@@ -11,7 +10,6 @@ from metazoo.recover.stage import RecoveryPlan, guides_for, plan_recovery, recov
 from metazoo.recover.units import Request, recover_buckets, recover_requests
 
 __all__ = [
-    "Canvas",
     "GeneratorRecipe",
     "Health",
     "RecoveredImages",
@@ -31,5 +29,4 @@ __all__ = [
     "recover_requests",
     "recover_through_generator",
     "recover_zoo",
-    "start_images",
 ]
