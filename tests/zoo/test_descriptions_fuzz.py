@@ -59,6 +59,15 @@ def test_files_beside_weights(place: Path, data: some.DataObject) -> None:
         assert not zoo.exists()
 
 
+@pytest.mark.parametrize("name", ["a" * 600, "\x00", "b"])
+def test_what_no_contract_can_say_leaves_no_zoo_behind(place: Path, name: str) -> None:
+    (place / "x.yaml").write_text(json.dumps(SIDECAR | {"classes": ["b", "c", name]}))
+    zoo = place.parent / "none"
+    (addition,) = add_folder(zoo, place)
+    assert addition.status == "problem"
+    assert not zoo.exists()
+
+
 @settings(max_examples=100)
 @given(data=some.data())
 def test_configurations_of_transformers(data: some.DataObject) -> None:

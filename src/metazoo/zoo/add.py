@@ -13,7 +13,7 @@ from metazoo.errors import MetazooError, UsageError, ZooError
 from metazoo.models import ImageClassifier, network_with_weights, network_without_weights
 from metazoo.run.artefacts import sha256_of_file
 from metazoo.zoo.checkpoint import SUFFIXES, most_bytes, own_state, read_checkpoint
-from metazoo.zoo.contract import ModelContract, Provenance
+from metazoo.zoo.contract import ModelContract, Provenance, checked_contract
 from metazoo.zoo.description import ModelDescription, described, read_sidecar
 from metazoo.zoo.folder import Zoo
 from metazoo.zoo.listing import NAME as LISTING
@@ -167,15 +167,10 @@ def _add(zoo: _Destination, source: Source, given: ModelDescription) -> ModelCon
         crop=known.crop,
         interpolation=known.interpolation,
     )
-    return zoo.add(
-        name,
-        classifier,
-        class_names=known.classes,
-        domain=known.domain,
-        accuracy=known.accuracy,
-        recovered_images=known.recovered_images or "show",
-        provenance=provenance,
-    )
+    contract: dict[str, Any] = {"class_names": known.classes, "domain": known.domain, "accuracy": known.accuracy}
+    contract |= {"recovered_images": known.recovered_images or "show", "provenance": provenance}
+    checked_contract(name=name, spec=spec, weights_sha256="0" * 64, **contract)  # before a zoo is made for it
+    return zoo.add(name, classifier, **contract)
 
 
 def _came_from(present: ModelContract, path: Path) -> bool:
