@@ -13,6 +13,14 @@ from metazoo.recover import Health
 from metazoo.zoo import ModelContract, WhiteBoxTeacher
 
 LETTERS = "AOSXTLVHCE"
+VISION_TRANSFORMER = ClassifierSpec(
+    architecture="timm:test_vit",
+    arguments={"patch_size": 4, "embed_dim": 8, "depth": 1, "num_heads": 1},
+    classes=4,
+    input_size=16,
+    mean=(0.5,) * 3,
+    std=(0.25,) * 3,
+)
 
 
 class Plain(Network):

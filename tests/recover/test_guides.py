@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from recover_helpers import LETTERS, distances, spec_of, teacher_of, trained
+from recover_helpers import LETTERS, VISION_TRANSFORMER, distances, spec_of, teacher_of, trained
 
 from metazoo.bank import Bank
 from metazoo.errors import RunError
@@ -15,14 +15,6 @@ from metazoo.zoo import WhiteBoxTeacher, Zoo
 from metazoo.zoo.contract import Permission
 
 WANTED = torch.arange(4).repeat(8)
-WITHOUT = ClassifierSpec(
-    architecture="timm:test_vit",
-    arguments={"patch_size": 4, "embed_dim": 8, "depth": 1, "num_heads": 1},
-    classes=4,
-    input_size=16,
-    mean=(0.5,) * 3,
-    std=(0.25,) * 3,
-)
 
 
 @pytest.fixture
@@ -37,7 +29,7 @@ def add(zoo: Zoo, name: str, spec: ClassifierSpec, domain: str = "letters", perm
 
 def test_what_has_batch_norm_guides_what_has_not_of_its_own_domain_first(zoo: Zoo) -> None:
     for name, domain in (("vit", "letters"), ("other-vit", "signs"), ("lonely-vit", "dogs")):
-        add(zoo, name, WITHOUT, domain)
+        add(zoo, name, VISION_TRANSFORMER, domain)
     assert choose_guides(zoo, 0) == {}
     for name, domain in (("a", "letters"), ("b", "letters"), ("c", "signs")):
         add(zoo, name, spec_of(), domain)
@@ -52,7 +44,7 @@ def test_what_has_batch_norm_guides_what_has_not_of_its_own_domain_first(zoo: Zo
 def test_a_guide_is_no_better_protected_than_whom_it_guides(zoo: Zoo) -> None:
     permissions: dict[str, Permission] = {"show": "show", "keep": "keep", "discard": "discard"}
     for name, permission in permissions.items():
-        add(zoo, f"vit-{name}", WITHOUT, permission=permission)
+        add(zoo, f"vit-{name}", VISION_TRANSFORMER, permission=permission)
     add(zoo, "kept", spec_of(), permission="keep")
     assert {name: guide.name for name, guide in choose_guides(zoo, 0).items()} == {
         "vit-keep": "kept",
@@ -61,7 +53,7 @@ def test_a_guide_is_no_better_protected_than_whom_it_guides(zoo: Zoo) -> None:
 
 
 def test_a_recipe_without_use_for_guides_has_none(zoo: Zoo) -> None:
-    add(zoo, "vit", WITHOUT)
+    add(zoo, "vit", VISION_TRANSFORMER)
     add(zoo, "conv", spec_of())
     assert guides_for(zoo, RecoveryRecipe(), 0).keys() == {"vit"}
     for recipe in (RecoveryRecipe(guided=False), RecoveryRecipe(iterations=0), RecoveryRecipe(batch_norm=0)):
@@ -97,7 +89,7 @@ def test_with_itself_as_a_guide_the_weight_counts_twice(teacher: WhiteBoxTeacher
 
 
 def test_a_bank_says_who_guided(zoo: Zoo, tmp_path: Path) -> None:
-    add(zoo, "vit", WITHOUT)
+    add(zoo, "vit", VISION_TRANSFORMER)
     add(zoo, "conv", spec_of(5))
     recipe, budget = RecoveryRecipe(iterations=2), RecoveryBudget(images_per_class=4, bucket_size=8)
     bank, alone = (Bank.create(tmp_path / name) for name in ("bank", "alone"))

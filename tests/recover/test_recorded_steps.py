@@ -3,9 +3,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from recorded_operations import PlayedBack, RecordedOperations
-from recover_helpers import spec_of, teacher_of, trained
+from recover_helpers import VISION_TRANSFORMER, spec_of, teacher_of, trained
 
-from metazoo.models import ClassifierSpec
 from metazoo.recover import GeneratorRecipe, RecoveredImages, RecoveryRecipe, inversion
 from metazoo.recover.units import recover_buckets
 from metazoo.run.compute import Compute
@@ -89,15 +88,7 @@ def test_vision_transformers_that_lose_patches_are_not_recorded(monkeypatch: pyt
         return Repeated(step, device)
 
     monkeypatch.setattr(inversion, "Repeated", watched)
-    spec = ClassifierSpec(
-        architecture="timm:test_vit",
-        arguments={"patch_size": 4, "embed_dim": 8, "depth": 1, "num_heads": 1},
-        classes=4,
-        input_size=16,
-        mean=(0.5,) * 3,
-        std=(0.25,) * 3,
-    )
-    teacher = teacher_of(trained(spec, steps=1))
+    teacher = teacher_of(trained(VISION_TRANSFORMER, steps=1))
     for share in (0.0, 0.5):
         recipe = RecoveryRecipe(iterations=4, dropped_tokens=share)
         recover_buckets(teacher, [WANTED], recipe, seeded())

@@ -119,14 +119,12 @@ class GroupLearner:
         if kind not in self._directed:
 
             def direct(shown: Tensor, weights: Tensor | None) -> Direction:
-                return self._joined([self._loss(views, row, weights) for row in shown])
+                losses = [self._loss(views, row, weights) for row in shown]
+                with batch_statistics(self.student.classifier):
+                    return self._regulariser.direction(losses, self._parameters)
 
             self._directed[kind] = _Directed(places.to(self._bank.images.device), weights, direct)
         return self._directed[kind](places, weights)
-
-    def _joined(self, losses: Sequence[Loss]) -> Direction:
-        with batch_statistics(self.student.classifier):
-            return self._regulariser.direction(losses, self._parameters)
 
     def _draw(self, purpose: str, number: int, count: int) -> tuple[Tensor, Tensor]:
         return draw_views(
@@ -178,6 +176,7 @@ class GroupLearner:
         rate = self._recipe.learning_rate * self._schedule()
         self._optimiser.step(direction.gradient, rate)
         self.steps_done += 1
+        # Copies, since the next step may be played back into the same tensors.
         return StepReport(
             self.steps_done,
             direction.losses.mean(),

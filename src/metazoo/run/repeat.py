@@ -28,9 +28,8 @@ class Repeated:
 
     def __init__(self, step: Callable[[], None], device: torch.device, *, recordable: bool = True) -> None:
         self._step, self._device, self._calls = step, device, 0
-        self._records = recordable and device.type == "cuda"
         self._recording: Recording | None = None
-        self._stream = torch.cuda.Stream(device) if self._records else None
+        self._stream = torch.cuda.Stream(device) if recordable and device.type == "cuda" else None
 
     def __call__(self) -> None:
         """Do the step."""
@@ -40,7 +39,7 @@ class Repeated:
         outside = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(outside)
         with torch.cuda.stream(self._stream):
-            if self._records and self._calls == _CALLS_BEFORE_RECORDING:
+            if self._calls == _CALLS_BEFORE_RECORDING:
                 self._recording = record(self._step, torch.cuda.CUDAGraph())
             self._calls += 1
             self._step() if self._recording is None else self._recording.replay()
