@@ -1,15 +1,17 @@
-"""What grouping, gradient regularisation and recovery bring: the same steps with one thing changed at a time.
+"""What grouping, gradient regularisation and recovery bring: the same steps in every combination of the three.
 
 Variants of grouping and regularisation learn from the images of one finished run, those of the source of images from
-their own, grouped anew; all are measured on the same episodes of validation classes, paired with the first variant.
+their own, grouped anew; all are measured on the same episodes of validation classes, paired with the default.
 `agreement` is the mean cosine of two members' gradients over the run, `change` the share of the direction that
 regularisation adds.
 
     python -m benchmarks.ablation --run RUN --validation PACK --out FOLDER [--train PACK] [--steps 1000] [--seeds 0,1,2]
-        [--only "default;single;..."]
+        [--only "single, *;noise, *;..."]
 """
 
 import argparse
+import fnmatch
+import itertools
 import json
 import statistics
 from collections.abc import Mapping
@@ -36,28 +38,37 @@ from metazoo.training import METRICS, Run, train
 from metazoo.zoo import Zoo
 
 
-def _regularised(**options: Any) -> dict[str, Any]:
-    return {"learning": {"regularisation": options}}
+DEFAULT = "dispersed, implicit"
+REGULARISERS: dict[str, dict[str, Any]] = {
+    "implicit": {},
+    "mean": {"kind": "mean"},
+    "implicit x10": {"strength": 2e-2},
+    "implicit x100": {"strength": 2e-1},
+    "explicit": {"kind": "explicit"},
+    "explicit x10": {"kind": "explicit", "strength": 2e-2},
+    "explicit x100": {"kind": "explicit", "strength": 2e-1},
+}
 
 
 def variants(training_data: Path | None) -> dict[str, dict[str, Any]]:
-    """Names and the options that differ from the default; real images only where they are given."""
-    groupings = ("spectral", "homogeneous", "random", "single")
-    sources = ("leaves", "fractals", "glyphs", "noise")
-    real = {"real images": {"source": {"kind": "images", "data": str(training_data)}}} if training_data else {}
+    """Names ("grouping, regulariser", before it the source where nothing is recovered) and the options they change.
+
+    The default comes first. Other sources than recovered images meet the groupings and regularisers that differ most;
+    real images are one where they are given.
+    """
+    sources: dict[str, dict[str, Any]] = {kind: {"kind": kind} for kind in ("leaves", "fractals", "glyphs", "noise")}
+    if training_data is not None:
+        sources["real images"] = {"kind": "images", "data": str(training_data)}
+    recovered = itertools.product(("dispersed", "spectral", "homogeneous", "random", "single"), REGULARISERS)
+    others = itertools.product(sources, ("dispersed", "single"), ("implicit", "mean"))
     return {
-        "default": {},
-        **{name: {"grouping": {"strategy": name}} for name in groupings},
-        "mean": _regularised(kind="mean"),
-        "implicit x10": _regularised(strength=2e-2),
-        "implicit x100": _regularised(strength=2e-1),
-        "explicit": _regularised(kind="explicit"),
-        "explicit x10": _regularised(kind="explicit", strength=2e-2),
-        "explicit x100": _regularised(kind="explicit", strength=2e-1),
-        "single, mean": {"grouping": {"strategy": "single"}, **_regularised(kind="mean")},
-        **{name: {"source": {"kind": name}} for name in sources},
-        **real,
+        **{", ".join(pair): _changes(*pair) for pair in recovered},
+        **{", ".join((source, *pair)): {"source": sources[source], **_changes(*pair)} for source, *pair in others},
     }
+
+
+def _changes(grouping: str, regulariser: str) -> dict[str, Any]:
+    return {"grouping": {"strategy": grouping}, "learning": {"regularisation": REGULARISERS[regulariser]}}
 
 
 def learned(
@@ -95,9 +106,12 @@ def main() -> None:
     run, validation = Run.open(options.run), load_images(options.validation)
     zoo = Zoo.open(run.description["zoo"]["path"])
     lists = [EpisodeList.draw(validation, 5, shots, 15, 1000, 0) for shots in (1, 5)]
-    chosen = variants(options.train)
-    if options.only:
-        chosen = {name: chosen[name] for name in options.only.split(";")}
+    wanted = [DEFAULT, *options.only.split(";")] if options.only else ["*"]
+    chosen = {
+        name: changes
+        for name, changes in variants(options.train).items()
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted)
+    }
     rows = []
     for seed in map(int, options.seeds.split(",")):
         default: list[Tensor] = []
