@@ -25,6 +25,8 @@ from metazoo.taskspace import (
     similarity_matrix,
     train_probe,
 )
+from metazoo.taskspace.blocks import kept_blocks
+from metazoo.taskspace.probe import FISHER_ENTRIES
 
 GROUPS, PUBLISHED_IMAGES, PUBLISHED_BATCH, PUBLISHED_EPSILON = 5, 3000, 600, 1e-6
 Fisher = dict[str, Tensor]
@@ -91,6 +93,12 @@ def _embeddings(fishers: Sequence[Fisher]) -> FisherEmbeddings:
     return FisherEmbeddings.stack([TaskEmbedding(f"{index:04}", fisher) for index, fisher in enumerate(fishers)])
 
 
+def _kept(fisher: Fisher) -> Fisher:
+    """What the library keeps of such a Fisher."""
+    blocks = kept_blocks(fisher, FISHER_ENTRIES)
+    return {name: blocks[name].of(value) if name in blocks else value for name, value in fisher.items()}
+
+
 def _grouping_case(models: int, width: int) -> Case:
     """Similarity and grouping alone, with embeddings of the size of the default probe."""
 
@@ -145,7 +153,7 @@ def _whole_case(models: int, quick: bool) -> Case:
         similarity = (distance_like + distance_like.T).div(2).fill_diagonal_(1)
         pairs, all_pairs = few * (few - 1) / 2, models * (models - 1) / 2
         large_fishers = _fishers(large, few)
-        large_embeddings = _embeddings(large_fishers)
+        large_embeddings = _embeddings([_kept(fisher) for fisher in large_fishers])
         own = classifier(width=recipe.width)
         own_embeddings = _embeddings(_fishers(own, models))
         some = pixels(batch, 32)

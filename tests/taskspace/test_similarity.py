@@ -76,7 +76,7 @@ def test_equals_the_definition_for_any_block(block_elements: int) -> None:
             if i != j:
                 oracle[i, j] = torch.stack(cosines).mean()
     found = similarity_matrix(zoo(**tensors), relative_epsilon=0.3, block_elements=block_elements)
-    torch.testing.assert_close(found, oracle, rtol=1e-12, atol=0)
+    torch.testing.assert_close(found, oracle, rtol=1e-6, atol=0)
     assert torch.equal(found, found.T)
     assert (found.diagonal() == 1).all()
     distance = dissimilarity_matrix(found)
@@ -98,7 +98,7 @@ def test_tasks_in_blocks_from_the_disk_come_out_as_those_in_memory(
     assert torch.equal(similarity_matrix(on_disk), whole)
     monkeypatch.setattr(similarity, "_HELD_BYTES", held)
     in_blocks = similarity_matrix(on_disk)
-    torch.testing.assert_close(in_blocks, whole, rtol=1e-12, atol=0)
+    torch.testing.assert_close(in_blocks, whole, rtol=1e-6, atol=0)
     assert torch.equal(in_blocks, in_blocks.T)
     assert in_blocks[1, 5] == 1
 

@@ -10,7 +10,7 @@ from metazoo.taskspace.embeddings import FisherEmbeddings
 PUBLISHED_EPSILON = 1e-6
 PUBLISHED_DECIMALS = 4
 _HELD_BYTES = 1 << 26
-"""Of one tensor of all tasks as float64; of larger ones two blocks of tasks of half of that are held."""
+"""Of one tensor of all tasks as float32; of larger ones two blocks of tasks of half of that are held."""
 
 
 def similarity_matrix(
@@ -19,7 +19,7 @@ def similarity_matrix(
     relative_epsilon: float = 1e-6,
     absolute_epsilon: float | None = None,
     decimals: int | None = None,
-    block_elements: int = 1 << 16,
+    block_elements: int = 1 << 17,
 ) -> Tensor:
     """Similarity S [N, N] of N tasks, in [0, 1], symmetric, 1 on the diagonal.
 
@@ -32,7 +32,7 @@ def similarity_matrix(
     the Fisher is below 1e-6, S then falls with the scale of the gradients.
 
     Args:
-        embeddings: of the zoo, read block by block; the arithmetic is done in float64 on their device.
+        embeddings: of the zoo, read block by block; ratios are taken in float32 on their device.
         relative_epsilon: above 0; not used where `absolute_epsilon` is given.
         absolute_epsilon: above 0, the same for every tensor.
         decimals: round S to so many, or not at all.
@@ -74,7 +74,7 @@ def dissimilarity_matrix(similarity: Tensor) -> Tensor:
 
 def _tasks_held(fisher: Tensor | RowsOnDisk) -> int:
     """How many tasks make a block."""
-    count, most = len(fisher), _HELD_BYTES // (8 * max(1, fisher.shape[1]))
+    count, most = len(fisher), _HELD_BYTES // (4 * max(1, fisher.shape[1]))
     return count if count <= most else max(1, most // 2)
 
 
@@ -93,9 +93,9 @@ def _upper_cosines(fisher: Tensor | RowsOnDisk, guard: float, block_elements: in
         return torch.ones(count, count, dtype=torch.float64).triu(1)
     cosines = torch.zeros(count, count, dtype=torch.float64)
     for top in range(0, count, tasks):
-        firsts = fisher[top : top + tasks].double()
+        firsts = fisher[top : top + tasks].float()
         for left in range(top, count, tasks):
-            others = firsts if left == top else fisher[left : left + tasks].double()
+            others = firsts if left == top else fisher[left : left + tasks].float()
             found = _cosines(firsts, others, guard, block_elements, only_upper=left == top)
             cosines[top : top + tasks, left : left + tasks] = found.cpu()
     return cosines
@@ -103,7 +103,7 @@ def _upper_cosines(fisher: Tensor | RowsOnDisk, guard: float, block_elements: in
 
 def _cosines(firsts: Tensor, others: Tensor, guard: float, block_elements: int, *, only_upper: bool) -> Tensor:
     """Cosines of all pairs of two blocks, [n, size] and [m, size]: float64 [n, m]; zero up to the diagonal if asked."""
-    cosines = firsts.new_zeros(len(firsts), len(others))
+    cosines = firsts.new_zeros(len(firsts), len(others), dtype=torch.float64)
     rows = max(1, block_elements // max(1, firsts.shape[1]))
     for number, first in enumerate(firsts):
         guarded = first + guard
@@ -112,7 +112,7 @@ def _cosines(firsts: Tensor, others: Tensor, guard: float, block_elements: int, 
             inverse = (some + guarded).reciprocal_()
             u, v = first * inverse, inverse.mul_(some)
             # Summed alike, so that duplicates are at distance 0 exactly.
-            product, square_u, square_v = (u * v).sum(1), u.square().sum(1), v.square().sum(1)
+            product, square_u, square_v = ((one * other).sum(1).double() for one, other in ((u, v), (u, u), (v, v)))
             alike = (square_u == 0) & (square_v == 0)
             norms = (square_u * square_v).sqrt()
             cosine = torch.where(norms > 0, product / norms.clamp_min(torch.finfo(norms.dtype).tiny), 0)
