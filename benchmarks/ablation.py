@@ -37,7 +37,6 @@ from metazoo.taskspace import group
 from metazoo.training import METRICS, Run, train
 from metazoo.zoo import Zoo
 
-
 DEFAULT = "dispersed, implicit"
 REGULARISERS: dict[str, dict[str, Any]] = {
     "implicit": {},
