@@ -9,7 +9,10 @@ import pytest
 import torch
 from training_helpers import OPTIONS, SIDE, build, coloured_images, content
 
+from metazoo.cli import main
+from metazoo.cli.subject import SEEN_BY_SELECTION, open_source
 from metazoo.errors import RunError, UsageError
+from metazoo.evaluate import find_contamination
 from metazoo.learn.selecting_learner import SelectingLearner
 from metazoo.methods import stages
 from metazoo.methods.selection import SELECTION, SELECTION_DATA
@@ -80,6 +83,19 @@ def test_the_card_says_that_the_run_is_not_free_of_data(zoo: Zoo, run: Run, tmp_
     assert "data-free\n" in card.split("---")[1]
     assert "nothing of this run has seen a real image" in card
     assert not any(RunFolder(plain.path).has(name) for name in (SELECTION, SELECTION_DATA))
+
+
+def test_evaluation_knows_the_classes_that_models_were_selected_by(
+    run: Run, pack: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = open_source(str(run.path))
+    assert source.class_lists()[SEEN_BY_SELECTION] == run.selection_classes == tuple(f"colour {i}" for i in range(6))
+    unseen = find_contamination(["colour 5", "colour 6"], {SEEN_BY_SELECTION: run.selection_classes})
+    assert unseen.known == {"colour 5": (SEEN_BY_SELECTION,)}
+    few = ["--ways", "2", "--shots", "1", "--queries", "3", "--episodes", "2", "--data", pack]
+    assert main(["evaluate", str(run.path), *few]) == 0
+    assert "6 of 6 classes" in capsys.readouterr().err
+    assert main(["evaluate", str(run.path), *few, "--exclude-known"]) != 0
 
 
 @pytest.mark.parametrize(("trust", "stopped_at"), [("keep", 3), ("weigh", 4), ("drop", 5)])

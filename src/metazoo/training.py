@@ -13,6 +13,7 @@ from metazoo.adapt import MetaModel
 from metazoo.errors import ArtefactError, RunError, UsageError
 from metazoo.methods.config import RunConfig, resolve_config
 from metazoo.methods.privacy import discard_images, hide_images
+from metazoo.methods.selection import SELECTION_DATA
 from metazoo.methods.workspace import Workspace
 from metazoo.report.card import meta_model_card
 from metazoo.run.artefacts import read_bytes
@@ -79,6 +80,12 @@ class Run:
         if not self.finished:
             raise RunError(f"{self.path} has not finished; go on with it by train --resume")
         return MetaModel.load(self.path / META_MODEL)
+
+    @property
+    def selection_classes(self) -> tuple[str, ...]:
+        """Classes of the labelled images that models were selected by; empty if they were not."""
+        folder = RunFolder(self.path)
+        return tuple(folder.read_json(SELECTION_DATA)["classes"]) if folder.has(SELECTION_DATA) else ()
 
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of the run's diary."""

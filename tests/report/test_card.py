@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,9 +33,9 @@ def zoo(tmp_path: Path) -> Zoo:
     return zoo
 
 
-def card(zoo: Zoo, folder: RunFolder, channels: int = 3) -> str:
+def card(zoo: Zoo, folder: RunFolder, channels: int = 3, **options: Any) -> str:
     description = {"versions": {"metazoo": "1", "torch": "2"}}
-    return meta_model_card(zoo, resolve_config(seed=7), description, network(channels), folder)
+    return meta_model_card(zoo, resolve_config(options, seed=7), description, network(channels), folder)
 
 
 def test_a_card_says_what_is_known_and_nothing_else(zoo: Zoo, tmp_path: Path) -> None:
@@ -97,6 +98,24 @@ def test_the_fate_of_recovered_images_is_told(zoo: Zoo, tmp_path: Path) -> None:
     zoo.permit(["one", "two"], "show")
     text = meta_model_card(zoo, config, description, network(), RunFolder(tmp_path / "run"))
     assert "Those of 2 models are kept in the run folder (`bank`) and shown nowhere. Those of 1 model were" in text
+
+
+def test_a_study_on_real_images_says_so(zoo: Zoo, tmp_path: Path) -> None:
+    text = card(zoo, RunFolder(tmp_path / "run"), source={"kind": "images", "data": "some_photos"})
+    assert "learned from 1 pre-trained model and real images of their classes." in text
+    assert "real ones of some\\_photos, for a study, so this run is **not data-free**" in text
+    assert "the run folder holds real ones. Those of 1 model are kept" in text
+    assert "data-free" not in yaml.safe_load(text.split("---\n", 2)[1])["tags"]
+    assert "seen a real image" not in text
+    assert "no training images" not in text
+
+
+def test_images_by_formulas_reveal_nothing(zoo: Zoo, tmp_path: Path) -> None:
+    text = card(zoo, RunFolder(tmp_path / "run"), source={"kind": "leaves"})
+    assert "No image was recovered" in text
+    assert "can resemble" not in text
+    assert "nothing of this run has seen a real image" in text
+    assert "data-free" in yaml.safe_load(text.split("---\n", 2)[1])["tags"]
 
 
 def test_escaped_text_stays_on_its_line() -> None:

@@ -70,6 +70,6 @@ def _warn_of_known_classes(found: Contamination, data: str) -> None:
         holders = models[0] if len(models) == 1 else f"{models[0]} and {len(models) - 1} more"
         message(
             f"warning: {len(found.known)} of {found.classes} classes of {data} have the name of a class that a model "
-            f"of the zoo was trained on, such as {printable(name)} (by {holders}); if they are the same, the accuracy "
-            "says nothing of unseen classes; --exclude-known leaves them out"
+            f"of the zoo was trained on, or the run selected by, such as {printable(name)} (by {holders}); if they are "
+            "the same, the accuracy says nothing of unseen classes; --exclude-known leaves them out"
         )

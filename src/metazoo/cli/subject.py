@@ -21,6 +21,8 @@ from metazoo.models import ClassifierSpec
 from metazoo.training import Run
 from metazoo.zoo import ModelContract, WhiteBoxTeacher, Zoo, zoo_with_models
 
+SEEN_BY_SELECTION = "selection.validation"
+
 
 @dataclass(frozen=True)
 class Source:
@@ -30,11 +32,13 @@ class Source:
         path: as the user gave it.
         meta_model: None if a zoo was given.
         zoo: the folder of the zoo, also of a run's; None if a meta-model was given without its run.
+        selection_classes: of the labelled images that a run's models were selected by, if they were.
     """
 
     path: Path
     meta_model: MetaModel | None
     zoo: Path | None
+    selection_classes: tuple[str, ...] = ()
 
     def subject(self, in_turn_on: str | None = None) -> Subject:
         """The row of a table.
@@ -59,8 +63,13 @@ class Source:
         return zoo_with_models(self.zoo).teachers_in_turn(device or "cpu")
 
     def class_lists(self) -> dict[str, tuple[str, ...]]:
-        """Names of the classes of every model of the zoo, by the model's name; empty if the zoo is gone."""
-        return {contract.name: contract.class_names for contract in self._contracts()}
+        """Names of the classes that are no longer unseen, by the model that was trained on them.
+
+        Those of the images that a run's models were selected by stand under `selection.validation`. Of a zoo that is
+        gone there is nothing.
+        """
+        seen = {contract.name: contract.class_names for contract in self._contracts()}
+        return seen | ({SEEN_BY_SELECTION: self.selection_classes} if self.selection_classes else {})
 
     def side(self) -> int:
         """The largest input of all models in pixels."""
@@ -101,7 +110,7 @@ def open_source(path: str) -> Source:
     folder = Path(path)
     if (folder / "run.json").is_file():
         run = Run.open(folder)
-        return Source(folder, run.meta_model, Path(run.description["zoo"]["path"]))
+        return Source(folder, run.meta_model, Path(run.description["zoo"]["path"]), run.selection_classes)
     if (folder / "zoo.json").is_file():
         return Source(folder, None, folder)
     if (folder / META_MODEL).is_file():

@@ -8,6 +8,7 @@ import yaml
 
 from metazoo.learn.embedders import count_parameters
 from metazoo.methods.config import RunConfig
+from metazoo.methods.recipes import SourceRecipe
 from metazoo.methods.selection import SELECTION
 from metazoo.methods.stages import GROUPING, HEALTH
 from metazoo.methods.trust import TRUST
@@ -26,12 +27,13 @@ def meta_model_card(
     health, trust, selection = (
         folder.read_json(name) if folder.has(name) else None for name in (HEALTH, TRUST, SELECTION)
     )
+    source = getattr(config.recipe, "source", SourceRecipe())
     parts = [
-        _front_matter(config, data_free=selection is None),
+        _front_matter(config, data_free=selection is None and source.data is None),
         f"# Meta-model by {config.method.title}",
         f"A few-shot image classifier learned from {_counted(len(zoo), 'pre-trained model')} and "
-        f"{'**no training images**' if selection is None else 'some labelled images to select among them'}. It turns "
-        "an image into features; a new task is learned from 1 to 5 images a class.",
+        f"{_images_used(source, selection)}. It turns an image into features; a new task is learned from 1 to 5 images "
+        "a class.",
         "## Use",
         _USE,
         "## What it is",
@@ -50,12 +52,12 @@ def meta_model_card(
                 ("zoo", f"{_counted(len(zoo), 'model')}, SHA-256 {zoo.sha256}"),
             ],
         ),
-        _no_accuracy(selection),
+        _no_accuracy(source, selection),
         "## What it was made of",
         _models(zoo, health, trust, selection),
         _groups(folder),
         "## What it may reveal",
-        _recovered_images(zoo, description.get("images", True)),
+        _recovered_images(zoo, source, description.get("images", True)),
         "## The run",
         f"```yaml\n{config.as_yaml()}```",
     ]
@@ -83,8 +85,23 @@ def _front_matter(config: RunConfig, *, data_free: bool) -> str:
     return f"---\n{yaml.safe_dump(content, sort_keys=False)}---"
 
 
-def _no_accuracy(selection: dict[str, Any] | None) -> str:
+def _images_used(source: SourceRecipe, selection: dict[str, Any] | None) -> str:
+    used = [
+        *(["real images of their classes"] if source.data is not None else []),
+        *(["some labelled images to select among them"] if selection is not None else []),
+    ]
+    return " and ".join(used) or "**no training images**"
+
+
+def _no_accuracy(source: SourceRecipe, selection: dict[str, Any] | None) -> str:
     measure = "Measure it on classes that no model of the zoo knows: `metazoo evaluate RUN --data FOLDER`."
+    if source.data is not None:
+        measure = (
+            f"The images that it learned from are real ones of {escape(source.data)}, for a study, so this run is "
+            f"**not data-free**. {measure}"
+        )
+    if selection is None and source.data is not None:
+        return f"Accuracy is not stated here, because it was not measured while training. {measure}"
     if selection is None:
         return (
             "Accuracy is not stated here, because it was not measured while training: nothing of this run has seen a "
@@ -135,7 +152,9 @@ def _models(
     return _table(head, rows) + rest + "".join(warnings)
 
 
-def _recovered_images(zoo: Zoo, images: bool) -> str:
+def _recovered_images(zoo: Zoo, source: SourceRecipe, images: bool) -> str:
+    if source.kind not in ("recovered", "images"):
+        return "No image was recovered: those that it learned from were drawn by chance and formulas, and show no data."
     permissions = Counter(contract.recovered_images for contract in zoo)
     if not images:
         permissions["keep"] += permissions.pop("show", 0)
@@ -149,10 +168,14 @@ def _recovered_images(zoo: Zoo, images: bool) -> str:
         for permission, fate in fates.items()
         if permissions[permission]
     ]
+    risk = (
+        "Images recovered from a model can resemble those it was trained on."
+        if source.data is None
+        else "In the place of recovered images the run folder holds real ones."
+    )
     return (
-        f"Images recovered from a model can resemble those it was trained on. {' '.join(sentences)} No image lies "
-        "beside this card. The meta-model was learned from them and from what the models say of them, so it can carry "
-        "traces of the same training images."
+        f"{risk} {' '.join(sentences)} No image lies beside this card. The meta-model was learned from them and from "
+        "what the models say of them, so it can carry traces of the same training images."
     )
 
 
