@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from training_helpers import OPTIONS, SIDE, build, coloured_images, content
 
 from metazoo.adapt import FewShotClassifier, MetaModel
@@ -126,6 +127,25 @@ def test_a_finished_run_is_not_touched_again(
     assert time.process_time() - start < 1
     assert content(copied) == content(whole.path)
     assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+def test_a_run_goes_on_after_an_option_was_added_that_does_what_was_done_before(
+    zoo: Zoo, whole: Run, copied: Path
+) -> None:
+    folder = RunFolder(copied)
+    stored = yaml.safe_load(folder.read_text("config.yaml"))
+    assert stored["learning"].pop("mix") is True
+    folder.write_text("config.yaml", yaml.safe_dump(stored))
+    as_interrupted(copied)
+    with pytest.raises(RunError, match=r"was begun with another learning\.mix"):
+        train(zoo, out=copied, resume=True, config=changed("learning", mix=False))
+    assert again(zoo, copied).finished
+    weights = Path("meta-model", "model.safetensors")
+    assert (copied / weights).read_bytes() == (whole.path / weights).read_bytes()
+    stored["learning"]["mixture"] = 3
+    folder.write_text("config.yaml", yaml.safe_dump(stored))
+    with pytest.raises(RunError, match=r"begun by metazoo .*unknown option learning\.'?mixture.*by that version"):
+        again(zoo, copied)
 
 
 @pytest.mark.parametrize(

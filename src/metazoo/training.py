@@ -1,34 +1,27 @@
 """Training a meta-model from a zoo, and the run folder that comes of it."""
 
-import platform
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, final
 
-import torch
-import yaml
-
 from metazoo.adapt import MetaModel
-from metazoo.errors import ArtefactError, RunError, UsageError
+from metazoo.errors import RunError, UsageError
 from metazoo.methods.config import RunConfig, resolve_config
 from metazoo.methods.privacy import discard_images, hide_images
 from metazoo.methods.selection import SELECTION_DATA
 from metazoo.methods.workspace import Workspace
 from metazoo.report.card import meta_model_card
-from metazoo.run.artefacts import read_bytes
 from metazoo.run.compute import Compute
 from metazoo.run.folder import RunFolder
 from metazoo.run.lock import exclusive
-from metazoo.run.manifest import NAME as MANIFEST
 from metazoo.run.memory import keep_freed_memory
 from metazoo.run.metrics import MetricsLog
 from metazoo.run.signals import graceful
 from metazoo.run.threads import torch_threads
+from metazoo.run_description import CONFIG, DESCRIPTION, begin, check_run_folder, recorded_compute
 from metazoo.zoo import Zoo, zoo_with_models
 
-FORMAT_VERSION = 1
-CONFIG, DESCRIPTION, METRICS, META_MODEL = "config.yaml", "run.json", "metrics.jsonl", "meta-model"
+METRICS, META_MODEL = "metrics.jsonl", "meta-model"
 _FINISHED = f"{META_MODEL}/meta-model.json"
 # Small layers gain little from more threads, and wait many times longer where another program wants a core as well.
 _THREADS = 1
@@ -147,13 +140,13 @@ def train(
     resolved = resolve_config(config, method=method, setting=setting, seed=seed)
     zoo = zoo_with_models(zoo)
     out = Path(out)
-    _check_out(out, resume)
+    check_run_folder(out, resume)
     keep_freed_memory()
     with graceful() as stop, exclusive(out):
         folder = RunFolder(out)
         folder.tidy()
-        compute = Compute.choose(*_recorded(folder, device, precision))
-        description = _begin(folder, zoo, resolved, threads or _THREADS, compute, images)
+        compute = Compute.choose(*recorded_compute(folder, device, precision))
+        description = begin(folder, zoo, resolved, threads or _THREADS, compute, images)
         workspace = Workspace(
             zoo=zoo,
             folder=folder,
@@ -181,84 +174,3 @@ def _learn(workspace: Workspace, config: RunConfig, description: dict[str, Any])
     folder.write_text(f"{META_MODEL}/card.md", meta_model_card(workspace.zoo, config, description, classifier, folder))
     files = meta_model.save(folder.path / META_MODEL)
     folder.record(METRICS, *(f"{META_MODEL}/{name}" for name in files))
-
-
-def _check_out(out: Path, resume: bool) -> None:
-    try:
-        held = sorted(entry.name for entry in out.iterdir() if not entry.name.startswith("."))
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise UsageError(f"{out} cannot be a run folder: {error.strerror}; choose another folder") from error
-    if not held:
-        return
-    # A run begins with its configuration; nothing else is there until the manifest lists its description.
-    foreign = next((name for name in held if name not in (CONFIG, DESCRIPTION, MANIFEST)), None)
-    begins = foreign is None and (out / CONFIG).is_file()
-    if not begins and not ((out / DESCRIPTION).is_file() and RunFolder(out).has(DESCRIPTION)):
-        raise UsageError(f"{out} holds {foreign or held[0]!r} and is not a run; choose a new or empty folder")
-    if not resume:
-        raise UsageError(f"{out} holds a run already; go on with it by --resume, or choose another folder")
-
-
-def _recorded(folder: RunFolder, device: str | None, precision: str | None) -> tuple[str | None, str | None]:
-    """What was asked for, or else what the run began with."""
-    if not folder.has(DESCRIPTION):
-        return device, precision
-    begun = folder.read_json(DESCRIPTION)
-    return device or begun.get("device", "cpu"), precision or begun.get("precision", "float32")
-
-
-def _begin(
-    folder: RunFolder, zoo: Zoo, config: RunConfig, threads: int, compute: Compute, images: bool
-) -> dict[str, Any]:
-    """Describe the run in its folder, or check that it is the one described there."""
-    if not folder.has(DESCRIPTION):
-        text, path = config.as_yaml(), folder.path / CONFIG
-        if path.exists() and read_bytes(path) != text.encode():
-            raise UsageError(f"{path} is not of this run; choose a new or empty folder")
-        folder.write_text(CONFIG, text)
-        description = {
-            "format_version": FORMAT_VERSION,
-            "zoo": {"path": str(zoo.folder.resolve()), "sha256": zoo.sha256, "models": len(zoo)},
-            "threads": threads,
-            "device": compute.device,
-            "precision": compute.precision,
-            "images": images,
-            "versions": {
-                "metazoo": version("metazoo"),
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
-            "machine": {"system": platform.platform(), "processor": platform.machine()},
-        }
-        folder.write_json(DESCRIPTION, description)
-        return description
-    description = folder.read_json(DESCRIPTION)
-    if description.get("format_version") != FORMAT_VERSION:
-        raise ArtefactError(f"{folder.path / DESCRIPTION} is of another format version; update metazoo")
-    stored = yaml.safe_load(folder.read_text(CONFIG))
-    wanted = config.as_record()
-    other = _first_difference(stored, wanted)
-    if other is not None:
-        raise RunError(f"{folder.path} was begun with another {other}; give the same, or choose another folder")
-    if description["zoo"]["sha256"] != zoo.sha256:
-        raise RunError(
-            f"{folder.path} was begun with another zoo, or {zoo.folder} has changed since; choose another folder"
-        )
-    if description.get("images", True) and not images:
-        raise RunError(
-            f"{folder.path} was begun with images; go on without --no-images after `metazoo zoo set {zoo.folder} "
-            "--recovered-images keep`, which forbids them, or choose another folder"
-        )
-    return description
-
-
-def _first_difference(stored: Any, wanted: Any, prefix: str = "") -> str | None:
-    if isinstance(stored, dict) and isinstance(wanted, dict):
-        for key in [*wanted, *(key for key in stored if key not in wanted)]:
-            found = _first_difference(stored.get(key), wanted.get(key), f"{prefix}{key}.")
-            if found is not None:
-                return found
-        return None
-    return None if stored == wanted else prefix.rstrip(".")

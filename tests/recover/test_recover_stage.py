@@ -8,7 +8,7 @@ import pytest
 import torch
 from recover_helpers import LETTERS, spec_of, trained
 
-from metazoo.bank import Bank
+from metazoo.bank import Bank, Setting
 from metazoo.errors import ArtefactError, Interrupted, RunError, UsageError, ZooError
 from metazoo.recover import units as units_module
 from metazoo.recover.budget import RecoveryBudget
@@ -154,6 +154,22 @@ def test_images_that_were_made_otherwise_are_not_mixed(zoo: Zoo, whole: Bank) ->
             recover_zoo(zoo, whole, recipe, budget, seed, workers=1)
     recover_zoo(zoo, whole, RECIPE, BUDGET.model_copy(update={"disk_megabytes": 9}), 7, workers=1)
     assert files(whole.folder) == before
+
+
+def test_images_made_before_an_option_existed_were_made_with_its_default(
+    zoo: Zoo, whole: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_with = Bank.made_with
+
+    def without(bank: Bank, name: str, generation: int) -> dict[str, Setting]:
+        return {key: value for key, value in made_with(bank, name, generation).items() if key != "dropped_tokens"}
+
+    monkeypatch.setattr(Bank, "made_with", without)
+    before = files(whole.folder)
+    recover_zoo(zoo, whole, RECIPE, BUDGET, 7, workers=1)
+    assert files(whole.folder) == before
+    with pytest.raises(RunError, match=r"'colour' made with dropped_tokens 0\.0, not 0\.5"):
+        recover_zoo(zoo, whole, RECIPE.model_copy(update={"dropped_tokens": 0.5}), BUDGET, 7, workers=1)
 
 
 def test_a_teacher_that_was_trained_again_is_noticed(zoo: Zoo, whole: Bank) -> None:

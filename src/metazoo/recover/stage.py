@@ -92,7 +92,7 @@ def recover_zoo(
     """
     guides = guides_for(zoo, recipe, seed)
     settings = {c.name: _settings(c, guides.get(c.name), recipe, budget, seed) for c in zoo}
-    _check_settings(bank, settings, budget.generation)
+    _check_settings(bank, settings, budget.generation, type(recipe)().model_dump())
     units = _missing_units(zoo, bank, guides, recipe, budget, seed, compute)
     _check_disk(bank, units, budget)
     remove_stale_temporaries(bank.folder)
@@ -177,12 +177,15 @@ def _settings(
     return {"seed": seed, "weights_sha256": contract.weights_sha256, **of_guide, **of_budget, **recipe.model_dump()}
 
 
-def _check_settings(bank: Bank, settings: Mapping[str, dict[str, Setting]], generation: int) -> None:
+def _check_settings(
+    bank: Bank, settings: Mapping[str, dict[str, Setting]], generation: int, defaults: Mapping[str, Setting]
+) -> None:
+    """An option that did not exist when images were made had its default then."""
     for name, wanted in settings.items():
         generations = bank.generations_of(name)
         if generation not in generations:
             continue
-        found = bank.made_with(name, generation)
+        found = {**{key: defaults[key] for key in wanted if key in defaults}, **bank.made_with(name, generation)}
         other = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
         if other:
             raise RunError(
