@@ -8,8 +8,8 @@ fidelity of a way is its accuracy relative to that of real images, and it stands
         [--ways pixels:50,pixels:100,pixels:200,generator:200] [--device DEVICE] [--precision PRECISION]
 
 SOURCE is what the teachers were trained on. Of a way, the number is that of its iterations; `pixels` and `generator`
-are the settings `default` and `reference` of TGR. Times are by the clock, one teacher and one process at a time, the
-start of CUDA and of its libraries not counted.
+are the settings `default` and `reference` of TGR. One teacher and one process at a time; seconds are those of the
+processor on a CPU, and by the clock on a GPU, the start of CUDA and of its libraries not counted.
 """
 
 import argparse
@@ -34,6 +34,7 @@ from metazoo.recover.budget import plan_buckets
 from metazoo.recover.pixels import cosine_decay
 from metazoo.recover.units import recover_buckets
 from metazoo.run.compute import Compute
+from metazoo.run.memory import keep_freed_memory
 from metazoo.run.randomness import generator
 from metazoo.run.repeat import Repeated
 from metazoo.zoo import WhiteBoxTeacher, Zoo
@@ -57,14 +58,15 @@ def recovered(
     buckets = plan_buckets(contract.spec.classes, RecoveryBudget(images_per_class=per_class), SEED, contract.name)
     # Through a generator all buckets go together; in pixels each stands alone.
     together = [buckets] if isinstance(recipe, GeneratorRecipe) else [[bucket] for bucket in buckets]
-    start = time.perf_counter()
+    clock = time.process_time if compute.device == "cpu" else time.perf_counter
+    start = clock()
     with compute.mixed():
         parts = [
             part.images
             for place, own in enumerate(together)
             for part in recover_buckets(teacher, own, recipe, generator(SEED, "fidelity", contract.name, place))
         ]
-    return torch.cat(parts), time.perf_counter() - start
+    return torch.cat(parts), clock() - start
 
 
 def accuracy_of_student(teacher: WhiteBoxTeacher, images: Tensor, judged_on: ImageSet, steps: int) -> float:
@@ -116,6 +118,7 @@ def main() -> None:
     parser.add_argument("--precision")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()
     compute, data = Compute.choose(options.device, options.precision), load_images(options.data)
     rows: list[dict[str, Any]] = []
     for contract in [*Zoo.open(options.zoo)][: options.models]:
