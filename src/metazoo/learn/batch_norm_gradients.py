@@ -70,13 +70,16 @@ class _BatchNormGradient(Function):
         def wide(values: Tensor) -> Tensor:
             return values.view(-1, *[1] * (inputs.dim() - 2))
 
-        normalised = (inputs - wide(mean)) * wide(inverse)
-        to_gradient = torch.addcmul(mapped, normalised, wide(p)).add_(wide(q))
+        # The normalised input is inputs * inverse + shift; nothing of its size is made of it.
+        shift = -mean * inverse
+        to_gradient = mapped.addcmul_(inputs, wide(p * inverse)).add_(wide(p * shift + q))
         # <u, input's gradient> is scale * inverse * inner, channel by channel
         inner = (u * gradient).sum(channels) - (u_sum * of_shift + u_with_inputs * of_scale) / count
         factor = scale * inverse / count
-        to_normalised = gradient * wide(p - factor * u_with_inputs) - u * wide(factor * of_scale)
-        total, with_inputs = to_normalised.sum(channels), (to_normalised * normalised).sum(channels)
+        # To the normalised input goes gradient * a - u * b, whose sums over a channel are known from those of its parts.
+        a, b = p - factor * u_with_inputs, factor * of_scale
+        total, with_inputs = a * of_shift - b * u_sum, a * of_scale - b * u_with_inputs
         along = (inverse * with_inputs + scale * inner * inverse.square()) / count
-        to_inputs = to_normalised.sub_(wide(total / count)).mul_(wide(inverse)).addcmul_(normalised, wide(-along))
+        to_inputs = torch.addcmul(wide(-inverse * total / count - along * shift), gradient, wide(a * inverse))
+        to_inputs = to_inputs.addcmul_(u, wide(-b * inverse)).addcmul_(inputs, wide(-along * inverse))
         return to_gradient, to_inputs, inverse * inner, None, None, None
