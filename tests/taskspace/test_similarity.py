@@ -62,6 +62,15 @@ def test_a_published_epsilon_makes_small_gradients_unlike_and_a_relative_one_doe
         )
 
 
+@pytest.mark.parametrize("scale", [1e-34, 1e-20, 1e20])
+def test_gradients_of_any_scale_are_as_alike(scale: float) -> None:
+    pair = log_normal(3, 50, 1.0, seed=9)
+    pair[:, :5] = 0
+    torch.testing.assert_close(
+        similarity_matrix(zoo(w=scale * pair)), similarity_matrix(zoo(w=pair)), rtol=1e-5, atol=0
+    )
+
+
 @pytest.mark.parametrize("block_elements", [1, 7, 100, 10_000])
 def test_equals_the_definition_for_any_block(block_elements: int) -> None:
     tensors = {"w": log_normal(5, 31, 1.0, seed=5), "b": log_normal(5, 3, 1.0, seed=6)}

@@ -76,7 +76,7 @@ class _BatchNormGradient(Function):
         # <u, input's gradient> is scale * inverse * inner, channel by channel
         inner = (u * gradient).sum(channels) - (u_sum * of_shift + u_with_inputs * of_scale) / count
         factor = scale * inverse / count
-        # To the normalised input goes gradient * a - u * b, whose sums over a channel are known from those of its parts.
+        # To the normalised input goes gradient * a - u * b; its sums over a channel follow from those of its parts.
         a, b = p - factor * u_with_inputs, factor * of_scale
         total, with_inputs = a * of_shift - b * u_sum, a * of_scale - b * u_with_inputs
         along = (inverse * with_inputs + scale * inner * inverse.square()) / count

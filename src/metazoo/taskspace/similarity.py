@@ -52,8 +52,8 @@ def similarity_matrix(
     count = len(embeddings.names)
     total = torch.zeros(count, count, dtype=torch.float64)
     for fisher in embeddings.tensors.values():
-        guard = absolute_epsilon if absolute_epsilon is not None else relative_epsilon * _mean(fisher)
-        total += _upper_cosines(fisher, guard, block_elements)
+        scale = _mean(fisher) if absolute_epsilon is None else 1.0
+        total += _upper_cosines(fisher, scale, epsilon, block_elements)
     upper = (total / len(embeddings.tensors)).clamp(0, 1)
     similarity = upper + upper.T + torch.eye(count, dtype=torch.float64)
     return similarity if decimals is None else similarity.round(decimals=decimals)
@@ -86,19 +86,24 @@ def _mean(fisher: Tensor | RowsOnDisk) -> float:
     return float(torch.stack(shares).sum())
 
 
-def _upper_cosines(fisher: Tensor | RowsOnDisk, guard: float, block_elements: int) -> Tensor:
-    """Cosines of all pairs i < j of one tensor [N, size], float64 [N, N] on the CPU, zero elsewhere."""
+def _upper_cosines(fisher: Tensor | RowsOnDisk, scale: float, guard: float, block_elements: int) -> Tensor:
+    """Cosines of all pairs i < j of one tensor [N, size] over `scale`, float64 [N, N] on the CPU, zero elsewhere."""
     count, tasks = len(fisher), _tasks_held(fisher)
-    if guard == 0:  # no task has any Fisher in it
+    if scale == 0:  # no task has any Fisher in it
         return torch.ones(count, count, dtype=torch.float64).triu(1)
     cosines = torch.zeros(count, count, dtype=torch.float64)
     for top in range(0, count, tasks):
-        firsts = fisher[top : top + tasks].float()
+        firsts = _scaled(fisher[top : top + tasks], scale)
         for left in range(top, count, tasks):
-            others = firsts if left == top else fisher[left : left + tasks].float()
+            others = firsts if left == top else _scaled(fisher[left : left + tasks], scale)
             found = _cosines(firsts, others, guard, block_elements, only_upper=left == top)
             cosines[top : top + tasks, left : left + tasks] = found.cpu()
     return cosines
+
+
+def _scaled(fisher: Tensor, scale: float) -> Tensor:
+    """In float32, whose range the reciprocals of very small values would leave."""
+    return (fisher.double() / scale).float()
 
 
 def _cosines(firsts: Tensor, others: Tensor, guard: float, block_elements: int, *, only_upper: bool) -> Tensor:
