@@ -1,7 +1,7 @@
 """What grouping, gradient regularisation and recovery bring: the same steps in every combination of the three.
 
-Variants of grouping and regularisation learn from the images of one finished run, those of the source of images from
-their own, grouped anew; all are measured on the same episodes of validation classes, paired with the default.
+Variants of grouping and regularisation learn from the images of one finished run, or of one more for each other source
+of images; all are measured on the same episodes of validation classes, paired with the default.
 `agreement` is the mean cosine of two members' gradients over the run, `change` the share of the direction that
 regularisation adds.
 
@@ -70,16 +70,18 @@ def _changes(grouping: str, regulariser: str) -> dict[str, Any]:
     return {"grouping": {"strategy": grouping}, "learning": {"regularisation": REGULARISERS[regulariser]}}
 
 
+def with_source(run: Run, zoo: Zoo, source: Mapping[str, Any], seed: int, folder: Path) -> Run:
+    """A run with other images and the embeddings of the teachers on them, whose learning is of no account."""
+    config = merged(run.config.as_record(), {"source": source, "learning": {"steps": 1}})
+    return train(zoo, out=folder, config=config, seed=seed, resume=True)
+
+
 def learned(
     run: Run, zoo: Zoo, changes: Mapping[str, Any], seed: int, folder: Path
 ) -> tuple[ImageClassifier, list[dict[str, Any]]]:
-    """The meta-model of one variant, and the rows of its diary on learning."""
+    """The meta-model of one variant by the images and embeddings of `run`, and the rows of its diary."""
     recipe = resolve_config(merged(run.config.as_record(), changes)).recipe
     assert isinstance(recipe, TgrRecipe)
-    if "source" in changes:
-        config = merged(run.config.as_record(), changes)
-        variant = train(zoo, out=folder, config=config, seed=seed, resume=True)
-        return variant.meta_model.classifier, [row for row in variant.metrics() if row["stage"] == "learning"]
     workspace = Workspace(
         zoo, RunFolder(folder), MetricsLog(folder / METRICS), seed, 1, lambda: None, progress=False, images=False
     )
@@ -116,7 +118,9 @@ def main() -> None:
         default: list[Tensor] = []
         for number, (name, changes) in enumerate(chosen.items()):
             shorter = merged({"learning": {"steps": options.steps}}, changes)
-            classifier, figures = learned(run, zoo, shorter, seed, options.out / f"{seed}-{number}")
+            source = changes.get("source")
+            base = with_source(run, zoo, source, seed, options.out / f"{seed}-{source['kind']}") if source else run
+            classifier, figures = learned(base, zoo, shorter, seed, options.out / f"{seed}-{number}")
             subject = Subject.of(name, "tgr", classifier)
             accuracies = evaluate_lists(subject, validation, lists, get_head("nearest-mean"))
             default = default or accuracies

@@ -12,7 +12,7 @@ from metazoo.errors import ArtefactError, RunError, UsageError
 from metazoo.methods.config import RunConfig, resolve_config
 from metazoo.run.artefacts import read_bytes
 from metazoo.run.compute import Compute
-from metazoo.run.folder import RunFolder
+from metazoo.run.folder import RunFolder, names_in
 from metazoo.run.manifest import NAME as MANIFEST
 from metazoo.zoo import Zoo
 
@@ -26,12 +26,7 @@ def check_run_folder(out: Path, resume: bool) -> None:
     Raises:
         UsageError: it holds something else, or a run and `resume` is False.
     """
-    try:
-        held = sorted(entry.name for entry in out.iterdir() if not entry.name.startswith("."))
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise UsageError(f"{out} cannot be a run folder: {error.strerror}; choose another folder") from error
+    held = names_in(out, "a run folder")
     if not held:
         return
     # A run begins with its configuration; nothing else is there until the manifest lists its description.

@@ -100,13 +100,9 @@ def _no_accuracy(source: SourceRecipe, selection: dict[str, Any] | None) -> str:
             f"The images that it learned from are real ones of {escape(source.data)}, for a study, so this run is "
             f"**not data-free**. {measure}"
         )
-    if selection is None and source.data is not None:
-        return f"Accuracy is not stated here, because it was not measured while training. {measure}"
     if selection is None:
-        return (
-            "Accuracy is not stated here, because it was not measured while training: nothing of this run has seen a "
-            f"real image. {measure}"
-        )
+        unseen = "" if source.data is not None else ": nothing of this run has seen a real image"
+        return f"Accuracy is not stated here, because it was not measured while training{unseen}. {measure}"
     seen = selection["validation"]
     return (
         f"The models to learn from were selected by accuracy on {_counted(seen['images'], 'labelled image')} of "

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from metazoo.errors import ArtefactError
+from metazoo.errors import ArtefactError, UsageError
 from metazoo.run.artefacts import (
     read_bytes,
     read_json,
@@ -23,6 +23,24 @@ from metazoo.run.manifest import Manifest
 
 CHECKPOINTS = "checkpoints"
 _FORMAT_VERSION = "1"
+
+
+def names_in(folder: Path, what: str) -> list[str]:
+    """Names of all in a folder that is not hidden, sorted; empty if there is no folder.
+
+    Args:
+        folder: see above.
+        what: it is to become, for the error, such as `a zoo`.
+
+    Raises:
+        UsageError: it is a file, or cannot be read.
+    """
+    try:
+        return sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be {what}: {error.strerror}; choose another folder") from error
 
 
 class RunFolder:

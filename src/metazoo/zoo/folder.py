@@ -14,6 +14,7 @@ from typing import Any, Self
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.models import ImageClassifier
 from metazoo.run.artefacts import remove_stale_temporaries
+from metazoo.run.folder import names_in
 from metazoo.run.lock import exclusive
 from metazoo.zoo.contract import ModelContract, Permission, Provenance, TrainingRecord, checked_contract
 from metazoo.zoo.listing import NAME, add_to_listing, has_additions, read_listing, write_listing
@@ -248,11 +249,6 @@ def _sorted(contracts: Collection[ModelContract]) -> tuple[ModelContract, ...]:
 
 
 def _check_free(folder: Path) -> None:
-    try:
-        held = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise UsageError(f"{folder} cannot be a zoo: {error.strerror}; choose another folder") from error
+    held = names_in(folder, "a zoo")
     if held:
         raise UsageError(f"{folder} holds {held[0]!r} and is not a zoo; choose a new or empty folder")
