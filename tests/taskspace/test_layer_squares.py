@@ -54,6 +54,7 @@ def squares(network: nn.Module, images: Tensor, targets: Tensor) -> dict[str, Te
     "layers",
     [
         [nn.Conv2d(3, 4, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2)), nn.ReLU(inplace=True), nn.Flatten()],
+        [nn.Conv2d(3, 4, (2, 3), stride=(2, 1), padding=(2, 1), dilation=(2, 1)), nn.Flatten()],
         [nn.Conv2d(3, 4, 9, bias=False), nn.Flatten()],
         [nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2), nn.ReLU(inplace=True), nn.Flatten()],
         [OverRows(), nn.BatchNorm1d(3 * 9 * 5), nn.Tanh()],

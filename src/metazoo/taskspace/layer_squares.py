@@ -19,6 +19,8 @@ from metazoo.errors import UsageError
 from metazoo.taskspace.blocks import Blocks
 
 _NUMBERS_AT_ONCE = 1 << 18
+_SHORT_ROW = 8
+"""Of outputs: below, numbers are gathered one by one; from here on rows are copied, which is then the faster way."""
 
 
 def sum_of_squared_gradients(
@@ -108,8 +110,7 @@ def _weight_squares(layer: nn.Module, inputs: Tensor, gradient: Tensor, blocks: 
     if isinstance(layer, _BatchNorm):
         return (rows * _channels_first(layer, _normalised(layer, inputs))).sum(2).square().sum(0)
     if isinstance(layer, nn.Conv2d):
-        assert not isinstance(layer.padding, str)
-        columns = functional.unfold(inputs, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+        columns = _patches(layer, inputs, tuple(gradient.shape[2:]))
         shape = (layer.out_channels, layer.in_channels, *layer.kernel_size)
     else:
         columns = _channels_first(layer, inputs)
@@ -117,6 +118,21 @@ def _weight_squares(layer: nn.Module, inputs: Tensor, gradient: Tensor, blocks: 
     if blocks is None:
         return _products_squared(rows.unsqueeze(1), columns.unsqueeze(1)).view(shape)
     return _products_squared(blocks.of_rows(rows), blocks.of_columns(columns))
+
+
+def _patches(layer: nn.Conv2d, inputs: Tensor, out: tuple[int, ...]) -> Tensor:
+    """What each of `out` positions sees: [n, channels x kernel entries, positions], as `functional.unfold`, faster."""
+    assert not isinstance(layer.padding, str)
+    (rows, columns), (down, right) = layer.padding, layer.dilation
+    padded = functional.pad(inputs, (columns, columns, rows, rows)).contiguous()
+    height, width = padded.shape[2:]
+    sizes = (*layer.kernel_size, *out)
+    strides = (down * width, right, layer.stride[0] * width, layer.stride[1])
+    if out[1] < _SHORT_ROW:
+        places = torch.arange(height * width, device=inputs.device).as_strided(sizes, strides).flatten()
+        return padded.view(-1, height * width).index_select(1, places).view(len(inputs), -1, out[0] * out[1])
+    views = padded.as_strided((*padded.shape[:2], *sizes), (*padded.stride()[:2], *strides))
+    return views.reshape(len(inputs), -1, out[0] * out[1])
 
 
 def _normalised(layer: _BatchNorm, inputs: Tensor) -> Tensor:
