@@ -10,7 +10,7 @@ import torch
 from training_helpers import OPTIONS, SIDE, build, coloured_images, content
 
 from metazoo.cli import main
-from metazoo.cli.subject import SEEN_BY_SELECTION, open_source
+from metazoo.cli.subject import open_source
 from metazoo.errors import RunError, UsageError
 from metazoo.evaluate import find_contamination
 from metazoo.learn.selecting_learner import SelectingLearner
@@ -89,9 +89,10 @@ def test_evaluation_knows_the_classes_that_models_were_selected_by(
     run: Run, pack: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = open_source(str(run.path))
-    assert source.class_lists()[SEEN_BY_SELECTION] == run.selection_classes == tuple(f"colour {i}" for i in range(6))
-    unseen = find_contamination(["colour 5", "colour 6"], {SEEN_BY_SELECTION: run.selection_classes})
-    assert unseen.known == {"colour 5": (SEEN_BY_SELECTION,)}
+    assert source.selection_classes == run.selection_classes == tuple(f"colour {i}" for i in range(6))
+    found = find_contamination(["Colour 5", "colour 6"], {"model": ["colour 6"]}, source.selection_classes)
+    assert (found.models, found.known, found.selected_by) == (1, {"colour 6": ("model",)}, ("Colour 5",))
+    assert found.seen == {"Colour 5", "colour 6"}
     few = ["--ways", "2", "--shots", "1", "--queries", "3", "--episodes", "2", "--data", pack]
     assert main(["evaluate", str(run.path), *few]) == 0
     assert "6 of 6 classes" in capsys.readouterr().err

@@ -101,7 +101,7 @@ def test_what_models_know_is_recorded_and_can_be_left_out(cli: Cli, refused: Ref
             expected[name] = (*expected.get(name, ()), contract.name)
     assert found == Contamination(models=2, classes=4, known=expected)
     error = refused(2, *words, "--exclude-known", "--out", out)
-    assert f"only {4 - len(expected)} of 4 classes of seen are known to no model, too few for 2-way" in error
+    assert f"only {4 - len(expected)} of 4 classes of seen are unseen, too few for 2-way" in error
     for name in ("colour-10", "colour-11", "colour-12"):
         shutil.copytree(own.unseen / name, own.seen / name)
     outcome = cli(*words, "--exclude-known", "--out", out)

@@ -60,8 +60,17 @@ def test_classes_that_models_know_are_left_out() -> None:
     assert left.sha256 == images.select_classes([0, 2, 3, 5]).sha256
     assert left.name == "noise without 2 known classes"
     assert report == found.model_copy(update={"excluded": True})
-    with pytest.raises(UsageError, match="only 4 of 6 classes of noise are known to no model, too few for 5-way"):
+    with pytest.raises(UsageError, match="only 4 of 6 classes of noise are unseen, too few for 5-way"):
         exclude_known(images, found, 5)
+
+
+def test_classes_that_models_were_selected_by_are_left_out_too() -> None:
+    images = noise_images(classes=6, each=4)
+    found = find_contamination(images.class_names, {"a": ["class 1"]}, ["Class-1", "class_5", "another"])
+    assert (found.models, found.known, found.selected_by) == (1, {"class 1": ("a",)}, ("class 1", "class 5"))
+    assert exclude_known(images, found, 4)[0].class_names == ("class 0", "class 2", "class 3", "class 4")
+    without_zoo = find_contamination(images.class_names, {}, ["class 5"])
+    assert exclude_known(images, without_zoo, 5)[0].class_names == images.class_names[:5]
 
 
 def test_without_known_classes_nothing_is_left_out() -> None:

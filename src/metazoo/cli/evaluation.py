@@ -28,11 +28,10 @@ def evaluate(options: Namespace) -> None:
     in_turn_on = device if leaves_models_alone else None
     rows = source.table(in_turn_on=in_turn_on) if options.baselines else [source.subject(in_turn_on)]
     subjects = [row.on(device) for row in rows]
-    contamination = find_contamination(images.class_names, source.class_lists())
+    contamination = find_contamination(images.class_names, source.class_lists(), source.selection_classes)
     if options.exclude_known:
         images, contamination = exclude_known(images, contamination, options.ways)
-    else:
-        _warn_of_known_classes(contamination, images.name)
+    _warn_of_seen_classes(contamination, images.name)
     total = len(subjects) * len(options.shots) * options.episodes
     with graceful() as stop, torch_threads(options.threads), Progress("evaluating", total) as bar:
 
@@ -59,17 +58,24 @@ def evaluate(options: Namespace) -> None:
         print(f"{options.out}: {len(results)} results, with their episodes beside it")
 
 
-def _warn_of_known_classes(found: Contamination, data: str) -> None:
+def _warn_of_seen_classes(found: Contamination, data: str) -> None:
     if found.models == 0:
         message(
             f"warning: the zoo behind it is gone or unknown, so nobody can say whether its models know classes "
             f"of {data}"
         )
-    elif found.known:
+    if found.excluded:
+        return
+    remedy = "the accuracy says nothing of unseen classes; --exclude-known leaves them out"
+    if found.known:
         name, models = next(iter(found.known.items()))
         holders = models[0] if len(models) == 1 else f"{models[0]} and {len(models) - 1} more"
         message(
             f"warning: {len(found.known)} of {found.classes} classes of {data} have the name of a class that a model "
-            f"of the zoo was trained on, or the run selected by, such as {printable(name)} (by {holders}); if they are "
-            "the same, the accuracy says nothing of unseen classes; --exclude-known leaves them out"
+            f"of the zoo was trained on, such as {printable(name)} (by {holders}); if they are the same, {remedy}"
+        )
+    if found.selected_by:
+        message(
+            f"warning: {len(found.selected_by)} of {found.classes} classes of {data} have the name of a class by whose "
+            f"images the run selected its models, such as {printable(found.selected_by[0])}; {remedy}"
         )

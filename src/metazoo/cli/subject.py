@@ -21,8 +21,6 @@ from metazoo.models import ClassifierSpec
 from metazoo.training import Run
 from metazoo.zoo import ModelContract, WhiteBoxTeacher, Zoo, zoo_with_models
 
-SEEN_BY_SELECTION = "selection.validation"
-
 
 @dataclass(frozen=True)
 class Source:
@@ -63,13 +61,8 @@ class Source:
         return zoo_with_models(self.zoo).teachers_in_turn(device or "cpu")
 
     def class_lists(self) -> dict[str, tuple[str, ...]]:
-        """Names of the classes that are no longer unseen, by the model that was trained on them.
-
-        Those of the images that a run's models were selected by stand under `selection.validation`. Of a zoo that is
-        gone there is nothing.
-        """
-        seen = {contract.name: contract.class_names for contract in self._contracts()}
-        return seen | ({SEEN_BY_SELECTION: self.selection_classes} if self.selection_classes else {})
+        """Names of the classes of every model, by its name; of a zoo that is gone there is nothing."""
+        return {contract.name: contract.class_names for contract in self._contracts()}
 
     def side(self) -> int:
         """The largest input of all models in pixels."""

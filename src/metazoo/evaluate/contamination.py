@@ -1,4 +1,4 @@
-"""Which evaluated classes the models of a zoo were trained on, as far as names tell."""
+"""Which evaluated classes are not unseen: the models of a zoo were trained on them, or selected by them."""
 
 import dataclasses
 import re
@@ -18,7 +18,7 @@ _SEPARATORS = re.compile(r"(?<!\d)[\s_-]+|[\s_-]+(?!\d)")
 
 
 class Contamination(BaseModel):
-    """What the class lists of models say of the evaluated classes.
+    """What the class lists of models, and of a selection among them, say of the evaluated classes.
 
     Names can only hint: two things may share a name, and one thing may have two.
     """
@@ -30,11 +30,21 @@ class Contamination(BaseModel):
     known: dict[str, tuple[str, ...]] = Field(
         description="those of the evaluated classes that models know, each with the names of these models"
     )
-    excluded: bool = Field(default=False, description="whether the known classes were left out of the episodes")
+    selected_by: tuple[str, ...] = Field(
+        default=(), description="those of the evaluated classes by whose labelled images the models were selected"
+    )
+    excluded: bool = Field(default=False, description="whether the seen classes were left out of the episodes")
+
+    @property
+    def seen(self) -> frozenset[str]:
+        """The evaluated classes that models know or were selected by."""
+        return frozenset(self.known) | frozenset(self.selected_by)
 
 
-def find_contamination(class_names: Sequence[str], class_lists: Mapping[str, Collection[str]]) -> Contamination:
-    """Compare the evaluated classes with those that models were trained on.
+def find_contamination(
+    class_names: Sequence[str], class_lists: Mapping[str, Collection[str]], selection_classes: Collection[str] = ()
+) -> Contamination:
+    """Compare the evaluated classes with those that models were trained on, or selected by.
 
     Two names agree if they are the same but for case, spaces, underscores, hyphens, and a WordNet id (`n02129165_Lion`)
     or a CUB number (`001.Albatross`) in front. Where both have a WordNet id, it alone decides.
@@ -42,8 +52,10 @@ def find_contamination(class_names: Sequence[str], class_lists: Mapping[str, Col
     Args:
         class_names: of the evaluated classes.
         class_lists: names of the classes of every model, by the model's name.
+        selection_classes: names of the classes of the labelled images that the models were selected by, if they were.
     """
     holders: dict[tuple[str, str], set[str]] = {}
+    selected = [_normalised(name) for name in selection_classes]
     for model, names in class_lists.items():
         for name in names:
             holders.setdefault(_normalised(name), set()).add(model)
@@ -53,25 +65,27 @@ def find_contamination(class_names: Sequence[str], class_lists: Mapping[str, Col
         models = set().union(*(members for other, members in holders.items() if _agree(own, other)))
         if models:
             known[name] = tuple(sorted(models))
-    return Contamination(models=len(class_lists), classes=len(class_names), known=known)
+    selected_by = [name for name in class_names if any(_agree(_normalised(name), other) for other in selected)]
+    return Contamination(models=len(class_lists), classes=len(class_names), known=known, selected_by=tuple(selected_by))
 
 
 def exclude_known(image_set: ImageSet, contamination: Contamination, ways: int) -> tuple[ImageSet, Contamination]:
-    """The image set without the classes that models know, renamed accordingly, and the report that says so.
+    """The image set without the classes that are not unseen, renamed accordingly, and the report that says so.
 
     Raises:
-        UsageError: no model's classes are known, or fewer than `ways` classes remain.
+        UsageError: no model's classes are known, nor is any by which models were selected, or fewer than `ways` classes
+            remain.
     """
-    if contamination.models == 0:
+    if contamination.models == 0 and not contamination.selected_by:
         raise UsageError("no model's classes are known, so none can be excluded; evaluate without excluding any")
-    unknown = [index for index, name in enumerate(image_set.class_names) if name not in contamination.known]
+    unknown = [index for index, name in enumerate(image_set.class_names) if name not in contamination.seen]
     if len(unknown) < ways:
         raise UsageError(
-            f"only {len(unknown)} of {len(image_set.class_names)} classes of {image_set.name} are known to no model, "
-            f"too few for {ways}-way episodes; give other data or ask for fewer ways"
+            f"only {len(unknown)} of {len(image_set.class_names)} classes of {image_set.name} are unseen, too few for "
+            f"{ways}-way episodes; give other data or ask for fewer ways"
         )
-    if contamination.known:
-        name = f"{image_set.name} without {len(contamination.known)} known classes"
+    if contamination.seen:
+        name = f"{image_set.name} without {len(contamination.seen)} known classes"
         image_set = dataclasses.replace(image_set.select_classes(unknown), name=name)
     return image_set, contamination.model_copy(update={"excluded": True})
 
