@@ -29,11 +29,14 @@ def test_building_again_changes_nothing(cli: Cli, own: Workshop) -> None:
 
 def test_another_kind_joins_the_zoo(cli: Cli, own: Workshop) -> None:
     grey = ("--arch", "thin-resnet", "--models", 1, "--domain", "grey things", "--channels", 1, "--batch-size", 8)
+    grey = (*grey, "--shift", 2)
     outcome = cli("zoo", "build", own.zoo, "--data", own.unseen, *grey, *SMALL)
     assert outcome.code == 0
     assert re.search(r"grey things +│ thin-resnet width 4 +│ +1 │", outcome.out)
     added = Zoo.open(own.zoo).contracts[0]
     assert (added.domain, added.spec.channels, added.spec.architecture) == ("grey things", 1, "thin-resnet")
+    assert added.training is not None
+    assert added.training.recipe.largest_shift == 2
 
 
 def test_inspecting_lists_every_model(cli: Cli, workshop: Workshop) -> None:

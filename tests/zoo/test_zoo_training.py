@@ -1,3 +1,4 @@
+import dataclasses
 from typing import Any
 
 import pytest
@@ -106,6 +107,23 @@ def test_steps_are_those_of_a_plain_loop() -> None:
                 parameter.sub_(rate * speed)
     for name, tensor in trained.state_dict().items():
         torch.testing.assert_close(tensor, oracle.state_dict()[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_without_augmentation_a_recipe_is_described_as_before_there_was_any() -> None:
+    assert "largest_shift" not in SHORT.model_dump()
+    moved = SHORT.model_copy(update={"largest_shift": 0})
+    assert [TrainingRecipe(**recipe.model_dump()) for recipe in (SHORT, moved)] == [SHORT, moved]
+
+
+def test_augmentation_moves_images_and_nothing_else() -> None:
+    """Images of one colour are the same wherever they are moved to, so with them nothing may change."""
+    pictures = coloured_images(classes=3, each=5)
+    flat = dataclasses.replace(pictures, images=pictures.images[:, :, :1, :1].expand(-1, -1, SIDE, SIDE).contiguous())
+    for image_set, same in ((flat, True), (pictures, False)):
+        plain, _ = train(image_set, SHORT)
+        for largest_shift in (0, 4):
+            moved, _ = train(image_set, SHORT.model_copy(update={"largest_shift": largest_shift}))
+            assert all(torch.equal(plain[name], moved[name]) for name in plain) is same
 
 
 def test_a_last_single_image_is_left_out_and_two_are_not() -> None:

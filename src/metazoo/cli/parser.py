@@ -81,6 +81,9 @@ def _zoo(commands: Any) -> None:
     build.add_argument("--epochs", type=positive, default=60, help="passes over the images (default: %(default)s)")
     build.add_argument("--batch-size", type=positive, default=128, help="images a step (default: %(default)s)")
     build.add_argument("--learning-rate", type=number, help="of the first epochs (default: 0.01)")
+    build.add_argument(
+        "--shift", type=natural, help="mirror images at random and shift them by up to so many pixels (default: do not)"
+    )
     build.add_argument("--width", type=positive, help="of the architecture (default: its own)")
     build.add_argument(
         "--input-size",

@@ -50,7 +50,10 @@ def build(options: Namespace) -> None:
         options.seed,
         domain=options.domain,
         recipe=TrainingRecipe(
-            epochs=options.epochs, batch_size=options.batch_size, learning_rate=options.learning_rate
+            epochs=options.epochs,
+            batch_size=options.batch_size,
+            learning_rate=options.learning_rate,
+            largest_shift=options.shift,
         ),
         channels=options.channels,
         width=options.width,

@@ -1,8 +1,8 @@
 """How the models of a zoo are trained: the published settings, and what may be changed of them."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from metazoo.errors import UsageError
 
@@ -10,10 +10,11 @@ Optimiser = Literal["adam", "sgd"]
 
 
 class TrainingRecipe(BaseModel):
-    """Supervised training without augmentation; the weights of the last step are kept.
+    """Supervised training; the weights of the last step are kept.
 
-    The defaults are the published ones: 60 epochs in batches of 128, Adam for conv4, SGD with momentum for residual
-    networks. None stands for the architecture's or the optimiser's published value; see `resolved`.
+    The defaults are the published ones: 60 epochs in batches of 128 without augmentation, Adam for conv4, SGD with
+    momentum for residual networks. None stands for the architecture's or the optimiser's published value, see
+    `resolved`; for `largest_shift` it means none of it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -35,6 +36,12 @@ class TrainingRecipe(BaseModel):
     gradient_norm: float = Field(
         default=50.0, gt=0, le=1e6, description="longer gradients are scaled down to this length"
     )
+    largest_shift: int | None = Field(
+        default=None,
+        ge=0,
+        le=1000,
+        description="images are mirrored at random and shifted by up to so many pixels; None: left as they are",
+    )
 
     def resolved(self, architecture: str) -> "TrainingRecipe":
         """This recipe for one architecture, with a value in the place of every None.
@@ -47,6 +54,12 @@ class TrainingRecipe(BaseModel):
             raise UsageError(f"adam takes no momentum, not {self.momentum}; leave it out or choose sgd")
         published = {"optimiser": optimiser, **_PUBLISHED[optimiser]}
         return self.model_copy(update={key: value for key, value in published.items() if getattr(self, key) is None})
+
+    @model_serializer(mode="wrap")
+    def _as_in_older_zoos(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """`largest_shift` is younger than the format, so without it a model is described as before."""
+        record: dict[str, Any] = handler(self)
+        return {key: value for key, value in record.items() if (key, value) != ("largest_shift", None)}
 
     @property
     def is_resolved(self) -> bool:

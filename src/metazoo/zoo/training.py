@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from metazoo.data import ImageSet
+from metazoo.data.augment import shift_and_flip
 from metazoo.errors import UsageError, ZooError
 from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
 from metazoo.run import randomness
@@ -54,7 +55,7 @@ def train_classifier(
         training_set: at least 2 images, with as many classes as `spec`.
         validation_set: of the same classes.
         recipe: values of None stand for the published ones of the architecture.
-        generator: of the first weights and of the order of the images.
+        generator: of the first weights, the order of the images and their augmentation.
         name: of the model, for errors.
         device: to train on.
         check: called after every epoch; what it raises ends the training.
@@ -81,7 +82,10 @@ def train_classifier(
         for batch in torch.randperm(len(images), generator=shuffled).to(device).split(recipe.batch_size):
             if len(batch) == 1:  # batch norm has no variance of one value
                 continue
-            logits = classifier(_to_unit_range(images[batch]))
+            shown = _to_unit_range(images[batch])
+            if recipe.largest_shift is not None:
+                shown = shift_and_flip(shown, recipe.largest_shift, shuffled)
+            logits = classifier(shown.contiguous(memory_format=torch.channels_last))
             loss = functional.cross_entropy(logits, labels[batch])
             optimiser.zero_grad()
             loss.backward()
