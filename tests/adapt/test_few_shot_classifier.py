@@ -11,7 +11,7 @@ from metazoo.data import EpisodeList, ImageSet
 from metazoo.errors import DataError, MetazooError, UsageError
 from metazoo.evaluate.protocol import score_episode
 from metazoo.learn.batch_norm import BATCH_NORM_MODES, BatchNormMode
-from metazoo.learn.embedders import Embedder, JointFeatures, PixelFeatures
+from metazoo.learn.embedders import Embedder, JointFeatures, MirroredFeatures, PixelFeatures
 from metazoo.learn.heads import HEADS, Head, get_head
 from metazoo.models import ImageClassifier
 
@@ -66,6 +66,26 @@ def test_users_get_what_evaluation_measures(kind: str, mode: BatchNormMode, head
     support, query = images.images[episode.support_indices], images.images[episode.query_indices]
     classifier = adapt(module, support, episode.support_labels, head=head.name, batch_norm=mode)
     assert classifier.predict(query).labels.tolist() == measured.argmax(1).tolist()
+
+
+@pytest.mark.parametrize("mode", BATCH_NORM_MODES)
+@pytest.mark.parametrize(("kind", "head"), HEADS_OF, ids=IDS)
+def test_mirrored_classifiers_are_what_evaluation_measures(
+    kind: str, mode: BatchNormMode, head: Head, tmp_path: Path
+) -> None:
+    labels = torch.arange(4).repeat_interleave(6)
+    images = ImageSet(pictures(24).mul(255).byte(), labels, ("a", "b", "c", "d"))
+    episode = EpisodeList.draw(images, 3, 2, queries=3, episodes=1)[0]
+    module = MODULES[kind]()
+    measured = score_episode(MirroredFeatures(module), images, episode, head, mode)
+    support, query = images.images[episode.support_indices], images.images[episode.query_indices]
+    adapt(module, support, episode.support_labels, head=head.name, batch_norm=mode, mirrored=True).save(tmp_path / "c")
+    loaded = FewShotClassifier.load(tmp_path / "c")
+    assert loaded.card.mirrored
+    assert loaded.predict(query).labels.tolist() == measured.argmax(1).tolist()
+    if mode != "query" and not head.transductive:
+        together = loaded.predict(torch.cat([query, query.flip(3)])).probabilities
+        torch.testing.assert_close(together[: len(query)], together[len(query) :])
 
 
 @pytest.mark.parametrize("mode", BATCH_NORM_MODES)

@@ -11,7 +11,7 @@ import torch
 from cli_helpers import Outcome, Workshop, call, content, edit_json, edit_tensors, write_images
 
 from metazoo.adapt import FewShotClassifier
-from metazoo.data import load_image_files
+from metazoo.data import load_image_files, load_images
 
 Cli = Callable[..., Outcome]
 Refused = Callable[..., str]
@@ -28,6 +28,16 @@ def test_a_run_becomes_a_classifier(cli: Cli, workshop: Workshop, own: Workshop)
     card = FewShotClassifier.load(own.new).card
     assert (card.class_names, card.joint) == (("colour-20", "colour-21", "colour-22"), False)
     assert card.source == str(workshop.run)
+
+
+def test_a_mirrored_classifier_predicts_the_same_of_mirror_images(cli: Cli, workshop: Workshop, own: Workshop) -> None:
+    words = ("--support", workshop.support, "--out", own.new, "--mirror")
+    assert cli("adapt", workshop.run, *words).code == 0
+    classifier, images = FewShotClassifier.load(own.new), load_images(workshop.unseen, side=16).images[:6]
+    assert classifier.card.mirrored
+    found, again = (classifier.predict(some).probabilities for some in (images, images.flip(3)))
+    torch.testing.assert_close(found, again)
+    assert content(own.new) != content(own.classifier)
 
 
 def test_a_meta_model_without_its_run_becomes_the_same_classifier(cli: Cli, workshop: Workshop, own: Workshop) -> None:

@@ -49,6 +49,14 @@ def test_a_zoo_is_measured_as_its_untrained_ensemble(cli: Cli, workshop: Worksho
     assert {(row.subject, row.method) for row in read_results(out)} == {("zoo ensemble", "zoo-ensemble")}
 
 
+def test_mirrored_features_serve_every_row(cli: Cli, workshop: Workshop, own: Workshop) -> None:
+    out = own.folder / "result.json"
+    words = ("--baselines", "--mirror", "--out", out)
+    assert cli("evaluate", workshop.run, "--data", workshop.unseen, *SMALL, *words).code == 0
+    assert len(read_results(out)) == 12
+    assert all(row.mirrored for row in read_results(out))
+
+
 @pytest.mark.parametrize(("subject", "last"), [("run", "tgr meta-model"), ("zoo", "zoo ensemble")])
 def test_baselines_stand_above_the_subject(
     cli: Cli, workshop: Workshop, own: Workshop, subject: str, last: str

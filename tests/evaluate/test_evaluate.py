@@ -1,3 +1,4 @@
+import dataclasses
 import inspect
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,17 @@ def test_a_transductive_head_says_so_in_file_and_table(head: Head, tmp_path: Pat
     table = " ".join(plain_table([row], width=200).split())
     assert f"{head.name}, batch norm running" in table
     assert ("(transductive)" in table) == head.transductive
+
+
+def test_mirrored_features_are_measured_and_said_to_be(tmp_path: Path) -> None:
+    out, images = tmp_path / "result.json", noise_images(colour=0.05)
+    symmetric = dataclasses.replace(images, images=torch.maximum(images.images, images.images.flip(3)))
+    for image_set, same in ((images, False), (symmetric, True)):
+        rows = run(subject(classifier()), images=image_set, shots=(1,), mirrored=True, out=out)
+        assert read_results(out) == rows
+        assert (rows[0].mirrored, rows[0].transductive) == (True, False)
+        assert (rows[0].accuracy == run(subject(classifier()), images=image_set, shots=(1,))[0].accuracy) is same
+    assert "batch norm running, mirrored, 20 episodes" in " ".join(plain_table(rows, width=200).split())
 
 
 def test_progress_is_counted_over_subjects_and_lists() -> None:

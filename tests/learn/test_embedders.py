@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional
 
 from metazoo.errors import UsageError
-from metazoo.learn.embedders import JointFeatures, PixelFeatures, count_parameters, device_of
+from metazoo.learn.embedders import JointFeatures, MirroredFeatures, PixelFeatures, count_parameters, device_of
 from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
 
 
@@ -47,6 +47,21 @@ def test_joint_features_nest_and_need_a_member() -> None:
     assert nested.features(pictures(2)).shape == (2, 8 + 48)
     with pytest.raises(UsageError, match="at least one"):
         JointFeatures([])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("joint", [False, True])
+def test_mirrored_features_are_means_and_those_of_the_mirror_image(joint: bool) -> None:
+    embedder = (
+        JointFeatures([classifier("conv4", 4), classifier("thin-resnet", 4)]) if joint else classifier("conv4", 4)
+    )
+    images = pictures(5)
+    found = MirroredFeatures(embedder).features(images)
+    expected = (embedder.features(images) + embedder.features(images.flip(3))) / 2
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(MirroredFeatures(embedder).features(images.flip(3)), found)
+    assert (found - embedder.features(images)).abs().max() > 1e-3
+    assert count_parameters(MirroredFeatures(embedder)) == count_parameters(embedder)
 
 
 def test_pixels_are_the_image_and_are_resized_by_area() -> None:

@@ -14,7 +14,7 @@ from metazoo.adapt.stored import check_tensors
 from metazoo.adapt.support import checked_images
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.learn.batch_norm import BatchNormMode, batch_norm_mode, has_batch_norm
-from metazoo.learn.embedders import Embedder, JointFeatures
+from metazoo.learn.embedders import Embedder, JointFeatures, MirroredFeatures
 from metazoo.learn.heads import FittedHead, extra_tensor, get_head, query_features
 from metazoo.models import ImageClassifier, build_classifier, network_without_weights
 
@@ -48,6 +48,7 @@ class FewShotClassifier:
 
     def __init__(self, module: ImageClassifier | JointFeatures, fitted: FittedHead, card: ClassifierCard) -> None:
         self._module, self._fitted, self.card = module, fitted, card
+        self._embedder: Embedder = MirroredFeatures(module) if card.mirrored else module
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -77,7 +78,7 @@ class FewShotClassifier:
         Raises:
             DataError: the images are no such tensor.
         """
-        features = query_features(self._module, checked_images(images), self.card.batch_norm)
+        features = query_features(self._embedder, checked_images(images), self.card.batch_norm)
         return Prediction(self.class_names, self._fitted.probabilities(features).cpu())
 
     def to(self, device: str | torch.device) -> "FewShotClassifier":
@@ -125,6 +126,7 @@ def adapt(
     *,
     head: str = "nearest-mean",
     batch_norm: str = "running",
+    mirrored: bool = False,
     source: str = "",
 ) -> FewShotClassifier:
     """Make a classifier of new classes from a few images of each, by the very head that evaluation measures.
@@ -136,6 +138,7 @@ def adapt(
         class_names: one a class; its number if not given.
         head: the name of one of `metazoo.learn.heads.HEADS`.
         batch_norm: `running`, `support` or `query`.
+        mirrored: whether features are those of `MirroredFeatures`, also later.
         source: where the model comes from, a note for readers of the folder.
 
     Raises:
@@ -151,13 +154,16 @@ def adapt(
     if len(set(names)) < ways:
         raise UsageError("every class needs a name of its own; rename one")
     plain = JointFeatures(networks) if joint else networks[0]
-    adapted, fitted = get_head(head).fit(plain, checked_images(support_images), support_labels, ways, mode)
-    own = copy.deepcopy(plain) if adapted is plain else adapted
+    embedder: Embedder = MirroredFeatures(plain) if mirrored else plain
+    adapted, fitted = get_head(head).fit(embedder, checked_images(support_images), support_labels, ways, mode)
+    own = copy.deepcopy(adapted) if adapted is embedder else adapted
+    own = own.embedder if isinstance(own, MirroredFeatures) else own
     assert isinstance(own, (ImageClassifier, JointFeatures))
     card = ClassifierCard(
         head=head,
         kind=fitted.kind,
         batch_norm=mode,
+        mirrored=mirrored,
         class_names=names,
         joint=joint,
         networks=tuple(network.spec for network in networks),

@@ -56,6 +56,7 @@ class MetaModel:
         *,
         head: str = "nearest-mean",
         batch_norm: str = "running",
+        mirrored: bool = False,
     ) -> FewShotClassifier:
         """A classifier of new classes from a few images of each; see `metazoo.adapt.adapt`."""
         source = f"{self.method} ({self.setting}), seed {self.seed}"
@@ -66,6 +67,7 @@ class MetaModel:
             class_names,
             head=head,
             batch_norm=batch_norm,
+            mirrored=mirrored,
             source=source,
         )
 

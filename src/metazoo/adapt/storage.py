@@ -31,6 +31,7 @@ class ClassifierCard(BaseModel):
     head: str
     kind: HeadKind
     batch_norm: BatchNormMode
+    mirrored: bool = Field(default=False, description="whether features are means over an image and its mirror image")
     class_names: tuple[str, ...] = Field(min_length=2)
     joint: bool = Field(description="whether features are the networks' normalised ones side by side")
     networks: tuple[ClassifierSpec, ...] = Field(min_length=1)

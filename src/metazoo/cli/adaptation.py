@@ -46,6 +46,7 @@ def adapt(options: Namespace) -> None:
             support.class_names,
             head=options.head,
             batch_norm=options.batch_norm,
+            mirrored=options.mirror,
             source=str(options.subject),
         )
     classifier.save(options.out)

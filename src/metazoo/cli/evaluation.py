@@ -48,6 +48,7 @@ def evaluate(options: Namespace) -> None:
             queries=options.queries,
             head=options.head,
             batch_norm=options.batch_norm,
+            mirrored=options.mirror,
             seed=options.seed,
             out=options.out,
             contamination=contamination,

@@ -37,6 +37,12 @@ def head(command: argparse.ArgumentParser) -> None:
         help="running: stored statistics; support: those of the support; query: each batch its own, transductive "
         "(default: %(default)s)",
     )
+    command.add_argument(
+        "--mirror",
+        action="store_true",
+        help="features are means over an image and its mirror image: better for photographs, worse where left and "
+        "right matter, as in characters and signs",
+    )
 
 
 def images_per_class(command: argparse.ArgumentParser) -> None:

@@ -1,5 +1,6 @@
 """The whole evaluation: many subjects, one head, the same episodes for all."""
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from metazoo.evaluate.protocol import Advance, evaluate_lists
 from metazoo.evaluate.results import Result, write_results
 from metazoo.evaluate.subjects import Subject
 from metazoo.learn.batch_norm import batch_norm_mode, has_batch_norm
+from metazoo.learn.embedders import MirroredFeatures
 from metazoo.learn.heads import get_head
 
 
@@ -27,6 +29,7 @@ def evaluate(
     queries: int = 15,
     head: str = "nearest-mean",
     batch_norm: str = "running",
+    mirrored: bool = False,
     seed: int = 0,
     out: Path | str | None = None,
     contamination: Contamination | None = None,
@@ -43,6 +46,7 @@ def evaluate(
         queries: query images a class.
         head: the name of one of `metazoo.learn.heads.HEADS`; the soft k-means among them see all queries of an episode.
         batch_norm: `running`, `support` or `query`.
+        mirrored: whether features are those of `MirroredFeatures`.
         seed: of the lists; the same seed and images give the same lists.
         out: RESULT.json to write, with the lists beside it; see `write_results`.
         contamination: recorded in RESULT.json; see `find_contamination` and `exclude_known`.
@@ -64,6 +68,8 @@ def evaluate(
     accuracies: list[dict[str, Tensor]] = [{} for _ in lists]
     for subject in subjects:
         transductive = chosen.transductive or (mode == "query" and has_batch_norm(subject.module))
+        if mirrored:
+            subject = dataclasses.replace(subject, module=MirroredFeatures(subject.module))
         values_of_lists = evaluate_lists(subject, image_set, lists, chosen, mode, advance)
         for drawn, by_subject, values in zip(lists, accuracies, values_of_lists, strict=True):
             by_subject[subject.name] = values
@@ -74,6 +80,7 @@ def evaluate(
                     method=subject.method,
                     head=chosen.name,
                     batch_norm=mode,
+                    mirrored=mirrored,
                     ways=ways,
                     shots=drawn.shots,
                     episodes=episodes,

@@ -30,6 +30,7 @@ class Result(BaseModel):
     method: str
     head: str
     batch_norm: BatchNormMode
+    mirrored: bool = Field(default=False, description="whether features are means over an image and its mirror image")
     ways: int = Field(ge=2)
     shots: int = Field(ge=1)
     episodes: int = Field(ge=2)
@@ -140,8 +141,8 @@ def plain_table(results: Sequence[Result], width: int = 120) -> str:
 
 def _title(results: Sequence[Result]) -> str:
     settings = dict.fromkeys(
-        f"{result.head}, batch norm {result.batch_norm}, {result.episodes} episodes of {result.image_set}, "
-        f"seed {result.seed}"
+        f"{result.head}, batch norm {result.batch_norm}, {'mirrored, ' if result.mirrored else ''}"
+        f"{result.episodes} episodes of {result.image_set}, seed {result.seed}"
         for result in results
     )
     return "; ".join(settings)

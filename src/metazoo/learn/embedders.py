@@ -12,7 +12,7 @@ from metazoo.models import Network
 
 
 class Embedder(Protocol):
-    """Any `nn.Module` with features: an image classifier, a teacher, a meta-model, `JointFeatures`, `PixelFeatures`."""
+    """Any `nn.Module` with features: an image classifier, a teacher, a meta-model, one of this module's."""
 
     def features(self, images: Tensor) -> Tensor:
         """Features [n, d] of float `images` [n, 3, h, w] in [0, 1]."""
@@ -76,6 +76,22 @@ class JointFeaturesInTurn:
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """None."""
         return iter(())
+
+
+class MirroredFeatures(nn.Module):
+    """The mean of the features of an image and of its mirror image, left to right, which pass as one batch.
+
+    Of photographs these are the better features, at twice the cost, and no image depends on another by them. Where left
+    and right matter, as in characters and traffic signs, they are the worse ones.
+    """
+
+    def __init__(self, embedder: Embedder) -> None:
+        super().__init__()
+        self.embedder = embedder
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features [n, d], as many as the embedder's own."""
+        return self.embedder.features(torch.cat([images, images.flip(3)])).unflatten(0, (2, -1)).mean(0)
 
 
 class PixelFeatures(nn.Module):

@@ -16,7 +16,7 @@ from metazoo.learn.batch_norm import (
     store_statistics,
     stored_statistics,
 )
-from metazoo.learn.embedders import Embedder
+from metazoo.learn.embedders import Embedder, MirroredFeatures
 from metazoo.learn.heads.base import Head, check_labels, checked, class_means, on_device
 from metazoo.learn.heads.fitted import FittedHead
 from metazoo.models import ImageClassifier
@@ -104,6 +104,7 @@ class FineTuneOwn(_FullBatchDescent):
     name = "fine-tune-own"
 
     def start(self, module: Embedder, features: Tensor, labels: Tensor, ways: int) -> tuple[Tensor, Tensor]:  # noqa: D102
+        module = module.embedder if isinstance(module, MirroredFeatures) else module
         if not isinstance(module, ImageClassifier) or module.spec.classes != ways:
             found = f"one of {module.spec.classes}" if isinstance(module, ImageClassifier) else "none"
             raise UsageError(
