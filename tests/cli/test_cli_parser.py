@@ -7,7 +7,7 @@ from cli_helpers import Outcome
 
 import metazoo
 from metazoo.cli.adding import PERMISSIONS
-from metazoo.cli.options import BATCH_NORM_MODES, HEADS, PRECISIONS
+from metazoo.cli.options import BATCH_NORM_MODES, DEFAULT_HEAD, HEADS, PRECISIONS
 from metazoo.cli.parser import build_parser
 from metazoo.learn import batch_norm, heads
 from metazoo.run import compute
@@ -59,6 +59,7 @@ def test_the_version_is_said(cli: Cli) -> None:
 
 def test_heads_and_modes_are_those_of_the_library() -> None:
     assert tuple(head.name for head in heads.HEADS) == HEADS
+    assert heads.DEFAULT_HEAD == DEFAULT_HEAD
     assert batch_norm.BATCH_NORM_MODES == BATCH_NORM_MODES
     assert compute.PRECISIONS == PRECISIONS
     assert contract.PERMISSIONS == PERMISSIONS

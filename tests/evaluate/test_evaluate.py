@@ -22,7 +22,7 @@ from metazoo.evaluate import (
     read_results,
 )
 from metazoo.learn.embedders import Embedder
-from metazoo.learn.heads import HEADS, Head
+from metazoo.learn.heads import DEFAULT_HEAD, HEADS, Head
 
 
 class Oracle(nn.Module):
@@ -70,7 +70,7 @@ def test_rows_come_subject_by_subject_with_all_that_is_needed_to_read_them() -> 
         ("raw pixels", "raw-pixels", 1),
     ]
     for row in rows:
-        assert (row.head, row.batch_norm, row.ways, row.queries) == ("nearest-mean", "running", 3, 4)
+        assert (row.head, row.batch_norm, row.ways, row.queries) == (DEFAULT_HEAD, "running", 3, 4)
         assert (row.episodes, row.seed, row.image_set, row.parameters) == (20, 3, "labelled", 0)
     assert len({row.episode_list_sha256 for row in rows}) == 2
     assert rows[0].episode_list_sha256 == rows[2].episode_list_sha256
@@ -78,7 +78,7 @@ def test_rows_come_subject_by_subject_with_all_that_is_needed_to_read_them() -> 
 
 def test_the_defaults_are_those_of_the_command_line() -> None:
     defaults = {name: parameter.default for name, parameter in inspect.signature(evaluate).parameters.items()}
-    expected = {"ways": 5, "shots": (1, 5), "episodes": 1000, "queries": 15, "head": "nearest-mean"}
+    expected = {"ways": 5, "shots": (1, 5), "episodes": 1000, "queries": 15, "head": DEFAULT_HEAD}
     assert {name: defaults[name] for name in expected} == expected
     assert (defaults["batch_norm"], defaults["seed"]) == ("running", 0)
 

@@ -15,7 +15,7 @@ from metazoo.adapt.support import checked_images
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.learn.batch_norm import BatchNormMode, batch_norm_mode, has_batch_norm
 from metazoo.learn.embedders import Embedder, JointFeatures, MirroredFeatures
-from metazoo.learn.heads import FittedHead, extra_tensor, get_head, query_features
+from metazoo.learn.heads import DEFAULT_HEAD, FittedHead, extra_tensor, get_head, query_features
 from metazoo.models import ImageClassifier, build_classifier, network_without_weights
 
 
@@ -124,7 +124,7 @@ def adapt(
     support_labels: Tensor,
     class_names: Sequence[str] | None = None,
     *,
-    head: str = "nearest-mean",
+    head: str = DEFAULT_HEAD,
     batch_norm: str = "running",
     mirrored: bool = False,
     source: str = "",

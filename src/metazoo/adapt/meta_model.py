@@ -11,6 +11,7 @@ from torch import Tensor
 from metazoo.adapt.classifier import FewShotClassifier, adapt
 from metazoo.adapt.stored import check_tensors
 from metazoo.errors import ArtefactError, UsageError
+from metazoo.learn.heads import DEFAULT_HEAD
 from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier, network_without_weights
 from metazoo.run.artefacts import read_json, read_tensors, write_json, write_tensors
 from metazoo.run.validation import first_problem
@@ -54,7 +55,7 @@ class MetaModel:
         support_labels: Tensor,
         class_names: Sequence[str] | None = None,
         *,
-        head: str = "nearest-mean",
+        head: str = DEFAULT_HEAD,
         batch_norm: str = "running",
         mirrored: bool = False,
     ) -> FewShotClassifier:

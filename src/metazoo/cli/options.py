@@ -15,6 +15,7 @@ HEADS = (
     "fine-tune",
     "fine-tune-own",
 )
+DEFAULT_HEAD = "logistic"
 BATCH_NORM_MODES = ("running", "support", "query")
 PRECISIONS = ("float32", "bfloat16")
 
@@ -24,7 +25,7 @@ def head(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--head",
         choices=HEADS,
-        default=HEADS[0],
+        default=DEFAULT_HEAD,
         help="nearest-mean (by cosine), nearest-mean-euclidean: class means of the features; ridge, logistic: a linear "
         "classifier on them; soft-k-means-balanced, soft-k-means-free: means refined by the queries (transductive), as "
         "many of each class or in any proportion; fine-tune: some steps of the whole network; fine-tune-own: likewise, "

@@ -16,7 +16,7 @@ from metazoo.evaluate.results import Result, write_results
 from metazoo.evaluate.subjects import Subject
 from metazoo.learn.batch_norm import batch_norm_mode, has_batch_norm
 from metazoo.learn.embedders import MirroredFeatures
-from metazoo.learn.heads import get_head
+from metazoo.learn.heads import DEFAULT_HEAD, get_head
 
 
 def evaluate(
@@ -27,7 +27,7 @@ def evaluate(
     shots: Sequence[int] = (1, 5),
     episodes: int = 1000,
     queries: int = 15,
-    head: str = "nearest-mean",
+    head: str = DEFAULT_HEAD,
     batch_norm: str = "running",
     mirrored: bool = False,
     seed: int = 0,

@@ -23,9 +23,12 @@ HEADS: tuple[Head, ...] = (
     FineTune(),
     FineTuneOwn(),
 )
+DEFAULT_HEAD = Logistic.name
+"""The most accurate of those that leave the model alone and judge every query for itself (docs/results.md)."""
 
 __all__ = [
     "COSINE_SCALE",
+    "DEFAULT_HEAD",
     "HEADS",
     "FeatureHead",
     "FineTune",
