@@ -43,6 +43,13 @@ def test_views_are_settled_by_the_generator() -> None:
     assert not torch.equal(first, other)
 
 
+@pytest.mark.parametrize("mix", [False, True])
+def test_views_do_not_depend_on_how_many_are_made_at_once(monkeypatch: pytest.MonkeyPatch, mix: bool) -> None:
+    together = drawn(mix=mix)[0]
+    monkeypatch.setattr(views, "_CHUNK", 7)
+    assert torch.equal(drawn(mix=mix)[0], together)
+
+
 def test_a_view_mixes_its_owner_with_a_member_of_its_group_only() -> None:
     images, owners = drawn(300, bank=pure_colours())
     shares = images[:, :, 0, 0].long()
@@ -116,10 +123,10 @@ def test_features_too_many_for_the_memory_are_the_same_from_the_disk(
 
 
 def test_the_bytes_of_a_pool_are_those_of_the_memory_or_of_the_disk() -> None:
-    (few, none), (many, stored) = (views.bytes_of_pool(8192, features) for features in (31_000, 32_000))
+    (few, none), (many, stored) = (views.bytes_of_pool(8192, 32, features) for features in (31_000, 32_000))
     assert (none, stored) == (0, 8192 * 32_000 * 2)
-    assert few > 2 * 8192 * 31_000 * 2
-    assert many < few / 5
+    assert few > 8192 * 31_000 * 2 + 8192 * 3 * 32**2
+    assert many < few / 4
 
 
 def test_the_views_of_a_teacher_are_found() -> None:

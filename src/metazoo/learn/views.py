@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from metazoo.bank import ResidentBank
-from metazoo.data.augment import shift_and_flip
+from metazoo.data.augment import ShiftAndFlip
 from metazoo.run.rows import RowsOnDisk, keep_rows
 
 Targets = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -74,7 +74,9 @@ def draw_views(
     """
     teachers = len(bank.names)
     owners = torch.arange(count) % teachers
-    images = shift_and_flip(bank.pixels(bank.draw(owners, random)), shift, random)
+    moves = ShiftAndFlip(shift)
+    shown = [(bank.draw(owners, random), moves.draw(count, random))]
+    weights = torch.ones(count)
     if mix:
         chosen = torch.rand(count, generator=random, dtype=torch.float64)
         partners = torch.empty_like(owners)
@@ -82,11 +84,18 @@ def draw_views(
             members = torch.tensor(next(list(group) for group in groups if owner in group))
             own = owners == owner
             partners[own] = members[(chosen[own] * len(members)).long()]
-        others = shift_and_flip(bank.pixels(bank.draw(partners, random)), shift, random)
-        weight = (0.5 + 0.5 * torch.rand(count, 1, 1, 1, generator=random)).to(images.device)
-        images = weight * images + (1 - weight) * others
-    # Rounded as they are stored, so that the teachers judge exactly what the meta-model will see.
-    return (images * 255).round().to(torch.uint8).contiguous(memory_format=torch.channels_last), owners
+        shown.append((bank.draw(partners, random), moves.draw(count, random)))
+        weights = 0.5 + 0.5 * torch.rand(count, generator=random)
+    device, shape = bank.images.device, (count, *bank.images.shape[1:])
+    views = torch.empty(shape, dtype=torch.uint8, device=device, memory_format=torch.channels_last)
+    # A chunk at a time, as numbers in float32 take many times the room of a view.
+    for part in torch.arange(count).split(_at_once(bank.images)):
+        images = [moves.apply(bank.pixels(places[part]), draws[part].to(device)) for places, draws in shown]
+        weight = weights[part].view(-1, 1, 1, 1).to(device)
+        mixed = weight * images[0] + (1 - weight) * images[1] if mix else images[0]
+        # Rounded as they are stored, so that the teachers judge exactly what the meta-model will see.
+        views[part] = (mixed * 255).round().to(torch.uint8)
+    return views, owners
 
 
 def judge_views(
@@ -110,10 +119,9 @@ def judge_views(
         ArtefactError: they cannot be written there.
     """
     logits: list[Tensor] = []
-    at_once = _CHUNK if images.device.type == "cpu" else max(_CHUNK, _PIXELS_ON_A_GPU // images.shape[-1] ** 2)
 
     def parts() -> Iterator[Tensor]:
-        for part in images.split(at_once):
+        for part in images.split(_at_once(images)):
             check()
             features, part_logits = targets(part.float() / 255)
             logits.append(part_logits.float())
@@ -125,21 +133,31 @@ def judge_views(
         if folder is not None and first.device.type == "cpu" and _too_many(len(images), first.shape[1]):
             features: Tensor | RowsOnDisk = keep_rows(folder, itertools.chain([first], rest))
         else:
-            features = torch.cat([first, *rest])
+            joined = first.new_empty(len(images), first.shape[1])
+            for number, part in enumerate(itertools.chain([first], rest)):
+                joined[number * len(first) :][: len(part)] = part
+            features = joined
     return Views(images, owners, features, torch.cat(logits))
 
 
-def bytes_of_pool(views: int, features: int) -> tuple[float, float]:
-    """At most so much memory and disk do the features of a pool take while it is made on the CPU.
+def bytes_of_pool(views: int, side: int, features: int) -> tuple[float, float]:
+    """At most so much memory and disk do the images and features of a pool take while it is made on the CPU.
 
     Args:
         views: in the pool.
+        side: of a view in pixels.
         features: joint features of each.
     """
+    # The views themselves, and seven copies of a chunk of them in float32.
+    images = 3.0 * side**2 * (views + 28 * _CHUNK)
     stored = 2.0 * views * features
-    # Each teacher's own and all together in float32, and what is stored; a pool in memory is joined from its parts.
-    of_a_chunk = 10.0 * _CHUNK * features
-    return (of_a_chunk, stored) if _too_many(views, features) else (of_a_chunk + 2 * stored, 0.0)
+    # Each teacher's own and all together in float32, and what is stored.
+    most = images + 10.0 * _CHUNK * features
+    return (most, stored) if _too_many(views, features) else (most + stored, 0.0)
+
+
+def _at_once(images: Tensor | RowsOnDisk) -> int:
+    return _CHUNK if images.device.type == "cpu" else max(_CHUNK, _PIXELS_ON_A_GPU // images.shape[-1] ** 2)
 
 
 def _too_many(views: int, features: int) -> bool:

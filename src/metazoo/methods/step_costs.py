@@ -151,9 +151,9 @@ def time_group_learning(zoo: Zoo, teachers: Sequence[WhiteBoxTeacher], recipe: T
     with torch.no_grad():
         view = _seconds(lambda: targets(images)) / len(images)
     pools = -(-learning.steps // learning.steps_per_views)
-    memory, disk = bytes_of_pool(learning.views, sum(sizes))
-    # While a pool is drawn, seven copies of it in float32; the logits twice, until their parts are joined.
-    memory += learning.views * (3 * spec.input_size**2 * 28 + 8.0 * sum(counts.values()))
+    memory, disk = bytes_of_pool(learning.views, spec.input_size, sum(sizes))
+    # The logits twice, until their parts are joined.
+    memory += learning.views * 8.0 * sum(counts.values())
     seconds = step * learning.steps + view * learning.views * pools
     return LearningCost(seconds, memory, 3 * _bytes_of(learner.state()) + disk)
 
