@@ -10,7 +10,7 @@ from metazoo.adapt import MetaModel
 @pytest.fixture(scope="session")
 def _saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("saved")
-    made().save(folder / "classifier")
+    made(head="nearest-mean").save(folder / "classifier")
     MetaModel(network(), method="tgr", setting="default", seed=3).save(folder / "meta-model")
     return folder
 

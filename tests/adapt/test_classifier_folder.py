@@ -44,7 +44,7 @@ def test_hostile_class_names_are_only_names(tmp_path: Path) -> None:
     count = len(HOSTILE_NAMES)
     images = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     given = {"support_images": images, "support_labels": torch.arange(count), "class_names": HOSTILE_NAMES}
-    made(**given).save(tmp_path / "c")
+    made(head="nearest-mean", **given).save(tmp_path / "c")
     assert content(tmp_path).keys() == {f"c/{CARD}", f"c/{WEIGHTS}"}
     loaded = FewShotClassifier.load(tmp_path / "c")
     assert loaded.class_names == HOSTILE_NAMES
