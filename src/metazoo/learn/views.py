@@ -151,9 +151,9 @@ def bytes_of_pool(views: int, side: int, features: int) -> tuple[float, float]:
     # The views themselves, and seven copies of a chunk of them in float32.
     images = 3.0 * side**2 * (views + 28 * _CHUNK)
     stored = 2.0 * views * features
-    # Each teacher's own and all together in float32, and what is stored.
+    # Each teacher's own and all together in float32; what is stored, and as much for gaps that the pool before left.
     most = images + 10.0 * _CHUNK * features
-    return (most, stored) if _too_many(views, features) else (most + stored, 0.0)
+    return (most, stored) if _too_many(views, features) else (most + 2 * stored, 0.0)
 
 
 def _at_once(images: Tensor | RowsOnDisk) -> int:
