@@ -166,6 +166,20 @@ def test_a_model_made_otherwise_is_named(built: Zoo, image_set: ImageSet) -> Non
     assert files_with_times(built.folder) == before
 
 
+def test_augmentation_is_part_of_how_a_model_is_made_and_silent_without(
+    built: Zoo, image_set: ImageSet, tmp_path: Path
+) -> None:
+    moving = RECIPE.model_copy(update={"largest_shift": 0})
+    with pytest.raises(UsageError, match=r"made with another training\.recipe\.largest_shift"):
+        build(built.folder, image_set, recipe=moving)
+    moved = build(tmp_path / "zoo", image_set, models=1, recipe=moving)
+    with pytest.raises(UsageError, match=r"made with another training\.recipe\.largest_shift"):
+        build(moved.folder, image_set, models=1)
+    recipes = [zoo.contracts[0].as_record()["training"]["recipe"] for zoo in (built, moved)]
+    assert ["largest_shift" in recipe for recipe in recipes] == [False, True]
+    assert Zoo.open(moved.folder).contracts == moved.contracts
+
+
 def test_a_newer_torch_is_not_another_model(built: Zoo, image_set: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "__version__", "99.0")
     assert build(built.folder, image_set).sha256 == built.sha256

@@ -109,12 +109,6 @@ def test_steps_are_those_of_a_plain_loop() -> None:
         torch.testing.assert_close(tensor, oracle.state_dict()[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
-def test_without_augmentation_a_recipe_is_described_as_before_there_was_any() -> None:
-    assert "largest_shift" not in SHORT.model_dump()
-    moved = SHORT.model_copy(update={"largest_shift": 0})
-    assert [TrainingRecipe(**recipe.model_dump()) for recipe in (SHORT, moved)] == [SHORT, moved]
-
-
 def test_augmentation_moves_images_and_nothing_else() -> None:
     """Images of one colour are the same wherever they are moved to, so with them nothing may change."""
     pictures = coloured_images(classes=3, each=5)

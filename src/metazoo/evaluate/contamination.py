@@ -60,12 +60,14 @@ def find_contamination(
         for name in names:
             holders.setdefault(_normalised(name), set()).add(model)
     known: dict[str, tuple[str, ...]] = {}
+    selected_by: list[str] = []
     for name in class_names:
         own = _normalised(name)
         models = set().union(*(members for other, members in holders.items() if _agree(own, other)))
         if models:
             known[name] = tuple(sorted(models))
-    selected_by = [name for name in class_names if any(_agree(_normalised(name), other) for other in selected)]
+        if any(_agree(own, other) for other in selected):
+            selected_by.append(name)
     return Contamination(models=len(class_lists), classes=len(class_names), known=known, selected_by=tuple(selected_by))
 
 

@@ -37,7 +37,7 @@ PERMISSIONS: tuple[Permission, ...] = get_args(Permission)
 
 _LONGEST_NAME_IN_A_SPEC = 100
 # Fields that are younger than format version 1; with the value beside them they are not written.
-_SILENT = {"recovered_images": "show", "provenance": None}
+_SILENT = {("recovered_images",): "show", ("provenance",): None, ("training", "recipe", "largest_shift"): None}
 
 
 class TrainingRecord(BaseModel):
@@ -102,7 +102,13 @@ class ModelContract(BaseModel):
     def as_record(self) -> dict[str, Any]:
         """The JSON form. What older zoos do not know is left out where it says nothing."""
         record = self.model_dump(mode="json")
-        return {key: value for key, value in record.items() if key not in _SILENT or value != _SILENT[key]}
+        for (*above, name), silent in _SILENT.items():
+            holder: Any = record
+            for key in above:
+                holder = holder.get(key) or {}  # of a model that was not trained here there is no record
+            if name in holder and holder[name] == silent:
+                del holder[name]
+        return record
 
     def identity(self) -> dict[str, Any]:
         """The JSON form of what the model is: all but what may be done with its recovered images."""

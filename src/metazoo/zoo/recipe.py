@@ -1,8 +1,8 @@
 """How the models of a zoo are trained: the published settings, and what may be changed of them."""
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field
 
 from metazoo.errors import UsageError
 
@@ -54,12 +54,6 @@ class TrainingRecipe(BaseModel):
             raise UsageError(f"adam takes no momentum, not {self.momentum}; leave it out or choose sgd")
         published = {"optimiser": optimiser, **_PUBLISHED[optimiser]}
         return self.model_copy(update={key: value for key, value in published.items() if getattr(self, key) is None})
-
-    @model_serializer(mode="wrap")
-    def _as_in_older_zoos(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """`largest_shift` is younger than the format, so without it a model is described as before."""
-        record: dict[str, Any] = handler(self)
-        return {key: value for key, value in record.items() if (key, value) != ("largest_shift", None)}
 
     @property
     def is_resolved(self) -> bool:
