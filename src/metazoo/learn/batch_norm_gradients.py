@@ -11,26 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 _forward = torch.native_batch_norm
 _backward = torch.ops.aten.native_batch_norm_backward
 
 
-class QuickSecondDerivatives(TorchFunctionMode):
-    """Within it, `functional.batch_norm` by batch statistics, with scale and shift, is the one of this module.
-
-    Values and first derivatives are torch's own; those of second order differ by rounding, and none are of third.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        options = kwargs or {}
-        if func is functional.batch_norm and len(args) == 3 and args[1] is None and options.get("weight") is not None:
-            return _BatchNorm.apply(args[0], options["weight"], options["bias"], options["eps"])
-        return func(*args, **options)
+def batch_norm(inputs: Tensor, scale: Tensor, shift: Tensor, epsilon: float) -> Tensor:
+    """Inputs [n, c, ...] normalised by their own statistics, times scale plus shift [c]; not for third derivatives."""
+    return _BatchNorm.apply(inputs, scale, shift, epsilon)  # pyright: ignore[reportReturnType]
 
 
 class _BatchNorm(Function):
@@ -80,6 +68,8 @@ class _BatchNormGradient(Function):
         a, b = p - factor * u_with_inputs, factor * of_scale
         total, with_inputs = a * of_shift - b * u_sum, a * of_scale - b * u_with_inputs
         along = (inverse * with_inputs + scale * inner * inverse.square()) / count
-        to_inputs = torch.addcmul(wide(-inverse * total / count - along * shift), gradient, wide(a * inverse))
+        # Laid out as the inputs are: what mixes layouts takes several times as long, here and in all that follows.
+        to_inputs = torch.empty_like(inputs)
+        torch.addcmul(wide(-inverse * total / count - along * shift), gradient, wide(a * inverse), out=to_inputs)
         to_inputs = to_inputs.addcmul_(u, wide(-b * inverse)).addcmul_(inputs, wide(-along * inverse))
         return to_gradient, to_inputs, inverse * inner, None, None, None

@@ -16,9 +16,9 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from metazoo.errors import UsageError
-from metazoo.learn.batch_norm_gradients import QuickSecondDerivatives
 from metazoo.learn.heads.base import raw_class_means
 from metazoo.learn.regularisers import Parameters
+from metazoo.learn.second_derivatives import QuickSecondDerivatives
 from metazoo.models import ImageClassifier
 
 LearnerName = Literal["maml", "maml-first-order", "anil", "protonet"]
@@ -168,6 +168,6 @@ def _descended(parameters: Parameters, loss: Tensor, learning_rate: float, *, cr
         loss, list(parameters.values()), create_graph=create_graph, allow_unused=True, materialize_grads=True
     )
     return {
-        name: value - learning_rate * gradient
+        name: torch.sub(value, gradient, alpha=learning_rate)
         for (name, value), gradient in zip(parameters.items(), gradients, strict=True)
     }

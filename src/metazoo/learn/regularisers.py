@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from metazoo.errors import UsageError
+from metazoo.learn.second_derivatives import QuickSecondDerivatives
 
 Parameters = dict[str, Tensor]
 Loss = Callable[[Parameters], Tensor]
@@ -101,7 +102,7 @@ class ImplicitRegularisation(Regulariser):
 
     def _total_derivative(self, losses: Sequence[Loss], parameters: Parameters) -> Direction:
         leaves = {name: value.detach().requires_grad_(True) for name, value in parameters.items()}
-        with torch.enable_grad():
+        with torch.enable_grad(), QuickSecondDerivatives():
             values = [loss(leaves) for loss in losses]
             gradients = torch.stack([_flat_gradient(value, leaves, create_graph=True) for value in values])
             mean = gradients.mean(0)
@@ -127,7 +128,7 @@ class ExplicitRegularisation(Regulariser):
 
     def direction(self, losses: Sequence[Loss], parameters: Parameters) -> Direction:  # noqa: D102
         leaves = {name: value.detach().requires_grad_(True) for name, value in parameters.items()}
-        with torch.enable_grad():
+        with torch.enable_grad(), QuickSecondDerivatives():
             values = [loss(leaves) for loss in losses]
             attached = [_flat_gradient(value, leaves, create_graph=True) for value in values]
         gradients = torch.stack(attached).detach()

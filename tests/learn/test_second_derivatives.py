@@ -1,9 +1,11 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from metazoo.learn.batch_norm_gradients import QuickSecondDerivatives
+from metazoo.learn.second_derivatives import QuickSecondDerivatives
 
 SHAPES = [(6, 3), (4, 3, 5), (3, 2, 4, 5)]
 
@@ -56,3 +58,45 @@ def test_stored_statistics_and_what_has_no_scale_are_left_to_torch() -> None:
         expected = layer(inputs)
         with QuickSecondDerivatives():
             assert torch.equal(layer(inputs), expected)
+
+
+WINDOWS = [
+    {"kernel_size": 2},
+    {"kernel_size": 3, "stride": 2, "padding": 1},
+    {"kernel_size": (2, 3), "dilation": (2, 1), "ceil_mode": True},
+]
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_max_pooling_is_as_torch_has_it(window: dict[str, Any]) -> None:
+    random = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, 7, 8, generator=random, dtype=torch.float64)
+    images = images.contiguous(memory_format=torch.channels_last).requires_grad_()
+    layer = nn.MaxPool2d(**window)
+
+    def pooled(values: Tensor) -> Tensor:
+        with QuickSecondDerivatives():
+            return layer(values)
+
+    assert torch.equal(pooled(images), layer(images))
+    assert type(pooled(images).grad_fn) is not type(layer(images).grad_fn)
+    assert torch.autograd.gradcheck(pooled, images)
+    assert torch.autograd.gradgradcheck(pooled, images)
+
+
+def test_second_derivatives_keep_the_layout_of_the_images() -> None:
+    images = torch.randn(4, 8, 8, 8).contiguous(memory_format=torch.channels_last).requires_grad_()
+    block = nn.Sequential(nn.BatchNorm2d(8, track_running_stats=False), nn.MaxPool2d(2), nn.ReLU())
+    with QuickSecondDerivatives():
+        outputs = block(images)
+    (gradient,) = torch.autograd.grad(outputs.square().sum(), images, create_graph=True)
+    (second,) = torch.autograd.grad(gradient.square().sum(), images)
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
+    assert second.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_what_also_returns_indices_is_left_to_torch() -> None:
+    images = torch.randn(1, 2, 4, 4)
+    with QuickSecondDerivatives():
+        outputs, indices = nn.MaxPool2d(2, return_indices=True)(images)
+    assert torch.equal(images.flatten(2).gather(2, indices.flatten(2)).view_as(outputs), outputs)
