@@ -25,10 +25,11 @@ from metazoo.bank import Bank, ResidentBank
 from metazoo.learn.views import draw_views, judge_views
 from metazoo.methods.stages import teacher_targets
 from metazoo.models import ClassifierSpec, build_classifier
-from metazoo.run.artefacts import write_json, write_tensors
+from metazoo.run.artefacts import write_json
 from metazoo.run.bounded import Limits
 from metazoo.run.compute import CPU
 from metazoo.run.memory import keep_freed_memory
+from metazoo.run.tensor_files import write_tensors
 from metazoo.taskspace import FisherEmbeddings, ProbeRecipe, similarity_matrix, train_probe, write_embeddings
 from metazoo.zoo import Zoo, add_folder, group_rows, model_rows, verify_zoo
 

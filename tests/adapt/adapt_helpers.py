@@ -9,7 +9,8 @@ from torch import Tensor
 from metazoo.adapt import FewShotClassifier, adapt
 from metazoo.learn.batch_norm import store_statistics
 from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
-from metazoo.run.artefacts import read_json, read_tensors, write_json, write_tensors
+from metazoo.run.artefacts import read_json, write_json
+from metazoo.run.tensor_files import read_tensors, write_tensors
 
 LABELS = torch.tensor([2, 0, 1, 1, 0, 2, 1])
 NAMES = ("ant", "bee", "cat")

@@ -18,7 +18,7 @@ from metazoo.learn.recipe import LearningRecipe, RegularisationRecipe
 from metazoo.learn.regularisers import ExplicitRegularisation, ImplicitRegularisation, MeanGradient
 from metazoo.learn.student import Student
 from metazoo.learn.views import Targets
-from metazoo.run.artefacts import read_tensors, write_tensors
+from metazoo.run.tensor_files import read_tensors, write_tensors
 
 # All that the tests rely on is said here; the defaults are free to change.
 RECIPE = LearningRecipe(

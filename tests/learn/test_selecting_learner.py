@@ -13,7 +13,7 @@ from metazoo.learn.draw_policy import DrawPolicy
 from metazoo.learn.group_learning import DrawGroup, GroupLearner
 from metazoo.learn.recipe import LearningRecipe
 from metazoo.learn.selecting_learner import SelectingLearner, accuracy_on
-from metazoo.run.artefacts import read_tensors, write_tensors
+from metazoo.run.tensor_files import read_tensors, write_tensors
 
 RECIPE = LearningRecipe(steps=12, teachers_per_step=1, batch_size=8, learning_rate=0.02, warm_up_steps=1, views=12)
 

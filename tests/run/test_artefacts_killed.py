@@ -21,7 +21,8 @@ STAGES = ["before fsync", "after fsync", "before replace", "after replace", "bef
 _HARNESS = """
 import json, os, random, signal, stat, sys, time
 from pathlib import Path
-from metazoo.run.artefacts import write_bytes, write_tensors
+from metazoo.run.artefacts import write_bytes
+from metazoo.run.tensor_files import write_tensors
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)

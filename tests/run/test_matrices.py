@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from metazoo.errors import ArtefactError
-from metazoo.run.artefacts import read_tensors, sha256_of_file, write_tensors
+from metazoo.run.artefacts import sha256_of_file
 from metazoo.run.matrices import read_matrices, write_matrices
+from metazoo.run.tensor_files import read_tensors, write_tensors
 
 METADATA = {"format_version": "1", "é": '["b"]'}
 

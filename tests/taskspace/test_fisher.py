@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from metazoo.errors import ArtefactError, DataError, UsageError
 from metazoo.models import build_network
-from metazoo.run.artefacts import write_tensors
+from metazoo.run.tensor_files import write_tensors
 from metazoo.taskspace import FisherEmbeddings, TaskEmbedding, diagonal_fisher, write_embeddings
 from metazoo.taskspace.blocks import kept_blocks
 

@@ -16,7 +16,7 @@ from zoo_helpers import classifier
 
 from metazoo.errors import MetazooError
 from metazoo.models import network_without_weights
-from metazoo.run.artefacts import write_tensors
+from metazoo.run.tensor_files import write_tensors
 from metazoo.zoo import Zoo, add_folder
 from metazoo.zoo.description import described
 from metazoo.zoo.transformers_source import said_by_transformers

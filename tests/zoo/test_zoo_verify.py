@@ -8,8 +8,9 @@ from zoo_helpers import classifier
 
 from metazoo.errors import Interrupted
 from metazoo.models import ClassifierSpec, build_classifier
-from metazoo.run.artefacts import read_tensors, sha256_of_file, write_tensors
+from metazoo.run.artefacts import sha256_of_file
 from metazoo.run.bounded import Limits
+from metazoo.run.tensor_files import read_tensors, write_tensors
 from metazoo.zoo import Finding, Zoo, verify_zoo
 from metazoo.zoo.listing import write_listing
 

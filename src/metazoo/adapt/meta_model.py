@@ -13,7 +13,8 @@ from metazoo.adapt.stored import check_tensors
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.learn.heads import DEFAULT_HEAD
 from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier, network_without_weights
-from metazoo.run.artefacts import read_json, read_tensors, write_json, write_tensors
+from metazoo.run.artefacts import read_json, write_json
+from metazoo.run.tensor_files import read_tensors, write_tensors
 from metazoo.run.validation import first_problem
 
 FORMAT_VERSION = 1

@@ -14,7 +14,8 @@ from metazoo.errors import ArtefactError, UsageError
 from metazoo.learn.batch_norm import BatchNormMode
 from metazoo.learn.heads import HeadKind
 from metazoo.models import ClassifierSpec
-from metazoo.run.artefacts import flush_folder, read_json, read_tensors, write_json, write_tensors
+from metazoo.run.artefacts import flush_folder, read_json, write_json
+from metazoo.run.tensor_files import read_tensors, write_tensors
 from metazoo.run.validation import check_format_version, first_problem
 
 FORMAT_VERSION = 1

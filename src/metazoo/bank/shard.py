@@ -8,7 +8,7 @@ from torch import Tensor
 
 from metazoo.bank.index import FORMAT, FORMAT_VERSION, GenerationIndex, Shard
 from metazoo.errors import ArtefactError, DataError
-from metazoo.run.artefacts import read_tensors, write_tensors
+from metazoo.run.tensor_files import read_tensors, write_tensors
 
 
 def write_shard(

@@ -17,8 +17,8 @@ from torch import Tensor
 from metazoo.data.episode_draw import ClassPool, class_pools
 from metazoo.data.images import ImageSet
 from metazoo.errors import ArtefactError, UsageError
-from metazoo.run.artefacts import read_tensor_metadata, read_tensors, write_tensors
 from metazoo.run.randomness import seed_of
+from metazoo.run.tensor_files import read_tensor_metadata, read_tensors, write_tensors
 
 FORMAT_VERSION = 1
 _TENSORS = ("support_indices", "query_indices", "class_indices")

@@ -15,7 +15,8 @@ from metazoo.data import EpisodeList
 from metazoo.errors import ArtefactError
 from metazoo.evaluate.contamination import Contamination
 from metazoo.learn.batch_norm import BatchNormMode
-from metazoo.run.artefacts import read_json, read_tensor_metadata, read_tensors, write_json, write_tensors
+from metazoo.run.artefacts import read_json, write_json
+from metazoo.run.tensor_files import read_tensor_metadata, read_tensors, write_tensors
 from metazoo.run.validation import first_problem
 
 FORMAT_VERSION = 1

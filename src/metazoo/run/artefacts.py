@@ -8,22 +8,15 @@ folder is flushed too. A process killed at any moment leaves the old file or the
 import contextlib
 import errno
 import hashlib
-import json
 import os
 import re
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import safetensors
+from typing import Any
 
 from metazoo.errors import ArtefactError
 from metazoo.run.json_text import json_text, parsed_json
-
-# Importing torch takes seconds, which whoever needs no tensors should not wait for.
-if TYPE_CHECKING:
-    from torch import Tensor
 
 LOCK = ".lock"
 """In a folder that has one writer at a time; see `metazoo.run.lock`."""
@@ -75,7 +68,7 @@ def write_bytes(path: Path | str, data: bytes | Iterable[bytes | memoryview]) ->
 def cannot_write(path: Path | str, error: Exception) -> ArtefactError:
     """The error to raise for a file that the system does not let be written."""
     remedy = _REMEDIES.get(getattr(error, "errno", 0), "check the disk and the folder, and call again")
-    return ArtefactError(f"cannot write {path}: {_reason(error)}; {remedy}")
+    return ArtefactError(f"cannot write {path}: {reason_of(error)}; {remedy}")
 
 
 def _make_folder(folder: Path) -> None:
@@ -113,7 +106,7 @@ def remove_stale_temporaries(folder: Path | str) -> int:
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
-                raise ArtefactError(f"cannot delete {path}: {_reason(error)}; delete it yourself") from error
+                raise ArtefactError(f"cannot delete {path}: {reason_of(error)}; delete it yourself") from error
     return len(stale)
 
 
@@ -132,51 +125,6 @@ def write_json(path: Path | str, value: Any) -> str:
     return write_text(path, json_text(path, value))
 
 
-def write_tensors(path: Path | str, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str] | None = None) -> str:
-    """Write tensors of any device as safetensors, equal tensors giving equal bytes; see `write_bytes`.
-
-    Tensors that share memory are each written whole; sparse or meta tensors and other metadata are an ArtefactError.
-    """
-    from safetensors.torch import save
-
-    # The library's own file writer neither flushes to the disk nor honours the umask, so the bytes are made first.
-    try:
-        data = _canonical(save(_separate(tensors), dict(metadata) if metadata else None))
-    except (ValueError, TypeError, AttributeError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
-        raise ArtefactError(f"cannot write {path}: {_reason(error)}; give dense tensors and text metadata") from error
-    return write_bytes(path, data)
-
-
-def _separate(tensors: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
-    import torch
-
-    if "__metadata__" in tensors:
-        raise ValueError("a tensor cannot be called __metadata__")
-    dense = torch.contiguous_format
-    return {name: tensor.detach().cpu().clone(memory_format=dense) for name, tensor in tensors.items()}
-
-
-def _canonical(data: bytes) -> tuple[bytes, memoryview]:
-    """The same safetensors file with its header in a fixed order: the library shuffles the metadata on every call.
-
-    Returns:
-        The header, and the rest as it is.
-    """
-    start = 8 + int.from_bytes(data[:8], "little")
-    entries: dict[str, Any] = json.loads(data[8:start])
-    metadata = dict(sorted(entries.pop("__metadata__", {}).items()))
-    ordered = dict(sorted(entries.items(), key=lambda entry: (entry[1]["data_offsets"], entry[0])))
-    header = {"__metadata__": metadata} | ordered if metadata else ordered
-    return tensor_header(header), memoryview(data)[start:]
-
-
-def tensor_header(entries: Mapping[str, Any]) -> bytes:
-    """The header of a safetensors file, its length before it, from what it says of each tensor and of the whole."""
-    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
-
-
 def read_bytes(path: Path | str, sha256: str | None = None) -> bytes:
     """Read a file and check it against `sha256`.
 
@@ -186,10 +134,16 @@ def read_bytes(path: Path | str, sha256: str | None = None) -> bytes:
     try:
         data = Path(path).read_bytes()
     except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
-    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
-        raise ArtefactError(f"{path} has changed since it was written (another SHA-256); restore it or make it again")
+        raise cannot_read(path, error) from error
+    if sha256 is not None:
+        check_digest(path, hashlib.sha256(data).hexdigest(), sha256)
     return data
+
+
+def check_digest(path: Path | str, found: str, expected: str) -> None:
+    """ArtefactError unless the SHA-256 that was found of a file is the one that it had when it was written."""
+    if found != expected:
+        raise ArtefactError(f"{path} has changed since it was written (another SHA-256); restore it or make it again")
 
 
 def read_json(path: Path | str, sha256: str | None = None) -> Any:
@@ -201,60 +155,23 @@ def read_json(path: Path | str, sha256: str | None = None) -> Any:
     return parsed_json(path, read_bytes(path, sha256))
 
 
-def read_tensors(path: Path | str, sha256: str | None = None) -> dict[str, "Tensor"]:
-    """Read a safetensors file into memory of its own (CPU); the file is not kept open or mapped.
-
-    Raises:
-        ArtefactError: as `read_bytes`, or the file is not safetensors (truncated, or a pickle, which is never read).
-    """
-    from safetensors.torch import load
-
-    data = read_bytes(path, sha256)
-    try:
-        return load(data)
-    except (safetensors.SafetensorError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise _not_tensors(path, data, error) from error
-
-
-def read_tensor_metadata(path: Path | str) -> dict[str, str]:
-    """The text metadata of a safetensors file, without reading its tensors.
-
-    Raises:
-        ArtefactError: as `read_tensors`.
-    """
-    try:
-        with Path(path).open("rb"), safetensors.safe_open(path, framework="pt") as content:
-            return dict(content.metadata() or {})
-    except safetensors.SafetensorError as error:
-        raise _not_tensors(path, read_bytes(path), error) from error
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _not_tensors(path: Path | str, data: bytes, error: Exception) -> ArtefactError:
-    if data.startswith(b"version https://git-lfs"):
-        return ArtefactError(f"{path} is a Git LFS pointer, not the file itself; run git lfs pull")
-    # Byte 8 opens the header of a safetensors file, whose length may happen to start like a pickle.
-    if data[8:9] != b"{" and (data.startswith(b"PK") or (data[:1] == b"\x80" and data[1:2] <= b"\x05")):
-        return ArtefactError(f"{path} is a pickle or zip archive, which is never read; convert it to safetensors")
-    return ArtefactError(f"{path} is not a whole safetensors file ({_reason(error)}); restore it or make it again")
-
-
 def sha256_of_file(path: Path | str) -> str:
     """SHA-256 of a file's bytes, in hexadecimal, read piece by piece; ArtefactError if that cannot be done."""
     try:
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
+        raise cannot_read(path, error) from error
 
 
-def _unreadable(path: Path | str, error: Exception) -> ArtefactError:
+def cannot_read(path: Path | str, error: Exception) -> ArtefactError:
+    """The error to raise for a file that is not there or that the system does not let be read."""
     if isinstance(error, FileNotFoundError):
         return ArtefactError(f"{path} is missing; restore it or make it again")
-    return ArtefactError(f"cannot read {path}: {_reason(error)}; check that it is a readable file")
+    return ArtefactError(f"cannot read {path}: {reason_of(error)}; check that it is a readable file")
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """What an error says, in one line of at most 200 characters."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split())[:200]

@@ -9,17 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from metazoo.errors import ArtefactError, UsageError
-from metazoo.run.artefacts import (
-    read_bytes,
-    read_json,
-    read_tensor_metadata,
-    read_tensors,
-    remove_stale_temporaries,
-    write_json,
-    write_tensors,
-    write_text,
-)
+from metazoo.run.artefacts import read_bytes, read_json, remove_stale_temporaries, write_json, write_text
 from metazoo.run.manifest import Manifest
+from metazoo.run.tensor_files import read_tensor_metadata, read_tensors, write_tensors
 
 CHECKPOINTS = "checkpoints"
 _FORMAT_VERSION = "1"

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from metazoo.errors import ArtefactError
-from metazoo.run.artefacts import cannot_write, read_tensor_metadata, tensor_header, write_bytes
+from metazoo.run.artefacts import cannot_read, cannot_write, check_digest, write_bytes
 from metazoo.run.rows import RowsOnDisk, bytes_of
+from metazoo.run.tensor_files import read_tensor_metadata, tensor_header
 
 _BYTES_AT_ONCE = 1 << 22
 
@@ -89,11 +90,9 @@ def read_matrices(path: Path | str, sha256: str | None = None) -> tuple[dict[str
     metadata = read_tensor_metadata(path)
     try:
         with Path(path).open("rb", buffering=0) as file:
-            if sha256 is not None and hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                raise ArtefactError(
-                    f"{path} has changed since it was written (another SHA-256); restore it or make it again"
-                )
-            file.seek(0)
+            if sha256 is not None:
+                check_digest(path, hashlib.file_digest(file, "sha256").hexdigest(), sha256)
+                file.seek(0)
             length = int.from_bytes(file.read(8), "little")
             entries = json.loads(file.read(length))
             entries.pop("__metadata__", None)
@@ -106,4 +105,4 @@ def read_matrices(path: Path | str, sha256: str | None = None) -> tuple[dict[str
                 matrices[name] = RowsOnDisk(file.fileno(), entry["shape"], torch.float32, start)
             return matrices, metadata
     except OSError as error:
-        raise ArtefactError(f"cannot read {path}: {error.strerror}; check that it is a readable file") from error
+        raise cannot_read(path, error) from error

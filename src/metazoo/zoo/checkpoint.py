@@ -16,7 +16,7 @@ from torch import Tensor
 
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.models import LibraryNetwork, Network
-from metazoo.run.artefacts import read_tensors
+from metazoo.run.tensor_files import read_tensors
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 # Weights, averaged weights and the two moments of Adam, and something for the structure.
