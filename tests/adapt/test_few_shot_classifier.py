@@ -7,7 +7,7 @@ from adapt_helpers import LABELS, NAMES, edit_weights, made, network, pictures, 
 from torch import Tensor, nn
 
 from metazoo.adapt import FewShotClassifier, adapt
-from metazoo.data import EpisodeList, ImageSet
+from metazoo.data import Episode, EpisodeList, ImageSet
 from metazoo.errors import DataError, MetazooError, UsageError
 from metazoo.evaluate.protocol import score_episode
 from metazoo.learn.batch_norm import BATCH_NORM_MODES, BatchNormMode
@@ -55,15 +55,19 @@ def test_what_is_saved_predicts_to_the_bit_as_before(kind: str, mode: str, head:
     assert torch.equal(predicted(FewShotClassifier.load(tmp_path / "again")), before)
 
 
-@pytest.mark.parametrize("mode", BATCH_NORM_MODES)
-@pytest.mark.parametrize(("kind", "head"), HEADS_OF, ids=IDS)
-def test_users_get_what_evaluation_measures(kind: str, mode: BatchNormMode, head: Head) -> None:
+def one_episode() -> tuple[ImageSet, Episode, Tensor, Tensor]:
     labels = torch.arange(4).repeat_interleave(6)
     images = ImageSet(pictures(24).mul(255).byte(), labels, ("a", "b", "c", "d"))
     episode = EpisodeList.draw(images, 3, 2, queries=3, episodes=1)[0]
+    return images, episode, images.images[episode.support_indices], images.images[episode.query_indices]
+
+
+@pytest.mark.parametrize("mode", BATCH_NORM_MODES)
+@pytest.mark.parametrize(("kind", "head"), HEADS_OF, ids=IDS)
+def test_users_get_what_evaluation_measures(kind: str, mode: BatchNormMode, head: Head) -> None:
+    images, episode, support, query = one_episode()
     module = MODULES[kind]()
     measured = score_episode(module, images, episode, head, mode)
-    support, query = images.images[episode.support_indices], images.images[episode.query_indices]
     classifier = adapt(module, support, episode.support_labels, head=head.name, batch_norm=mode)
     assert classifier.predict(query).labels.tolist() == measured.argmax(1).tolist()
 
@@ -73,12 +77,9 @@ def test_users_get_what_evaluation_measures(kind: str, mode: BatchNormMode, head
 def test_mirrored_classifiers_are_what_evaluation_measures(
     kind: str, mode: BatchNormMode, head: Head, tmp_path: Path
 ) -> None:
-    labels = torch.arange(4).repeat_interleave(6)
-    images = ImageSet(pictures(24).mul(255).byte(), labels, ("a", "b", "c", "d"))
-    episode = EpisodeList.draw(images, 3, 2, queries=3, episodes=1)[0]
+    images, episode, support, query = one_episode()
     module = MODULES[kind]()
     measured = score_episode(MirroredFeatures(module), images, episode, head, mode)
-    support, query = images.images[episode.support_indices], images.images[episode.query_indices]
     adapt(module, support, episode.support_labels, head=head.name, batch_norm=mode, mirrored=True).save(tmp_path / "c")
     loaded = FewShotClassifier.load(tmp_path / "c")
     assert loaded.card.mirrored
