@@ -168,9 +168,9 @@ def train(
 
 def _learn(workspace: Workspace, config: RunConfig, description: dict[str, Any]) -> None:
     with torch_threads(int(description["threads"])):
-        classifier = config.method.train(workspace, config.recipe)
+        module = config.method.train(workspace, config.recipe)
     folder = workspace.folder
-    meta_model = MetaModel(classifier, method=config.method.name, setting=config.setting, seed=config.seed)
-    folder.write_text(f"{META_MODEL}/card.md", meta_model_card(workspace.zoo, config, description, classifier, folder))
+    meta_model = MetaModel(module, method=config.method.name, setting=config.setting, seed=config.seed)
+    folder.write_text(f"{META_MODEL}/card.md", meta_model_card(workspace.zoo, config, description, module, folder))
     files = meta_model.save(folder.path / META_MODEL)
     folder.record(METRICS, *(f"{META_MODEL}/{name}" for name in files))

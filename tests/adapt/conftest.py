@@ -2,7 +2,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from adapt_helpers import made, network
+from adapt_helpers import made, network, of_two_domains
 
 from metazoo.adapt import MetaModel
 
@@ -12,6 +12,7 @@ def _saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("saved")
     made(head="nearest-mean").save(folder / "classifier")
     MetaModel(network(), method="tgr", setting="default", seed=3).save(folder / "meta-model")
+    MetaModel(of_two_domains(), method="tgr", setting="default", seed=3).save(folder / "of-two-domains")
     return folder
 
 
@@ -25,3 +26,9 @@ def saved(_saved: Path, tmp_path: Path) -> Path:
 def meta_model(_saved: Path, tmp_path: Path) -> Path:
     """The folder of a sound meta-model."""
     return shutil.copytree(_saved / "meta-model", tmp_path / "saved" / "meta-model")
+
+
+@pytest.fixture
+def two_domains(_saved: Path, tmp_path: Path) -> Path:
+    """The folder of a sound meta-model with readouts."""
+    return shutil.copytree(_saved / "of-two-domains", tmp_path / "saved" / "of-two-domains")

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import torch
-from adapt_helpers import LABELS, NAMES, edit_weights, made, network, pictures, predicted
+from adapt_helpers import LABELS, NAMES, edit_weights, made, network, of_two_domains, pictures, predicted
 from torch import Tensor, nn
 
 from metazoo.adapt import FewShotClassifier, adapt
@@ -22,7 +22,7 @@ def joint() -> JointFeatures:
     return JointFeatures([network(0), network(1, "thin-resnet", size=24, channels=1)])
 
 
-MODULES = {"single": network, "joint": joint}
+MODULES = {"single": network, "joint": joint, "domains": of_two_domains}
 # Several networks have no head of their own to start from.
 HEADS_OF = [(kind, head) for kind in MODULES for head in HEADS if (kind, head.name) != ("joint", "fine-tune-own")]
 IDS = [f"{kind}-{head.name}" for kind, head in HEADS_OF]
@@ -208,6 +208,16 @@ def test_a_broken_model_is_not_adapted() -> None:
     module.network.state_dict()["blocks.0.0.weight"].fill_(torch.nan)
     with pytest.raises(MetazooError, match="features are not finite"):
         made(module=module)
+
+
+def test_the_domains_that_a_task_is_read_as_are_said() -> None:
+    module = of_two_domains()
+    classifier = made(module=module)
+    with torch.no_grad():
+        shares = module.readouts.shares(module.features(pictures(7)))
+    assert classifier.card.domains == pytest.approx(dict(zip(("birds", "ships"), shares.tolist(), strict=True)))
+    assert made().card.domains == made(module=module, head="fine-tune-own").card.domains == {}
+    assert not torch.allclose(predicted(classifier), predicted(made()), atol=1e-3)
 
 
 def test_one_picture_a_class_is_enough(tmp_path: Path) -> None:

@@ -4,11 +4,23 @@ from typing import Any
 
 import pytest
 import torch
-from adapt_helpers import LABELS, NAMES, content, edit_json, edit_weights, made, network, pictures, predicted
+from adapt_helpers import (
+    LABELS,
+    NAMES,
+    content,
+    edit_json,
+    edit_weights,
+    made,
+    network,
+    of_two_domains,
+    pictures,
+    predicted,
+)
 from torch import Tensor
 
 from metazoo.adapt import MetaModel
 from metazoo.errors import ArtefactError, UsageError
+from metazoo.learn.embedders import MultiDomainClassifier
 
 DESCRIPTION, WEIGHTS = "meta-model.json", "model.safetensors"
 
@@ -38,6 +50,43 @@ def test_a_meta_model_adapts_as_its_network(meta_model: Path, head: str) -> None
     assert torch.equal(predicted(classifier), predicted(made(head=head, batch_norm="support")))
     assert classifier.card.source == "tgr (default), seed 3"
     assert (classifier.card.head, classifier.card.batch_norm) == (head, "support")
+
+
+def test_readouts_are_saved_and_loaded(two_domains: Path, tmp_path: Path) -> None:
+    loaded, expected = MetaModel.load(two_domains), of_two_domains()
+    assert isinstance(loaded.module, MultiDomainClassifier)
+    assert loaded.module.readouts.domains == ("birds", "ships")
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(loaded.module.state_dict()[name], tensor)
+    assert loaded.classifier is loaded.module.classifier
+    classifier = loaded.adapt(pictures(7), LABELS, NAMES, head="ridge")
+    assert torch.equal(predicted(classifier), predicted(made(module=expected, head="ridge")))
+    loaded.save(tmp_path / "again")
+    assert content(tmp_path / "again") == content(two_domains)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("readouts.kernels"), "do not fit .*readouts.kernels"),
+        (lambda t: t.update({"readouts.recogniser": torch.zeros(5, 3)}), r"float32 \[5, 3\], by its meta-model.json"),
+        (lambda t: t["readouts.kernels"].neg_(), "the readouts in .* are damaged .*; restore both files"),
+        (lambda t: t["readouts.kernels"][1, 2].fill_(torch.nan), "readouts.kernels in .* holds impossible numbers"),
+    ],
+)
+def test_damaged_readouts_are_named(
+    two_domains: Path, change: Callable[[dict[str, Tensor]], object], message: str
+) -> None:
+    edit_weights(two_domains, DESCRIPTION, change)
+    with pytest.raises(ArtefactError, match=message):
+        MetaModel.load(two_domains)
+
+
+@pytest.mark.parametrize("domains", [[], ["birds"], ["birds", "birds"], ["a", "b", "c"]])
+def test_domains_that_do_not_fit_the_readouts_are_named(two_domains: Path, domains: list[str]) -> None:
+    edit_json(two_domains / DESCRIPTION, lambda content: content.update(domains=domains))
+    with pytest.raises(ArtefactError, match="of-two-domains"):
+        MetaModel.load(two_domains)
 
 
 def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from metazoo.evaluate import Subject, evaluate_lists, evaluate_subject
 from metazoo.evaluate.protocol import score_episode
 from metazoo.learn import episode_accuracy
 from metazoo.learn.batch_norm import BATCH_NORM_MODES, BatchNormMode
-from metazoo.learn.embedders import Embedder, JointFeatures, PixelFeatures
+from metazoo.learn.embedders import Embedder, JointFeatures, MultiDomainClassifier, PixelFeatures
 from metazoo.learn.heads import HEADS, FeatureHead, FineTune, Head, NearestMean
+from metazoo.learn.readouts import DomainReadouts
 
 FEATURE_HEADS = [head for head in HEADS if isinstance(head, FeatureHead)]
 
@@ -53,7 +54,16 @@ def one_by_one(
     return accuracies
 
 
-@pytest.mark.parametrize("module", [classifier(), JointFeatures([classifier(), classifier(1, "thin-resnet")])])
+def of_two_domains() -> MultiDomainClassifier:
+    """Readouts that look at different features, and share the episodes between them."""
+    kernels = torch.stack([torch.tensor([9.0, 9, 1, 1, 1]), torch.tensor([1.0, 1, 9, 9, 1])]).diag_embed()
+    recogniser = 4 * torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+    return MultiDomainClassifier(classifier(), DomainReadouts("ab", kernels, recogniser)).eval()
+
+
+@pytest.mark.parametrize(
+    "module", [classifier(), JointFeatures([classifier(), classifier(1, "thin-resnet")]), of_two_domains()]
+)
 @pytest.mark.parametrize("head", FEATURE_HEADS, ids=lambda head: head.name)
 def test_episodes_solved_together_equal_one_by_one(
     images: ImageSet, lists: list[EpisodeList], module: Embedder, head: FeatureHead

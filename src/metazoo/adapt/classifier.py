@@ -14,7 +14,7 @@ from metazoo.adapt.stored import check_tensors
 from metazoo.adapt.support import checked_images
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.learn.batch_norm import BatchNormMode, batch_norm_mode, has_batch_norm
-from metazoo.learn.embedders import Embedder, JointFeatures, MirroredFeatures
+from metazoo.learn.embedders import Embedder, JointFeatures, MirroredFeatures, MultiDomainClassifier, readouts_of
 from metazoo.learn.heads import DEFAULT_HEAD, FittedHead, extra_tensor, get_head, query_features
 from metazoo.models import ImageClassifier, build_classifier, network_without_weights
 
@@ -132,7 +132,8 @@ def adapt(
     """Make a classifier of new classes from a few images of each, by the very head that evaluation measures.
 
     Args:
-        module: an `ImageClassifier` (a meta-model, say), a zoo's teacher, or `JointFeatures` of such; it is copied.
+        module: an `ImageClassifier` or `MultiDomainClassifier` (a meta-model's `module`), a zoo's teacher, or
+            `JointFeatures` of classifiers and teachers; it is copied.
         support_images: float [n, 3, h, w] in [0, 1], or uint8.
         support_labels: int64 [n], 0 to ways - 1; classes may differ in their counts.
         class_names: one a class; its number if not given.
@@ -153,17 +154,23 @@ def adapt(
     names = tuple(map(str, range(ways))) if class_names is None else tuple(class_names)
     if len(set(names)) < ways:
         raise UsageError("every class needs a name of its own; rename one")
-    plain = JointFeatures(networks) if joint else networks[0]
+    readouts = readouts_of(module)
+    plain: Embedder = JointFeatures(networks) if joint else networks[0] if readouts is None else module
     embedder: Embedder = MirroredFeatures(plain) if mirrored else plain
     adapted, fitted = get_head(head).fit(embedder, checked_images(support_images), support_labels, ways, mode)
+    domains: dict[str, float] = {}
+    if readouts is not None and fitted.shares is not None:
+        domains = dict(zip(readouts.domains, fitted.shares.tolist(), strict=True))
     own = copy.deepcopy(adapted) if adapted is embedder else adapted
     own = own.embedder if isinstance(own, MirroredFeatures) else own
+    own = own.classifier if isinstance(own, MultiDomainClassifier) else own
     assert isinstance(own, (ImageClassifier, JointFeatures))
     card = ClassifierCard(
         head=head,
         kind=fitted.kind,
         batch_norm=mode,
         mirrored=mirrored,
+        domains=domains,
         class_names=names,
         joint=joint,
         networks=tuple(network.spec for network in networks),
@@ -198,10 +205,13 @@ def _state(module: ImageClassifier | JointFeatures) -> dict[str, Tensor]:
 def _expected(card: ClassifierCard) -> dict[str, Tensor]:
     """What must be stored for `card`, on the meta device."""
     networks = [network_without_weights(spec) for spec in card.networks]
-    weight = torch.empty(len(card.class_names), sum(network.feature_size for network in networks), device="meta")
+    size = sum(network.feature_size for network in networks) + bool(card.domains)
+    weight = torch.empty(len(card.class_names), size, device="meta")
     extra = extra_tensor(card.kind)
+    head = {"weight": weight, **({extra: weight[:, 0]} if extra else {})}
+    head |= {"reading": weight.new_empty(size, size)} if card.domains else {}
     return {
         f"networks.{index}.{name}": tensor
         for index, network in enumerate(networks)
         for name, tensor in network.state_dict().items()
-    } | {"head.weight": weight, **({f"head.{extra}": weight[:, 0]} if extra else {})}
+    } | {f"head.{name}": tensor for name, tensor in head.items()}

@@ -1,23 +1,26 @@
 """The meta-model as users hold it: load it, adapt it, hand it on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, final
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from metazoo.adapt.classifier import FewShotClassifier, adapt
 from metazoo.adapt.stored import check_tensors
 from metazoo.errors import ArtefactError, UsageError
+from metazoo.learn.embedders import MultiDomainClassifier, readouts_of
 from metazoo.learn.heads import DEFAULT_HEAD
+from metazoo.learn.readouts import DomainReadouts
 from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier, network_without_weights
 from metazoo.run.artefacts import read_json, write_json
 from metazoo.run.tensor_files import read_tensors, write_tensors
 from metazoo.run.validation import first_problem
 
 FORMAT_VERSION = 1
+_READOUTS = "readouts."
 DESCRIPTION, WEIGHTS = "meta-model.json", "model.safetensors"
 
 
@@ -32,6 +35,7 @@ class MetaModelDescription(BaseModel):
     setting: str
     seed: int
     spec: ClassifierSpec
+    domains: tuple[str, ...] = Field(default=(), description="that there are readouts of; none or at least two")
     weights_sha256: str
 
 
@@ -40,15 +44,21 @@ class MetaModel:
     """A trained meta-model.
 
     Attributes:
-        classifier: the network; images [n, 3, h, w] in [0, 1] of any size go in, `classifier.features` is what new
-            classes are told apart by.
+        module: what new tasks are learned from: the classifier, with the readouts of its domains if it has some.
         method: that it was trained by.
         setting: of the method.
         seed: of the run.
     """
 
-    def __init__(self, classifier: ImageClassifier, *, method: str, setting: str, seed: int) -> None:
-        self.classifier, self.method, self.setting, self.seed = classifier, method, setting, seed
+    def __init__(
+        self, module: ImageClassifier | MultiDomainClassifier, *, method: str, setting: str, seed: int
+    ) -> None:
+        self.module, self.method, self.setting, self.seed = module, method, setting, seed
+
+    @property
+    def classifier(self) -> ImageClassifier:
+        """The network: images [n, 3, h, w] in [0, 1] of any size go in; `classifier.features` gives its features."""
+        return self.module.classifier if isinstance(self.module, MultiDomainClassifier) else self.module
 
     def adapt(
         self,
@@ -63,7 +73,7 @@ class MetaModel:
         """A classifier of new classes from a few images of each; see `metazoo.adapt.adapt`."""
         source = f"{self.method} ({self.setting}), seed {self.seed}"
         return adapt(
-            self.classifier,
+            self.module,
             support_images,
             support_labels,
             class_names,
@@ -80,12 +90,17 @@ class MetaModel:
             ArtefactError: the folder cannot be written.
         """
         folder = Path(folder)
-        sha256 = write_tensors(folder / WEIGHTS, self.classifier.network.state_dict())
+        readouts = readouts_of(self.module)
+        tensors = self.classifier.network.state_dict()
+        if readouts is not None:
+            tensors |= {f"{_READOUTS}{name}": tensor for name, tensor in readouts.state_dict().items()}
+        sha256 = write_tensors(folder / WEIGHTS, tensors)
         description = MetaModelDescription(
             method=self.method,
             setting=self.setting,
             seed=self.seed,
             spec=self.classifier.spec,
+            domains=() if readouts is None else readouts.domains,
             weights_sha256=sha256,
         )
         write_json(folder / DESCRIPTION, description.model_dump(mode="json"))
@@ -104,17 +119,36 @@ class MetaModel:
             raise UsageError(f"{folder} is not a folder; give that of a meta-model, such as RUN/meta-model")
         try:
             description = MetaModelDescription.model_validate(read_json(folder / DESCRIPTION))
-            expected = network_without_weights(description.spec).state_dict()
+            network = network_without_weights(description.spec)
         except (ValidationError, UsageError) as error:
             reason = first_problem(error) if isinstance(error, ValidationError) else error
             raise ArtefactError(f"{folder / DESCRIPTION} does not describe a meta-model: {reason}") from error
         tensors = read_tensors(folder / WEIGHTS, description.weights_sha256)
+        expected = network.state_dict() | _expected_readouts(len(description.domains), network.feature_size)
         check_tensors(folder, DESCRIPTION, tensors, expected, "restore both files")
+        of_readouts = {name: tensors.pop(name) for name in [*tensors] if name.startswith(_READOUTS)}
         classifier = build_classifier(description.spec, torch.Generator().manual_seed(0))
         classifier.network.load_state_dict(tensors)
+        module: ImageClassifier | MultiDomainClassifier = classifier.eval().requires_grad_(False)
+        if of_readouts:
+            module = MultiDomainClassifier(module, _readouts(folder, description.domains, of_readouts)).eval()
         return cls(
-            classifier.eval().requires_grad_(False),
+            module,
             method=description.method,
             setting=description.setting,
             seed=description.seed,
         )
+
+
+def _expected_readouts(domains: int, features: int) -> dict[str, Tensor]:
+    if not domains:
+        return {}
+    kernels = torch.empty(domains, features + 1, features + 1, device="meta")
+    return {f"{_READOUTS}kernels": kernels, f"{_READOUTS}recogniser": kernels[:, 0].T}
+
+
+def _readouts(folder: Path, domains: Sequence[str], tensors: Mapping[str, Tensor]) -> DomainReadouts:
+    try:
+        return DomainReadouts(domains, *(tensors[f"{_READOUTS}{name}"] for name in ("kernels", "recogniser")))
+    except UsageError as error:
+        raise ArtefactError(f"the readouts in {folder} are damaged ({error}); restore both files") from error

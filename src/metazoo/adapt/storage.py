@@ -33,6 +33,9 @@ class ClassifierCard(BaseModel):
     kind: HeadKind
     batch_norm: BatchNormMode
     mirrored: bool = Field(default=False, description="whether features are means over an image and its mirror image")
+    domains: dict[str, float] = Field(
+        default={}, description="share of each whose reading features pass; empty if none"
+    )
     class_names: tuple[str, ...] = Field(min_length=2)
     joint: bool = Field(description="whether features are the networks' normalised ones side by side")
     networks: tuple[ClassifierSpec, ...] = Field(min_length=1)

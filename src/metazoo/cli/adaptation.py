@@ -17,7 +17,7 @@ from metazoo.cli.printable import printable
 from metazoo.cli.subject import open_source
 from metazoo.data import image_files, load_image_files
 from metazoo.errors import UsageError
-from metazoo.learn.embedders import Embedder, JointFeatures
+from metazoo.learn.embedders import JointFeatures
 from metazoo.run.compute import Compute
 from metazoo.run.progress import message
 from metazoo.run.threads import torch_threads
@@ -30,14 +30,13 @@ def adapt(options: Namespace) -> None:
     source = open_source(options.subject)
     if source.meta_model is not None:
         networks = [source.meta_model.classifier]
-        module: Embedder = networks[0]
+        module = source.meta_model.module
     else:
         networks = [teacher.classifier for teacher in source.teachers()]
         module = JointFeatures(networks)
     support = load_support_folder(options.support, max(network.spec.input_size for network in networks))
     device = Compute.choose(options.device).device
-    for network in networks:
-        network.to(device)
+    module.to(device)
     with torch_threads(options.threads):
         classifier = adapt_module(
             module,
@@ -51,7 +50,14 @@ def adapt(options: Namespace) -> None:
         )
     classifier.save(options.out)
     classes = len(support.class_names)
-    print(f"{options.out}: a classifier of {classes} classes, made from {len(support)} images")
+    print(f"{options.out}: a classifier of {classes} classes, made from {len(support)} images{_domains(classifier)}")
+
+
+def _domains(classifier: FewShotClassifier) -> str:
+    """As what domains a meta-model of several has read the images: those that round to a percent or more."""
+    domains = sorted(classifier.card.domains.items(), key=lambda item: -item[1])
+    named = [f"{printable(name)} ({share:.0%})" for name, share in domains if share >= 0.005]
+    return f", read as {', '.join(named)}" if named else ""
 
 
 def predict(options: Namespace) -> None:

@@ -48,7 +48,7 @@ class Source:
         if self.meta_model is None:
             return _ensemble(self.teachers(in_turn_on), in_turn_on)
         name = self.meta_model.method
-        return Subject.of(f"{name} meta-model", name, self.meta_model.classifier)
+        return Subject.of(f"{name} meta-model", name, self.meta_model.module)
 
     def teachers(self, device: str | None = None) -> Sequence[WhiteBoxTeacher]:
         """The models of the zoo on `device`, the CPU if None, each loaded when it is asked for; see `Teachers`.

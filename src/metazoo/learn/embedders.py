@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from metazoo.errors import UsageError
-from metazoo.models import Network
+from metazoo.learn.readouts import DomainReadouts
+from metazoo.models import ImageClassifier, Network
 
 
 class Embedder(Protocol):
@@ -94,6 +95,21 @@ class MirroredFeatures(nn.Module):
         return self.embedder.features(torch.cat([images, images.flip(3)])).unflatten(0, (2, -1)).mean(0)
 
 
+class MultiDomainClassifier(nn.Module):
+    """An image classifier with readouts: by them every new task is read in the way of the domains that it looks like.
+
+    Its features are the classifier's own; heads find the readouts by `readouts_of`.
+    """
+
+    def __init__(self, classifier: ImageClassifier, readouts: DomainReadouts) -> None:
+        super().__init__()
+        self.classifier, self.readouts = classifier, readouts
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features [n, network.feature_size]."""
+        return self.classifier.features(images)
+
+
 class PixelFeatures(nn.Module):
     """The image itself as its features, resized (bilinear, antialiased) to `side` x `side` pixels.
 
@@ -115,10 +131,21 @@ class PixelFeatures(nn.Module):
         return images.flatten(1)
 
 
+def readouts_of(module: Embedder) -> DomainReadouts | None:
+    """How tasks read the features of this module; None if they take them as they are."""
+    module = module.embedder if isinstance(module, MirroredFeatures) else module
+    return module.readouts if isinstance(module, MultiDomainClassifier) else None
+
+
 def count_parameters(module: Embedder) -> int:
-    """Parameters that the features depend on: all but the class heads of networks, which every new task replaces."""
+    """Parameters that features depend on: all but the class heads of networks, which every new task replaces.
+
+    Those of readouts count too.
+    """
     heads = {id(p) for part in module.modules() if isinstance(part, Network) for p in part.head.parameters()}
-    return sum(parameter.numel() for parameter in module.parameters() if id(parameter) not in heads)
+    readouts = readouts_of(module)
+    own = sum(parameter.numel() for parameter in module.parameters() if id(parameter) not in heads)
+    return own if readouts is None else own + readouts.size
 
 
 def device_of(module: Embedder) -> torch.device | None:

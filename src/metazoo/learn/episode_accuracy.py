@@ -7,6 +7,7 @@ from torch import Tensor
 
 from metazoo.data import EpisodeList
 from metazoo.learn.heads import FeatureHead
+from metazoo.learn.readouts import DomainReadouts
 
 _NUMBERS_A_BLOCK = 2**24
 
@@ -23,6 +24,7 @@ def episode_accuracies(
     episodes: EpisodeList,
     head: FeatureHead,
     advance: Callable[[int], object] | None = None,
+    readouts: DomainReadouts | None = None,
 ) -> Tensor:
     """Accuracy on every episode, in percent: float64 [episodes].
 
@@ -32,16 +34,18 @@ def episode_accuracies(
         episodes: to solve.
         head: that learns each of them.
         advance: called with the number of episodes done since the last call.
+        readouts: that tasks read the features by; None if they take them as they are.
     """
     support, query = (
         torch.searchsorted(used, part).to(features.device)
         for part in (episodes.support_indices, episodes.query_indices)
     )
     support_labels, query_labels = episodes[0].support_labels, episodes[0].query_labels
-    size = max(1, _NUMBERS_A_BLOCK // (query.shape[1] * features.shape[1]))
+    readings = 0 if readouts is None else features.shape[1] + 1
+    size = max(1, _NUMBERS_A_BLOCK // ((query.shape[1] + readings) * features.shape[1]))
     parts = []
     for support_block, query_block in zip(support.split(size), query.split(size), strict=True):
-        fitted = head.fit_features(features[support_block], support_labels, episodes.ways)
+        fitted = head.fit_reading(features[support_block], support_labels, episodes.ways, readouts)
         parts.append(accuracy(fitted.scores(features[query_block]).cpu(), query_labels))
         if advance is not None:
             advance(len(support_block))

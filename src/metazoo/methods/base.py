@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
+from metazoo.learn.embedders import MultiDomainClassifier
 from metazoo.methods.workspace import Workspace
 from metazoo.models import ImageClassifier
 
@@ -26,7 +27,7 @@ class Method(ABC):
     settings: ClassVar[Mapping[str, BaseModel]]
 
     @abstractmethod
-    def train(self, workspace: Workspace, recipe: Any) -> ImageClassifier:
+    def train(self, workspace: Workspace, recipe: Any) -> ImageClassifier | MultiDomainClassifier:
         """Learn a meta-model from the zoo; what a former call has finished is not done again.
 
         Args:

@@ -13,6 +13,8 @@ the steps is in the rooms that do them):
   features*), their cosines between images, and their class probabilities. That carries over to unseen classes
   (published: the member's own class probabilities, then MAML on recovered episodes, which carries little over at
   budgets of minutes);
+- of a zoo of several domains, new tasks are read in the way of those that they look like (published: one space of
+  features for all); see `metazoo.learn.readouts`;
 - the displacement of implicit gradient regularisation is detached, so the published 1e-3 corresponds to 2e-3 here.
 
 Which teachers a step learns from can be learned too, on a small labelled validation set; see `selection`.
@@ -26,8 +28,10 @@ from typing import ClassVar, final
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from metazoo.bank import ResidentBanks
+from metazoo.learn.embedders import MultiDomainClassifier
 from metazoo.learn.recipe import LearningRecipe
 from metazoo.methods.base import Method
+from metazoo.methods.domain_readouts import ReadoutRecipe, with_readouts
 from metazoo.methods.recipes import GroupingRecipe, MetaModelRecipe, SourceRecipe
 from metazoo.methods.selection import SelectionRecipe, load_validation
 from metazoo.methods.sources import images_from
@@ -53,6 +57,7 @@ class TgrRecipe(BaseModel):
     probe: ProbeRecipe = ProbeRecipe()
     grouping: GroupingRecipe = GroupingRecipe()
     learning: LearningRecipe = LearningRecipe()
+    readouts: ReadoutRecipe = Field(default=ReadoutRecipe(), description="none of images that no model was asked for")
     meta_model: MetaModelRecipe = MetaModelRecipe()
 
     @model_validator(mode="after")
@@ -71,7 +76,9 @@ class TaskGroupingsRegularization(Method):
     reference = "Wei et al., Task Groupings Regularization, ICML 2024"
     settings: ClassVar[Mapping[str, BaseModel]] = {"default": TgrRecipe(), "reference": TgrReferenceRecipe()}
 
-    def train(self, workspace: Workspace, recipe: TgrRecipe | TgrReferenceRecipe) -> ImageClassifier:  # noqa: D102
+    def train(  # noqa: D102
+        self, workspace: Workspace, recipe: TgrRecipe | TgrReferenceRecipe
+    ) -> ImageClassifier | MultiDomainClassifier:
         if isinstance(recipe, TgrReferenceRecipe):
             return train_as_published(workspace, recipe)
         check_probe(workspace, recipe.probe)
@@ -83,4 +90,9 @@ class TaskGroupingsRegularization(Method):
         if recipe.source.shows_classes:
             workspace, weights = apply_trust(workspace, banks, recipe.trust, side)
         grouping = embed_and_group(workspace, banks, recipe.probe, recipe.grouping)
-        return learn_from_groups(workspace, banks, grouping, recipe.learning, recipe.meta_model, weights, validation)
+        classifier = learn_from_groups(
+            workspace, banks, grouping, recipe.learning, recipe.meta_model, weights, validation
+        )
+        if not recipe.source.shows_classes:
+            return classifier
+        return with_readouts(workspace, banks, classifier, recipe.readouts, weights)

@@ -6,7 +6,8 @@ from typing import Any
 
 import yaml
 
-from metazoo.learn.embedders import count_parameters
+from metazoo.learn.embedders import MultiDomainClassifier, count_parameters, readouts_of
+from metazoo.learn.readouts import DomainReadouts
 from metazoo.methods.config import RunConfig
 from metazoo.methods.recipes import SourceRecipe
 from metazoo.methods.selection import SELECTION
@@ -20,10 +21,15 @@ _MOST_ROWS = 200
 
 
 def meta_model_card(
-    zoo: Zoo, config: RunConfig, description: dict[str, Any], classifier: ImageClassifier, folder: RunFolder
+    zoo: Zoo,
+    config: RunConfig,
+    description: dict[str, Any],
+    module: ImageClassifier | MultiDomainClassifier,
+    folder: RunFolder,
 ) -> str:
     """Markdown with the front matter that model hubs read."""
-    spec = classifier.spec
+    classifier = module.classifier if isinstance(module, MultiDomainClassifier) else module
+    spec, readouts = classifier.spec, readouts_of(module)
     health, trust, selection = (
         folder.read_json(name) if folder.has(name) else None for name in (HEALTH, TRUST, SELECTION)
     )
@@ -46,7 +52,8 @@ def meta_model_card(
                     f"{spec.input_size} x {spec.input_size} pixels, {_counted(spec.channels, 'channel')}, in [0, 1]",
                 ),
                 ("features", str(classifier.network.feature_size)),
-                ("parameters", f"{count_parameters(classifier):,}, class head not counted"),
+                *([("domains", _domains(readouts))] if readouts else []),
+                ("parameters", f"{count_parameters(module):,}, class head not counted"),
                 ("method", f"{config.method.reference}; setting {config.setting}, seed {config.seed}"),
                 ("made with", ", ".join(f"{name} {version}" for name, version in description["versions"].items())),
                 ("zoo", f"{_counted(len(zoo), 'model')}, SHA-256 {zoo.sha256}"),
@@ -74,6 +81,11 @@ classifier.predict(images).names
 ```
 
 Or, with one folder of images a class: `metazoo adapt RUN --support FOLDER --out CLASSIFIER`."""
+
+
+def _domains(readouts: DomainReadouts) -> str:
+    named = ", ".join(map(escape, readouts.domains))
+    return f"{named}; a new task is read in the way of those that its images look like"
 
 
 def _front_matter(config: RunConfig, *, data_free: bool) -> str:

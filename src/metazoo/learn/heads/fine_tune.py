@@ -16,9 +16,10 @@ from metazoo.learn.batch_norm import (
     store_statistics,
     stored_statistics,
 )
-from metazoo.learn.embedders import Embedder, MirroredFeatures
+from metazoo.learn.embedders import Embedder, MirroredFeatures, MultiDomainClassifier, readouts_of
 from metazoo.learn.heads.base import Head, check_labels, checked, class_means, on_device
 from metazoo.learn.heads.fitted import FittedHead
+from metazoo.learn.readouts import read
 from metazoo.models import ImageClassifier
 
 
@@ -27,6 +28,7 @@ class _FullBatchDescent(Head):
 
     transductive = False
     adapts_backbone = True
+    reads = True
     steps = 10
     learning_rate = 0.01
 
@@ -50,19 +52,23 @@ class _FullBatchDescent(Head):
             with torch.no_grad():
                 features = checked(tuned.features(images))
             labels = support_labels.to(features.device)
-            weight, bias = self.start(tuned, features, labels, ways)
-            self._descend(tuned, weight, bias, images, labels)
+            readouts = readouts_of(tuned) if self.reads else None
+            reading, shares = (None, None) if readouts is None else readouts.reading(features)
+            shown = features if reading is None else read(features, reading)
+            fitted = FittedHead("linear", *self.start(tuned, shown, labels, ways), reading=reading, shares=shares)
+            self._descend(tuned, fitted, images, labels)
         if batch_norm == "support":
             store_statistics(tuned, images)
-        return tuned, FittedHead("linear", weight, bias)
+        return tuned, fitted
 
-    def _descend(self, module: Embedder, weight: Tensor, bias: Tensor, images: Tensor, labels: Tensor) -> None:
-        parameters: list[Tensor] = [weight, bias, *module.parameters()]
+    def _descend(self, module: Embedder, fitted: FittedHead, images: Tensor, labels: Tensor) -> None:
+        assert fitted.bias is not None
+        parameters: list[Tensor] = [fitted.weight, fitted.bias, *module.parameters()]
         for parameter in parameters:
             parameter.requires_grad_(True).grad = None
         for _ in range(self.steps):
             with torch.enable_grad():
-                loss = functional.cross_entropy(functional.linear(module.features(images), weight, bias), labels)
+                loss = functional.cross_entropy(fitted.scores(module.features(images)), labels)
                 # The class head of the network takes no part in its features and gets no gradient.
                 gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             with torch.no_grad():
@@ -102,9 +108,11 @@ class FineTuneOwn(_FullBatchDescent):
     """
 
     name = "fine-tune-own"
+    reads = False
 
     def start(self, module: Embedder, features: Tensor, labels: Tensor, ways: int) -> tuple[Tensor, Tensor]:  # noqa: D102
         module = module.embedder if isinstance(module, MirroredFeatures) else module
+        module = module.classifier if isinstance(module, MultiDomainClassifier) else module
         if not isinstance(module, ImageClassifier) or module.spec.classes != ways:
             found = f"one of {module.spec.classes}" if isinstance(module, ImageClassifier) else "none"
             raise UsageError(

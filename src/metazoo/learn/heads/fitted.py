@@ -1,4 +1,4 @@
-"""What a head returns: a classifier on features, of one of a few kinds, in two tensors."""
+"""What a head returns: a classifier on features, of one of a few kinds, in a few tensors."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from metazoo.learn.heads.clustering import soft_k_means
+from metazoo.learn.readouts import read
 
 COSINE_SCALE = 10.0
 
@@ -25,12 +26,17 @@ class FittedHead:
         weight: [..., ways, d]; of soft k-means the sums of each class's normalised support features.
         bias: [..., ways], of the linear kinds; None for zero.
         counts: float [..., ways], of soft k-means: support images of each class.
+        reading: how the task reads features, [..., d, d], before anything else; see `DomainReadouts`. The features that
+            go in then have one dimension less than the weight. None: as they are.
+        shares: of the domains in `reading`, [..., domains], a note that nothing depends on.
     """
 
     kind: HeadKind
     weight: Tensor
     bias: Tensor | None = None
     counts: Tensor | None = None
+    reading: Tensor | None = None
+    shares: Tensor | None = None
 
     @property
     def transductive(self) -> bool:
@@ -39,14 +45,17 @@ class FittedHead:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """All that there is, by the names of the attributes."""
-        return {name: tensor for name in ("weight", "bias", "counts") if (tensor := getattr(self, name)) is not None}
+        """All that scores depend on, by the names of the attributes."""
+        names = ("weight", "bias", "counts", "reading")
+        return {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
 
     def scores(self, features: Tensor) -> Tensor:
         """Scores [..., n, ways] of `features` [..., n, d]; the greatest is the prediction.
 
         Soft k-means takes `features` for the whole query set, of at least one.
         """
+        if self.reading is not None:
+            features = read(features, self.reading)
         if self.kind == "cosine":
             return functional.normalize(features, dim=-1) @ functional.normalize(self.weight, dim=-1).mT
         if self.transductive:
@@ -65,6 +74,11 @@ class FittedHead:
         """
         scores = self.scores(features)
         return torch.softmax(scores * COSINE_SCALE if self.kind == "cosine" else scores, dim=-1)
+
+
+def normalised_linear(weights: Tensor) -> FittedHead:
+    """The classifier that multiplies `normalised_inputs` by `weights` [..., d + 1, ways]."""
+    return FittedHead("normalised-linear", weights[..., :-1, :].mT.contiguous(), weights[..., -1, :].contiguous())
 
 
 def extra_tensor(kind: HeadKind) -> str | None:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from metazoo.learn.heads.base import FeatureHead, one_hot
-from metazoo.learn.heads.fitted import FittedHead
-from metazoo.learn.heads.inputs import normalised_inputs, normalised_linear
+from metazoo.learn.heads.fitted import FittedHead, normalised_linear
+from metazoo.learn.linear_inputs import normalised_inputs
 
 
 @final

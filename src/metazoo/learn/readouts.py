@@ -1,0 +1,95 @@
+"""How a new task reads the features of a meta-model that has learned from several domains.
+
+One space of features cannot be measured in a way that suits every domain: what tells two traffic signs apart varies
+for no reason between two animals, and as one image a class does not say which is which, it counts all the same. But
+the zoo says it, without data: what the teachers of one domain would see in an image can be predicted linearly from the
+meta-model's features, and the cosine of two such predictions is that domain's own way of measuring. A new task is read
+in the way of the domain that its support images look like, by what tells the domains' recovered images apart.
+
+Of several domains' features the best for a task are selected by SUR (Dvornik et al. 2020), and distilled into one
+network by URL (Li et al. 2021); both have the domains' real images. Deviations: no image but recovered ones, no
+descent on the support, and the choice is by what the images look like, so that it serves one image a class as well.
+"""
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from metazoo.errors import UsageError
+from metazoo.learn.linear_inputs import normalised_inputs
+
+_INDEPENDENT_IMAGES = 3
+_JITTER = 1e-6
+
+
+def read(features: Tensor, reading: Tensor) -> Tensor:
+    """Features [..., n, d] as a task reads them, [..., n, d + 1], by `reading` [..., d + 1, d + 1].
+
+    The linear map is that of `normalised_inputs`; what it gives has the length of the features as a factor, which most
+    heads take away again.
+    """
+    length = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
+    return torch.cat([features, length], dim=-1) @ reading
+
+
+@final
+class DomainReadouts(nn.Module):
+    """What is known of the domains that a meta-model has learned from.
+
+    Args:
+        domains: their names, at least two, all different.
+        kernels: float [domains, d + 1, d + 1], symmetric and positive semi-definite: the inner product that a domain's
+            teachers are predicted to see, as a form in the `normalised_inputs` of the meta-model's features [n, d].
+        recogniser: float [d + 1, domains], from the same inputs to the logits of the domains.
+
+    Raises:
+        UsageError: shapes or names do not fit, or a kernel is not of that kind.
+    """
+
+    def __init__(self, domains: Sequence[str], kernels: Tensor, recogniser: Tensor) -> None:
+        super().__init__()
+        self.domains = tuple(domains)
+        count, size = len(self.domains), kernels.shape[-1]
+        if count < 2 or len(set(self.domains)) < count:
+            raise UsageError("readouts need at least two domains, each with a name of its own")
+        if kernels.shape != (count, size, size) or recogniser.shape != (size, count):
+            raise UsageError(
+                f"readouts of {count} domains have kernels [{count}, d, d] and a recogniser [d, {count}], not "
+                f"{list(kernels.shape)} and {list(recogniser.shape)}"
+            )
+        self.kernels, self.recogniser = nn.Buffer(kernels), nn.Buffer(recogniser)
+        if not torch.equal(kernels, kernels.mT) or bool(torch.linalg.cholesky_ex(_definite(kernels)).info.any()):
+            raise UsageError("a domain's kernel must be symmetric and positive semi-definite")
+
+    @property
+    def size(self) -> int:
+        """Numbers in it, each pair of equal ones counted once."""
+        count, size = len(self.domains), self.kernels.shape[-1]
+        return count * size * (size + 1) // 2 + self.recogniser.numel()
+
+    def shares(self, support_features: Tensor) -> Tensor:
+        """How much a task is of each domain: [..., domains], summing to 1, from its support's features [..., n, d].
+
+        The images of a task are no independent evidence, as they may be unlike every domain in the same way. So the
+        mean of their log-probabilities counts as that of three images, however many there are.
+        """
+        logits = normalised_inputs(support_features) @ self.recogniser
+        return torch.softmax(_INDEPENDENT_IMAGES * torch.log_softmax(logits, -1).mean(-2), -1)
+
+    def reading(self, support_features: Tensor) -> tuple[Tensor, Tensor]:
+        """The map [..., d + 1, d + 1] for `read` of a task, from its support's features [..., n, d], and its `shares`.
+
+        Inner products after it are the domains' kernels, mixed by the shares.
+        """
+        shares = self.shares(support_features)
+        mixed = (shares @ self.kernels.flatten(1)).unflatten(-1, self.kernels.shape[1:])
+        return torch.linalg.cholesky(_definite(mixed)).to(support_features.dtype), shares
+
+
+def _definite(kernels: Tensor) -> Tensor:
+    """`kernels` in float64, with so much on the diagonal that rounding makes none of them indefinite."""
+    kernels = kernels.double()
+    mean = kernels.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(_JITTER)
+    return kernels + _JITTER * mean[..., None, None] * torch.eye(kernels.shape[-1], dtype=kernels.dtype).to(kernels)

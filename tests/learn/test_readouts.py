@@ -1,0 +1,173 @@
+import pytest
+import torch
+from learn_helpers import SPEC
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+from torch.nn import functional
+
+from metazoo.errors import UsageError
+from metazoo.learn.embedders import MirroredFeatures, MultiDomainClassifier, count_parameters, readouts_of
+from metazoo.learn.heads import NearestMean, get_head
+from metazoo.learn.linear_inputs import normalised_inputs
+from metazoo.learn.readout_fitting import domain_kernel, domain_recogniser
+from metazoo.learn.readouts import DomainReadouts, read
+from metazoo.models import build_classifier
+
+SIZE = 6
+
+
+def features(count: int, seed: int = 0, size: int = SIZE) -> Tensor:
+    return torch.rand(count, size, generator=torch.Generator().manual_seed(seed)) + 0.1
+
+
+def kernels(count: int) -> Tensor:
+    roots = torch.randn(count, SIZE + 1, SIZE + 1, generator=torch.Generator().manual_seed(5))
+    products = roots @ roots.mT
+    return (products + products.mT) / 2
+
+
+def readouts(count: int = 2) -> DomainReadouts:
+    recogniser = 5 * torch.randn(SIZE + 1, count, generator=torch.Generator().manual_seed(6))
+    return DomainReadouts([f"domain {index}" for index in range(count)], kernels(count), recogniser)
+
+
+def test_a_kernel_is_the_inner_product_of_what_ridge_regression_predicts() -> None:
+    own, others = features(40), features(9, seed=1)
+    targets = [functional.normalize(torch.randn(40, size, generator=torch.Generator().manual_seed(size)), dim=1)
+               for size in (4, 3)]  # fmt: skip
+    inputs, shown = (normalised_inputs(part.double())[:, :-1] for part in (own, others))
+    penalty = 1e-3 * (len(own) * inputs.var(0, correction=0)).mean()
+    products = torch.zeros(9, 9, dtype=torch.float64)
+    for weight, target in zip((1.0, 3.0), targets, strict=True):
+        # The same minimum by another way: a least-squares problem with the penalty as more samples.
+        centred, mean = inputs - inputs.mean(0), target.double().mean(0)
+        rows = torch.cat([centred, penalty.sqrt() * torch.eye(SIZE, dtype=torch.float64)])
+        values = torch.cat([target.double() - mean, torch.zeros(SIZE, target.shape[1], dtype=torch.float64)])
+        slope = torch.linalg.lstsq(rows, values).solution
+        predicted = (shown - inputs.mean(0)) @ slope + mean
+        products += weight / 4 * predicted @ predicted.T
+    kernel = domain_kernel(own, iter(targets), [1.0, 3.0])
+    augmented = normalised_inputs(others)
+    torch.testing.assert_close(augmented @ kernel @ augmented.T, products.float(), rtol=1e-4, atol=1e-5)
+    assert torch.equal(kernel, kernel.T)
+    assert not torch.allclose(kernel, domain_kernel(own, targets))
+
+
+def test_features_that_follow_from_the_meta_models_are_seen_as_they_are() -> None:
+    own = features(60, size=4)
+    turn = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(2))).Q
+    true = functional.normalize(own, dim=1) @ turn
+    kernel = domain_kernel(own, [true])
+    inputs = normalised_inputs(own)
+    torch.testing.assert_close(inputs @ kernel @ inputs.T, true @ true.T, atol=0.01, rtol=0)
+
+
+def test_inner_products_as_read_are_the_mixed_kernels() -> None:
+    made, tasks = readouts(3), torch.stack([features(5, seed) for seed in range(4)])
+    reading, shares = made.reading(tasks)
+    assert reading.shape == (4, SIZE + 1, SIZE + 1)
+    torch.testing.assert_close(shares.sum(1), torch.ones(4))
+    for task, own, share in zip(tasks, reading, shares, strict=True):
+        inputs, lengths = normalised_inputs(task), task.norm(dim=1)
+        mixed = torch.einsum("k,kij->ij", share, made.kernels)
+        expected = inputs @ mixed @ inputs.T * lengths[:, None] * lengths
+        seen = read(task, own)
+        torch.testing.assert_close(seen @ seen.T, expected, rtol=1e-4, atol=1e-4)
+        alone, share_alone = made.reading(task)
+        torch.testing.assert_close(alone, own)
+        torch.testing.assert_close(share_alone, share)
+
+
+def test_the_same_images_more_often_are_no_more_evidence() -> None:
+    made, task = readouts(), features(2)
+    torch.testing.assert_close(made.shares(task.repeat(7, 1)), made.shares(task))
+    logits = normalised_inputs(task) @ made.recogniser
+    one = made.shares(task[:1])
+    torch.testing.assert_close(one[0] / one[1], (3 * (logits[0, 0] - logits[0, 1])).exp())
+
+
+def test_features_of_length_zero_are_read() -> None:
+    reading, _ = readouts().reading(torch.zeros(3, SIZE))
+    assert torch.equal(read(torch.zeros(3, SIZE), reading), torch.zeros(3, SIZE + 1))
+
+
+def test_the_recogniser_is_logistic_regression_on_as_many_images_of_each_domain() -> None:
+    domains = [features(300, seed) + torch.eye(SIZE)[seed] * 0.3 for seed in range(3)]
+    found = domain_recogniser([domains[0], domains[1][:100], domains[2]])
+    chosen = [domains[0][torch.linspace(0, 299, 100).long()], domains[1][:100],
+              domains[2][torch.linspace(0, 299, 100).long()]]  # fmt: skip
+    inputs, labels = normalised_inputs(torch.cat(chosen)), torch.arange(3).repeat_interleave(100)
+    oracle = LogisticRegression(C=1 / 0.3, fit_intercept=False, tol=1e-8, max_iter=2000).fit(inputs, labels)
+    expected = oracle.predict_proba(inputs)
+    torch.testing.assert_close(torch.softmax(inputs @ found, 1), torch.from_numpy(expected).float(), atol=0.01, rtol=0)
+    held_back = [features(200, 10 + seed) + torch.eye(SIZE)[seed] * 0.3 for seed in range(3)]
+    made = DomainReadouts("abc", kernels(3), found)
+    assert all(int(made.shares(part).argmax()) == index for index, part in enumerate(held_back))
+
+
+def two_domains(seed: int, noise: float = 1.0) -> tuple[list[Tensor], list[Tensor]]:
+    """Features [300, 9] of each domain, and what its teachers see.
+
+    The last dimension says which domain it is; of the others the first four tell the classes of the first domain apart,
+    the next four those of the second, and what is of no use to a domain varies for no reason.
+    """
+    random = torch.Generator().manual_seed(seed)
+    shown, seen = [], []
+    for domain in range(2):
+        useful, useless = (scale * torch.randn(300, 4, generator=random) for scale in (1.0, 2.0 * noise))
+        parts = (useful, useless) if domain == 0 else (useless, useful)
+        shown.append(torch.cat([*parts, torch.full((300, 1), 3.0 - 6.0 * domain)], 1))
+        seen.append(functional.normalize(useful, dim=1))
+    return shown, seen
+
+
+def test_a_task_is_read_in_the_way_of_its_domain() -> None:
+    shown, seen = two_domains(0)
+    made = DomainReadouts(
+        ("one", "two"),
+        torch.stack([domain_kernel(own, [target]) for own, target in zip(shown, seen, strict=True)]),
+        domain_recogniser(shown),
+    )
+    for domain, (own, target) in enumerate(zip(*two_domains(1), strict=True)):
+        labels = target.argmax(1)  # a class is told by what the teachers see alone
+        support = torch.cat([(labels == label).nonzero()[:2, 0] for label in range(4)])
+        head, names = NearestMean(), torch.arange(4).repeat_interleave(2)
+        plain, by_domain = (head.fit_reading(own[support], names, 4, given) for given in (None, made))
+        assert by_domain.shares is not None
+        assert float(by_domain.shares[domain]) > 0.95
+        right, right_by_domain = (
+            float((fitted.scores(own).argmax(1) == labels).float().mean()) for fitted in (plain, by_domain)
+        )
+        assert right_by_domain > right + 0.1
+
+
+def test_heads_find_readouts_also_behind_a_mirror_and_parameters_count_them() -> None:
+    classifier = build_classifier(SPEC, torch.Generator().manual_seed(0)).eval()
+    made = DomainReadouts("ab", torch.eye(5).repeat(2, 1, 1), torch.zeros(5, 2))
+    module = MultiDomainClassifier(classifier, made)
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    assert readouts_of(module) is readouts_of(MirroredFeatures(module)) is made
+    assert readouts_of(classifier) is None
+    assert count_parameters(module) == count_parameters(classifier) + 2 * 15 + 10
+    with torch.no_grad():
+        assert torch.equal(module.features(images), classifier.features(images))
+    _, fitted = get_head("logistic").fit(module, images, torch.arange(4), 4)
+    assert fitted.weight.shape == (4, 5)
+
+
+@pytest.mark.parametrize(
+    ("domains", "found", "recogniser", "message"),
+    [
+        (("one",), kernels(1), torch.zeros(SIZE + 1, 1), "at least two domains, each with a name of its own"),
+        (("one", "one"), kernels(2), torch.zeros(SIZE + 1, 2), "at least two domains, each with a name of its own"),
+        (("a", "b"), kernels(3), torch.zeros(SIZE + 1, 2), r"not \[3, 7, 7\] and \[7, 2\]"),
+        (("a", "b"), kernels(2), torch.zeros(SIZE, 2), r"not \[2, 7, 7\] and \[6, 2\]"),
+        (("a", "b"), kernels(2).triu(), torch.zeros(SIZE + 1, 2), "symmetric and positive semi-definite"),
+        (("a", "b"), -kernels(2), torch.zeros(SIZE + 1, 2), "symmetric and positive semi-definite"),
+    ],
+)
+def test_readouts_that_are_none_are_refused(
+    domains: tuple[str, ...], found: Tensor, recogniser: Tensor, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        DomainReadouts(domains, found, recogniser)

@@ -1,0 +1,106 @@
+"""What a run makes of the domains of its zoo."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+from training_helpers import OPTIONS, build, untrained
+
+from metazoo.bank import Bank, ResidentBank
+from metazoo.learn.embedders import MultiDomainClassifier
+from metazoo.learn.readout_fitting import domain_kernel, domain_recogniser
+from metazoo.methods.stages import BANK
+from metazoo.methods.trust import TRUST
+from metazoo.models import ImageClassifier
+from metazoo.run.folder import RunFolder
+from metazoo.training import Run, train
+from metazoo.zoo import Zoo
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
+    return build(tmp_path_factory.mktemp("domains") / "zoo")
+
+
+@pytest.fixture(scope="module")
+def by_domain(zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return learned(zoo, tmp_path_factory.mktemp("by-domain"))
+
+
+def learned(zoo: Zoo, out: Path, **changes: Any) -> Run:
+    return train(zoo, out=out, config={**OPTIONS, **changes}, workers=1)
+
+
+@torch.no_grad()
+def check_readouts(zoo: Zoo, run: Run, weights: list[float] | None = None) -> None:
+    """They are of what the models of a domain say of their own images."""
+    module = run.meta_model.module
+    assert isinstance(module, MultiDomainClassifier)
+    assert module.readouts.domains == ("colours", "grey")
+    names = [contract.name for contract in zoo]
+    bank = ResidentBank.load(Bank.open(run.path / BANK), names, module.classifier.spec.input_size)
+    shown, kernels = [], []
+    for domain in module.readouts.domains:
+        members = [index for index, contract in enumerate(zoo) if contract.domain == domain]
+        own = None if weights is None else [weights[index] for index in members]
+        places = torch.cat([torch.arange(len(bank))[bank.places_of(index)] for index in members])
+        images = bank.pixels(places)
+        said = [functional.normalize(zoo.teacher(names[index]).features(images), dim=1) for index in members]
+        shown.append(module.features(images))
+        kernels.append(domain_kernel(shown[-1], said, own))
+    torch.testing.assert_close(module.readouts.kernels, torch.stack(kernels), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(module.readouts.recogniser, domain_recogniser(shown), rtol=1e-4, atol=1e-4)
+
+
+def test_readouts_are_of_what_a_domains_models_say_of_their_own_images(zoo: Zoo, by_domain: Run) -> None:
+    check_readouts(zoo, by_domain)
+
+
+def test_models_that_count_for_less_say_less(zoo: Zoo, tmp_path: Path) -> None:
+    weighed = learned(zoo, tmp_path, trust={"mode": "weigh", "threshold": 1.0})
+    scores = [row["score"] for row in RunFolder(weighed.path).read_json(TRUST)["models"]]
+    assert len({round(score, 3) for score in scores}) > 2
+    check_readouts(zoo, weighed, [max(score**8, 1e-6) for score in scores])
+
+
+def test_they_change_nothing_of_the_network_and_can_be_left_out(zoo: Zoo, by_domain: Run, tmp_path: Path) -> None:
+    plain = learned(zoo, tmp_path, readouts={"by": "nothing"})
+    assert isinstance(plain.meta_model.module, ImageClassifier)
+    for name, tensor in plain.meta_model.classifier.network.state_dict().items():
+        assert torch.equal(tensor, by_domain.meta_model.classifier.network.state_dict()[name])
+    cards = [(run.path / "meta-model" / "card.md").read_text() for run in (by_domain, plain)]
+    assert ["| domains | colours, grey; a new task is read in the way" in card for card in cards] == [True, False]
+    assert ["| parameters | 628, class head" in card for card in cards] == [True, False]
+
+
+def test_fewer_images_are_spread_over_the_models(zoo: Zoo, by_domain: Run, tmp_path: Path) -> None:
+    few = learned(zoo, tmp_path, readouts={"images": 6}).meta_model.module
+    assert isinstance(few, MultiDomainClassifier)
+    assert bool(few.readouts.kernels.isfinite().all())
+    assert not torch.allclose(few.readouts.kernels, by_domain.meta_model.module.state_dict()["readouts.kernels"])
+
+
+def test_one_domain_needs_no_readout(zoo: Zoo, tmp_path: Path) -> None:
+    colours = Zoo(zoo.folder, [contract for contract in zoo if contract.domain == "colours"])
+    assert isinstance(learned(colours, tmp_path).meta_model.module, ImageClassifier)
+
+
+def test_nor_do_pictures_that_show_no_domain(zoo: Zoo, tmp_path: Path) -> None:
+    assert isinstance(learned(zoo, tmp_path, source={"kind": "noise"}).meta_model.module, ImageClassifier)
+
+
+def test_too_many_domains_are_said_and_not_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    same = untrained(tmp_path / "zoo")
+    zoo = Zoo.create(tmp_path / "other")
+    for contract in same:
+        zoo.add(
+            contract.name,
+            same.teacher(contract.name).classifier,
+            class_names=contract.class_names,
+            domain=f"domain of {contract.name}",
+        )
+    run = learned(zoo, tmp_path / "run", readouts={"domains": 2})
+    assert isinstance(run.meta_model.module, ImageClassifier)
+    assert "the zoo names 3 domains, so new tasks are not read by domain" in capsys.readouterr().err
