@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional
 from training_helpers import OPTIONS, build, untrained
 
 from metazoo.bank import Bank, ResidentBank
 from metazoo.learn.embedders import MultiDomainClassifier
 from metazoo.learn.readout_fitting import domain_kernel, domain_recogniser
+from metazoo.methods import domains
 from metazoo.methods.stages import BANK
 from metazoo.methods.trust import TRUST
 from metazoo.models import ImageClassifier
@@ -66,7 +68,7 @@ def test_models_that_count_for_less_say_less(zoo: Zoo, tmp_path: Path) -> None:
 
 
 def test_they_change_nothing_of_the_network_and_can_be_left_out(zoo: Zoo, by_domain: Run, tmp_path: Path) -> None:
-    plain = learned(zoo, tmp_path, readouts={"by": "nothing"})
+    plain = learned(zoo, tmp_path, domains={"by": "nothing"})
     assert isinstance(plain.meta_model.module, ImageClassifier)
     for name, tensor in plain.meta_model.classifier.network.state_dict().items():
         assert torch.equal(tensor, by_domain.meta_model.classifier.network.state_dict()[name])
@@ -76,7 +78,7 @@ def test_they_change_nothing_of_the_network_and_can_be_left_out(zoo: Zoo, by_dom
 
 
 def test_fewer_images_are_spread_over_the_models(zoo: Zoo, by_domain: Run, tmp_path: Path) -> None:
-    few = learned(zoo, tmp_path, readouts={"images": 6}).meta_model.module
+    few = learned(zoo, tmp_path, domains={"images": 6, "steps": 0}).meta_model.module
     assert isinstance(few, MultiDomainClassifier)
     assert bool(few.readouts.kernels.isfinite().all())
     assert not torch.allclose(few.readouts.kernels, by_domain.meta_model.module.state_dict()["readouts.kernels"])
@@ -91,7 +93,7 @@ def test_nor_do_pictures_that_show_no_domain(zoo: Zoo, tmp_path: Path) -> None:
     assert isinstance(learned(zoo, tmp_path, source={"kind": "noise"}).meta_model.module, ImageClassifier)
 
 
-def test_too_many_domains_are_said_and_not_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_too_many_kinds_are_said_and_taken_for_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     same = untrained(tmp_path / "zoo")
     zoo = Zoo.create(tmp_path / "other")
     for contract in same:
@@ -101,6 +103,28 @@ def test_too_many_domains_are_said_and_not_read(tmp_path: Path, capsys: pytest.C
             class_names=contract.class_names,
             domain=f"domain of {contract.name}",
         )
-    run = learned(zoo, tmp_path / "run", readouts={"domains": 2})
+    run = learned(zoo, tmp_path / "run", domains={"kinds": 2, "steps": 99})
     assert isinstance(run.meta_model.module, ImageClassifier)
-    assert "the zoo names 3 domains, so new tasks are not read by domain" in capsys.readouterr().err
+    assert "the zoo is of 3 kinds of images, so all are taken to be one" in capsys.readouterr().err
+    assert run.metrics()[-1]["step"] == OPTIONS["learning"]["steps"]
+
+
+def test_every_further_kind_is_learned_for_longer(zoo: Zoo, by_domain: Run, tmp_path: Path) -> None:
+    longer = learned(zoo, tmp_path, domains={"steps": 3})
+    assert [run.metrics()[-1]["step"] for run in (by_domain, longer)] == [7, 10]
+
+
+def test_domains_that_are_alike_are_read_as_one(zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+
+    def of_one_kind(skill: Tensor, names: list[str], alike: float) -> list[tuple[str, ...]]:
+        seen.append(skill)
+        assert (names, alike) == ([contract.domain for contract in zoo], 0.7)
+        return [("colours", "grey")]
+
+    monkeypatch.setattr(domains, "kinds_of_images", of_one_kind)
+    run = learned(zoo, tmp_path, domains={"alike": 0.7, "steps": 9})
+    assert seen[0].shape == (4, 4)
+    assert isinstance(run.meta_model.module, ImageClassifier)
+    assert RunFolder(run.path).read_json(domains.DOMAINS)["kinds"] == [["colours", "grey"]]
+    assert run.metrics()[-1]["step"] == 7

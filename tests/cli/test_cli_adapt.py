@@ -10,8 +10,10 @@ import pytest
 import torch
 from cli_helpers import Outcome, Workshop, call, content, edit_json, edit_tensors, write_images
 
-from metazoo.adapt import FewShotClassifier
+from metazoo.adapt import FewShotClassifier, MetaModel
 from metazoo.data import load_image_files, load_images
+from metazoo.learn.embedders import MultiDomainClassifier, count_parameters
+from metazoo.learn.readouts import DomainReadouts
 
 Cli = Callable[..., Outcome]
 Refused = Callable[..., str]
@@ -44,6 +46,26 @@ def test_a_meta_model_without_its_run_becomes_the_same_classifier(cli: Cli, work
     for folder in (own.run, own.run / "meta-model"):
         assert cli("adapt", folder, "--support", workshop.support, "--out", own.new).code == 0
         assert (own.new / "model.safetensors").read_bytes() == (own.classifier / "model.safetensors").read_bytes()
+
+
+def test_a_meta_model_of_several_domains_says_what_it_takes_images_for(
+    cli: Cli, workshop: Workshop, own: Workshop
+) -> None:
+    plain = MetaModel.load(workshop.run / "meta-model")
+    size = plain.classifier.network.feature_size + 1
+    recogniser = torch.zeros(size, 3)
+    recogniser[-1] = torch.tensor([0.0, 1.0, -2.0])  # the same of whatever images
+    readouts = DomainReadouts(("birds", "ships", "[bold]"), torch.eye(size).repeat(3, 1, 1), recogniser)
+    module = MultiDomainClassifier(plain.classifier, readouts)
+    MetaModel(module, method="tgr", setting="default", seed=0).save(own.folder / "several")
+    outcome = cli("adapt", own.folder / "several", "--support", workshop.support, "--out", own.new)
+    made = f"{own.new}: a classifier of 3 classes, made from 6 images, read as ships (95 %), birds (5 %)"
+    assert outcome == Outcome(0, f"{made}\n", "")
+    assert FewShotClassifier.load(own.new).card.domains.keys() == {"birds", "ships", "[bold]"}
+    assert cli("predict", own.new, workshop.support).code == 0
+    words = ("--ways", 3, "--shots", 1, "--queries", 5, "--episodes", 4)
+    table = cli("evaluate", own.folder / "several", "--data", workshop.unseen, *words).out
+    assert f" {count_parameters(module)} │" in table
 
 
 @pytest.mark.parametrize("head", ["nearest-mean", "ridge", "soft-k-means-balanced", "fine-tune"])

@@ -56,7 +56,7 @@ def adapt(options: Namespace) -> None:
 def _domains(classifier: FewShotClassifier) -> str:
     """As what domains a meta-model of several has read the images: those that round to a percent or more."""
     domains = sorted(classifier.card.domains.items(), key=lambda item: -item[1])
-    named = [f"{printable(name)} ({share:.0%})" for name, share in domains if share >= 0.005]
+    named = [f"{printable(name)} ({100 * share:.0f} %)" for name, share in domains if share >= 0.005]
     return f", read as {', '.join(named)}" if named else ""
 
 

@@ -1,10 +1,8 @@
-"""The stage that gives the meta-model of a zoo of several domains their readouts; see `metazoo.learn.readouts`."""
+"""The stage that gives the meta-model a readout of every kind of images; see `metazoo.learn.readouts`."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional
 
@@ -15,71 +13,41 @@ from metazoo.learn.readouts import DomainReadouts
 from metazoo.methods.workspace import Workspace
 from metazoo.models import ImageClassifier
 from metazoo.run.compute import Compute
-from metazoo.run.progress import message
-from metazoo.zoo import ModelContract
 
 _CHUNK = 256
-
-
-class ReadoutRecipe(BaseModel):
-    """How new tasks read the meta-model's features."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    by: Literal["domain", "nothing"] = Field(
-        default="domain",
-        description="domains of the models' contracts, if there are two or more; nothing: as they are",
-    )
-    images: int = Field(default=2000, ge=2, description="recovered images of a domain to fit to, at most")
-    domains: int = Field(default=16, ge=2, description="of a zoo of more, tasks read features as they are")
-
-
-def domains_to_read(zoo: Iterable[ModelContract], recipe: ReadoutRecipe) -> dict[str, list[int]]:
-    """The models (their places in the zoo) of each domain that there will be a readout of; none, or two or more."""
-    members: dict[str, list[int]] = {}
-    for index, contract in enumerate(zoo):
-        members.setdefault(contract.domain, []).append(index)
-    return members if recipe.by == "domain" and 2 <= len(members) <= recipe.domains else {}
 
 
 def with_readouts(
     workspace: Workspace,
     banks: ResidentBanks,
     classifier: ImageClassifier,
-    recipe: ReadoutRecipe,
+    kinds: Mapping[str, Sequence[int]],
+    images: int,
     weights: Tensor | None,
-) -> ImageClassifier | MultiDomainClassifier:
-    """The meta-model with readouts of its zoo's domains; itself, if there are none to make.
+) -> MultiDomainClassifier:
+    """The meta-model with a readout of every kind of images.
 
     Args:
         workspace: see there.
         banks: of the images of all teachers.
         classifier: that has learned, on the CPU.
-        recipe: see there.
+        kinds: the teachers (their places in the zoo) of each, two or more.
+        images: of a kind to fit to, at most.
         weights: of the teachers, above 0, [teachers]; None if all count alike.
     """
-    members = domains_to_read(workspace.zoo, recipe)
-    if not members:
-        named = len({contract.domain for contract in workspace.zoo})
-        if recipe.by == "domain" and named > 1:
-            message(
-                f"note: the zoo names {named} domains, so new tasks are not read by domain; name like ones alike in "
-                "the contracts, or raise readouts.domains"
-            )
-        return classifier
     compute = workspace.compute
     teachers = workspace.zoo.teachers_in_turn(compute.device)
     bank = banks.at(classifier.spec.input_size, [contract.name for contract in workspace.zoo])
     embedder = classifier.to(compute.device)
     shown, kernels = [], []
     with torch.no_grad(), workspace.progress_of("readouts", len(workspace.zoo)) as advance:
-        for own in members.values():
-            places = _places(bank, own, recipe.images)
+        for own in kinds.values():
+            places = _places(bank, own, images)
             shown.append(_features(embedder, bank, places, Compute(compute.device)))
             said = _said(workspace, own, teachers, bank, places, advance)
-            kernels.append(domain_kernel(shown[-1], said, None if weights is None else weights[own].tolist()))
+            kernels.append(domain_kernel(shown[-1], said, None if weights is None else weights[list(own)].tolist()))
         recogniser = domain_recogniser(shown)
-    readouts = DomainReadouts([*members], torch.stack(kernels), recogniser)
+    readouts = DomainReadouts([*kinds], torch.stack(kernels), recogniser)
     return MultiDomainClassifier(classifier.cpu(), readouts).eval()
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from metazoo.bank import Bank
 from metazoo.methods.config import resolve_config
+from metazoo.methods.domains import lengthened, named_domains
 from metazoo.methods.step_costs import (
     resident_bytes,
     time_group_learning,
@@ -86,6 +87,9 @@ def plan_run(
             if isinstance(recipe, TgrReferenceRecipe):
                 learning = time_replay_learning(zoo, recipe, bank, inversion, workers)
             else:
+                kinds = named_domains(zoo, recipe.domains) if recipe.source.shows_classes else 1
+                longest = lengthened(recipe.learning, kinds, recipe.domains)
+                recipe = recipe.model_copy(update={"learning": longest})
                 probing += time_trust(zoo, teachers, recipe)
                 learning = time_group_learning(zoo, teachers, recipe, bank)
                 learning = replace(learning, seconds=learning.seconds + time_selection(zoo, recipe))

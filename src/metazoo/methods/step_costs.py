@@ -21,7 +21,6 @@ from metazoo.learn.memory import EpisodeMemory
 from metazoo.learn.replay_learning import ReplayLearner, Visit
 from metazoo.learn.student import Student
 from metazoo.learn.views import bytes_of_pool
-from metazoo.methods.domain_readouts import domains_to_read
 from metazoo.methods.stages import teacher_targets
 from metazoo.methods.tgr import TgrRecipe
 from metazoo.methods.tgr_reference import TgrReferenceRecipe
@@ -155,8 +154,7 @@ def time_group_learning(zoo: Zoo, teachers: Sequence[WhiteBoxTeacher], recipe: T
     memory, disk = bytes_of_pool(learning.views, spec.input_size, sum(sizes))
     # The logits twice, until their parts are joined.
     memory += learning.views * 8.0 * sum(counts.values())
-    read = recipe.readouts.images if domains_to_read(zoo, recipe.readouts) else 0
-    seconds = step * learning.steps + view * (learning.views * pools + read)
+    seconds = step * learning.steps + view * (learning.views * pools + recipe.domains.images)
     return LearningCost(seconds, memory, 3 * _bytes_of(learner.state()) + disk)
 
 

@@ -13,8 +13,8 @@ the steps is in the rooms that do them):
   features*), their cosines between images, and their class probabilities. That carries over to unseen classes
   (published: the member's own class probabilities, then MAML on recovered episodes, which carries little over at
   budgets of minutes);
-- of a zoo of several domains, new tasks are read in the way of those that they look like (published: one space of
-  features for all); see `metazoo.learn.readouts`;
+- of a zoo of several kinds of images it learns longer, and new tasks are read in the way of the kind that they look
+  like (published: one space of features for all); see `metazoo.learn.readouts`;
 - the displacement of implicit gradient regularisation is detached, so the published 1e-3 corresponds to 2e-3 here.
 
 Which teachers a step learns from can be learned too, on a small labelled validation set; see `selection`.
@@ -31,7 +31,8 @@ from metazoo.bank import ResidentBanks
 from metazoo.learn.embedders import MultiDomainClassifier
 from metazoo.learn.recipe import LearningRecipe
 from metazoo.methods.base import Method
-from metazoo.methods.domain_readouts import ReadoutRecipe, with_readouts
+from metazoo.methods.domain_readouts import with_readouts
+from metazoo.methods.domains import DomainRecipe, find_kinds, lengthened
 from metazoo.methods.recipes import GroupingRecipe, MetaModelRecipe, SourceRecipe
 from metazoo.methods.selection import SelectionRecipe, load_validation
 from metazoo.methods.sources import images_from
@@ -53,11 +54,11 @@ class TgrRecipe(BaseModel):
     recovery: RecoveryRecipe = Field(default=RecoveryRecipe(), description="not used with another source")
     budget: RecoveryBudget = RecoveryBudget()
     trust: TrustRecipe = Field(default=TrustRecipe(), description="of images without classes nothing is judged")
+    domains: DomainRecipe = Field(default=DomainRecipe(), description="of images without classes all are one kind")
     selection: SelectionRecipe = Field(default=SelectionRecipe(), description="off as long as it has no validation set")
     probe: ProbeRecipe = ProbeRecipe()
     grouping: GroupingRecipe = GroupingRecipe()
     learning: LearningRecipe = LearningRecipe()
-    readouts: ReadoutRecipe = Field(default=ReadoutRecipe(), description="none of images that no model was asked for")
     meta_model: MetaModelRecipe = MetaModelRecipe()
 
     @model_validator(mode="after")
@@ -86,13 +87,13 @@ class TaskGroupingsRegularization(Method):
         validation = load_validation(workspace, recipe.selection, side)
         bank = images_from(recipe.source, workspace, recipe.recovery, recipe.budget)
         banks = ResidentBanks(bank, workspace.compute.device)
-        weights = None
+        weights, kinds, learning = None, {}, recipe.learning
         if recipe.source.shows_classes:
             workspace, weights = apply_trust(workspace, banks, recipe.trust, side)
+            kinds = find_kinds(workspace, recipe.domains)
+            learning = lengthened(learning, len(kinds), recipe.domains)
         grouping = embed_and_group(workspace, banks, recipe.probe, recipe.grouping)
-        classifier = learn_from_groups(
-            workspace, banks, grouping, recipe.learning, recipe.meta_model, weights, validation
-        )
-        if not recipe.source.shows_classes:
+        classifier = learn_from_groups(workspace, banks, grouping, learning, recipe.meta_model, weights, validation)
+        if not kinds:
             return classifier
-        return with_readouts(workspace, banks, classifier, recipe.readouts, weights)
+        return with_readouts(workspace, banks, classifier, kinds, recipe.domains.images, weights)

@@ -15,7 +15,7 @@ from metazoo.run.progress import message
 from metazoo.taskspace import skill_matrix, trust_of
 from metazoo.zoo import Zoo
 
-TRUST = "taskspace/trust.json"
+TRUST, SKILL = "taskspace/trust.json", "taskspace/skill.safetensors"
 _MOST_NAMED = 5
 _STEEPNESS, _LEAST_WEIGHT = 8, 1e-6
 
@@ -39,7 +39,7 @@ class TrustRecipe(BaseModel):
 def judge_models(workspace: Workspace, banks: ResidentBanks, recipe: TrustRecipe, side: int) -> dict[str, Any]:
     """Score every model on recovered images of `side` pixels, once, and warn of doubtful ones; the content of TRUST."""
     folder, zoo, compute = workspace.folder, workspace.zoo, workspace.compute
-    if not folder.has(TRUST):
+    if not (folder.has(TRUST) and folder.has(SKILL)):
         names = [contract.name for contract in zoo]
         teachers = zoo.teachers_in_turn(compute.device)
 
@@ -61,6 +61,7 @@ def judge_models(workspace: Workspace, banks: ResidentBanks, recipe: TrustRecipe
                 seed=workspace.seed,
                 after_model=advance,
             )
+        folder.write_tensors(SKILL, {"skill": skill})
         trust = trust_of(skill)
         columns = {"score": trust.score, "claims": trust.claims, "service": trust.service}
         rows = [
@@ -86,6 +87,13 @@ def kept_models(folder: RunFolder, zoo: Zoo) -> Zoo:
     if record["mode"] != "drop":
         return zoo
     return Zoo(zoo.folder, [contract for contract in zoo if contract.name not in record["doubtful"]])
+
+
+def skill_of(workspace: Workspace) -> Tensor:
+    """`skill_matrix` of the models of the workspace's zoo, of a run that has judged them, be some dropped or not."""
+    judged = [row["model"] for row in workspace.folder.read_json(TRUST)["models"]]
+    places = [judged.index(contract.name) for contract in workspace.zoo]
+    return workspace.folder.read_tensors(SKILL)["skill"][places][:, places]
 
 
 def apply_trust(

@@ -1,6 +1,7 @@
 """The task space: Fisher embeddings of tasks, how alike they are, and groups of teachers."""
 
 from metazoo.taskspace.class_conflicts import class_conflicts, class_means
+from metazoo.taskspace.domains import kinds_of_images
 from metazoo.taskspace.embeddings import FisherEmbeddings, TaskEmbedding, write_embeddings
 from metazoo.taskspace.fisher import diagonal_fisher
 from metazoo.taskspace.groupings import STRATEGIES, Grouping, Strategy, group
@@ -37,6 +38,7 @@ __all__ = [
     "group",
     "group_quality",
     "group_rows",
+    "kinds_of_images",
     "nearest_mean_skill",
     "similarity_matrix",
     "skill_matrix",
