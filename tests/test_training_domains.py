@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
-from training_helpers import OPTIONS, build, untrained
+from training_helpers import OPTIONS, SIDE, build, coloured_images, untrained
 
 from metazoo.bank import Bank, ResidentBank
 from metazoo.learn.embedders import MultiDomainClassifier
@@ -18,12 +18,19 @@ from metazoo.methods.trust import TRUST
 from metazoo.models import ImageClassifier
 from metazoo.run.folder import RunFolder
 from metazoo.training import Run, train
-from metazoo.zoo import Zoo
+from metazoo.zoo import TrainingRecipe, Zoo, build_zoo
 
 
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
-    return build(tmp_path_factory.mktemp("domains") / "zoo")
+    """Three models of colours and two that see grey."""
+    folder = tmp_path_factory.mktemp("domains") / "zoo"
+    build(folder)
+    recipe, images = TrainingRecipe(epochs=1), coloured_images(6, SIDE)
+    return build_zoo(
+        folder, images, "thin-resnet", 2, 4,
+        domain="grey", recipe=recipe, width=4, channels=1, input_size=20, workers=1,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +39,8 @@ def by_domain(zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def learned(zoo: Zoo, out: Path, **changes: Any) -> Run:
-    return train(zoo, out=out, config={**OPTIONS, **changes}, workers=1)
+    domains = {"steps": 0, "alike": 9.0, **changes.pop("domains", {})}
+    return train(zoo, out=out, config={**OPTIONS, "domains": domains, **changes}, workers=1)
 
 
 @torch.no_grad()
@@ -78,7 +86,7 @@ def test_they_change_nothing_of_the_network_and_can_be_left_out(zoo: Zoo, by_dom
 
 
 def test_fewer_images_are_spread_over_the_models(zoo: Zoo, by_domain: Run, tmp_path: Path) -> None:
-    few = learned(zoo, tmp_path, domains={"images": 6, "steps": 0}).meta_model.module
+    few = learned(zoo, tmp_path, domains={"images": 6}).meta_model.module
     assert isinstance(few, MultiDomainClassifier)
     assert bool(few.readouts.kernels.isfinite().all())
     assert not torch.allclose(few.readouts.kernels, by_domain.meta_model.module.state_dict()["readouts.kernels"])
@@ -87,6 +95,14 @@ def test_fewer_images_are_spread_over_the_models(zoo: Zoo, by_domain: Run, tmp_p
 def test_one_domain_needs_no_readout(zoo: Zoo, tmp_path: Path) -> None:
     colours = Zoo(zoo.folder, [contract for contract in zoo if contract.domain == "colours"])
     assert isinstance(learned(colours, tmp_path).meta_model.module, ImageClassifier)
+
+
+def test_nor_do_kinds_of_a_single_model(zoo: Zoo, tmp_path: Path) -> None:
+    fewer = Zoo(zoo.folder, zoo.contracts[:-1])
+    assert [contract.domain for contract in fewer].count("grey") == 1
+    run = learned(fewer, tmp_path, domains={"steps": 9})
+    assert isinstance(run.meta_model.module, ImageClassifier)
+    assert run.metrics()[-1]["step"] == 7
 
 
 def test_nor_do_pictures_that_show_no_domain(zoo: Zoo, tmp_path: Path) -> None:
@@ -124,7 +140,7 @@ def test_domains_that_are_alike_are_read_as_one(zoo: Zoo, tmp_path: Path, monkey
 
     monkeypatch.setattr(domains, "kinds_of_images", of_one_kind)
     run = learned(zoo, tmp_path, domains={"alike": 0.7, "steps": 9})
-    assert seen[0].shape == (4, 4)
+    assert seen[0].shape == (5, 5)
     assert isinstance(run.meta_model.module, ImageClassifier)
     assert RunFolder(run.path).read_json(domains.DOMAINS)["kinds"] == [["colours", "grey"]]
     assert run.metrics()[-1]["step"] == 7

@@ -46,6 +46,7 @@ def test_a_kernel_is_the_inner_product_of_what_ridge_regression_predicts() -> No
         slope = torch.linalg.lstsq(rows, values).solution
         predicted = (shown - inputs.mean(0)) @ slope + mean
         products += weight / 4 * predicted @ predicted.T
+    products = (products + 0.25 * shown @ shown.T) / 1.25  # two teachers leave a quarter to the features as they are
     kernel = domain_kernel(own, iter(targets), [1.0, 3.0])
     augmented = normalised_inputs(others)
     torch.testing.assert_close(augmented @ kernel @ augmented.T, products.float(), rtol=1e-4, atol=1e-5)
@@ -57,9 +58,22 @@ def test_features_that_follow_from_the_meta_models_are_seen_as_they_are() -> Non
     own = features(60, size=4)
     turn = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(2))).Q
     true = functional.normalize(own, dim=1) @ turn
-    kernel = domain_kernel(own, [true])
     inputs = normalised_inputs(own)
-    torch.testing.assert_close(inputs @ kernel @ inputs.T, true @ true.T, atol=0.01, rtol=0)
+    for teachers in ([true], [true] * 5):
+        kernel = domain_kernel(own, teachers)
+        torch.testing.assert_close(inputs @ kernel @ inputs.T, true @ true.T, atol=0.01, rtol=0)
+
+
+def test_the_more_teachers_the_less_the_features_count_as_they_are() -> None:
+    own, seen = features(40), functional.normalize(features(40, seed=1)[:, :2], dim=1)
+    inputs = normalised_inputs(own)
+    plain = functional.normalize(own, dim=1) @ functional.normalize(own, dim=1).T
+    of = {count: inputs @ domain_kernel(own, [seen] * count) @ inputs.T for count in (1, 2, 3, 4)}
+    torch.testing.assert_close(of[1], plain)
+    all_theirs = of[4] * (17 / 16) - plain / 16
+    torch.testing.assert_close(of[2], (all_theirs + plain / 4) / (5 / 4))
+    torch.testing.assert_close(of[3], (all_theirs + plain / 9) / (10 / 9))
+    assert not torch.allclose(all_theirs, plain, atol=0.1)
 
 
 def test_inner_products_as_read_are_the_mixed_kernels() -> None:
@@ -125,7 +139,7 @@ def test_a_task_is_read_in_the_way_of_its_domain() -> None:
     shown, seen = two_domains(0)
     made = DomainReadouts(
         ("one", "two"),
-        torch.stack([domain_kernel(own, [target]) for own, target in zip(shown, seen, strict=True)]),
+        torch.stack([domain_kernel(own, [target] * 8) for own, target in zip(shown, seen, strict=True)]),
         domain_recogniser(shown),
     )
     for domain, (own, target) in enumerate(zip(*two_domains(1), strict=True)):

@@ -46,9 +46,10 @@ def lengthened(learning: LearningRecipe, kinds: int, recipe: DomainRecipe) -> Le
 
 
 def find_kinds(workspace: Workspace, recipe: DomainRecipe) -> dict[str, list[int]]:
-    """The models (their places in the zoo) of every kind of images, by its name; none, or two and more.
+    """The models (their places in the zoo) of every kind of images, by its name.
 
-    It needs the trust of the models in each other.
+    None if fewer than two kinds have several models: what a single one sees is too little to read a kind by. It needs
+    the trust of the models in each other.
     """
     domains = [contract.domain for contract in workspace.zoo]
     if named_domains(workspace.zoo, recipe) < 2:
@@ -62,7 +63,9 @@ def find_kinds(workspace: Workspace, recipe: DomainRecipe) -> dict[str, list[int
                 f"note: the zoo is of {len(kinds)} kinds of images, so all are taken to be one; name like domains "
                 "alike in the contracts, or raise domains.kinds"
             )
-    kinds = folder.read_json(DOMAINS)["kinds"]
-    if not 2 <= len(kinds) <= recipe.kinds:
-        return {}
-    return {" + ".join(kind): [index for index, domain in enumerate(domains) if domain in kind] for kind in kinds}
+    kinds = {
+        " + ".join(kind): [index for index, domain in enumerate(domains) if domain in kind]
+        for kind in folder.read_json(DOMAINS)["kinds"]
+    }
+    several = sum(len(own) > 1 for own in kinds.values())
+    return kinds if several >= 2 and len(kinds) <= recipe.kinds else {}
