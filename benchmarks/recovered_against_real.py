@@ -57,13 +57,13 @@ def main() -> None:
         if seed == int(options.seeds.split(",")[0]):
             for subject in open_source(str(run.path)).table()[:-1]:
                 measure(subject.name, subject)
-        classifier = run.meta_model.classifier
+        classifier = run.meta_model.module
         measure("recovered", Subject.of("recovered", "tgr", classifier), seconds=seconds, peak_pss=memory.peak)
         if not options.skip_real:
             changes = {"source": {"kind": "images", "data": str(options.train)}}
             config = merged(resolve_config(options.config).as_record(), changes)
             study = train(zoo, out=options.out / f"real-{seed}", config=config, seed=seed, resume=True, progress=True)
-            measure("real", Subject.of("real", "tgr", study.meta_model.classifier))
+            measure("real", Subject.of("real", "tgr", study.meta_model.module))
     for kind in ("recovered", "real"):
         for column, shots in enumerate(SHOTS):
             means = [row["accuracy"][column][0] for row in rows if row["name"] == kind]

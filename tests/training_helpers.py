@@ -18,7 +18,6 @@ OPTIONS: dict[str, Any] = {
     "budget": BUDGET,
     "probe": {"architecture": "conv4", "width": 4, "input_size": 16, "steps": 3, "batch_size": 8, "fisher_images": 4},
     "grouping": {"groups": 2},
-    "domains": {"steps": 0},
     "learning": {
         "steps": 7,
         "teachers_per_step": 2,

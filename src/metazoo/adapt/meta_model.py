@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from metazoo.adapt.classifier import FewShotClassifier, adapt
-from metazoo.adapt.stored import check_tensors
+from metazoo.adapt.stored import check_tensors, silent
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.learn.embedders import MultiDomainClassifier, readouts_of
 from metazoo.learn.heads import DEFAULT_HEAD
@@ -103,7 +103,7 @@ class MetaModel:
             domains=() if readouts is None else readouts.domains,
             weights_sha256=sha256,
         )
-        write_json(folder / DESCRIPTION, description.model_dump(mode="json"))
+        write_json(folder / DESCRIPTION, description.model_dump(mode="json", exclude=silent(description.domains)))
         return WEIGHTS, DESCRIPTION
 
     @classmethod

@@ -10,6 +10,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
+from metazoo.adapt.stored import silent
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.learn.batch_norm import BatchNormMode
 from metazoo.learn.heads import HeadKind
@@ -68,7 +69,8 @@ def write_classifier(folder: Path | str, card: ClassifierCard, tensors: Mapping[
         _recover(folder)
         _check_replaceable(folder)
         sha256 = write_tensors(temporary / WEIGHTS, tensors)
-        write_json(temporary / CARD, card.model_copy(update={"weights_sha256": sha256}).model_dump(mode="json"))
+        written = card.model_copy(update={"weights_sha256": sha256})
+        write_json(temporary / CARD, written.model_dump(mode="json", exclude=silent(card.domains)))
         _take_place(temporary, folder, former)
     except OSError as error:
         raise ArtefactError(f"cannot write {folder}: {error.strerror or error}; choose another folder") from error

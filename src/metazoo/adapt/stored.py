@@ -1,6 +1,6 @@
 """Comparing tensors from a file with what its description says, before anything is built from them."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -32,3 +32,8 @@ def check_tensors(
             raise ArtefactError(f"tensor {name} in {folder} is {found}, by its {description} {wanted}; {remedy}")
         if not bool(tensor.isfinite().all()) or (name.endswith("running_var") and bool((tensor < 0).any())):
             raise ArtefactError(f"tensor {name} in {folder} holds impossible numbers; {remedy}")
+
+
+def silent(domains: Collection[str]) -> set[str]:
+    """Fields that are left out of a description of these domains, so that versions without them can read it."""
+    return set() if domains else {"domains"}

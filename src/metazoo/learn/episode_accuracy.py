@@ -41,12 +41,16 @@ def episode_accuracies(
         for part in (episodes.support_indices, episodes.query_indices)
     )
     support_labels, query_labels = episodes[0].support_labels, episodes[0].query_labels
-    readings = 0 if readouts is None else features.shape[1] + 1
-    size = max(1, _NUMBERS_A_BLOCK // ((query.shape[1] + readings) * features.shape[1]))
+    shown = features if readouts is None else readouts.read_by_all(features)
+    size = max(1, _NUMBERS_A_BLOCK // (query.shape[1] * shown.shape[1]))
     parts = []
     for support_block, query_block in zip(support.split(size), query.split(size), strict=True):
-        fitted = head.fit_reading(features[support_block], support_labels, episodes.ways, readouts)
-        parts.append(accuracy(fitted.scores(features[query_block]).cpu(), query_labels))
+        of_support, of_query = shown[support_block], shown[query_block]
+        if readouts is not None:
+            scale = readouts.scale(readouts.shares(features[support_block])).unsqueeze(-2)
+            of_support, of_query = of_support * scale, of_query * scale
+        fitted = head.fit_features(of_support, support_labels, episodes.ways)
+        parts.append(accuracy(fitted.scores(of_query).cpu(), query_labels))
         if advance is not None:
             advance(len(support_block))
     return torch.cat(parts)

@@ -1,6 +1,5 @@
 """Making the readouts of a meta-model's domains from recovered images."""
 
-import itertools
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -20,7 +19,7 @@ def domain_kernel(
     """The inner product that teachers are predicted to see, as a form in `normalised_inputs`: float32 [d + 1, d + 1].
 
     What few teachers see is not yet what matters to a kind of images. So the inner product of the features as they are
-    is added, divided by the square of the number of teachers; where there is one teacher, it stands alone.
+    is added, divided by the square of the number of teachers (of unlike weights: of their effective number).
 
     Each teacher's features are predicted by ridge regression with a free intercept; the penalty is a thousandth of the
     mean variance of the inputs, times the number of images (between a ten-thousandth and a tenth nothing changed by
@@ -38,18 +37,17 @@ def domain_kernel(
     gram = centred.T @ centred
     ridge = (_RIDGE * gram.diagonal().mean()).clamp_min(torch.finfo(gram.dtype).tiny)
     solver = torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=gram.dtype), centred.T)
-    kernel, total, count = gram.new_zeros(len(gram) + 1, len(gram) + 1), 0.0, 0
-    for weight, targets in zip(weights or itertools.repeat(1.0), teacher_features, strict=False):
+    kernel, heard = gram.new_zeros(len(gram) + 1, len(gram) + 1), []
+    for index, targets in enumerate(teacher_features):
         targets = targets.cpu().double()
         slope = solver @ (targets - targets.mean(0))
         augmented = torch.cat([slope, (targets.mean(0) - mean @ slope)[None]])
-        kernel += weight * (augmented @ augmented.T)
-        total += weight
-        count += 1
+        heard.append(1.0 if weights is None else weights[index])
+        kernel += heard[-1] * (augmented @ augmented.T)
     plain = torch.cat([torch.ones_like(mean), mean.new_zeros(1)]).diag()
-    if count > 1:
-        plain = (kernel / total + plain / count**2) / (1 + 1 / count**2)
-    return ((plain + plain.T) / 2).float()
+    share = sum(weight**2 for weight in heard) ** 2 / sum(heard) ** 4
+    kernel = (kernel / sum(heard) + share * plain) / (1 + share)
+    return ((kernel + kernel.T) / 2).float()
 
 
 def domain_recogniser(features: Sequence[Tensor]) -> Tensor:

@@ -3,8 +3,9 @@
 One space of features cannot be measured in a way that suits every domain: what tells two traffic signs apart varies
 for no reason between two animals, and as one image a class does not say which is which, it counts all the same. But
 the zoo says it, without data: what the teachers of one domain would see in an image can be predicted linearly from the
-meta-model's features, and the cosine of two such predictions is that domain's own way of measuring. A new task is read
-in the way of the domain that its support images look like, by what tells the domains' recovered images apart.
+meta-model's features, and the cosine of two such predictions is that domain's own way of measuring (how it is found:
+`readout_fitting`). A new task is read in the way of the domain that its support images look like, by what tells the
+domains' recovered images apart.
 
 Of several domains' features the best for a task are selected by SUR (Dvornik et al. 2020), and distilled into one
 network by URL (Li et al. 2021); both have the domains' real images. Deviations: no image but recovered ones, no
@@ -25,7 +26,7 @@ _JITTER = 1e-6
 
 
 def read(features: Tensor, reading: Tensor) -> Tensor:
-    """Features [..., n, d] as a task reads them, [..., n, d + 1], by `reading` [..., d + 1, d + 1].
+    """Features [n, d] as a task reads them, [n, d + 1], by `reading` [d + 1, d + 1].
 
     The linear map is that of `normalised_inputs`; what it gives has the length of the features as a factor, which most
     heads take away again.
@@ -40,8 +41,8 @@ class DomainReadouts(nn.Module):
 
     Args:
         domains: their names, at least two, all different.
-        kernels: float [domains, d + 1, d + 1], symmetric and positive semi-definite: the inner product that a domain's
-            teachers are predicted to see, as a form in the `normalised_inputs` of the meta-model's features [n, d].
+        kernels: float [domains, d + 1, d + 1], symmetric and positive semi-definite: the inner product that a domain is
+            read by, as a form in the `normalised_inputs` of the meta-model's features [n, d].
         recogniser: float [d + 1, domains], from the same inputs to the logits of the domains.
 
     Raises:
@@ -60,7 +61,7 @@ class DomainReadouts(nn.Module):
                 f"{list(kernels.shape)} and {list(recogniser.shape)}"
             )
         self.kernels, self.recogniser = nn.Buffer(kernels), nn.Buffer(recogniser)
-        if not torch.equal(kernels, kernels.mT) or bool(torch.linalg.cholesky_ex(_definite(kernels)).info.any()):
+        if any(not torch.equal(own, own.T) or bool(torch.linalg.cholesky_ex(_definite(own)).info) for own in kernels):
             raise UsageError("a domain's kernel must be symmetric and positive semi-definite")
 
     @property
@@ -79,17 +80,32 @@ class DomainReadouts(nn.Module):
         return torch.softmax(_INDEPENDENT_IMAGES * torch.log_softmax(logits, -1).mean(-2), -1)
 
     def reading(self, support_features: Tensor) -> tuple[Tensor, Tensor]:
-        """The map [..., d + 1, d + 1] for `read` of a task, from its support's features [..., n, d], and its `shares`.
+        """The map [d + 1, d + 1] for `read` of one task, from its support's features [n, d], and its `shares`.
 
         Inner products after it are the domains' kernels, mixed by the shares.
         """
         shares = self.shares(support_features)
-        mixed = (shares @ self.kernels.flatten(1)).unflatten(-1, self.kernels.shape[1:])
+        mixed = torch.einsum("k,kij->ij", shares.double(), self.kernels.double())
         return torch.linalg.cholesky(_definite(mixed)).to(support_features.dtype), shares
 
+    def read_by_all(self, features: Tensor) -> Tensor:
+        """Features [n, d] as every domain reads them, side by side: [n, domains * (d + 1)].
 
-def _definite(kernels: Tensor) -> Tensor:
-    """`kernels` in float64, with so much on the diagonal that rounding makes none of them indefinite."""
-    kernels = kernels.double()
-    mean = kernels.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(_JITTER)
-    return kernels + _JITTER * mean[..., None, None] * torch.eye(kernels.shape[-1], dtype=kernels.dtype).to(kernels)
+        With each domain's part times the root of its share they have the inner products of `reading`, so many tasks can
+        share them.
+        """
+        return torch.cat(
+            [read(features, torch.linalg.cholesky(_definite(own)).to(features.dtype)) for own in self.kernels], dim=-1
+        )
+
+    def scale(self, shares: Tensor) -> Tensor:
+        """What `read_by_all` is multiplied by for tasks of these `shares` [..., domains]: [..., domains * (d + 1)]."""
+        return shares.sqrt().repeat_interleave(self.kernels.shape[-1], dim=-1)
+
+
+def _definite(kernel: Tensor) -> Tensor:
+    """`kernel` [d, d] in float64, with so much on the diagonal that rounding does not make it indefinite."""
+    kernel = kernel.double().clone()
+    diagonal = kernel.diagonal()
+    diagonal += _JITTER * diagonal.mean().clamp_min(_JITTER)
+    return kernel

@@ -1,12 +1,13 @@
 """The stage that says what kinds of images a zoo is of; see `metazoo.taskspace.domains`."""
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from metazoo.learn.recipe import LearningRecipe
-from metazoo.methods.trust import skill_of
+from metazoo.methods.trust import SKILL, skill_of
 from metazoo.methods.workspace import Workspace
 from metazoo.run.progress import message
 from metazoo.taskspace import kinds_of_images
@@ -27,45 +28,51 @@ class DomainRecipe(BaseModel):
         default="contract", description="nothing: all images are taken to be of one kind"
     )
     alike: float = Field(
-        default=0.85, gt=0, description="domains whose models do so well on each other's images are of one kind"
+        default=0.8, gt=0, description="domains whose models do so well on each other's images are of one kind"
     )
-    kinds: int = Field(default=16, ge=2, description="of a zoo of more, all are taken to be one")
-    steps: int = Field(default=1500, ge=0, description="of learning, more for every kind but the first")
+    kinds: int = Field(default=16, ge=2, le=256, description="of a zoo of more, all are taken to be one")
+    longer: float = Field(default=0.5, ge=0, description="share of learning.steps, more for every kind but the first")
     images: int = Field(default=2000, ge=2, description="recovered images of a kind that its readout is fitted to")
 
 
-def named_domains(contracts: Iterable[ModelContract], recipe: DomainRecipe) -> int:
-    """How many kinds there can be at most."""
-    named = len({contract.domain for contract in contracts})
-    return 1 if recipe.by == "nothing" else min(named, recipe.kinds)
+def most_kinds(contracts: Iterable[ModelContract], recipe: DomainRecipe) -> int:
+    """How many kinds `find_kinds` can find at most; 1 if all images will be taken to be of one."""
+    named = Counter(contract.domain for contract in contracts)
+    several = sum(count > 1 for count in named.values())
+    return 1 if recipe.by == "nothing" or several < 2 else min(several, recipe.kinds)
 
 
 def lengthened(learning: LearningRecipe, kinds: int, recipe: DomainRecipe) -> LearningRecipe:
     """The same learning with as many steps as so many kinds of images need."""
-    return learning.model_copy(update={"steps": learning.steps + recipe.steps * max(0, kinds - 1)})
+    return learning.model_copy(update={"steps": round(learning.steps * (1 + recipe.longer * max(0, kinds - 1)))})
 
 
 def find_kinds(workspace: Workspace, recipe: DomainRecipe) -> dict[str, list[int]]:
-    """The models (their places in the zoo) of every kind of images, by its name.
+    """The models (their places in the zoo) of every kind of images, by its name; none, or two and more.
 
-    None if fewer than two kinds have several models: what a single one sees is too little to read a kind by. It needs
-    the trust of the models in each other.
+    A single model of its kind is in none of them: what one model sees is too little to read a kind by. The models must
+    have judged each other; of a run that did so before this was kept, all images are of one kind.
     """
-    domains = [contract.domain for contract in workspace.zoo]
-    if named_domains(workspace.zoo, recipe) < 2:
+    folder, domains = workspace.folder, [contract.domain for contract in workspace.zoo]
+    if most_kinds(workspace.zoo, recipe) < 2 or not folder.has(SKILL):
         return {}
-    folder = workspace.folder
     if not folder.has(DOMAINS):
-        kinds = kinds_of_images(skill_of(workspace), domains, recipe.alike)
-        folder.write_json(DOMAINS, {"format_version": 1, "kinds": kinds})
-        if len(kinds) > recipe.kinds:
-            message(
-                f"note: the zoo is of {len(kinds)} kinds of images, so all are taken to be one; name like domains "
-                "alike in the contracts, or raise domains.kinds"
-            )
-    kinds = {
-        " + ".join(kind): [index for index, domain in enumerate(domains) if domain in kind]
-        for kind in folder.read_json(DOMAINS)["kinds"]
-    }
-    several = sum(len(own) > 1 for own in kinds.values())
-    return kinds if several >= 2 and len(kinds) <= recipe.kinds else {}
+        found = kinds_of_images(skill_of(workspace), domains, recipe.alike)
+        folder.write_json(DOMAINS, {"format_version": 1, "kinds": found})
+    found = folder.read_json(DOMAINS)["kinds"]
+    places = [[index for index, domain in enumerate(domains) if domain in kind] for kind in found]
+    kinds = [(kind, own) for kind, own in zip(found, places, strict=True) if len(own) > 1]
+    if len(kinds) > recipe.kinds:
+        message(
+            f"note: the zoo is of {len(kinds)} kinds of images, so all are taken to be one; name like domains alike in "
+            "the contracts, or raise domains.kinds"
+        )
+    if not 2 <= len(kinds) <= recipe.kinds:
+        return {}
+    named: dict[str, list[int]] = {}
+    for kind, own in kinds:
+        name = " + ".join(kind)
+        while name in named:  # a domain can be called by two others
+            name += "'"
+        named[name] = own
+    return named

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from metazoo.bank import Bank
 from metazoo.methods.config import resolve_config
-from metazoo.methods.domains import lengthened, named_domains
+from metazoo.methods.domains import lengthened, most_kinds
 from metazoo.methods.step_costs import (
     resident_bytes,
     time_group_learning,
@@ -36,6 +36,8 @@ _WORKER_BYTES, _PICTURE_BYTES = 450e6, 150e6
 @dataclass(frozen=True)
 class Plan:
     """Estimates: `seconds` by stage on this machine when idle, upper bounds of `memory` and `disk` in bytes.
+
+    Domains are taken for as many kinds of images as they can be, which makes learning longer.
 
     The memory is that of all processes together at the greatest stage.
     """
@@ -87,7 +89,7 @@ def plan_run(
             if isinstance(recipe, TgrReferenceRecipe):
                 learning = time_replay_learning(zoo, recipe, bank, inversion, workers)
             else:
-                kinds = named_domains(zoo, recipe.domains) if recipe.source.shows_classes else 1
+                kinds = most_kinds(zoo, recipe.domains) if recipe.source.shows_classes else 1
                 longest = lengthened(recipe.learning, kinds, recipe.domains)
                 recipe = recipe.model_copy(update={"learning": longest})
                 probing += time_trust(zoo, teachers, recipe)

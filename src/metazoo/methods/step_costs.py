@@ -154,7 +154,7 @@ def time_group_learning(zoo: Zoo, teachers: Sequence[WhiteBoxTeacher], recipe: T
     memory, disk = bytes_of_pool(learning.views, spec.input_size, sum(sizes))
     # The logits twice, until their parts are joined.
     memory += learning.views * 8.0 * sum(counts.values())
-    seconds = step * learning.steps + view * (learning.views * pools + recipe.domains.images)
+    seconds = step * learning.steps + view * learning.views * pools
     return LearningCost(seconds, memory, 3 * _bytes_of(learner.state()) + disk)
 
 

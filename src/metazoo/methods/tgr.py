@@ -42,6 +42,7 @@ from metazoo.methods.trust import TrustRecipe, apply_trust
 from metazoo.methods.workspace import Workspace
 from metazoo.models import ImageClassifier
 from metazoo.recover import RecoveryBudget, RecoveryRecipe
+from metazoo.run.progress import message
 from metazoo.taskspace import ProbeRecipe
 
 
@@ -92,6 +93,8 @@ class TaskGroupingsRegularization(Method):
             workspace, weights = apply_trust(workspace, banks, recipe.trust, side)
             kinds = find_kinds(workspace, recipe.domains)
             learning = lengthened(learning, len(kinds), recipe.domains)
+        if kinds:
+            message(f"note: {len(kinds)} kinds of images, so {learning.steps} steps of learning: {', '.join(kinds)}")
         grouping = embed_and_group(workspace, banks, recipe.probe, recipe.grouping)
         classifier = learn_from_groups(workspace, banks, grouping, learning, recipe.meta_model, weights, validation)
         if not kinds:

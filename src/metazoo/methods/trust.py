@@ -39,7 +39,7 @@ class TrustRecipe(BaseModel):
 def judge_models(workspace: Workspace, banks: ResidentBanks, recipe: TrustRecipe, side: int) -> dict[str, Any]:
     """Score every model on recovered images of `side` pixels, once, and warn of doubtful ones; the content of TRUST."""
     folder, zoo, compute = workspace.folder, workspace.zoo, workspace.compute
-    if not (folder.has(TRUST) and folder.has(SKILL)):
+    if not folder.has(TRUST):
         names = [contract.name for contract in zoo]
         teachers = zoo.teachers_in_turn(compute.device)
 

@@ -84,8 +84,7 @@ Or, with one folder of images a class: `metazoo adapt RUN --support FOLDER --out
 
 
 def _domains(readouts: DomainReadouts) -> str:
-    named = ", ".join(map(escape, readouts.domains))
-    return f"{named}; a new task is read in the way of those that its images look like"
+    return f"{', '.join(readouts.domains)}; a new task is read in the way of those that its images look like"
 
 
 def _front_matter(config: RunConfig, *, data_free: bool) -> str:

@@ -2,7 +2,7 @@
 
 A domain is a name in a contract, and people name finely: three scripts, or every partner's photographs. If models of
 one name tell the recovered classes of another apart nearly as well as that one's own models do, the two show one kind
-of images. (Measured: three scripts 0.90 to 1 in the worse direction; CIFAR-FS, groceries and traffic signs 0.51 to
+of images. (Measured: three scripts 0.90 to 0.98 in the worse direction; CIFAR-FS, groceries and traffic signs 0.51 to
 0.72.)
 """
 

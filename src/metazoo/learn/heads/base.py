@@ -18,7 +18,7 @@ from metazoo.learn.batch_norm import (
 )
 from metazoo.learn.embedders import Embedder, device_of, readouts_of
 from metazoo.learn.heads.fitted import FittedHead
-from metazoo.learn.readouts import DomainReadouts, read
+from metazoo.learn.readouts import read
 
 _PIXELS_A_BATCH = 2**18
 
@@ -82,18 +82,12 @@ class FeatureHead(Head):
         if batch_norm_mode(batch_norm) == "support":
             module = copy.deepcopy(module)
             store_statistics(module, on_device(module, support_images))
-        features = query_features(module, support_images, batch_norm)
-        return module, self.fit_reading(features, support_labels, ways, readouts_of(module))
-
-    def fit_reading(
-        self, support_features: Tensor, support_labels: Tensor, ways: int, readouts: DomainReadouts | None
-    ) -> FittedHead:
-        """As `fit_features`, from features as each task reads them by `readouts`; None reads them as they are."""
+        features, readouts = query_features(module, support_images, batch_norm), readouts_of(module)
         if readouts is None:
-            return self.fit_features(support_features, support_labels, ways)
-        reading, shares = readouts.reading(support_features)
-        fitted = self.fit_features(read(support_features, reading), support_labels, ways)
-        return replace(fitted, reading=reading, shares=shares)
+            return module, self.fit_features(features, support_labels, ways)
+        reading, shares = readouts.reading(features)
+        fitted = self.fit_features(read(features, reading), support_labels, ways)
+        return module, replace(fitted, reading=reading, shares=shares)
 
     @abstractmethod
     def fit_features(self, support_features: Tensor, support_labels: Tensor, ways: int) -> FittedHead:

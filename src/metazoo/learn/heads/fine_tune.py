@@ -28,7 +28,7 @@ class _FullBatchDescent(Head):
 
     transductive = False
     adapts_backbone = True
-    reads = True
+    reads = True  # features by the readouts of a meta-model that has some
     steps = 10
     learning_rate = 0.01
 
@@ -105,6 +105,7 @@ class FineTuneOwn(_FullBatchDescent):
     """As `FineTune`, but from the head stored with the model: with batch norm `query`, the papers' protocol.
 
     It suits a meta-model whose head was learned with it (setting `reference`) and tasks of as many classes as it has.
+    That head knows features as they are, so readouts are left aside.
     """
 
     name = "fine-tune-own"

@@ -26,9 +26,9 @@ class FittedHead:
         weight: [..., ways, d]; of soft k-means the sums of each class's normalised support features.
         bias: [..., ways], of the linear kinds; None for zero.
         counts: float [..., ways], of soft k-means: support images of each class.
-        reading: how the task reads features, [..., d, d], before anything else; see `DomainReadouts`. The features that
-            go in then have one dimension less than the weight. None: as they are.
-        shares: of the domains in `reading`, [..., domains], a note that nothing depends on.
+        reading: how one task reads features, [d, d], before anything else; see `DomainReadouts`. The features that go
+            in then have one dimension less than the weight. None: as they are.
+        shares: of the domains in `reading`, [domains], a note that nothing depends on.
     """
 
     kind: HeadKind
