@@ -59,7 +59,7 @@ def test_a_run_holds_everything_it_made_with_its_hash(whole: Run, zoo: Zoo) -> N
     expected = {"config.yaml", "run.json", "recovery.json", "metrics.jsonl", "manifest.json"}
     expected |= {f"recovered/{name}.png" for name in names}
     taskspace = ("fisher.safetensors", "distance.safetensors", "groups.json", "trust.json", "skill.safetensors")
-    expected |= {f"taskspace/{name}" for name in (*taskspace, "domains.json")}
+    expected |= {f"taskspace/{name}" for name in taskspace}
     expected |= {f"meta-model/{name}" for name in ("model.safetensors", "meta-model.json", "card.md")}
     held = set(content(whole.path))
     assert {name for name in held if not name.startswith("bank/")} == expected
