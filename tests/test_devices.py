@@ -7,13 +7,16 @@ from typing import Any
 import pytest
 import torch
 from emulated_device import emulated_device
-from training_helpers import OPTIONS, REFERENCE, SIDE, build, coloured_images
+from training_helpers import OPTIONS, REFERENCE, SIDE, build, build_two_kinds, coloured_images
 
 from metazoo.adapt import FewShotClassifier, adapt
 from metazoo.data import EpisodeList
 from metazoo.evaluate import Subject, evaluate, zoo_ensemble
+from metazoo.learn.embedders import MultiDomainClassifier
 from metazoo.learn.heads import HEADS
+from metazoo.learn.readouts import DomainReadouts
 from metazoo.learn.selecting_learner import accuracy_on
+from metazoo.models import ImageClassifier
 from metazoo.run import compute
 from metazoo.training import Run, train
 from metazoo.zoo import TrainingRecipe, Zoo, build_zoo
@@ -31,6 +34,13 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(compute, "_device", torch.device)
     with emulated_device() as name:
         yield name
+
+
+def of_two_kinds(classifier: ImageClassifier) -> MultiDomainClassifier:
+    size = classifier.network.feature_size + 1
+    kernels = torch.stack([torch.arange(1.0, size + 1), torch.arange(size, 0.0, -1)]).diag_embed()
+    recogniser = torch.randn(size, 2, generator=torch.Generator().manual_seed(0))
+    return MultiDomainClassifier(classifier, DomainReadouts("ab", kernels, recogniser)).eval()
 
 
 def weights_of(run: Run) -> dict[str, torch.Tensor]:
@@ -60,6 +70,17 @@ def test_a_run_learns_there_what_it_learns_on_the_cpu(
         there = train(zoo, out=tmp_path / "device", device=name, **options)
     assert (here.description["device"], there.description["device"]) == ("cpu", name)
     assert_alike(weights_of(here), weights_of(there))
+
+
+def test_kinds_of_images_are_read_there_as_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    zoo = build_two_kinds(tmp_path / "zoo")
+    options: dict[str, Any] = {"config": {**WEIGHED, "domains": {"alike": 9.0}}, "workers": 1}
+    here = train(zoo, out=tmp_path / "cpu", device="cpu", **options)
+    monkeypatch.setattr(compute, "_device", torch.device)
+    with emulated_device() as name:
+        there = train(zoo, out=tmp_path / "device", device=name, **options)
+    assert isinstance(here.meta_model.module, MultiDomainClassifier)
+    assert_alike(here.meta_model.module.state_dict(), there.meta_model.module.state_dict())
 
 
 def test_class_conflicts_are_found_there(zoo: Zoo, tmp_path: Path, device: str) -> None:
@@ -93,6 +114,7 @@ def test_every_head_is_evaluated_there(zoo: Zoo, device: str, head: str, batch_n
         pytest.skip("needs as many outputs as the episode has ways")
     images = coloured_images(6, SIDE)
     rows = [Subject.of("one", "best-teacher", zoo.teachers()[0].classifier)]
+    rows.append(Subject.of("of two kinds", "tgr", of_two_kinds(zoo.teachers()[1].classifier)))
     rows += [] if head == "fine-tune" else [zoo_ensemble(zoo.teachers())]
 
     def accuracies(where: str) -> list[float]:
@@ -103,10 +125,12 @@ def test_every_head_is_evaluated_there(zoo: Zoo, device: str, head: str, batch_n
     assert accuracies("cpu") == pytest.approx(accuracies(device), abs=6)
 
 
-def test_a_classifier_adapts_is_stored_and_predicts_there(zoo: Zoo, tmp_path: Path, device: str) -> None:
+@pytest.mark.parametrize("kinds", [1, 2])
+def test_a_classifier_adapts_is_stored_and_predicts_there(zoo: Zoo, tmp_path: Path, device: str, kinds: int) -> None:
     images = coloured_images(3, SIDE)
     chosen = images.labels < 3
     network = zoo.teachers()[0].classifier
+    network = network if kinds == 1 else of_two_kinds(network)
     expected = adapt(network, images.images[chosen], images.labels[chosen]).predict(images.images)
     classifier = adapt(network.to(device), images.images[chosen], images.labels[chosen])
     classifier.save(tmp_path / "classifier")

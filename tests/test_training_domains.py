@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
-from training_helpers import OPTIONS, SIDE, build, coloured_images, content, untrained
+from training_helpers import OPTIONS, build_two_kinds, content, untrained
 
 from metazoo.bank import Bank, ResidentBank
 from metazoo.learn.embedders import MultiDomainClassifier
@@ -21,19 +21,12 @@ from metazoo.methods.workspace import Workspace
 from metazoo.models import ImageClassifier
 from metazoo.run.folder import RunFolder
 from metazoo.training import Run, train
-from metazoo.zoo import ModelContract, TrainingRecipe, Zoo, build_zoo
+from metazoo.zoo import ModelContract, Zoo
 
 
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
-    """Three models of colours and two that see grey."""
-    folder = tmp_path_factory.mktemp("domains") / "zoo"
-    build(folder)
-    recipe, images = TrainingRecipe(epochs=1), coloured_images(6, SIDE)
-    return build_zoo(
-        folder, images, "thin-resnet", 2, 4,
-        domain="grey", recipe=recipe, width=4, channels=1, input_size=20, workers=1,
-    )  # fmt: skip
+    return build_two_kinds(tmp_path_factory.mktemp("domains") / "zoo")
 
 
 @pytest.fixture(scope="module")

@@ -65,6 +65,16 @@ def build(folder: Path) -> Zoo:
     )  # fmt: skip
 
 
+def build_two_kinds(folder: Path) -> Zoo:
+    """The same with one more that sees grey, so that there are several models of both domains."""
+    build(folder)
+    recipe, images = TrainingRecipe(epochs=1), coloured_images(6, SIDE)
+    return build_zoo(
+        folder, images, "thin-resnet", 2, 4,
+        domain="grey", recipe=recipe, width=4, channels=1, input_size=20, workers=1,
+    )  # fmt: skip
+
+
 def untrained(folder: Path) -> Zoo:
     """Three models that know nothing, made at once: two conv4 of 3 classes, a thin-resnet of 2 to be discarded."""
     zoo = Zoo.create(folder)
