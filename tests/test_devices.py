@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from emulated_device import emulated_device
-from training_helpers import OPTIONS, REFERENCE, SIDE, build, build_two_kinds, coloured_images
+from training_helpers import OPTIONS, REFERENCE, SIDE, build, coloured_images
 
 from metazoo.adapt import FewShotClassifier, adapt
 from metazoo.data import EpisodeList
@@ -73,7 +73,7 @@ def test_a_run_learns_there_what_it_learns_on_the_cpu(
 
 
 def test_kinds_of_images_are_read_there_as_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    zoo = build_two_kinds(tmp_path / "zoo")
+    zoo = build(tmp_path / "zoo", grey=2)
     options: dict[str, Any] = {"config": {**WEIGHED, "domains": {"alike": 9.0}}, "workers": 1}
     here = train(zoo, out=tmp_path / "cpu", device="cpu", **options)
     monkeypatch.setattr(compute, "_device", torch.device)

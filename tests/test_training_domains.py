@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
-from training_helpers import OPTIONS, build_two_kinds, content, untrained
+from training_helpers import OPTIONS, build, content, untrained
 
 from metazoo.bank import Bank, ResidentBank
 from metazoo.learn.embedders import MultiDomainClassifier
@@ -26,7 +26,7 @@ from metazoo.zoo import ModelContract, Zoo
 
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
-    return build_two_kinds(tmp_path_factory.mktemp("domains") / "zoo")
+    return build(tmp_path_factory.mktemp("domains") / "zoo", grey=2)
 
 
 @pytest.fixture(scope="module")

@@ -54,23 +54,13 @@ def coloured_images(classes: int, side: int) -> ImageSet:
     return ImageSet((colours[labels] + noise).clamp(0, 255).to(torch.uint8), labels, names, name="colours")
 
 
-def build(folder: Path) -> Zoo:
-    """Four models: two conv4 of 3 classes, a thin-resnet of 2, and one of 4 that sees grey at 20 pixels."""
+def build(folder: Path, grey: int = 1) -> Zoo:
+    """Two conv4 of 3 classes, a thin-resnet of 2, and as many as asked of 4 that see grey at 20 pixels."""
     recipe, images = TrainingRecipe(epochs=1), coloured_images(6, SIDE)
     build_zoo(folder, images, "conv4", models=2, ways=3, recipe=recipe, width=4, workers=1)
     build_zoo(folder, images, "thin-resnet", models=1, ways=2, recipe=recipe, width=4, workers=1)
     return build_zoo(
-        folder, images, "thin-resnet", 1, 4,
-        domain="grey", recipe=recipe, width=4, channels=1, input_size=20, workers=1,
-    )  # fmt: skip
-
-
-def build_two_kinds(folder: Path) -> Zoo:
-    """The same with one more that sees grey, so that there are several models of both domains."""
-    build(folder)
-    recipe, images = TrainingRecipe(epochs=1), coloured_images(6, SIDE)
-    return build_zoo(
-        folder, images, "thin-resnet", 2, 4,
+        folder, images, "thin-resnet", grey, 4,
         domain="grey", recipe=recipe, width=4, channels=1, input_size=20, workers=1,
     )  # fmt: skip
 
