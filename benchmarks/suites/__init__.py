@@ -2,6 +2,7 @@
 
 from benchmarks.measure import Suite
 from benchmarks.suites import (
+    cores,
     evaluation,
     freed_memory,
     recovery,
@@ -22,6 +23,7 @@ SUITES: dict[str, Suite] = {
         regularisation,
         replay,
         targets,
+        cores,
         evaluation,
         zoo_building,
         startup,

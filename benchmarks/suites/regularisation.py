@@ -19,6 +19,7 @@ from metazoo.learn.regularisers import (
     Parameters,
     Regulariser,
 )
+from metazoo.learn.thread_copies import ThreadCopies
 from metazoo.models import ImageClassifier
 from metazoo.zoo import WhiteBoxTeacher
 
@@ -57,14 +58,15 @@ def published_direction(student: ImageClassifier, tasks: Sequence[Task], displac
     return total
 
 
-def library_losses(student: ImageClassifier, tasks: Sequence[Task]) -> list[Loss]:
+def library_losses(student: ThreadCopies[ImageClassifier], tasks: Sequence[Task]) -> list[Loss]:
     """The same losses, each teacher asked once."""
 
     def loss_of(subject: WhiteBoxTeacher, images: Tensor, labels: Tensor) -> Callable[[Parameters], Tensor]:
         taught = subject(images)
 
         def loss(values: Parameters) -> Tensor:
-            logits = functional_call(student, values, (images,))
+            with batch_statistics(student.own):
+                logits = functional_call(student.own, values, (images,))
             return functional.cross_entropy(logits, labels) + published_distillation_loss(logits, taught)
 
         return loss
@@ -89,12 +91,10 @@ def _case(members: int, images: int, side: int, width: int | None, *, memory: bo
             with batch_statistics(student):
                 return published_direction(student, tasks, 1e-3)
 
-        def by(regulariser: Regulariser) -> Way:
-            def run() -> object:
-                with batch_statistics(student):
-                    return regulariser.direction(library_losses(student, tasks), parameters)
+        copies = ThreadCopies(student)
 
-            return timed(run)
+        def by(regulariser: Regulariser) -> Way:
+            return timed(lambda: regulariser.direction(library_losses(copies, tasks), parameters))
 
         return {
             "implicit as published, plain torch": timed(published),

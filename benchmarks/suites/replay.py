@@ -18,6 +18,7 @@ from metazoo.learn.learners import EpisodeImages, FunctionalClassifier, build_le
 from metazoo.learn.memory import EpisodeMemory
 from metazoo.learn.regularisers import Parameters
 from metazoo.models import ImageClassifier
+from metazoo.run.threads import CALLING_THREAD, WorkerThreads
 
 IDENTITIES, IMAGES, QUERIES, STEPS, RATE = 20, 30, 15, 5, 0.01
 
@@ -65,51 +66,50 @@ def episode_from_pictures(folder: Path, ways: int, shots: int, draws: torch.Gene
     )
 
 
+class Replay:
+    """Steps of replay: each draws its episodes from memory."""
+
+    def __init__(self, ways: int, shots: int, episodes: int, side: int, width: int | None) -> None:
+        self.student = classifier(side=side, classes=ways, width=width)
+        self.identities = torch.arange(IDENTITIES).repeat_interleave(IMAGES)
+        self.images = pixels(len(self.identities), side)
+        self._memory = EpisodeMemory(IDENTITIES)
+        self._memory.add(self.images, self.identities)
+        self._episodes, self._shape = episodes, (ways, shots, QUERIES)
+
+    def drawn(self, draw: Callable[[torch.Generator], EpisodeImages]) -> list[EpisodeImages]:
+        draws = random()
+        return [draw(draws) for _ in range(self._episodes)]
+
+    def from_memory(self, draws: torch.Generator) -> EpisodeImages:
+        return self._memory.draw(*self._shape, draws)
+
+    def published(self, draw: Callable[[torch.Generator], EpisodeImages] | None = None) -> object:
+        with batch_statistics(self.student):
+            return published_gradient(self.student, self.drawn(draw or self.from_memory))
+
+    def by(self, name: str, threads: WorkerThreads = CALLING_THREAD) -> Callable[[], object]:
+        parameters = {name: value.detach() for name, value in self.student.named_parameters()}
+        learner = build_learner(name, steps=STEPS, learning_rate=RATE)
+        gradients = EpisodeGradients(learner, FunctionalClassifier(self.student), parameters, threads=threads)
+        return lambda: gradients(self.drawn(self.from_memory))
+
+
 def _case(ways: int, shots: int, episodes: int, side: int, width: int | None, *, memory: bool = False) -> Case:
     def prepare() -> dict[str, Way]:
-        student = classifier(side=side, classes=ways, width=width)
-        model = FunctionalClassifier(student)
-        parameters = {name: value.detach() for name, value in student.named_parameters()}
-        identities = torch.arange(IDENTITIES).repeat_interleave(IMAGES)
-        images = pixels(len(identities), side)
-        stored = EpisodeMemory(IDENTITIES)
-        stored.add(images, identities)
-        pictures = scratch()
-        write_pictures(pictures, images, identities)
-
-        def drawn(draw: Callable[[torch.Generator], EpisodeImages]) -> list[EpisodeImages]:
-            draws = random()
-            return [draw(draws) for _ in range(episodes)]
-
-        def from_memory(draws: torch.Generator) -> EpisodeImages:
-            return stored.draw(ways, shots, QUERIES, draws)
+        replay, pictures = Replay(ways, shots, episodes, side, width), scratch()
+        write_pictures(pictures, replay.images, replay.identities)
 
         def from_pictures(draws: torch.Generator) -> EpisodeImages:
             return episode_from_pictures(pictures, ways, shots, draws)
 
-        def published(draw: Callable[[torch.Generator], EpisodeImages]) -> Way:
-            def run() -> object:
-                with batch_statistics(student):
-                    return published_gradient(student, drawn(draw))
-
-            return timed(run)
-
-        def by(name: str) -> Way:
-            gradients = EpisodeGradients(build_learner(name, steps=STEPS, learning_rate=RATE), model, parameters)
-
-            def run() -> object:
-                with batch_statistics(student):
-                    return gradients(drawn(from_memory))
-
-            return timed(run)
-
         return {
-            "published maml, plain torch, images in memory": published(from_memory),
-            "published maml, plain torch, images in PNG files": published(from_pictures),
-            "maml, second order": by("maml"),
-            "maml-first-order": by("maml-first-order"),
-            "anil": by("anil"),
-            "protonet": by("protonet"),
+            "published maml, plain torch, images in memory": timed(replay.published),
+            "published maml, plain torch, images in PNG files": timed(lambda: replay.published(from_pictures)),
+            "maml, second order": timed(replay.by("maml")),
+            "maml-first-order": timed(replay.by("maml-first-order")),
+            "anil": timed(replay.by("anil")),
+            "protonet": timed(replay.by("protonet")),
         }
 
     name = f"{episodes} episodes, {ways}-way {shots}-shot, Conv4, {side} px"

@@ -32,6 +32,7 @@ from metazoo.learn.heads import get_head
 from metazoo.learn.learners import FunctionalClassifier, build_learner
 from metazoo.learn.memory import EpisodeMemory
 from metazoo.learn.regularisers import ImplicitRegularisation
+from metazoo.learn.thread_copies import ThreadCopies
 from metazoo.recover import GeneratorRecipe, recover_through_generator
 from metazoo.taskspace import (
     PUBLISHED_DECIMALS,
@@ -113,7 +114,7 @@ def test_the_published_direction_is_the_total_derivative_of_the_library() -> Non
     parameters = {name: value.detach() for name, value in student.named_parameters()}
     regulariser = ImplicitRegularisation(1e-2, 1e-2, differentiate_displacement=True)
     with batch_statistics(student):
-        wanted = regulariser.direction(library_losses(student, tasks), parameters).gradient
+        wanted = regulariser.direction(library_losses(ThreadCopies(student), tasks), parameters).gradient
         assert close(published_direction(student, tasks, 1e-2), wanted)
 
 

@@ -19,6 +19,7 @@ from metazoo.learn.regularisers import ExplicitRegularisation, ImplicitRegularis
 from metazoo.learn.student import Student
 from metazoo.learn.views import Targets
 from metazoo.run.tensor_files import read_tensors, write_tensors
+from metazoo.run.threads import CALLING_THREAD, WorkerThreads
 
 # All that the tests rely on is said here; the defaults are free to change.
 RECIPE = LearningRecipe(
@@ -46,6 +47,7 @@ def learner_of(
     bank: ResidentBank | None = None,
     learner: Student | None = None,
     members: tuple[int, ...] | None = None,
+    threads: WorkerThreads = CALLING_THREAD,
 ) -> GroupLearner:
     return GroupLearner(
         learner or student(seed),
@@ -55,6 +57,7 @@ def learner_of(
         teachers,
         recipe,
         seed,
+        threads=threads,
     )
 
 
@@ -109,6 +112,18 @@ def test_restored_midway_it_ends_as_if_it_had_not_stopped(tmp_path: Path, stoppe
         reports = whole.step(), restored.step()
         assert float(reports[0].loss) == float(reports[1].loss)
     assert_equal_states(restored.state(), whole.state())
+
+
+@pytest.mark.parametrize("kind", ["implicit", "explicit", "mean"])
+def test_threads_that_share_the_members_change_nothing(kind: Any) -> None:
+    regularisation = RegularisationRecipe(kind=kind)
+    recipe = RECIPE.model_copy(update={"regularisation": regularisation, "teachers_per_step": 3})
+    learners = [learner_of(recipe, members=(0, 1, 2), threads=WorkerThreads(count)) for count in (1, 2)]
+    for learner in learners:
+        for _ in range(6):
+            learner.step()
+    alone, shared = (learner.state() for learner in learners)
+    assert all(torch.equal(value, shared[name]) for name, value in alone.items())
 
 
 def test_the_state_is_all_parameters_and_both_moments() -> None:

@@ -18,6 +18,7 @@ from metazoo.learn.regularisers import (
     Parameters,
     Regulariser,
 )
+from metazoo.run.threads import WorkerThreads
 
 ALL = [MeanGradient(), ImplicitRegularisation(0.1, 0.3), ExplicitRegularisation(0.3)]
 
@@ -208,6 +209,14 @@ def test_parameters_are_left_alone(parameters: Parameters, regulariser: Regulari
     assert all(value.grad is None and value.requires_grad and value.is_leaf for value in parameters.values())
     results = [*direction.gradient.values(), direction.losses, direction.agreement, direction.disagreement]
     assert not any(value.requires_grad for value in (*results, direction.relative_change))
+
+
+@pytest.mark.parametrize("regulariser", [*ALL, ImplicitRegularisation(0.1, 0.3, differentiate_displacement=True)])
+def test_threads_change_nothing(parameters: Parameters, regulariser: Regulariser) -> None:
+    alone, shared = (regulariser.direction(LOSSES, parameters, WorkerThreads(count)) for count in (1, 2))
+    assert torch.equal(flat(alone.gradient), flat(shared.gradient))
+    for name in ("losses", "agreement", "disagreement", "relative_change"):
+        assert torch.equal(getattr(alone, name), getattr(shared, name))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from metazoo.learn.recipe import RegularisationRecipe
 from metazoo.learn.replay import ReplayRecipe
 from metazoo.learn.replay_learning import ReplayLearner, ReplayLearningRecipe, Visit
 from metazoo.models import ClassifierSpec, build_classifier
+from metazoo.run.threads import CALLING_THREAD, WorkerThreads
 
 TEACHERS, WAYS, EACH, SIDE = 3, 3, 6, 16
 SPEC = ClassifierSpec(
@@ -47,10 +48,10 @@ def visits(iteration: int) -> Sequence[Visit]:
     return found
 
 
-def learner(**options: Any) -> ReplayLearner:
+def learner(threads: WorkerThreads = CALLING_THREAD, **options: Any) -> ReplayLearner:
     recipe = ReplayLearningRecipe.model_validate({"learning_rate": 5e-3, "replay": REPLAY, **options})
     classifier = build_classifier(SPEC, torch.Generator().manual_seed(0))
-    return ReplayLearner(classifier, EpisodeMemory(TEACHERS * WAYS, 4), visits, recipe, seed=3)
+    return ReplayLearner(classifier, EpisodeMemory(TEACHERS * WAYS, 4), visits, recipe, seed=3, threads=threads)
 
 
 def test_the_loss_falls_and_replayed_episodes_get_better() -> None:
@@ -76,6 +77,15 @@ def test_it_goes_on_bit_equal_from_its_state() -> None:
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert second.steps_done == 4
+
+
+def test_threads_that_share_teachers_and_episodes_change_nothing() -> None:
+    learners = [learner(WorkerThreads(count)) for count in (1, 2)]
+    for learning in learners:
+        for _ in range(2):
+            learning.step()
+    alone, shared = (learning.state() for learning in learners)
+    assert all(torch.equal(value, shared[name]) for name, value in alone.items())
 
 
 def test_a_step_without_replay_is_the_regularised_gradient_of_the_published_losses() -> None:

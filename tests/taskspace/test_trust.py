@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from metazoo.bank import ResidentBank
 from metazoo.errors import DataError
+from metazoo.run.threads import WorkerThreads
 from metazoo.taskspace import nearest_mean_skill, skill_matrix, trust_of
 
 
@@ -127,6 +128,9 @@ def test_every_model_is_asked_about_every_other() -> None:
     assert asked == [0, 1, 2, 3]
     assert torch.equal(skill.isnan(), torch.eye(4, dtype=torch.bool))
     assert skill[0, 1:].tolist() == [1, 1, 1]
+    assert torch.equal(
+        skill.nan_to_num(2), skill_matrix(bank, features_of, images_per_class=2, threads=WorkerThreads(3)).nan_to_num(2)
+    )
     for subject in (2, 3):
         pixels = bank.pixels(torch.arange(6 * subject, 6 * subject + 4))
         expected = by_loop(features_of(0)(pixels), bank.labels[:4])

@@ -59,7 +59,7 @@ def threads(command: argparse.ArgumentParser) -> None:
 
 
 def workers(command: argparse.ArgumentParser) -> None:
-    """Of independent work."""
+    """Of independent work; learning has threads instead."""
     command.add_argument("--workers", type=positive, help="processes (default: one a core, at most 4 on a GPU)")
 
 

@@ -1,6 +1,6 @@
 """What a batch of episodes asks of the parameters that all of them start from."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -11,6 +11,7 @@ from torch.nn import functional
 from metazoo.learn.learners import EpisodeImages, FunctionalClassifier, Learner
 from metazoo.learn.regularisers import Parameters
 from metazoo.run.repeat import Repeated
+from metazoo.run.threads import CALLING_THREAD, WorkerThreads
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +25,7 @@ class BatchOfEpisodes:
 
 @final
 class EpisodeGradients:
-    """Gradients of batches of episodes, one episode's graph alive at a time.
+    """Gradients of batches of episodes; no thread keeps more than one episode's graph alive.
 
     A GPU is shown one episode of a shape as often as it takes to record its hundreds of launches, and plays them back.
 
@@ -35,10 +36,18 @@ class EpisodeGradients:
         learner: see there.
         model: see above.
         parameters: of the model, where the gradient is taken: in a later batch, wherever they have come to in place.
+        threads: that share the episodes of a batch; on a GPU the calling thread alone, which can play back.
     """
 
-    def __init__(self, learner: Learner, model: FunctionalClassifier, parameters: Parameters) -> None:
-        self.model, self._learner = model, learner
+    def __init__(
+        self,
+        learner: Learner,
+        model: FunctionalClassifier,
+        parameters: Parameters,
+        *,
+        threads: WorkerThreads = CALLING_THREAD,
+    ) -> None:
+        self.model, self._learner, self._threads = model, learner, threads
         self._leaves = {name: value.detach().requires_grad_(True) for name, value in parameters.items()}
         self._total = {name: torch.zeros_like(value) for name, value in parameters.items()}
         self._loss, self._accuracy = torch.empty(0), torch.empty(0)
@@ -49,35 +58,47 @@ class EpisodeGradients:
         """The gradient of `episodes`, which overwrites that of the batch before; all have the same shapes."""
         for part in self._total.values():
             part.zero_()
-        losses, accuracies = [], []
+        found = self._by_threads(episodes) if self._threads.count > 1 else self._in_turn(episodes)
+        losses, accuracies = zip(*found, strict=True)
+        return BatchOfEpisodes(self._total, torch.stack(losses).mean(), torch.stack(accuracies).mean())
+
+    def _by_threads(self, episodes: Sequence[EpisodeImages]) -> Iterator[tuple[Tensor, Tensor]]:
+        for parts, loss, accuracy in self._threads.map(self._of, episodes):
+            self._add(parts)
+            yield loss, accuracy
+
+    def _in_turn(self, episodes: Sequence[EpisodeImages]) -> Iterator[tuple[Tensor, Tensor]]:
         for episode in episodes:
             self._show(episode)()
-            losses.append(self._loss.clone())
-            accuracies.append(self._accuracy.clone())
-        return BatchOfEpisodes(self._total, torch.stack(losses).mean(), torch.stack(accuracies).mean())
+            yield self._loss.clone(), self._accuracy.clone()
 
     def _show(self, episode: EpisodeImages) -> Repeated:
         """The step that adds the gradient of this episode."""
         if self._episode is None or self._repeated is None or not _alike(episode, self._episode):
             copies = {name: tensor.clone() for name, tensor in _tensors(episode).items()}
             self._episode = replace(episode, **copies)
-            self._repeated = Repeated(self._add, next(iter(self._total.values())).device)
+            self._repeated = Repeated(self._step, next(iter(self._total.values())).device)
         else:
             for name, tensor in _tensors(self._episode).items():
                 tensor.copy_(getattr(episode, name))
         return self._repeated
 
-    def _add(self) -> None:
-        episode = self._episode
-        assert episode is not None
+    def _step(self) -> None:
+        assert self._episode is not None
+        parts, self._loss, self._accuracy = self._of(self._episode)
+        self._add(parts)
+
+    def _add(self, parts: Sequence[Tensor]) -> None:
+        for total, part in zip(self._total.values(), parts, strict=True):
+            total += part
+
+    def _of(self, episode: EpisodeImages) -> tuple[Sequence[Tensor], Tensor, Tensor]:
+        """Gradient, loss and accuracy of one episode."""
         with torch.enable_grad():
             logits = self._learner.query_logits(self.model, self._leaves, episode)
             loss = functional.cross_entropy(logits, episode.query_labels)
         parts = torch.autograd.grad(loss, list(self._leaves.values()), allow_unused=True, materialize_grads=True)
-        for total, part in zip(self._total.values(), parts, strict=True):
-            total += part
-        self._loss = loss.detach()
-        self._accuracy = (logits.argmax(1) == episode.query_labels).double().mean()
+        return parts, loss.detach(), (logits.argmax(1) == episode.query_labels).double().mean()
 
 
 def _tensors(episode: EpisodeImages) -> dict[str, Tensor]:

@@ -17,9 +17,11 @@ from metazoo.learn.meta_optimiser import MetaOptimiser
 from metazoo.learn.recipe import LearningRecipe
 from metazoo.learn.regularisers import Direction, Loss, Parameters
 from metazoo.learn.student import Student
+from metazoo.learn.thread_copies import ThreadCopies
 from metazoo.learn.views import Targets, Views, draw_views, judge_views
 from metazoo.run.randomness import generator
 from metazoo.run.repeat import Repeated
+from metazoo.run.threads import CALLING_THREAD, WorkerThreads
 
 _CALIBRATION_VIEWS, _CALIBRATION_BATCH = 4096, 256
 
@@ -54,6 +56,7 @@ class GroupLearner:
         recipe: see there.
         seed: of the run.
         weights: of the teachers in what is reproduced, at least 0, float32 [teachers]; None if all count alike.
+        threads: that share the members of a group.
         check: called now and then while views are drawn.
 
     Attributes:
@@ -71,10 +74,12 @@ class GroupLearner:
         seed: int,
         *,
         weights: Tensor | None = None,
+        threads: WorkerThreads = CALLING_THREAD,
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self.student, self.steps_done = student, 0
         self.heard: Sequence[int] | None = None
+        self._copies, self._threads = ThreadCopies(student), threads
         self._bank, self._groups, self._draw_group, self._targets = bank, groups, draw_group, targets
         self._recipe, self._seed, self._check = recipe, seed, check
         self._weights = None if weights is None else weights.to(bank.images.device)
@@ -120,8 +125,7 @@ class GroupLearner:
 
             def direct(shown: Tensor, weights: Tensor | None) -> Direction:
                 losses = [self._loss(views, row, weights) for row in shown]
-                with batch_statistics(self.student.classifier):
-                    return self._regulariser.direction(losses, self._parameters)
+                return self._regulariser.direction(losses, self._parameters, self._threads)
 
             self._directed[kind] = _Directed(places.to(self._bank.images.device), weights, direct)
         return self._directed[kind](places, weights)
@@ -152,12 +156,14 @@ class GroupLearner:
         return weights if self._weights is None else weights * self._weights
 
     def _loss(self, views: Views, places: Tensor, weights: Tensor | None) -> Loss:
-        recipe, student = self._recipe, self.student
+        recipe = self._recipe
         images = views.images[places].float() / 255
         features, logits = views.features[places].float(), views.logits[places]
 
         def loss(parameters: Parameters) -> Tensor:
-            own, predicted_features, predicted_logits = functional_call(student, parameters, (images,))
+            student = self._copies.own
+            with batch_statistics(student.classifier):
+                own, predicted_features, predicted_logits = functional_call(student, parameters, (images,))
             total = own.new_zeros(())
             if recipe.joint_features:
                 term = joint_feature_loss(predicted_features, features, student.feature_sizes, weights)

@@ -2,7 +2,7 @@
 
 All are functional: parameters come in by name and logits of the queries come out, so that any order of derivative and
 any optimiser outside is possible. Batch norm normalises support and query batches by their own statistics, as in the
-papers of data-free meta-learning; use them inside `batch_norm.batch_statistics`.
+papers of data-free meta-learning.
 """
 
 import contextlib
@@ -16,9 +16,11 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from metazoo.errors import UsageError
+from metazoo.learn.batch_norm import batch_statistics
 from metazoo.learn.heads.base import raw_class_means
 from metazoo.learn.regularisers import Parameters
 from metazoo.learn.second_derivatives import QuickSecondDerivatives
+from metazoo.learn.thread_copies import ThreadCopies
 from metazoo.models import ImageClassifier
 
 LearnerName = Literal["maml", "maml-first-order", "anil", "protonet"]
@@ -39,17 +41,21 @@ class EpisodeImages:
 
 @final
 class FunctionalClassifier:
-    """A classifier as a function of its parameters, which are named as in `ImageClassifier`."""
+    """A classifier as a function of its parameters, which are named as in `ImageClassifier`; for any number of threads.
+
+    Every batch is normalised by its own statistics, see `batch_norm.batch_statistics`.
+    """
 
     def __init__(self, classifier: ImageClassifier) -> None:
         self.classifier = classifier
-        self._features = _Features(classifier)
+        self._features = ThreadCopies(_Features(classifier))
 
     def features(self, parameters: Parameters, images: Tensor) -> Tensor:
         """Features [n, d] of `images` [n, 3, h, w] in [0, 1]."""
-        named = {f"classifier.{name}": value for name, value in parameters.items()}
-        # Whatever the format of the parameters, pooling and batch norm are several times faster so.
-        return functional_call(self._features, named, (images.contiguous(memory_format=torch.channels_last),))
+        named, module = {f"classifier.{name}": value for name, value in parameters.items()}, self._features.own
+        with batch_statistics(module.classifier):
+            # Whatever the format of the parameters, pooling and batch norm are several times faster so.
+            return functional_call(module, named, (images.contiguous(memory_format=torch.channels_last),))
 
     def head(self, parameters: Parameters, features: Tensor) -> Tensor:
         """Logits [n, ways] of `features` [n, d]."""

@@ -6,7 +6,8 @@ Task Groupings Regularization (ICML 2024) penalises disagreement within a group 
 
 whose gradient is 1 / T sum_i H_i (g_i - g). Minimising it raises every inner product of two members' gradients. The
 regularisers below are siblings: the plain mean ignores R, the explicit form follows its exact gradient by
-Hessian-vector products, the implicit form obtains the same to first order from 2 T ordinary gradients.
+Hessian-vector products, the implicit form obtains the same to first order from 2 T ordinary gradients. The members'
+gradients do not wait for one another, so worker threads may compute them at once; losses must allow that.
 """
 
 from abc import ABC, abstractmethod
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from metazoo.errors import UsageError
 from metazoo.learn.second_derivatives import QuickSecondDerivatives
+from metazoo.run.threads import CALLING_THREAD, WorkerThreads
 
 Parameters = dict[str, Tensor]
 Loss = Callable[[Parameters], Tensor]
@@ -47,7 +49,9 @@ class Regulariser(ABC):
     """A way to join the members' gradients."""
 
     @abstractmethod
-    def direction(self, losses: Sequence[Loss], parameters: Parameters) -> Direction:
+    def direction(
+        self, losses: Sequence[Loss], parameters: Parameters, threads: WorkerThreads = CALLING_THREAD
+    ) -> Direction:
         """Join the gradients of `losses` (T functions of the parameters, deterministic) at `parameters`."""
 
 
@@ -55,8 +59,10 @@ class Regulariser(ABC):
 class MeanGradient(Regulariser):
     """The mean of the members' gradients: multi-task learning as usual."""
 
-    def direction(self, losses: Sequence[Loss], parameters: Parameters) -> Direction:  # noqa: D102
-        values, gradients = _gradients(losses, [parameters] * len(losses))
+    def direction(  # noqa: D102
+        self, losses: Sequence[Loss], parameters: Parameters, threads: WorkerThreads = CALLING_THREAD
+    ) -> Direction:
+        values, gradients = _gradients(losses, [parameters] * len(losses), threads)
         return _direction(parameters, values, gradients, gradients.mean(0))
 
 
@@ -70,7 +76,8 @@ class ImplicitRegularisation(Regulariser):
 
     Deviation: the displacement is detached. The published code differentiates through it, which makes the coefficient
     of the gradient of R twice as large (2 r in place of r) at several times the cost; `differentiate_displacement=True`
-    does that.
+    does that: with H_i the Hessian of L_i and ĝ the mean of the ĝ_i, the derivative of mean_i L_i(theta - r (g - g_i))
+    is ĝ - r / T sum_i H_i (ĝ - ĝ_i), T gradients and T Hessian-vector products.
 
     Args:
         displacement: r, above 0; small, for the O(r) term to stay small.
@@ -87,34 +94,24 @@ class ImplicitRegularisation(Regulariser):
         self._displacement, self._strength = displacement, strength
         self._differentiate = differentiate_displacement
 
-    def direction(self, losses: Sequence[Loss], parameters: Parameters) -> Direction:  # noqa: D102
-        if self._differentiate:
-            return self._total_derivative(losses, parameters)
-        values, gradients = _gradients(losses, [parameters] * len(losses))
+    def direction(  # noqa: D102
+        self, losses: Sequence[Loss], parameters: Parameters, threads: WorkerThreads = CALLING_THREAD
+    ) -> Direction:
+        attached = _Attached(losses, parameters, threads) if self._differentiate else None
+        if attached is not None:
+            values, gradients = attached.values, attached.gradients
+        else:
+            values, gradients = _gradients(losses, [parameters] * len(losses), threads)
         mean = gradients.mean(0)
         displaced = [
             {name: parameters[name] - step for name, step in _split(self._displacement * (mean - own), parameters)}
             for own in gradients
         ]
-        _, there = _gradients(losses, displaced)
-        joined = mean + self._strength / self._displacement * (there.mean(0) - mean)
-        return _direction(parameters, values, gradients, joined)
-
-    def _total_derivative(self, losses: Sequence[Loss], parameters: Parameters) -> Direction:
-        leaves = {name: value.detach().requires_grad_(True) for name, value in parameters.items()}
-        with torch.enable_grad(), QuickSecondDerivatives():
-            values = [loss(leaves) for loss in losses]
-            gradients = torch.stack([_flat_gradient(value, leaves, create_graph=True) for value in values])
-            mean = gradients.mean(0)
-            displaced = [
-                {name: leaves[name] - step for name, step in _split(self._displacement * (mean - own), leaves)}
-                for own in gradients
-            ]
-            total = torch.stack([loss(point) for loss, point in zip(losses, displaced, strict=True)]).mean()
-        there = _flat_gradient(total, leaves)
-        mean = mean.detach()
-        joined = mean + self._strength / self._displacement * (there - mean)
-        return _direction(parameters, torch.stack(values).detach(), gradients.detach(), joined)
+        _, there = _gradients(losses, displaced, threads)
+        change = there.mean(0) - mean
+        if attached is not None:
+            change -= self._displacement * attached.mean_product(there.mean(0) - there)
+        return _direction(parameters, values, gradients, mean + self._strength / self._displacement * change)
 
 
 @final
@@ -126,30 +123,50 @@ class ExplicitRegularisation(Regulariser):
             raise UsageError(f"the strength of regularisation must be at least 0, not {strength}")
         self._strength = strength
 
-    def direction(self, losses: Sequence[Loss], parameters: Parameters) -> Direction:  # noqa: D102
-        leaves = {name: value.detach().requires_grad_(True) for name, value in parameters.items()}
+    def direction(  # noqa: D102
+        self, losses: Sequence[Loss], parameters: Parameters, threads: WorkerThreads = CALLING_THREAD
+    ) -> Direction:
+        attached = _Attached(losses, parameters, threads)
+        gradients, mean = attached.gradients, attached.gradients.mean(0)
+        joined = mean + self._strength * attached.mean_product(gradients - mean)
+        return _direction(parameters, attached.values, gradients, joined)
+
+
+class _Attached:
+    """Losses [T] and flat gradients [T, P], whose graphs wait for one product with each member's Hessian."""
+
+    def __init__(self, losses: Sequence[Loss], parameters: Parameters, threads: WorkerThreads) -> None:
+        self._leaves = {name: value.detach().requires_grad_(True) for name, value in parameters.items()}
+        self._threads = threads
+        values, self._graphs = zip(*threads.map(self._of, losses), strict=True)
+        self.values = torch.stack(values)
+        self.gradients = torch.stack(self._graphs).detach()
+
+    def _of(self, loss: Loss) -> tuple[Tensor, Tensor]:
         with torch.enable_grad(), QuickSecondDerivatives():
-            values = [loss(leaves) for loss in losses]
-            attached = [_flat_gradient(value, leaves, create_graph=True) for value in values]
-        gradients = torch.stack(attached).detach()
-        mean = gradients.mean(0)
-        products = [
-            _flat_gradient(own, leaves, weights=detached - mean)
-            for own, detached in zip(attached, gradients, strict=True)
-        ]
-        joined = mean + self._strength * torch.stack(products).mean(0)
-        return _direction(parameters, torch.stack(values).detach(), gradients, joined)
+            value = loss(self._leaves)
+            return value.detach(), _flat_gradient(value, self._leaves, create_graph=True)
+
+    def mean_product(self, vectors: Tensor) -> Tensor:
+        """The mean over the members of Hessian times vector, [P] from [T, P]; frees the graphs."""
+
+        def product(pair: tuple[Tensor, Tensor]) -> Tensor:
+            return _flat_gradient(pair[0], self._leaves, weights=pair[1])
+
+        return torch.stack(list(self._threads.map(product, zip(self._graphs, vectors, strict=True)))).mean(0)
 
 
-def _gradients(losses: Sequence[Loss], points: Sequence[Parameters]) -> tuple[Tensor, Tensor]:
-    """Losses [T] and flat gradients [T, P], one member at a time, so that one graph is alive at once."""
-    values, gradients = [], []
-    for loss, point in zip(losses, points, strict=True):
+def _gradients(losses: Sequence[Loss], points: Sequence[Parameters], threads: WorkerThreads) -> tuple[Tensor, Tensor]:
+    """Losses [T] and flat gradients [T, P]; no thread keeps more than one graph alive."""
+
+    def of(pair: tuple[Loss, Parameters]) -> tuple[Tensor, Tensor]:
+        loss, point = pair
         leaves = {name: value.detach().requires_grad_(True) for name, value in point.items()}
         with torch.enable_grad():
             value = loss(leaves)
-        gradients.append(_flat_gradient(value, leaves))
-        values.append(value.detach())
+        return value.detach(), _flat_gradient(value, leaves)
+
+    values, gradients = zip(*threads.map(of, zip(losses, points, strict=True)), strict=True)
     return torch.stack(values), torch.stack(gradients)
 
 

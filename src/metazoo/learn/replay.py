@@ -7,7 +7,6 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from metazoo.errors import DataError
-from metazoo.learn.batch_norm import batch_statistics
 from metazoo.learn.episode_gradients import EpisodeGradients
 from metazoo.learn.learners import Learner, LearnerName, build_learner
 from metazoo.learn.memory import EpisodeMemory
@@ -72,8 +71,7 @@ def replay(
     Raises:
         DataError: a loss is not finite.
     """
-    classifier = gradients.model.classifier
-    ways = classifier.spec.classes
+    ways = gradients.model.classifier.spec.classes
     if not memory.holds(ways, recipe.shots + recipe.queries):
         return ReplayReport(0, 0.0, 0.0)
     best = ReplayReport(0, 0.0, -1.0)
@@ -82,8 +80,7 @@ def replay(
         check()
         random = generator(seed, "replay", str(iteration), updates)
         episodes = [memory.draw(ways, recipe.shots, recipe.queries, random) for _ in range(recipe.episodes_per_update)]
-        with batch_statistics(classifier):
-            batch = gradients(episodes)
+        batch = gradients(episodes)
         if not bool(torch.isfinite(batch.loss)):
             raise DataError(
                 f"the replay's loss is not finite in meta-iteration {iteration}; lower learning_rate or "

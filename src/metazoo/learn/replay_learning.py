@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from metazoo.data.augment import crop_and_flip_alike, shift_and_flip
 from metazoo.errors import DataError
-from metazoo.learn.batch_norm import batch_statistics, calibrate_statistics
+from metazoo.learn.batch_norm import calibrate_statistics
 from metazoo.learn.episode_gradients import EpisodeGradients
 from metazoo.learn.learners import FunctionalClassifier
 from metazoo.learn.losses import distillation_loss, published_distillation_loss
@@ -22,6 +22,7 @@ from metazoo.learn.regularisers import Loss, Parameters
 from metazoo.learn.replay import ReplayRecipe, replay
 from metazoo.models import ImageClassifier
 from metazoo.run.randomness import generator
+from metazoo.run.threads import CALLING_THREAD, WorkerThreads
 
 _CALIBRATION_IMAGES, _CALIBRATION_BATCH = 2048, 256
 
@@ -94,6 +95,7 @@ class ReplayLearner:
         recipe: see there.
         seed: of the run.
         grows: whether visits fill the memory; else it is full from the start, and no part of the state.
+        threads: that gradients of teachers and episodes are computed by.
         check: called where the work can be broken off; the state then is that of the last whole iteration on disk.
     """
 
@@ -106,14 +108,17 @@ class ReplayLearner:
         seed: int,
         *,
         grows: bool = True,
+        threads: WorkerThreads = CALLING_THREAD,
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self.classifier, self.memory, self.steps_done = classifier, memory, 0
         self._model = FunctionalClassifier(classifier)
         self._device = next(classifier.parameters()).device
         self._optimiser = MetaOptimiser(dict(classifier.named_parameters()), recipe.learning_rate)
-        self._gradients = EpisodeGradients(recipe.replay.build_learner(), self._model, self._optimiser.parameters)
-        self._regulariser = recipe.regularisation.build()
+        self._gradients = EpisodeGradients(
+            recipe.replay.build_learner(), self._model, self._optimiser.parameters, threads=threads
+        )
+        self._regulariser, self._threads = recipe.regularisation.build(), threads
         self._visit, self._recipe, self._seed, self._grows, self._check = visit, recipe, seed, grows, check
 
     def step(self) -> IterationReport:
@@ -129,8 +134,7 @@ class ReplayLearner:
                 self.memory.add(visit.images, visit.identities)
         images = self._augmented(visits, generator(self._seed, "learn", "augment", number))
         losses = [self._loss(visit, own) for visit, own in zip(visits, images, strict=True)]
-        with batch_statistics(self.classifier):
-            direction = self._regulariser.direction(losses, self._optimiser.parameters)
+        direction = self._regulariser.direction(losses, self._optimiser.parameters, self._threads)
         if not bool(direction.losses.isfinite().all()):
             raise DataError(f"the meta-model's loss is not finite in meta-iteration {number}; lower learning_rate")
         self._optimiser.step(direction.gradient)

@@ -33,7 +33,7 @@ def mark_conflicts(workspace: Workspace, banks: ResidentBanks, identity: ClassId
         counts = [contract.spec.classes for contract in zoo]
         resident = banks.at(side, [contract.name for contract in zoo])
         teachers = zoo.teachers_in_turn(workspace.compute.device)
-        targets = teacher_targets(teachers, workspace.compute)
+        targets = teacher_targets(teachers, workspace.compute, workspace.worker_threads())
         means = class_means(resident, counts, lambda images: targets(images)[0], after_batch=workspace.check)
         pairs = class_conflicts(means, counts).triu().nonzero().tolist()
         folder.write_json(CONFLICTS, {"format_version": 1, "pairs": pairs})

@@ -26,7 +26,7 @@ from metazoo.recover import guides_for, plan_recovery
 from metazoo.run.executor import default_workers
 from metazoo.run.memory import keep_freed_memory
 from metazoo.run.progress import duration
-from metazoo.run.threads import torch_threads
+from metazoo.run.threads import WorkerThreads, torch_threads
 from metazoo.zoo import Zoo, zoo_with_models
 
 _WORKER_BYTES, _PICTURE_BYTES = 450e6, 150e6
@@ -78,6 +78,7 @@ def plan_run(
         check_recipe(zoo, recipe)
     keep_freed_memory()
     workers = default_workers() if workers is None else workers
+    sharing = WorkerThreads(workers)
     teachers = zoo.teachers_in_turn()
     recovery, guides = plan_recovery(zoo, recipe.budget), guides_for(zoo, recipe.recovery, 0)
     with tempfile.TemporaryDirectory() as folder:
@@ -87,13 +88,13 @@ def plan_run(
         with torch_threads(threads):
             probing = time_task_space(zoo, recipe.probe, recipe.budget, bank)
             if isinstance(recipe, TgrReferenceRecipe):
-                learning = time_replay_learning(zoo, recipe, bank, inversion, workers)
+                learning = time_replay_learning(zoo, recipe, bank, inversion, sharing)
             else:
                 kinds = most_kinds(zoo, recipe.domains) if recipe.source.shows_classes else 1
                 longest = lengthened(recipe.learning, kinds, recipe.domains)
                 recipe = recipe.model_copy(update={"learning": longest})
-                probing += time_trust(zoo, teachers, recipe)
-                learning = time_group_learning(zoo, teachers, recipe, bank)
+                probing += time_trust(zoo, teachers, recipe, sharing)
+                learning = time_group_learning(zoo, teachers, recipe, bank, sharing)
                 learning = replace(learning, seconds=learning.seconds + time_selection(zoo, recipe))
     here = resident_bytes()
     is_reference = isinstance(recipe, TgrReferenceRecipe)

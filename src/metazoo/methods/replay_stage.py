@@ -134,7 +134,16 @@ def learn_by_replay(
     memory = EpisodeMemory(len(identity.names), slots, identity.conflicts, device=device)
     for member, (images, labels) in enumerate(stored):
         memory.add(fitted(images, spec.input_size), identity.of(member)[labels])
-    learner = ReplayLearner(classifier, memory, visit, recipe, seed, grows=visits.reinversion, check=workspace.check)
+    learner = ReplayLearner(
+        classifier,
+        memory,
+        visit,
+        recipe,
+        seed,
+        grows=visits.reinversion,
+        threads=workspace.worker_threads(),
+        check=workspace.check,
+    )
     learn_in_steps(
         workspace,
         learner,

@@ -29,6 +29,7 @@ from metazoo.recover import (
 )
 from metazoo.run.compute import Compute
 from metazoo.run.progress import message
+from metazoo.run.threads import CALLING_THREAD, WorkerThreads
 from metazoo.taskspace import (
     PUBLISHED_DECIMALS,
     PUBLISHED_EPSILON,
@@ -171,7 +172,7 @@ def learn_from_groups(
         validation: which images say what teachers to learn from; None draws them by `weights`.
     """
     spec = meta_model.spec(workspace.zoo)
-    compute = workspace.compute
+    compute, threads = workspace.compute, workspace.worker_threads()
     teachers = workspace.zoo.teachers_in_turn(compute.device)
     resident = banks.at(spec.input_size, [contract.name for contract in workspace.zoo])
     student = Student(
@@ -185,10 +186,11 @@ def learn_from_groups(
         student,
         resident,
         grouping.groups,
-        targets=teacher_targets(teachers, compute),
+        targets=teacher_targets(teachers, compute, threads),
         recipe=recipe,
         seed=workspace.seed,
         weights=weights,
+        threads=threads,
         check=workspace.check,
     )
     learn = partial(
@@ -210,17 +212,19 @@ def learn_from_groups(
     return student.classifier.cpu().eval().requires_grad_(False)
 
 
-def teacher_targets(teachers: Sequence[WhiteBoxTeacher], compute: Compute) -> Targets:
+def teacher_targets(
+    teachers: Sequence[WhiteBoxTeacher], compute: Compute, threads: WorkerThreads = CALLING_THREAD
+) -> Targets:
     """What the whole zoo says of images: every teacher's normalised features, and its logits; see `Targets`."""
 
     def targets(images: Tensor) -> tuple[Tensor, Tensor]:
-        features, logits = [], []
-        for teacher in teachers:
+        def says(teacher: WhiteBoxTeacher) -> tuple[Tensor, Tensor]:
             with compute.mixed():
                 own = teacher.features(images)
             own = own.float()
-            features.append(functional.normalize(own, dim=1))
-            logits.append(teacher.classifier.network.head(own))
+            return functional.normalize(own, dim=1), teacher.classifier.network.head(own)
+
+        features, logits = zip(*threads.map(says, teachers), strict=True)
         return torch.cat(features, 1), torch.cat(logits, 1)
 
     return targets

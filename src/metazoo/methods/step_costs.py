@@ -1,8 +1,10 @@
 """Timing a few steps of each stage, to tell what all of them would take.
 
-Seconds are of the processor, which other programs that are at work meanwhile hardly change.
+Seconds are of the processor, which other programs that are at work meanwhile hardly change. Of work that threads share
+they are counted down to those that one waits for.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,11 +30,14 @@ from metazoo.models import build_classifier
 from metazoo.recover import GeneratorRecipe, RecoveryBudget, RecoveryRecipe, recover_buckets
 from metazoo.recover.budget import plan_buckets
 from metazoo.run.compute import CPU
+from metazoo.run.threads import WorkerThreads
 from metazoo.taskspace import ProbeRecipe, train_probe
 from metazoo.zoo import ModelContract, WhiteBoxTeacher, Zoo
 
 Result = TypeVar("Result")
 _ITERATIONS, _STEPS, _VIEWS, _TRUST_IMAGES = 4, 6, 256, 64
+_UNSHARED = 0.15
+"""Share of a step, of replay, or of what teachers say that further threads make no shorter (0.1 to 0.25 by two)."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ def time_task_space(zoo: Zoo, recipe: ProbeRecipe, budget: RecoveryBudget, bank:
     return a_step * recipe.steps + embed / sample * most * len(zoo)
 
 
-def time_trust(zoo: Zoo, teachers: Sequence[WhiteBoxTeacher], recipe: TgrRecipe) -> float:
+def time_trust(zoo: Zoo, teachers: Sequence[WhiteBoxTeacher], recipe: TgrRecipe, threads: WorkerThreads) -> float:
     """Seconds in which the models judge each other."""
     if not recipe.source.shows_classes:
         return 0.0
@@ -114,7 +119,7 @@ def time_trust(zoo: Zoo, teachers: Sequence[WhiteBoxTeacher], recipe: TgrRecipe)
         of_all = _seconds(lambda: targets(images)) / len(images)
     classes = [min(contract.spec.classes, recipe.budget.classes_per_teacher) for contract in zoo]
     asked = sum(classes) / len(zoo) * min(recipe.trust.images_per_class, recipe.budget.images_per_class)
-    return of_all * asked * min(recipe.trust.partners, len(zoo) - 1)
+    return _shared(of_all, len(zoo), threads) * asked * min(recipe.trust.partners, len(zoo) - 1)
 
 
 def time_selection(zoo: Zoo, recipe: TgrRecipe) -> float:
@@ -130,9 +135,12 @@ def time_selection(zoo: Zoo, recipe: TgrRecipe) -> float:
     return _seconds(lambda: query_features(classifier, images, "query")) * recipe.learning.steps / own.steps_per_draw
 
 
-def time_group_learning(zoo: Zoo, teachers: Sequence[WhiteBoxTeacher], recipe: TgrRecipe, bank: Bank) -> LearningCost:
+def time_group_learning(
+    zoo: Zoo, teachers: Sequence[WhiteBoxTeacher], recipe: TgrRecipe, bank: Bank, threads: WorkerThreads
+) -> LearningCost:
     """Time some steps on groups, and the teachers' outputs for some views."""
-    spec, targets, learning = recipe.meta_model.spec(zoo), teacher_targets(teachers, CPU), recipe.learning
+    spec, targets, learning = recipe.meta_model.spec(zoo), teacher_targets(teachers, CPU, threads), recipe.learning
+    members = min(learning.teachers_per_step, len(zoo))
     counts = {contract.name: contract.spec.classes for contract in zoo}
     sizes = [teacher.classifier.network.feature_size for teacher in teachers]
     resident = ResidentBank.load(bank, list(counts), spec.input_size)
@@ -140,10 +148,11 @@ def time_group_learning(zoo: Zoo, teachers: Sequence[WhiteBoxTeacher], recipe: T
         Student(spec, sizes, list(counts.values()), 0),
         resident,
         [list(range(len(zoo)))],
-        lambda _: tuple(range(min(learning.teachers_per_step, len(zoo)))),
+        lambda _: tuple(range(members)),
         targets,
         learning.model_copy(update={"views": max(_VIEWS, len(zoo))}),
         0,
+        threads=threads,
     )
     learner.step()
     step = _seconds(lambda: [learner.step() for _ in range(_STEPS)]) / _STEPS
@@ -154,12 +163,13 @@ def time_group_learning(zoo: Zoo, teachers: Sequence[WhiteBoxTeacher], recipe: T
     memory, disk = bytes_of_pool(learning.views, spec.input_size, sum(sizes))
     # The logits twice, until their parts are joined.
     memory += learning.views * 8.0 * sum(counts.values())
-    seconds = step * learning.steps + view * learning.views * pools
+    seconds = _shared(step, members, threads) * learning.steps
+    seconds += _shared(view, len(zoo), threads) * learning.views * pools
     return LearningCost(seconds, memory, 3 * _bytes_of(learner.state()) + disk)
 
 
 def time_replay_learning(
-    zoo: Zoo, recipe: TgrReferenceRecipe, bank: Bank, inversion: InversionCost, workers: int
+    zoo: Zoo, recipe: TgrReferenceRecipe, bank: Bank, inversion: InversionCost, threads: WorkerThreads
 ) -> LearningCost:
     """Time a step on made-up visits and an update of the replay; a replay is taken for twice the shortest."""
     spec, visits, learning = recipe.meta_model.spec(zoo), recipe.visits, recipe.learning
@@ -173,13 +183,15 @@ def time_replay_learning(
         replay = learning.replay.model_copy(update={"most_updates": updates, "patience": max(1, updates)})
         options = learning.model_copy(update={"replay": replay})
         classifier = build_classifier(spec, random).to(memory_format=torch.contiguous_format)
-        learner = ReplayLearner(classifier, EpisodeMemory(ways), lambda _: [visit] * visits.teachers, options, 0)
+        visiting = [visit] * visits.teachers
+        learner = ReplayLearner(classifier, EpisodeMemory(ways), lambda _: visiting, options, 0, threads=threads)
         learner.step()
         return _seconds(learner.step), learner
 
     (step, _), (with_update, learner) = seconds(0), seconds(1)
     updates = min(learning.replay.most_updates, 2 * (learning.replay.patience + 1))
-    parallel = min(workers, visits.teachers)
+    parallel = min(threads.count, visits.teachers)
+    of_update = _shared(max(0.0, with_update - step), learning.replay.episodes_per_update, threads)
     an_image = sum(inversion.of_an_image) / len(inversion.of_an_image) * recipe.recovery.iterations
     again = visits.reinversion * an_image * visits.images_per_class * ways * visits.teachers / parallel
     waiting = 4 * (visits.reinversion and parallel > 1)
@@ -187,10 +199,16 @@ def time_replay_learning(
     per_class = min(learning.replay.slots, learning.iterations) * visits.images_per_class
     memory = 3.0 * side**2 * min(classes * per_class, learning.iterations * visits.teachers * len(labels))
     return LearningCost(
-        learning.iterations * (again + waiting + step + updates * max(0.0, with_update - step)),
+        learning.iterations * (again + waiting + _shared(step, visits.teachers, threads) + updates * of_update),
         memory,
         2 * (memory + _bytes_of(learner.state())),
     )
+
+
+def _shared(seconds: float, calls: int, threads: WorkerThreads) -> float:
+    """How long work that the processor has so many seconds of takes threads that share `calls` calls alike."""
+    at_once = calls / math.ceil(calls / threads.count)
+    return seconds * (_UNSHARED + (1 - _UNSHARED) / at_once)
 
 
 def _bytes_of(tensors: dict[str, Tensor]) -> float:

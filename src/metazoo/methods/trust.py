@@ -59,6 +59,7 @@ def judge_models(workspace: Workspace, banks: ResidentBanks, recipe: TrustRecipe
                 images_per_class=recipe.images_per_class,
                 partners=recipe.partners,
                 seed=workspace.seed,
+                threads=workspace.worker_threads(),
                 after_model=advance,
             )
         folder.write_tensors(SKILL, {"skill": skill})

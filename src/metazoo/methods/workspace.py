@@ -9,6 +9,7 @@ from metazoo.run.compute import CPU, Compute
 from metazoo.run.folder import RunFolder
 from metazoo.run.metrics import MetricsLog
 from metazoo.run.progress import Progress
+from metazoo.run.threads import CALLING_THREAD, WorkerThreads
 from metazoo.zoo import ModelContract, Zoo
 
 
@@ -21,7 +22,7 @@ class Workspace:
         folder: where artefacts go; what stands in its manifest is not made again.
         metrics: the run's diary.
         seed: of the run.
-        workers: processes for work that falls into independent units.
+        workers: processes for work that falls into independent units, or threads where the units are small.
         check: to be called where the state on disk is whole; raises `Interrupted` once a stop was asked for.
         progress: whether to say on standard error how far the run is.
         compute: where teachers and meta-model are, and how exactly teachers answer.
@@ -37,6 +38,10 @@ class Workspace:
     progress: bool
     compute: Compute = CPU
     images: bool = True
+
+    def worker_threads(self) -> WorkerThreads:
+        """For calls of small networks: as many as there are workers; on a GPU none but the calling thread."""
+        return WorkerThreads(self.workers) if self.compute.device == "cpu" else CALLING_THREAD
 
     def is_stopping(self) -> bool:
         """Whether `check` would raise now."""

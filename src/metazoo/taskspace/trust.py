@@ -28,6 +28,7 @@ from metazoo.bank import ResidentBank
 from metazoo.data.images import first_of_each
 from metazoo.errors import DataError
 from metazoo.run.randomness import generator
+from metazoo.run.threads import CALLING_THREAD, WorkerThreads
 
 _CHUNK = 256
 _POWER, _ROUNDS = 4, 100
@@ -86,12 +87,13 @@ def skill_matrix(
     images_per_class: int = 30,
     partners: int = 24,
     seed: int = 0,
+    threads: WorkerThreads = CALLING_THREAD,
     after_model: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """How well each model's features separate the classes of each other model's recovered images.
 
-    One model and one other's images are at work at a time. In a zoo of more than `partners` + 1 models each judges, and
-    is judged by, that many others, drawn once.
+    A thread has one model and one other's images at work at a time. In a zoo of more than `partners` + 1 models each
+    judges, and is judged by, that many others, drawn once.
 
     Args:
         bank: the recovered images of N models.
@@ -99,6 +101,7 @@ def skill_matrix(
         images_per_class: the first so many of a class are used.
         partners: at least 1.
         seed: of the draw of partners.
+        threads: that share the models.
         after_model: called after each model.
 
     Returns:
@@ -109,14 +112,17 @@ def skill_matrix(
     skill = torch.full((count, count), float("nan"), dtype=torch.float64)
     order = torch.randperm(count, generator=generator(seed, "trust", "partners")).tolist()
     place = {model: position for position, model in enumerate(order)}
-    for judge in range(count):
-        features = features_of(judge)
+
+    def judged_by(pair: tuple[int, Callable[[Tensor], Tensor]]) -> None:
+        judge, features = pair
         for step in range(1, min(partners, count - 1) + 1):
             subject = order[(place[judge] + step) % count]
             own = bank.places_of(subject)
             places = own.start + first_of_each(bank.labels[own], images_per_class)
             found = torch.cat([features(bank.pixels(part)).cpu() for part in places.split(_CHUNK)])
             skill[subject, judge] = nearest_mean_skill(found, bank.labels[places])
+
+    for _ in threads.map(judged_by, ((judge, features_of(judge)) for judge in range(count))):
         after_model()
     return skill
 
