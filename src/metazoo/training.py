@@ -172,6 +172,6 @@ def _learn(workspace: Workspace, config: RunConfig, description: dict[str, Any])
         module = config.method.train(workspace, config.recipe)
     folder = workspace.folder
     meta_model = MetaModel(module, method=config.method.name, setting=config.setting, seed=config.seed)
-    folder.write_text(f"{META_MODEL}/card.md", meta_model_card(workspace.zoo, config, description, module, folder))
+    folder.write_text(f"{META_MODEL}/card.md", meta_model_card(workspace.zoo, config, description, meta_model, folder))
     files = meta_model.save(folder.path / META_MODEL)
     folder.record(METRICS, *(f"{META_MODEL}/{name}" for name in files))

@@ -5,6 +5,8 @@ from torch import Tensor
 
 from metazoo.data import ImageSet
 from metazoo.learn.batch_norm import store_statistics
+from metazoo.learn.embedders import MultiDomainClassifier
+from metazoo.learn.readouts import DomainReadouts
 from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
 
 
@@ -23,6 +25,13 @@ def classifier(
     made = build_classifier(spec, torch.Generator().manual_seed(seed)).eval()
     store_statistics(made, pictures(16, size, seed=100 + seed))
     return made.requires_grad_(False)
+
+
+def of_two_domains() -> MultiDomainClassifier:
+    """Readouts that look at different features, and share the episodes between them."""
+    kernels = torch.stack([torch.tensor([9.0, 9, 1, 1, 1]), torch.tensor([1.0, 1, 9, 9, 1])]).diag_embed()
+    recogniser = 4 * torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+    return MultiDomainClassifier(classifier(), DomainReadouts("ab", kernels, recogniser)).eval()
 
 
 def pictures(count: int, side: int = 16, seed: int = 0) -> Tensor:

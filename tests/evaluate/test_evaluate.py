@@ -1,11 +1,12 @@
 import dataclasses
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from evaluate_helpers import classifier, noise_images
+from evaluate_helpers import classifier, noise_images, of_two_domains
 from torch import Tensor, nn
 
 from metazoo.data import ImageSet
@@ -129,6 +130,14 @@ def test_mirrored_features_are_measured_and_said_to_be(tmp_path: Path) -> None:
         assert (rows[0].mirrored, rows[0].transductive) == (True, False)
         assert (rows[0].accuracy == run(subject(classifier()), images=image_set, shots=(1,))[0].accuracy) is same
     assert "batch norm running, mirrored, 20 episodes" in " ".join(plain_table(rows, width=200).split())
+
+
+def test_kinds_of_images_that_a_task_may_be_read_as_are_said(tmp_path: Path) -> None:
+    out, subjects = tmp_path / "result.json", (subject(of_two_domains()), raw_pixels(4))
+    results = run(*subjects, images=noise_images(), mirrored=True, out=out)
+    assert [result.domains for result in results] == [("a", "b"), ("a", "b"), None, None]
+    assert read_results(out) == results
+    assert ["domains" in row for row in json.loads(out.read_text())["results"]] == [True, True, False, False]
 
 
 def test_progress_is_counted_over_subjects_and_lists() -> None:

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from evaluate_helpers import classifier, noise_images
+from evaluate_helpers import classifier, noise_images, of_two_domains
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from torch import Tensor, nn
 from torch.nn import functional
@@ -11,9 +11,8 @@ from metazoo.evaluate import Subject, evaluate_lists, evaluate_subject
 from metazoo.evaluate.protocol import score_episode
 from metazoo.learn import episode_accuracy
 from metazoo.learn.batch_norm import BATCH_NORM_MODES, BatchNormMode
-from metazoo.learn.embedders import Embedder, JointFeatures, MultiDomainClassifier, PixelFeatures
+from metazoo.learn.embedders import Embedder, JointFeatures, PixelFeatures
 from metazoo.learn.heads import HEADS, FeatureHead, FineTune, Head, NearestMean
-from metazoo.learn.readouts import DomainReadouts
 
 FEATURE_HEADS = [head for head in HEADS if isinstance(head, FeatureHead)]
 
@@ -52,13 +51,6 @@ def one_by_one(
         scores = score_episode(module, images, episode, head, mode)
         accuracies.append(100 * (scores.argmax(1) == episode.query_labels).double().mean().item())
     return accuracies
-
-
-def of_two_domains() -> MultiDomainClassifier:
-    """Readouts that look at different features, and share the episodes between them."""
-    kernels = torch.stack([torch.tensor([9.0, 9, 1, 1, 1]), torch.tensor([1.0, 1, 9, 9, 1])]).diag_embed()
-    recogniser = 4 * torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
-    return MultiDomainClassifier(classifier(), DomainReadouts("ab", kernels, recogniser)).eval()
 
 
 @pytest.mark.parametrize(

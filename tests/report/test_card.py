@@ -5,6 +5,7 @@ import pytest
 import torch
 import yaml
 
+from metazoo.adapt import MetaModel
 from metazoo.methods.config import resolve_config
 from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
 from metazoo.report import meta_model_card
@@ -33,9 +34,13 @@ def zoo(tmp_path: Path) -> Zoo:
     return zoo
 
 
+def meta_model(channels: int = 3) -> MetaModel:
+    return MetaModel(network(channels), method="tgr", setting="default", seed=7)
+
+
 def card(zoo: Zoo, folder: RunFolder, channels: int = 3, **options: Any) -> str:
     description = {"versions": {"metazoo": "1", "torch": "2"}}
-    return meta_model_card(zoo, resolve_config(options, seed=7), description, network(channels), folder)
+    return meta_model_card(zoo, resolve_config(options, seed=7), description, meta_model(channels), folder)
 
 
 def test_a_card_says_what_is_known_and_nothing_else(zoo: Zoo, tmp_path: Path) -> None:
@@ -96,7 +101,7 @@ def test_the_fate_of_recovered_images_is_told(zoo: Zoo, tmp_path: Path) -> None:
         )
     config, description = resolve_config(), {"versions": {}, "images": False}
     zoo.permit(["one", "two"], "show")
-    text = meta_model_card(zoo, config, description, network(), RunFolder(tmp_path / "run"))
+    text = meta_model_card(zoo, config, description, meta_model(), RunFolder(tmp_path / "run"))
     assert "Those of 2 models are kept in the run folder (`bank`) and shown nowhere. Those of 1 model were" in text
 
 

@@ -15,7 +15,7 @@ from metazoo.evaluate.protocol import Advance, evaluate_lists
 from metazoo.evaluate.results import Result, write_results
 from metazoo.evaluate.subjects import Subject
 from metazoo.learn.batch_norm import batch_norm_mode, has_batch_norm
-from metazoo.learn.embedders import MirroredFeatures
+from metazoo.learn.embedders import MirroredFeatures, readouts_of
 from metazoo.learn.heads import DEFAULT_HEAD, get_head
 
 
@@ -67,6 +67,7 @@ def evaluate(
     results: list[Result] = []
     accuracies: list[dict[str, Tensor]] = [{} for _ in lists]
     for subject in subjects:
+        readouts = readouts_of(subject.module)
         transductive = chosen.transductive or (mode == "query" and has_batch_norm(subject.module))
         if mirrored:
             subject = dataclasses.replace(subject, module=MirroredFeatures(subject.module))
@@ -92,6 +93,7 @@ def evaluate(
                     parameters=subject.parameters,
                     transductive=transductive,
                     image_set=image_set.name,
+                    domains=None if readouts is None else readouts.domains,
                 )
             )
     if out is not None:

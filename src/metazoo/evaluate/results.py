@@ -43,6 +43,9 @@ class Result(BaseModel):
     parameters: int = Field(ge=0, description="that the features depend on")
     transductive: bool = Field(description="whether the queries of an episode influence each other")
     image_set: str
+    domains: tuple[str, ...] | None = Field(
+        default=None, description="kinds of images that a task may be read as; left out where all are read alike"
+    )
 
 
 class _ResultFile(BaseModel):

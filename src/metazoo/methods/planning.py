@@ -77,6 +77,7 @@ def plan_run(
     if isinstance(recipe, TgrReferenceRecipe):
         check_recipe(zoo, recipe)
     keep_freed_memory()
+    at_first = resident_bytes()
     workers = default_workers() if workers is None else workers
     sharing = WorkerThreads(workers)
     teachers = zoo.teachers_in_turn()
@@ -100,14 +101,16 @@ def plan_run(
     is_reference = isinstance(recipe, TgrReferenceRecipe)
     parallel = min(workers, len(zoo) if is_reference else recovery.buckets)
     inverting = parallel * (_WORKER_BYTES + inversion.memory) * (parallel > 1)
-    at_work = learning.memory + inverting if is_reference else max(learning.memory, inverting)
+    learning_too = here + learning.memory
+    # The published recipe inverts while it learns; else this process only grows once all images are recovered.
+    most = learning_too + inverting if is_reference else max(learning_too, at_first + inverting)
     return Plan(
         seconds={
             "recovery": inversion.seconds / parallel + 4 * (workers > 1),
             "task space": probing,
             "learning": learning.seconds,
         },
-        memory=here + _PICTURE_BYTES + at_work,
+        memory=most + _PICTURE_BYTES,
         disk=recovery.bytes * 1.1 + learning.disk + 0.3e6 * len(zoo),
         models=len(zoo),
         images=recovery.images,

@@ -6,14 +6,14 @@ from typing import Any
 
 import yaml
 
-from metazoo.learn.embedders import MultiDomainClassifier, count_parameters, readouts_of
+from metazoo.adapt import MetaModel
+from metazoo.learn.embedders import count_parameters, readouts_of
 from metazoo.learn.readouts import DomainReadouts
 from metazoo.methods.config import RunConfig
 from metazoo.methods.recipes import SourceRecipe
 from metazoo.methods.selection import SELECTION
 from metazoo.methods.stages import GROUPING, HEALTH
 from metazoo.methods.trust import TRUST
-from metazoo.models import ImageClassifier
 from metazoo.run.folder import RunFolder
 from metazoo.zoo import Zoo
 
@@ -24,11 +24,11 @@ def meta_model_card(
     zoo: Zoo,
     config: RunConfig,
     description: dict[str, Any],
-    module: ImageClassifier | MultiDomainClassifier,
+    meta_model: MetaModel,
     folder: RunFolder,
 ) -> str:
     """Markdown with the front matter that model hubs read."""
-    classifier = module.classifier if isinstance(module, MultiDomainClassifier) else module
+    classifier, module = meta_model.classifier, meta_model.module
     spec, readouts = classifier.spec, readouts_of(module)
     health, trust, selection = (
         folder.read_json(name) if folder.has(name) else None for name in (HEALTH, TRUST, SELECTION)
