@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 _LARGEST_INT = 2**31 - 1
 _MIB = 2**20
 _SELF = Path("/proc/self")
@@ -18,7 +18,8 @@ def keep_freed_memory() -> bool:
 
     By default glibc maps and unmaps every tensor of a few megabytes, and the system clears each page anew: more than
     half of the time of a forward pass of small convolutions. The price is that the process keeps what it needed at its
-    peak. Results do not change.
+    peak. All threads share it, since where each keeps its own there are gaps everywhere: learning from 100 models by
+    two threads took 2.9 GB in place of 1.9. Results do not change.
 
     Returns:
         Whether the C library could be told (glibc on Linux); elsewhere nothing happens.
@@ -30,7 +31,12 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
-    settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _LARGEST_INT), (_M_TOP_PAD, 64 * _MIB))
+    settings = (
+        (_M_MMAP_MAX, 0),
+        (_M_TRIM_THRESHOLD, _LARGEST_INT),
+        (_M_TOP_PAD, 64 * _MIB),
+        (_M_ARENA_MAX, 1),
+    )
     return all(mallopt(parameter, value) for parameter, value in settings)
 
 
