@@ -15,6 +15,7 @@ from metazoo.learn.embedders import MultiDomainClassifier
 from metazoo.learn.readout_fitting import domain_kernel, domain_recogniser
 from metazoo.learn.recipe import LearningRecipe
 from metazoo.methods import domain_readouts, domains
+from metazoo.methods.recipes import MetaModelRecipe
 from metazoo.methods.stages import BANK
 from metazoo.methods.trust import SKILL, TRUST, skill_of
 from metazoo.methods.workspace import Workspace
@@ -186,6 +187,39 @@ def test_a_plan_knows_how_many_kinds_there_can_be(named: str, changes: dict[str,
 def test_every_further_kind_is_learned_for_longer(zoo: Zoo, by_domain: Run, tmp_path: Path) -> None:
     longer = learned(zoo, tmp_path, domains={"longer": 0.5})
     assert [run.metrics()[-1]["step"] for run in (by_domain, longer)] == [7, 10]
+
+
+@pytest.mark.parametrize(
+    ("asked", "kinds", "width"),
+    [
+        ({}, 1, None),
+        ({}, 2, 40),
+        ({}, 3, 48),
+        ({}, 9, 64),
+        ({"architecture": "thin-resnet"}, 3, 24),
+        ({"width": 20}, 3, 20),
+        ({"architecture": "timm:test_convnext"}, 3, None),
+    ],
+)
+def test_more_kinds_have_a_wider_meta_model(asked: dict[str, Any], kinds: int, width: int | None) -> None:
+    meta_model = MetaModelRecipe.model_validate(asked)
+    assert domains.widened(meta_model, kinds, domains.DomainRecipe(wider=0.25)).width == width
+    assert domains.widened(meta_model, kinds, domains.DomainRecipe(wider=0)) == meta_model
+
+
+def test_a_run_begun_before_meta_models_were_widened_goes_on_as_it_began(tmp_path: Path) -> None:
+    folder, recipe = RunFolder(tmp_path), domains.DomainRecipe(wider=0.25)
+    assert domains.as_begun(folder, recipe) == recipe
+    folder.write_json(domains.DOMAINS, {"format_version": 1, "kinds": [["a"], ["b"]]})
+    assert domains.as_begun(folder, recipe) == domains.DomainRecipe(wider=0)
+
+
+def test_a_run_widens_its_meta_model(zoo: Zoo, tmp_path: Path) -> None:
+    own = {**OPTIONS["meta_model"], "width": None}
+    run = learned(zoo, tmp_path, meta_model=own, domains={"wider": 0.5})
+    assert run.meta_model.classifier.spec.arguments == {"width": 48}
+    assert domains.as_begun(RunFolder(run.path), domains.DomainRecipe()).wider == 0.5
+    check_readouts(zoo, run)
 
 
 def test_domains_that_are_alike_are_read_as_one(zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

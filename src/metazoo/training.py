@@ -114,9 +114,10 @@ def train(
         config: options that differ from the setting; see `resolve_config`.
         seed: 0 if neither this nor `config` says.
         resume: go on with the run that is in `out`, or begin it.
-        workers: processes for independent work, and on the CPU threads of the learning; one a core if None, at most 4
-            on a GPU. It changes no result.
-        threads: torch threads of each worker thread of the learning; 1 if None, which suits networks as small as Conv4.
+        workers: processes for independent work, and on the CPU threads of the learning, each with networks at work in
+            memory; one a core if None, at most 4 on a GPU. It changes no result.
+        threads: torch threads of the learning, of which every worker thread has so many and there are fewer of those; 1
+            if None, which suits networks as small as Conv4.
         device: `cpu`, `cuda` or `cuda:1`; the first GPU, else the CPU if None. It is recorded, and a resumed run stays
             there unless another one is named, where numbers are rounded otherwise.
         precision: `float32` or `bfloat16`, see `Compute`; `bfloat16` on a GPU, else `float32` if None. As `device`.

@@ -137,6 +137,8 @@ def test_kinds_of_images_that_a_task_may_be_read_as_are_said(tmp_path: Path) -> 
     results = run(*subjects, images=noise_images(), mirrored=True, out=out)
     assert [result.domains for result in results] == [("a", "b"), ("a", "b"), None, None]
     assert read_results(out) == results
+    own_head = run(subject(of_two_domains()), images=noise_images(), head="fine-tune-own")
+    assert [result.domains for result in own_head] == [None, None]
     assert ["domains" in row for row in json.loads(out.read_text())["results"]] == [True, True, False, False]
 
 

@@ -212,6 +212,17 @@ def test_parameters_are_left_alone(parameters: Parameters, regulariser: Regulari
 
 
 @pytest.mark.parametrize("regulariser", [*ALL, ImplicitRegularisation(0.1, 0.3, differentiate_displacement=True)])
+def test_a_linear_loss_has_no_curvature(regulariser: Regulariser) -> None:
+    at = {"weight": torch.tensor(3.0, dtype=torch.float64)}
+    direction = regulariser.direction([lambda p: 2 * p["weight"], lambda p: p["weight"].square()], at)
+    assert bool(direction.gradient["weight"].isfinite())
+    assert direction.losses.tolist() == [6, 9]
+    if isinstance(regulariser, ExplicitRegularisation):
+        strength = (float(direction.gradient["weight"]) - 4) / 2
+        assert strength == pytest.approx(regulariser._strength)
+
+
+@pytest.mark.parametrize("regulariser", [*ALL, ImplicitRegularisation(0.1, 0.3, differentiate_displacement=True)])
 def test_threads_change_nothing(parameters: Parameters, regulariser: Regulariser) -> None:
     alone, shared = (regulariser.direction(LOSSES, parameters, WorkerThreads(count)) for count in (1, 2))
     assert torch.equal(flat(alone.gradient), flat(shared.gradient))

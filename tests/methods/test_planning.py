@@ -11,6 +11,8 @@ from training_helpers import OPTIONS, REFERENCE, content, untrained
 from metazoo.bank import Bank
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.methods.planning import Plan, plan_run, plan_table
+from metazoo.methods.step_costs import _shared
+from metazoo.run.threads import WorkerThreads
 from metazoo.training import train
 from metazoo.zoo import Zoo
 
@@ -60,6 +62,14 @@ def test_more_steps_take_more_time(zoo: Zoo, stage: str, section: str, option: s
     few, many = (planned(zoo, section, **{option: steps}).seconds for steps in (10, 10_000))
     # A thousand times as many; a machine may be ten times as slow for a moment.
     assert many[stage] > 10 * few[stage]
+
+
+def test_workers_share_learning() -> None:
+    alone, two, ten = (_shared(8.0, 4, WorkerThreads(count)) for count in (1, 2, 10))
+    assert alone == 8.0
+    assert 4.0 < two < 8.0
+    assert 2.0 < ten < two
+    assert _shared(8.0, 3, WorkerThreads(2)) == pytest.approx(8.0 * (0.15 + 0.85 * 2 / 3))
 
 
 def test_more_images_take_more_disk(zoo: Zoo) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from metazoo.errors import ArtefactError
 from metazoo.run.rows import RowsOnDisk, bytes_of, keep_rows
+from metazoo.run.threads import WorkerThreads
 
 
 def rows(count: int, dtype: torch.dtype) -> Tensor:
@@ -37,6 +38,14 @@ def test_a_part_of_a_file_is_read_and_one_that_ends_too_soon_is_an_error(tmp_pat
     assert torch.equal(kept[:], whole)
     with pytest.raises(ArtefactError, match="ends too soon"):
         longer[:]
+
+
+def test_threads_may_read_at_once(tmp_path: Path) -> None:
+    whole = torch.arange(3000).repeat_interleave(700).view(3000, 700).to(torch.int16)
+    kept = keep_rows(tmp_path, [whole])
+    orders = [torch.randperm(3000, generator=torch.Generator().manual_seed(seed))[:500] for seed in range(24)]
+    for places, found in zip(orders, WorkerThreads(8).map(kept.__getitem__, orders), strict=True):
+        assert torch.equal(found, whole[places])
 
 
 def test_a_full_disk_is_named(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from metazoo.run.threads import CALLING_THREAD, WorkerThreads, torch_threads
+from metazoo.run.threads import CALLING_THREAD, WorkerThreads, threads_for, torch_threads
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -29,6 +29,12 @@ def test_calls_are_made_at_once() -> None:
 
 def test_a_single_one_is_the_calling_thread() -> None:
     assert set(CALLING_THREAD.map(lambda _: threading.get_ident(), range(3))) == {threading.get_ident()}
+
+
+@pytest.mark.parametrize(("workers", "torch_own", "count"), [(4, 1, 4), (4, 2, 2), (5, 2, 2), (1, 2, 1)])
+def test_torch_threads_leave_room_for_fewer(workers: int, torch_own: int, count: int) -> None:
+    with torch_threads(torch_own):
+        assert threads_for(workers).count == count
 
 
 def test_the_calling_thread_takes_no_more_items_than_are_needed() -> None:

@@ -59,8 +59,12 @@ def threads(command: argparse.ArgumentParser) -> None:
 
 
 def workers(command: argparse.ArgumentParser) -> None:
-    """Of independent work; learning has threads instead."""
-    command.add_argument("--workers", type=positive, help="processes (default: one a core, at most 4 on a GPU)")
+    """Of independent work."""
+    command.add_argument(
+        "--workers",
+        type=positive,
+        help="processes, threads of learning (default: one a core, at most 4 on a GPU)",
+    )
 
 
 def device(command: argparse.ArgumentParser, more: str = "") -> None:

@@ -67,7 +67,7 @@ def evaluate(
     results: list[Result] = []
     accuracies: list[dict[str, Tensor]] = [{} for _ in lists]
     for subject in subjects:
-        readouts = readouts_of(subject.module)
+        readouts = readouts_of(subject.module) if chosen.reads else None
         transductive = chosen.transductive or (mode == "query" and has_batch_norm(subject.module))
         if mirrored:
             subject = dataclasses.replace(subject, module=MirroredFeatures(subject.module))

@@ -77,7 +77,7 @@ class ImplicitRegularisation(Regulariser):
     Deviation: the displacement is detached. The published code differentiates through it, which makes the coefficient
     of the gradient of R twice as large (2 r in place of r) at several times the cost; `differentiate_displacement=True`
     does that: with H_i the Hessian of L_i and ĝ the mean of the ĝ_i, the derivative of mean_i L_i(theta - r (g - g_i))
-    is ĝ - r / T sum_i H_i (ĝ - ĝ_i), T gradients and T Hessian-vector products.
+    is ĝ - r / T sum_i H_i (ĝ - ĝ_i), 2 T gradients and T Hessian-vector products.
 
     Args:
         displacement: r, above 0; small, for the O(r) term to stay small.
@@ -151,7 +151,10 @@ class _Attached:
         """The mean over the members of Hessian times vector, [P] from [T, P]; frees the graphs."""
 
         def product(pair: tuple[Tensor, Tensor]) -> Tensor:
-            return _flat_gradient(pair[0], self._leaves, weights=pair[1])
+            gradient, vector = pair
+            if not gradient.requires_grad:  # of a loss that is linear
+                return torch.zeros_like(vector)
+            return _flat_gradient(gradient, self._leaves, weights=vector)
 
         return torch.stack(list(self._threads.map(product, zip(self._graphs, vectors, strict=True)))).mean(0)
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from metazoo.bank import Bank
 from metazoo.methods.config import resolve_config
-from metazoo.methods.domains import lengthened, most_kinds
+from metazoo.methods.domains import lengthened, most_kinds, widened
 from metazoo.methods.step_costs import (
     resident_bytes,
     time_group_learning,
@@ -26,7 +26,7 @@ from metazoo.recover import guides_for, plan_recovery
 from metazoo.run.executor import default_workers
 from metazoo.run.memory import keep_freed_memory
 from metazoo.run.progress import duration
-from metazoo.run.threads import WorkerThreads, torch_threads
+from metazoo.run.threads import threads_for, torch_threads
 from metazoo.zoo import Zoo, zoo_with_models
 
 _WORKER_BYTES, _PICTURE_BYTES = 450e6, 150e6
@@ -37,7 +37,7 @@ _WORKER_BYTES, _PICTURE_BYTES = 450e6, 150e6
 class Plan:
     """Estimates: `seconds` by stage on this machine when idle, upper bounds of `memory` and `disk` in bytes.
 
-    Domains are taken for as many kinds of images as they can be, which makes learning longer.
+    Domains are taken for as many kinds of images as they can be, which makes learning longer and the meta-model wider.
 
     The memory is that of all processes together at the greatest stage.
     """
@@ -79,7 +79,6 @@ def plan_run(
     keep_freed_memory()
     at_first = resident_bytes()
     workers = default_workers() if workers is None else workers
-    sharing = WorkerThreads(workers)
     teachers = zoo.teachers_in_turn()
     recovery, guides = plan_recovery(zoo, recipe.budget), guides_for(zoo, recipe.recovery, 0)
     with tempfile.TemporaryDirectory() as folder:
@@ -87,13 +86,15 @@ def plan_run(
         with torch_threads(1):
             inversion = time_recovery(teachers, guides, recipe.recovery, recipe.budget, bank)
         with torch_threads(threads):
+            sharing = threads_for(workers)
             probing = time_task_space(zoo, recipe.probe, recipe.budget, bank)
             if isinstance(recipe, TgrReferenceRecipe):
                 learning = time_replay_learning(zoo, recipe, bank, inversion, sharing)
             else:
                 kinds = most_kinds(zoo, recipe.domains) if recipe.source.shows_classes else 1
                 longest = lengthened(recipe.learning, kinds, recipe.domains)
-                recipe = recipe.model_copy(update={"learning": longest})
+                widest = widened(recipe.meta_model, kinds, recipe.domains)
+                recipe = recipe.model_copy(update={"learning": longest, "meta_model": widest})
                 probing += time_trust(zoo, teachers, recipe, sharing)
                 learning = time_group_learning(zoo, teachers, recipe, bank, sharing)
                 learning = replace(learning, seconds=learning.seconds + time_selection(zoo, recipe))

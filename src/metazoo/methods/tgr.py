@@ -13,14 +13,13 @@ the steps is in the rooms that do them):
   features*), their cosines between images, and their class probabilities. That carries over to unseen classes
   (published: the member's own class probabilities, then MAML on recovered episodes, which carries little over at
   budgets of minutes);
-- of a zoo of several kinds of images it learns longer, and new tasks are read in the way of the kind that they look
-  like (published: one space of features for all); see `metazoo.learn.readouts`;
+- of a zoo of several kinds of images a wider meta-model learns longer, and new tasks are read in the way of the kind
+  that they look like (published: one space of features for all); see `metazoo.learn.readouts`;
 - the displacement of implicit gradient regularisation is detached, so the published 1e-3 corresponds to 2e-3 here.
 
 Which teachers a step learns from can be learned too, on a small labelled validation set; see `selection`.
 
-The setting `thorough` is `default` with twice the recovered images and twice the steps, for about two and a half times
-the time.
+The setting `thorough` is `default` with twice the recovered images and twice the steps, in about twice the time.
 
 The setting `reference` is the published recipe, quirks included; see `tgr_reference`.
 """
@@ -35,7 +34,7 @@ from metazoo.learn.embedders import MultiDomainClassifier
 from metazoo.learn.recipe import LearningRecipe
 from metazoo.methods.base import Method
 from metazoo.methods.domain_readouts import with_readouts
-from metazoo.methods.domains import DomainRecipe, find_kinds, lengthened
+from metazoo.methods.domains import DomainRecipe, as_begun, find_kinds, lengthened, widened
 from metazoo.methods.recipes import GroupingRecipe, MetaModelRecipe, SourceRecipe
 from metazoo.methods.selection import SelectionRecipe, load_validation
 from metazoo.methods.sources import images_from
@@ -95,15 +94,19 @@ class TaskGroupingsRegularization(Method):
         validation = load_validation(workspace, recipe.selection, side)
         bank = images_from(recipe.source, workspace, recipe.recovery, recipe.budget)
         banks = ResidentBanks(bank, workspace.compute.device)
-        weights, kinds, learning = None, {}, recipe.learning
+        weights, kinds, learning, meta_model = None, {}, recipe.learning, recipe.meta_model
         if recipe.source.shows_classes:
             workspace, weights = apply_trust(workspace, banks, recipe.trust, side)
             kinds = find_kinds(workspace, recipe.domains)
             learning = lengthened(learning, len(kinds), recipe.domains)
+            meta_model = widened(meta_model, len(kinds), as_begun(workspace.folder, recipe.domains))
         if kinds:
-            message(f"note: {len(kinds)} kinds of images, so {learning.steps} steps of learning: {', '.join(kinds)}")
+            wide = f" by a meta-model of width {meta_model.width}" if meta_model != recipe.meta_model else ""
+            message(
+                f"note: {len(kinds)} kinds of images, so {learning.steps} steps of learning{wide}: {', '.join(kinds)}"
+            )
         grouping = embed_and_group(workspace, banks, recipe.probe, recipe.grouping)
-        classifier = learn_from_groups(workspace, banks, grouping, learning, recipe.meta_model, weights, validation)
+        classifier = learn_from_groups(workspace, banks, grouping, learning, meta_model, weights, validation)
         if not kinds:
             return classifier
         return with_readouts(workspace, banks, classifier, kinds, recipe.domains.images, weights)

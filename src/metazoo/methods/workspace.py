@@ -9,7 +9,7 @@ from metazoo.run.compute import CPU, Compute
 from metazoo.run.folder import RunFolder
 from metazoo.run.metrics import MetricsLog
 from metazoo.run.progress import Progress
-from metazoo.run.threads import CALLING_THREAD, WorkerThreads
+from metazoo.run.threads import CALLING_THREAD, WorkerThreads, threads_for
 from metazoo.zoo import ModelContract, Zoo
 
 
@@ -40,8 +40,8 @@ class Workspace:
     images: bool = True
 
     def worker_threads(self) -> WorkerThreads:
-        """For calls of small networks: as many as there are workers; on a GPU none but the calling thread."""
-        return WorkerThreads(self.workers) if self.compute.device == "cpu" else CALLING_THREAD
+        """For calls of small networks: `threads_for` the workers; on a GPU none but the calling thread."""
+        return threads_for(self.workers) if self.compute.device == "cpu" else CALLING_THREAD
 
     def is_stopping(self) -> bool:
         """Whether `check` would raise now."""

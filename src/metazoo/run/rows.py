@@ -1,6 +1,5 @@
 """Rows of tensors that are too many for the memory, in files."""
 
-import io
 import os
 import tempfile
 import weakref
@@ -19,10 +18,10 @@ class RowsOnDisk:
     """A tensor [n, ...] in a file, indexed by places (int64) or a slice along its first dimension as a tensor is.
 
     Rows are read where they are asked for, and not mapped, so that the memory of the process does not grow with what
-    it has seen.
+    it has seen. Any number of threads may do so at once.
 
     Args:
-        file: descriptor of the open file; this object keeps one of its own, which shares its place.
+        file: descriptor of the open file; this object keeps one of its own.
         shape: of the whole.
         dtype: of its numbers, which lie row after row.
         start: byte of the file where they begin.
@@ -32,9 +31,9 @@ class RowsOnDisk:
 
     def __init__(self, file: int, shape: Sequence[int], dtype: torch.dtype, start: int = 0) -> None:
         self.shape, self.dtype = torch.Size(shape), dtype
-        self._file, self._start = io.FileIO(os.dup(file)), start
+        self._file, self._start = os.dup(file), start
         self._row = self.shape[1:].numel() * dtype.itemsize
-        weakref.finalize(self, self._file.close)
+        weakref.finalize(self, os.close, self._file)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -61,12 +60,12 @@ class RowsOnDisk:
         return found, bytes_of(found)
 
     def _fill(self, target: memoryview, row: int) -> None:
-        self._file.seek(self._start + row * self._row)
+        place = self._start + row * self._row
         while target:
-            read = self._file.readinto(target)
+            read = os.preadv(self._file, [target], place)  # at a place of its own, not at one that threads would share
             if not read:
                 raise ArtefactError("a file of rows ends too soon; check the disk and call again")
-            target = target[read:]
+            target, place = target[read:], place + read
 
 
 def keep_rows(folder: Path, parts: Iterable[Tensor]) -> RowsOnDisk:

@@ -52,9 +52,9 @@ class WorkerThreads:
             for item in items:
                 pending.append(self._pool.submit(_called, caller, function, item))
                 if len(pending) == 2 * self.count:
-                    yield pending.popleft().result()
+                    yield _first(pending)
             while pending:
-                yield pending.popleft().result()
+                yield _first(pending)
         finally:
             for future in pending:
                 future.cancel()
@@ -63,6 +63,17 @@ class WorkerThreads:
 
 CALLING_THREAD = WorkerThreads(1)
 """No other thread."""
+
+
+def threads_for(workers: int) -> WorkerThreads:
+    """Worker threads that together have one torch thread for each of so many workers, as torch is set now."""
+    return WorkerThreads(max(1, workers // torch.get_num_threads()))
+
+
+def _first(pending: deque[Future[Result]]) -> Result:
+    result = pending[0].result()  # which stays there if the wait is broken off
+    pending.popleft()
+    return result
 
 
 def _called(caller: tuple[int, bool], function: Callable[[Item], Result], item: Item) -> Result:

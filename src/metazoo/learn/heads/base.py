@@ -31,11 +31,13 @@ class Head(ABC):
         transductive: whether the head itself lets the prediction of one query depend on the others. (Batch norm mode
             `query` does so whatever the head.)
         adapts_backbone: whether `fit` returns other features than those of the module given.
+        reads: whether it takes features by the readouts of a meta-model that has some.
     """
 
     name: str
     transductive: bool
     adapts_backbone: bool
+    reads: bool = True
 
     @abstractmethod
     def fit(

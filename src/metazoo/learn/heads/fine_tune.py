@@ -28,7 +28,6 @@ class _FullBatchDescent(Head):
 
     transductive = False
     adapts_backbone = True
-    reads = True  # features by the readouts of a meta-model that has some
     steps = 10
     learning_rate = 0.01
 
