@@ -29,8 +29,9 @@ from metazoo.run.progress import duration
 from metazoo.run.threads import threads_for, torch_threads
 from metazoo.zoo import Zoo, zoo_with_models
 
-_WORKER_BYTES, _PICTURE_BYTES = 450e6, 150e6
-"""What a worker process holds besides its images, the interpreter and its share of torch; and what draws pictures."""
+_WORKER_BYTES, _PICTURE_BYTES, _MARGIN = 450e6, 150e6, 1.1
+"""What a worker process holds besides its images, the interpreter and its share of torch; what draws pictures; and room
+for the gaps that hours of work leave (a run of 25 minutes took a twentieth more than its first steps let expect)."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def plan_run(
             sharing = threads_for(workers)
             probing = time_task_space(zoo, recipe.probe, recipe.budget, bank)
             if isinstance(recipe, TgrReferenceRecipe):
-                learning = time_replay_learning(zoo, recipe, bank, inversion, sharing)
+                learning = time_replay_learning(zoo, recipe, bank, inversion, workers, sharing)
             else:
                 kinds = most_kinds(zoo, recipe.domains) if recipe.source.shows_classes else 1
                 longest = lengthened(recipe.learning, kinds, recipe.domains)
@@ -111,7 +112,7 @@ def plan_run(
             "task space": probing,
             "learning": learning.seconds,
         },
-        memory=most + _PICTURE_BYTES,
+        memory=_MARGIN * most + _PICTURE_BYTES,
         disk=recovery.bytes * 1.1 + learning.disk + 0.3e6 * len(zoo),
         models=len(zoo),
         images=recovery.images,

@@ -169,7 +169,12 @@ def time_group_learning(
 
 
 def time_replay_learning(
-    zoo: Zoo, recipe: TgrReferenceRecipe, bank: Bank, inversion: InversionCost, threads: WorkerThreads
+    zoo: Zoo,
+    recipe: TgrReferenceRecipe,
+    bank: Bank,
+    inversion: InversionCost,
+    workers: int,
+    threads: WorkerThreads,
 ) -> LearningCost:
     """Time a step on made-up visits and an update of the replay; a replay is taken for twice the shortest."""
     spec, visits, learning = recipe.meta_model.spec(zoo), recipe.visits, recipe.learning
@@ -190,7 +195,7 @@ def time_replay_learning(
 
     (step, _), (with_update, learner) = seconds(0), seconds(1)
     updates = min(learning.replay.most_updates, 2 * (learning.replay.patience + 1))
-    parallel = min(threads.count, visits.teachers)
+    parallel = min(workers, visits.teachers)
     of_update = _shared(max(0.0, with_update - step), learning.replay.episodes_per_update, threads)
     an_image = sum(inversion.of_an_image) / len(inversion.of_an_image) * recipe.recovery.iterations
     again = visits.reinversion * an_image * visits.images_per_class * ways * visits.teachers / parallel
