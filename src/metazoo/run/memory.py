@@ -19,8 +19,8 @@ def keep_freed_memory() -> bool:
 
     By default glibc maps and unmaps every tensor of a few megabytes, and the system clears each page anew: more than
     half of the time of a forward pass of small convolutions. The price is that the process keeps what it needed at its
-    peak. Threads share two arenas of it: where each has its own there are gaps everywhere (learning from 100 models by
-    two threads took 2.9 GB, with two arenas 2.5, with one 1.9), and with a single one second-order replay by two threads
+    peak. Threads share two arenas of it. Where each has its own there are gaps everywhere: learning from 100 models by
+    two threads took 2.9 GB, with two arenas 2.5, with one 1.9. But with a single one second-order replay by two threads
     took a quarter longer. Results do not change.
 
     Returns:
