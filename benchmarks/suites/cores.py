@@ -8,12 +8,10 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.measure import Case, Settings, Suite, Way, waited
-from benchmarks.suites.examples import classifier, pixels, teacher
-from benchmarks.suites.regularisation import library_losses, published_direction, tasks_of
+from benchmarks.suites.examples import pixels, teacher
+from benchmarks.suites.regularisation import Step
 from benchmarks.suites.replay import Replay
-from metazoo.learn.batch_norm import batch_statistics
 from metazoo.learn.regularisers import ImplicitRegularisation
-from metazoo.learn.thread_copies import ThreadCopies
 from metazoo.methods.stages import teacher_targets
 from metazoo.run.compute import CPU
 from metazoo.run.executor import default_workers
@@ -56,18 +54,9 @@ def _replay(episodes: int, side: int, width: int | None, cores: int) -> Case:
 
 def _step(members: int, images: int, side: int, width: int | None, cores: int) -> Case:
     def prepare() -> dict[str, Way]:
-        student, tasks = classifier(side=side, width=width, seed=99), tasks_of(members, images, side, width)
-        parameters = {name: value.detach() for name, value in student.named_parameters()}
-        regulariser, copies = ImplicitRegularisation(2e-3, 2e-3), ThreadCopies(student)
-
-        def published() -> object:
-            with batch_statistics(student):
-                return published_direction(student, tasks, 1e-3)
-
-        def by(threads: WorkerThreads) -> Callable[[], object]:
-            return lambda: regulariser.direction(library_losses(copies, tasks), parameters, threads)
-
-        return _published(cores, published) | _own(cores, "implicit, displacement detached", by)
+        step, regulariser = Step(members, images, side, width), ImplicitRegularisation(2e-3, 2e-3)
+        own = _own(cores, "implicit, displacement detached", lambda threads: step.by(regulariser, threads))
+        return _published(cores, step.published) | own
 
     return Case(f"step: {members} members of {images} images, Conv4, {side} px", prepare, 1, "steps")
 

@@ -21,6 +21,7 @@ from metazoo.learn.regularisers import (
 )
 from metazoo.learn.thread_copies import ThreadCopies
 from metazoo.models import ImageClassifier
+from metazoo.run.threads import CALLING_THREAD, WorkerThreads
 from metazoo.zoo import WhiteBoxTeacher
 
 Task = tuple[WhiteBoxTeacher, Tensor, Tensor]
@@ -82,28 +83,32 @@ def tasks_of(members: int, images: int, side: int, width: int | None = None) -> 
     ]
 
 
+class Step:
+    """One step from a group, as published and by a regulariser of the library."""
+
+    def __init__(self, members: int, images: int, side: int, width: int | None) -> None:
+        self._student, self._tasks = classifier(side=side, width=width, seed=99), tasks_of(members, images, side, width)
+        self._parameters = {name: value.detach() for name, value in self._student.named_parameters()}
+        self._copies = ThreadCopies(self._student)
+
+    def published(self) -> object:
+        with batch_statistics(self._student):
+            return published_direction(self._student, self._tasks, 1e-3)
+
+    def by(self, regulariser: Regulariser, threads: WorkerThreads = CALLING_THREAD) -> Callable[[], object]:
+        return lambda: regulariser.direction(library_losses(self._copies, self._tasks), self._parameters, threads)
+
+
 def _case(members: int, images: int, side: int, width: int | None, *, memory: bool = False) -> Case:
     def prepare() -> dict[str, Way]:
-        student, tasks = classifier(side=side, width=width, seed=99), tasks_of(members, images, side, width)
-        parameters = {name: value.detach() for name, value in student.named_parameters()}
-
-        def published() -> object:
-            with batch_statistics(student):
-                return published_direction(student, tasks, 1e-3)
-
-        copies = ThreadCopies(student)
-
-        def by(regulariser: Regulariser) -> Way:
-            return timed(lambda: regulariser.direction(library_losses(copies, tasks), parameters))
-
+        step = Step(members, images, side, width)
+        as_published = ImplicitRegularisation(1e-3, 1e-3, differentiate_displacement=True)
         return {
-            "implicit as published, plain torch": timed(published),
-            "implicit as published, by metazoo": by(
-                ImplicitRegularisation(1e-3, 1e-3, differentiate_displacement=True)
-            ),
-            "implicit, displacement detached (default)": by(ImplicitRegularisation(2e-3, 2e-3)),
-            "explicit": by(ExplicitRegularisation(2e-3)),
-            "mean gradient": by(MeanGradient()),
+            "implicit as published, plain torch": timed(step.published),
+            "implicit as published, by metazoo": timed(step.by(as_published)),
+            "implicit, displacement detached (default)": timed(step.by(ImplicitRegularisation(2e-3, 2e-3))),
+            "explicit": timed(step.by(ExplicitRegularisation(2e-3))),
+            "mean gradient": timed(step.by(MeanGradient())),
         }
 
     name = f"{members} members of {images} images, Conv4, {side} px"
