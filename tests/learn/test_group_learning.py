@@ -276,8 +276,32 @@ def test_calibration_sees_views_that_were_not_learned_from(monkeypatch: pytest.M
     ("kind", "built"),
     [("mean", MeanGradient), ("implicit", ImplicitRegularisation), ("explicit", ExplicitRegularisation)],
 )
-def test_a_recipe_builds_its_regulariser(kind: Any, built: type) -> None:
-    assert type(RegularisationRecipe(kind=kind).build()) is built
+def test_a_recipe_builds_its_regulariser_of_every_so_many_steps(kind: Any, built: type) -> None:
+    recipe = RegularisationRecipe(kind=kind, every=3)
+    assert [type(recipe.at(step)) for step in range(1, 7)] == [MeanGradient, MeanGradient, built] * 2
+    assert type(RegularisationRecipe(kind=kind, every=1).at(1)) is built
+
+
+@pytest.mark.parametrize("kind", ["implicit", "explicit"])
+def test_fewer_steps_are_regularised_as_much_more_strongly(kind: Any) -> None:
+    parameters = {"w": torch.tensor([1.0, -2.0])}
+    losses = [lambda own: own["w"].square().sum(), lambda own: (own["w"] ** 3).sum()]
+    always, seldom = (
+        RegularisationRecipe(kind=kind, displacement=1e-3, strength=1e-2, every=every)
+        .at(4)
+        .direction(losses, parameters)
+        for every in (1, 4)
+    )
+    mean = MeanGradient().direction(losses, parameters)
+    added, added_seldom = (own.gradient["w"] - mean.gradient["w"] for own in (always, seldom))
+    assert float(added.norm()) > 1e-2
+    torch.testing.assert_close(added_seldom, 4 * added, rtol=1e-3, atol=1e-4)
+
+
+def test_steps_between_regularised_ones_follow_the_mean_gradient() -> None:
+    recipe = changed(regularisation=RegularisationRecipe(kind="implicit", displacement=1e-2, strength=1e-2, every=3))
+    learner = learner_of(recipe, members=(0, 1, 2))
+    assert [float(learner.step().relative_change) > 0 for _ in range(7)] == [False, False, True] * 2 + [False]
 
 
 @pytest.mark.parametrize(

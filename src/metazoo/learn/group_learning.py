@@ -12,10 +12,10 @@ from torch.func import functional_call
 from metazoo.bank import ResidentBank
 from metazoo.errors import DataError
 from metazoo.learn.batch_norm import batch_statistics, calibrate_statistics
-from metazoo.learn.losses import distillation_loss, joint_feature_loss, relational_loss
+from metazoo.learn.losses import distillation_loss, joint_feature_loss, relational_loss, zoo_cosines
 from metazoo.learn.meta_optimiser import MetaOptimiser
 from metazoo.learn.recipe import LearningRecipe
-from metazoo.learn.regularisers import Direction, Loss, Parameters
+from metazoo.learn.regularisers import Direction, Loss, Parameters, Regulariser
 from metazoo.learn.student import Student
 from metazoo.learn.thread_copies import ThreadCopies
 from metazoo.learn.views import Targets, Views, draw_views, judge_views
@@ -85,9 +85,8 @@ class GroupLearner:
         self._weights = None if weights is None else weights.to(bank.images.device)
         self._parameters = student.trained_parameters()
         self._optimiser = MetaOptimiser(self._parameters, recipe.learning_rate)
-        self._regulariser = recipe.regularisation.build()
         self._views: tuple[int, Views, list[Tensor]] | None = None
-        self._directed: dict[tuple[int, bool], _Directed] = {}
+        self._directed: dict[tuple[int, bool, type[Regulariser]], _Directed] = {}
 
     def step(self) -> StepReport:
         """Learn from one group.
@@ -120,12 +119,13 @@ class GroupLearner:
     def _direct(self, views: Views, places: Tensor) -> Direction:
         """The direction of members that each see the views at a row of `places`, until the next is asked for."""
         weights = self._weights if self.heard is None else self._weights_of(self.heard)
-        kind = len(places), self.heard is None
+        regulariser = self._recipe.regularisation.at(self.steps_done + 1)
+        kind = len(places), self.heard is None, type(regulariser)
         if kind not in self._directed:
 
             def direct(shown: Tensor, weights: Tensor | None) -> Direction:
                 losses = [self._loss(views, row, weights) for row in shown]
-                return self._regulariser.direction(losses, self._parameters, self._threads)
+                return regulariser.direction(losses, self._parameters, self._threads)
 
             self._directed[kind] = _Directed(places.to(self._bank.images.device), weights, direct)
         return self._directed[kind](places, weights)
@@ -169,7 +169,8 @@ class GroupLearner:
                 term = joint_feature_loss(predicted_features, features, student.feature_sizes, weights)
                 total = total + recipe.joint_features * term
             if recipe.relations:
-                total = total + recipe.relations * relational_loss(own, features, student.feature_sizes, weights)
+                cosines = zoo_cosines(features, student.feature_sizes, weights)
+                total = total + recipe.relations * relational_loss(own, cosines)
             if recipe.distillation:
                 counts = student.class_counts
                 term = distillation_loss(predicted_logits, logits, counts, recipe.temperature, weights)

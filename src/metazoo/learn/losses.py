@@ -29,24 +29,31 @@ def joint_feature_loss(
     return 1 - _mean(torch.cat(similarities), weights)
 
 
-def relational_loss(features: Tensor, targets: Tensor, sizes: Sequence[int], weights: Tensor | None = None) -> Tensor:
-    """Mean squared difference of the meta-model's and the zoo's cosines over all pairs of different images.
-
-    It asks for the geometry itself that the nearest mean works in, whatever linear map would lead from one space to the
-    other (relational distillation, Park et al. 2019). The zoo's cosine is the mean of the teachers'.
+def zoo_cosines(targets: Tensor, sizes: Sequence[int], weights: Tensor | None = None) -> Tensor:
+    """How alike the zoo sees images, [n, n]: the mean of the teachers' cosines.
 
     Args:
-        features: of the meta-model, [n, d], n at least 2.
         targets: joint features [n, sum of sizes], those of each teacher normalised to length 1.
         sizes: of the teachers' features, in their order.
         weights: of the teachers in the mean, [teachers]; None if all count alike.
     """
-    own = functional.normalize(features, dim=1)
     if weights is None:
-        cosines = targets @ targets.T / len(sizes)
-    else:
-        shares = torch.cat([share.expand(size) for share, size in zip(weights / weights.sum(), sizes, strict=True)])
-        cosines = (targets * shares) @ targets.T
+        return targets @ targets.T / len(sizes)
+    shares = torch.cat([share.expand(size) for share, size in zip(weights / weights.sum(), sizes, strict=True)])
+    return (targets * shares) @ targets.T
+
+
+def relational_loss(features: Tensor, cosines: Tensor) -> Tensor:
+    """Mean squared difference of the features' cosines and given ones over all pairs of different images.
+
+    It asks for the geometry itself that the nearest mean works in, whatever linear map would lead from one space to the
+    other (relational distillation, Park et al. 2019).
+
+    Args:
+        features: [n, d], n at least 2.
+        cosines: [n, n]; those of the images with themselves do not count.
+    """
+    own = functional.normalize(features, dim=1)
     same = torch.eye(len(features), dtype=torch.bool, device=features.device)
     difference = (own @ own.T - cosines).masked_fill(same, 0)
     return difference.square().sum() / (len(features) * (len(features) - 1))

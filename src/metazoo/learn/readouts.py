@@ -1,11 +1,10 @@
 """How a new task reads the features of a meta-model that has learned from several domains.
 
-One space of features cannot be measured in a way that suits every domain: what tells two traffic signs apart varies
-for no reason between two animals, and as one image a class does not say which is which, it counts all the same. But
-the zoo says it, without data: what the teachers of one domain would see in an image can be predicted linearly from the
-meta-model's features, and the cosine of two such predictions is that domain's own way of measuring (how it is found:
-`readout_fitting`). A new task is read in the way of the domain that its support images look like, by what tells the
-domains' recovered images apart.
+One space of features cannot be measured in a way that suits every domain: what tells two traffic signs apart varies for
+no reason between two animals, and as one image a class does not say which is which, it counts all the same. But the zoo
+says it, without data: how alike the teachers of one domain would see two images can be said by an inner product of the
+meta-model's features, and that is this domain's own way of measuring (how it is found: `kernels`). A new task is read
+in the way of the domain that its support images look like, by what tells the domains' recovered images apart.
 
 Of several domains' features the best for a task are selected by SUR (Dvornik et al. 2020), and distilled into one
 network by URL (Li et al. 2021); both have the domains' real images. Deviations: no image but recovered ones, no

@@ -8,7 +8,11 @@ from metazoo.learn.regularisers import ExplicitRegularisation, ImplicitRegularis
 
 
 class RegularisationRecipe(BaseModel):
-    """How the members' gradients are joined; see `metazoo.learn.regularisers`."""
+    """How the members' gradients are joined; see `metazoo.learn.regularisers`.
+
+    A step that is regularised takes the time of several that are not, so few are, each as much more strongly (as Karras
+    et al. 2020 regularise a generator, in their section 3.1).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -16,15 +20,17 @@ class RegularisationRecipe(BaseModel):
     displacement: float = Field(default=2e-3, gt=0, description="r of the implicit form")
     strength: float = Field(default=2e-3, ge=0, description="weight of the disagreement; not used by mean")
     differentiate_displacement: bool = Field(default=False, description="as published: it doubles the strength")
+    every: int = Field(default=1, ge=1, description="one step in so many, so many times as strongly")
 
-    def build(self) -> Regulariser:
-        """The regulariser described."""
-        if self.kind == "mean":
+    def at(self, step: int) -> Regulariser:
+        """The regulariser of this step, counted from 1."""
+        if self.kind == "mean" or step % self.every:
             return MeanGradient()
+        strength = self.strength * self.every
         if self.kind == "explicit":
-            return ExplicitRegularisation(self.strength)
+            return ExplicitRegularisation(strength)
         return ImplicitRegularisation(
-            self.displacement, self.strength, differentiate_displacement=self.differentiate_displacement
+            self.displacement, strength, differentiate_displacement=self.differentiate_displacement
         )
 
 

@@ -118,7 +118,7 @@ class ReplayLearner:
         self._gradients = EpisodeGradients(
             recipe.replay.build_learner(), self._model, self._optimiser.parameters, threads=threads
         )
-        self._regulariser, self._threads = recipe.regularisation.build(), threads
+        self._threads = threads
         self._visit, self._recipe, self._seed, self._grows, self._check = visit, recipe, seed, grows, check
 
     def step(self) -> IterationReport:
@@ -134,7 +134,8 @@ class ReplayLearner:
                 self.memory.add(visit.images, visit.identities)
         images = self._augmented(visits, generator(self._seed, "learn", "augment", number))
         losses = [self._loss(visit, own) for visit, own in zip(visits, images, strict=True)]
-        direction = self._regulariser.direction(losses, self._optimiser.parameters, self._threads)
+        regulariser = self._recipe.regularisation.at(number + 1)
+        direction = regulariser.direction(losses, self._optimiser.parameters, self._threads)
         if not bool(direction.losses.isfinite().all()):
             raise DataError(f"the meta-model's loss is not finite in meta-iteration {number}; lower learning_rate")
         self._optimiser.step(direction.gradient)

@@ -13,6 +13,7 @@ from metazoo.learn.readouts import DomainReadouts
 from metazoo.methods.workspace import Workspace
 from metazoo.models import ImageClassifier
 from metazoo.run.compute import Compute
+from metazoo.run.randomness import generator
 
 _CHUNK = 256
 
@@ -41,11 +42,13 @@ def with_readouts(
     embedder = classifier.to(compute.device)
     shown, kernels = [], []
     with torch.no_grad(), workspace.progress_of("readouts", len(workspace.zoo)) as advance:
-        for own in kinds.values():
+        for kind, own in kinds.items():
             places = _places(bank, own, images)
             shown.append(_features(embedder, bank, places, Compute(compute.device)))
             said = _said(workspace, own, teachers, bank, places, advance)
-            kernels.append(domain_kernel(shown[-1], said, None if weights is None else weights[list(own)].tolist()))
+            heard = [1.0] * len(own) if weights is None else weights[list(own)].tolist()
+            random = generator(workspace.seed, "readouts", kind)
+            kernels.append(domain_kernel(shown[-1], _classes(bank, places), said, heard, random))
         recogniser = domain_recogniser(shown)
     readouts = DomainReadouts([*kinds], torch.stack(kernels), recogniser)
     return MultiDomainClassifier(classifier.cpu(), readouts).eval()
@@ -58,6 +61,12 @@ def _places(bank: ResidentBank, teachers: Sequence[int], images: int) -> Tensor:
         count = min(own.stop - own.start, max(1, images // len(teachers)))
         parts.append(torch.linspace(own.start, own.stop - 1, count).long())
     return torch.cat(parts)
+
+
+def _classes(bank: ResidentBank, places: Tensor) -> Tensor:
+    """One whole number for each class of each teacher."""
+    owners = torch.searchsorted(torch.tensor(bank.starts), places, right=True)
+    return owners * (1 + int(bank.labels.max())) + bank.labels[places]
 
 
 def _said(
