@@ -40,6 +40,7 @@ from metazoo.zoo import Zoo
 DEFAULT = "dispersed, implicit"
 REGULARISERS: dict[str, dict[str, Any]] = {
     "implicit": {},
+    "implicit in every step": {"every": 1},
     "mean": {"kind": "mean"},
     "implicit x10": {"strength": 2e-2},
     "implicit x100": {"strength": 2e-1},

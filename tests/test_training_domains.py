@@ -15,12 +15,12 @@ from metazoo.learn.embedders import MultiDomainClassifier
 from metazoo.learn.readout_fitting import domain_kernel, domain_recogniser
 from metazoo.learn.recipe import LearningRecipe
 from metazoo.methods import domain_readouts, domains
-from metazoo.methods.recipes import MetaModelRecipe
 from metazoo.methods.stages import BANK
 from metazoo.methods.trust import SKILL, TRUST, skill_of
 from metazoo.methods.workspace import Workspace
 from metazoo.models import ImageClassifier
 from metazoo.run.folder import RunFolder
+from metazoo.run.randomness import generator
 from metazoo.training import Run, train
 from metazoo.zoo import ModelContract, Zoo
 
@@ -51,12 +51,13 @@ def check_readouts(zoo: Zoo, run: Run, weights: list[float] | None = None) -> No
     shown, kernels = [], []
     for domain in module.readouts.domains:
         members = [index for index, contract in enumerate(zoo) if contract.domain == domain]
-        own = None if weights is None else [weights[index] for index in members]
+        own = [1.0 if weights is None else weights[index] for index in members]
         places = torch.cat([torch.arange(len(bank))[bank.places_of(index)] for index in members])
         images = bank.pixels(places)
         said = [functional.normalize(zoo.teacher(names[index]).features(images), dim=1) for index in members]
         shown.append(module.features(images))
-        kernels.append(domain_kernel(shown[-1], said, own))
+        labels = torch.cat([bank.labels[bank.places_of(index)] + 100 * index for index in members])
+        kernels.append(domain_kernel(shown[-1], labels, said, own, generator(0, "readouts", domain)))
     torch.testing.assert_close(module.readouts.kernels, torch.stack(kernels), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(module.readouts.recogniser, domain_recogniser(shown), rtol=1e-4, atol=1e-4)
 
@@ -187,39 +188,6 @@ def test_a_plan_knows_how_many_kinds_there_can_be(named: str, changes: dict[str,
 def test_every_further_kind_is_learned_for_longer(zoo: Zoo, by_domain: Run, tmp_path: Path) -> None:
     longer = learned(zoo, tmp_path, domains={"longer": 0.5})
     assert [run.metrics()[-1]["step"] for run in (by_domain, longer)] == [7, 10]
-
-
-@pytest.mark.parametrize(
-    ("asked", "kinds", "width"),
-    [
-        ({}, 1, None),
-        ({}, 2, 40),
-        ({}, 3, 48),
-        ({}, 9, 64),
-        ({"architecture": "thin-resnet"}, 3, 24),
-        ({"width": 20}, 3, 20),
-        ({"architecture": "timm:test_convnext"}, 3, None),
-    ],
-)
-def test_more_kinds_have_a_wider_meta_model(asked: dict[str, Any], kinds: int, width: int | None) -> None:
-    meta_model = MetaModelRecipe.model_validate(asked)
-    assert domains.widened(meta_model, kinds, domains.DomainRecipe(wider=0.25)).width == width
-    assert domains.widened(meta_model, kinds, domains.DomainRecipe(wider=0)) == meta_model
-
-
-def test_a_run_begun_before_meta_models_were_widened_goes_on_as_it_began(tmp_path: Path) -> None:
-    folder, recipe = RunFolder(tmp_path), domains.DomainRecipe(wider=0.25)
-    assert domains.as_begun(folder, recipe) == recipe
-    folder.write_json(domains.DOMAINS, {"format_version": 1, "kinds": [["a"], ["b"]]})
-    assert domains.as_begun(folder, recipe) == domains.DomainRecipe(wider=0)
-
-
-def test_a_run_widens_its_meta_model(zoo: Zoo, tmp_path: Path) -> None:
-    own = {**OPTIONS["meta_model"], "width": None}
-    run = learned(zoo, tmp_path, meta_model=own, domains={"wider": 0.5})
-    assert run.meta_model.classifier.spec.arguments == {"width": 48}
-    assert domains.as_begun(RunFolder(run.path), domains.DomainRecipe()).wider == 0.5
-    check_readouts(zoo, run)
 
 
 def test_domains_that_are_alike_are_read_as_one(zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

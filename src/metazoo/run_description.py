@@ -96,10 +96,10 @@ def begin(
 
 
 def _begun_with(folder: RunFolder, description: dict[str, Any]) -> dict[str, Any]:
-    """What the run was described by; an option that did not exist then has its default."""
+    """What the run was described by; an option that did not exist then does what was done before."""
     stored = yaml.safe_load(folder.read_text(CONFIG))
     try:
-        return resolve_config(stored).as_record()
+        return resolve_config(stored, begun=True).as_record()
     except UsageError as error:
         begun = description.get("versions", {}).get("metazoo", "of another version")
         raise RunError(

@@ -60,7 +60,7 @@ class Run:
     @property
     def config(self) -> RunConfig:
         """The complete description of the run."""
-        return resolve_config(self.path / CONFIG)
+        return resolve_config(self.path / CONFIG, begun=True)
 
     @property
     def meta_model(self) -> MetaModel:

@@ -57,6 +57,15 @@ def test_what_is_not_said_is_that_of_the_setting_at_any_depth(monkeypatch: pytes
     assert (learning.regularisation.displacement, learning.regularisation.strength) == (0.5, 0.125)
 
 
+def test_an_option_that_did_not_exist_when_a_run_began_does_what_was_done_before() -> None:
+    record = resolve_config().as_record()
+    del record["learning"]["regularisation"]["every"], record["meta_model"]["width"]
+    begun, now = recipe_of(resolve_config(record, begun=True)), recipe_of(resolve_config(record))
+    assert now == resolve_config().recipe
+    assert (begun.learning.regularisation.every, begun.meta_model.width) == (1, None)
+    assert (now.learning.regularisation.every, now.meta_model.width) == (5, "default")
+
+
 def test_options_that_are_given_are_left_as_they_are() -> None:
     options = {"format_version": 1, "method": "tgr", "seed": 2, "learning": {"steps": 9}}
     resolve_config(options)

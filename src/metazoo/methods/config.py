@@ -50,6 +50,7 @@ def resolve_config(
     method: str | None = None,
     setting: str | None = None,
     seed: int | None = None,
+    begun: bool = False,
 ) -> RunConfig:
     """Complete a description of a run.
 
@@ -59,6 +60,8 @@ def resolve_config(
         method: overrides that of `options`; `tgr` if neither says.
         setting: likewise; `default` if neither says.
         seed: likewise; 0 if neither says.
+        begun: whether `options` are all that there were when the run began; one that is missing did not exist then, and
+            has the default of its class, which does what was done before, and not that of the setting.
 
     Raises:
         UsageError: an unknown method, setting or option, or a value of another type or range; the file and the option
@@ -79,7 +82,7 @@ def resolve_config(
     overridden = {key: value for key, value in given.items() if key not in ("method", "setting", "seed")}
     schema = type(chosen.settings[named])
     _check_keys(place, schema, overridden)
-    complete = merged(chosen.settings[named].model_dump(), overridden)
+    complete = overridden if begun else merged(chosen.settings[named].model_dump(), overridden)
     try:
         recipe = schema.model_validate(complete)
     except ValidationError as error:

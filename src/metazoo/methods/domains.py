@@ -7,11 +7,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from metazoo.learn.recipe import LearningRecipe
-from metazoo.methods.recipes import MetaModelRecipe
 from metazoo.methods.trust import SKILL, skill_of
 from metazoo.methods.workspace import Workspace
-from metazoo.models import own_width
-from metazoo.run.folder import RunFolder
 from metazoo.run.progress import message
 from metazoo.taskspace import kinds_of_images
 from metazoo.zoo import ModelContract
@@ -22,7 +19,7 @@ DOMAINS = "taskspace/domains.json"
 class DomainRecipe(BaseModel):
     """What is made of a zoo of several kinds of images.
 
-    The meta-model is wider, learns longer, and gets a readout of every kind; see `metazoo.learn.readouts`.
+    The meta-model learns longer, and gets a readout of every kind; see `metazoo.learn.readouts`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -35,11 +32,6 @@ class DomainRecipe(BaseModel):
     )
     kinds: int = Field(default=16, ge=2, le=256, description="of a zoo of more, all are taken to be one")
     longer: float = Field(default=0.5, ge=0, description="share of learning.steps, more for every kind but the first")
-    wider: float = Field(
-        default=0.25,
-        ge=0,
-        description="share of the architecture's own width, more for every kind but the first; at most twice the width",
-    )
     images: int = Field(default=2000, ge=2, description="recovered images of a kind that its readout is fitted to")
 
 
@@ -55,20 +47,6 @@ def lengthened(learning: LearningRecipe, kinds: int, recipe: DomainRecipe) -> Le
     return learning.model_copy(update={"steps": round(learning.steps * (1 + recipe.longer * max(0, kinds - 1)))})
 
 
-def widened(meta_model: MetaModelRecipe, kinds: int, recipe: DomainRecipe) -> MetaModelRecipe:
-    """The meta-model with room for so many kinds of images; the same if its width was asked for, or it has none."""
-    width = own_width(meta_model.architecture)
-    if meta_model.width is not None or width is None or kinds < 2 or not recipe.wider:
-        return meta_model
-    return meta_model.model_copy(update={"width": round(width * min(2.0, 1 + recipe.wider * (kinds - 1)))})
-
-
-def as_begun(folder: RunFolder, recipe: DomainRecipe) -> DomainRecipe:
-    """The recipe; `wider` is 0 if this run told kinds apart before there was such an option."""
-    wider = folder.read_json(DOMAINS).get("wider", 0.0) if folder.has(DOMAINS) else recipe.wider
-    return recipe.model_copy(update={"wider": wider})
-
-
 def find_kinds(workspace: Workspace, recipe: DomainRecipe) -> dict[str, list[int]]:
     """The models (their places in the zoo) of every kind of images, by its name; none, or two and more.
 
@@ -80,7 +58,7 @@ def find_kinds(workspace: Workspace, recipe: DomainRecipe) -> dict[str, list[int
         return {}
     if not folder.has(DOMAINS):
         found = kinds_of_images(skill_of(workspace), domains, recipe.alike)
-        folder.write_json(DOMAINS, {"format_version": 1, "kinds": found, "wider": recipe.wider})
+        folder.write_json(DOMAINS, {"format_version": 1, "kinds": found})
     found = folder.read_json(DOMAINS)["kinds"]
     places = [[index for index, domain in enumerate(domains) if domain in kind] for kind in found]
     kinds = [(kind, own) for kind, own in zip(found, places, strict=True) if len(own) > 1]

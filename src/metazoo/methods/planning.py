@@ -10,7 +10,7 @@ from rich.table import Table
 
 from metazoo.bank import Bank
 from metazoo.methods.config import resolve_config
-from metazoo.methods.domains import lengthened, most_kinds, widened
+from metazoo.methods.domains import lengthened, most_kinds
 from metazoo.methods.step_costs import (
     resident_bytes,
     time_group_learning,
@@ -38,7 +38,7 @@ for the gaps that hours of work leave (a run of 25 minutes took a twentieth more
 class Plan:
     """Estimates: `seconds` by stage on this machine when idle, upper bounds of `memory` and `disk` in bytes.
 
-    Domains are taken for as many kinds of images as they can be, which makes learning longer and the meta-model wider.
+    Domains are taken for as many kinds of images as they can be, which makes learning longer.
 
     The memory is that of all processes together at the greatest stage.
     """
@@ -94,8 +94,7 @@ def plan_run(
             else:
                 kinds = most_kinds(zoo, recipe.domains) if recipe.source.shows_classes else 1
                 longest = lengthened(recipe.learning, kinds, recipe.domains)
-                widest = widened(recipe.meta_model, kinds, recipe.domains)
-                recipe = recipe.model_copy(update={"learning": longest, "meta_model": widest})
+                recipe = recipe.model_copy(update={"learning": longest})
                 probing += time_trust(zoo, teachers, recipe, sharing)
                 learning = time_group_learning(zoo, teachers, recipe, bank, sharing)
                 learning = replace(learning, seconds=learning.seconds + time_selection(zoo, recipe))

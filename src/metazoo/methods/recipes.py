@@ -1,9 +1,9 @@
 """Settings that several methods share; those of a room stand in that room."""
 
 from collections import Counter
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
 from metazoo.models import LARGEST_WIDTH, ArchitectureName, ClassifierSpec
 from metazoo.taskspace import Strategy
@@ -48,14 +48,29 @@ class GroupingRecipe(BaseModel):
     )
 
 
+_DEFAULT_WIDTHS: dict[str, int | None] = {"conv4": 64}
+_Width = int | Literal["default"] | None
+
+
+def _check_width(width: _Width) -> _Width:
+    whole = isinstance(width, int) and not isinstance(width, bool)
+    if width is None or width == "default" or (whole and 1 <= width <= LARGEST_WIDTH):
+        return width
+    raise ValueError(f"must be default, null, or a whole number from 1 to {LARGEST_WIDTH}")
+
+
 class MetaModelRecipe(BaseModel):
-    """What the meta-model is."""
+    """What the meta-model is.
+
+    It stands for many models, which asks for more room than one of them has: of width `default` a conv4 has 64
+    channels, as in prototypical networks (Snell et al. 2017), while those of a zoo mostly have 32.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     architecture: ArchitectureName = "conv4"
-    width: int | None = Field(
-        default=None, ge=1, le=LARGEST_WIDTH, description="of the architecture; its own if left out"
+    width: Annotated[_Width, PlainValidator(_check_width)] = Field(
+        default=None, description="of the architecture; null: its own; default: 64 of conv4, else its own"
     )
     input_size: int | None = Field(
         default=None,
@@ -69,9 +84,10 @@ class MetaModelRecipe(BaseModel):
         """The classifier to train for this zoo."""
         sizes = Counter(contract.spec.input_size for contract in zoo)
         most_frequent = max(sizes, key=lambda size: (sizes[size], size))
+        width = _DEFAULT_WIDTHS.get(self.architecture) if self.width == "default" else self.width
         return ClassifierSpec(
             architecture=self.architecture,
-            arguments={} if self.width is None else {"width": self.width},
+            arguments={} if width is None else {"width": width},
             classes=self.ways,
             input_size=self.input_size or max(16, most_frequent),
             mean=(0.5, 0.5, 0.5),

@@ -155,7 +155,8 @@ def time_group_learning(
         threads=threads,
     )
     learner.step()
-    step = _seconds(lambda: [learner.step() for _ in range(_STEPS)]) / _STEPS
+    steps = -(-_STEPS // learning.regularisation.every) * learning.regularisation.every
+    step = _seconds(lambda: [learner.step() for _ in range(steps)]) / steps
     images = shift_and_flip(resident.pixels(torch.arange(len(resident))[:_VIEWS]), 2, torch.Generator().manual_seed(0))
     with torch.no_grad():
         view = _seconds(lambda: targets(images)) / len(images)

@@ -6,7 +6,7 @@ from metazoo.models.generator import Generator
 from metazoo.models.library import LIBRARIES, LibraryNetwork, is_library_name
 from metazoo.models.network import Network
 from metazoo.models.optional import import_library
-from metazoo.models.registry import LARGEST_WIDTH, ArchitectureName, architectures, build_network, own_width
+from metazoo.models.registry import LARGEST_WIDTH, ArchitectureName, architectures, build_network
 from metazoo.models.transformers_networks import TRANSFORMERS_CLASSES, arguments_from_config
 from metazoo.models.without_weights import network_with_weights, network_without_weights
 
@@ -29,5 +29,4 @@ __all__ = [
     "is_library_name",
     "network_with_weights",
     "network_without_weights",
-    "own_width",
 ]

@@ -3,7 +3,6 @@
 Beside those listed here, there are those of optional libraries, see `metazoo.models.library`.
 """
 
-import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Annotated
@@ -45,12 +44,6 @@ Whether a library has the name is only known when it is built."""
 def architectures() -> tuple[str, ...]:
     """The names that `build_network` knows without a library."""
     return tuple(_ARCHITECTURES)
-
-
-def own_width(architecture: str) -> int | None:
-    """The width that an architecture has if none is asked for; None of a library's, which take other arguments."""
-    known = _ARCHITECTURES.get(architecture)
-    return None if known is None else inspect.signature(known).parameters["width"].default
 
 
 def build_network(

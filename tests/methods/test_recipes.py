@@ -1,0 +1,47 @@
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from metazoo.errors import UsageError
+from metazoo.methods.config import resolve_config
+from metazoo.methods.tgr import TgrRecipe
+from metazoo.methods.tgr_reference import TgrReferenceRecipe
+from metazoo.models import ClassifierSpec
+from metazoo.zoo import Zoo
+
+ZOO = cast(Zoo, [SimpleNamespace(spec=SimpleNamespace(input_size=size)) for size in (32, 84, 32)])
+
+
+def meta_model(setting: str, asked: dict[str, Any]) -> ClassifierSpec:
+    recipe = resolve_config({"meta_model": asked}, setting=setting).recipe
+    assert isinstance(recipe, TgrRecipe | TgrReferenceRecipe)
+    return recipe.meta_model.spec(ZOO)
+
+
+@pytest.mark.parametrize(
+    ("setting", "asked", "arguments"),
+    [
+        ("default", {}, {"width": 64}),
+        ("thorough", {}, {"width": 64}),
+        ("reference", {}, {}),
+        ("default", {"width": None}, {}),
+        ("default", {"width": 20}, {"width": 20}),
+        ("default", {"architecture": "resnet10"}, {}),
+        ("reference", {"architecture": "resnet10"}, {}),
+        ("reference", {"width": "default"}, {"width": 64}),
+        ("default", {"architecture": "thin-resnet", "width": 24}, {"width": 24}),
+    ],
+)
+def test_a_conv4_is_wider_than_its_own_width_where_nobody_says_how_wide(
+    setting: str, asked: dict[str, Any], arguments: dict[str, Any]
+) -> None:
+    spec = meta_model(setting, asked)
+    assert spec.arguments == arguments
+    assert spec.input_size == 32
+
+
+@pytest.mark.parametrize("width", [0, "wide", 10_000])
+def test_a_width_that_is_none_is_refused(width: Any) -> None:
+    with pytest.raises(UsageError, match=r"meta_model\.width"):
+        resolve_config({"meta_model": {"width": width}})
