@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 import re
@@ -10,9 +11,12 @@ import pytest
 import torch
 from cli_helpers import SIDE, Outcome, Workshop, edit_json, edit_tensors
 
+from metazoo.adapt import MetaModel
+from metazoo.cli.subject import open_source
 from metazoo.data import EpisodeList, load_images
 from metazoo.errors import UsageError
 from metazoo.evaluate import Contamination, read_accuracies, read_contamination, read_results
+from metazoo.models import build_classifier
 from metazoo.zoo import Zoo
 
 Cli = Callable[..., Outcome]
@@ -70,6 +74,18 @@ def test_baselines_stand_above_the_subject(
     assert names == [*baselines, last] if last not in baselines else names == baselines
     assert len({row.episode_list_sha256 for row in read_results(out)}) == 2
     assert all(name in outcome.out for name in names)
+
+
+def test_models_of_another_width_than_the_meta_models_are_averaged_too(workshop: Workshop) -> None:
+    source = open_source(str(workshop.run))
+    assert source.meta_model is not None
+    spec = source.meta_model.classifier.spec.model_copy(update={"arguments": {"width": 6}})
+    wide = MetaModel(build_classifier(spec).eval(), method="tgr", setting="default", seed=0)
+    tables = [dataclasses.replace(source, meta_model=own).table() for own in (source.meta_model, wide)]
+    of_models, of_models_too = (
+        next(row for row in table if row.name == "parameter average").module.state_dict() for table in tables
+    )
+    assert all(torch.equal(value, of_models_too[name]) for name, value in of_models.items())
 
 
 @pytest.mark.parametrize("head", ["nearest-mean", "soft-k-means-free", "fine-tune"])

@@ -80,11 +80,12 @@ class Source:
     def table(self, seed: int = 0, in_turn_on: str | None = None) -> list[Subject]:
         """The subject below everything that its zoo offers without learning; `in_turn_on` as for `subject`."""
         teachers = self.teachers(in_turn_on)
-        spec = self.meta_model.classifier.spec if self.meta_model else _most_frequent(self._contracts())
+        most_frequent = _most_frequent(self._contracts())
+        spec = self.meta_model.classifier.spec if self.meta_model else most_frequent
         rows = [
             raw_pixels(spec.input_size),
             random_initialisation(spec, seed),
-            parameter_average(teachers, spec),
+            parameter_average(teachers, most_frequent),
             best_teacher(teachers),
             _ensemble(teachers, in_turn_on),
             self.subject() if self.meta_model else None,
@@ -122,5 +123,5 @@ def _ensemble(teachers: Sequence[WhiteBoxTeacher], in_turn_on: str | None) -> Su
 
 def _most_frequent(contracts: Sequence[ModelContract]) -> ClassifierSpec:
     specs = [contract.spec for contract in contracts]
-    kinds = [(spec.architecture, spec.input_size, spec.channels) for spec in specs]
+    kinds = [(spec.architecture, spec.arguments, spec.input_size, spec.channels) for spec in specs]
     return specs[max(range(len(specs)), key=lambda index: (kinds.count(kinds[index]), -index))]
