@@ -82,10 +82,9 @@ def test_models_of_another_width_than_the_meta_models_are_averaged_too(workshop:
     spec = source.meta_model.classifier.spec.model_copy(update={"arguments": {"width": 6}})
     wide = MetaModel(build_classifier(spec).eval(), method="tgr", setting="default", seed=0)
     tables = [dataclasses.replace(source, meta_model=own).table() for own in (source.meta_model, wide)]
-    of_models, of_models_too = (
-        next(row for row in table if row.name == "parameter average").module.state_dict() for table in tables
-    )
-    assert all(torch.equal(value, of_models_too[name]) for name, value in of_models.items())
+    averages = [next(row.module for row in table if row.name == "parameter average") for table in tables]
+    for one, other in zip(*(average.parameters() for average in averages), strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("head", ["nearest-mean", "soft-k-means-free", "fine-tune"])

@@ -29,9 +29,9 @@ from metazoo.run.progress import duration
 from metazoo.run.threads import threads_for, torch_threads
 from metazoo.zoo import Zoo, zoo_with_models
 
-_WORKER_BYTES, _PICTURE_BYTES, _MARGIN = 450e6, 150e6, 1.1
+_WORKER_BYTES, _PICTURE_BYTES, _MARGIN = 450e6, 150e6, 1.3
 """What a worker process holds besides its images, the interpreter and its share of torch; what draws pictures; and room
-for the gaps that hours of work leave (a run of 25 minutes took a twentieth more than its first steps let expect)."""
+for the gaps that hours of work leave (a run of 14 minutes took a quarter more than its first steps let expect)."""
 
 
 @dataclass(frozen=True)
