@@ -37,7 +37,7 @@ def test_a_predicted_kernel_is_the_inner_product_of_what_ridge_regression_predic
     torch.testing.assert_close(augmented @ kernel @ augmented.T, products)
     expected = (targets[0] @ targets[0].T + 3 * targets[1] @ targets[1].T) / 4
     torch.testing.assert_close(cosines, expected)
-    alike, _ = predicted_kernel(normalised_inputs(own.double()), targets)
+    alike, _ = predicted_kernel(normalised_inputs(own.double()), targets, [1.0, 1.0])
     assert not torch.allclose(kernel, alike)
 
 

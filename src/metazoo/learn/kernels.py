@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from metazoo.learn.episode_accuracy import accuracy
 from metazoo.learn.losses import relational_loss
 
 _RIDGE = 1e-3
@@ -22,7 +23,7 @@ _AT_ONCE = 100
 
 
 def predicted_kernel(
-    inputs: Tensor, teacher_features: Iterable[Tensor], weights: Sequence[float] | None = None
+    inputs: Tensor, teacher_features: Iterable[Tensor], weights: Sequence[float]
 ) -> tuple[Tensor, Tensor]:
     """The inner product of what teachers are predicted to see, and the cosines of what they do see, float32 [n, n].
 
@@ -34,7 +35,7 @@ def predicted_kernel(
         inputs: `normalised_inputs` of the meta-model's features of some images, float64 [n, d + 1].
         teacher_features: of the same images, each of length 1, [n, any size], by one teacher after the other; asked for
             once, and not kept.
-        weights: of the teachers in the mean, above 0; None if all count alike.
+        weights: of the teachers in the mean, above 0.
     """
     inputs = inputs[:, :-1]
     mean = inputs.mean(0)
@@ -43,16 +44,13 @@ def predicted_kernel(
     ridge = (_RIDGE * gram.diagonal().mean()).clamp_min(torch.finfo(gram.dtype).tiny)
     solver = torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=gram.dtype), centred.T)
     kernel, cosines = gram.new_zeros(len(gram) + 1, len(gram) + 1), torch.zeros(len(inputs), len(inputs))
-    heard = 0.0
-    for index, seen in enumerate(teacher_features):
+    for weight, seen in zip(weights, teacher_features, strict=True):
         seen = seen.cpu().double()
         slope = solver @ (seen - seen.mean(0))
         augmented = torch.cat([slope, (seen.mean(0) - mean @ slope)[None]])
-        weight = 1.0 if weights is None else weights[index]
         kernel += weight * (augmented @ augmented.T)
         cosines += weight * (seen.float() @ seen.float().T)
-        heard += weight
-    return kernel / heard, cosines / heard
+    return kernel / sum(weights), cosines / sum(weights)
 
 
 def related_kernel(kernel: Tensor, inputs: Tensor, cosines: Tensor, random: torch.Generator) -> Tensor:
@@ -65,7 +63,7 @@ def related_kernel(kernel: Tensor, inputs: Tensor, cosines: Tensor, random: torc
         random: source of the batches.
     """
     shown = inputs.float()
-    root = _power(kernel, 0.5).float().requires_grad_(True)
+    root = _Powers(kernel).to(0.5).float().requires_grad_(True)
     optimiser = torch.optim.Adam([root], lr=_LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, _STEPS)
     with torch.enable_grad():
@@ -95,23 +93,23 @@ def sharpened_kernel(kernel: Tensor, inputs: Tensor, labels: Tensor, random: tor
     episodes = _episodes(labels, random)
     if episodes is None:
         return kernel
-    accuracies = {power: _accuracies(inputs @ _power(kernel, power / 2), *episodes) for power in _POWERS}
+    powers = _Powers(kernel)
+    accuracies = {power: _accuracies(inputs @ powers.to(power / 2), *episodes) for power in _POWERS}
     best = max(accuracies.values(), key=lambda own: float(own.mean()))
     enough = float(best.mean() - best.std() / len(best) ** 0.5)
-    return _power(kernel, next(power for power in _POWERS if float(accuracies[power].mean()) >= enough))
+    return powers.to(next(power for power in _POWERS if float(accuracies[power].mean()) >= enough))
 
 
 def _accuracies(seen: Tensor, support: Tensor, queries: Tensor) -> Tensor:
-    """The share of right answers in each episode, float32 [episodes]; see `_episodes`."""
+    """In percent, of each episode: float64 [episodes]; see `_episodes`."""
     seen = functional.normalize(seen, dim=1).float()
     right = torch.arange(support.shape[1]).repeat_interleave(queries.shape[1] // support.shape[1])
-    nearest = torch.cat(
+    return torch.cat(
         [
-            (seen[asked] @ seen[shown].mT).argmax(-1)
+            accuracy(seen[asked] @ seen[shown].mT, right)
             for shown, asked in zip(support.split(_AT_ONCE), queries.split(_AT_ONCE), strict=True)
         ]
     )
-    return (nearest == right).float().mean(1)
 
 
 def _episodes(labels: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor] | None:
@@ -130,6 +128,12 @@ def _episodes(labels: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor] 
     return places[:, :, 0], places[:, :, 1:].flatten(1)
 
 
-def _power(kernel: Tensor, power: float) -> Tensor:
-    values, directions = torch.linalg.eigh(kernel.double())
-    return (directions * values.clamp_min(0).pow(power)) @ directions.T
+class _Powers:
+    """Of a kernel, float64 [d + 1, d + 1], which is decomposed once."""
+
+    def __init__(self, kernel: Tensor) -> None:
+        values, self._directions = torch.linalg.eigh(kernel.double())
+        self._values = values.clamp_min(0)
+
+    def to(self, power: float) -> Tensor:
+        return (self._directions * self._values.pow(power)) @ self._directions.T
