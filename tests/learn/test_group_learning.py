@@ -1,5 +1,7 @@
 import dataclasses
+import gc
 import math
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from metazoo.learn.group_learning import GroupLearner
 from metazoo.learn.recipe import LearningRecipe, RegularisationRecipe
 from metazoo.learn.regularisers import ExplicitRegularisation, ImplicitRegularisation, MeanGradient
 from metazoo.learn.student import Student
-from metazoo.learn.views import Targets
+from metazoo.learn.views import Targets, Views, judge_views
 from metazoo.run.tensor_files import read_tensors, write_tensors
 from metazoo.run.threads import CALLING_THREAD, WorkerThreads
 
@@ -223,6 +225,29 @@ def test_views_are_drawn_anew_when_they_are_due() -> None:
     for _ in range(5):
         learner.step()
     assert judged == [3, 3, 3]  # at least one view of each of the three teachers
+
+
+def test_a_pool_of_views_is_let_go_before_the_next_one_without_the_garbage_collector(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pools: list[weakref.ref[Views]] = []
+
+    def judging(*of: Any, **options: Any) -> Views:
+        assert [pool for pool in pools if pool() is not None] == []
+        views = judge_views(*of, **options)
+        pools.append(weakref.ref(views))
+        return views
+
+    monkeypatch.setattr(group_learning, "judge_views", judging)
+    learner = learner_of(changed(steps_per_views=2))
+    gc.disable()
+    try:
+        for _ in range(5):
+            learner.step()
+        learner.calibrate()
+    finally:
+        gc.enable()
+    assert [pool() for pool in pools] == [None] * 3
 
 
 def test_without_strength_all_regularisers_step_alike() -> None:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from metazoo.run import memory
 
@@ -35,6 +36,41 @@ def test_the_c_library_is_told_and_results_do_not_change() -> None:
     done = subprocess.run([sys.executable, "-c", _SCRIPT], capture_output=True, text=True, check=True, timeout=600)
     glibc = sys.platform.startswith("linux") and platform.libc_ver()[0] == "glibc"
     assert json.loads(done.stdout) == [[glibc, glibc], True]
+
+
+_GIVING_BACK = """
+import torch
+from metazoo.run.memory import give_back_memory, keep_freed_memory, memory_of_this_process
+
+keep_freed_memory()
+held = [bytearray(2**20) for _ in range(256)]
+del held[::2]
+kept = memory_of_this_process("VmRSS")
+give_back_memory(torch.device("cpu"))
+print((kept - memory_of_this_process("VmRSS")) >> 20)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep it")
+def test_gaps_between_what_is_held_are_given_back() -> None:
+    done = subprocess.run([sys.executable, "-c", _GIVING_BACK], capture_output=True, text=True, check=True, timeout=600)
+    assert int(done.stdout) == pytest.approx(128, rel=0.1)
+
+
+def test_another_c_library_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+    memory.give_back_memory(torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("device", "free", "given"), [("cuda", 4, [1]), ("cuda", 6, [])])
+def test_memory_of_a_gpu_is_given_back_where_little_is_left(
+    device: str, free: int, given: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 10))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append(1))
+    memory.give_back_memory(torch.device(device))
+    assert calls == given
 
 
 def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from metazoo.run.repeat import Repeated, give_back_memory
+from metazoo.run.repeat import Repeated
 
 
 def test_every_step_is_called_on_a_cpu() -> None:
@@ -14,17 +14,6 @@ def test_every_step_is_called_on_a_cpu() -> None:
     for done in range(1, 7):
         repeated()
         assert values.item() == done
-
-
-@pytest.mark.parametrize(("device", "free", "given"), [("cuda", 4, [1]), ("cuda", 6, []), ("cpu", 0, [])])
-def test_memory_is_given_back_where_little_is_left(
-    device: str, free: int, given: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[int] = []
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 10))
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append(1))
-    give_back_memory(torch.device(device))
-    assert calls == given
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

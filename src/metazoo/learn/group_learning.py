@@ -19,6 +19,7 @@ from metazoo.learn.regularisers import Direction, Loss, Parameters, Regulariser
 from metazoo.learn.student import Student
 from metazoo.learn.thread_copies import ThreadCopies
 from metazoo.learn.views import Targets, Views, draw_views, judge_views
+from metazoo.run.memory import give_back_memory
 from metazoo.run.randomness import generator
 from metazoo.run.repeat import Repeated
 from metazoo.run.threads import CALLING_THREAD, WorkerThreads
@@ -109,12 +110,17 @@ class GroupLearner:
     def _current_views(self) -> tuple[Views, list[Tensor]]:
         number = self.steps_done // self._recipe.steps_per_views
         if self._views is None or self._views[0] != number:
-            self._views = None  # the former pool must not be held while the next one is made
-            self._directed.clear()
+            self._forget_views()  # the former pool must not be held while the next one is made
             images, owners = self._draw("views", number, self._recipe.views)
             views = judge_views(images, owners, self._targets, folder=self._bank.folder, check=self._check)
+            give_back_memory(images.device)
             self._views = (number, views, [views.of(owner) for owner in range(len(self._bank.names))])
         return self._views[1:]
+
+    def _forget_views(self) -> None:
+        self._views = None
+        self._directed.clear()
+        give_back_memory(self._bank.images.device)
 
     def _direct(self, views: Views, places: Tensor) -> Direction:
         """The direction of members that each see the views at a row of `places`, until the next is asked for."""
@@ -145,6 +151,7 @@ class GroupLearner:
 
         Views serve better than the images they are made from, whose contrast is higher.
         """
+        self._forget_views()
         images, _ = self._draw("calibration", 0, _CALIBRATION_VIEWS)
         parts = [part.float() / 255 for part in images.split(_CALIBRATION_BATCH)]
         calibrate_statistics(self.student.classifier, parts)
@@ -217,19 +224,22 @@ class _Directed:
     def __init__(
         self, shown: Tensor, weights: Tensor | None, direct: Callable[[Tensor, Tensor | None], Direction]
     ) -> None:
-        self._shown, self._weights, self._direct, self._direction = shown, weights, direct, None
-        self._repeated = Repeated(self._step, shown.device)
+        self._shown, self._weights = shown, weights
+        self._latest: list[Direction] = []
+        latest = self._latest
+
+        # It does not know this object: both would wait for the garbage collector, and a pool of views with them.
+        def step() -> None:
+            latest[:] = [direct(shown, weights)]
+
+        self._repeated = Repeated(step, shown.device)
 
     def __call__(self, places: Tensor, weights: Tensor | None) -> Direction:
         self._shown.copy_(places)
         if self._weights is not None and weights is not None:
             self._weights.copy_(weights)
         self._repeated()
-        assert self._direction is not None
-        return self._direction
-
-    def _step(self) -> None:
-        self._direction = self._direct(self._shown, self._weights)
+        return self._latest[0]
 
 
 def _some(places: Tensor, count: int, random: torch.Generator) -> Tensor:

@@ -13,8 +13,8 @@ from metazoo.recover.inversion import RecoveredImages
 from metazoo.recover.pixels import RecoveryRecipe, recover_images
 from metazoo.run.compute import CPU, Compute
 from metazoo.run.executor import map_units
+from metazoo.run.memory import give_back_memory
 from metazoo.run.randomness import generator
-from metazoo.run.repeat import give_back_memory
 from metazoo.zoo import ModelContract, WhiteBoxTeacher, Zoo
 
 

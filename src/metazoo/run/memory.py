@@ -1,11 +1,15 @@
-"""Memory of this process: keeping what was freed, which makes small networks on the CPU several times faster, and
-measuring what something takes."""
+"""Memory of this process: keeping what was freed, which makes small networks on the CPU several times faster, giving it
+back between two pieces of work, and measuring what something takes."""
 
 import contextlib
 import ctypes
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 _LARGEST_INT = 2**31 - 1
@@ -42,6 +46,27 @@ def keep_freed_memory() -> bool:
     return all(mallopt(parameter, value) for parameter, value in settings)
 
 
+def give_back_memory(device: "torch.device") -> None:
+    """Return what was freed and kept, between two pieces of work that need it in other sizes.
+
+    On the CPU the next piece gets pages anew, once. On a GPU it is done once most of its memory is taken: torch keeps
+    what former recordings used, and another process on the same GPU cannot ask for it.
+    """
+    if device.type == "cpu":
+        _trim()
+    elif device.type == "cuda":
+        import torch
+
+        free, total = torch.cuda.mem_get_info(device)
+        if free < total / 2:
+            torch.cuda.empty_cache()
+
+
+def _trim() -> None:
+    with contextlib.suppress(OSError, TypeError, AttributeError):  # where the C library is another one
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 class PeakGrowth:
     """`bytes`: by how much the resident memory of this process rose at most; None where that cannot be measured."""
 
@@ -53,8 +78,7 @@ def peak_growth() -> Iterator[PeakGrowth]:
     """Measure the length of the block (Linux alone). Freed memory is given back before, and the old peak forgotten."""
     found = PeakGrowth()
     try:
-        with contextlib.suppress(AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
+        _trim()
         (_SELF / "clear_refs").write_text("5")
         before = memory_of_this_process("VmRSS")
     except (OSError, TypeError, ValueError):

@@ -46,17 +46,6 @@ class Repeated:
         outside.wait_stream(self._stream)
 
 
-def give_back_memory(device: torch.device) -> None:
-    """Once most of a GPU's memory is taken, return what former recordings used, which torch keeps.
-
-    Another process on the same GPU cannot ask for it.
-    """
-    if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        if free < total / 2:
-            torch.cuda.empty_cache()
-
-
 class Recording(Protocol):
     """The methods of `torch.cuda.CUDAGraph` that are used here."""
 
