@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from metazoo.errors import UsageError
-from metazoo.run.compute import CPU, Compute
+from metazoo.run.compute import CPU, Compute, images_at_once
 from metazoo.run.executor import default_workers
 
 
@@ -12,6 +12,12 @@ def test_the_cpu_is_exact_unless_asked_otherwise() -> None:
     assert Compute.choose("cpu", "bfloat16").precision == "bfloat16"
     assert CPU.default_workers == default_workers()
     assert 1 <= Compute("cuda").default_workers <= 4
+
+
+def test_a_gpu_is_shown_many_small_images_at_once_and_never_fewer_than_a_core() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert images_at_once(cpu, 16) == images_at_once(cpu, 224) == images_at_once(gpu, 1024)
+    assert images_at_once(gpu, 32) == 4 * images_at_once(gpu, 64) > images_at_once(cpu, 32)
 
 
 def test_without_a_word_it_is_the_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,14 +14,13 @@ from torch import Tensor
 
 from metazoo.bank import ResidentBank
 from metazoo.data.augment import ShiftAndFlip
+from metazoo.run.compute import images_at_once
 from metazoo.run.rows import RowsOnDisk, keep_rows
 
 Targets = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Teacher outputs of float images [n, 3, side, side] in [0, 1]: joint features [n, sum of sizes] (each teacher's
 normalised to length 1) and the logits of all teachers side by side [n, sum of classes]."""
 
-# A GPU is kept busy by more small images at once than a core's cache holds.
-_CHUNK, _PIXELS_ON_A_GPU = 256, 2**22
 _MOST_BYTES = 512_000_000
 
 
@@ -89,7 +88,7 @@ def draw_views(
     device, shape = bank.images.device, (count, *bank.images.shape[1:])
     views = torch.empty(shape, dtype=torch.uint8, device=device, memory_format=torch.channels_last)
     # A chunk at a time, as numbers in float32 take many times the room of a view.
-    for part in torch.arange(count).split(_at_once(bank.images)):
+    for part in torch.arange(count).split(images_at_once(device, shape[-1])):
         images = [moves.apply(bank.pixels(places[part]), draws[part].to(device)) for places, draws in shown]
         weight = weights[part].view(-1, 1, 1, 1).to(device)
         mixed = weight * images[0] + (1 - weight) * images[1] if mix else images[0]
@@ -121,7 +120,7 @@ def judge_views(
     logits: list[Tensor] = []
 
     def parts() -> Iterator[Tensor]:
-        for part in images.split(_at_once(images)):
+        for part in images.split(images_at_once(images.device, images.shape[-1])):
             check()
             features, part_logits = targets(part.float() / 255)
             logits.append(part_logits.float())
@@ -149,15 +148,12 @@ def bytes_of_pool(views: int, side: int, features: int) -> tuple[float, float]:
         features: joint features of each.
     """
     # The views themselves, and seven copies of a chunk of them in float32.
-    images = 3.0 * side**2 * (views + 28 * _CHUNK)
+    chunk = images_at_once(torch.device("cpu"), side)
+    images = 3.0 * side**2 * (views + 28 * chunk)
     stored = 2.0 * views * features
-    # Each teacher's own and all together in float32; what is stored, and as much for gaps that the pool before left.
-    most = images + 10.0 * _CHUNK * features
-    return (most, stored) if _too_many(views, features) else (most + 2 * stored, 0.0)
-
-
-def _at_once(images: Tensor | RowsOnDisk) -> int:
-    return _CHUNK if images.device.type == "cpu" else max(_CHUNK, _PIXELS_ON_A_GPU // images.shape[-1] ** 2)
+    # Each teacher's own and all together in float32, and what is stored.
+    most = images + 10.0 * chunk * features
+    return (most, stored) if _too_many(views, features) else (most + stored, 0.0)
 
 
 def _too_many(views: int, features: int) -> bool:

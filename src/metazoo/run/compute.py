@@ -13,6 +13,7 @@ from metazoo.run.executor import default_workers
 Precision = Literal["float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 _MOST_WORKERS_ON_A_GPU = 4
+_IMAGES_ON_A_CORE, _PIXELS_ON_A_GPU = 64, 2**22
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,15 @@ class Compute:
 
 CPU = Compute()
 """The plain one, in float32."""
+
+
+def images_at_once(device: torch.device, side: int) -> int:
+    """How many images of `side` x `side` pixels a network that does not learn is shown together.
+
+    Of a core, more would only take memory: 20 Conv4 are as fast with 64 of 32 pixels as with 256. A GPU is kept busy by
+    more small images.
+    """
+    return _IMAGES_ON_A_CORE if device.type == "cpu" else max(_IMAGES_ON_A_CORE, _PIXELS_ON_A_GPU // side**2)
 
 
 def _device(name: str) -> torch.device:

@@ -20,9 +20,9 @@ from torch import Tensor
 from metazoo.bank import ResidentBank
 from metazoo.data.images import first_of_each
 from metazoo.errors import DataError, UsageError
+from metazoo.run.compute import images_at_once
 
 _BLOCK = 1024
-_CHUNK = 256
 
 
 @torch.no_grad()
@@ -53,7 +53,7 @@ def class_means(
     counts = torch.bincount(classes, minlength=int(starts[-1]))
     places = first_of_each(classes, images_per_class)
     sums = torch.zeros(())
-    for chosen in places.split(_CHUNK):
+    for chosen in places.split(images_at_once(bank.images.device, bank.images.shape[-1])):
         found = features(bank.pixels(chosen))
         if sums.dim() == 0:
             sums = torch.zeros(len(counts), found.shape[1])

@@ -27,10 +27,10 @@ from torch.nn import functional
 from metazoo.bank import ResidentBank
 from metazoo.data.images import first_of_each
 from metazoo.errors import DataError
+from metazoo.run.compute import images_at_once
 from metazoo.run.randomness import generator
 from metazoo.run.threads import CALLING_THREAD, WorkerThreads
 
-_CHUNK = 256
 _POWER, _ROUNDS = 4, 100
 _TIE = 1e-9  # a model that answers everything alike must not be right by rounding
 
@@ -112,6 +112,7 @@ def skill_matrix(
     skill = torch.full((count, count), float("nan"), dtype=torch.float64)
     order = torch.randperm(count, generator=generator(seed, "trust", "partners")).tolist()
     place = {model: position for position, model in enumerate(order)}
+    chunk = images_at_once(bank.images.device, bank.images.shape[-1])
 
     def judged_by(pair: tuple[int, Callable[[Tensor], Tensor]]) -> None:
         judge, features = pair
@@ -119,7 +120,7 @@ def skill_matrix(
             subject = order[(place[judge] + step) % count]
             own = bank.places_of(subject)
             places = own.start + first_of_each(bank.labels[own], images_per_class)
-            found = torch.cat([features(bank.pixels(part)).cpu() for part in places.split(_CHUNK)])
+            found = torch.cat([features(bank.pixels(part)).cpu() for part in places.split(chunk)])
             skill[subject, judge] = nearest_mean_skill(found, bank.labels[places])
 
     for _ in threads.map(judged_by, ((judge, features_of(judge)) for judge in range(count))):
