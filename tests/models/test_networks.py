@@ -9,7 +9,9 @@ from metazoo.errors import UsageError
 from metazoo.models import Network, architectures, build_network
 
 
-def network(architecture: str, size: int, channels: int = 3, classes: int = 5, width: int | None = None) -> Network:
+def network(
+    architecture: str, size: int, channels: int = 3, classes: int = 5, width: int | tuple[int, ...] | None = None
+) -> Network:
     arguments = None if width is None else {"width": width}
     return build_network(architecture, classes=classes, channels=channels, input_size=size, arguments=arguments)
 
@@ -34,6 +36,19 @@ def test_conv4_at_other_sizes(size: int, side: int) -> None:
     assert built.features(torch.rand(2, 1, size, size)).shape == (2, 8 * side * side)
     assert built(torch.rand(2, 1, size, size)).shape == (2, 7)
     assert count(built) == (9 + 3 * 8 * 9) * 8 + 4 * 3 * 8 + 7 * (8 * side * side + 1)
+
+
+def test_conv4_with_blocks_of_their_own_width() -> None:
+    built = network("conv4", 33, width=(4, 6, 8, 10))
+    images = torch.rand(2, 3, 33, 33)
+    assert built.features(images).shape == (2, 10 * 2 * 2)
+    assert built(images).shape == (2, 5)
+    pairs = [(3, 4), (4, 6), (6, 8), (8, 10)]
+    assert count(built) == sum((9 * inputs + 3) * outputs for inputs, outputs in pairs) + 5 * (40 + 1)
+    torch.manual_seed(0)
+    same = network("conv4", 32, width=(8, 8, 8, 8)).state_dict()
+    torch.manual_seed(0)
+    assert all(torch.equal(same[name], tensor) for name, tensor in network("conv4", 32, width=8).state_dict().items())
 
 
 def test_conv4_starts_as_published() -> None:
@@ -224,5 +239,11 @@ def test_wrong_use_is_explained() -> None:
     for width in (0, -1, 4097):
         with pytest.raises(UsageError, match=f"width must lie between 1 and 4096, not {width}"):
             network("thin-resnet", 32, width=width)
+        with pytest.raises(UsageError, match=f"width must lie between 1 and 4096, not {width}"):
+            network("conv4", 32, width=(8, 8, width, 8))
+    with pytest.raises(UsageError, match="width must be one number, or of conv4 4, one for each block, not"):
+        network("conv4", 32, width=(8, 8, 8))
+    with pytest.raises(UsageError, match="width must be one number, or of conv4 4, one for each block, not"):
+        network("resnet10", 32, width=(8, 8, 8, 8))
     with pytest.raises(UsageError, match="conv4 needs images of at least 16 pixels, not 15; choose a larger"):
         network("conv4", 15)

@@ -6,7 +6,7 @@ from metazoo.models.generator import Generator
 from metazoo.models.library import LIBRARIES, LibraryNetwork, is_library_name
 from metazoo.models.network import Network
 from metazoo.models.optional import import_library
-from metazoo.models.registry import LARGEST_WIDTH, ArchitectureName, architectures, build_network
+from metazoo.models.registry import LARGEST_WIDTH, ArchitectureName, architectures, build_network, check_width
 from metazoo.models.transformers_networks import TRANSFORMERS_CLASSES, arguments_from_config
 from metazoo.models.without_weights import network_with_weights, network_without_weights
 
@@ -25,6 +25,7 @@ __all__ = [
     "arguments_from_config",
     "build_classifier",
     "build_network",
+    "check_width",
     "import_library",
     "is_library_name",
     "network_with_weights",

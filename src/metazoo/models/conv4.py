@@ -1,11 +1,14 @@
 """Conv4, the four-block network of few-shot learning (Vinyals et al. 2016; Snell et al. 2017)."""
 
 import math
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from metazoo.errors import UsageError
 from metazoo.models.network import Network
+
+CONV4_BLOCKS = 4
 
 
 class Conv4(Network):
@@ -14,16 +17,24 @@ class Conv4(Network):
     With the default width 32 it has 29,541 parameters at 32 pixels and 32,901 at 84 (3 channels, 5 classes). The
     convolutions start normal with variance 2 / (9 width), as in the published data-free meta-learning code.
 
+    Args:
+        classes: outputs of the head.
+        channels: 1 or 3.
+        input_size: side of the square images in pixels.
+        width: channels of the blocks, or four numbers, one for each block. Blocks that grow as their maps shrink are
+            worth more than equal ones at the same cost, nearly all of which is in the first two.
+
     Raises:
         UsageError: `input_size` under 16, which four poolings reduce to nothing.
     """
 
-    def __init__(self, *, classes: int, channels: int, input_size: int, width: int = 32) -> None:
+    def __init__(self, *, classes: int, channels: int, input_size: int, width: int | Sequence[int] = 32) -> None:
         super().__init__()
         if input_size < 16:
             raise UsageError(f"conv4 needs images of at least 16 pixels, not {input_size}; choose a larger input size")
-        self.blocks = nn.Sequential(*(_block(channels if index == 0 else width, width) for index in range(4)))
-        self.feature_size = width * (input_size // 16) ** 2
+        widths = (width,) * CONV4_BLOCKS if isinstance(width, int) else tuple(width)
+        self.blocks = nn.Sequential(*map(_block, (channels, *widths), widths))
+        self.feature_size = widths[-1] * (input_size // 16) ** 2
         self.head = nn.Linear(self.feature_size, classes)
 
     def features(self, images: Tensor) -> Tensor:

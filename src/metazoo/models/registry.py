@@ -11,7 +11,7 @@ from pydantic import AfterValidator
 
 from metazoo.errors import UsageError
 from metazoo.models.arguments import Argument
-from metazoo.models.conv4 import Conv4
+from metazoo.models.conv4 import CONV4_BLOCKS, Conv4
 from metazoo.models.library import build_library_network, is_library_name
 from metazoo.models.network import Network
 from metazoo.models.residual_blocks import BasicBlock, BottleneckBlock
@@ -46,6 +46,19 @@ def architectures() -> tuple[str, ...]:
     return tuple(_ARCHITECTURES)
 
 
+def check_width(architecture: str, width: object) -> None:
+    """Check the argument `width` of an architecture of ours: a whole number, of conv4 also a tuple of one a block.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(width, tuple) and (architecture != "conv4" or len(width) != CONV4_BLOCKS):
+        raise ValueError(f"width must be one number, or of conv4 {CONV4_BLOCKS}, one for each block, not {width!r}")
+    for number in width if isinstance(width, tuple) else (width,):
+        if type(number) is not int or not 1 <= number <= LARGEST_WIDTH:
+            raise ValueError(f"width must lie between 1 and {LARGEST_WIDTH}, not {number!r}")
+
+
 def build_network(
     architecture: str, *, classes: int, channels: int, input_size: int, arguments: Mapping[str, Argument] | None = None
 ) -> Network:
@@ -73,7 +86,8 @@ def build_network(
     unknown = set(arguments) - {"width"}
     if unknown:
         raise UsageError(f"{architecture} has no argument {sorted(unknown)[0]!r}; it takes width")
-    width = arguments.get("width", 1)
-    if type(width) is not int or not 1 <= width <= LARGEST_WIDTH:
-        raise UsageError(f"width must lie between 1 and {LARGEST_WIDTH}, not {width!r}")
+    try:
+        check_width(architecture, arguments.get("width", 1))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     return _ARCHITECTURES[architecture](classes=classes, channels=channels, input_size=input_size, **arguments)
