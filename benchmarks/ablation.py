@@ -53,16 +53,16 @@ REGULARISERS: dict[str, dict[str, Any]] = {
 def variants(training_data: Path | None) -> dict[str, dict[str, Any]]:
     """Names ("grouping, regulariser", before it the source where nothing is recovered) and the options they change.
 
-    The default comes first. Other sources than recovered images meet all groupings, and the groupings that differ most
-    without regularisation too; real images are one where they are given.
+    The default comes first. Other sources than recovered images meet all groupings by the default regulariser, and all
+    regularisers by the groupings that differ most; real images are one where they are given.
     """
     sources: dict[str, dict[str, Any]] = {kind: {"kind": kind} for kind in ("leaves", "fractals", "glyphs", "noise")}
     if training_data is not None:
         sources["real images"] = {"kind": "images", "data": str(training_data)}
     groupings = ("dispersed", "spectral", "homogeneous", "random", "single")
-    recovered = itertools.product(groupings, REGULARISERS)
-    plain = (("dispersed", "mean"), ("single", "mean"))
-    others = [(source, *pair) for source in sources for pair in (*((own, "implicit") for own in groupings), *plain)]
+    recovered = [*itertools.product(groupings, REGULARISERS)]
+    some = {*itertools.product(groupings, ("implicit",)), *itertools.product(("dispersed", "single"), REGULARISERS)}
+    others = [(source, *pair) for source in sources for pair in recovered if pair in some]
     return {
         **{", ".join(pair): _changes(*pair) for pair in recovered},
         **{", ".join((source, *pair)): {"source": sources[source], **_changes(*pair)} for source, *pair in others},
