@@ -62,7 +62,7 @@ class MeanGradient(Regulariser):
     def direction(  # noqa: D102
         self, losses: Sequence[Loss], parameters: Parameters, threads: WorkerThreads = CALLING_THREAD
     ) -> Direction:
-        values, gradients = _gradients(losses, [parameters] * len(losses), threads)
+        values, gradients = _gradients(losses, parameters, threads)
         return _direction(parameters, values, gradients, gradients.mean(0))
 
 
@@ -101,13 +101,14 @@ class ImplicitRegularisation(Regulariser):
         if attached is not None:
             values, gradients = attached.values, attached.gradients
         else:
-            values, gradients = _gradients(losses, [parameters] * len(losses), threads)
+            values, gradients = _gradients(losses, parameters, threads)
         mean = gradients.mean(0)
-        displaced = [
-            {name: parameters[name] - step for name, step in _split(self._displacement * (mean - own), parameters)}
-            for own in gradients
-        ]
-        _, there = _gradients(losses, displaced, threads)
+
+        def displaced(member: int) -> Parameters:
+            steps = _split(self._displacement * (mean - gradients[member]), parameters)
+            return {name: parameters[name] - step for name, step in steps}
+
+        _, there = _gradients(losses, parameters, threads, displaced)
         change = there.mean(0) - mean
         if attached is not None:
             change -= self._displacement * attached.mean_product(there.mean(0) - there)
@@ -159,18 +160,28 @@ class _Attached:
         return torch.stack(list(self._threads.map(product, zip(self._graphs, vectors, strict=True)))).mean(0)
 
 
-def _gradients(losses: Sequence[Loss], points: Sequence[Parameters], threads: WorkerThreads) -> tuple[Tensor, Tensor]:
-    """Losses [T] and flat gradients [T, P]; no thread keeps more than one graph alive."""
+def _gradients(
+    losses: Sequence[Loss],
+    parameters: Parameters,
+    threads: WorkerThreads,
+    point_of: Callable[[int], Parameters] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Losses [T] and flat gradients [T, P], at the parameters or at each member's own point.
 
-    def of(pair: tuple[Loss, Parameters]) -> tuple[Tensor, Tensor]:
-        loss, point = pair
+    No thread holds more than one graph, and one point.
+    """
+    size, first = sum(value.numel() for value in parameters.values()), next(iter(parameters.values()))
+    gradients = first.new_empty(len(losses), size)
+
+    def of(member: int) -> Tensor:
+        point = parameters if point_of is None else point_of(member)
         leaves = {name: value.detach().requires_grad_(True) for name, value in point.items()}
         with torch.enable_grad():
-            value = loss(leaves)
-        return value.detach(), _flat_gradient(value, leaves)
+            value = losses[member](leaves)
+        gradients[member] = _flat_gradient(value, leaves)
+        return value.detach()
 
-    values, gradients = zip(*threads.map(of, zip(losses, points, strict=True)), strict=True)
-    return torch.stack(values), torch.stack(gradients)
+    return torch.stack(list(threads.map(of, range(len(losses))))), gradients
 
 
 def _flat_gradient(
@@ -189,14 +200,15 @@ def _split(vector: Tensor, like: Parameters) -> list[tuple[str, Tensor]]:
 
 
 def _direction(parameters: Parameters, losses: Tensor, gradients: Tensor, joined: Tensor) -> Direction:
-    mean = gradients.mean(0)
-    unit, count = torch.nn.functional.normalize(gradients, dim=1), len(gradients)
-    cosines = unit @ unit.T
+    # Of some hundred teachers the gradients are the greatest tensors there are, so none of their size is made here.
+    mean, count = gradients.mean(0), len(gradients)
+    lengths = gradients.norm(dim=1).clamp_min(1e-12)
+    cosines = gradients @ gradients.T / torch.outer(lengths, lengths)
     agreement = (cosines.sum() - cosines.diagonal().sum()) / (count * (count - 1)) if count > 1 else cosines.mean()
     return Direction(
         gradient=dict(_split(joined, parameters)),
         losses=losses,
         agreement=agreement,
-        disagreement=(gradients - mean).square().sum(1).mean() / 2,
+        disagreement=torch.stack([(own - mean).square().sum() for own in gradients]).mean() / 2,
         relative_change=(joined - mean).norm() / mean.norm().clamp_min(torch.finfo(mean.dtype).tiny),
     )

@@ -2,10 +2,11 @@
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.table import Table
 
 from metazoo.bank import Bank
@@ -24,14 +25,14 @@ from metazoo.methods.tgr import TgrRecipe
 from metazoo.methods.tgr_reference import TgrReferenceRecipe, check_recipe
 from metazoo.recover import guides_for, plan_recovery
 from metazoo.run.executor import default_workers
-from metazoo.run.memory import keep_freed_memory
+from metazoo.run.memory import give_back_memory, keep_freed_memory, peak_growth
 from metazoo.run.progress import duration
 from metazoo.run.threads import threads_for, torch_threads
 from metazoo.zoo import Zoo, zoo_with_models
 
-_WORKER_BYTES, _PICTURE_BYTES, _MARGIN = 450e6, 150e6, 1.3
+_WORKER_BYTES, _PICTURE_BYTES, _MARGIN = 450e6, 150e6, 1.1
 """What a worker process holds besides its images, the interpreter and its share of torch; what draws pictures; and room
-for the gaps that hours of work leave (a run of 14 minutes took a quarter more than its first steps let expect)."""
+for the gaps that hours of work leave."""
 
 
 @dataclass(frozen=True)
@@ -89,16 +90,21 @@ def plan_run(
         with torch_threads(threads):
             sharing = threads_for(workers)
             probing = time_task_space(zoo, recipe.probe, recipe.budget, bank)
-            if isinstance(recipe, TgrReferenceRecipe):
-                learning = time_replay_learning(zoo, recipe, bank, inversion, workers, sharing)
-            else:
+            selecting = 0.0
+            if not isinstance(recipe, TgrReferenceRecipe):
                 kinds = most_kinds(zoo, recipe.domains) if recipe.source.shows_classes else 1
                 longest = lengthened(recipe.learning, kinds, recipe.domains)
                 recipe = recipe.model_copy(update={"learning": longest})
                 probing += time_trust(zoo, teachers, recipe, sharing)
-                learning = time_group_learning(zoo, teachers, recipe, bank, sharing)
-                learning = replace(learning, seconds=learning.seconds + time_selection(zoo, recipe))
-    here = resident_bytes()
+                selecting = time_selection(zoo, recipe)
+            give_back_memory(torch.device("cpu"))  # as learning does before it begins
+            before = resident_bytes()
+            with peak_growth() as grown:
+                if isinstance(recipe, TgrReferenceRecipe):
+                    learning = time_replay_learning(zoo, recipe, bank, inversion, workers, sharing)
+                else:
+                    learning = time_group_learning(zoo, teachers, recipe, bank, sharing)
+            here = resident_bytes() if grown.bytes is None else before + grown.bytes
     is_reference = isinstance(recipe, TgrReferenceRecipe)
     parallel = min(workers, len(zoo) if is_reference else recovery.buckets)
     inverting = parallel * (_WORKER_BYTES + inversion.memory) * (parallel > 1)
@@ -109,7 +115,7 @@ def plan_run(
         seconds={
             "recovery": inversion.seconds / parallel + 4 * (workers > 1),
             "task space": probing,
-            "learning": learning.seconds,
+            "learning": learning.seconds + selecting,
         },
         memory=_MARGIN * most + _PICTURE_BYTES,
         disk=recovery.bytes * 1.1 + learning.disk + 0.3e6 * len(zoo),

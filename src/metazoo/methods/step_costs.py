@@ -51,7 +51,7 @@ class InversionCost:
 
 @dataclass(frozen=True)
 class LearningCost:
-    """Seconds, and bytes of memory and disk beyond what this process holds after the timing."""
+    """Seconds, and bytes of memory and disk beyond what this process held at most while it was timed."""
 
     seconds: float
     memory: float
