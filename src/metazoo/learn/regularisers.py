@@ -105,8 +105,8 @@ class ImplicitRegularisation(Regulariser):
         mean = gradients.mean(0)
 
         def displaced(member: int) -> Parameters:
-            steps = _split(self._displacement * (mean - gradients[member]), parameters)
-            return {name: parameters[name] - step for name, step in steps}
+            steps = _split(gradients[member] - mean, parameters)
+            return {name: torch.add(parameters[name], step, alpha=self._displacement) for name, step in steps}
 
         _, there = _gradients(losses, parameters, threads, displaced)
         change = there.mean(0) - mean
@@ -178,19 +178,24 @@ def _gradients(
         leaves = {name: value.detach().requires_grad_(True) for name, value in point.items()}
         with torch.enable_grad():
             value = losses[member](leaves)
-        gradients[member] = _flat_gradient(value, leaves)
+        _flat_gradient(value, leaves, out=gradients[member])
         return value.detach()
 
     return torch.stack(list(threads.map(of, range(len(losses))))), gradients
 
 
 def _flat_gradient(
-    value: Tensor, leaves: Parameters, *, create_graph: bool = False, weights: Tensor | None = None
+    value: Tensor,
+    leaves: Parameters,
+    *,
+    create_graph: bool = False,
+    weights: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     parts = torch.autograd.grad(
         value, list(leaves.values()), weights, create_graph=create_graph, allow_unused=True, materialize_grads=True
     )
-    return torch.cat([part.reshape(-1) for part in parts])
+    return torch.cat([part.reshape(-1) for part in parts], out=out)
 
 
 def _split(vector: Tensor, like: Parameters) -> list[tuple[str, Tensor]]:
