@@ -131,7 +131,8 @@ def test_a_transformer_recognises_what_was_recovered_from_part_of_it() -> None:
         std=(0.25,) * 3,
     )
     teacher, wanted = teacher_of(trained(spec, steps=160)), torch.arange(4).repeat(4)
-    recipe = RecoveryRecipe(iterations=60, total_variation=1, dropped_tokens=0.5)
+    # Not moved: a letter is another one in a mirror, and this teacher has never seen one shifted.
+    recipe = RecoveryRecipe(iterations=60, total_variation=1, shift=0, dropped_tokens=0.5)
     result = recover_images(teacher, wanted, recipe, seeded())
     assert result.health.agreement > 0.8
     assert torch.equal(recover_images(teacher, wanted, recipe, seeded()).images, result.images)
