@@ -49,15 +49,14 @@ class GroupingRecipe(BaseModel):
 
 
 _Width = int | tuple[int, ...]
-_DEFAULT_WIDTHS: dict[str, _Width] = {"conv4": (32, 64, 96, 128)}
+_DEFAULT_WIDTHS: dict[str, _Width] = {"conv4": 64}
 
 
 class MetaModelRecipe(BaseModel):
     """What the meta-model is.
 
-    It stands for many models, which asks for more room than one of them has: of width `default` a conv4 has blocks of
-    32, 64, 96 and 128 channels, while those of a zoo mostly have 32 everywhere. It learns as well as one of 64
-    everywhere, in five eighths of the time of a step.
+    It stands for many models, which asks for more room than one of them has: of width `default` a conv4 has 64
+    channels, as in prototypical networks (Snell et al. 2017), while those of a zoo mostly have 32.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,7 +65,7 @@ class MetaModelRecipe(BaseModel):
     width: _Width | Literal["default"] | None = Field(
         default=None,
         description="of the architecture, of conv4 one number or one for each block; null: its own; default: "
-        "[32, 64, 96, 128] of conv4, else its own",
+        "64 of conv4, else its own",
     )
     input_size: int | None = Field(
         default=None,

@@ -15,7 +15,7 @@ the steps is in the rooms that do them):
   budgets of minutes);
 - of a zoo of several kinds of images the meta-model learns longer, and new tasks are read in the way of the kind that
   they look like (published: one space of features for all); see `metazoo.learn.readouts`;
-- the meta-model has blocks of 32, 64, 96 and 128 channels (published: 32 everywhere);
+- the meta-model is twice as wide as published, with 64 channels;
 - the displacement of implicit gradient regularisation is detached, so the published 1e-3 corresponds to 2e-3 here, and
   one step in five is regularised, five times as strongly.
 

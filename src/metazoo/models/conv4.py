@@ -21,8 +21,7 @@ class Conv4(Network):
         classes: outputs of the head.
         channels: 1 or 3.
         input_size: side of the square images in pixels.
-        width: channels of the blocks, or four numbers, one for each block. Blocks that grow as their maps shrink are
-            worth more than equal ones at the same cost, nearly all of which is in the first two.
+        width: channels of the blocks, or four numbers, one for each block.
 
     Raises:
         UsageError: `input_size` under 16, which four poolings reduce to nothing.
