@@ -62,7 +62,7 @@ def test_another_c_library_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     memory.give_back_memory(torch.device("cpu"))
 
 
-@pytest.mark.parametrize(("device", "free", "given"), [("cuda", 4, [1]), ("cuda", 6, [])])
+@pytest.mark.parametrize(("device", "free", "given"), [("cuda", 4, [1]), ("cuda", 6, []), ("cpu", 0, [])])
 def test_memory_of_a_gpu_is_given_back_where_little_is_left(
     device: str, free: int, given: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,7 +111,7 @@ def test_means_are_over_the_first_images_of_every_class(monkeypatch: pytest.Monk
     images = torch.randint(0, 256, (13, 3, 4, 4), generator=random, dtype=torch.uint8)
     bank = ResidentBank(("a", "b"), images, labels, (0, 6, 13))
     batches: list[int] = []
-    monkeypatch.setattr(MODULE, "images_at_once", lambda *_: 4)
+    monkeypatch.setattr("metazoo.bank.resident.images_at_once", lambda *_: 4)
 
     def features(batch: Tensor) -> Tensor:
         batches.append(len(batch))

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from metazoo.bank.bank import Bank
+from metazoo.run.compute import images_at_once
 from metazoo.run.rows import RowsOnDisk, keep_rows
 
 _MOST_BYTES = 128_000_000
@@ -76,6 +77,10 @@ class ResidentBank:
     def pixels(self, places: Tensor) -> Tensor:
         """The images at `places` as float [n, 3, side, side] in [0, 1]."""
         return self.images[places].float() / 255
+
+    def in_parts(self, places: Tensor) -> tuple[Tensor, ...]:
+        """`places` (int64 [n]) by as many as a network that does not learn is shown together."""
+        return places.split(images_at_once(self.images.device, self.images.shape[-1]))
 
 
 class ResidentBanks:

@@ -63,7 +63,8 @@ class MeanGradient(Regulariser):
         self, losses: Sequence[Loss], parameters: Parameters, threads: WorkerThreads = CALLING_THREAD
     ) -> Direction:
         values, gradients = _gradients(losses, parameters, threads)
-        return _direction(parameters, values, gradients, gradients.mean(0))
+        mean = gradients.mean(0)
+        return _direction(parameters, values, gradients, mean, mean)
 
 
 @final
@@ -112,7 +113,7 @@ class ImplicitRegularisation(Regulariser):
         change = there.mean(0) - mean
         if attached is not None:
             change -= self._displacement * attached.mean_product(there.mean(0) - there)
-        return _direction(parameters, values, gradients, mean + self._strength / self._displacement * change)
+        return _direction(parameters, values, gradients, mean, mean + self._strength / self._displacement * change)
 
 
 @final
@@ -130,7 +131,7 @@ class ExplicitRegularisation(Regulariser):
         attached = _Attached(losses, parameters, threads)
         gradients, mean = attached.gradients, attached.gradients.mean(0)
         joined = mean + self._strength * attached.mean_product(gradients - mean)
-        return _direction(parameters, attached.values, gradients, joined)
+        return _direction(parameters, attached.values, gradients, mean, joined)
 
 
 class _Attached:
@@ -204,9 +205,9 @@ def _split(vector: Tensor, like: Parameters) -> list[tuple[str, Tensor]]:
     return [(name, part.view(value.shape)) for (name, value), part in zip(like.items(), parts, strict=True)]
 
 
-def _direction(parameters: Parameters, losses: Tensor, gradients: Tensor, joined: Tensor) -> Direction:
+def _direction(parameters: Parameters, losses: Tensor, gradients: Tensor, mean: Tensor, joined: Tensor) -> Direction:
     # Of some hundred teachers the gradients are the greatest tensors there are, so none of their size is made here.
-    mean, count = gradients.mean(0), len(gradients)
+    count = len(gradients)
     lengths = gradients.norm(dim=1).clamp_min(1e-12)
     cosines = gradients @ gradients.T / torch.outer(lengths, lengths)
     agreement = (cosines.sum() - cosines.diagonal().sum()) / (count * (count - 1)) if count > 1 else cosines.mean()

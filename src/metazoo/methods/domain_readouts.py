@@ -12,7 +12,7 @@ from metazoo.learn.readout_fitting import domain_kernel, domain_recogniser
 from metazoo.learn.readouts import DomainReadouts
 from metazoo.methods.workspace import Workspace
 from metazoo.models import ImageClassifier
-from metazoo.run.compute import Compute, images_at_once
+from metazoo.run.compute import Compute
 from metazoo.run.randomness import generator
 
 
@@ -83,6 +83,5 @@ def _said(
 
 
 def _features(embedder: Embedder, bank: ResidentBank, places: Tensor, compute: Compute) -> Tensor:
-    chunk = images_at_once(bank.images.device, bank.images.shape[-1])
     with compute.mixed():
-        return torch.cat([embedder.features(bank.pixels(part)).float().cpu() for part in places.split(chunk)])
+        return torch.cat([embedder.features(bank.pixels(part)).float().cpu() for part in bank.in_parts(places)])

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.table import Table
 
 from metazoo.bank import Bank
@@ -25,7 +24,7 @@ from metazoo.methods.tgr import TgrRecipe
 from metazoo.methods.tgr_reference import TgrReferenceRecipe, check_recipe
 from metazoo.recover import guides_for, plan_recovery
 from metazoo.run.executor import default_workers
-from metazoo.run.memory import give_back_memory, keep_freed_memory, peak_growth
+from metazoo.run.memory import keep_freed_memory, memory_of_this_process, peak_growth
 from metazoo.run.progress import duration
 from metazoo.run.threads import threads_for, torch_threads
 from metazoo.zoo import Zoo, zoo_with_models
@@ -97,14 +96,12 @@ def plan_run(
                 recipe = recipe.model_copy(update={"learning": longest})
                 probing += time_trust(zoo, teachers, recipe, sharing)
                 selecting = time_selection(zoo, recipe)
-            give_back_memory(torch.device("cpu"))  # as learning does before it begins
-            before = resident_bytes()
             with peak_growth() as grown:
                 if isinstance(recipe, TgrReferenceRecipe):
                     learning = time_replay_learning(zoo, recipe, bank, inversion, workers, sharing)
                 else:
                     learning = time_group_learning(zoo, teachers, recipe, bank, sharing)
-            here = resident_bytes() if grown.bytes is None else before + grown.bytes
+            here = resident_bytes() if grown.bytes is None else memory_of_this_process("VmHWM")
     is_reference = isinstance(recipe, TgrReferenceRecipe)
     parallel = min(workers, len(zoo) if is_reference else recovery.buckets)
     inverting = parallel * (_WORKER_BYTES + inversion.memory) * (parallel > 1)

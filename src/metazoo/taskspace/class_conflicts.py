@@ -20,7 +20,6 @@ from torch import Tensor
 from metazoo.bank import ResidentBank
 from metazoo.data.images import first_of_each
 from metazoo.errors import DataError, UsageError
-from metazoo.run.compute import images_at_once
 
 _BLOCK = 1024
 
@@ -53,7 +52,7 @@ def class_means(
     counts = torch.bincount(classes, minlength=int(starts[-1]))
     places = first_of_each(classes, images_per_class)
     sums = torch.zeros(())
-    for chosen in places.split(images_at_once(bank.images.device, bank.images.shape[-1])):
+    for chosen in bank.in_parts(places):
         found = features(bank.pixels(chosen))
         if sums.dim() == 0:
             sums = torch.zeros(len(counts), found.shape[1])

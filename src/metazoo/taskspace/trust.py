@@ -27,7 +27,6 @@ from torch.nn import functional
 from metazoo.bank import ResidentBank
 from metazoo.data.images import first_of_each
 from metazoo.errors import DataError
-from metazoo.run.compute import images_at_once
 from metazoo.run.randomness import generator
 from metazoo.run.threads import CALLING_THREAD, WorkerThreads
 
@@ -112,7 +111,6 @@ def skill_matrix(
     skill = torch.full((count, count), float("nan"), dtype=torch.float64)
     order = torch.randperm(count, generator=generator(seed, "trust", "partners")).tolist()
     place = {model: position for position, model in enumerate(order)}
-    chunk = images_at_once(bank.images.device, bank.images.shape[-1])
 
     def judged_by(pair: tuple[int, Callable[[Tensor], Tensor]]) -> None:
         judge, features = pair
@@ -120,7 +118,7 @@ def skill_matrix(
             subject = order[(place[judge] + step) % count]
             own = bank.places_of(subject)
             places = own.start + first_of_each(bank.labels[own], images_per_class)
-            found = torch.cat([features(bank.pixels(part)).cpu() for part in places.split(chunk)])
+            found = torch.cat([features(bank.pixels(part)).cpu() for part in bank.in_parts(places)])
             skill[subject, judge] = nearest_mean_skill(found, bank.labels[places])
 
     for _ in threads.map(judged_by, ((judge, features_of(judge)) for judge in range(count))):
