@@ -11,20 +11,26 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from metazoo.run.repeat import record
+from metazoo.run.repeat import Playback
 
 
 class PlayedBack:
     """`metazoo.run.repeat.Repeated` as it is on a GPU, and from the first call on."""
 
-    def __init__(self, step: Callable[[], None], _device: torch.device, *, recordable: bool = True) -> None:
+    def __init__(self, step: Callable[..., Any], _device: torch.device, *, recordable: bool = True) -> None:
         assert recordable
-        recording = record(step, RecordedOperations())
-        assert recording is not None
-        self._recording = recording
+        self._step, self._playbacks = step, {}
 
-    def __call__(self) -> None:
-        self._recording.replay()
+    def __call__(self, *inputs: torch.Tensor) -> Any:
+        shapes = tuple(value.shape for value in inputs)
+        if shapes not in self._playbacks:
+            graph = RecordedOperations()
+            self._playbacks[shapes] = Playback(self._step, inputs, graph, 0), graph
+        playback, graph = self._playbacks[shapes]
+        before = graph.replays
+        result = playback(*inputs)
+        assert graph.replays == before + 1
+        return result
 
 
 class RecordedOperations(TorchDispatchMode):
@@ -33,6 +39,7 @@ class RecordedOperations(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self._operations: list[tuple[Any, Any, Any, Any]] = []
+        self.replays = 0
         self._before: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def capture_begin(self) -> None:
@@ -48,6 +55,7 @@ class RecordedOperations(TorchDispatchMode):
 
     @torch.no_grad()
     def replay(self) -> None:
+        self.replays += 1
         for function, args, kwargs, outputs in self._operations:
             found = function(*args, **kwargs)
             for output, value in zip(tree_leaves(outputs), tree_leaves(found), strict=True):

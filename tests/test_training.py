@@ -248,6 +248,18 @@ def test_a_zoo_without_models_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_the_meta_model_learns_in_full_float32(zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, step = [], GroupLearner.step
+
+    def watched(learner: GroupLearner) -> Any:
+        seen.append(torch.backends.cudnn.conv.fp32_precision)  # pyright: ignore[reportAttributeAccessIssue]
+        return step(learner)
+
+    monkeypatch.setattr(GroupLearner, "step", watched)
+    train(zoo, out=tmp_path / "run", config=OPTIONS, workers=1)
+    assert seen == ["ieee"] * OPTIONS["learning"]["steps"]
+
+
 def test_threads_are_those_that_the_run_began_with(zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
 

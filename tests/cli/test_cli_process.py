@@ -7,8 +7,6 @@ import sys
 import pytest
 from cli_helpers import Workshop
 
-RUN = "import sys; from metazoo.cli import main; sys.exit(main())"
-
 
 def test_help_version_and_typing_errors_are_quick() -> None:
     script = """
@@ -26,7 +24,7 @@ print(sorted({'torch', 'numpy', 'pydantic', 'rich', 'yaml', 'PIL', 'matplotlib',
 
 @pytest.mark.parametrize("words", [["--help"], ["zoo", "inspect", "{zoo}"]])
 def test_a_reader_that_goes_away_is_no_error(workshop: Workshop, words: list[str]) -> None:
-    command = [sys.executable, "-c", RUN, *(word.format(zoo=workshop.zoo) for word in words)]
+    command = [sys.executable, "-m", "metazoo", *(word.format(zoo=workshop.zoo) for word in words)]
     # Without a buffer, argparse itself passes over the error.
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     reader, writer = os.pipe()
@@ -42,7 +40,7 @@ def test_a_reader_that_goes_away_is_no_error(workshop: Workshop, words: list[str
 
 def test_exit_codes_reach_the_shell() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", RUN, "trian"], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-m", "metazoo", "trian"], capture_output=True, text=True, check=False, timeout=120
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("metazoo: argument COMMAND: invalid choice: 'trian'")

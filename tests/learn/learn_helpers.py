@@ -35,8 +35,8 @@ def targets(images: Tensor) -> tuple[Tensor, Tensor]:
     """As `views.Targets`: features and logits of the three teachers, side by side."""
     random = torch.Generator().manual_seed(1)
     pooled = functional.adaptive_avg_pool2d(images - 0.5, 4).flatten(1)
-    features = pooled @ torch.randn(48, sum(FEATURE_SIZES), generator=random)
-    logits = 5 * pooled @ torch.randn(48, sum(CLASS_COUNTS), generator=random)
+    features = pooled @ torch.randn(48, sum(FEATURE_SIZES), generator=random).to(images.device)
+    logits = 5 * pooled @ torch.randn(48, sum(CLASS_COUNTS), generator=random).to(images.device)
     return torch.cat([functional.normalize(part, dim=1) for part in features.split(FEATURE_SIZES, 1)], 1), logits
 
 

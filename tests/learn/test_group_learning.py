@@ -20,6 +20,7 @@ from metazoo.learn.recipe import LearningRecipe, RegularisationRecipe
 from metazoo.learn.regularisers import ExplicitRegularisation, ImplicitRegularisation, MeanGradient
 from metazoo.learn.student import Student
 from metazoo.learn.views import Targets, Views, judge_views
+from metazoo.run.compute import in_full_float32
 from metazoo.run.tensor_files import read_tensors, write_tensors
 from metazoo.run.threads import CALLING_THREAD, WorkerThreads
 
@@ -365,3 +366,18 @@ def test_steps_played_back_from_a_recording_learn_the_same(kind: str, monkeypatc
     played, played_reports = learn()
     assert played_reports == called_reports
     assert all(torch.equal(value, played[name]) for name, value in called.items())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("differentiated", [False, True])
+@pytest.mark.parametrize("kind", ["implicit", "explicit", "mean"])
+def test_a_gpu_learns_what_the_cpu_learns(kind: str, differentiated: bool) -> None:
+    how = {"kind": kind, "displacement": 1e-2, "strength": 1e-2, "differentiate_displacement": differentiated}
+    recipe = changed(steps=18, steps_per_views=9, regularisation=RegularisationRecipe.model_validate(how))
+    found = []
+    for device in ("cpu", "cuda"):
+        learner = learner_of(recipe, bank=resident_bank().to(device), learner=student().to(device))
+        with in_full_float32():
+            reports = [learner.step() for _ in range(recipe.steps)]
+        found.append(torch.tensor([[float(value) for value in vars(report).values()] for report in reports]))
+    torch.testing.assert_close(*found, rtol=0.02, atol=0.02)

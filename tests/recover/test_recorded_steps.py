@@ -61,7 +61,7 @@ def test_what_waits_for_the_device_is_not_recorded_and_nothing_of_it_is_done() -
         if values.sum() > 0:
             values.mul_(2)
 
-    assert record(step, RecordedOperations()) is None
+    assert not record(step, RecordedOperations())
     assert torch.equal(values, torch.zeros(2))
 
 
@@ -73,8 +73,8 @@ def test_a_step_that_counts_in_python_comes_out_wrong_when_it_is_played_back() -
         done += 1
         values.add_(done)
 
-    recording = record(step, RecordedOperations())
-    assert recording is not None
+    recording = RecordedOperations()
+    assert record(step, recording)
     for _ in range(3):
         recording.replay()
     assert values.item() == 3  # and not 1 + 2 + 3: the emulation would tell
@@ -83,7 +83,7 @@ def test_a_step_that_counts_in_python_comes_out_wrong_when_it_is_played_back() -
 def test_vision_transformers_that_lose_patches_are_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
 
-    def watched(step: Callable[[], None], device: torch.device, *, recordable: bool) -> Repeated:
+    def watched(step: Callable[[], None], device: torch.device, *, recordable: bool) -> Repeated[None]:
         asked.append(recordable)
         return Repeated(step, device)
 

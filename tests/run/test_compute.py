@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from metazoo.errors import UsageError
-from metazoo.run.compute import CPU, Compute, images_at_once
+from metazoo.run.compute import CPU, Compute, images_at_once, in_full_float32
 from metazoo.run.executor import default_workers
 
 
@@ -71,3 +71,16 @@ def test_mixed_precision_follows_the_steps_of_a_parameter() -> None:
         with torch.no_grad():
             layer.weight.mul_(4)
         assert torch.equal(layer(values), 4 * before)
+
+
+@pytest.mark.parametrize("before", ["tf32", "ieee"])
+def test_convolutions_are_of_full_float32_within_and_as_they_were_afterwards(before: str) -> None:
+    convolutions = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
+    found = convolutions.fp32_precision
+    try:
+        convolutions.fp32_precision = before
+        with in_full_float32():
+            assert convolutions.fp32_precision == "ieee"
+        assert convolutions.fp32_precision == before
+    finally:
+        convolutions.fp32_precision = found

@@ -1,7 +1,7 @@
 """What a batch of episodes asks of the parameters that all of them start from."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -50,9 +50,7 @@ class EpisodeGradients:
         self.model, self._learner, self._threads = model, learner, threads
         self._leaves = {name: value.detach().requires_grad_(True) for name, value in parameters.items()}
         self._total = {name: torch.zeros_like(value) for name, value in parameters.items()}
-        self._loss, self._accuracy = torch.empty(0), torch.empty(0)
-        self._episode: EpisodeImages | None = None
-        self._repeated: Repeated | None = None
+        self._repeated: dict[int, Repeated[tuple[Tensor, Tensor]]] = {}
 
     def __call__(self, episodes: Sequence[EpisodeImages]) -> BatchOfEpisodes:
         """The gradient of `episodes`, which overwrites that of the batch before; all have the same shapes."""
@@ -69,24 +67,21 @@ class EpisodeGradients:
 
     def _in_turn(self, episodes: Sequence[EpisodeImages]) -> Iterator[tuple[Tensor, Tensor]]:
         for episode in episodes:
-            self._show(episode)()
-            yield self._loss.clone(), self._accuracy.clone()
+            loss, accuracy = self._repeatedly(episode)
+            yield loss.clone(), accuracy.clone()
 
-    def _show(self, episode: EpisodeImages) -> Repeated:
-        """The step that adds the gradient of this episode."""
-        if self._episode is None or self._repeated is None or not _alike(episode, self._episode):
-            copies = {name: tensor.clone() for name, tensor in _tensors(episode).items()}
-            self._episode = replace(episode, **copies)
-            self._repeated = Repeated(self._step, next(iter(self._total.values())).device)
-        else:
-            for name, tensor in _tensors(self._episode).items():
-                tensor.copy_(getattr(episode, name))
-        return self._repeated
+    def _repeatedly(self, episode: EpisodeImages) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy of one episode, whose gradient is added."""
+        ways = episode.ways
+        if ways not in self._repeated:
 
-    def _step(self) -> None:
-        assert self._episode is not None
-        parts, self._loss, self._accuracy = self._of(self._episode)
-        self._add(parts)
+            def step(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+                parts, loss, accuracy = self._of(EpisodeImages(*tensors, ways=ways))
+                self._add(parts)
+                return loss, accuracy
+
+            self._repeated[ways] = Repeated(step, next(iter(self._total.values())).device)
+        return self._repeated[ways](*(value for value in vars(episode).values() if isinstance(value, Tensor)))
 
     def _add(self, parts: Sequence[Tensor]) -> None:
         for total, part in zip(self._total.values(), parts, strict=True):
@@ -99,12 +94,3 @@ class EpisodeGradients:
             loss = functional.cross_entropy(logits, episode.query_labels)
         parts = torch.autograd.grad(loss, list(self._leaves.values()), allow_unused=True, materialize_grads=True)
         return parts, loss.detach(), (logits.argmax(1) == episode.query_labels).double().mean()
-
-
-def _tensors(episode: EpisodeImages) -> dict[str, Tensor]:
-    return {name: value for name, value in vars(episode).items() if isinstance(value, Tensor)}
-
-
-def _alike(one: EpisodeImages, other: EpisodeImages) -> bool:
-    shapes = ([tensor.shape for tensor in _tensors(episode).values()] for episode in (one, other))
-    return one.ways == other.ways and next(shapes) == next(shapes)

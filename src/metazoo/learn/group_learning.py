@@ -87,7 +87,7 @@ class GroupLearner:
         self._parameters = student.trained_parameters()
         self._optimiser = MetaOptimiser(self._parameters, recipe.learning_rate)
         self._views: tuple[int, Views, list[Tensor]] | None = None
-        self._directed: dict[tuple[int, bool, type[Regulariser]], _Directed] = {}
+        self._directed: dict[tuple[bool, type[Regulariser]], Repeated[Direction]] = {}
 
     def step(self) -> StepReport:
         """Learn from one group.
@@ -126,15 +126,16 @@ class GroupLearner:
         """The direction of members that each see the views at a row of `places`, until the next is asked for."""
         weights = self._weights if self.heard is None else self._weights_of(self.heard)
         regulariser = self._recipe.regularisation.at(self.steps_done + 1)
-        kind = len(places), self.heard is None, type(regulariser)
+        kind = weights is None, type(regulariser)
         if kind not in self._directed:
 
-            def direct(shown: Tensor, weights: Tensor | None) -> Direction:
-                losses = [self._loss(views, row, weights) for row in shown]
+            def direct(places: Tensor, weights: Tensor | None = None) -> Direction:
+                losses = [self._loss(views, row, weights) for row in places]
                 return regulariser.direction(losses, self._parameters, self._threads)
 
-            self._directed[kind] = _Directed(places.to(self._bank.images.device), weights, direct)
-        return self._directed[kind](places, weights)
+            self._directed[kind] = Repeated(direct, self._bank.images.device)
+        places = places.to(self._bank.images.device)
+        return self._directed[kind](places) if weights is None else self._directed[kind](places, weights)
 
     def _draw(self, purpose: str, number: int, count: int) -> tuple[Tensor, Tensor]:
         return draw_views(
@@ -216,30 +217,6 @@ class GroupLearner:
         """
         self._optimiser.restore(tensors)
         self.steps_done = steps_done
-
-
-class _Directed:
-    """Steps of equally many members from one pool of views, which a GPU plays back."""
-
-    def __init__(
-        self, shown: Tensor, weights: Tensor | None, direct: Callable[[Tensor, Tensor | None], Direction]
-    ) -> None:
-        self._shown, self._weights = shown, weights
-        self._latest: list[Direction] = []
-        latest = self._latest
-
-        # It does not know this object: both would wait for the garbage collector, and a pool of views with them.
-        def step() -> None:
-            latest[:] = [direct(shown, weights)]
-
-        self._repeated = Repeated(step, shown.device)
-
-    def __call__(self, places: Tensor, weights: Tensor | None) -> Direction:
-        self._shown.copy_(places)
-        if self._weights is not None and weights is not None:
-            self._weights.copy_(weights)
-        self._repeated()
-        return self._latest[0]
 
 
 def _some(places: Tensor, count: int, random: torch.Generator) -> Tensor:

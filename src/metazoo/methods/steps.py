@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from metazoo.methods.workspace import Workspace
+from metazoo.run.compute import in_full_float32
 from metazoo.run.progress import Progress
 
 LEARNING = "learning"
@@ -52,7 +53,7 @@ def learn_in_steps(
     metrics.truncate_after(LEARNING, learner.steps_done)
     bar = Progress("learning", steps, learner.steps_done) if workspace.progress else None
     saved = time.monotonic()
-    with bar or contextlib.nullcontext():
+    with in_full_float32(), bar or contextlib.nullcontext():
         while learner.steps_done < steps:
             report = learner.step()
             done = report.step

@@ -1,6 +1,7 @@
 """Where tensors are worked on, and how exactly."""
 
 import contextlib
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
@@ -23,8 +24,7 @@ class Compute:
     Attributes:
         device: as torch names it: `cpu`, `cuda` or `cuda:1`.
         precision: of frozen teachers while images are recovered from them or shown to them. `bfloat16` is torch's
-            automatic mixed precision. The meta-model itself always learns in float32: regularisation takes the
-            difference of two gradients a thousandth of a step apart, less than what bfloat16 can tell apart.
+            automatic mixed precision. The meta-model itself always learns in float32, see `in_full_float32`.
     """
 
     device: str = "cpu"
@@ -55,6 +55,22 @@ class Compute:
             return contextlib.nullcontext()
         # What is cached of a parameter would not follow its steps, and the block may be a whole inversion.
         return torch.autocast(torch.device(self.device).type, torch.bfloat16, cache_enabled=False)
+
+
+@contextlib.contextmanager
+def in_full_float32() -> Iterator[None]:
+    """Within the block the convolutions of a GPU are of float32 itself.
+
+    By default torch rounds what goes into them to ten bits (TF32). Regularisation takes the difference of two gradients
+    a thousandth of a step apart, which is lost in that, as it would be in bfloat16.
+    """
+    convolutions = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
+    before = convolutions.fp32_precision
+    convolutions.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        convolutions.fp32_precision = before
 
 
 CPU = Compute()

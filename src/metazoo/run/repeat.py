@@ -5,45 +5,50 @@ GPU to run them. So the launches of one step are recorded (a CUDA graph), and pl
 """
 
 import contextlib
-from collections.abc import Callable
-from typing import Protocol, final
+from collections.abc import Callable, Sequence
+from typing import Generic, Protocol, TypeVar, final
 
 import torch
+from torch import Tensor
+
+Result = TypeVar("Result")
 
 # Libraries choose their algorithms in these.
 _CALLS_BEFORE_RECORDING = 3
 
 
 @final
-class Repeated:
+class Repeated(Generic[Result]):
     """A step to be done again and again by calling this; on a GPU it is soon played back instead.
 
     Args:
-        step: works on tensors of `device` alone, and leaves what the next one needs in the same tensors. What it does
-            depends on nothing else, such as a number that Python counts.
+        step: works on tensors of `device` alone: those it is called with, and others that stay the same tensors and
+            have what one step leaves for the next. What it does depends on nothing else but the shapes of the former,
+            such as a number that Python counts.
         device: of its tensors.
         recordable: whether `step` is as said; else it is called each time. So it also is if it cannot be recorded, as
             one that waits for the device.
     """
 
-    def __init__(self, step: Callable[[], None], device: torch.device, *, recordable: bool = True) -> None:
-        self._step, self._device, self._calls = step, device, 0
-        self._recording: Recording | None = None
+    def __init__(self, step: Callable[..., Result], device: torch.device, *, recordable: bool = True) -> None:
+        self._step, self._device = step, device
+        self._playbacks: dict[tuple[torch.Size, ...], Playback[Result]] = {}
         self._stream = torch.cuda.Stream(device) if recordable and device.type == "cuda" else None
 
-    def __call__(self) -> None:
-        """Do the step."""
+    def __call__(self, *inputs: Tensor) -> Result:
+        """What the step returns for `inputs`; what is in its tensors may be gone after the next call."""
         if self._stream is None:
-            self._step()
-            return
+            return self._step(*inputs)
         outside = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(outside)
         with torch.cuda.stream(self._stream):
-            if self._calls == _CALLS_BEFORE_RECORDING:
-                self._recording = record(self._step, torch.cuda.CUDAGraph())
-            self._calls += 1
-            self._step() if self._recording is None else self._recording.replay()
+            shapes = tuple(value.shape for value in inputs)
+            if shapes not in self._playbacks:
+                graph = torch.cuda.CUDAGraph()
+                self._playbacks[shapes] = Playback(self._step, inputs, graph, _CALLS_BEFORE_RECORDING)
+            result = self._playbacks[shapes](*inputs)
         outside.wait_stream(self._stream)
+        return result
 
 
 class Recording(Protocol):
@@ -55,8 +60,33 @@ class Recording(Protocol):
     def reset(self) -> None: ...  # noqa: D102
 
 
-def record(step: Callable[[], None], graph: Recording) -> Recording | None:
-    """`graph` with the launches of one `step`, which has not been done; None if it cannot be recorded."""
+@final
+class Playback(Generic[Result]):
+    """A step for inputs of the same shapes as `inputs`: called `calls` times, then recorded in `graph` if it can be."""
+
+    def __init__(self, step: Callable[..., Result], inputs: Sequence[Tensor], graph: Recording, calls: int) -> None:
+        self._step, self._inputs = step, [value.clone() for value in inputs]
+        self._graph, self._calls_left = graph, calls
+        self._result: list[Result] = []  # of the recording; empty as long as there is none
+
+    def __call__(self, *inputs: Tensor) -> Result:
+        """What the step returns for `inputs`."""
+        for held, value in zip(self._inputs, inputs, strict=True):
+            held.copy_(value)
+        if self._calls_left == 0 and not record(self._recorded, self._graph):
+            self._result.clear()
+        self._calls_left -= 1
+        if not self._result:
+            return self._step(*self._inputs)
+        self._graph.replay()
+        return self._result[0]
+
+    def _recorded(self) -> None:
+        self._result.append(self._step(*self._inputs))
+
+
+def record(step: Callable[[], None], graph: Recording) -> bool:
+    """Whether `graph` now holds the launches of one `step`, which has not been done; else it cannot be recorded."""
     try:
         graph.capture_begin()
         try:
@@ -66,5 +96,5 @@ def record(step: Callable[[], None], graph: Recording) -> Recording | None:
     except RuntimeError:
         with contextlib.suppress(RuntimeError):
             graph.reset()
-        return None
-    return graph
+        return False
+    return True

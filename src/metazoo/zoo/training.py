@@ -1,5 +1,6 @@
 """Supervised training of one classifier, as the models of a zoo get it."""
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -7,10 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from metazoo.data import ImageSet
-from metazoo.data.augment import shift_and_flip
+from metazoo.data.augment import ShiftAndFlip
 from metazoo.errors import UsageError, ZooError
 from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
 from metazoo.run import randomness
+from metazoo.run.repeat import Repeated
 from metazoo.zoo.recipe import TrainingRecipe
 
 _IMAGES_AT_ONCE = 256
@@ -48,7 +50,7 @@ def train_classifier(
 ) -> tuple[ImageClassifier, float]:
     """Train a fresh classifier; the weights of the last step are kept.
 
-    Deterministic given the generator and the number of threads.
+    Deterministic on a CPU given the generator and the number of threads. A GPU plays back what it recorded of a step.
 
     Args:
         spec: of the classifier, its mean and standard deviation included.
@@ -74,36 +76,44 @@ def train_classifier(
     optimiser = _optimiser(classifier, recipe)
     images = training_set.images.to(device).contiguous(memory_format=torch.channels_last)
     labels = training_set.labels.to(device)
-    for epoch in range(recipe.epochs):
+    finite = torch.ones((), dtype=torch.bool, device=device)
+    augmentation = None if recipe.largest_shift is None else ShiftAndFlip(recipe.largest_shift)
+
+    def step(batch: Tensor, *draws: Tensor) -> None:
+        shown = _to_unit_range(images[batch])
+        if augmentation is not None:
+            shown = augmentation.apply(shown, *draws)
+        logits = classifier(shown.contiguous(memory_format=torch.channels_last))
+        loss = functional.cross_entropy(logits, labels[batch])
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(classifier.parameters(), recipe.gradient_norm)
+        optimiser.step()
+        finite.logical_and_(loss.isfinite())
+
+    for rate, epochs in itertools.groupby(range(recipe.epochs), recipe.learning_rate_in):
         for group in optimiser.param_groups:
-            group["lr"] = recipe.learning_rate_in(epoch)
-        shuffled = randomness.generator(order_seed, "zoo-training-order", "epoch", epoch)
-        finite = torch.ones((), dtype=torch.bool, device=device)
-        for batch in torch.randperm(len(images), generator=shuffled).to(device).split(recipe.batch_size):
-            if len(batch) == 1:  # batch norm has no variance of one value
-                continue
-            shown = _to_unit_range(images[batch])
-            if recipe.largest_shift is not None:
-                shown = shift_and_flip(shown, recipe.largest_shift, shuffled)
-            logits = classifier(shown.contiguous(memory_format=torch.channels_last))
-            loss = functional.cross_entropy(logits, labels[batch])
-            optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(classifier.parameters(), recipe.gradient_norm)
-            optimiser.step()
-            finite &= loss.isfinite()
-        if not bool(finite):  # asked once an epoch, as it makes a GPU wait
-            raise _not_finite("loss", name, epoch, recipe)
-        if not all(bool(parameter.isfinite().all()) for parameter in classifier.parameters()):
-            raise _not_finite("weights", name, epoch, recipe)
-        check()
+            group["lr"] = rate
+        repeated = Repeated(step, images.device)  # another for every learning rate, which a recording keeps
+        for epoch in epochs:
+            random = randomness.generator(order_seed, "zoo-training-order", "epoch", epoch)
+            for batch in torch.randperm(len(images), generator=random).to(device).split(recipe.batch_size):
+                if len(batch) > 1:  # batch norm has no variance of one value
+                    draws = [] if augmentation is None else [augmentation.draw(len(batch), random).to(device)]
+                    repeated(batch, *draws)
+            if not bool(finite):  # asked once an epoch, as it makes a GPU wait
+                raise _not_finite("loss", name, epoch, recipe)
+            if not all(bool(parameter.isfinite().all()) for parameter in classifier.parameters()):
+                raise _not_finite("weights", name, epoch, recipe)
+            check()
     return classifier.cpu().eval(), _accuracy(classifier, validation_set)
 
 
 def _optimiser(classifier: ImageClassifier, recipe: TrainingRecipe) -> torch.optim.Optimizer:
     rate, decay, momentum = recipe.learning_rate_in(0), recipe.weight_decay or 0.0, recipe.momentum or 0.0
     if recipe.optimiser == "adam":
-        return torch.optim.Adam(classifier.parameters(), lr=rate, weight_decay=decay)
+        recordable = next(classifier.parameters()).device.type == "cuda"
+        return torch.optim.Adam(classifier.parameters(), lr=rate, weight_decay=decay, capturable=recordable)
     return torch.optim.SGD(classifier.parameters(), lr=rate, weight_decay=decay, momentum=momentum)
 
 
