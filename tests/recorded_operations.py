@@ -67,9 +67,12 @@ class RecordedOperations(TorchDispatchMode):
             raise RuntimeError("operation not permitted when stream is capturing")
         written = [
             value
-            for argument, value in [*zip(function._schema.arguments, args, strict=False)]
+            for argument, values in [*zip(function._schema.arguments, args, strict=False)]
+            for value in tree_leaves(values)
             if argument.is_write and isinstance(value, torch.Tensor)
         ] + [value for name, value in (kwargs or {}).items() if name == "out"]
+        if function._schema.name == "aten::native_batch_norm":  # which does not say that it writes its statistics
+            written += [value for value in args[3:5] if value is not None]
         for tensor in written:
             self._before.setdefault(tensor.data_ptr(), (tensor.detach(), tensor.detach().clone()))
         outputs = function(*args, **(kwargs or {}))

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from recorded_operations import PlayedBack
 from torch import Tensor
 from torch.nn import functional
 from zoo_helpers import SIDE, coloured_images
@@ -11,7 +12,7 @@ from zoo_helpers import SIDE, coloured_images
 from metazoo.data import ImageSet, split_images
 from metazoo.errors import Interrupted, UsageError, ZooError
 from metazoo.models import ClassifierSpec, build_classifier
-from metazoo.zoo import TrainingRecipe, train_classifier, with_pixel_statistics
+from metazoo.zoo import TrainingRecipe, train_classifier, training, with_pixel_statistics
 
 SHORT = TrainingRecipe(epochs=3, batch_size=16)
 
@@ -118,6 +119,20 @@ def test_augmentation_moves_images_and_nothing_else() -> None:
         for largest_shift in (0, 4):
             moved, _ = train(image_set, SHORT.model_copy(update={"largest_shift": largest_shift}))
             assert all(torch.equal(plain[name], moved[name]) for name in plain) is same
+
+
+@pytest.mark.parametrize("largest_shift", [None, 2])
+def test_steps_played_back_from_a_recording_train_the_same(
+    largest_shift: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whole batches and a smaller one by three learning rates: six recordings. Momentum would begin with the first step.
+    recipe = TrainingRecipe(epochs=3, batch_size=5, milestones=(1, 2), momentum=0.0, largest_shift=largest_shift)
+    image_set = coloured_images(classes=3, each=7)
+    assert len(split_images(image_set)[0]) % 5 > 1
+    called, _ = train(image_set, recipe)
+    monkeypatch.setattr(training, "Repeated", PlayedBack)
+    played, _ = train(image_set, recipe)
+    assert all(torch.equal(value, played[name]) for name, value in called.items())
 
 
 def test_a_last_single_image_is_left_out_and_two_are_not() -> None:
