@@ -52,6 +52,20 @@ def test_a_guide_is_no_better_protected_than_whom_it_guides(zoo: Zoo) -> None:
     }
 
 
+def test_every_model_is_guided_by_another_of_its_domain_if_asked(zoo: Zoo) -> None:
+    for name, domain in (("a", "letters"), ("b", "letters"), ("c", "letters"), ("lonely", "signs")):
+        add(zoo, name, spec_of(), domain)
+    add(zoo, "vit", VISION_TRANSFORMER, "signs")
+    drawn = [choose_guides(zoo, seed, all_models=True) for seed in range(12)]
+    assert all(guides.keys() == {"a", "b", "c", "vit"} for guides in drawn)
+    assert {guides["a"].name for guides in drawn} == {"b", "c"}
+    assert {guides["vit"].name for guides in drawn} == {"lonely"}
+    assert [guides["vit"] for guides in drawn] == [choose_guides(zoo, seed)["vit"] for seed in range(12)]
+    assert guides_for(zoo, RecoveryRecipe(guide_all=True), 0) == drawn[0]
+    add(zoo, "secret", spec_of(), permission="keep")
+    assert "secret" not in {choose_guides(zoo, seed, all_models=True)["a"].name for seed in range(12)}
+
+
 def test_a_recipe_without_use_for_guides_has_none(zoo: Zoo) -> None:
     add(zoo, "vit", VISION_TRANSFORMER)
     add(zoo, "conv", spec_of())

@@ -1,9 +1,12 @@
-"""Guides: models with batch norm that help to recover those without.
+"""Guides: models with batch norm that help to recover others.
 
 Without batch norm a teacher remembers nothing of its training images but their classes, and inversion by class alone
 leaves little of what pictures look like. LoRA-Recycle (CVPR 2025) takes the missing statistics for a vision transformer
 from a ResNet-50 trained on ImageNet. Here another model of the same zoo lends its own, so that nothing comes in from
 outside: what is recovered from the teacher is shown to its guide as well, and the guide's batch-norm distance counts.
+
+A model that has batch norm may be guided as well. Its own statistics are those of a few classes, which it has learned
+to tell apart by whatever serves; a picture that another model of its domain also finds usual is more like a real one.
 """
 
 from collections.abc import Callable
@@ -17,12 +20,12 @@ from metazoo.zoo import ModelContract, Zoo
 from metazoo.zoo.contract import PERMISSIONS
 
 
-def choose_guides(zoo: Zoo, seed: int) -> dict[str, ModelContract]:
-    """The guide of every model without batch norm, by the model's name.
+def choose_guides(zoo: Zoo, seed: int, *, all_models: bool = False) -> dict[str, ModelContract]:
+    """The guide of every model without batch norm, by the model's name; with `all_models` of those that have it too.
 
-    One is drawn by seed, of the same domain where there is one. A guide's images may be kept and shown at least as
-    freely as those of the model that it guides, so that no statistics get into images that are less protected. Models
-    for which there is none are left out.
+    One is drawn by seed, of the same domain where there is one; a model with batch norm has one of its own domain or
+    none. A guide's images may be kept and shown at least as freely as those of the model that it guides, so that no
+    statistics get into images that are less protected. Models for which there is none are left out.
 
     Raises:
         UsageError: an architecture cannot be built.
@@ -32,11 +35,14 @@ def choose_guides(zoo: Zoo, seed: int) -> dict[str, ModelContract]:
     names = {contract.name for contract in with_batch_norm}
     guides = {}
     for contract in zoo:
-        if contract.name in names:
+        has_batch_norm = contract.name in names
+        if has_batch_norm and not all_models:
             continue
         allowed = PERMISSIONS.index(contract.recovered_images)
-        free = [other for other in with_batch_norm if PERMISSIONS.index(other.recovered_images) <= allowed]
-        free = [other for other in free if other.domain == contract.domain] or free
+        others = [other for other in with_batch_norm if other.name != contract.name]
+        free = [other for other in others if PERMISSIONS.index(other.recovered_images) <= allowed]
+        near = [other for other in free if other.domain == contract.domain]
+        free = near if has_batch_norm else near or free
         if free:
             random = generator(seed, "recovery guide", contract.name)
             guides[contract.name] = free[int(torch.randint(len(free), (1,), generator=random))]

@@ -41,6 +41,11 @@ class RecoveryRecipe(BaseModel):
     guided: bool = Field(
         default=True, description="whether models without batch norm are recovered with the help of one that has it"
     )
+    guide_all: bool = Field(
+        default=False,
+        description="whether models with batch norm are guided as well, each by another one of its domain: takes up to "
+        "twice as long",
+    )
     dropped_tokens: float = Field(
         default=0.0,
         ge=0,

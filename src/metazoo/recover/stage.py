@@ -127,8 +127,10 @@ def recover_zoo(
 
 def guides_for(zoo: Zoo, recipe: RecoveryRecipe | GeneratorRecipe, seed: int) -> dict[str, ModelContract]:
     """The guides of a recovery, by the name of whom they guide: none where the recipe has no use for them."""
-    asked = isinstance(recipe, RecoveryRecipe) and recipe.guided and recipe.iterations and recipe.batch_norm
-    return choose_guides(zoo, seed) if asked else {}
+    if not isinstance(recipe, RecoveryRecipe):
+        return {}
+    asked = recipe.guided and recipe.iterations and recipe.batch_norm
+    return choose_guides(zoo, seed, all_models=recipe.guide_all) if asked else {}
 
 
 def _missing_units(
