@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from metazoo.recover import RecoveryBudget, RecoveryRecipe, guides_for, recover_
 from metazoo.recover.guides import choose_guides
 from metazoo.recover.objectives import batch_norm_distance
 from metazoo.recover.statistics import read_batch_norm
+from metazoo.recover.units import RecoveryUnit, recover_unit
 from metazoo.zoo import WhiteBoxTeacher, Zoo
 from metazoo.zoo.contract import Permission
 
@@ -100,6 +102,29 @@ def test_with_itself_as_a_guide_the_weight_counts_twice(teacher: WhiteBoxTeacher
     double = recover_images(teacher, WANTED, twice, torch.Generator().manual_seed(0))
     assert (guided.images.int() - double.images.int()).abs().float().mean() < 0.5
     assert distances(guided.health) == pytest.approx(distances(double.health), rel=1e-2)
+
+
+@pytest.mark.parametrize("noise", [3, 1e9])  # far statistics, and none that are finite
+def test_a_guide_of_ruined_weights_is_let_go(zoo: Zoo, noise: float) -> None:
+    add(zoo, "a", spec_of())
+    ruined = trained(spec_of(), steps=2)
+    with torch.no_grad():
+        for parameter in ruined.parameters():
+            parameter += noise * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    zoo.add("ruined", ruined, class_names=tuple(LETTERS[: ruined.spec.classes]), domain="letters")
+    teacher, guide = zoo.contract("a"), zoo.contract("ruined")
+    unit = RecoveryUnit(zoo.folder, teacher, 0, (0,), (WANTED,), RecoveryRecipe(iterations=8), 84, 3, guide)
+    (guided,), (alone,) = recover_unit(unit), recover_unit(dataclasses.replace(unit, guide=None))
+    assert torch.equal(guided.images, alone.images)
+
+
+def test_a_good_guide_is_kept(zoo: Zoo) -> None:
+    for name in "ab":
+        add(zoo, name, spec_of())
+    teacher, guide = zoo.contract("a"), zoo.contract("b")
+    unit = RecoveryUnit(zoo.folder, teacher, 0, (0,), (WANTED,), RecoveryRecipe(iterations=8), 84, 3, guide)
+    (guided,), (alone,) = recover_unit(unit), recover_unit(dataclasses.replace(unit, guide=None))
+    assert not torch.equal(guided.images, alone.images)
 
 
 def test_a_bank_says_who_guided(zoo: Zoo, tmp_path: Path) -> None:

@@ -37,6 +37,12 @@ class Health:
     batch_norm_distance: float | None
     batch_norm_distance_at_start: float | None
 
+    @property
+    def went_astray(self) -> bool:
+        """Whether the teacher's own statistics are no nearer than at the start; False for one without batch norm."""
+        distance, at_start = self.batch_norm_distance, self.batch_norm_distance_at_start
+        return distance is not None and at_start is not None and distance >= at_start
+
     def figures(self) -> dict[str, float]:
         """Those that there are, by name."""
         return {name: value for name, value in vars(self).items() if value is not None}

@@ -1,5 +1,6 @@
 """One piece of recovery work, as a process does it."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from metazoo.errors import ZooError
 from metazoo.recover.generated import GeneratorRecipe, recover_through_generator
 from metazoo.recover.inversion import RecoveredImages
 from metazoo.recover.pixels import RecoveryRecipe, recover_images
@@ -40,16 +42,37 @@ def _name_of(unit: RecoveryUnit) -> str:
 
 
 def recover_unit(unit: RecoveryUnit, check: Callable[[], None] = lambda: None) -> list[RecoveredImages]:
-    """Recover the images of each of its buckets; the same for every process and order of units."""
-    name, side = unit.contract.name, unit.stored_side
-    random = generator(unit.seed, unit.stage, f"{name}/{unit.generation}", unit.buckets[0])
+    """Recover the images of each of its buckets; the same for every process and order of units.
+
+    A guide that leads astray, as one of ruined weights does, is let go: the images are recovered without it.
+    """
     wanted = (unit.contract,) if unit.guide is None else (unit.contract, unit.guide)
     teacher, *guides = _teachers(unit.zoo, wanted, unit.compute.device)
     guide = guides[0] if guides else None
-    with unit.compute.mixed():
-        found = recover_buckets(teacher, unit.labels, unit.recipe, random, guide=guide, stored_side=side, check=check)
+    found = None if guide is None else _guided(unit, teacher, guide, check)
+    found = found or _recovered(unit, teacher, None, check)
     give_back_memory(torch.device(unit.compute.device))
     return found
+
+
+def _guided(
+    unit: RecoveryUnit, teacher: WhiteBoxTeacher, guide: WhiteBoxTeacher, check: Callable[[], None]
+) -> list[RecoveredImages] | None:
+    """None if the guide keeps images from becoming finite, or from coming nearer to the teacher's own statistics."""
+    with contextlib.suppress(ZooError):
+        found = _recovered(unit, teacher, guide, check)
+        if not any(recovered.health.went_astray for recovered in found):
+            return found
+    return None
+
+
+def _recovered(
+    unit: RecoveryUnit, teacher: WhiteBoxTeacher, guide: WhiteBoxTeacher | None, check: Callable[[], None]
+) -> list[RecoveredImages]:
+    random = generator(unit.seed, unit.stage, f"{unit.contract.name}/{unit.generation}", unit.buckets[0])
+    side = unit.stored_side
+    with unit.compute.mixed():
+        return recover_buckets(teacher, unit.labels, unit.recipe, random, guide=guide, stored_side=side, check=check)
 
 
 def recover_buckets(
