@@ -11,6 +11,7 @@ from training_helpers import OPTIONS, REFERENCE, SIDE, build, coloured_images
 from metazoo.adapt import adapt
 from metazoo.evaluate import Subject, evaluate
 from metazoo.learn.embedders import MultiDomainClassifier
+from metazoo.methods.config import merged
 from metazoo.run import repeat
 from metazoo.run.memory import give_back_memory
 from metazoo.training import train
@@ -18,11 +19,7 @@ from metazoo.zoo import TrainingRecipe, Zoo, build_zoo
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
-LONGER = {
-    **OPTIONS,
-    "recovery": {"iterations": 6},
-    "learning": {**OPTIONS["learning"], "steps": 30, "steps_per_views": 15},
-}
+LONGER = merged(OPTIONS, {"recovery": {"iterations": 6}, "learning": {"steps": 30, "steps_per_views": 15}})
 PUBLISHED = {"kind": "implicit", "differentiate_displacement": True, "every": 1}
 
 
@@ -49,10 +46,10 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     ("setting", "config"),
     [
         ("default", LONGER),
-        ("default", {**LONGER, "learning": {**LONGER["learning"], "regularisation": {"kind": "explicit", "every": 1}}}),
-        ("default", {**LONGER, "learning": {**LONGER["learning"], "regularisation": PUBLISHED}}),
-        ("default", {**LONGER, "domains": {"alike": 9.0}, "trust": {"mode": "weigh", "threshold": 1.0}}),
-        ("reference", {**REFERENCE, "recovery": {**REFERENCE["recovery"], "iterations": 6}}),
+        ("default", merged(LONGER, {"learning": {"regularisation": {"kind": "explicit", "every": 1}}})),
+        ("default", merged(LONGER, {"learning": {"regularisation": PUBLISHED}})),
+        ("default", merged(LONGER, {"domains": {"alike": 9.0}, "trust": {"mode": "weigh", "threshold": 1.0}})),
+        ("reference", merged(REFERENCE, {"recovery": {"iterations": 6}})),
     ],
 )
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -70,8 +67,7 @@ def test_a_run_finishes_and_all_its_steps_are_recorded(
 
 @pytest.mark.parametrize("learner", ["maml", "maml-first-order", "anil", "protonet"])
 def test_every_learner_is_recorded(zoo: Zoo, tmp_path: Path, recorded: list[bool], learner: str) -> None:
-    replay = {**REFERENCE["learning"]["replay"], "learner": learner, "episodes_per_update": 6}
-    config = {**REFERENCE, "learning": {**REFERENCE["learning"], "replay": replay}}
+    config = merged(REFERENCE, {"learning": {"replay": {"learner": learner, "episodes_per_update": 6}}})
     run = train(zoo, out=tmp_path / "run", setting="reference", config=config, device="cuda", workers=1)
     assert run.finished
     assert all(recorded)

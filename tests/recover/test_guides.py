@@ -1,4 +1,3 @@
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -27,6 +26,14 @@ def zoo(tmp_path: Path) -> Zoo:
 def add(zoo: Zoo, name: str, spec: ClassifierSpec, domain: str = "letters", permission: Permission = "show") -> None:
     names = tuple(LETTERS[: spec.classes])
     zoo.add(name, trained(spec, steps=2), class_names=names, domain=domain, recovered_images=permission)
+
+
+def recovered(zoo: Zoo, name: str, *, guide: str | None = None) -> torch.Tensor:
+    guided_by = None if guide is None else zoo.contract(guide)
+    recipe = RecoveryRecipe(iterations=8)
+    unit = RecoveryUnit(zoo.folder, zoo.contract(name), 0, (0,), (WANTED,), recipe, 84, 3, guided_by)
+    (found,) = recover_unit(unit)
+    return found.images
 
 
 def test_what_has_batch_norm_guides_what_has_not_of_its_own_domain_first(zoo: Zoo) -> None:
@@ -112,19 +119,13 @@ def test_a_guide_of_ruined_weights_is_let_go(zoo: Zoo, noise: float) -> None:
         for parameter in ruined.parameters():
             parameter += noise * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
     zoo.add("ruined", ruined, class_names=tuple(LETTERS[: ruined.spec.classes]), domain="letters")
-    teacher, guide = zoo.contract("a"), zoo.contract("ruined")
-    unit = RecoveryUnit(zoo.folder, teacher, 0, (0,), (WANTED,), RecoveryRecipe(iterations=8), 84, 3, guide)
-    (guided,), (alone,) = recover_unit(unit), recover_unit(dataclasses.replace(unit, guide=None))
-    assert torch.equal(guided.images, alone.images)
+    assert torch.equal(recovered(zoo, "a", guide="ruined"), recovered(zoo, "a"))
 
 
 def test_a_good_guide_is_kept(zoo: Zoo) -> None:
     for name in "ab":
         add(zoo, name, spec_of())
-    teacher, guide = zoo.contract("a"), zoo.contract("b")
-    unit = RecoveryUnit(zoo.folder, teacher, 0, (0,), (WANTED,), RecoveryRecipe(iterations=8), 84, 3, guide)
-    (guided,), (alone,) = recover_unit(unit), recover_unit(dataclasses.replace(unit, guide=None))
-    assert not torch.equal(guided.images, alone.images)
+    assert not torch.equal(recovered(zoo, "a", guide="b"), recovered(zoo, "a"))
 
 
 def test_a_bank_says_who_guided(zoo: Zoo, tmp_path: Path) -> None:

@@ -81,7 +81,9 @@ class EpisodeGradients:
                 return loss, accuracy
 
             self._repeated[ways] = Repeated(step, next(iter(self._total.values())).device)
-        return self._repeated[ways](*(value for value in vars(episode).values() if isinstance(value, Tensor)))
+        return self._repeated[ways](
+            episode.support_images, episode.support_labels, episode.query_images, episode.query_labels
+        )
 
     def _add(self, parts: Sequence[Tensor]) -> None:
         for total, part in zip(self._total.values(), parts, strict=True):
