@@ -6,7 +6,7 @@ import torch
 from adapt_helpers import LABELS, NAMES, edit_weights, made, network, of_two_domains, pictures, predicted
 from torch import Tensor, nn
 
-from metazoo.adapt import FewShotClassifier, adapt
+from metazoo.adapt import FewShotClassifier, MetaModel, adapt
 from metazoo.data import Episode, EpisodeList, ImageSet
 from metazoo.errors import DataError, MetazooError, UsageError
 from metazoo.evaluate.protocol import score_episode
@@ -218,6 +218,19 @@ def test_the_domains_that_a_task_is_read_as_are_said() -> None:
     assert classifier.card.domains == pytest.approx(dict(zip(("birds", "ships"), shares.tolist(), strict=True)))
     assert made().card.domains == made(module=module, head="fine-tune-own").card.domains == {}
     assert not torch.allclose(predicted(classifier), predicted(made()), atol=1e-3)
+
+
+def test_a_user_may_say_what_domain_the_images_are_of(tmp_path: Path) -> None:
+    module = of_two_domains()
+    told = MetaModel(module, method="tgr", setting="default", seed=0).adapt(
+        pictures(7), LABELS, NAMES, domain="ships", mirrored=True
+    )
+    assert told.card.domains == {"birds": 0, "ships": 1}
+    assert not torch.allclose(predicted(told), predicted(made(module=module, mirrored=True)), atol=1e-3)
+    told.save(tmp_path / "c")
+    assert torch.equal(predicted(FewShotClassifier.load(tmp_path / "c")), predicted(told))
+    with pytest.raises(UsageError, match="this model reads all images alike"):
+        made(domain="ships")
 
 
 def test_one_picture_a_class_is_enough(tmp_path: Path) -> None:

@@ -63,9 +63,16 @@ def test_a_meta_model_of_several_domains_says_what_it_takes_images_for(
     assert outcome == Outcome(0, f"{made}\n", "")
     assert FewShotClassifier.load(own.new).card.domains.keys() == {"birds", "ships", "[bold]"}
     assert cli("predict", own.new, workshop.support).code == 0
+    told = cli("adapt", own.folder / "several", "--support", workshop.support, "--out", own.new, "--domain", "[bold]")
+    assert told.out.endswith("read as [bold] (100 %)\n")
+    unknown = cli("adapt", own.folder / "several", "--support", workshop.support, "--out", own.new, "--domain", "cars")
+    assert unknown.code == 2
+    assert "the meta-model knows no domain 'cars'; choose one of birds, ships, [bold]" in unknown.err
     words = ("--ways", 3, "--shots", 1, "--queries", 5, "--episodes", 4)
     table = cli("evaluate", own.folder / "several", "--data", workshop.unseen, *words).out
     assert f" {count_parameters(module)} │" in table
+    table = cli("evaluate", own.folder / "several", "--data", workshop.unseen, *words, "--domain", "[bold]").out
+    assert "tasks said to be of [bold]" in " ".join(table.split())
 
 
 @pytest.mark.parametrize("head", ["nearest-mean", "ridge", "soft-k-means-balanced", "fine-tune"])

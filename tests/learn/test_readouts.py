@@ -106,6 +106,20 @@ def test_the_same_images_more_often_are_no_more_evidence() -> None:
     torch.testing.assert_close(one[0] / one[1], (3 * (logits[0, 0] - logits[0, 1])).exp())
 
 
+def test_who_is_told_the_domain_does_not_look_at_the_images() -> None:
+    made = readouts(3)
+    for index, domain in enumerate(made.domains):
+        told = made.told(domain)
+        for task in (features(5), -100 * features(2, seed=1), torch.zeros(3, SIZE)):
+            assert torch.equal(told.shares(task), torch.eye(3)[index])
+        seen, inputs = read(features(5), told.reading(features(5))[0]), normalised_inputs(features(5))
+        lengths = features(5).norm(dim=1)
+        expected = inputs @ made.kernels[index] @ inputs.T * lengths[:, None] * lengths
+        torch.testing.assert_close(seen @ seen.T, expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(UsageError, match="no domain 'signs'; choose one of domain 0, domain 1, domain 2"):
+        made.told("signs")
+
+
 def test_features_of_length_zero_are_read() -> None:
     reading, _ = readouts().reading(torch.zeros(3, SIZE))
     assert torch.equal(read(torch.zeros(3, SIZE), reading), torch.zeros(3, SIZE + 1))

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from metazoo.errors import RunError
 from metazoo.models import ClassifierSpec
 from metazoo.recover import RecoveryBudget, RecoveryRecipe, guides_for, recover_images, recover_zoo
 from metazoo.recover.guides import choose_guides
+from metazoo.recover.inversion import RecoveredImages
 from metazoo.recover.objectives import batch_norm_distance
 from metazoo.recover.statistics import read_batch_norm
 from metazoo.recover.units import RecoveryUnit, recover_unit
@@ -28,12 +30,12 @@ def add(zoo: Zoo, name: str, spec: ClassifierSpec, domain: str = "letters", perm
     zoo.add(name, trained(spec, steps=2), class_names=names, domain=domain, recovered_images=permission)
 
 
-def recovered(zoo: Zoo, name: str, *, guide: str | None = None) -> torch.Tensor:
+def recovered(zoo: Zoo, name: str, *, guide: str | None = None) -> RecoveredImages:
     guided_by = None if guide is None else zoo.contract(guide)
     recipe = RecoveryRecipe(iterations=8)
     unit = RecoveryUnit(zoo.folder, zoo.contract(name), 0, (0,), (WANTED,), recipe, 84, 3, guided_by)
     (found,) = recover_unit(unit)
-    return found.images
+    return found
 
 
 def test_what_has_batch_norm_guides_what_has_not_of_its_own_domain_first(zoo: Zoo) -> None:
@@ -102,10 +104,10 @@ def test_images_come_nearer_to_the_statistics_of_the_guide(teacher: WhiteBoxTeac
     assert not any("forward" in vars(part) for part in teacher.modules())
 
 
-def test_with_itself_as_a_guide_the_weight_counts_twice(teacher: WhiteBoxTeacher) -> None:
-    once = RecoveryRecipe(iterations=5)
-    twice = once.model_copy(update={"batch_norm": 2 * once.batch_norm})
+def test_with_itself_as_a_guide_the_weight_counts_twice_in_half_of_the_iterations(teacher: WhiteBoxTeacher) -> None:
+    once = RecoveryRecipe(iterations=9)
     guided = recover_images(teacher, WANTED, once, torch.Generator().manual_seed(0), guide=teacher)
+    twice = once.model_copy(update={"batch_norm": 2 * once.batch_norm, "iterations": 5})
     double = recover_images(teacher, WANTED, twice, torch.Generator().manual_seed(0))
     assert (guided.images.int() - double.images.int()).abs().float().mean() < 0.5
     assert distances(guided.health) == pytest.approx(distances(double.health), rel=1e-2)
@@ -119,13 +121,18 @@ def test_a_guide_of_ruined_weights_is_let_go(zoo: Zoo, noise: float) -> None:
         for parameter in ruined.parameters():
             parameter += noise * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
     zoo.add("ruined", ruined, class_names=tuple(LETTERS[: ruined.spec.classes]), domain="letters")
-    assert torch.equal(recovered(zoo, "a", guide="ruined"), recovered(zoo, "a"))
+    led, alone = recovered(zoo, "a", guide="ruined"), recovered(zoo, "a")
+    assert torch.equal(led.images, alone.images)
+    assert led.health == replace(alone.health, guide_let_go=True)
+    assert led.health.figures() == {**alone.health.figures(), "guide_let_go": 1}
 
 
 def test_a_good_guide_is_kept(zoo: Zoo) -> None:
     for name in "ab":
         add(zoo, name, spec_of())
-    assert not torch.equal(recovered(zoo, "a", guide="b"), recovered(zoo, "a"))
+    led = recovered(zoo, "a", guide="b")
+    assert not torch.equal(led.images, recovered(zoo, "a").images)
+    assert "guide_let_go" not in led.health.figures()
 
 
 def test_a_bank_says_who_guided(zoo: Zoo, tmp_path: Path) -> None:

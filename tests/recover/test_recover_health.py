@@ -66,6 +66,23 @@ def test_doubtful_teachers_are_named_the_worst_first(bank: Bank) -> None:
     assert "and 3 more;" in warning
 
 
+def test_guides_that_were_let_go_are_named_with_whom_they_led_astray(bank: Bank) -> None:
+    images, labels = torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)
+    for name, let_go in (("led", {"guide_let_go": 1.0}), ("well-led", {})):
+        health = {"agreement": 0.5, **let_go}
+        bank.add(name, 0, 0, images, labels, health=health, made_with={"guide": f"guide-of-{name}"})
+    rows = health_rows(bank, 0)
+    assert {row.teacher: row.without_guide for row in rows if row.without_guide} == {"led": "guide-of-led"}
+    alone = "1 of 5 teachers were recovered without the guide that led them astray: led (guide guide-of-led); "
+    alone += "see whether teacher or guide is sound"
+    assert health_warning(rows) == alone
+    add(bank, "bad", 2, 0, 1, (0.1,))
+    warning = health_warning(health_rows(bank))
+    assert warning is not None
+    assert warning.startswith("1 of 5 teachers recognise")
+    assert warning.endswith(f"remove those teachers from the zoo. {alone}")
+
+
 def test_the_table_shows_every_teacher(bank: Bank) -> None:
     console = Console(file=io.StringIO(), width=120, color_system=None)
     console.print(health_table(health_rows(bank)))

@@ -14,7 +14,14 @@ from metazoo.adapt.stored import check_tensors
 from metazoo.adapt.support import checked_images
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.learn.batch_norm import BatchNormMode, batch_norm_mode, has_batch_norm
-from metazoo.learn.embedders import Embedder, JointFeatures, MirroredFeatures, MultiDomainClassifier, readouts_of
+from metazoo.learn.embedders import (
+    Embedder,
+    JointFeatures,
+    MirroredFeatures,
+    MultiDomainClassifier,
+    readouts_of,
+    told_domain,
+)
 from metazoo.learn.heads import DEFAULT_HEAD, FittedHead, extra_tensor, get_head, query_features
 from metazoo.models import ImageClassifier, build_classifier, network_without_weights
 
@@ -127,6 +134,7 @@ def adapt(
     head: str = DEFAULT_HEAD,
     batch_norm: str = "running",
     mirrored: bool = False,
+    domain: str | None = None,
     source: str = "",
 ) -> FewShotClassifier:
     """Make a classifier of new classes from a few images of each, by the very head that evaluation measures.
@@ -140,13 +148,15 @@ def adapt(
         head: the name of one of `metazoo.learn.heads.HEADS`.
         batch_norm: `running`, `support` or `query`.
         mirrored: whether features are those of `MirroredFeatures`, also later.
+        domain: of a meta-model's several, that the images are known to be of; None takes them for what they look like.
         source: where the model comes from, a note for readers of the folder.
 
     Raises:
-        UsageError: an unknown head or mode, labels or names that do not fit, or a module of another kind.
+        UsageError: an unknown head, mode or domain, labels or names that do not fit, or a module of another kind.
         DataError: the images are no such tensor.
     """
     networks, joint = _networks(module)
+    module = module if domain is None else told_domain(module, domain, head_reads=get_head(head).reads)
     mode: BatchNormMode = batch_norm_mode(batch_norm)
     if support_labels.numel() == 0 or int(support_labels.max()) < 1:
         raise UsageError("a classifier needs at least two classes; give images of two or more")

@@ -69,6 +69,7 @@ class MetaModel:
         head: str = DEFAULT_HEAD,
         batch_norm: str = "running",
         mirrored: bool = False,
+        domain: str | None = None,
     ) -> FewShotClassifier:
         """A classifier of new classes from a few images of each; see `metazoo.adapt.adapt`."""
         source = f"{self.method} ({self.setting}), seed {self.seed}"
@@ -80,6 +81,7 @@ class MetaModel:
             head=head,
             batch_norm=batch_norm,
             mirrored=mirrored,
+            domain=domain,
             source=source,
         )
 

@@ -46,6 +46,7 @@ def adapt(options: Namespace) -> None:
             head=options.head,
             batch_norm=options.batch_norm,
             mirrored=options.mirror,
+            domain=options.domain,
             source=str(options.subject),
         )
     classifier.save(options.out)

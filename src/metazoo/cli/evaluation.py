@@ -49,6 +49,7 @@ def evaluate(options: Namespace) -> None:
             head=options.head,
             batch_norm=options.batch_norm,
             mirrored=options.mirror,
+            domain=options.domain,
             seed=options.seed,
             out=options.out,
             contamination=contamination,

@@ -44,6 +44,10 @@ def head(command: argparse.ArgumentParser) -> None:
         help="features are means over an image and its mirror image: better for photographs, worse where left and "
         "right matter, as in characters and signs",
     )
+    command.add_argument(
+        "--domain",
+        help="what the images are, of the domains of a meta-model of several (default: what they look like)",
+    )
 
 
 def images_per_class(command: argparse.ArgumentParser) -> None:

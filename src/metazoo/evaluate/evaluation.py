@@ -15,7 +15,7 @@ from metazoo.evaluate.protocol import Advance, evaluate_lists
 from metazoo.evaluate.results import Result, write_results
 from metazoo.evaluate.subjects import Subject
 from metazoo.learn.batch_norm import batch_norm_mode, has_batch_norm
-from metazoo.learn.embedders import MirroredFeatures, readouts_of
+from metazoo.learn.embedders import MirroredFeatures, readouts_of, told_domain
 from metazoo.learn.heads import DEFAULT_HEAD, get_head
 
 
@@ -30,6 +30,7 @@ def evaluate(
     head: str = DEFAULT_HEAD,
     batch_norm: str = "running",
     mirrored: bool = False,
+    domain: str | None = None,
     seed: int = 0,
     out: Path | str | None = None,
     contamination: Contamination | None = None,
@@ -47,6 +48,8 @@ def evaluate(
         head: the name of one of `metazoo.learn.heads.HEADS`; the soft k-means among them see all queries of an episode.
         batch_norm: `running`, `support` or `query`.
         mirrored: whether features are those of `MirroredFeatures`.
+        domain: that subjects of several domains are told the images to be of; None: they take them for what they look
+            like.
         seed: of the lists; the same seed and images give the same lists.
         out: RESULT.json to write, with the lists beside it; see `write_results`.
         contamination: recorded in RESULT.json; see `find_contamination` and `exclude_known`.
@@ -57,12 +60,13 @@ def evaluate(
         Subject after subject, in each by shots as given.
 
     Raises:
-        UsageError: an unknown head or mode, an impossible N-way K-shot, or `out` cannot be a result file.
+        UsageError: an unknown head, mode or domain, an impossible N-way K-shot, or `out` cannot be a result file.
         ArtefactError: `out` cannot be written.
         MetazooError: a subject's features are not finite.
     """
     chosen, mode = get_head(head), batch_norm_mode(batch_norm)
     _check(subjects, shots, episodes, out)
+    subjects = subjects if domain is None else _told(subjects, domain, chosen.reads)
     lists = [EpisodeList.draw(image_set, ways, count, queries, episodes, seed) for count in shots]
     results: list[Result] = []
     accuracies: list[dict[str, Tensor]] = [{} for _ in lists]
@@ -94,11 +98,23 @@ def evaluate(
                     transductive=transductive,
                     image_set=image_set.name,
                     domains=None if readouts is None else readouts.domains,
+                    domain=None if readouts is None else domain,
                 )
             )
     if out is not None:
         write_results(out, results, lists, accuracies, contamination)
     return results
+
+
+def _told(subjects: Sequence[Subject], domain: str, head_reads: bool) -> list[Subject]:
+    """Those that read by domains are told; where none does, the first one says so."""
+    able = [readouts_of(subject.module) is not None for subject in subjects]
+    return [
+        dataclasses.replace(subject, module=told_domain(subject.module, domain, head_reads=head_reads))
+        if reads or not any(able)
+        else subject
+        for reads, subject in zip(able, subjects, strict=True)
+    ]
 
 
 def _check(subjects: Sequence[Subject], shots: Sequence[int], episodes: int, out: Path | str | None) -> None:

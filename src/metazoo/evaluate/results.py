@@ -46,6 +46,7 @@ class Result(BaseModel):
     domains: tuple[str, ...] | None = Field(
         default=None, description="kinds of images that a task may be read as; left out where all are read alike"
     )
+    domain: str | None = Field(default=None, description="that tasks were said to be of; left out where none was said")
 
 
 class _ResultFile(BaseModel):
@@ -124,7 +125,7 @@ def read_accuracies(path: Path | str, result: Result) -> Tensor:
 def results_table(results: Sequence[Result]) -> Table:
     """One row a subject, one column a task (`5-way 1-shot`), accuracy ± interval in percent; for a rich console."""
     tasks = list(dict.fromkeys((result.ways, result.shots) for result in results))
-    table = Table(title=Text(_title(results)), caption=_caption(results))
+    table = Table(title=Text(_title(results)), caption=Text(_caption(results)))
     table.add_column("subject")
     for ways, shots in tasks:
         table.add_column(f"{ways}-way {shots}-shot", justify="right")
@@ -154,7 +155,9 @@ def _title(results: Sequence[Result]) -> str:
 
 def _caption(results: Sequence[Result]) -> str:
     caption = "accuracy in percent ± half-width of the 95 % interval over episodes"
-    return caption + ("; queries influence each other (transductive)" if any(r.transductive for r in results) else "")
+    caption += "; queries influence each other (transductive)" if any(r.transductive for r in results) else ""
+    told = dict.fromkeys(result.domain for result in results if result.domain is not None)
+    return caption + "".join(f"; tasks said to be of {domain}" for domain in told)
 
 
 def _beside(out: Path, kind: str, ways: int, shots: int) -> Path:

@@ -137,6 +137,20 @@ def readouts_of(module: Embedder) -> DomainReadouts | None:
     return module.readouts if isinstance(module, MultiDomainClassifier) else None
 
 
+def told_domain(module: Embedder, domain: str, *, head_reads: bool) -> MultiDomainClassifier:
+    """The module for tasks that are known to be of `domain`; weights are shared.
+
+    Raises:
+        UsageError: it or the head reads all tasks alike, or it knows no such domain.
+    """
+    if not head_reads or not isinstance(module, MultiDomainClassifier):
+        raise UsageError(
+            f"domain {domain!r} would change nothing: this {'model' if head_reads else 'head'} reads all images alike; "
+            "leave it out"
+        )
+    return MultiDomainClassifier(module.classifier, module.readouts.told(domain))
+
+
 def count_parameters(module: Embedder) -> int:
     """Parameters that features depend on: all but the class heads of networks, which every new task replaces.
 

@@ -22,6 +22,7 @@ from metazoo.learn.linear_inputs import normalised_inputs
 
 _INDEPENDENT_IMAGES = 3
 _JITTER = 1e-6
+_CERTAIN = 1e4
 
 
 def read(features: Tensor, reading: Tensor) -> Tensor:
@@ -68,6 +69,18 @@ class DomainReadouts(nn.Module):
         """Numbers in it, each pair of equal ones counted once."""
         count, size = len(self.domains), self.kernels.shape[-1]
         return count * size * (size + 1) // 2 + self.recogniser.numel()
+
+    def told(self, domain: str) -> "DomainReadouts":
+        """The same for tasks that are known to be of `domain`, whatever their images look like.
+
+        Raises:
+            UsageError: there is no such domain.
+        """
+        if domain not in self.domains:
+            raise UsageError(f"the meta-model knows no domain {domain!r}; choose one of {', '.join(self.domains)}")
+        recogniser = torch.zeros_like(self.recogniser)
+        recogniser[-1, self.domains.index(domain)] = _CERTAIN
+        return DomainReadouts(self.domains, self.kernels, recogniser)
 
     def shares(self, support_features: Tensor) -> Tensor:
         """How much a task is of each domain: [..., domains], summing to 1, from its support's features [..., n, d].

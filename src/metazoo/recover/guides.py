@@ -7,14 +7,15 @@ outside: what is recovered from the teacher is shown to its guide as well, and t
 
 A model that has batch norm may be guided as well. Its own statistics are those of a few classes, which it has learned
 to tell apart by whatever serves; a picture that another model of its domain also finds usual is more like a real one.
+Half of the iterations, which take as long as all without a guide, then bring better images: see `docs/results.md`.
 """
 
 from collections.abc import Callable
 
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from metazoo.models import ClassifierSpec, network_without_weights
+from metazoo.recover.statistics import batch_norm_layers
 from metazoo.run.randomness import generator
 from metazoo.zoo import ModelContract, Zoo
 from metazoo.zoo.contract import PERMISSIONS
@@ -56,8 +57,7 @@ def _batch_norm_by_kind() -> Callable[[ClassifierSpec], bool]:
     def has_batch_norm(spec: ClassifierSpec) -> bool:
         kind = (spec.architecture, *sorted(spec.arguments.items()))
         if kind not in known:
-            parts = network_without_weights(spec).modules()
-            known[kind] = any(isinstance(part, _BatchNorm) and part.running_mean is not None for part in parts)
+            known[kind] = bool(batch_norm_layers(network_without_weights(spec)))
         return known[kind]
 
     return has_batch_norm

@@ -15,7 +15,8 @@ LEAST_AGREEMENT = 0.5
 class TeacherHealth:
     """Means over the recovered images of one teacher; see `inversion.Health`.
 
-    The batch-norm distances are None for a teacher without batch norm.
+    The batch-norm distances are None for a teacher without batch norm; `without_guide` is the guide without which some
+    of the images were recovered, since it led astray, or None.
     """
 
     teacher: str
@@ -23,6 +24,7 @@ class TeacherHealth:
     agreement: float
     batch_norm_distance: float | None
     batch_norm_distance_at_start: float | None
+    without_guide: str | None = None
 
     @property
     def doubtful(self) -> bool:
@@ -43,7 +45,9 @@ def health_rows(bank: Bank, generation: int | None = None) -> list[TeacherHealth
             agreement, distance, at_start = (_mean(shards, field) for field in _FIGURES)
             if at_start == 0:  # how older banks say that there is no batch norm
                 distance = at_start = None
-            rows.append(TeacherHealth(teacher, images, agreement or 0.0, distance, at_start))
+            let_go = any("guide_let_go" in shard.health for shard in shards)
+            guide = str(bank.made_with(teacher, generation)["guide"]) if let_go else None
+            rows.append(TeacherHealth(teacher, images, agreement or 0.0, distance, at_start, guide))
     return rows
 
 
@@ -77,13 +81,23 @@ _CAPTION = (
 
 
 def health_warning(rows: Sequence[TeacherHealth]) -> str | None:
-    """A sentence on the doubtful teachers, the worst first; None if there are none."""
+    """A sentence on the doubtful teachers, the worst first, and one on those whose guide was let go; None without."""
+    sentences = []
     doubtful = sorted((row for row in rows if row.doubtful), key=lambda row: (row.agreement, row.teacher))
-    if not doubtful:
-        return None
-    named = ", ".join(f"{row.teacher} ({100 * row.agreement:.0f} %)" for row in doubtful[:5])
-    rest = f" and {len(doubtful) - 5} more" if len(doubtful) > 5 else ""
-    return (
-        f"{len(doubtful)} of {len(rows)} teachers recognise less than {100 * LEAST_AGREEMENT:.0f} % of the images "
-        f"recovered from them: {named}{rest}; raise the iterations, or remove those teachers from the zoo"
-    )
+    if doubtful:
+        named = _some_of([f"{row.teacher} ({100 * row.agreement:.0f} %)" for row in doubtful])
+        sentences.append(
+            f"{len(doubtful)} of {len(rows)} teachers recognise less than {100 * LEAST_AGREEMENT:.0f} % of the images "
+            f"recovered from them: {named}; raise the iterations, or remove those teachers from the zoo"
+        )
+    alone = [f"{row.teacher} (guide {row.without_guide})" for row in rows if row.without_guide is not None]
+    if alone:
+        sentences.append(
+            f"{len(alone)} of {len(rows)} teachers were recovered without the guide that led them astray: "
+            f"{_some_of(alone)}; see whether teacher or guide is sound"
+        )
+    return ". ".join(sentences) or None
+
+
+def _some_of(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -30,12 +30,14 @@ class Health:
 
     `agreement` is the share of images that the teacher gives the wanted class; a low one is a bad sign, but a high one
     does not say that the images teach much. The distances are `objectives.batch_norm_distance` of the result and of the
-    start, None for a teacher without batch norm; one well below that of the start is sound.
+    start, None for a teacher without batch norm; one well below that of the start is sound. `guide_let_go` says that a
+    guide was there, but led astray, so that the images were recovered without it.
     """
 
     agreement: float
     batch_norm_distance: float | None
     batch_norm_distance_at_start: float | None
+    guide_let_go: bool = False
 
     @property
     def went_astray(self) -> bool:
@@ -44,8 +46,8 @@ class Health:
         return distance is not None and at_start is not None and distance >= at_start
 
     def figures(self) -> dict[str, float]:
-        """Those that there are, by name."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        """Those that there are, by name; 1 for a guide that was let go."""
+        return {name: float(value) for name, value in vars(self).items() if value is not None and value is not False}
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 from metazoo.data.augment import ShiftAndFlip
 from metazoo.recover.canvas import Canvas, start_images
 from metazoo.recover.inversion import InversionCanvas, LossWeights, RecoveredImages, invert
+from metazoo.recover.statistics import batch_norm_layers
 from metazoo.recover.tokens import PatchSelection, patch_tokens
 from metazoo.zoo.teacher import WhiteBoxTeacher
 
@@ -43,8 +44,8 @@ class RecoveryRecipe(BaseModel):
     )
     guide_all: bool = Field(
         default=False,
-        description="whether models with batch norm are guided as well, each by another one of its domain: takes up to "
-        "twice as long",
+        description="whether models with batch norm are guided as well, each by another one of its domain, in half of "
+        "the iterations, which take as long",
     )
     dropped_tokens: float = Field(
         default=0.0,
@@ -87,7 +88,8 @@ def recover_images(
         labels: the wanted class of every image.
         recipe: weights of the loss and the optimiser.
         generator: on the CPU.
-        guide: see `metazoo.recover.guides`; on the teacher's device.
+        guide: see `metazoo.recover.guides`; on the teacher's device. If the teacher has batch norm too, half of the
+            iterations are done.
         stored_side: see `invert`.
         check: see `invert`.
 
@@ -97,10 +99,11 @@ def recover_images(
     spec = teacher.contract.spec
     start = start_images(recipe.canvas, len(labels), spec.channels, spec.input_size, generator)
     start = start.to(next(teacher.parameters()).device)
+    halved = guide is not None and bool(batch_norm_layers(teacher))
+    iterations = -(-recipe.iterations // 2) if halved else recipe.iterations
     tokens = patch_tokens(teacher.classifier.network) if recipe.dropped_tokens else None
-    selection = None if tokens is None else PatchSelection(tokens, start, recipe.dropped_tokens, recipe.iterations)
+    selection = None if tokens is None else PatchSelection(tokens, start, recipe.dropped_tokens, iterations)
     padding = round(spec.input_size * recipe.shift)
-    steps = range(recipe.iterations)
     return invert(
         teacher,
         _Pixels(start, selection),
@@ -108,7 +111,7 @@ def recover_images(
         LossWeights(recipe.cross_entropy, recipe.batch_norm, recipe.total_variation, recipe.l2),
         ShiftAndFlip(padding),
         generator,
-        [recipe.learning_rate * cosine_decay(step / recipe.iterations) for step in steps],
+        [recipe.learning_rate * cosine_decay(step / iterations) for step in range(iterations)],
         betas=(0.5, 0.99),
         selection=selection,
         guide=guide,

@@ -47,6 +47,12 @@ class BatchNormReader:
         return [(layer.running_mean, layer.running_var) for layer in self._seen]  # pyright: ignore[reportReturnType]
 
 
+def batch_norm_layers(network: nn.Module) -> list[_BatchNorm]:
+    """The batch-norm layers of `network` that keep running statistics; without any, inversion has none to compare."""
+    layers = [part for part in network.modules() if isinstance(part, _BatchNorm)]
+    return [layer for layer in layers if layer.running_mean is not None]
+
+
 @contextmanager
 def read_batch_norm(network: nn.Module) -> Iterator[BatchNormReader]:
     """Attach a reader to every batch-norm layer that is in evaluation mode and keeps running statistics.
@@ -54,8 +60,7 @@ def read_batch_norm(network: nn.Module) -> Iterator[BatchNormReader]:
     The network computes what it always does and is as it was afterwards, also after an exception. Meanwhile gradients
     reach its inputs, but not the weights of these layers: it is for frozen networks.
     """
-    layers = [part for part in network.modules() if isinstance(part, _BatchNorm)]
-    layers = [layer for layer in layers if layer.running_mean is not None and not layer.training]
+    layers = [layer for layer in batch_norm_layers(network) if not layer.training]
     # A subclass with a forward of its own, such as one with an activation in it, is only watched.
     plain = [layer for layer in layers if type(layer).forward is _BatchNorm.forward and "forward" not in vars(layer)]
     reader = BatchNormReader()

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -50,7 +50,9 @@ def recover_unit(unit: RecoveryUnit, check: Callable[[], None] = lambda: None) -
     teacher, *guides = _teachers(unit.zoo, wanted, unit.compute.device)
     guide = guides[0] if guides else None
     found = None if guide is None else _guided(unit, teacher, guide, check)
-    found = found or _recovered(unit, teacher, None, check)
+    if found is None:
+        alone = _recovered(unit, teacher, None, check)
+        found = [replace(one, health=replace(one.health, guide_let_go=guide is not None)) for one in alone]
     give_back_memory(torch.device(unit.compute.device))
     return found
 
