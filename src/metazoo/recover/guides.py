@@ -7,7 +7,7 @@ outside: what is recovered from the teacher is shown to its guide as well, and t
 
 A model that has batch norm may be guided as well. Its own statistics are those of a few classes, which it has learned
 to tell apart by whatever serves; a picture that another model of its domain also finds usual is more like a real one.
-Half of the iterations, which take as long as all without a guide, then bring better images: see `docs/results.md`.
+The mean of both distances counts, in half of the iterations, which take as long as all without a guide.
 """
 
 from collections.abc import Callable

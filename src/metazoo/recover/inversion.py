@@ -113,7 +113,7 @@ def invert(
         learning_rates: of the steps.
         betas: of Adam.
         selection: leaves out patches as it goes; None keeps them all.
-        guide: another model, whose batch-norm distance counts as the teacher's own does.
+        guide: another model; in place of the teacher's own batch-norm distance, if it has one, the mean of both counts.
         stored_side: larger images are scaled down to this side (bilinear, antialiased) before they are judged; None
             keeps their own size.
         check: called before every step; what it raises ends the recovery, of which nothing is kept.
@@ -131,6 +131,7 @@ def invert(
     with read_batch_norm(teacher) as reader, _reading(guide) as judge:
         with torch.no_grad():
             _, distance_at_start = _run(teacher, reader, best_images)
+        has_batch_norm = bool(reader.observed)
         steps = range(max(1, len(learning_rates)))
         draws = torch.stack([augmentation.draw(len(labels), generator) for _ in steps]).to(device)
         optimiser = PlainAdam(canvas.parameters, betas, learning_rates)
@@ -145,7 +146,7 @@ def invert(
                 seen, kept = selection.detached(augmentation.apply(selection.attached(images), drawn))
                 logits, distance = _run(teacher, reader, seen, selection.tokens, kept)
             if judge is not None:
-                distance = distance + judge(seen)
+                distance = (distance + judge(seen)) / (2 if has_batch_norm else 1)
             loss = weights.cross_entropy * cross_entropy(logits, wanted) + weights.batch_norm * distance
             if weights.total_variation:
                 loss = loss + weights.total_variation * total_variation(images)
@@ -168,7 +169,6 @@ def invert(
         stored = _stored(best_images, stored_side)
         with torch.no_grad():
             logits, distance = _run(teacher, reader, stored.float() / 255)
-        has_batch_norm = bool(reader.observed)
     finite = (logits, distance, best_loss, *(parameter.detach() for parameter in canvas.parameters))
     if not all(bool(torch.isfinite(values).all()) for values in finite):
         raise ZooError(
