@@ -15,6 +15,7 @@ from metazoo.run.memory import keep_freed_memory
 from metazoo.run.progress import Progress, message
 from metazoo.run.signals import graceful
 from metazoo.run.threads import torch_threads
+from metazoo.run.wording import some_of
 
 
 def evaluate(options: Namespace) -> None:
@@ -71,10 +72,10 @@ def _warn_of_seen_classes(found: Contamination, data: str) -> None:
     remedy = "the accuracy says nothing of unseen classes; --exclude-known leaves them out"
     if found.known:
         name, models = next(iter(found.known.items()))
-        holders = models[0] if len(models) == 1 else f"{models[0]} and {len(models) - 1} more"
         message(
             f"warning: {len(found.known)} of {found.classes} classes of {data} have the name of a class that a model "
-            f"of the zoo was trained on, such as {printable(name)} (by {holders}); if they are the same, {remedy}"
+            f"of the zoo was trained on, such as {printable(name)} (by {some_of(models, 1)}); if they are the same, "
+            f"{remedy}"
         )
     if found.selected_by:
         message(

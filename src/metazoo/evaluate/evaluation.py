@@ -108,12 +108,12 @@ def evaluate(
 
 def _told(subjects: Sequence[Subject], domain: str, head_reads: bool) -> list[Subject]:
     """Those that read by domains are told; where none does, the first one says so."""
-    able = [readouts_of(subject.module) is not None for subject in subjects]
+    whom = [subject for subject in subjects if readouts_of(subject.module) is not None] or subjects
     return [
         dataclasses.replace(subject, module=told_domain(subject.module, domain, head_reads=head_reads))
-        if reads or not any(able)
+        if subject in whom
         else subject
-        for reads, subject in zip(able, subjects, strict=True)
+        for subject in subjects
     ]
 
 

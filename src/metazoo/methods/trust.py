@@ -12,11 +12,11 @@ from metazoo.bank import ResidentBanks
 from metazoo.methods.workspace import Workspace
 from metazoo.run.folder import RunFolder
 from metazoo.run.progress import message
+from metazoo.run.wording import some_of
 from metazoo.taskspace import skill_matrix, trust_of
 from metazoo.zoo import Zoo
 
 TRUST, SKILL = "taskspace/trust.json", "taskspace/skill.safetensors"
-_MOST_NAMED = 5
 _STEEPNESS, _LEAST_WEIGHT = 8, 1e-6
 
 
@@ -119,8 +119,7 @@ def _warning(rows: Sequence[dict[str, Any]], recipe: TrustRecipe) -> str | None:
     doubtful = sorted((row["score"], row["model"]) for row in rows if row["score"] < recipe.threshold)
     if not doubtful:
         return None
-    named = ", ".join(f"{name} ({score:.2f})" for score, name in doubtful[:_MOST_NAMED])
-    rest = f" and {len(doubtful) - _MOST_NAMED} more" if len(doubtful) > _MOST_NAMED else ""
+    named = some_of([f"{name} ({score:.2f})" for score, name in doubtful])
     remedy = {
         "keep": "one of another domain or kind, or that was recovered badly, is among them too: look before you set "
         "trust.mode to drop, or remove them from the zoo",
@@ -129,7 +128,7 @@ def _warning(rows: Sequence[dict[str, Any]], recipe: TrustRecipe) -> str | None:
     }[recipe.mode]
     return (
         f"{len(doubtful)} of {len(rows)} models do not agree with the others (trust below {recipe.threshold:g}): "
-        f"{named}{rest}; {remedy}"
+        f"{named}; {remedy}"
     )
 
 

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from metazoo.bank import Bank, Shard
+from metazoo.run.wording import some_of
 
 LEAST_AGREEMENT = 0.5
 
@@ -85,7 +86,7 @@ def health_warning(rows: Sequence[TeacherHealth]) -> str | None:
     sentences = []
     doubtful = sorted((row for row in rows if row.doubtful), key=lambda row: (row.agreement, row.teacher))
     if doubtful:
-        named = _some_of([f"{row.teacher} ({100 * row.agreement:.0f} %)" for row in doubtful])
+        named = some_of([f"{row.teacher} ({100 * row.agreement:.0f} %)" for row in doubtful])
         sentences.append(
             f"{len(doubtful)} of {len(rows)} teachers recognise less than {100 * LEAST_AGREEMENT:.0f} % of the images "
             f"recovered from them: {named}; raise the iterations, or remove those teachers from the zoo"
@@ -94,10 +95,6 @@ def health_warning(rows: Sequence[TeacherHealth]) -> str | None:
     if alone:
         sentences.append(
             f"{len(alone)} of {len(rows)} teachers were recovered without the guide that led them astray: "
-            f"{_some_of(alone)}; see whether teacher or guide is sound"
+            f"{some_of(alone)}; see whether teacher or guide is sound"
         )
     return ". ".join(sentences) or None
-
-
-def _some_of(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -16,6 +16,7 @@ from metazoo.models import ImageClassifier
 from metazoo.run.artefacts import remove_stale_temporaries
 from metazoo.run.folder import names_in
 from metazoo.run.lock import exclusive
+from metazoo.run.wording import some_of
 from metazoo.zoo.contract import ModelContract, Permission, Provenance, TrainingRecord, checked_contract
 from metazoo.zoo.listing import NAME, add_to_listing, has_additions, read_listing, write_listing
 from metazoo.zoo.teacher import WhiteBoxTeacher
@@ -87,9 +88,8 @@ class Zoo:
         for contract in self.contracts:
             if contract.name == name:
                 return contract
-        few = ", ".join(contract.name for contract in self.contracts[:5]) or "none"
-        more = f" and {len(self) - 5} more" if len(self) > 5 else ""
-        raise UsageError(f"{self.folder} has no model {name!r}; there is {few}{more}")
+        there = some_of([contract.name for contract in self.contracts]) or "none"
+        raise UsageError(f"{self.folder} has no model {name!r}; there is {there}")
 
     def find(self, name: str) -> ModelContract | None:
         """The contract of the model of this name, capitals aside: it is one file where a file system ignores them."""
