@@ -80,6 +80,92 @@ def test_trust_is_a_fixed_point_of_its_equations() -> None:
     torch.testing.assert_close(trust.score, product / product.max())
 
 
+def of_domains(sizes: dict[str, int], bad: int = 0, seed: int = 0) -> tuple[Tensor, list[str]]:
+    """Models that see images of their own domain well; the first `bad` ones of each domain see and show little."""
+    random = torch.Generator().manual_seed(seed)
+    domains = [name for name, count in sizes.items() for _ in range(count)]
+    honest = torch.tensor([place >= bad for count in sizes.values() for place in range(count)])
+    same = torch.tensor([[one == other for other in domains] for one in domains])
+    easy = torch.tensor([1.3 if name == "easy" else 1.0 for name in domains])
+    skill = torch.where(same, 0.6, 0.25) * easy[:, None]
+    skill = torch.where(honest[:, None] & honest, skill, 0.1)
+    noise = 0.03 * torch.randn(skill.shape, generator=random)
+    return (skill + noise).clamp(0, 1).double().fill_diagonal_(torch.nan), domains
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"easy": 6, "hard": 6}, {"easy": 12, "hard": 3}, {"easy": 3, "hard": 12, "third": 2}]
+)
+def test_nobody_is_doubted_for_the_domain(sizes: dict[str, int]) -> None:
+    for seed in range(5):
+        skill, domains = of_domains(sizes, seed=seed)
+        assert float(trust_of(skill, domains).score.min()) > 0.7
+        if max(sizes.values()) > 6:
+            assert float(trust_of(skill).score.min()) < 0.6
+
+
+@pytest.mark.parametrize("bad", [1, 2, 4])
+def test_the_bad_ones_of_every_domain_are_doubted(bad: int) -> None:
+    for seed in range(5):
+        skill, domains = of_domains({"easy": 6, "hard": 6}, bad, seed)
+        honest = torch.tensor([place % 6 >= bad for place in range(12)])
+        score = trust_of(skill, domains).score
+        assert float(score[honest].min()) > 0.7
+        assert float(score[~honest].max()) < 0.5
+
+
+def test_a_domain_of_bad_models_alone_is_not_excused() -> None:
+    for seed in range(5):
+        skill = of_domains({"easy": 10, "hard": 10}, 4, seed)[0]
+        keep = [*range(4, 10), *range(10, 20)]
+        named = ["easy"] * 6 + ["bad"] * 4 + ["hard"] * 6
+        score = trust_of(skill[keep][:, keep], named).score
+        assert float(score[6:10].max()) < 0.5
+        assert float(torch.cat([score[:6], score[10:]]).min()) > 0.7
+
+
+def test_a_single_model_of_its_domain_is_judged_by_the_others() -> None:
+    skill, domains = of_domains({"easy": 6, "alone": 1})
+    for bad in range(2):
+        skill[-1, :-1] *= 1 - 0.7 * bad
+        trust = trust_of(skill, domains)
+        weights = trust.score[:-1] ** 4
+        torch.testing.assert_close(trust.claims[-1], (skill[-1, :-1] @ weights) / weights.sum())
+        assert bool(trust.score[-1] < 0.5) == bool(bad)
+        assert float(trust.score[:-1].min()) > 0.9
+    # Where every model is of a domain of its own, domains say nothing.
+    torch.testing.assert_close(trust_of(skill, [*"abcdefg"]).score, trust_of(skill).score)
+
+
+def test_trust_by_domains_is_a_fixed_point_of_its_equations() -> None:
+    skill, domains = of_domains({"easy": 5, "hard": 4, "third": 1}, 1)
+    skill[2, 3] = skill[7, 0] = torch.nan
+    trust, count = trust_of(skill, domains), len(domains)
+    pairs = [(of, by) for of in range(count) for by in range(count) if not skill[of, by].isnan()]
+    weight = (trust.score**4).tolist()
+
+    def mean(chosen: list[tuple[int, int]]) -> float:
+        total = sum(weight[of] * weight[by] for of, by in chosen)
+        return sum(weight[of] * weight[by] * float(skill[of, by]) for of, by in chosen) / total
+
+    def usual(of: int, by: int) -> float:
+        within = mean([pair for pair in pairs if domains[pair[0]] == domains[pair[1]]])
+        alike = [pair for pair in pairs if (domains[pair[0]], domains[pair[1]]) == (domains[of], domains[by])]
+        if domains[of] == domains[by]:
+            return max(mean(alike), 0.75 * within)
+        if "third" in (domains[of], domains[by]):
+            alike = [pair for pair in pairs if domains[pair[0]] != domains[pair[1]]]
+        return max(mean(alike), within / 2)
+
+    def judged(model: int, side: int) -> float:
+        heard = [pair for pair in pairs if pair[side] == model]
+        own = [weight[pair[1 - side]] * (1 if domains[pair[0]] == domains[pair[1]] else 0.05) for pair in heard]
+        return sum(w * float(skill[pair]) / usual(*pair) for w, pair in zip(own, heard, strict=True)) / sum(own)
+
+    expected = torch.tensor([math.sqrt(judged(model, 0) * judged(model, 1)) for model in range(count)]).double()
+    torch.testing.assert_close(trust.score, expected / expected.max(), rtol=1e-5, atol=1e-6)
+
+
 def test_the_order_of_the_zoo_does_not_matter() -> None:
     skill, order = planted(6, 5), torch.randperm(11, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(trust_of(skill[order][:, order]).score, trust_of(skill).score[order])

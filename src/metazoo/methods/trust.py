@@ -63,7 +63,7 @@ def judge_models(workspace: Workspace, banks: ResidentBanks, recipe: TrustRecipe
                 after_model=advance,
             )
         folder.write_tensors(SKILL, {"skill": skill})
-        trust = trust_of(skill)
+        trust = trust_of(skill, [contract.domain for contract in zoo])
         columns = {"score": trust.score, "claims": trust.claims, "service": trust.service}
         rows = [
             {"model": name, **{key: _number(values[index]) for key, values in columns.items()}}
