@@ -60,7 +60,7 @@ def test_a_meta_model_learns_from_all_of_them(zoo: Zoo, tmp_path: Path, architec
         known = contract.spec.architecture not in WITHOUT_BATCH_NORM
         assert (rows[contract.name].batch_norm_distance is not None) == known
     model = run.meta_model
-    assert model.classifier.spec.architecture == architecture
+    assert model.spec.architecture == architecture
     support = coloured_images(3, 20)
     classifier = model.adapt(support.images, support.labels, support.class_names)
     classifier.save(tmp_path / "classifier")
@@ -74,7 +74,7 @@ def test_a_run_does_not_depend_on_the_number_of_workers(zoo: Zoo, tmp_path: Path
     states = []
     for workers in (1, 2):
         run = train(zoo, out=tmp_path / f"run-{workers}", config=config, workers=workers)
-        states.append(run.meta_model.classifier.state_dict())
+        states.append(run.meta_model.networks[0].state_dict())
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
 
 

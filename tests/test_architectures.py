@@ -36,8 +36,8 @@ def test_every_architecture_is_built_by_its_published_recipe(zoo: Zoo) -> None:
 def test_a_resnet_learns_from_all_of_them(zoo: Zoo, tmp_path: Path, architecture: str) -> None:
     config = OPTIONS | {"meta_model": {"architecture": architecture, "width": 8}}
     model = train(zoo, out=tmp_path / "run", config=config, workers=1).meta_model
-    assert model.classifier.spec.architecture == architecture
-    assert model.classifier.spec.arguments == {"width": 8}
+    assert model.spec.architecture == architecture
+    assert model.spec.arguments == {"width": 8}
     support = coloured_images(3, 20)
     classifier = model.adapt(support.images, support.labels, support.class_names)
     probabilities = classifier.predict(support.images).probabilities

@@ -1,5 +1,6 @@
 """What a GPU would be asked to do, done on a device that refuses to mix tensors as a GPU does."""
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from metazoo.data import EpisodeList
 from metazoo.evaluate import Subject, evaluate, zoo_ensemble
 from metazoo.learn.embedders import MultiDomainClassifier
 from metazoo.learn.heads import HEADS
-from metazoo.learn.readouts import DomainReadouts
+from metazoo.learn.recogniser import DomainRecogniser
 from metazoo.learn.selecting_learner import accuracy_on
 from metazoo.models import ImageClassifier
 from metazoo.run import compute
@@ -37,14 +38,14 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def of_two_kinds(classifier: ImageClassifier) -> MultiDomainClassifier:
-    size = classifier.network.feature_size + 1
-    kernels = torch.stack([torch.arange(1.0, size + 1), torch.arange(size, 0.0, -1)]).diag_embed()
-    recogniser = torch.randn(size, 2, generator=torch.Generator().manual_seed(0))
-    return MultiDomainClassifier(classifier, DomainReadouts("ab", kernels, recogniser)).eval()
+    weight = torch.randn(2 * classifier.network.feature_size + 1, 2, generator=torch.Generator().manual_seed(0))
+    other = copy.deepcopy(classifier)
+    other.network.get_parameter("blocks.0.0.weight").mul_(0.5)
+    return MultiDomainClassifier([classifier, other], DomainRecogniser("ab", weight)).eval()
 
 
 def weights_of(run: Run) -> dict[str, torch.Tensor]:
-    return run.meta_model.classifier.network.state_dict()
+    return run.meta_model.networks[0].network.state_dict()
 
 
 def assert_alike(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
@@ -72,7 +73,7 @@ def test_a_run_learns_there_what_it_learns_on_the_cpu(
     assert_alike(weights_of(here), weights_of(there))
 
 
-def test_kinds_of_images_are_read_there_as_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_specialists_learn_there_what_they_learn_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     zoo = build(tmp_path / "zoo", grey=2)
     options: dict[str, Any] = {"config": {**WEIGHED, "domains": {"alike": 9.0}}, "workers": 1}
     here = train(zoo, out=tmp_path / "cpu", device="cpu", **options)

@@ -32,7 +32,7 @@ def test_a_run_learns_and_records_what_it_did(zoo: Zoo, tmp_path: Path) -> None:
     rows = [row for row in run.metrics() if row["stage"] == "learning"]
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert all(row["replay_updates"] >= 1 for row in rows)
-    classifier = run.meta_model.classifier
+    classifier = run.meta_model.networks[0]
     assert classifier.network.head.weight.abs().max() > 0
     assert classifier.spec.classes == 2
     bank = Bank.open(run.path / BANK)
@@ -59,7 +59,7 @@ def test_one_that_was_interrupted_ends_as_one_that_was_not(
             train(zoo, "tgr", setting="reference", out=tmp_path / "again", config=options(), workers=1)
     again = train(zoo, "tgr", setting="reference", out=tmp_path / "again", config=options(), workers=2, resume=True)
     assert content(whole.path / "meta-model").keys() == content(again.path / "meta-model").keys()
-    states = (run.meta_model.classifier.state_dict() for run in (whole, again))
+    states = (run.meta_model.networks[0].state_dict() for run in (whole, again))
     first, second = states
     assert all(torch.equal(first[name], second[name]) for name in first)
 

@@ -85,12 +85,12 @@ def test_the_meta_model_adapts_to_new_classes(whole: Run, tmp_path: Path) -> Non
     new = coloured_images(3, SIDE)
     for meta_model in (whole.meta_model, MetaModel.load(whole.path / "meta-model")):
         assert (meta_model.method, meta_model.setting, meta_model.seed) == ("tgr", "default", 0)
-        assert not meta_model.classifier.training
+        assert not meta_model.networks[0].training
         classifier = meta_model.adapt(new.images[::2], new.labels[::2], new.class_names)
         assert isinstance(classifier, FewShotClassifier)
         right = classifier.predict(new.images[1::2]).labels == new.labels[1::2]
         assert float(right.double().mean()) > 0.6  # flat colours are easy
-    state = whole.meta_model.classifier.network.state_dict()
+    state = whole.meta_model.networks[0].network.state_dict()
     assert all(bool(value.isfinite().all()) for value in state.values())
     variances = [value for name, value in state.items() if name.endswith("running_var")]
     assert not any(torch.equal(value, torch.ones_like(value)) for value in variances)  # as they were before learning
@@ -100,7 +100,7 @@ def test_the_seed_settles_the_meta_model(zoo: Zoo, whole: Run, tmp_path: Path) -
     same = train(zoo.folder, out=tmp_path / "same", config=OPTIONS, workers=1)
     assert content(same.path) == content(whole.path)
     other = train(zoo, out=tmp_path / "other", config=OPTIONS, workers=1, seed=1)
-    weights = [run.meta_model.classifier.network.state_dict()["blocks.0.0.weight"] for run in (whole, other)]
+    weights = [run.meta_model.networks[0].network.state_dict()["blocks.0.0.weight"] for run in (whole, other)]
     assert not torch.equal(*weights)
 
 
@@ -112,7 +112,7 @@ def test_a_zoo_may_have_fewer_models_than_groups_or_than_a_step_wants(
     config = {**changed("learning", teachers_per_step=5, steps=2), "grouping": {"groups": 5}}
     run = train(small, out=tmp_path / "run", config=config, workers=1, progress=True)
     assert [len(members) for members in RunFolder(run.path).read_json("taskspace/groups.json")["groups"]] == groups
-    assert run.meta_model.classifier.network.feature_size == 4
+    assert run.meta_model.networks[0].network.feature_size == 4
     shown = capsys.readouterr().err
     assert all(f"{stage}: " in shown for stage in ("recovering", "task space", "learning"))
 

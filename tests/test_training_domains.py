@@ -1,5 +1,6 @@
 """What a run makes of the domains of its zoo."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -7,22 +8,28 @@ from typing import Any, cast
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional
-from training_helpers import OPTIONS, build, content, untrained
+from training_helpers import OPTIONS, SIDE, build, content, untrained
 
 from metazoo.bank import Bank, ResidentBank
 from metazoo.learn.embedders import MultiDomainClassifier
-from metazoo.learn.readout_fitting import domain_kernel, domain_recogniser
+from metazoo.learn.group_learning import GroupLearner
 from metazoo.learn.recipe import LearningRecipe
-from metazoo.methods import domain_readouts, domains
-from metazoo.methods.stages import BANK
+from metazoo.learn.recogniser import fitted_recogniser
+from metazoo.learn.student import Student
+from metazoo.methods import domains, specialists
+from metazoo.methods.stages import BANK, GROUPING, teacher_targets
+from metazoo.methods.tgr import TgrRecipe
 from metazoo.methods.trust import SKILL, TRUST, skill_of
 from metazoo.methods.workspace import Workspace
 from metazoo.models import ImageClassifier
+from metazoo.run.compute import CPU
 from metazoo.run.folder import RunFolder
-from metazoo.run.randomness import generator
+from metazoo.run.randomness import seed_of
+from metazoo.taskspace import Grouping, draw_members
 from metazoo.training import Run, train
 from metazoo.zoo import ModelContract, Zoo
+
+FIRST = "blocks.0.0.weight"
 
 
 @pytest.fixture(scope="module")
@@ -36,61 +43,78 @@ def by_domain(zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def learned(zoo: Zoo, out: Path, **changes: Any) -> Run:
-    domains = {"longer": 0, "alike": 9.0, **changes.pop("domains", {})}
+    domains = {"specialise": 0.4, "learning_rate": 0.5, "alike": 9.0, **changes.pop("domains", {})}
     return train(zoo, out=out, config={**OPTIONS, "domains": domains, **changes}, workers=1, resume=True)
 
 
-@torch.no_grad()
-def check_readouts(zoo: Zoo, run: Run, weights: list[float] | None = None) -> None:
-    """They are of what the models of a domain say of their own images."""
-    module = run.meta_model.module
-    assert isinstance(module, MultiDomainClassifier)
-    assert module.readouts.domains == ("colours", "grey")
-    names = [contract.name for contract in zoo]
-    bank = ResidentBank.load(Bank.open(run.path / BANK), names, module.classifier.spec.input_size)
-    shown, kernels = [], []
-    for domain in module.readouts.domains:
-        members = [index for index, contract in enumerate(zoo) if contract.domain == domain]
-        own = [1.0 if weights is None else weights[index] for index in members]
-        places = torch.cat([torch.arange(len(bank))[bank.places_of(index)] for index in members])
-        images = bank.pixels(places)
-        said = [functional.normalize(zoo.teacher(names[index]).features(images), dim=1) for index in members]
-        shown.append(module.features(images))
-        labels = torch.cat([bank.labels[bank.places_of(index)] + 100 * index for index in members])
-        kernels.append(domain_kernel(shown[-1], labels, said, own, generator(0, "readouts", domain)))
-    torch.testing.assert_close(module.readouts.kernels, torch.stack(kernels), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(module.readouts.recogniser, domain_recogniser(shown), rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize("trust", [{"mode": "keep"}, {"mode": "weigh", "threshold": 1.0}])
+def test_specialists_go_on_from_the_meta_model_with_the_models_of_their_domain(
+    zoo: Zoo, tmp_path: Path, trust: dict[str, Any]
+) -> None:
+    plain, run = (
+        learned(zoo, tmp_path / by, trust=trust, domains={"by": by}).meta_model.module for by in ("nothing", "contract")
+    )
+    assert isinstance(plain, ImageClassifier)
+    assert isinstance(run, MultiDomainClassifier)
+    folder, names = RunFolder(tmp_path / "contract"), [contract.name for contract in zoo]
+    groups = Grouping.from_record(folder.read_json(GROUPING), names).groups
+    scores = torch.tensor([row["score"] for row in folder.read_json(TRUST)["models"]])
+    bank, shown = Bank.open(folder.path / BANK), []
+    recipe = Run.open(folder.path).config.recipe
+    assert isinstance(recipe, TgrRecipe)
+    options = recipe.learning.model_copy(update={"steps": 3, "learning_rate": 0.005})
+    for domain in ("colours", "grey"):
+        own = [index for index, contract in enumerate(zoo) if contract.domain == domain]
+        left = [tuple(own.index(index) for index in group if index in own) for group in groups]
+        grouping = Grouping(tuple(group for group in left if group), "dispersed")
+        weights = scores[own].pow(8).clamp(min=1e-6) if trust["mode"] == "weigh" else None
+        resident = ResidentBank.load(bank, [names[index] for index in own], SIDE)
+        teachers, seed = [zoo.teacher(names[index]) for index in own], seed_of(0, "specialist", domain)
+        sizes = [teacher.classifier.network.feature_size for teacher in teachers]
+        student = Student(plain.spec, sizes, [teacher.contract.spec.classes for teacher in teachers], seed)
+        student.classifier.load_state_dict(plain.state_dict())
+
+        def draw(
+            random: torch.Generator, grouping: Grouping = grouping, weights: Tensor | None = weights
+        ) -> tuple[int, ...]:
+            return draw_members(grouping, 2, random, weights=weights)[1]
+
+        targets = teacher_targets(teachers, CPU)
+        learner = GroupLearner(student, resident, grouping.groups, draw, targets, options, seed, weights=weights)
+        for _ in range(3):
+            learner.step()
+        learner.calibrate()
+        specialist = run.specialist(domain)
+        for name, tensor in student.classifier.state_dict().items():
+            torch.testing.assert_close(specialist.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(specialist.network.state_dict()[FIRST], plain.network.state_dict()[FIRST], atol=1e-4)
+        with torch.no_grad():
+            shown.append(run.features(resident.pixels(torch.arange(len(resident)))))
+    recogniser = fitted_recogniser(("colours", "grey"), shown)
+    assert run.recogniser.domains == recogniser.domains
+    torch.testing.assert_close(run.recogniser.weight, recogniser.weight, rtol=1e-3, atol=1e-3)
 
 
-def test_readouts_are_of_what_a_domains_models_say_of_their_own_images(zoo: Zoo, by_domain: Run) -> None:
-    check_readouts(zoo, by_domain)
-
-
-def test_models_that_count_for_less_say_less(zoo: Zoo, tmp_path: Path) -> None:
-    weighed = learned(zoo, tmp_path, trust={"mode": "weigh", "threshold": 1.0})
-    scores = [row["score"] for row in RunFolder(weighed.path).read_json(TRUST)["models"]]
-    assert len({round(score, 3) for score in scores}) > 2
-    check_readouts(zoo, weighed, [max(score**8, 1e-6) for score in scores])
-
-
-def test_they_change_nothing_of_the_network_and_can_be_left_out(zoo: Zoo, by_domain: Run, tmp_path: Path) -> None:
+def test_they_are_said_and_can_be_left_out(zoo: Zoo, by_domain: Run, tmp_path: Path) -> None:
     plain = learned(zoo, tmp_path, domains={"by": "nothing"})
     assert isinstance(plain.meta_model.module, ImageClassifier)
-    for name, tensor in plain.meta_model.classifier.network.state_dict().items():
-        assert torch.equal(tensor, by_domain.meta_model.classifier.network.state_dict()[name])
     cards = [(run.path / "meta-model" / "card.md").read_text() for run in (by_domain, plain)]
-    assert ["| domains | colours, grey; a new task is read in the way" in card for card in cards] == [True, False]
-    assert ["| parameters | 628, class head" in card for card in cards] == [True, False]
+    assert ["| domains | colours, grey, with a network for each" in card for card in cards] == [True, False]
+    assert [f"| parameters | {count}, class head" in card for count, card in zip(("1,122", "552"), cards, strict=True)]
+    steps = {row["stage"]: row["step"] for row in by_domain.metrics()}
+    assert {stage: steps.get(stage) for stage in ("learning", "specialist-1", "specialist-2", "specialist-3")} == {
+        "learning": 7, "specialist-1": 3, "specialist-2": 3, "specialist-3": None,
+    }  # fmt: skip
 
 
 def test_fewer_images_are_spread_over_the_models_and_their_classes() -> None:
     bank = cast(ResidentBank, SimpleNamespace(places_of=[slice(0, 10), slice(10, 14), slice(14, 44)].__getitem__))
-    assert domain_readouts._places(bank, [0, 2], 8).tolist() == [0, 3, 6, 9, 14, 23, 33, 43]
-    assert domain_readouts._places(bank, [1, 0], 100).tolist() == [10, 11, 12, 13, *range(10)]
-    assert domain_readouts._places(bank, [0, 1, 2], 2).tolist() == [0, 10, 14]
+    assert specialists._places(bank, [0, 2], 8).tolist() == [0, 3, 6, 9, 14, 23, 33, 43]
+    assert specialists._places(bank, [1, 0], 100).tolist() == [10, 11, 12, 13, *range(10)]
+    assert specialists._places(bank, [0, 1, 2], 2).tolist() == [0, 10, 14]
 
 
-def test_one_domain_needs_no_readout(zoo: Zoo, tmp_path: Path) -> None:
+def test_one_domain_needs_no_specialist(zoo: Zoo, tmp_path: Path) -> None:
     colours = Zoo(zoo.folder, [contract for contract in zoo if contract.domain == "colours"])
     assert isinstance(learned(colours, tmp_path).meta_model.module, ImageClassifier)
 
@@ -98,9 +122,9 @@ def test_one_domain_needs_no_readout(zoo: Zoo, tmp_path: Path) -> None:
 def test_nor_do_kinds_of_a_single_model(zoo: Zoo, tmp_path: Path) -> None:
     fewer = Zoo(zoo.folder, zoo.contracts[:-1])
     assert [contract.domain for contract in fewer].count("grey") == 1
-    run = learned(fewer, tmp_path, domains={"longer": 9})
+    run = learned(fewer, tmp_path, domains={})
     assert isinstance(run.meta_model.module, ImageClassifier)
-    assert run.metrics()[-1]["step"] == 7
+    assert (run.metrics()[-1]["stage"], run.metrics()[-1]["step"]) == ("learning", 7)
 
 
 def test_nor_do_pictures_that_show_no_domain(zoo: Zoo, tmp_path: Path) -> None:
@@ -122,7 +146,7 @@ def of_three(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
 def test_too_many_kinds_are_said_and_taken_for_one(
     of_three: Zoo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = learned(of_three, tmp_path / "run", domains={"kinds": 2, "longer": 9})
+    run = learned(of_three, tmp_path / "run", domains={"kinds": 2})
     assert isinstance(run.meta_model.module, ImageClassifier)
     assert "the zoo is of 3 kinds of images, so all are taken to be one" in capsys.readouterr().err
     assert run.metrics()[-1]["step"] == OPTIONS["learning"]["steps"]
@@ -132,24 +156,35 @@ def test_kinds_are_named_by_their_domains(
     of_three: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(domains, "kinds_of_images", lambda *_: [("a", "b_c"), ("a + b_c",)])
-    run = learned(of_three, tmp_path / "run", domains={"longer": 1})
+    run = learned(of_three, tmp_path / "run", domains={"specialise": 0.6})
     module = run.meta_model.module
     assert isinstance(module, MultiDomainClassifier)
-    assert module.readouts.domains == ("a + b_c", "a + b_c'")
-    assert "| a \\+ b\\_c, a \\+ b\\_c'; a new task" in (run.path / "meta-model" / "card.md").read_text()
-    assert "note: 2 kinds of images, so 14 steps of learning: a + b_c, a + b_c'" in capsys.readouterr().err
+    assert module.recogniser.domains == ("a + b_c", "a + b_c'")
+    assert "| a \\+ b\\_c, a \\+ b\\_c', with a network" in (run.path / "meta-model" / "card.md").read_text()
+    assert "note: 2 kinds of images, so 4 steps of learning more for each: a + b_c, a + b_c'" in capsys.readouterr().err
 
 
-def test_a_run_stopped_while_readouts_are_made_ends_bit_equal(
-    zoo: Zoo, by_domain: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_run_stopped_among_its_specialists_ends_bit_equal(
+    zoo: Zoo, by_domain: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
-    def stopping(*_: Any) -> Tensor:
-        raise KeyboardInterrupt
+    calls: list[str] = []
+
+    def stopping(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*given: Any, **more: Any) -> Any:
+            if len(calls) == after:
+                raise KeyboardInterrupt
+            calls.append(name)
+            return function(*given, **more)
+
+        return called
 
     with monkeypatch.context() as patch:
-        patch.setattr(domain_readouts, "domain_recogniser", stopping)
+        for name in ("learn_from_groups", "fitted_recogniser"):
+            patch.setattr(specialists, name, stopping(name, getattr(specialists, name)))
         with pytest.raises(KeyboardInterrupt):
             learned(zoo, tmp_path / "run")
+    assert calls == ["learn_from_groups"] * after
     assert content(learned(zoo, tmp_path / "run").path) == content(by_domain.path)
 
 
@@ -182,15 +217,16 @@ def test_a_plan_knows_how_many_kinds_there_can_be(named: str, changes: dict[str,
     contracts = [cast(ModelContract, SimpleNamespace(domain=name)) for name in named]
     recipe = domains.DomainRecipe.model_validate(changes)
     assert domains.most_kinds(contracts, recipe) == most
-    assert domains.lengthened(LearningRecipe(steps=100), most, recipe).steps == 50 + 50 * most
 
 
-def test_every_further_kind_is_learned_for_longer(zoo: Zoo, by_domain: Run, tmp_path: Path) -> None:
-    longer = learned(zoo, tmp_path, domains={"longer": 0.5})
-    assert [run.metrics()[-1]["step"] for run in (by_domain, longer)] == [7, 10]
+def test_a_specialist_goes_on_for_a_share_of_the_steps_at_a_share_of_the_rate() -> None:
+    recipe = domains.DomainRecipe(specialise=0.25, learning_rate=0.5)
+    found = domains.specialised(LearningRecipe(steps=10, learning_rate=0.02), recipe)
+    assert found == LearningRecipe(steps=2, learning_rate=0.01)
+    assert domains.specialised(LearningRecipe(steps=1), recipe).steps == 1
 
 
-def test_domains_that_are_alike_are_read_as_one(zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_domains_that_are_alike_are_one_kind(zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor] = []
 
     def of_one_kind(skill: Tensor, names: list[str], alike: float) -> list[tuple[str, ...]]:
@@ -199,7 +235,7 @@ def test_domains_that_are_alike_are_read_as_one(zoo: Zoo, tmp_path: Path, monkey
         return [("colours", "grey")]
 
     monkeypatch.setattr(domains, "kinds_of_images", of_one_kind)
-    run = learned(zoo, tmp_path, domains={"alike": 0.7, "longer": 9})
+    run = learned(zoo, tmp_path, domains={"alike": 0.7})
     assert seen[0].shape == (5, 5)
     assert isinstance(run.meta_model.module, ImageClassifier)
     assert RunFolder(run.path).read_json(domains.DOMAINS)["kinds"] == [["colours", "grey"]]

@@ -80,7 +80,7 @@ def test_a_finished_run_whose_images_are_gone_is_not_touched_again(
     assert {path: now[path] for path in times if not path.name.startswith(".lock")} == {
         path: time for path, time in times.items() if not path.name.startswith(".lock")
     }
-    assert run.meta_model.classifier.network.feature_size == 4
+    assert run.meta_model.networks[0].network.feature_size == 4
 
 
 def test_whoever_needs_discarded_images_is_told_so(zoo: Zoo, tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_a_run_that_was_stopped_ends_bit_equal(
 
 def test_what_is_learned_of_the_models_changes_the_meta_model(zoo: Zoo, pack: str, run: Run, tmp_path: Path) -> None:
     other = learned(zoo, tmp_path, pack, {"learning_rate": 10.0})
-    one, two = (found.meta_model.classifier.network.state_dict() for found in (run, other))
+    one, two = (found.meta_model.networks[0].network.state_dict() for found in (run, other))
     assert not all(torch.equal(value, two[name]) for name, value in one.items())
 
 

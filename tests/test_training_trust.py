@@ -33,7 +33,7 @@ def learned(zoo: Zoo, out: Path, **trust: Any) -> Run:
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
-    return run.meta_model.classifier.network.state_dict()
+    return run.meta_model.networks[0].network.state_dict()
 
 
 def same(first: Run, second: Run) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor
 from metazoo.adapt import FewShotClassifier, adapt
 from metazoo.learn.batch_norm import store_statistics
 from metazoo.learn.embedders import MultiDomainClassifier
-from metazoo.learn.readouts import DomainReadouts
+from metazoo.learn.recogniser import DomainRecogniser
 from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
 from metazoo.run.artefacts import read_json, write_json
 from metazoo.run.tensor_files import read_tensors, write_tensors
@@ -34,13 +34,11 @@ def network(seed: int = 0, architecture: str = "conv4", *, size: int = 16, chann
 
 
 def of_two_domains(seed: int = 0) -> MultiDomainClassifier:
-    """The network of `seed` with readouts that look at different features, and tell domains apart by the first one."""
-    own = network(seed)
-    size = own.network.feature_size + 1
-    recogniser = torch.zeros(size, 2)
-    recogniser[0, 0] = 2.0
-    kernels = torch.stack([torch.arange(1.0, size + 1), torch.arange(size, 0.0, -1)]).diag_embed()
-    return MultiDomainClassifier(own, DomainReadouts(("birds", "ships"), kernels, recogniser)).eval()
+    """The networks of `seed` and the next one, whose domains are told apart by the first feature."""
+    own = network(seed), network(seed + 1)
+    weight = torch.zeros(2 * own[0].network.feature_size + 1, 2)
+    weight[0, 0] = 2.0
+    return MultiDomainClassifier(own, DomainRecogniser(("birds", "ships"), weight)).eval()
 
 
 def pictures(count: int, side: int = 16, seed: int = 0) -> Tensor:

@@ -30,5 +30,5 @@ def meta_model(_saved: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def two_domains(_saved: Path, tmp_path: Path) -> Path:
-    """The folder of a sound meta-model with readouts."""
+    """The folder of a sound meta-model of two domains."""
     return shutil.copytree(_saved / "of-two-domains", tmp_path / "saved" / "of-two-domains")

@@ -33,7 +33,7 @@ def _use(folder: Path) -> None:
         prediction = classifier.predict(pictures(2))
         assert prediction.probabilities.shape == (2, len(classifier.class_names))
     with contextlib.suppress(MetazooError):
-        assert MetaModel.load(folder / "meta-model").classifier.features(pictures(2)).shape == (2, 4)
+        assert MetaModel.load(folder / "meta-model").networks[0].features(pictures(2)).shape == (2, 4)
 
 
 @settings(max_examples=150)

@@ -12,7 +12,7 @@ from metazoo.errors import DataError, MetazooError, UsageError
 from metazoo.evaluate.protocol import score_episode
 from metazoo.learn.batch_norm import BATCH_NORM_MODES, BatchNormMode
 from metazoo.learn.embedders import Embedder, JointFeatures, MirroredFeatures, PixelFeatures
-from metazoo.learn.heads import HEADS, Head, get_head
+from metazoo.learn.heads import HEADS, Head, get_head, query_features
 from metazoo.models import ImageClassifier
 
 HEAD_NAMES = [head.name for head in HEADS]
@@ -24,7 +24,7 @@ def joint() -> JointFeatures:
 
 MODULES = {"single": network, "joint": joint, "domains": of_two_domains}
 # Several networks have no head of their own to start from.
-HEADS_OF = [(kind, head) for kind in MODULES for head in HEADS if (kind, head.name) != ("joint", "fine-tune-own")]
+HEADS_OF = [(kind, head) for kind in MODULES for head in HEADS if kind == "single" or head.name != "fine-tune-own"]
 IDS = [f"{kind}-{head.name}" for kind, head in HEADS_OF]
 
 
@@ -50,7 +50,7 @@ def test_what_is_saved_predicts_to_the_bit_as_before(kind: str, mode: str, head:
     assert loaded.class_names == NAMES
     card = loaded.card
     assert (card.head, card.batch_norm, card.joint, card.source) == (head.name, mode, kind == "joint", "somewhere")
-    assert len(card.networks) == (2 if card.joint else 1)
+    assert len(card.networks) == (1 if kind == "single" else 2)
     loaded.save(tmp_path / "again")
     assert torch.equal(predicted(FewShotClassifier.load(tmp_path / "again")), before)
 
@@ -210,27 +210,43 @@ def test_a_broken_model_is_not_adapted() -> None:
         made(module=module)
 
 
-def test_the_domains_that_a_task_is_read_as_are_said() -> None:
+@pytest.mark.parametrize("head", ["logistic", "ridge", "fine-tune", "soft-k-means-balanced"])
+def test_a_task_takes_the_specialists_of_the_domains_that_it_looks_like(tmp_path: Path, head: str) -> None:
     module = of_two_domains()
-    classifier = made(module=module)
+    classifier = made(module=module, head=head)
     with torch.no_grad():
-        shares = module.readouts.shares(module.features(pictures(7)))
+        shares = module.recogniser.shares(module.features(pictures(7)))
     assert classifier.card.domains == pytest.approx(dict(zip(("birds", "ships"), shares.tolist(), strict=True)))
-    assert made().card.domains == made(module=module, head="fine-tune-own").card.domains == {}
-    assert not torch.allclose(predicted(classifier), predicted(made()), atol=1e-3)
+    assert (classifier.card.joint, len(classifier.card.networks)) == (False, 2)
+    classifier.save(tmp_path / "c")
+    assert torch.equal(predicted(FewShotClassifier.load(tmp_path / "c")), predicted(classifier))
+    adapted, fitted = get_head(head).fit(module, pictures(7), LABELS, 3)
+    expected = fitted.probabilities(query_features(adapted, pictures(6, seed=1)))
+    torch.testing.assert_close(predicted(classifier), expected)
 
 
-def test_a_user_may_say_what_domain_the_images_are_of(tmp_path: Path) -> None:
+def test_a_specialist_without_a_share_is_left_behind(tmp_path: Path) -> None:
+    module = of_two_domains()
+    module.recogniser.weight[-1, 1] = 20.0
+    classifier = made(module=module, mirrored=True)
+    assert classifier.card.domains == {"birds": 0, "ships": 1}
+    assert len(classifier.card.networks) == 1
+    torch.testing.assert_close(predicted(classifier), predicted(made(module=network(1), mirrored=True)))
+    classifier.save(tmp_path / "c")
+    assert torch.equal(predicted(FewShotClassifier.load(tmp_path / "c")), predicted(classifier))
+
+
+def test_a_user_may_say_what_domain_the_images_are_of() -> None:
     module = of_two_domains()
     told = MetaModel(module, method="tgr", setting="default", seed=0).adapt(
         pictures(7), LABELS, NAMES, domain="ships", mirrored=True
     )
-    assert told.card.domains == {"birds": 0, "ships": 1}
-    assert not torch.allclose(predicted(told), predicted(made(module=module, mirrored=True)), atol=1e-3)
-    told.save(tmp_path / "c")
-    assert torch.equal(predicted(FewShotClassifier.load(tmp_path / "c")), predicted(told))
-    with pytest.raises(UsageError, match="this model reads all images alike"):
+    assert told.card.domains == {"ships": 1}
+    assert torch.equal(predicted(told), predicted(made(module=network(1), mirrored=True)))
+    with pytest.raises(UsageError, match="this model sees all images alike"):
         made(domain="ships")
+    with pytest.raises(UsageError, match="this model has none; choose the head fine-tune"):
+        made(module=module, head="fine-tune-own")
 
 
 def test_one_picture_a_class_is_enough(tmp_path: Path) -> None:

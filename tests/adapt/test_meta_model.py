@@ -28,10 +28,12 @@ DESCRIPTION, WEIGHTS = "meta-model.json", "model.safetensors"
 def test_what_is_saved_is_loaded(meta_model: Path) -> None:
     loaded = MetaModel.load(meta_model)
     assert (loaded.method, loaded.setting, loaded.seed) == ("tgr", "default", 3)
-    assert loaded.classifier.spec == network().spec
-    assert torch.equal(loaded.classifier.features(pictures(5)), network().features(pictures(5)))
-    assert not loaded.classifier.training
-    assert not any(parameter.requires_grad for parameter in loaded.classifier.parameters())
+    (own,) = loaded.networks
+    assert own is loaded.module
+    assert own.spec == loaded.spec == network().spec
+    assert torch.equal(own.features(pictures(5)), network().features(pictures(5)))
+    assert not own.training
+    assert not any(parameter.requires_grad for parameter in own.parameters())
 
 
 def test_the_names_of_the_files_are_said(tmp_path: Path) -> None:
@@ -52,13 +54,14 @@ def test_a_meta_model_adapts_as_its_network(meta_model: Path, head: str) -> None
     assert (classifier.card.head, classifier.card.batch_norm) == (head, "support")
 
 
-def test_readouts_are_saved_and_loaded(two_domains: Path, tmp_path: Path) -> None:
+def test_specialists_are_saved_and_loaded(two_domains: Path, tmp_path: Path) -> None:
     loaded, expected = MetaModel.load(two_domains), of_two_domains()
     assert isinstance(loaded.module, MultiDomainClassifier)
-    assert loaded.module.readouts.domains == ("birds", "ships")
+    assert loaded.module.recogniser.domains == ("birds", "ships")
     for name, tensor in expected.state_dict().items():
         assert torch.equal(loaded.module.state_dict()[name], tensor)
-    assert loaded.classifier is loaded.module.classifier
+    assert loaded.networks == loaded.module.specialists
+    assert not any(part.training for part in loaded.module.modules())
     classifier = loaded.adapt(pictures(7), LABELS, NAMES, head="ridge")
     assert torch.equal(predicted(classifier), predicted(made(module=expected, head="ridge")))
     loaded.save(tmp_path / "again")
@@ -68,13 +71,13 @@ def test_readouts_are_saved_and_loaded(two_domains: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.pop("readouts.kernels"), "do not fit .*readouts.kernels"),
-        (lambda t: t.update({"readouts.recogniser": torch.zeros(5, 3)}), r"float32 \[5, 3\], by its meta-model.json"),
-        (lambda t: t["readouts.kernels"].neg_(), "the readouts in .* are damaged .*; restore both files"),
-        (lambda t: t["readouts.kernels"][1, 2].fill_(torch.nan), "readouts.kernels in .* holds impossible numbers"),
+        (lambda t: t.pop("recogniser.weight"), "do not fit .*recogniser.weight"),
+        (lambda t: t.pop("specialists.1.head.bias"), "do not fit .*specialists.1.head.bias"),
+        (lambda t: t.update({"recogniser.weight": torch.zeros(9, 3)}), r"float32 \[9, 3\], by its meta-model.json"),
+        (lambda t: t["recogniser.weight"][1].fill_(torch.nan), "recogniser.weight in .* holds impossible numbers"),
     ],
 )
-def test_damaged_readouts_are_named(
+def test_damaged_specialists_are_named(
     two_domains: Path, change: Callable[[dict[str, Tensor]], object], message: str
 ) -> None:
     edit_weights(two_domains, DESCRIPTION, change)
@@ -83,7 +86,7 @@ def test_damaged_readouts_are_named(
 
 
 @pytest.mark.parametrize("domains", [[], ["birds"], ["birds", "birds"], ["a", "b", "c"]])
-def test_domains_that_do_not_fit_the_readouts_are_named(two_domains: Path, domains: list[str]) -> None:
+def test_domains_that_do_not_fit_the_specialists_are_named(two_domains: Path, domains: list[str]) -> None:
     edit_json(two_domains / DESCRIPTION, lambda content: content.update(domains=domains))
     with pytest.raises(ArtefactError, match="of-two-domains"):
         MetaModel.load(two_domains)

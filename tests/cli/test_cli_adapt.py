@@ -1,3 +1,4 @@
+import copy
 import csv
 import io
 import json
@@ -13,7 +14,7 @@ from cli_helpers import Outcome, Workshop, call, content, edit_json, edit_tensor
 from metazoo.adapt import FewShotClassifier, MetaModel
 from metazoo.data import load_image_files, load_images
 from metazoo.learn.embedders import MultiDomainClassifier, count_parameters
-from metazoo.learn.readouts import DomainReadouts
+from metazoo.learn.recogniser import DomainRecogniser
 
 Cli = Callable[..., Outcome]
 Refused = Callable[..., str]
@@ -52,25 +53,24 @@ def test_a_meta_model_of_several_domains_says_what_it_takes_images_for(
     cli: Cli, workshop: Workshop, own: Workshop
 ) -> None:
     plain = MetaModel.load(workshop.run / "meta-model")
-    size = plain.classifier.network.feature_size + 1
-    recogniser = torch.zeros(size, 3)
-    recogniser[-1] = torch.tensor([0.0, 1.0, -2.0])  # the same of whatever images
-    readouts = DomainReadouts(("birds", "ships", "[bold]"), torch.eye(size).repeat(3, 1, 1), recogniser)
-    module = MultiDomainClassifier(plain.classifier, readouts)
+    weight = torch.zeros(3 * plain.networks[0].network.feature_size + 1, 3)
+    weight[-1] = torch.tensor([0.0, 1.0, -2.0])  # the same of whatever images
+    recogniser = DomainRecogniser(("birds", "ships", "[bold]"), weight)
+    module = MultiDomainClassifier([copy.deepcopy(plain.networks[0]) for _ in range(3)], recogniser)
     MetaModel(module, method="tgr", setting="default", seed=0).save(own.folder / "several")
     outcome = cli("adapt", own.folder / "several", "--support", workshop.support, "--out", own.new)
-    made = f"{own.new}: a classifier of 3 classes, made from 6 images, read as ships (95 %), birds (5 %)"
+    made = f"{own.new}: a classifier of 3 classes, made from 6 images, taken for ships (95 %), birds (5 %)"
     assert outcome == Outcome(0, f"{made}\n", "")
     assert FewShotClassifier.load(own.new).card.domains.keys() == {"birds", "ships", "[bold]"}
     assert cli("predict", own.new, workshop.support).code == 0
     told = cli("adapt", own.folder / "several", "--support", workshop.support, "--out", own.new, "--domain", "[bold]")
-    assert told.out.endswith("read as [bold] (100 %)\n")
+    assert told.out.endswith("taken for [bold] (100 %)\n")
     unknown = cli("adapt", own.folder / "several", "--support", workshop.support, "--out", own.new, "--domain", "cars")
     assert unknown.code == 2
     assert "the meta-model knows no domain 'cars'; choose one of birds, ships, [bold]" in unknown.err
     words = ("--ways", 3, "--shots", 1, "--queries", 5, "--episodes", 4)
     table = cli("evaluate", own.folder / "several", "--data", workshop.unseen, *words).out
-    assert f" {count_parameters(module)} │" in table
+    assert f" {count_parameters(module):,} │" in table
     table = cli("evaluate", own.folder / "several", "--data", workshop.unseen, *words, "--domain", "[bold]").out
     assert "tasks said to be of [bold]" in " ".join(table.split())
 

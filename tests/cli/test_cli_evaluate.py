@@ -79,7 +79,7 @@ def test_baselines_stand_above_the_subject(
 def test_models_of_another_width_than_the_meta_models_are_averaged_too(workshop: Workshop) -> None:
     source = open_source(str(workshop.run))
     assert source.meta_model is not None
-    spec = source.meta_model.classifier.spec.model_copy(update={"arguments": {"width": 6}})
+    spec = source.meta_model.spec.model_copy(update={"arguments": {"width": 6}})
     wide = MetaModel(build_classifier(spec).eval(), method="tgr", setting="default", seed=0)
     tables = [dataclasses.replace(source, meta_model=own).table() for own in (source.meta_model, wide)]
     averages = [next(row.module for row in table if row.name == "parameter average") for table in tables]

@@ -35,7 +35,7 @@ def test_a_run_has_what_other_tools_look_for(workshop: Workshop) -> None:
     assert (config["method"], config["setting"], config["seed"]) == ("tgr", "default", 0)
     assert (config["recovery"]["iterations"], config["learning"]["steps"]) == (4, 6)
     assert json.loads((workshop.run / "run.json").read_text())["zoo"]["models"] == 2
-    assert MetaModel.load(workshop.run / "meta-model").classifier.spec.input_size == 16
+    assert MetaModel.load(workshop.run / "meta-model").spec.input_size == 16
 
 
 def test_the_same_call_gives_the_same_meta_model(cli: Cli, workshop: Workshop, own: Workshop) -> None:

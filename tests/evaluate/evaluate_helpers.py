@@ -6,7 +6,7 @@ from torch import Tensor
 from metazoo.data import ImageSet
 from metazoo.learn.batch_norm import store_statistics
 from metazoo.learn.embedders import MultiDomainClassifier
-from metazoo.learn.readouts import DomainReadouts
+from metazoo.learn.recogniser import DomainRecogniser
 from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
 
 
@@ -28,10 +28,9 @@ def classifier(
 
 
 def of_two_domains() -> MultiDomainClassifier:
-    """Readouts that look at different features, and share the episodes between them."""
-    kernels = torch.stack([torch.tensor([9.0, 9, 1, 1, 1]), torch.tensor([1.0, 1, 9, 9, 1])]).diag_embed()
-    recogniser = 4 * torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
-    return MultiDomainClassifier(classifier(), DomainReadouts("ab", kernels, recogniser)).eval()
+    """Specialists that share the episodes between them."""
+    weight = 4 * torch.randn(9, 2, generator=torch.Generator().manual_seed(0))
+    return MultiDomainClassifier([classifier(), classifier(1)], DomainRecogniser("ab", weight)).eval()
 
 
 def pictures(count: int, side: int = 16, seed: int = 0) -> Tensor:

@@ -22,9 +22,8 @@ from metazoo.evaluate import (
     read_accuracies,
     read_results,
 )
-from metazoo.learn.embedders import Embedder, MultiDomainClassifier
+from metazoo.learn.embedders import Embedder
 from metazoo.learn.heads import DEFAULT_HEAD, HEADS, Head
-from metazoo.learn.readouts import DomainReadouts
 
 
 class Oracle(nn.Module):
@@ -133,39 +132,32 @@ def test_mirrored_features_are_measured_and_said_to_be(tmp_path: Path) -> None:
     assert "batch norm running, mirrored, 20 episodes" in " ".join(plain_table(rows, width=200).split())
 
 
-def test_kinds_of_images_that_a_task_may_be_read_as_are_said(tmp_path: Path) -> None:
+def test_kinds_of_images_that_a_task_may_be_of_are_said(tmp_path: Path) -> None:
     out, subjects = tmp_path / "result.json", (subject(of_two_domains()), raw_pixels(4))
     results = run(*subjects, images=noise_images(), mirrored=True, out=out)
     assert [result.domains for result in results] == [("a", "b"), ("a", "b"), None, None]
     assert read_results(out) == results
-    own_head = run(subject(of_two_domains()), images=noise_images(), head="fine-tune-own")
-    assert [result.domains for result in own_head] == [None, None]
     assert ["domains" in row for row in json.loads(out.read_text())["results"]] == [True, True, False, False]
 
 
-def test_a_domain_is_told_to_whoever_reads_by_domains(tmp_path: Path) -> None:
-    out, reads = tmp_path / "result.json", of_two_domains()
-    subjects = (subject(reads), raw_pixels(4))
+def test_a_domain_is_told_to_whoever_has_specialists(tmp_path: Path) -> None:
+    out, several = tmp_path / "result.json", of_two_domains()
+    subjects = (subject(several), raw_pixels(4))
     told = run(*subjects, images=noise_images(), domain="b", out=out)
     assert [result.domain for result in told] == ["b", "b", None, None]
     assert read_results(out) == told
     assert "tasks said to be of b" in " ".join(plain_table(told, width=200).split())
-    kernels = reads.readouts.kernels[1].expand_as(reads.readouts.kernels).clone()
-    b_alone = MultiDomainClassifier(
-        reads.classifier, DomainReadouts(reads.readouts.domains, kernels, reads.readouts.recogniser)
-    )
-    expected = run(subject(b_alone), images=noise_images())
+    expected = run(subject(several.specialist("b")), images=noise_images())
     assert [result.accuracy for result in told[:2]] == [result.accuracy for result in expected]
+    assert [result.parameters for result in told[:2]] == [result.parameters for result in expected]
     asked = run(*subjects, images=noise_images())
     assert [result.accuracy for result in asked[2:]] == [result.accuracy for result in told[2:]]
     assert [result.accuracy for result in asked[:2]] != [result.accuracy for result in told[:2]]
 
 
 def test_a_domain_that_would_change_nothing_is_refused() -> None:
-    with pytest.raises(UsageError, match="this model reads all images alike"):
+    with pytest.raises(UsageError, match="this model sees all images alike"):
         run(raw_pixels(4), images=noise_images(), domain="a")
-    with pytest.raises(UsageError, match="this head reads all images alike"):
-        run(subject(of_two_domains()), images=noise_images(), domain="a", head="fine-tune-own")
     with pytest.raises(UsageError, match="no domain 'c'; choose one of a, b"):
         run(subject(of_two_domains()), images=noise_images(), domain="c")
 

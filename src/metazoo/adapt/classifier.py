@@ -1,6 +1,7 @@
 """A user's own classifier, made from a few images a class."""
 
 import copy
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from metazoo.learn.embedders import (
     JointFeatures,
     MirroredFeatures,
     MultiDomainClassifier,
-    readouts_of,
+    SideBySide,
     told_domain,
 )
 from metazoo.learn.heads import DEFAULT_HEAD, FittedHead, extra_tensor, get_head, query_features
@@ -53,7 +54,7 @@ class Prediction:
 class FewShotClassifier:
     """One network, or several side by side, and a head that has learned a task; made by `adapt` or `load`."""
 
-    def __init__(self, module: ImageClassifier | JointFeatures, fitted: FittedHead, card: ClassifierCard) -> None:
+    def __init__(self, module: ImageClassifier | SideBySide, fitted: FittedHead, card: ClassifierCard) -> None:
         self._module, self._fitted, self.card = module, fitted, card
         self._embedder: Embedder = MirroredFeatures(module) if card.mirrored else module
 
@@ -118,7 +119,8 @@ class FewShotClassifier:
             networks = [build_classifier(spec, torch.Generator().manual_seed(0)).eval() for spec in card.networks]
         except UsageError as error:
             raise ArtefactError(f"{folder} cannot be built: {error}") from error
-        module = JointFeatures(networks).eval() if card.joint else networks[0]
+        several = JointFeatures if card.joint else SideBySide if card.weighed else None
+        module = networks[0] if several is None else several(networks).eval()
         for name, target in _state(module).items():
             target.copy_(tensors[name])
         head = {name.removeprefix("head."): tensor for name, tensor in tensors.items() if name.startswith("head.")}
@@ -155,8 +157,10 @@ def adapt(
         UsageError: an unknown head, mode or domain, labels or names that do not fit, or a module of another kind.
         DataError: the images are no such tensor.
     """
-    networks, joint = _networks(module)
-    module = module if domain is None else told_domain(module, domain, head_reads=get_head(head).reads)
+    domains: dict[str, float] = {}
+    if domain is not None:
+        module, domains = told_domain(module, domain), {domain: 1.0}
+    embedder = _plain(module)
     mode: BatchNormMode = batch_norm_mode(batch_norm)
     if support_labels.numel() == 0 or int(support_labels.max()) < 1:
         raise UsageError("a classifier needs at least two classes; give images of two or more")
@@ -164,17 +168,14 @@ def adapt(
     names = tuple(map(str, range(ways))) if class_names is None else tuple(class_names)
     if len(set(names)) < ways:
         raise UsageError("every class needs a name of its own; rename one")
-    readouts = readouts_of(module)
-    plain: Embedder = JointFeatures(networks) if joint else networks[0] if readouts is None else module
-    embedder: Embedder = MirroredFeatures(plain) if mirrored else plain
+    embedder = MirroredFeatures(embedder) if mirrored else embedder
     adapted, fitted = get_head(head).fit(embedder, checked_images(support_images), support_labels, ways, mode)
-    domains: dict[str, float] = {}
-    if readouts is not None and fitted.shares is not None:
-        domains = dict(zip(readouts.domains, fitted.shares.tolist(), strict=True))
     own = copy.deepcopy(adapted) if adapted is embedder else adapted
     own = own.embedder if isinstance(own, MirroredFeatures) else own
-    own = own.classifier if isinstance(own, MultiDomainClassifier) else own
-    assert isinstance(own, (ImageClassifier, JointFeatures))
+    if isinstance(own, MultiDomainClassifier) and fitted.shares is not None:
+        domains = dict(zip(own.recogniser.domains, fitted.shares.tolist(), strict=True))
+        own, fitted = _those_that_count(own, fitted)
+    assert isinstance(own, (ImageClassifier, SideBySide))
     card = ClassifierCard(
         head=head,
         kind=fitted.kind,
@@ -182,32 +183,52 @@ def adapt(
         mirrored=mirrored,
         domains=domains,
         class_names=names,
-        joint=joint,
-        networks=tuple(network.spec for network in networks),
+        joint=isinstance(own, JointFeatures),
+        networks=tuple(network.spec for network in _networks(own)),
         weights_sha256="",
         source=source,
     )
     return FewShotClassifier(own.eval(), fitted, card)
 
 
-def _networks(module: Embedder) -> tuple[list[ImageClassifier], bool]:
-    """The networks in their order, and whether they stand side by side."""
-    joint = isinstance(module, JointFeatures)
-    members = list(module.members) if isinstance(module, JointFeatures) else [module]
+def _plain(module: Embedder) -> ImageClassifier | SideBySide:
+    """The module with networks in the places of teachers."""
+    networks = _networks(module)
+    if isinstance(module, MultiDomainClassifier):
+        return module
+    return JointFeatures(networks) if isinstance(module, JointFeatures) else networks[0]
+
+
+def _networks(module: Embedder) -> list[ImageClassifier]:
+    """Those of a module, in their order."""
     networks: list[ImageClassifier] = []
-    for member in members:
+    for member in module.members if isinstance(module, SideBySide) else [module]:
         network = getattr(member, "classifier", member)
         if not isinstance(network, ImageClassifier):
             raise UsageError(f"a classifier is made of image classifiers, not of {type(network).__name__}")
         networks.append(network)
-    return networks, joint
+    return networks
 
 
-def _state(module: ImageClassifier | JointFeatures) -> dict[str, Tensor]:
-    networks, _ = _networks(module)
+def _those_that_count(
+    module: MultiDomainClassifier, fitted: FittedHead
+) -> tuple[ImageClassifier | SideBySide, FittedHead]:
+    """The specialists that have a share in the task, and the head on their features alone."""
+    assert fitted.shares is not None
+    assert fitted.scale is not None
+    own = [network for network, share in zip(module.specialists, fitted.shares.tolist(), strict=True) if share > 0]
+    counts = fitted.scale > 0
+    scale = None if len(own) == 1 else fitted.scale[counts]
+    return (
+        own[0] if len(own) == 1 else SideBySide(own),
+        dataclasses.replace(fitted, weight=fitted.weight[:, counts], scale=scale),
+    )
+
+
+def _state(module: ImageClassifier | SideBySide) -> dict[str, Tensor]:
     return {
         f"networks.{index}.{name}": tensor
-        for index, network in enumerate(networks)
+        for index, network in enumerate(_networks(module))
         for name, tensor in network.network.state_dict().items()
     }
 
@@ -215,11 +236,11 @@ def _state(module: ImageClassifier | JointFeatures) -> dict[str, Tensor]:
 def _expected(card: ClassifierCard) -> dict[str, Tensor]:
     """What must be stored for `card`, on the meta device."""
     networks = [network_without_weights(spec) for spec in card.networks]
-    size = sum(network.feature_size for network in networks) + bool(card.domains)
+    size = sum(network.feature_size for network in networks)
     weight = torch.empty(len(card.class_names), size, device="meta")
     extra = extra_tensor(card.kind)
     head = {"weight": weight, **({extra: weight[:, 0]} if extra else {})}
-    head |= {"reading": weight.new_empty(size, size)} if card.domains else {}
+    head |= {"scale": weight[0]} if card.weighed else {}
     return {
         f"networks.{index}.{name}": tensor
         for index, network in enumerate(networks)

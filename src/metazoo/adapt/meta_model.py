@@ -1,6 +1,6 @@
 """The meta-model as users hold it: load it, adapt it, hand it on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, final
 
@@ -11,16 +11,16 @@ from torch import Tensor
 from metazoo.adapt.classifier import FewShotClassifier, adapt
 from metazoo.adapt.stored import check_tensors, silent
 from metazoo.errors import ArtefactError, UsageError
-from metazoo.learn.embedders import MultiDomainClassifier, readouts_of
+from metazoo.learn.embedders import MultiDomainClassifier, recogniser_of
 from metazoo.learn.heads import DEFAULT_HEAD
-from metazoo.learn.readouts import DomainReadouts
+from metazoo.learn.recogniser import DomainRecogniser
 from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier, network_without_weights
 from metazoo.run.artefacts import read_json, write_json
 from metazoo.run.tensor_files import read_tensors, write_tensors
 from metazoo.run.validation import first_problem
 
 FORMAT_VERSION = 1
-_READOUTS = "readouts."
+_RECOGNISER = "recogniser.weight"
 DESCRIPTION, WEIGHTS = "meta-model.json", "model.safetensors"
 
 
@@ -35,7 +35,7 @@ class MetaModelDescription(BaseModel):
     setting: str
     seed: int
     spec: ClassifierSpec
-    domains: tuple[str, ...] = Field(default=(), description="that there are readouts of; none or at least two")
+    domains: tuple[str, ...] = Field(default=(), description="that there are specialists of; none or at least two")
     weights_sha256: str
 
 
@@ -44,7 +44,7 @@ class MetaModel:
     """A trained meta-model.
 
     Attributes:
-        module: what new tasks are learned from: the classifier, with the readouts of its domains if it has some.
+        module: what new tasks are learned from: an image classifier, or a specialist of each of several domains.
         method: that it was trained by.
         setting: of the method.
         seed: of the run.
@@ -56,9 +56,14 @@ class MetaModel:
         self.module, self.method, self.setting, self.seed = module, method, setting, seed
 
     @property
-    def classifier(self) -> ImageClassifier:
-        """The network: images [n, 3, h, w] in [0, 1] of any size go in; `classifier.features` gives its features."""
-        return self.module.classifier if isinstance(self.module, MultiDomainClassifier) else self.module
+    def networks(self) -> tuple[ImageClassifier, ...]:
+        """Its one network, or those of its domains, all of one shape; images [n, 3, h, w] in [0, 1] go in."""
+        return self.module.specialists if isinstance(self.module, MultiDomainClassifier) else (self.module,)
+
+    @property
+    def spec(self) -> ClassifierSpec:
+        """The shape of its networks."""
+        return self.networks[0].spec
 
     def adapt(
         self,
@@ -92,17 +97,21 @@ class MetaModel:
             ArtefactError: the folder cannot be written.
         """
         folder = Path(folder)
-        readouts = readouts_of(self.module)
-        tensors = self.classifier.network.state_dict()
-        if readouts is not None:
-            tensors |= {f"{_READOUTS}{name}": tensor for name, tensor in readouts.state_dict().items()}
+        recogniser = recogniser_of(self.module)
+        tensors = {
+            f"{prefix}{name}": tensor
+            for prefix, own in zip(_prefixes(len(self.networks)), self.networks, strict=True)
+            for name, tensor in own.network.state_dict().items()
+        }
+        if recogniser is not None:
+            tensors[_RECOGNISER] = recogniser.weight
         sha256 = write_tensors(folder / WEIGHTS, tensors)
         description = MetaModelDescription(
             method=self.method,
             setting=self.setting,
             seed=self.seed,
-            spec=self.classifier.spec,
-            domains=() if readouts is None else readouts.domains,
+            spec=self.spec,
+            domains=() if recogniser is None else recogniser.domains,
             weights_sha256=sha256,
         )
         write_json(folder / DESCRIPTION, description.model_dump(mode="json", exclude=silent(description.domains)))
@@ -126,14 +135,24 @@ class MetaModel:
             reason = first_problem(error) if isinstance(error, ValidationError) else error
             raise ArtefactError(f"{folder / DESCRIPTION} does not describe a meta-model: {reason}") from error
         tensors = read_tensors(folder / WEIGHTS, description.weights_sha256)
-        expected = network.state_dict() | _expected_readouts(len(description.domains), network.feature_size)
+        domains = description.domains
+        prefixes = _prefixes(max(1, len(domains)))
+        expected = {f"{prefix}{name}": own for prefix in prefixes for name, own in network.state_dict().items()}
+        if domains:
+            expected[_RECOGNISER] = torch.empty(len(domains) * network.feature_size + 1, len(domains), device="meta")
         check_tensors(folder, DESCRIPTION, tensors, expected, "restore both files")
-        of_readouts = {name: tensors.pop(name) for name in [*tensors] if name.startswith(_READOUTS)}
-        classifier = build_classifier(description.spec, torch.Generator().manual_seed(0))
-        classifier.network.load_state_dict(tensors)
-        module: ImageClassifier | MultiDomainClassifier = classifier.eval().requires_grad_(False)
-        if of_readouts:
-            module = MultiDomainClassifier(module, _readouts(folder, description.domains, of_readouts)).eval()
+        networks = []
+        for prefix in prefixes:
+            classifier = build_classifier(description.spec, torch.Generator().manual_seed(0))
+            classifier.network.load_state_dict({name: tensors[f"{prefix}{name}"] for name in network.state_dict()})
+            networks.append(classifier.eval().requires_grad_(False))
+        module: ImageClassifier | MultiDomainClassifier = networks[0]
+        if domains:
+            try:
+                recogniser = DomainRecogniser(domains, tensors[_RECOGNISER])
+            except UsageError as error:
+                raise ArtefactError(f"{folder / DESCRIPTION} does not describe a meta-model: {error}") from error
+            module = MultiDomainClassifier(networks, recogniser).eval()
         return cls(
             module,
             method=description.method,
@@ -142,15 +161,6 @@ class MetaModel:
         )
 
 
-def _expected_readouts(domains: int, features: int) -> dict[str, Tensor]:
-    if not domains:
-        return {}
-    kernels = torch.empty(domains, features + 1, features + 1, device="meta")
-    return {f"{_READOUTS}kernels": kernels, f"{_READOUTS}recogniser": kernels[:, 0].T}
-
-
-def _readouts(folder: Path, domains: Sequence[str], tensors: Mapping[str, Tensor]) -> DomainReadouts:
-    try:
-        return DomainReadouts(domains, *(tensors[f"{_READOUTS}{name}"] for name in ("kernels", "recogniser")))
-    except UsageError as error:
-        raise ArtefactError(f"the readouts in {folder} are damaged ({error}); restore both files") from error
+def _prefixes(networks: int) -> list[str]:
+    """Of the names of each network's tensors in the file."""
+    return [""] if networks == 1 else [f"specialists.{index}." for index in range(networks)]

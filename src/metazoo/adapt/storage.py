@@ -35,7 +35,7 @@ class ClassifierCard(BaseModel):
     batch_norm: BatchNormMode
     mirrored: bool = Field(default=False, description="whether features are means over an image and its mirror image")
     domains: dict[str, float] = Field(
-        default={}, description="share of each whose reading features pass; empty if none"
+        default={}, description="share of each whose specialist features are of; empty if none"
     )
     class_names: tuple[str, ...] = Field(min_length=2)
     joint: bool = Field(description="whether features are the networks' normalised ones side by side")
@@ -47,9 +47,14 @@ class ClassifierCard(BaseModel):
     def _check(self) -> "ClassifierCard":
         if len(set(self.class_names)) < len(self.class_names):
             raise ValueError("a class name stands twice")
-        if len(self.networks) > 1 and not self.joint:
-            raise ValueError("several networks must be joint")
+        if self.weighed and len(self.networks) != sum(share > 0 for share in self.domains.values()):
+            raise ValueError("several networks must be joint, or one for each domain that has a share")
         return self
+
+    @property
+    def weighed(self) -> bool:
+        """Whether features are several specialists', each weighed by its share."""
+        return len(self.networks) > 1 and not self.joint
 
 
 def write_classifier(folder: Path | str, card: ClassifierCard, tensors: Mapping[str, Tensor]) -> None:

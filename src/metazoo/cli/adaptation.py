@@ -29,7 +29,7 @@ def adapt(options: Namespace) -> None:
     """Make a classifier folder."""
     source = open_source(options.subject)
     if source.meta_model is not None:
-        networks = [source.meta_model.classifier]
+        networks = source.meta_model.networks
         module = source.meta_model.module
     else:
         networks = [teacher.classifier for teacher in source.teachers()]
@@ -55,10 +55,10 @@ def adapt(options: Namespace) -> None:
 
 
 def _domains(classifier: FewShotClassifier) -> str:
-    """As what domains a meta-model of several has read the images: those that round to a percent or more."""
+    """What domains a meta-model of several has taken the images for: those that round to a percent or more."""
     domains = sorted(classifier.card.domains.items(), key=lambda item: -item[1])
     named = [f"{printable(name)} ({100 * share:.0f} %)" for name, share in domains if share >= 0.005]
-    return f", read as {', '.join(named)}" if named else ""
+    return f", taken for {', '.join(named)}" if named else ""
 
 
 def predict(options: Namespace) -> None:

@@ -132,7 +132,7 @@ def _adapt_and_predict(out: Path, run: Run) -> None:
 
 def _adapted(run: Run, support: Path) -> FewShotClassifier:
     meta_model = run.meta_model
-    images = load_support_folder(support, meta_model.classifier.spec.input_size)
+    images = load_support_folder(support, meta_model.spec.input_size)
     return meta_model.adapt(images.images, images.labels, images.class_names)
 
 

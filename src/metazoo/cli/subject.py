@@ -67,7 +67,7 @@ class Source:
     def side(self) -> int:
         """The largest input of all models in pixels."""
         specs = [contract.spec for contract in self._contracts()]
-        specs += [self.meta_model.classifier.spec] if self.meta_model else []
+        specs += [self.meta_model.spec] if self.meta_model else []
         return max((spec.input_size for spec in specs), default=DEFAULT_SIDE)
 
     def _contracts(self) -> list[ModelContract]:
@@ -81,7 +81,7 @@ class Source:
         """The subject below everything that its zoo offers without learning; `in_turn_on` as for `subject`."""
         teachers = self.teachers(in_turn_on)
         most_frequent = _most_frequent(self._contracts())
-        spec = self.meta_model.classifier.spec if self.meta_model else most_frequent
+        spec = self.meta_model.spec if self.meta_model else most_frequent
         rows = [
             raw_pixels(spec.input_size),
             random_initialisation(spec, seed),

@@ -15,7 +15,7 @@ from metazoo.evaluate.protocol import Advance, evaluate_lists
 from metazoo.evaluate.results import Result, write_results
 from metazoo.evaluate.subjects import Subject
 from metazoo.learn.batch_norm import batch_norm_mode, has_batch_norm
-from metazoo.learn.embedders import MirroredFeatures, readouts_of, told_domain
+from metazoo.learn.embedders import MirroredFeatures, count_parameters, recogniser_of, told_domain
 from metazoo.learn.heads import DEFAULT_HEAD, get_head
 
 
@@ -66,12 +66,12 @@ def evaluate(
     """
     chosen, mode = get_head(head), batch_norm_mode(batch_norm)
     _check(subjects, shots, episodes, out)
-    subjects = subjects if domain is None else _told(subjects, domain, chosen.reads)
+    recognisers = [recogniser_of(subject.module) for subject in subjects]
+    subjects = subjects if domain is None else _told(subjects, domain)
     lists = [EpisodeList.draw(image_set, ways, count, queries, episodes, seed) for count in shots]
     results: list[Result] = []
     accuracies: list[dict[str, Tensor]] = [{} for _ in lists]
-    for subject in subjects:
-        readouts = readouts_of(subject.module) if chosen.reads else None
+    for subject, recogniser in zip(subjects, recognisers, strict=True):
         transductive = chosen.transductive or (mode == "query" and has_batch_norm(subject.module))
         if mirrored:
             subject = dataclasses.replace(subject, module=MirroredFeatures(subject.module))
@@ -97,8 +97,8 @@ def evaluate(
                     parameters=subject.parameters,
                     transductive=transductive,
                     image_set=image_set.name,
-                    domains=None if readouts is None else readouts.domains,
-                    domain=None if readouts is None else domain,
+                    domains=None if recogniser is None else recogniser.domains,
+                    domain=None if recogniser is None else domain,
                 )
             )
     if out is not None:
@@ -106,15 +106,16 @@ def evaluate(
     return results
 
 
-def _told(subjects: Sequence[Subject], domain: str, head_reads: bool) -> list[Subject]:
-    """Those that read by domains are told; where none does, the first one says so."""
-    whom = [subject for subject in subjects if readouts_of(subject.module) is not None] or subjects
-    return [
-        dataclasses.replace(subject, module=told_domain(subject.module, domain, head_reads=head_reads))
-        if subject in whom
-        else subject
-        for subject in subjects
-    ]
+def _told(subjects: Sequence[Subject], domain: str) -> list[Subject]:
+    """Those of several domains are told; where there are none, the first one says so."""
+    whom = [subject for subject in subjects if recogniser_of(subject.module) is not None] or subjects
+    told: list[Subject] = []
+    for subject in subjects:
+        if subject in whom:
+            module = told_domain(subject.module, domain)
+            subject = dataclasses.replace(subject, module=module, parameters=count_parameters(module))
+        told.append(subject)
+    return told
 
 
 def _check(subjects: Sequence[Subject], shots: Sequence[int], episodes: int, out: Path | str | None) -> None:

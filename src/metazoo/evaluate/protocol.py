@@ -9,7 +9,7 @@ from metazoo.data import Episode, EpisodeList, ImageSet
 from metazoo.errors import Interrupted, MetazooError
 from metazoo.evaluate.subjects import Subject
 from metazoo.learn.batch_norm import BatchNormMode, batch_norm_mode, has_batch_norm
-from metazoo.learn.embedders import Embedder, readouts_of
+from metazoo.learn.embedders import Embedder, recogniser_of
 from metazoo.learn.episode_accuracy import accuracy, episode_accuracies, used_images
 from metazoo.learn.heads import FeatureHead, Head, query_features
 
@@ -98,5 +98,5 @@ def _solve_together(
 ) -> list[Tensor]:
     used = used_images(*episode_lists)
     features = query_features(module, image_set.images[used])
-    readouts = readouts_of(module)
-    return [episode_accuracies(features, used, episodes, head, advance, readouts) for episodes in episode_lists]
+    recogniser = recogniser_of(module)
+    return [episode_accuracies(features, used, episodes, head, advance, recogniser) for episodes in episode_lists]

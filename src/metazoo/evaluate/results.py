@@ -44,7 +44,7 @@ class Result(BaseModel):
     transductive: bool = Field(description="whether the queries of an episode influence each other")
     image_set: str
     domains: tuple[str, ...] | None = Field(
-        default=None, description="kinds of images that a task may be read as; left out where all are read alike"
+        default=None, description="kinds of images that a task may be of; left out where all are seen alike"
     )
     domain: str | None = Field(default=None, description="that tasks were said to be of; left out where none was said")
 

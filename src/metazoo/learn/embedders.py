@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from metazoo.errors import UsageError
-from metazoo.learn.readouts import DomainReadouts
+from metazoo.learn.recogniser import DomainRecogniser
 from metazoo.models import ImageClassifier, Network
 
 
@@ -28,10 +28,8 @@ class Embedder(Protocol):
         ...
 
 
-class JointFeatures(nn.Module):
-    """The features of several embedders side by side, each scaled to length 1 so that all count alike.
-
-    Of a whole zoo this is its untrained ensemble: the cosine of two joint features is the mean of the members' cosines.
+class SideBySide(nn.Module):
+    """The features of several embedders side by side, as they are.
 
     Raises:
         UsageError: there are no members.
@@ -40,15 +38,27 @@ class JointFeatures(nn.Module):
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
         if not members:
-            raise UsageError("joint features need at least one model; give some")
+            raise UsageError("features side by side need at least one model; give some")
         self.members = nn.ModuleList(members)
+
+    def parts(self, images: Tensor) -> Iterator[Tensor]:
+        """Features [n, feature size] of every member."""
+        return (member.features(images) for member in self.members)  # pyright: ignore[reportCallIssue]
 
     def features(self, images: Tensor) -> Tensor:
         """Features [n, sum of the members' feature sizes]."""
-        return torch.cat(
-            [functional.normalize(member.features(images), dim=1) for member in self.members],  # pyright: ignore[reportCallIssue]
-            dim=1,
-        )
+        return torch.cat([*self.parts(images)], dim=1)
+
+
+class JointFeatures(SideBySide):
+    """The features of several embedders side by side, each scaled to length 1 so that all count alike.
+
+    Of a whole zoo this is its untrained ensemble: the cosine of two joint features is the mean of the members' cosines.
+    """
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features [n, sum of the members' feature sizes]."""
+        return torch.cat([functional.normalize(part, dim=1) for part in self.parts(images)], dim=1)
 
 
 class JointFeaturesInTurn:
@@ -95,19 +105,44 @@ class MirroredFeatures(nn.Module):
         return self.embedder.features(torch.cat([images, images.flip(3)])).unflatten(0, (2, -1)).mean(0)
 
 
-class MultiDomainClassifier(nn.Module):
-    """An image classifier with readouts: by them every new task is read in the way of the domains that it looks like.
+class MultiDomainClassifier(SideBySide):
+    """A specialist of each of several domains, and what tells of which domains a new task is.
 
-    Its features are the classifier's own; heads find the readouts by `readouts_of`.
+    Its features are those of all specialists; heads find by `recogniser_of` how a task weighs them.
+
+    Args:
+        specialists: of one architecture and input size, in the order of the recogniser's domains.
+        recogniser: of their features.
+
+    Raises:
+        UsageError: they do not fit.
     """
 
-    def __init__(self, classifier: ImageClassifier, readouts: DomainReadouts) -> None:
-        super().__init__()
-        self.classifier, self.readouts = classifier, readouts
+    def __init__(self, specialists: Sequence[ImageClassifier], recogniser: DomainRecogniser) -> None:
+        super().__init__(specialists)
+        sizes = [own.network.feature_size for own in specialists]
+        if len(specialists) != len(recogniser.domains) or sizes != [len(recogniser.weight) // len(sizes)] * len(sizes):
+            raise UsageError(
+                f"a recogniser of {len(recogniser.domains)} domains, {list(recogniser.weight.shape)}, does not fit "
+                f"{len(specialists)} specialists of {sizes} features"
+            )
+        self.recogniser = recogniser
 
-    def features(self, images: Tensor) -> Tensor:
-        """Features [n, network.feature_size]."""
-        return self.classifier.features(images)
+    @property
+    def specialists(self) -> tuple[ImageClassifier, ...]:
+        """One for each of the recogniser's domains."""
+        return tuple(member for member in self.members if isinstance(member, ImageClassifier))
+
+    def specialist(self, domain: str) -> ImageClassifier:
+        """The one of `domain`.
+
+        Raises:
+            UsageError: there is no such domain.
+        """
+        domains = self.recogniser.domains
+        if domain not in domains:
+            raise UsageError(f"the meta-model knows no domain {domain!r}; choose one of {', '.join(domains)}")
+        return self.specialists[domains.index(domain)]
 
 
 class PixelFeatures(nn.Module):
@@ -131,35 +166,32 @@ class PixelFeatures(nn.Module):
         return images.flatten(1)
 
 
-def readouts_of(module: Embedder) -> DomainReadouts | None:
-    """How tasks read the features of this module; None if they take them as they are."""
+def recogniser_of(module: Embedder) -> DomainRecogniser | None:
+    """What tells how tasks weigh the features of this module; None if they take them as they are."""
     module = module.embedder if isinstance(module, MirroredFeatures) else module
-    return module.readouts if isinstance(module, MultiDomainClassifier) else None
+    return module.recogniser if isinstance(module, MultiDomainClassifier) else None
 
 
-def told_domain(module: Embedder, domain: str, *, head_reads: bool) -> MultiDomainClassifier:
-    """The module for tasks that are known to be of `domain`; weights are shared.
+def told_domain(module: Embedder, domain: str) -> ImageClassifier:
+    """The specialist for tasks that are known to be of `domain`.
 
     Raises:
-        UsageError: it or the head reads all tasks alike, or it knows no such domain.
+        UsageError: the module serves all tasks alike, or it knows no such domain.
     """
-    if not head_reads or not isinstance(module, MultiDomainClassifier):
-        raise UsageError(
-            f"domain {domain!r} would change nothing: this {'model' if head_reads else 'head'} reads all images alike; "
-            "leave it out"
-        )
-    return MultiDomainClassifier(module.classifier, module.readouts.told(domain))
+    if not isinstance(module, MultiDomainClassifier):
+        raise UsageError(f"domain {domain!r} would change nothing: this model sees all images alike; leave it out")
+    return module.specialist(domain)
 
 
 def count_parameters(module: Embedder) -> int:
     """Parameters that features depend on: all but the class heads of networks, which every new task replaces.
 
-    Those of readouts count too.
+    Those of a recogniser count too.
     """
     heads = {id(p) for part in module.modules() if isinstance(part, Network) for p in part.head.parameters()}
-    readouts = readouts_of(module)
+    recogniser = recogniser_of(module)
     own = sum(parameter.numel() for parameter in module.parameters() if id(parameter) not in heads)
-    return own if readouts is None else own + readouts.size
+    return own if recogniser is None else own + recogniser.weight.numel()
 
 
 def device_of(module: Embedder) -> torch.device | None:

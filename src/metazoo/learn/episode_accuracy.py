@@ -7,7 +7,7 @@ from torch import Tensor
 
 from metazoo.data import EpisodeList
 from metazoo.learn.heads import FeatureHead
-from metazoo.learn.readouts import DomainReadouts
+from metazoo.learn.recogniser import DomainRecogniser
 
 _NUMBERS_A_BLOCK = 2**24
 
@@ -24,7 +24,7 @@ def episode_accuracies(
     episodes: EpisodeList,
     head: FeatureHead,
     advance: Callable[[int], object] | None = None,
-    readouts: DomainReadouts | None = None,
+    recogniser: DomainRecogniser | None = None,
 ) -> Tensor:
     """Accuracy on every episode, in percent: float64 [episodes].
 
@@ -34,20 +34,19 @@ def episode_accuracies(
         episodes: to solve.
         head: that learns each of them.
         advance: called with the number of episodes done since the last call.
-        readouts: that tasks read the features by; None if they take them as they are.
+        recogniser: of how tasks weigh the features; None if they take them as they are.
     """
     support, query = (
         torch.searchsorted(used, part).to(features.device)
         for part in (episodes.support_indices, episodes.query_indices)
     )
     support_labels, query_labels = episodes[0].support_labels, episodes[0].query_labels
-    shown = features if readouts is None else readouts.read_by_all(features)
-    size = max(1, _NUMBERS_A_BLOCK // (query.shape[1] * shown.shape[1]))
+    size = max(1, _NUMBERS_A_BLOCK // (query.shape[1] * features.shape[1]))
     parts = []
     for support_block, query_block in zip(support.split(size), query.split(size), strict=True):
-        of_support, of_query = shown[support_block], shown[query_block]
-        if readouts is not None:
-            scale = readouts.scale(readouts.shares(features[support_block])).unsqueeze(-2)
+        of_support, of_query = features[support_block], features[query_block]
+        if recogniser is not None:
+            scale = recogniser.scale(recogniser.shares(of_support)).unsqueeze(-2)
             of_support, of_query = of_support * scale, of_query * scale
         fitted = head.fit_features(of_support, support_labels, episodes.ways)
         parts.append(accuracy(fitted.scores(of_query).cpu(), query_labels))

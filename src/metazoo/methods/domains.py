@@ -19,7 +19,8 @@ DOMAINS = "taskspace/domains.json"
 class DomainRecipe(BaseModel):
     """What is made of a zoo of several kinds of images.
 
-    The meta-model learns longer, and gets a readout of every kind; see `metazoo.learn.readouts`.
+    The meta-model goes on to learn from every kind alone, and becomes a specialist of each; see
+    `metazoo.learn.recogniser`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -31,8 +32,9 @@ class DomainRecipe(BaseModel):
         default=0.8, gt=0, description="domains whose models do so well on each other's images are of one kind"
     )
     kinds: int = Field(default=16, ge=2, le=256, description="of a zoo of more, all are taken to be one")
-    longer: float = Field(default=0.5, ge=0, description="share of learning.steps, more for every kind but the first")
-    images: int = Field(default=2000, ge=2, description="recovered images of a kind that its readout is fitted to")
+    specialise: float = Field(default=0.5, gt=0, description="share of learning.steps, again for every kind")
+    learning_rate: float = Field(default=0.4, gt=0, description="share of learning.learning_rate in these steps")
+    images: int = Field(default=2000, ge=2, description="recovered images of a kind that it is told by, at most")
 
 
 def most_kinds(contracts: Iterable[ModelContract], recipe: DomainRecipe) -> int:
@@ -42,9 +44,13 @@ def most_kinds(contracts: Iterable[ModelContract], recipe: DomainRecipe) -> int:
     return 1 if recipe.by == "nothing" or several < 2 else min(several, recipe.kinds)
 
 
-def lengthened(learning: LearningRecipe, kinds: int, recipe: DomainRecipe) -> LearningRecipe:
-    """The same learning with as many steps as so many kinds of images need."""
-    return learning.model_copy(update={"steps": round(learning.steps * (1 + recipe.longer * max(0, kinds - 1)))})
+def specialised(learning: LearningRecipe, recipe: DomainRecipe) -> LearningRecipe:
+    """How a specialist of a kind goes on to learn."""
+    changes = {
+        "steps": max(1, round(learning.steps * recipe.specialise)),
+        "learning_rate": learning.learning_rate * recipe.learning_rate,
+    }
+    return learning.model_copy(update=changes)
 
 
 def find_kinds(workspace: Workspace, recipe: DomainRecipe) -> dict[str, list[int]]:

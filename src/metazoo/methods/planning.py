@@ -10,7 +10,7 @@ from rich.table import Table
 
 from metazoo.bank import Bank
 from metazoo.methods.config import resolve_config
-from metazoo.methods.domains import lengthened, most_kinds
+from metazoo.methods.domains import most_kinds, specialised
 from metazoo.methods.step_costs import (
     resident_bytes,
     time_group_learning,
@@ -38,7 +38,8 @@ for the gaps that hours of work leave."""
 class Plan:
     """Estimates: `seconds` by stage on this machine when idle, upper bounds of `memory` and `disk` in bytes.
 
-    Domains are taken for as many kinds of images as they can be, which makes learning longer.
+    Domains are taken for as many kinds of images as they can be, each with a specialist whose steps take as long as
+    those of the whole zoo.
 
     The memory is that of all processes together at the greatest stage.
     """
@@ -92,10 +93,11 @@ def plan_run(
             selecting = 0.0
             if not isinstance(recipe, TgrReferenceRecipe):
                 kinds = most_kinds(zoo, recipe.domains) if recipe.source.shows_classes else 1
-                longest = lengthened(recipe.learning, kinds, recipe.domains)
-                recipe = recipe.model_copy(update={"learning": longest})
                 probing += time_trust(zoo, teachers, recipe, sharing)
                 selecting = time_selection(zoo, recipe)
+                more = kinds * specialised(recipe.learning, recipe.domains).steps if kinds > 1 else 0
+                longest = recipe.learning.model_copy(update={"steps": recipe.learning.steps + more})
+                recipe = recipe.model_copy(update={"learning": longest})
             with peak_growth() as grown:
                 if isinstance(recipe, TgrReferenceRecipe):
                     learning = time_replay_learning(zoo, recipe, bank, inversion, workers, sharing)

@@ -15,7 +15,7 @@ from metazoo.learn.student import Student
 from metazoo.learn.views import Targets
 from metazoo.methods.recipes import GroupingRecipe, MetaModelRecipe
 from metazoo.methods.selection import Validation, record_selection, selecting_learner
-from metazoo.methods.steps import learn_in_steps
+from metazoo.methods.steps import LEARNING, learn_in_steps
 from metazoo.methods.workspace import Workspace
 from metazoo.models import ImageClassifier
 from metazoo.recover import (
@@ -159,6 +159,9 @@ def learn_from_groups(
     meta_model: MetaModelRecipe,
     weights: Tensor | None = None,
     validation: Validation | None = None,
+    *,
+    start: ImageClassifier | None = None,
+    stage: str = LEARNING,
 ) -> ImageClassifier:
     """Train the meta-model on groups of teachers, and give it stored batch-norm statistics.
 
@@ -170,8 +173,10 @@ def learn_from_groups(
         meta_model: what is trained.
         weights: of the teachers, above 0, [teachers]; None if all count alike.
         validation: which images say what teachers to learn from; None draws them by `weights`.
+        start: a meta-model to go on from, left as it is; None starts afresh.
+        stage: what this learning is called among others of the run.
     """
-    spec = meta_model.spec(workspace.zoo)
+    spec = meta_model.spec(workspace.zoo) if start is None else start.spec
     compute, threads = workspace.compute, workspace.worker_threads()
     teachers = workspace.zoo.teachers_in_turn(compute.device)
     resident = banks.at(spec.input_size, [contract.name for contract in workspace.zoo])
@@ -180,7 +185,10 @@ def learn_from_groups(
         [teacher.classifier.network.feature_size for teacher in teachers],
         [contract.spec.classes for contract in workspace.zoo],
         workspace.seed,
-    ).to(compute.device)
+    )
+    if start is not None:
+        student.classifier.load_state_dict(start.state_dict())
+    student.to(compute.device)
     learner = partial(
         GroupLearner,
         student,
@@ -197,6 +205,7 @@ def learn_from_groups(
         learn_in_steps,
         workspace,
         steps=recipe.steps,
+        stage=stage,
         steps_between_checkpoints=_STEPS_BETWEEN_CHECKPOINTS,
         steps_between_metrics=_STEPS_BETWEEN_METRICS,
     )

@@ -37,32 +37,33 @@ def learn_in_steps(
     learner: StepLearner,
     steps: int,
     *,
+    stage: str = LEARNING,
     steps_between_checkpoints: int,
     steps_between_metrics: int,
     seconds_between_checkpoints: float = 0.0,
 ) -> None:
-    """Bring `learner` to `steps` steps, from its latest checkpoint if there is one.
+    """Bring `learner` to `steps` steps, from the latest checkpoint of `stage` if there is one.
 
     Where checkpoints are asked to lie some seconds apart, those that come sooner are left out, but for the last one and
     that of a run that is asked to stop.
     """
     folder, metrics = workspace.folder, workspace.metrics
-    checkpoint = folder.latest_checkpoint(LEARNING)
+    checkpoint = folder.latest_checkpoint(stage)
     if checkpoint is not None:
         learner.restore(*checkpoint)
-    metrics.truncate_after(LEARNING, learner.steps_done)
-    bar = Progress("learning", steps, learner.steps_done) if workspace.progress else None
+    metrics.truncate_after(stage, learner.steps_done)
+    bar = Progress(stage, steps, learner.steps_done) if workspace.progress else None
     saved = time.monotonic()
     with in_full_float32(), bar or contextlib.nullcontext():
         while learner.steps_done < steps:
             report = learner.step()
             done = report.step
             if done % steps_between_metrics == 0 or done == steps:
-                metrics.append(stage=LEARNING, **vars(report))
+                metrics.append(stage=stage, **vars(report))
             if done % steps_between_checkpoints == 0 or done == steps:
                 is_due = time.monotonic() - saved >= seconds_between_checkpoints or done == steps
                 if is_due or workspace.is_stopping():
-                    folder.save_checkpoint(LEARNING, done, learner.state())
+                    folder.save_checkpoint(stage, done, learner.state())
                     saved = time.monotonic()
                 workspace.check()
             if bar is not None:

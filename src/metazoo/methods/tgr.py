@@ -13,8 +13,8 @@ the steps is in the rooms that do them):
   features*), their cosines between images, and their class probabilities. That carries over to unseen classes
   (published: the member's own class probabilities, then MAML on recovered episodes, which carries little over at
   budgets of minutes);
-- of a zoo of several kinds of images the meta-model learns longer, and new tasks are read in the way of the kind that
-  they look like (published: one space of features for all); see `metazoo.learn.readouts`;
+- of a zoo of several kinds of images the meta-model goes on to learn from each alone, and a new task takes the features
+  of the specialists whose kind it looks like (published: one network for all); see `metazoo.learn.recogniser`;
 - the meta-model is twice as wide as published, with 64 channels;
 - the displacement of implicit gradient regularisation is detached, so the published 1e-3 corresponds to 2e-3 here, and
   one step in five is regularised, five times as strongly.
@@ -35,11 +35,11 @@ from metazoo.bank import ResidentBanks
 from metazoo.learn.embedders import MultiDomainClassifier
 from metazoo.learn.recipe import LearningRecipe, RegularisationRecipe
 from metazoo.methods.base import Method
-from metazoo.methods.domain_readouts import with_readouts
-from metazoo.methods.domains import DomainRecipe, find_kinds, lengthened
+from metazoo.methods.domains import DomainRecipe, find_kinds, specialised
 from metazoo.methods.recipes import GroupingRecipe, MetaModelRecipe, SourceRecipe
 from metazoo.methods.selection import SelectionRecipe, load_validation
 from metazoo.methods.sources import images_from
+from metazoo.methods.specialists import with_specialists
 from metazoo.methods.stages import check_probe, embed_and_group, learn_from_groups
 from metazoo.methods.tgr_reference import TgrReferenceRecipe, train_as_published
 from metazoo.methods.trust import TrustRecipe, apply_trust
@@ -107,15 +107,21 @@ class TaskGroupingsRegularization(Method):
         validation = load_validation(workspace, recipe.selection, side)
         bank = images_from(recipe.source, workspace, recipe.recovery, recipe.budget)
         banks = ResidentBanks(bank, workspace.compute.device)
-        weights, kinds, learning = None, {}, recipe.learning
+        weights, kinds = None, {}
         if recipe.source.shows_classes:
             workspace, weights = apply_trust(workspace, banks, recipe.trust, side)
             kinds = find_kinds(workspace, recipe.domains)
-            learning = lengthened(learning, len(kinds), recipe.domains)
         if kinds:
-            message(f"note: {len(kinds)} kinds of images, so {learning.steps} steps of learning: {', '.join(kinds)}")
+            steps = specialised(recipe.learning, recipe.domains).steps
+            message(
+                f"note: {len(kinds)} kinds of images, so {steps} steps of learning more for each: {', '.join(kinds)}"
+            )
         grouping = embed_and_group(workspace, banks, recipe.probe, recipe.grouping)
-        classifier = learn_from_groups(workspace, banks, grouping, learning, recipe.meta_model, weights, validation)
+        classifier = learn_from_groups(
+            workspace, banks, grouping, recipe.learning, recipe.meta_model, weights, validation
+        )
         if not kinds:
             return classifier
-        return with_readouts(workspace, banks, classifier, kinds, recipe.domains.images, weights)
+        return with_specialists(
+            workspace, banks, grouping, classifier, kinds, recipe.learning, recipe.meta_model, recipe.domains, weights
+        )

@@ -7,8 +7,8 @@ from typing import Any
 import yaml
 
 from metazoo.adapt import MetaModel
-from metazoo.learn.embedders import count_parameters, readouts_of
-from metazoo.learn.readouts import DomainReadouts
+from metazoo.learn.embedders import count_parameters, recogniser_of
+from metazoo.learn.recogniser import DomainRecogniser
 from metazoo.methods.config import RunConfig
 from metazoo.methods.recipes import SourceRecipe
 from metazoo.methods.selection import SELECTION
@@ -28,8 +28,7 @@ def meta_model_card(
     folder: RunFolder,
 ) -> str:
     """Markdown with the front matter that model hubs read."""
-    classifier, module = meta_model.classifier, meta_model.module
-    spec, readouts = classifier.spec, readouts_of(module)
+    spec, recogniser = meta_model.spec, recogniser_of(meta_model.module)
     health, trust, selection = (
         folder.read_json(name) if folder.has(name) else None for name in (HEALTH, TRUST, SELECTION)
     )
@@ -51,9 +50,9 @@ def meta_model_card(
                     "input",
                     f"{spec.input_size} x {spec.input_size} pixels, {_counted(spec.channels, 'channel')}, in [0, 1]",
                 ),
-                ("features", str(classifier.network.feature_size)),
-                *([("domains", _domains(readouts))] if readouts else []),
-                ("parameters", f"{count_parameters(module):,}, class head not counted"),
+                ("features", str(meta_model.networks[0].network.feature_size)),
+                *([("domains", _domains(recogniser))] if recogniser else []),
+                ("parameters", f"{count_parameters(meta_model.module):,}, class head not counted"),
                 ("method", f"{config.method.reference}; setting {config.setting}, seed {config.seed}"),
                 ("made with", ", ".join(f"{name} {version}" for name, version in description["versions"].items())),
                 ("zoo", f"{_counted(len(zoo), 'model')}, SHA-256 {zoo.sha256}"),
@@ -83,8 +82,11 @@ classifier.predict(images).names
 Or, with one folder of images a class: `metazoo adapt RUN --support FOLDER --out CLASSIFIER`."""
 
 
-def _domains(readouts: DomainReadouts) -> str:
-    return f"{', '.join(readouts.domains)}; a new task is read in the way of those that its images look like"
+def _domains(recogniser: DomainRecogniser) -> str:
+    return (
+        f"{', '.join(recogniser.domains)}, with a network for each; a new task takes the features of those that its "
+        "images look like"
+    )
 
 
 def _front_matter(config: RunConfig, *, data_free: bool) -> str:

@@ -37,6 +37,12 @@ class Grouping:
     def __len__(self) -> int:
         return len(self.groups)
 
+    def within(self, indices: Sequence[int]) -> "Grouping":
+        """What is left of the groups among `indices`, as a partition of these in their order."""
+        place = {index: position for position, index in enumerate(indices)}
+        parts = (tuple(place[index] for index in members if index in place) for members in self.groups)
+        return Grouping(tuple(part for part in parts if part), self.strategy, self.notes)
+
     def as_record(self, names: Sequence[str]) -> dict[str, Any]:
         """The grouping in JSON's terms, with the members by name (`names` of the zoo, in the order of the indices)."""
         return {

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from metazoo.learn.heads import COSINE_SCALE, FittedHead, Logistic, Ridge
-from metazoo.learn.heads.logistic import logistic_regression
 from metazoo.learn.heads.ridge import ridge_regression
+from metazoo.learn.linear_models import logistic_regression
 
 TARGETS = functional.one_hot(LABELS, 3)
 

@@ -16,9 +16,8 @@ from metazoo.learn.batch_norm import (
     store_statistics,
     stored_statistics,
 )
-from metazoo.learn.embedders import Embedder, device_of, readouts_of
+from metazoo.learn.embedders import Embedder, device_of, recogniser_of
 from metazoo.learn.heads.fitted import FittedHead
-from metazoo.learn.readouts import read
 
 _PIXELS_A_BATCH = 2**18
 
@@ -31,13 +30,11 @@ class Head(ABC):
         transductive: whether the head itself lets the prediction of one query depend on the others. (Batch norm mode
             `query` does so whatever the head.)
         adapts_backbone: whether `fit` returns other features than those of the module given.
-        reads: whether it takes features by the readouts of a meta-model that has some.
     """
 
     name: str
     transductive: bool
     adapts_backbone: bool
-    reads: bool = True
 
     @abstractmethod
     def fit(
@@ -84,12 +81,12 @@ class FeatureHead(Head):
         if batch_norm_mode(batch_norm) == "support":
             module = copy.deepcopy(module)
             store_statistics(module, on_device(module, support_images))
-        features, readouts = query_features(module, support_images, batch_norm), readouts_of(module)
-        if readouts is None:
+        features, recogniser = query_features(module, support_images, batch_norm), recogniser_of(module)
+        if recogniser is None:
             return module, self.fit_features(features, support_labels, ways)
-        reading, shares = readouts.reading(features)
-        fitted = self.fit_features(read(features, reading), support_labels, ways)
-        return module, replace(fitted, reading=reading, shares=shares)
+        shares = recogniser.shares(features)
+        scale = recogniser.scale(shares)
+        return module, replace(self.fit_features(features * scale, support_labels, ways), scale=scale, shares=shares)
 
     @abstractmethod
     def fit_features(self, support_features: Tensor, support_labels: Tensor, ways: int) -> FittedHead:

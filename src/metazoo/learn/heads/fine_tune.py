@@ -16,10 +16,9 @@ from metazoo.learn.batch_norm import (
     store_statistics,
     stored_statistics,
 )
-from metazoo.learn.embedders import Embedder, MirroredFeatures, MultiDomainClassifier, readouts_of
+from metazoo.learn.embedders import Embedder, MirroredFeatures, recogniser_of
 from metazoo.learn.heads.base import Head, check_labels, checked, class_means, on_device
 from metazoo.learn.heads.fitted import FittedHead
-from metazoo.learn.readouts import read
 from metazoo.models import ImageClassifier
 
 
@@ -51,10 +50,11 @@ class _FullBatchDescent(Head):
             with torch.no_grad():
                 features = checked(tuned.features(images))
             labels = support_labels.to(features.device)
-            readouts = readouts_of(tuned) if self.reads else None
-            reading, shares = (None, None) if readouts is None else readouts.reading(features)
-            shown = features if reading is None else read(features, reading)
-            fitted = FittedHead("linear", *self.start(tuned, shown, labels, ways), reading=reading, shares=shares)
+            recogniser = recogniser_of(tuned)
+            shares = None if recogniser is None else recogniser.shares(features)
+            scale = None if recogniser is None or shares is None else recogniser.scale(shares)
+            shown = features if scale is None else features * scale
+            fitted = FittedHead("linear", *self.start(tuned, shown, labels, ways), scale=scale, shares=shares)
             self._descend(tuned, fitted, images, labels)
         if batch_norm == "support":
             store_statistics(tuned, images)
@@ -104,15 +104,12 @@ class FineTuneOwn(_FullBatchDescent):
     """As `FineTune`, but from the head stored with the model: with batch norm `query`, the papers' protocol.
 
     It suits a meta-model whose head was learned with it (setting `reference`) and tasks of as many classes as it has.
-    That head knows features as they are, so readouts are left aside.
     """
 
     name = "fine-tune-own"
-    reads = False
 
     def start(self, module: Embedder, features: Tensor, labels: Tensor, ways: int) -> tuple[Tensor, Tensor]:  # noqa: D102
         module = module.embedder if isinstance(module, MirroredFeatures) else module
-        module = module.classifier if isinstance(module, MultiDomainClassifier) else module
         if not isinstance(module, ImageClassifier) or module.spec.classes != ways:
             found = f"one of {module.spec.classes}" if isinstance(module, ImageClassifier) else "none"
             raise UsageError(

@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from metazoo.learn.heads.clustering import soft_k_means
-from metazoo.learn.readouts import read
 
 COSINE_SCALE = 10.0
 
@@ -26,16 +25,15 @@ class FittedHead:
         weight: [..., ways, d]; of soft k-means the sums of each class's normalised support features.
         bias: [..., ways], of the linear kinds; None for zero.
         counts: float [..., ways], of soft k-means: support images of each class.
-        reading: how one task reads features, [d, d], before anything else; see `DomainReadouts`. The features that go
-            in then have one dimension less than the weight. None: as they are.
-        shares: of the domains in `reading`, [domains], a note that nothing depends on.
+        scale: what features are multiplied by before anything else, [d]; see `DomainRecogniser`. None: nothing.
+        shares: of the domains in `scale`, [domains], a note that nothing depends on.
     """
 
     kind: HeadKind
     weight: Tensor
     bias: Tensor | None = None
     counts: Tensor | None = None
-    reading: Tensor | None = None
+    scale: Tensor | None = None
     shares: Tensor | None = None
 
     @property
@@ -46,7 +44,7 @@ class FittedHead:
     @property
     def tensors(self) -> dict[str, Tensor]:
         """All that scores depend on, by the names of the attributes."""
-        names = ("weight", "bias", "counts", "reading")
+        names = ("weight", "bias", "counts", "scale")
         return {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
 
     def scores(self, features: Tensor) -> Tensor:
@@ -54,8 +52,8 @@ class FittedHead:
 
         Soft k-means takes `features` for the whole query set, of at least one.
         """
-        if self.reading is not None:
-            features = read(features, self.reading)
+        if self.scale is not None:
+            features = features * self.scale
         if self.kind == "cosine":
             return functional.normalize(features, dim=-1) @ functional.normalize(self.weight, dim=-1).mT
         if self.transductive:

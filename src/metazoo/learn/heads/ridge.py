@@ -7,7 +7,7 @@ from torch import Tensor
 
 from metazoo.learn.heads.base import FeatureHead, one_hot
 from metazoo.learn.heads.fitted import COSINE_SCALE, FittedHead, normalised_linear
-from metazoo.learn.linear_inputs import normalised_inputs
+from metazoo.learn.linear_models import normalised_inputs
 
 
 @final

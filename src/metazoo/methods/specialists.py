@@ -1,0 +1,82 @@
+"""The stage that makes a specialist of every kind of images from the meta-model; see `metazoo.learn.recogniser`."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from metazoo.bank import ResidentBank, ResidentBanks
+from metazoo.learn.embedders import Embedder, MultiDomainClassifier, SideBySide
+from metazoo.learn.recipe import LearningRecipe
+from metazoo.learn.recogniser import fitted_recogniser
+from metazoo.methods.domains import DomainRecipe, specialised
+from metazoo.methods.recipes import MetaModelRecipe
+from metazoo.methods.stages import learn_from_groups
+from metazoo.methods.workspace import Workspace
+from metazoo.models import ImageClassifier
+from metazoo.run.randomness import seed_of
+from metazoo.taskspace import Grouping
+from metazoo.zoo import Zoo
+
+
+def with_specialists(
+    workspace: Workspace,
+    banks: ResidentBanks,
+    grouping: Grouping,
+    classifier: ImageClassifier,
+    kinds: Mapping[str, Sequence[int]],
+    learning: LearningRecipe,
+    meta_model: MetaModelRecipe,
+    recipe: DomainRecipe,
+    weights: Tensor | None,
+) -> MultiDomainClassifier:
+    """What comes of the meta-model where it goes on to learn from one kind of images alone, for each of them.
+
+    A specialist learns from the teachers of its kind, in what is left of their groups.
+
+    Args:
+        workspace: see there.
+        banks: of the images of all teachers.
+        grouping: of all teachers.
+        classifier: that has learned from all of them, on the CPU.
+        kinds: the teachers (their places in the zoo) of each, two or more.
+        learning: that the classifier came from.
+        meta_model: likewise.
+        recipe: see there.
+        weights: of the teachers, above 0, [teachers]; None if all count alike.
+    """
+    zoo, specialists = workspace.zoo, []
+    for number, (kind, own) in enumerate(kinds.items(), 1):
+        part = Zoo(zoo.folder, [zoo.contracts[index] for index in own])
+        specialists.append(
+            learn_from_groups(
+                dataclasses.replace(workspace, zoo=part, seed=seed_of(workspace.seed, "specialist", kind)),
+                banks,
+                grouping.within(own),
+                specialised(learning, recipe),
+                meta_model,
+                None if weights is None else weights[list(own)],
+                start=classifier,
+                stage=f"specialist-{number}",
+            )
+        )
+    device = workspace.compute.device
+    bank = banks.at(classifier.spec.input_size, [contract.name for contract in zoo])
+    embedder = SideBySide(specialists).to(device)
+    with torch.no_grad():
+        shown = [_features(embedder, bank, _places(bank, own, recipe.images)) for own in kinds.values()]
+    return MultiDomainClassifier([own.cpu() for own in specialists], fitted_recogniser([*kinds], shown)).eval()
+
+
+def _places(bank: ResidentBank, teachers: Sequence[int], images: int) -> Tensor:
+    """Places of at most so many images (but one of each teacher), the same number of each, evenly over its own."""
+    parts = []
+    for own in map(bank.places_of, teachers):
+        count = min(own.stop - own.start, max(1, images // len(teachers)))
+        parts.append(torch.linspace(own.start, own.stop - 1, count).long())
+    return torch.cat(parts)
+
+
+def _features(embedder: Embedder, bank: ResidentBank, places: Tensor) -> Tensor:
+    return torch.cat([embedder.features(bank.pixels(part)).cpu() for part in bank.in_parts(places)])
