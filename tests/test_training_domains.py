@@ -84,12 +84,16 @@ def test_specialists_go_on_from_the_meta_model_with_the_models_of_their_domain(
         for _ in range(3):
             learner.step()
         learner.calibrate()
-        specialist = run.specialist(domain)
+        specialist = run.networks[len(shown)]
         for name, tensor in student.classifier.state_dict().items():
             torch.testing.assert_close(specialist.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
         assert not torch.allclose(specialist.network.state_dict()[FIRST], plain.network.state_dict()[FIRST], atol=1e-4)
         with torch.no_grad():
-            shown.append(run.features(resident.pixels(torch.arange(len(resident)))))
+            images = resident.pixels(torch.arange(len(resident)))
+            shown.append(torch.cat([network.features(images) for network in run.networks[:2]], 1))
+        number = len(own) if weights is None else float(weights.sum() ** 2 / weights.square().sum())
+        assert run.recogniser.general[len(shown) - 1] == pytest.approx(2 / number**2 if number > 2**0.5 else 1)
+    assert torch.equal(run.networks[2].network.state_dict()[FIRST], plain.network.state_dict()[FIRST])
     recogniser = fitted_recogniser(("colours", "grey"), shown)
     assert run.recogniser.domains == recogniser.domains
     torch.testing.assert_close(run.recogniser.weight, recogniser.weight, rtol=1e-3, atol=1e-3)
@@ -100,7 +104,7 @@ def test_they_are_said_and_can_be_left_out(zoo: Zoo, by_domain: Run, tmp_path: P
     assert isinstance(plain.meta_model.module, ImageClassifier)
     cards = [(run.path / "meta-model" / "card.md").read_text() for run in (by_domain, plain)]
     assert ["| domains | colours, grey, with a network for each" in card for card in cards] == [True, False]
-    assert [f"| parameters | {count}, class head" in card for count, card in zip(("1,122", "552"), cards, strict=True)]
+    assert [f"| parameters | {count}, class head" in card for count, card in zip(("1,686", "552"), cards, strict=True)]
     steps = {row["stage"]: row["step"] for row in by_domain.metrics()}
     assert {stage: steps.get(stage) for stage in ("learning", "specialist-1", "specialist-2", "specialist-3")} == {
         "learning": 7, "specialist-1": 3, "specialist-2": 3, "specialist-3": None,
@@ -112,6 +116,21 @@ def test_fewer_images_are_spread_over_the_models_and_their_classes() -> None:
     assert specialists._places(bank, [0, 2], 8).tolist() == [0, 3, 6, 9, 14, 23, 33, 43]
     assert specialists._places(bank, [1, 0], 100).tolist() == [10, 11, 12, 13, *range(10)]
     assert specialists._places(bank, [0, 1, 2], 2).tolist() == [0, 10, 14]
+
+
+@pytest.mark.parametrize(
+    ("weights", "share"),
+    [
+        ([1.0] * 2, 0.5),
+        ([1.0] * 4, 0.125),
+        ([1.0, 1.0, 1e-6], 0.5),
+        ([1.0, 1e-6], 1.0),
+        ([1.0] * 6, 1 / 18),
+        ([1.0] * 7, 0),
+    ],
+)
+def test_the_fewer_models_a_kind_has_the_more_the_general_network_counts(weights: list[float], share: float) -> None:
+    assert specialists._general_share(torch.tensor(weights)) == pytest.approx(share, rel=1e-4)
 
 
 def test_one_domain_needs_no_specialist(zoo: Zoo, tmp_path: Path) -> None:

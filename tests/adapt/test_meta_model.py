@@ -18,9 +18,10 @@ from adapt_helpers import (
 )
 from torch import Tensor
 
-from metazoo.adapt import MetaModel
+from metazoo.adapt import FewShotClassifier, MetaModel
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.learn.embedders import MultiDomainClassifier
+from metazoo.learn.recogniser import DomainRecogniser
 
 DESCRIPTION, WEIGHTS = "meta-model.json", "model.safetensors"
 
@@ -60,7 +61,7 @@ def test_specialists_are_saved_and_loaded(two_domains: Path, tmp_path: Path) -> 
     assert loaded.module.recogniser.domains == ("birds", "ships")
     for name, tensor in expected.state_dict().items():
         assert torch.equal(loaded.module.state_dict()[name], tensor)
-    assert loaded.networks == loaded.module.specialists
+    assert loaded.networks == loaded.module.networks
     assert not any(part.training for part in loaded.module.modules())
     classifier = loaded.adapt(pictures(7), LABELS, NAMES, head="ridge")
     assert torch.equal(predicted(classifier), predicted(made(module=expected, head="ridge")))
@@ -72,7 +73,7 @@ def test_specialists_are_saved_and_loaded(two_domains: Path, tmp_path: Path) -> 
     ("change", "message"),
     [
         (lambda t: t.pop("recogniser.weight"), "do not fit .*recogniser.weight"),
-        (lambda t: t.pop("specialists.1.head.bias"), "do not fit .*specialists.1.head.bias"),
+        (lambda t: t.pop("networks.1.head.bias"), "do not fit .*networks.1.head.bias"),
         (lambda t: t.update({"recogniser.weight": torch.zeros(9, 3)}), r"float32 \[9, 3\], by its meta-model.json"),
         (lambda t: t["recogniser.weight"][1].fill_(torch.nan), "recogniser.weight in .* holds impossible numbers"),
     ],
@@ -83,6 +84,25 @@ def test_damaged_specialists_are_named(
     edit_weights(two_domains, DESCRIPTION, change)
     with pytest.raises(ArtefactError, match=message):
         MetaModel.load(two_domains)
+
+
+def test_a_general_network_is_saved_and_loaded(tmp_path: Path) -> None:
+    two = of_two_domains()
+    recogniser = DomainRecogniser(("birds", "ships"), two.recogniser.weight, (0.5, 0.0))
+    module = MultiDomainClassifier([*two.networks, network(5)], recogniser).eval()
+    MetaModel(module, method="tgr", setting="default", seed=3).save(tmp_path / "one")
+    loaded = MetaModel.load(tmp_path / "one")
+    assert len(loaded.networks) == 3
+    for domain in (None, "birds", "ships"):
+        classifier = loaded.adapt(pictures(7), LABELS, NAMES, domain=domain)
+        assert len(classifier.card.networks) == {None: 3, "birds": 2, "ships": 1}[domain]
+        assert torch.equal(predicted(classifier), predicted(made(module=module, domain=domain)))
+        classifier.save(tmp_path / "classifier")
+        assert torch.equal(predicted(FewShotClassifier.load(tmp_path / "classifier")), predicted(classifier))
+    for general in ([2, 0], [0.5], [0.5, None], [0, 0]):
+        edit_json(tmp_path / "one" / DESCRIPTION, lambda content, general=general: content.update(general=general))
+        with pytest.raises(ArtefactError, match="one"):
+            MetaModel.load(tmp_path / "one")
 
 
 @pytest.mark.parametrize("domains", [[], ["birds"], ["birds", "birds"], ["a", "b", "c"]])

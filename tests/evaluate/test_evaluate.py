@@ -147,7 +147,7 @@ def test_a_domain_is_told_to_whoever_has_specialists(tmp_path: Path) -> None:
     assert [result.domain for result in told] == ["b", "b", None, None]
     assert read_results(out) == told
     assert "tasks said to be of b" in " ".join(plain_table(told, width=200).split())
-    expected = run(subject(several.specialist("b")), images=noise_images())
+    expected = run(subject(several.networks[1]), images=noise_images())
     assert [result.accuracy for result in told[:2]] == [result.accuracy for result in expected]
     assert [result.parameters for result in told[:2]] == [result.parameters for result in expected]
     asked = run(*subjects, images=noise_images())

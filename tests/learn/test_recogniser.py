@@ -45,6 +45,20 @@ def test_inner_products_are_the_specialists_weighed_by_the_shares() -> None:
         torch.testing.assert_close((task * scale) @ (task * scale).T, expected)
 
 
+def test_the_general_network_has_its_share_of_every_domain() -> None:
+    weight, general = recogniser(3).weight, (0.5, 0.0, 0.25)
+    made, task = DomainRecogniser("abc", weight, general), features(5, size=SIZE + 2)
+    assert made.is_general
+    assert not DomainRecogniser("abc", weight, (0, 0, 0)).is_general
+    shares = made.shares(task)
+    torch.testing.assert_close(shares, DomainRecogniser("abc", weight).shares(task[:, :SIZE]))
+    parts, own = task.unflatten(1, (4, 2)), shares * torch.tensor([0.5, 1.0, 0.75])
+    of_all = [*own, 1 - own.sum()]
+    expected = sum(share * parts[:, index] @ parts[:, index].T for index, share in enumerate(of_all))
+    scaled = task * made.scale(shares)
+    torch.testing.assert_close(scaled @ scaled.T, expected)
+
+
 def test_the_same_images_more_often_are_no_more_evidence() -> None:
     made, task = DomainRecogniser("ab", recogniser().weight / 10), features(2)
     torch.testing.assert_close(made.shares(task.repeat(7, 1)), made.shares(task))
@@ -110,6 +124,7 @@ def test_recognisers_are_found_also_behind_a_mirror_and_parameters_count_them() 
     module, own = of_two(1.0)
     assert recogniser_of(module) is recogniser_of(MirroredFeatures(module)) is module.recogniser
     assert recogniser_of(own[0]) is None
+    assert module.networks == own
     assert count_parameters(module) == 2 * count_parameters(own[0]) + module.recogniser.weight.numel()
     images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -121,6 +136,18 @@ def test_who_is_told_the_domain_has_its_specialist() -> None:
     assert [told_domain(module, name) for name in "ab"] == [*own]
     with pytest.raises(UsageError, match="no domain 'signs'; choose one of a, b"):
         told_domain(module, "signs")
+    networks = [*own, specialist(2)]
+    beside = MultiDomainClassifier(networks, DomainRecogniser("ab", module.recogniser.weight, (0.0, 0.3)))
+    assert told_domain(beside, "a") is own[0]
+    told = told_domain(beside, "b")
+    assert isinstance(told, MultiDomainClassifier)
+    assert told.networks == tuple(networks)
+    for task in (features(5, size=12), -100 * features(2, seed=1, size=12), torch.zeros(3, 12)):
+        shares = told.recogniser.shares(task)
+        assert shares.tolist() == [0, 1]
+        torch.testing.assert_close(
+            told.recogniser.scale(shares), torch.tensor([0, 0.7, 0.3]).sqrt().repeat_interleave(told.recogniser.size)
+        )
     with pytest.raises(UsageError, match="domain 'a' would change nothing: this model sees all images alike"):
         told_domain(own[0], "a")
 
@@ -140,12 +167,20 @@ def test_recognisers_that_are_none_are_refused(domains: tuple[str, ...], weight:
         DomainRecogniser(domains, weight)
 
 
-def test_specialists_that_do_not_fit_the_recogniser_are_refused() -> None:
+@pytest.mark.parametrize("general", [(0.5,), (0.5, 1.1), (-0.1, 0.0), (0.0, float("nan")), ()])
+def test_general_shares_that_are_none_are_refused(general: tuple[float, ...]) -> None:
+    with pytest.raises(UsageError, match=r"each of 2 domains has a general share in \[0, 1\]"):
+        DomainRecogniser("ab", torch.zeros(SIZE + 1, 2), general)
+
+
+def test_networks_that_do_not_fit_the_recogniser_are_refused() -> None:
     size = specialist(0).network.feature_size
     for specialists, count, width in (([0, 1], 3, size), ([0, 1, 2], 2, size), ([0, 1], 2, size + 1)):
         made = DomainRecogniser("abc"[:count], torch.zeros(count * width + 1, count))
         with pytest.raises(UsageError, match="does not fit"):
             MultiDomainClassifier([*map(specialist, specialists)], made)
+    with pytest.raises(UsageError, match="does not fit"):
+        MultiDomainClassifier([specialist(0)] * 2, DomainRecogniser("ab", torch.zeros(2 * size + 1, 2), (0.5, 0.5)))
     unlike = [specialist(0), specialist(1, size=32)]
     with pytest.raises(UsageError, match="does not fit"):
         MultiDomainClassifier(unlike, DomainRecogniser("ab", torch.zeros(2 * size + 1, 2)))

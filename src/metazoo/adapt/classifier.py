@@ -172,7 +172,8 @@ def adapt(
     adapted, fitted = get_head(head).fit(embedder, checked_images(support_images), support_labels, ways, mode)
     own = copy.deepcopy(adapted) if adapted is embedder else adapted
     own = own.embedder if isinstance(own, MirroredFeatures) else own
-    if isinstance(own, MultiDomainClassifier) and fitted.shares is not None:
+    if isinstance(own, MultiDomainClassifier):
+        assert fitted.shares is not None
         domains = dict(zip(own.recogniser.domains, fitted.shares.tolist(), strict=True))
         own, fitted = _those_that_count(own, fitted)
     assert isinstance(own, (ImageClassifier, SideBySide))
@@ -213,11 +214,11 @@ def _networks(module: Embedder) -> list[ImageClassifier]:
 def _those_that_count(
     module: MultiDomainClassifier, fitted: FittedHead
 ) -> tuple[ImageClassifier | SideBySide, FittedHead]:
-    """The specialists that have a share in the task, and the head on their features alone."""
-    assert fitted.shares is not None
+    """The networks that have a share in the task, and the head on their features alone."""
     assert fitted.scale is not None
-    own = [network for network, share in zip(module.specialists, fitted.shares.tolist(), strict=True) if share > 0]
     counts = fitted.scale > 0
+    of_networks = counts.unflatten(0, (len(module.networks), -1)).all(1).tolist()
+    own = [network for network, count in zip(module.networks, of_networks, strict=True) if count]
     scale = None if len(own) == 1 else fitted.scale[counts]
     return (
         own[0] if len(own) == 1 else SideBySide(own),

@@ -36,6 +36,9 @@ class MetaModelDescription(BaseModel):
     seed: int
     spec: ClassifierSpec
     domains: tuple[str, ...] = Field(default=(), description="that there are specialists of; none or at least two")
+    general: tuple[float, ...] = Field(
+        default=(), description="share of the general network in each; empty if it has none"
+    )
     weights_sha256: str
 
 
@@ -58,7 +61,7 @@ class MetaModel:
     @property
     def networks(self) -> tuple[ImageClassifier, ...]:
         """Its one network, or those of its domains, all of one shape; images [n, 3, h, w] in [0, 1] go in."""
-        return self.module.specialists if isinstance(self.module, MultiDomainClassifier) else (self.module,)
+        return self.module.networks if isinstance(self.module, MultiDomainClassifier) else (self.module,)
 
     @property
     def spec(self) -> ClassifierSpec:
@@ -112,9 +115,10 @@ class MetaModel:
             seed=self.seed,
             spec=self.spec,
             domains=() if recogniser is None else recogniser.domains,
+            general=recogniser.general if recogniser is not None and recogniser.is_general else (),
             weights_sha256=sha256,
         )
-        write_json(folder / DESCRIPTION, description.model_dump(mode="json", exclude=silent(description.domains)))
+        write_json(folder / DESCRIPTION, description.model_dump(mode="json", exclude=silent(description)))
         return WEIGHTS, DESCRIPTION
 
     @classmethod
@@ -136,7 +140,7 @@ class MetaModel:
             raise ArtefactError(f"{folder / DESCRIPTION} does not describe a meta-model: {reason}") from error
         tensors = read_tensors(folder / WEIGHTS, description.weights_sha256)
         domains = description.domains
-        prefixes = _prefixes(max(1, len(domains)))
+        prefixes = _prefixes(max(1, len(domains) + any(description.general)))
         expected = {f"{prefix}{name}": own for prefix in prefixes for name, own in network.state_dict().items()}
         if domains:
             expected[_RECOGNISER] = torch.empty(len(domains) * network.feature_size + 1, len(domains), device="meta")
@@ -149,7 +153,7 @@ class MetaModel:
         module: ImageClassifier | MultiDomainClassifier = networks[0]
         if domains:
             try:
-                recogniser = DomainRecogniser(domains, tensors[_RECOGNISER])
+                recogniser = DomainRecogniser(domains, tensors[_RECOGNISER], description.general or None)
             except UsageError as error:
                 raise ArtefactError(f"{folder / DESCRIPTION} does not describe a meta-model: {error}") from error
             module = MultiDomainClassifier(networks, recogniser).eval()
@@ -163,4 +167,4 @@ class MetaModel:
 
 def _prefixes(networks: int) -> list[str]:
     """Of the names of each network's tensors in the file."""
-    return [""] if networks == 1 else [f"specialists.{index}." for index in range(networks)]
+    return [""] if networks == 1 else [f"networks.{index}." for index in range(networks)]

@@ -35,7 +35,7 @@ class ClassifierCard(BaseModel):
     batch_norm: BatchNormMode
     mirrored: bool = Field(default=False, description="whether features are means over an image and its mirror image")
     domains: dict[str, float] = Field(
-        default={}, description="share of each whose specialist features are of; empty if none"
+        default={}, description="share of each that the task was taken to be of; empty if none"
     )
     class_names: tuple[str, ...] = Field(min_length=2)
     joint: bool = Field(description="whether features are the networks' normalised ones side by side")
@@ -47,13 +47,13 @@ class ClassifierCard(BaseModel):
     def _check(self) -> "ClassifierCard":
         if len(set(self.class_names)) < len(self.class_names):
             raise ValueError("a class name stands twice")
-        if self.weighed and len(self.networks) != sum(share > 0 for share in self.domains.values()):
-            raise ValueError("several networks must be joint, or one for each domain that has a share")
+        if self.weighed and not self.domains:
+            raise ValueError("several networks must be joint, or of domains")
         return self
 
     @property
     def weighed(self) -> bool:
-        """Whether features are several specialists', each weighed by its share."""
+        """Whether features are several networks', each weighed by its share."""
         return len(self.networks) > 1 and not self.joint
 
 
@@ -75,7 +75,7 @@ def write_classifier(folder: Path | str, card: ClassifierCard, tensors: Mapping[
         _check_replaceable(folder)
         sha256 = write_tensors(temporary / WEIGHTS, tensors)
         written = card.model_copy(update={"weights_sha256": sha256})
-        write_json(temporary / CARD, written.model_dump(mode="json", exclude=silent(card.domains)))
+        write_json(temporary / CARD, written.model_dump(mode="json", exclude=silent(card)))
         _take_place(temporary, folder, former)
     except OSError as error:
         raise ArtefactError(f"cannot write {folder}: {error.strerror or error}; choose another folder") from error

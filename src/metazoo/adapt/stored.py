@@ -1,8 +1,9 @@
 """Comparing tensors from a file with what its description says, before anything is built from them."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
+from pydantic import BaseModel
 from torch import Tensor
 
 from metazoo.errors import ArtefactError
@@ -34,6 +35,6 @@ def check_tensors(
             raise ArtefactError(f"tensor {name} in {folder} holds impossible numbers; {remedy}")
 
 
-def silent(domains: Collection[str]) -> set[str]:
-    """Fields that are left out of a description of these domains, so that versions without them can read it."""
-    return set() if domains else {"domains"}
+def silent(description: BaseModel) -> set[str]:
+    """Fields about domains that say nothing and are left out, so that versions without them can read the rest."""
+    return {name for name in ("domains", "general") if not getattr(description, name, True)}

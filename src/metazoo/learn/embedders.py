@@ -108,41 +108,41 @@ class MirroredFeatures(nn.Module):
 class MultiDomainClassifier(SideBySide):
     """A specialist of each of several domains, and what tells of which domains a new task is.
 
-    Its features are those of all specialists; heads find by `recogniser_of` how a task weighs them.
+    Its features are those of all networks; heads find by `recogniser_of` how a task weighs them.
 
     Args:
-        specialists: of one architecture and input size, in the order of the recogniser's domains.
-        recogniser: of their features.
+        networks: of one architecture and input size: the specialists in the order of the recogniser's domains and the
+            general network where it has a share.
+        recogniser: of the specialists' features.
 
     Raises:
         UsageError: they do not fit.
     """
 
-    def __init__(self, specialists: Sequence[ImageClassifier], recogniser: DomainRecogniser) -> None:
-        super().__init__(specialists)
-        sizes = [own.network.feature_size for own in specialists]
-        if len(specialists) != len(recogniser.domains) or sizes != [len(recogniser.weight) // len(sizes)] * len(sizes):
+    def __init__(self, networks: Sequence[ImageClassifier], recogniser: DomainRecogniser) -> None:
+        super().__init__(networks)
+        sizes = [own.network.feature_size for own in networks]
+        if sizes != [recogniser.size] * (len(recogniser.domains) + recogniser.is_general):
             raise UsageError(
                 f"a recogniser of {len(recogniser.domains)} domains, {list(recogniser.weight.shape)}, does not fit "
-                f"{len(specialists)} specialists of {sizes} features"
+                f"{len(networks)} networks of {sizes} features"
             )
         self.recogniser = recogniser
 
     @property
-    def specialists(self) -> tuple[ImageClassifier, ...]:
-        """One for each of the recogniser's domains."""
+    def networks(self) -> tuple[ImageClassifier, ...]:
+        """The specialists, then perhaps the general one."""
         return tuple(member for member in self.members if isinstance(member, ImageClassifier))
 
-    def specialist(self, domain: str) -> ImageClassifier:
-        """The one of `domain`.
+    def told(self, domain: str) -> "ImageClassifier | MultiDomainClassifier":
+        """What serves tasks that are known to be of `domain`; weights are shared.
 
         Raises:
             UsageError: there is no such domain.
         """
-        domains = self.recogniser.domains
-        if domain not in domains:
-            raise UsageError(f"the meta-model knows no domain {domain!r}; choose one of {', '.join(domains)}")
-        return self.specialists[domains.index(domain)]
+        told = self.recogniser.told(domain)
+        place = told.domains.index(domain)
+        return self.networks[place] if told.general[place] == 0 else MultiDomainClassifier(self.networks, told).eval()
 
 
 class PixelFeatures(nn.Module):
@@ -172,15 +172,15 @@ def recogniser_of(module: Embedder) -> DomainRecogniser | None:
     return module.recogniser if isinstance(module, MultiDomainClassifier) else None
 
 
-def told_domain(module: Embedder, domain: str) -> ImageClassifier:
-    """The specialist for tasks that are known to be of `domain`.
+def told_domain(module: Embedder, domain: str) -> ImageClassifier | MultiDomainClassifier:
+    """What serves tasks that are known to be of `domain`.
 
     Raises:
         UsageError: the module serves all tasks alike, or it knows no such domain.
     """
     if not isinstance(module, MultiDomainClassifier):
         raise UsageError(f"domain {domain!r} would change nothing: this model sees all images alike; leave it out")
-    return module.specialist(domain)
+    return module.told(domain)
 
 
 def count_parameters(module: Embedder) -> int:

@@ -2,7 +2,8 @@
 
 One network cannot serve every domain as well as a network of each domain serves its own: what tells two traffic signs
 apart varies for no reason between two animals. A new task takes the features of the specialists whose domain its
-support images look like, by what tells the domains' recovered images apart.
+support images look like, by what tells the domains' recovered images apart. A specialist of few models knows little but
+these; so beside it stands, by a share of its own, the general network that it has come from.
 
 SUR (Dvornik et al. 2020) selects among networks of many domains by descent on the support, and URL (Li et al. 2021)
 distils them into one; both have the domains' real images. Deviations: no image but recovered ones, and the choice is by
@@ -21,6 +22,7 @@ from metazoo.learn.linear_models import logistic_regression, normalised_inputs
 
 _INDEPENDENT_IMAGES = 3
 _LEAST_SHARE = 0.02
+_CERTAIN = 1e4
 _PENALTY, _IMAGES, _STEPS = 0.3, 2000, 300
 
 
@@ -30,16 +32,19 @@ class DomainRecogniser(nn.Module):
 
     Args:
         domains: their names, at least two, all different.
-        weight: float [d + 1, domains], from the `normalised_inputs` of the meta-model's features [n, d], those of all
-            specialists side by side, to the logits of the domains.
+        weight: float [d + 1, domains], from the `normalised_inputs` of the specialists' features [n, d], side by side,
+            to the logits of the domains.
+        general: of each domain the share of the general network's features, whose specialist has the rest, in [0, 1];
+            None for none.
 
     Raises:
-        UsageError: shapes or names do not fit.
+        UsageError: shapes or names do not fit, or a share is none.
     """
 
-    def __init__(self, domains: Sequence[str], weight: Tensor) -> None:
+    def __init__(self, domains: Sequence[str], weight: Tensor, general: Sequence[float] | None = None) -> None:
         super().__init__()
         self.domains = tuple(domains)
+        self.general = (0.0,) * len(self.domains) if general is None else tuple(general)
         count = len(self.domains)
         if count < 2 or len(set(self.domains)) < count:
             raise UsageError("a recogniser needs at least two domains, each with a name of its own")
@@ -47,7 +52,31 @@ class DomainRecogniser(nn.Module):
             raise UsageError(
                 f"the weight of a recogniser of {count} domains is [{count} * d + 1, {count}], not {list(weight.shape)}"
             )
+        if len(self.general) != count or not all(0 <= share <= 1 for share in self.general):
+            raise UsageError(f"each of {count} domains has a general share in [0, 1], not {list(self.general)}")
         self.weight = nn.Buffer(weight)
+
+    @property
+    def size(self) -> int:
+        """Of one specialist's features."""
+        return len(self.weight) // len(self.domains)
+
+    @property
+    def is_general(self) -> bool:
+        """Whether the general network's features count, which then stand after the specialists'."""
+        return any(self.general)
+
+    def told(self, domain: str) -> "DomainRecogniser":
+        """The same for tasks that are known to be of `domain`, whatever their images look like.
+
+        Raises:
+            UsageError: there is no such domain.
+        """
+        if domain not in self.domains:
+            raise UsageError(f"the meta-model knows no domain {domain!r}; choose one of {', '.join(self.domains)}")
+        weight = torch.zeros_like(self.weight)
+        weight[-1, self.domains.index(domain)] = _CERTAIN
+        return DomainRecogniser(self.domains, weight, self.general)
 
     def shares(self, support_features: Tensor) -> Tensor:
         """How much a task is of each domain: [..., domains], summing to 1, from its support's features [..., n, d].
@@ -56,7 +85,7 @@ class DomainRecogniser(nn.Module):
         mean of their log-probabilities counts as that of three images, however many there are. A share below 2 % counts
         as none, and need not be computed with.
         """
-        logits = normalised_inputs(support_features) @ self.weight
+        logits = normalised_inputs(support_features[..., : len(self.weight) - 1]) @ self.weight
         found = torch.softmax(_INDEPENDENT_IMAGES * torch.log_softmax(logits, -1).mean(-2), -1)
         found = torch.where(found < _LEAST_SHARE, 0.0, found)
         return found / found.sum(-1, keepdim=True)
@@ -64,17 +93,24 @@ class DomainRecogniser(nn.Module):
     def scale(self, shares: Tensor) -> Tensor:
         """What the features of tasks of these `shares` [..., domains] are multiplied by: [..., d].
 
-        The inner product of two features is then the mean of the specialists', weighed by the shares.
+        The inner product of two features is then the mean of the networks', weighed by the shares.
         """
-        return shares.sqrt().repeat_interleave(len(self.weight) // len(self.domains), dim=-1)
+        general = shares.new_tensor(self.general)
+        of_networks = shares * (1 - general)
+        if self.is_general:
+            of_networks = torch.cat([of_networks, (shares * general).sum(-1, keepdim=True)], -1)
+        return of_networks.sqrt().repeat_interleave(self.size, dim=-1)
 
 
-def fitted_recogniser(domains: Sequence[str], features: Sequence[Tensor]) -> DomainRecogniser:
+def fitted_recogniser(
+    domains: Sequence[str], features: Sequence[Tensor], general: Sequence[float] | None = None
+) -> DomainRecogniser:
     """Logistic regression of the domain; domains count alike. Of more than 2000 images so many are used, spread evenly.
 
     Args:
         domains: their names.
-        features: of the meta-model, of recovered images of each domain, [n, d].
+        features: of the specialists, of recovered images of each domain, [n, d].
+        general: see `DomainRecogniser`.
 
     Raises:
         UsageError: as `DomainRecogniser`.
@@ -84,4 +120,4 @@ def fitted_recogniser(domains: Sequence[str], features: Sequence[Tensor]) -> Dom
     labels = torch.arange(len(features)).repeat_interleave(count)
     targets = functional.one_hot(labels, len(features)).float()
     inputs = normalised_inputs(torch.cat(chosen).cpu().float())
-    return DomainRecogniser(domains, logistic_regression(inputs, targets, _PENALTY, _STEPS))
+    return DomainRecogniser(domains, logistic_regression(inputs, targets, _PENALTY, _STEPS), general)

@@ -19,6 +19,8 @@ from metazoo.run.randomness import seed_of
 from metazoo.taskspace import Grouping
 from metazoo.zoo import Zoo
 
+_LEAST_GENERAL = 0.05
+
 
 def with_specialists(
     workspace: Workspace,
@@ -61,12 +63,24 @@ def with_specialists(
                 stage=f"specialist-{number}",
             )
         )
-    device = workspace.compute.device
     bank = banks.at(classifier.spec.input_size, [contract.name for contract in zoo])
-    embedder = SideBySide(specialists).to(device)
+    embedder = SideBySide(specialists).to(workspace.compute.device)
     with torch.no_grad():
         shown = [_features(embedder, bank, _places(bank, own, recipe.images)) for own in kinds.values()]
-    return MultiDomainClassifier([own.cpu() for own in specialists], fitted_recogniser([*kinds], shown)).eval()
+    embedder.cpu()
+    weights = torch.ones(len(zoo)) if weights is None else weights
+    general = [_general_share(weights[list(own)]) for own in kinds.values()]
+    recogniser = fitted_recogniser([*kinds], shown, general)
+    return MultiDomainClassifier([*specialists, *([classifier] if recogniser.is_general else [])], recogniser).eval()
+
+
+def _general_share(weights: Tensor) -> float:
+    """Share of the general network in a kind of models of these weights: 2 over their squared effective number.
+
+    None where that is less than 5 %, from 7 models on.
+    """
+    share = float(2 * weights.square().sum().square() / weights.sum() ** 4)
+    return min(1.0, share) if share >= _LEAST_GENERAL else 0.0
 
 
 def _places(bank: ResidentBank, teachers: Sequence[int], images: int) -> Tensor:
