@@ -47,6 +47,10 @@ def learned(zoo: Zoo, out: Path, **changes: Any) -> Run:
     return train(zoo, out=out, config={**OPTIONS, "domains": domains, **changes}, workers=1, resume=True)
 
 
+def drawing(grouping: Grouping, weights: Tensor | None) -> Callable[[torch.Generator], tuple[int, ...]]:
+    return lambda random: draw_members(grouping, 2, random, weights=weights)[1]
+
+
 @pytest.mark.parametrize("trust", [{"mode": "keep"}, {"mode": "weigh", "threshold": 1.0}])
 def test_specialists_go_on_from_the_meta_model_with_the_models_of_their_domain(
     zoo: Zoo, tmp_path: Path, trust: dict[str, Any]
@@ -73,23 +77,21 @@ def test_specialists_go_on_from_the_meta_model_with_the_models_of_their_domain(
         sizes = [teacher.classifier.network.feature_size for teacher in teachers]
         student = Student(plain.spec, sizes, [teacher.contract.spec.classes for teacher in teachers], seed)
         student.classifier.load_state_dict(plain.state_dict())
-
-        def draw(
-            random: torch.Generator, grouping: Grouping = grouping, weights: Tensor | None = weights
-        ) -> tuple[int, ...]:
-            return draw_members(grouping, 2, random, weights=weights)[1]
-
         targets = teacher_targets(teachers, CPU)
-        learner = GroupLearner(student, resident, grouping.groups, draw, targets, options, seed, weights=weights)
+        learner = GroupLearner(
+            student, resident, grouping.groups, drawing(grouping, weights), targets, options, seed, weights=weights
+        )
         for _ in range(3):
             learner.step()
         learner.calibrate()
         specialist = run.networks[len(shown)]
-        for name, tensor in student.classifier.state_dict().items():
-            torch.testing.assert_close(specialist.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
+        with torch.no_grad():  # not by parameters: a bias before batch norm follows rounding, and changes nothing
+            images = resident.pixels(torch.arange(len(resident)))
+            expected = student.classifier.eval().features(images)
+            torch.testing.assert_close(specialist.features(images), expected, rtol=1e-3, atol=1e-4)
+            assert not torch.allclose(plain.features(images), expected, rtol=1e-2, atol=1e-2)
         assert not torch.allclose(specialist.network.state_dict()[FIRST], plain.network.state_dict()[FIRST], atol=1e-4)
         with torch.no_grad():
-            images = resident.pixels(torch.arange(len(resident)))
             shown.append(torch.cat([network.features(images) for network in run.networks[:2]], 1))
         number = len(own) if weights is None else float(weights.sum() ** 2 / weights.square().sum())
         assert run.recogniser.general[len(shown) - 1] == pytest.approx(2 / number**2 if number > 2**0.5 else 1)

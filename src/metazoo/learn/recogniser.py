@@ -95,7 +95,7 @@ class DomainRecogniser(nn.Module):
 
         The inner product of two features is then the mean of the networks', weighed by the shares.
         """
-        general = shares.new_tensor(self.general)
+        general = torch.tensor(self.general).to(shares)
         of_networks = shares * (1 - general)
         if self.is_general:
             of_networks = torch.cat([of_networks, (shares * general).sum(-1, keepdim=True)], -1)

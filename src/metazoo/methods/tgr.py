@@ -7,7 +7,8 @@ meta-gradient so that conflicting tasks agree.
 The setting `default` departs from the published recipe where that is wasteful or does not carry (the mathematics of
 the steps is in the rooms that do them):
 
-- every model is recovered once, in pixels, into a bank (published: again and again, through a generator);
+- every model is recovered once, in pixels, into a bank (published: again and again, through a generator), with another
+  model of its domain as a guide where there is one (published: alone); see `metazoo.recover.guides`;
 - the probe is trained on the bank (published: an ImageNet network), and groups are `dispersed` (published: spectral);
 - a member's loss asks for what the whole zoo says of the member's images: all teachers' features (the *joint
   features*), their cosines between images, and their class probabilities. That carries over to unseen classes
@@ -74,6 +75,7 @@ class TgrRecipe(BaseModel):
 
 
 _DEFAULT = TgrRecipe(
+    recovery=RecoveryRecipe(guide_all=True),
     learning=LearningRecipe(regularisation=RegularisationRecipe(every=5)),
     meta_model=MetaModelRecipe(width="default"),
 )
