@@ -24,8 +24,8 @@ def features(count: int, seed: int = 0, size: int = SIZE) -> Tensor:
     return torch.rand(count, size, generator=torch.Generator().manual_seed(seed)) + 0.1
 
 
-def recogniser(count: int = 2, size: int = SIZE) -> DomainRecogniser:
-    weight = 5 * torch.randn(size + 1, count, generator=torch.Generator().manual_seed(6))
+def recogniser(count: int = 2) -> DomainRecogniser:
+    weight = 5 * torch.randn(SIZE + 1, count, generator=torch.Generator().manual_seed(6))
     return DomainRecogniser([f"domain {index}" for index in range(count)], weight)
 
 
@@ -43,6 +43,7 @@ def test_inner_products_are_the_specialists_weighed_by_the_shares() -> None:
         parts = task.unflatten(1, (3, 2))
         expected = sum(share[index] * parts[:, index] @ parts[:, index].T for index in range(3))
         torch.testing.assert_close((task * scale) @ (task * scale).T, expected)
+        assert all(map(torch.equal, made.weigh(task), (made.shares(task), made.scale(made.shares(task)))))
 
 
 def test_the_general_network_has_its_share_of_every_domain() -> None:

@@ -15,7 +15,7 @@ from metazoo.evaluate.protocol import Advance, evaluate_lists
 from metazoo.evaluate.results import Result, write_results
 from metazoo.evaluate.subjects import Subject
 from metazoo.learn.batch_norm import batch_norm_mode, has_batch_norm
-from metazoo.learn.embedders import MirroredFeatures, count_parameters, recogniser_of, told_domain
+from metazoo.learn.embedders import MirroredFeatures, recogniser_of, told_domain
 from metazoo.learn.heads import DEFAULT_HEAD, get_head
 
 
@@ -67,7 +67,13 @@ def evaluate(
     chosen, mode = get_head(head), batch_norm_mode(batch_norm)
     _check(subjects, shots, episodes, out)
     recognisers = [recogniser_of(subject.module) for subject in subjects]
-    subjects = subjects if domain is None else _told(subjects, domain)
+    if domain is not None:
+        # Those of several domains are told; where there are none, the first one says so.
+        whom = [recogniser is not None for recogniser in recognisers]
+        subjects = [
+            _told(subject, domain) if able or not any(whom) else subject
+            for subject, able in zip(subjects, whom, strict=True)
+        ]
     lists = [EpisodeList.draw(image_set, ways, count, queries, episodes, seed) for count in shots]
     results: list[Result] = []
     accuracies: list[dict[str, Tensor]] = [{} for _ in lists]
@@ -106,16 +112,8 @@ def evaluate(
     return results
 
 
-def _told(subjects: Sequence[Subject], domain: str) -> list[Subject]:
-    """Those of several domains are told; where there are none, the first one says so."""
-    whom = [subject for subject in subjects if recogniser_of(subject.module) is not None] or subjects
-    told: list[Subject] = []
-    for subject in subjects:
-        if subject in whom:
-            module = told_domain(subject.module, domain)
-            subject = dataclasses.replace(subject, module=module, parameters=count_parameters(module))
-        told.append(subject)
-    return told
+def _told(subject: Subject, domain: str) -> Subject:
+    return Subject.of(subject.name, subject.method, told_domain(subject.module, domain))
 
 
 def _check(subjects: Sequence[Subject], shots: Sequence[int], episodes: int, out: Path | str | None) -> None:

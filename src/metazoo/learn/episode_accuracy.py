@@ -46,7 +46,7 @@ def episode_accuracies(
     for support_block, query_block in zip(support.split(size), query.split(size), strict=True):
         of_support, of_query = features[support_block], features[query_block]
         if recogniser is not None:
-            scale = recogniser.scale(recogniser.shares(of_support)).unsqueeze(-2)
+            scale = recogniser.weigh(of_support)[1].unsqueeze(-2)
             of_support, of_query = of_support * scale, of_query * scale
         fitted = head.fit_features(of_support, support_labels, episodes.ways)
         parts.append(accuracy(fitted.scores(of_query).cpu(), query_labels))

@@ -101,6 +101,11 @@ class DomainRecogniser(nn.Module):
             of_networks = torch.cat([of_networks, (shares * general).sum(-1, keepdim=True)], -1)
         return of_networks.sqrt().repeat_interleave(self.size, dim=-1)
 
+    def weigh(self, support_features: Tensor) -> tuple[Tensor, Tensor]:
+        """The `shares` of a task or of many, and the `scale` that follows from them."""
+        shares = self.shares(support_features)
+        return shares, self.scale(shares)
+
 
 def fitted_recogniser(
     domains: Sequence[str], features: Sequence[Tensor], general: Sequence[float] | None = None

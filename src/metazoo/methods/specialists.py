@@ -10,8 +10,6 @@ from metazoo.bank import ResidentBank, ResidentBanks
 from metazoo.learn.embedders import Embedder, MultiDomainClassifier, SideBySide
 from metazoo.learn.recipe import LearningRecipe
 from metazoo.learn.recogniser import fitted_recogniser
-from metazoo.methods.domains import DomainRecipe, specialised
-from metazoo.methods.recipes import MetaModelRecipe
 from metazoo.methods.stages import learn_from_groups
 from metazoo.methods.workspace import Workspace
 from metazoo.models import ImageClassifier
@@ -29,8 +27,7 @@ def with_specialists(
     classifier: ImageClassifier,
     kinds: Mapping[str, Sequence[int]],
     learning: LearningRecipe,
-    meta_model: MetaModelRecipe,
-    recipe: DomainRecipe,
+    images: int,
     weights: Tensor | None,
 ) -> MultiDomainClassifier:
     """What comes of the meta-model where it goes on to learn from one kind of images alone, for each of them.
@@ -43,9 +40,8 @@ def with_specialists(
         grouping: of all teachers.
         classifier: that has learned from all of them, on the CPU.
         kinds: the teachers (their places in the zoo) of each, two or more.
-        learning: that the classifier came from.
-        meta_model: likewise.
-        recipe: see there.
+        learning: of a specialist.
+        images: of a kind that it is told by, at most.
         weights: of the teachers, above 0, [teachers]; None if all count alike.
     """
     zoo, specialists = workspace.zoo, []
@@ -56,17 +52,16 @@ def with_specialists(
                 dataclasses.replace(workspace, zoo=part, seed=seed_of(workspace.seed, "specialist", kind)),
                 banks,
                 grouping.within(own),
-                specialised(learning, recipe),
-                meta_model,
+                learning,
+                classifier,
                 None if weights is None else weights[list(own)],
-                start=classifier,
                 stage=f"specialist-{number}",
             )
         )
     bank = banks.at(classifier.spec.input_size, [contract.name for contract in zoo])
     embedder = SideBySide(specialists).to(workspace.compute.device)
     with torch.no_grad():
-        shown = [_features(embedder, bank, _places(bank, own, recipe.images)) for own in kinds.values()]
+        shown = [_features(embedder, bank, _places(bank, own, images)) for own in kinds.values()]
     embedder.cpu()
     weights = torch.ones(len(zoo)) if weights is None else weights
     general = [_general_share(weights[list(own)]) for own in kinds.values()]

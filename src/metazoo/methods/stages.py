@@ -156,11 +156,10 @@ def learn_from_groups(
     banks: ResidentBanks,
     grouping: Grouping,
     recipe: LearningRecipe,
-    meta_model: MetaModelRecipe,
+    meta_model: MetaModelRecipe | ImageClassifier,
     weights: Tensor | None = None,
     validation: Validation | None = None,
     *,
-    start: ImageClassifier | None = None,
     stage: str = LEARNING,
 ) -> ImageClassifier:
     """Train the meta-model on groups of teachers, and give it stored batch-norm statistics.
@@ -170,13 +169,12 @@ def learn_from_groups(
         banks: of the images of all teachers.
         grouping: of the teachers.
         recipe: of the learning.
-        meta_model: what is trained.
+        meta_model: what is trained, or a meta-model to go on from, which is left as it is.
         weights: of the teachers, above 0, [teachers]; None if all count alike.
         validation: which images say what teachers to learn from; None draws them by `weights`.
-        start: a meta-model to go on from, left as it is; None starts afresh.
         stage: what this learning is called among others of the run.
     """
-    spec = meta_model.spec(workspace.zoo) if start is None else start.spec
+    spec = meta_model.spec if isinstance(meta_model, ImageClassifier) else meta_model.spec(workspace.zoo)
     compute, threads = workspace.compute, workspace.worker_threads()
     teachers = workspace.zoo.teachers_in_turn(compute.device)
     resident = banks.at(spec.input_size, [contract.name for contract in workspace.zoo])
@@ -186,8 +184,8 @@ def learn_from_groups(
         [contract.spec.classes for contract in workspace.zoo],
         workspace.seed,
     )
-    if start is not None:
-        student.classifier.load_state_dict(start.state_dict())
+    if isinstance(meta_model, ImageClassifier):
+        student.classifier.load_state_dict(meta_model.state_dict())
     student.to(compute.device)
     learner = partial(
         GroupLearner,

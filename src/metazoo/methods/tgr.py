@@ -113,10 +113,11 @@ class TaskGroupingsRegularization(Method):
         if recipe.source.shows_classes:
             workspace, weights = apply_trust(workspace, banks, recipe.trust, side)
             kinds = find_kinds(workspace, recipe.domains)
+        more = specialised(recipe.learning, recipe.domains)
         if kinds:
-            steps = specialised(recipe.learning, recipe.domains).steps
             message(
-                f"note: {len(kinds)} kinds of images, so {steps} steps of learning more for each: {', '.join(kinds)}"
+                f"note: {len(kinds)} kinds of images, so {more.steps} steps of learning more for each: "
+                f"{', '.join(kinds)}"
             )
         grouping = embed_and_group(workspace, banks, recipe.probe, recipe.grouping)
         classifier = learn_from_groups(
@@ -124,6 +125,4 @@ class TaskGroupingsRegularization(Method):
         )
         if not kinds:
             return classifier
-        return with_specialists(
-            workspace, banks, grouping, classifier, kinds, recipe.learning, recipe.meta_model, recipe.domains, weights
-        )
+        return with_specialists(workspace, banks, grouping, classifier, kinds, more, recipe.domains.images, weights)

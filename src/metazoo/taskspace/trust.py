@@ -188,9 +188,9 @@ def _usual(values: Tensor, known: Tensor, weights: Tensor, members: Tensor, own:
     """What is usual between the domains of each pair of models [N, N], above 0: see `trust_of`."""
     trusted = torch.outer(weights, weights) * known
     tiny = torch.finfo(trusted.dtype).tiny
-    sums, counts = trusted * values, trusted
-    within, between = (sums[pairs].sum() / counts[pairs].sum().clamp_min(tiny) for pairs in (own, ~own))
-    means = (members.T @ sums @ members) / (members.T @ counts @ members).clamp_min(tiny)
+    sums = trusted * values
+    within, between = (sums[pairs].sum() / trusted[pairs].sum().clamp_min(tiny) for pairs in (own, ~own))
+    means = (members.T @ sums @ members) / (members.T @ trusted @ members).clamp_min(tiny)
     several = members.sum(1)
     usual = torch.where(torch.outer(several, several) > 0, members @ means @ members.T, between)
     return usual.maximum(torch.where(own, _LEAST_WITHIN, _LEAST_BETWEEN) * within).clamp_min(tiny)

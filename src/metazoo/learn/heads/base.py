@@ -84,8 +84,7 @@ class FeatureHead(Head):
         features, recogniser = query_features(module, support_images, batch_norm), recogniser_of(module)
         if recogniser is None:
             return module, self.fit_features(features, support_labels, ways)
-        shares = recogniser.shares(features)
-        scale = recogniser.scale(shares)
+        shares, scale = recogniser.weigh(features)
         return module, replace(self.fit_features(features * scale, support_labels, ways), scale=scale, shares=shares)
 
     @abstractmethod

@@ -51,8 +51,7 @@ class _FullBatchDescent(Head):
                 features = checked(tuned.features(images))
             labels = support_labels.to(features.device)
             recogniser = recogniser_of(tuned)
-            shares = None if recogniser is None else recogniser.shares(features)
-            scale = None if recogniser is None or shares is None else recogniser.scale(shares)
+            shares, scale = (None, None) if recogniser is None else recogniser.weigh(features)
             shown = features if scale is None else features * scale
             fitted = FittedHead("linear", *self.start(tuned, shown, labels, ways), scale=scale, shares=shares)
             self._descend(tuned, fitted, images, labels)
