@@ -10,7 +10,7 @@ of the scalars. Deviations:
 - A draw is half of the zoo and serves a few steps (published: 4 models, until the replay memory is refilled). Every one
   of them draws its group and members as ever, but among those models, and asks for what these say alone. So a reward
   tells one half of the models from the other, and a step still has many teachers; with draws of half a group the
-  meta-model learned far less (docs/results.md).
+  meta-model learned far less (docs/studies/trust.md).
 - The episodes of the rewards are the same ones every time, and their images pass as one batch (published: fresh
   episodes), so that a reward changes only because the meta-model did.
 - The baseline is a moving mean that follows fast, and advantages are measured in their moving standard deviation

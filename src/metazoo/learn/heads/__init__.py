@@ -24,7 +24,7 @@ HEADS: tuple[Head, ...] = (
     FineTuneOwn(),
 )
 DEFAULT_HEAD = Logistic.name
-"""The most accurate of those that leave the model alone and judge every query for itself (docs/results.md)."""
+"""The most accurate of those that leave the model alone and judge every query for itself (docs/studies/heads.md)."""
 
 __all__ = [
     "COSINE_SCALE",
