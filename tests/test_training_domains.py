@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from scipy.ndimage import convolve
 from torch import Tensor
 from training_helpers import OPTIONS, SIDE, build, content, untrained
 
@@ -17,6 +18,7 @@ from metazoo.learn.recipe import LearningRecipe
 from metazoo.learn.recogniser import fitted_recogniser
 from metazoo.learn.student import Student
 from metazoo.methods import domains, specialists
+from metazoo.methods.specialists import softened
 from metazoo.methods.stages import BANK, GROUPING, teacher_targets
 from metazoo.methods.tgr import TgrRecipe
 from metazoo.methods.trust import SKILL, TRUST, skill_of
@@ -24,7 +26,7 @@ from metazoo.methods.workspace import Workspace
 from metazoo.models import ImageClassifier
 from metazoo.run.compute import CPU
 from metazoo.run.folder import RunFolder
-from metazoo.run.randomness import seed_of
+from metazoo.run.randomness import generator, seed_of
 from metazoo.taskspace import Grouping, draw_members
 from metazoo.training import Run, train
 from metazoo.zoo import ModelContract, Zoo
@@ -87,10 +89,12 @@ def test_specialists_go_on_from_the_meta_model_with_the_models_of_their_domain(
         specialist = run.networks[len(shown)]
         with torch.no_grad():  # not by parameters: a bias before batch norm follows rounding, and changes nothing
             images = resident.pixels(torch.arange(len(resident)))
+            random = generator(0, "softness", domain)
+            soft = softened(images, (2 * torch.rand(len(images), generator=random) - 1).clamp(min=0))
             expected = student.classifier.eval().features(images)
             torch.testing.assert_close(specialist.features(images), expected, rtol=1e-3, atol=1e-4)
             assert not torch.allclose(plain.features(images), expected, rtol=1e-2, atol=1e-2)
-            shown.append(torch.cat([network.features(images) for network in run.networks[:2]], 1))
+            shown.append(torch.cat([network.features(soft) for network in run.networks[:2]], 1))
         assert not torch.allclose(specialist.network.state_dict()[FIRST], plain.network.state_dict()[FIRST], atol=1e-4)
         number = len(own) if weights is None else float(weights.sum() ** 2 / weights.square().sum())
         assert run.recogniser.general[len(shown) - 1] == pytest.approx(2 / number**2 if number > 2**0.5 else 1)
@@ -111,6 +115,18 @@ def test_they_are_said_and_can_be_left_out(zoo: Zoo, by_domain: Run, tmp_path: P
     assert {stage: steps.get(stage) for stage in ("learning", "specialist-1", "specialist-2", "specialist-3")} == {
         "learning": 7, "specialist-1": 3, "specialist-2": 3, "specialist-3": None,
     }  # fmt: skip
+
+
+def test_softened_images_lie_between_themselves_and_their_weighed_means() -> None:
+    images = torch.rand(4, 3, 6, 5, generator=torch.Generator().manual_seed(0))
+    kernel = torch.tensor([[[1, 2, 1], [2, 4, 2], [1, 2, 1]]]).double() / 16
+    means = torch.stack(
+        [torch.from_numpy(convolve(image.double(), kernel, mode="nearest")) for image in images]
+    ).float()
+    found = softened(images, torch.tensor([0, 0.25, 1, 1]))
+    assert torch.equal(found[0], images[0])
+    torch.testing.assert_close(found[1], 0.75 * images[1] + 0.25 * means[1])
+    torch.testing.assert_close(found[2:], means[2:])
 
 
 def test_fewer_images_are_spread_over_the_models_and_their_classes() -> None:

@@ -13,11 +13,12 @@ def normalised_inputs(features: Tensor) -> Tensor:
 def logistic_regression(inputs: Tensor, targets: Tensor, penalty: float, steps: int = 100) -> Tensor:
     """The weights [..., d, ways] with the least cross-entropy, summed over samples, + penalty / 2 |weights|².
 
-    The weights are combinations of the samples. Their coefficients descend by Newton's step with Böhning's bound (1992)
-    in place of the Hessian, one matrix for all classes and steps, and Nesterov's momentum: no line search, so tasks
-    solved together do not meet. With `penalty` 0.1 and inputs of length 1, the default `steps` bring every component
-    of the gradient (by coefficients) below 1e-5 for 5 classes of 5 samples, below 1e-3 for 16 of 100. Time and memory
-    grow with the square of n, and once with its cube.
+    They descend by Newton's step with Böhning's bound (1992) in place of the Hessian, one matrix for all classes and
+    steps, and Nesterov's momentum: no line search, so tasks solved together do not meet. With `penalty` 0.1 and inputs
+    of length 1, the default `steps` bring every component of the gradient (by coefficients of the samples, which the
+    weights are combinations of) below 1e-5 for 5 classes of 5 samples, below 1e-3 for 16 of 100. Of fewer samples than
+    inputs their coefficients are what descends, by the same path. Time and memory grow with the square of the smaller
+    of n and d, and once with its cube.
 
     Args:
         inputs: [..., n, d].
@@ -25,12 +26,15 @@ def logistic_regression(inputs: Tensor, targets: Tensor, penalty: float, steps: 
         penalty: positive.
         steps: of the descent.
     """
-    gram = inputs @ inputs.mT
+    samples, size = inputs.shape[-2:]
+    dual = samples <= size
+    gram = inputs @ inputs.mT if dual else inputs.mT @ inputs
     bound = 0.5 * gram + penalty * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     inverse = torch.linalg.inv(bound)
-    coefficients = ahead = targets.new_zeros(*gram.shape[:-1], targets.shape[-1])
+    found = ahead = targets.new_zeros(*gram.shape[:-1], targets.shape[-1])
     for step in range(steps):
-        gradient = torch.softmax(gram @ ahead, -1) - targets + penalty * ahead
-        former, coefficients = coefficients, ahead - inverse @ gradient
-        ahead = coefficients + step / (step + 3) * (coefficients - former)
-    return inputs.mT @ coefficients
+        wrong = torch.softmax((gram if dual else inputs) @ ahead, -1) - targets
+        gradient = (wrong if dual else inputs.mT @ wrong) + penalty * ahead
+        former, found = found, ahead - inverse @ gradient
+        ahead = found + step / (step + 3) * (found - former)
+    return inputs.mT @ found if dual else found

@@ -23,7 +23,7 @@ from metazoo.learn.linear_models import logistic_regression, normalised_inputs
 _INDEPENDENT_IMAGES = 3
 _LEAST_SHARE = 0.02
 _CERTAIN = 1e4
-_PENALTY, _IMAGES, _STEPS = 0.3, 2000, 300
+_PENALTY, _IMAGES, _STEPS = 0.3, 6000, 300
 
 
 @final
@@ -110,7 +110,7 @@ class DomainRecogniser(nn.Module):
 def fitted_recogniser(
     domains: Sequence[str], features: Sequence[Tensor], general: Sequence[float] | None = None
 ) -> DomainRecogniser:
-    """Logistic regression of the domain; domains count alike. Of more than 2000 images so many are used, spread evenly.
+    """Logistic regression of the domain; domains count alike. Of more than 6000 images so many are used, spread evenly.
 
     Args:
         domains: their names.

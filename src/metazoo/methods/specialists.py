@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from metazoo.bank import ResidentBank, ResidentBanks
 from metazoo.learn.embedders import Embedder, MultiDomainClassifier, SideBySide
@@ -13,7 +14,7 @@ from metazoo.learn.recogniser import fitted_recogniser
 from metazoo.methods.stages import learn_from_groups
 from metazoo.methods.workspace import Workspace
 from metazoo.models import ImageClassifier
-from metazoo.run.randomness import seed_of
+from metazoo.run.randomness import generator, seed_of
 from metazoo.taskspace import Grouping
 from metazoo.zoo import Zoo
 
@@ -61,7 +62,10 @@ def with_specialists(
     bank = banks.at(classifier.spec.input_size, [contract.name for contract in zoo])
     embedder = SideBySide(specialists).to(workspace.compute.device)
     with torch.no_grad():
-        shown = [_features(embedder, bank, _places(bank, own, images)) for own in kinds.values()]
+        shown = [
+            _features(embedder, bank, _places(bank, own, images), generator(workspace.seed, "softness", kind))
+            for kind, own in kinds.items()
+        ]
     embedder.cpu()
     weights = torch.ones(len(zoo)) if weights is None else weights
     general = [_general_share(weights[list(own)]) for own in kinds.values()]
@@ -87,5 +91,27 @@ def _places(bank: ResidentBank, teachers: Sequence[int], images: int) -> Tensor:
     return torch.cat(parts)
 
 
-def _features(embedder: Embedder, bank: ResidentBank, places: Tensor) -> Tensor:
-    return torch.cat([embedder.features(bank.pixels(part)).cpu() for part in bank.in_parts(places)])
+def _features(embedder: Embedder, bank: ResidentBank, places: Tensor, random: torch.Generator) -> Tensor:
+    """Of the images at `places`, half of them as they are and half softened by chance."""
+    strengths = (2 * torch.rand(len(places), generator=random) - 1).clamp(min=0)
+    features = []
+    for part in bank.in_parts(torch.arange(len(places))):
+        images = bank.pixels(places[part])
+        features.append(embedder.features(softened(images, strengths[part].to(images.device))).cpu())
+    return torch.cat(features)
+
+
+def softened(images: Tensor, strengths: Tensor) -> Tensor:
+    """What lies between images and their means over 3 x 3 pixels, binomially weighed.
+
+    Inversion makes images sharper than real ones, and soft images of one kind would be taken for another.
+
+    Args:
+        images: [n, c, h, w], any range.
+        strengths: of each, from 0 (as it is) to 1, [n].
+    """
+    channels = images.shape[1]
+    weights = torch.tensor([0.25, 0.5, 0.25]).to(images)
+    kernel = torch.outer(weights, weights).expand(channels, 1, 3, 3)
+    means = functional.conv2d(functional.pad(images, (1,) * 4, mode="replicate"), kernel, groups=channels)
+    return torch.lerp(images, means, strengths.view(-1, 1, 1, 1))

@@ -63,6 +63,16 @@ def test_the_gradient_of_the_logistic_loss_vanishes(ways: int, each: int) -> Non
     assert float(gradient.norm()) < 1e-3 * float((support.mT @ targets).norm())
 
 
+def test_few_and_many_samples_descend_by_the_same_path() -> None:
+    support = inputs(clusters(3, 4, 5, size=8).double())
+    wide = torch.cat([support, support.new_zeros(*support.shape[:-1], 60)], -1)
+    targets = functional.one_hot(torch.arange(5).repeat_interleave(4), 5).double()
+    assert support.shape[-1] < len(targets) < wide.shape[-1]
+    for steps in (1, 7, 100):
+        few, many = (logistic_regression(samples, targets, Logistic.penalty, steps) for samples in (wide, support))
+        torch.testing.assert_close(few[..., : support.shape[-1], :], many, rtol=1e-9, atol=1e-12)
+
+
 def test_the_classes_of_a_linear_head_weigh_nothing_together() -> None:
     for head in (Ridge(), Logistic()):
         support, labels = clusters(1, 2)[0], torch.arange(3).repeat_interleave(2)
