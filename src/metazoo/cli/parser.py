@@ -186,7 +186,7 @@ def _evaluate(commands: Any) -> None:
     evaluate.add_argument(
         "--exclude-known",
         action="store_true",
-        help="leave out classes with the name of a class that a model of the zoo was trained on",
+        help="leave out classes with the name of one that a model of the zoo was trained on, or the run selected by",
     )
     options.threads(evaluate)
     options.device(evaluate)

@@ -6,7 +6,7 @@ from heads_helpers import LABELS, classifier, pictures
 from torch import Tensor, nn
 from torch.nn import functional
 
-from metazoo.errors import UsageError
+from metazoo.errors import MetazooError, UsageError
 from metazoo.learn.batch_norm import BATCH_NORM_MODES, BatchNormMode, support_statistics
 from metazoo.learn.embedders import JointFeatures, PixelFeatures
 from metazoo.learn.heads import FineTune, FineTuneOwn, FittedHead, class_means, query_features
@@ -71,6 +71,16 @@ def test_fine_tuning_lowers_the_loss_and_is_deterministic() -> None:
     ]
     assert losses[1] < losses[0]
     assert torch.equal(first[1].weight, again[1].weight)
+
+
+def test_fine_tuning_that_diverges_is_said_to() -> None:
+    module = classifier()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(1000)
+    assert bool(module.features(pictures(7)).isfinite().all())
+    with pytest.raises(MetazooError, match=r"fine-tuning at a rate of 0\.01 diverged on these support images; choose"):
+        FineTune().fit(module, pictures(7), LABELS, 3)
 
 
 def test_fine_tuning_works_where_gradients_are_switched_off() -> None:

@@ -59,7 +59,7 @@ class Head(ABC):
 
         Raises:
             UsageError: the labels do not fit, or the module has no statistics for the mode.
-            MetazooError: the features are not finite.
+            MetazooError: the features are not finite, or fine-tuning diverged.
         """
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from metazoo.errors import UsageError
+from metazoo.errors import MetazooError, UsageError
 from metazoo.learn.batch_norm import (
     BatchNormMode,
     batch_norm_mode,
@@ -75,6 +75,12 @@ class _FullBatchDescent(Head):
                         parameter.sub_(gradient, alpha=self.learning_rate)
         for parameter in parameters:
             parameter.requires_grad_(False)
+        with torch.no_grad():
+            if not bool(fitted.scores(module.features(images)).isfinite().all()):
+                raise MetazooError(
+                    f"{self.steps} steps of fine-tuning at a rate of {self.learning_rate} diverged on these support "
+                    "images; choose another head, or the batch-norm mode support or query"
+                )
 
 
 @final
