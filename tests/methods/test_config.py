@@ -82,6 +82,7 @@ def test_options_that_are_given_are_left_as_they_are() -> None:
             "unknown option learning.regularisation.strenght; did you mean learning.regularisation.strength?",
         ),
         ({"learning": {"qqq": 5}}, "unknown option learning.qqq; there is steps, "),
+        ({"class_map": None}, "unknown option class_map: not of the setting default, but of reference"),
         ({"grouping": {5: 5}}, "unknown option grouping.5; there is strategy, groups"),
         ({"a\x1b[2J\n": 5}, "unknown option a\\x1b[2J\\n; "),
         ({"learning": {"steps": "many"}}, "learning.steps: Input should be a valid integer"),

@@ -81,6 +81,10 @@ def resolve_config(
         raise UsageError(f"{place}: seed must be a whole number of at least 0, not {shown(counted)}")
     overridden = {key: value for key, value in given.items() if key not in ("method", "setting", "seed")}
     schema = type(chosen.settings[named])
+    for key in overridden:
+        knowing = [name for name, recipe in chosen.settings.items() if key in type(recipe).model_fields]
+        if knowing and named not in knowing:
+            raise UsageError(f"{place}: unknown option {key}: not of the setting {named}, but of {', '.join(knowing)}")
     _check_keys(place, schema, overridden)
     complete = overridden if begun else merged(chosen.settings[named].model_dump(), overridden)
     try:
