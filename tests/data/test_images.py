@@ -4,6 +4,7 @@ import torch
 from PIL import Image
 
 from metazoo.data import ImageSet
+from metazoo.data.images import evenly_of_each
 from metazoo.errors import DataError, UsageError
 
 
@@ -88,3 +89,19 @@ def test_what_does_not_fit_is_refused() -> None:
         ImageSet(good.images, good.labels, good.class_names, good.labels[:3])
     with pytest.raises(DataError, match="no image"):
         ImageSet(good.images[:0], good.labels[:0], good.class_names)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 5, 10, 64])
+def test_entries_are_taken_evenly_of_each_value(classes: int) -> None:
+    labels = torch.arange(30 * classes) % classes
+    for count in (1, 7, 15 * classes, 30 * classes, 1000 * classes):
+        found = evenly_of_each(labels, count)
+        taken = torch.bincount(labels[found], minlength=classes)
+        assert len(found) == min(count, len(labels))
+        assert int(taken.max() - taken.min()) <= 1
+        assert torch.equal(found, torch.arange(len(found)))  # stored images go round the classes
+
+
+def test_values_that_are_used_up_leave_their_part_to_others() -> None:
+    assert evenly_of_each(torch.tensor([2, 2, 2, 0, 2, 1, 0]), 5).tolist() == [0, 1, 3, 5, 6]
+    assert evenly_of_each(torch.tensor([2, 2, 2, 0, 2]), 4).tolist() == [0, 1, 2, 3]

@@ -77,6 +77,12 @@ def test_a_share_of_next_to_nothing_is_none() -> None:
     torch.testing.assert_close(found, torch.cat([torch.softmax(3 * logits[:2], 0), torch.zeros(1)]))
 
 
+@pytest.mark.parametrize("count", [2, 60, 256])
+def test_a_task_that_is_of_no_domain_more_than_of_another_has_shares(count: int) -> None:
+    made = DomainRecogniser([f"domain {number}" for number in range(count)], torch.zeros(SIZE * count + 1, count))
+    torch.testing.assert_close(made.shares(torch.ones(2, SIZE * count)), torch.full((count,), 1 / count))
+
+
 def test_features_of_length_zero_have_shares() -> None:
     assert float(recogniser(3).shares(torch.zeros(3, SIZE)).sum()) == pytest.approx(1)
 

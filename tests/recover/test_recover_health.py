@@ -55,7 +55,7 @@ def test_doubtful_teachers_are_named_the_worst_first(bank: Bank) -> None:
     assert health_warning([]) is None
     assert health_warning(health_rows(bank)) == (
         "1 of 3 teachers recognise less than 50 % of the images recovered from them: bad (20 %); "
-        "raise the iterations, or remove those teachers from the zoo"
+        "raise recovery.iterations, or remove those teachers from the zoo"
     )
     for number in range(7):
         add(bank, f"worse-{number}", 0, 0, 1, (0.01 * number, 1.0, 1.0))

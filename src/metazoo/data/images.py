@@ -130,10 +130,24 @@ def draw_of_each(labels: Tensor, classes: Sequence[int], most: int, random: torc
 
 def first_of_each(labels: Tensor, most: int) -> Tensor:
     """Positions (int64 [m]) of the first `most` entries of each value of `labels` (int64 [n], from 0), by value."""
+    order, rank = _by_value(labels)
+    return order[rank < most]
+
+
+def evenly_of_each(labels: Tensor, count: int) -> Tensor:
+    """Positions (int64, ascending) of up to `count` entries of `labels` (int64 [n], from 0), the first of each value.
+
+    Values have as many as each other, up to one, as long as they last.
+    """
+    order, rank = _by_value(labels)
+    return order[rank.argsort(stable=True)[:count]].sort().values
+
+
+def _by_value(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions ordered by value, and how many entries of its value stand before each of them."""
     order = labels.argsort(stable=True)
     ordered, counts = labels[order], torch.bincount(labels)
-    rank = torch.arange(len(order)) - (counts.cumsum(0) - counts)[ordered]
-    return order[rank < most]
+    return order, torch.arange(len(order)) - (counts.cumsum(0) - counts)[ordered]
 
 
 def _describe(tensor: Tensor) -> str:

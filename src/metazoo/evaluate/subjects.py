@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from metazoo.learn.embedders import Embedder, JointFeatures, JointFeaturesInTurn, PixelFeatures, count_parameters
-from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
+from metazoo.models import ClassifierSpec, ImageClassifier, Network, build_classifier, network_without_weights
 from metazoo.run.randomness import generator
 
 
@@ -147,9 +147,8 @@ def _same_features(classifier: ImageClassifier, spec: ClassifierSpec) -> bool:
     names = ("architecture", "input_size", "channels")
     if any(getattr(classifier.spec, name) != getattr(spec, name) for name in names):
         return False
-    return _shapes(classifier) == _shapes(build_classifier(spec, torch.Generator().manual_seed(0)))
+    return _shapes(classifier.network) == _shapes(network_without_weights(spec))
 
 
-def _shapes(classifier: ImageClassifier) -> dict[str, torch.Size]:
-    state = classifier.network.state_dict()
-    return {name: tensor.shape for name, tensor in state.items() if not name.startswith("head.")}
+def _shapes(network: Network) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in network.state_dict().items() if not name.startswith("head.")}

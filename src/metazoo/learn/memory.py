@@ -70,7 +70,8 @@ class EpisodeMemory:
         if chosen is None:
             raise DataError(
                 f"the memory of recovered images has no {ways} classes of {shots + queries} images that can be told "
-                "apart; recover more images a class, or lower the ways, shots or queries of the replay"
+                "apart; recover more images a class, or lower meta_model.ways, learning.replay.shots or "
+                "learning.replay.queries"
             )
         support, query = [], []
         for identity in chosen:

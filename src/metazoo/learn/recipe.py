@@ -39,7 +39,9 @@ class LearningRecipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    steps: int = Field(default=3000, ge=1, description="steps of Adam, of one kind of images; see domains.longer")
+    steps: int = Field(
+        default=3000, ge=1, description="steps of Adam; for each of several kinds domains.specialise more"
+    )
     teachers_per_step: int = Field(default=4, ge=1, description="members of a group that a step learns from")
     batch_size: int = Field(default=128, ge=2, description="views a step, of all its teachers together")
     learning_rate: float = Field(default=5e-3, gt=0, description="highest; falls as a cosine")

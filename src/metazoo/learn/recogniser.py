@@ -82,12 +82,13 @@ class DomainRecogniser(nn.Module):
         """How much a task is of each domain: [..., domains], summing to 1, from its support's features [..., n, d].
 
         The images of a task are no independent evidence, as they may be unlike every domain in the same way. So the
-        mean of their log-probabilities counts as that of three images, however many there are. A share below 2 % counts
-        as none, and need not be computed with.
+        mean of their log-probabilities counts as that of three images, however many there are. A share below 2 % (of
+        many domains, below half of an equal one) counts as none, and need not be computed with.
         """
         logits = normalised_inputs(support_features[..., : len(self.weight) - 1]) @ self.weight
         found = torch.softmax(_INDEPENDENT_IMAGES * torch.log_softmax(logits, -1).mean(-2), -1)
-        found = torch.where(found < _LEAST_SHARE, 0.0, found)
+        least = min(_LEAST_SHARE, 0.5 / len(self.domains))
+        found = torch.where(found < least, 0.0, found)
         return found / found.sum(-1, keepdim=True)
 
     def scale(self, shares: Tensor) -> Tensor:

@@ -83,8 +83,8 @@ def replay(
         batch = gradients(episodes)
         if not bool(torch.isfinite(batch.loss)):
             raise DataError(
-                f"the replay's loss is not finite in meta-iteration {iteration}; lower learning_rate or "
-                "replay.inner_learning_rate"
+                f"the replay's loss is not finite in meta-iteration {iteration}; lower "
+                "learning.learning_rate or learning.replay.inner_learning_rate"
             )
         optimiser.step(batch.gradient)
         updates += 1

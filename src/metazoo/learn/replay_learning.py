@@ -137,7 +137,9 @@ class ReplayLearner:
         regulariser = self._recipe.regularisation.at(number + 1)
         direction = regulariser.direction(losses, self._optimiser.parameters, self._threads)
         if not bool(direction.losses.isfinite().all()):
-            raise DataError(f"the meta-model's loss is not finite in meta-iteration {number}; lower learning_rate")
+            raise DataError(
+                f"the meta-model's loss is not finite in meta-iteration {number}; lower learning.learning_rate"
+            )
         self._optimiser.step(direction.gradient)
         replayed = replay(
             self._gradients, self._optimiser, self.memory, self._recipe.replay, self._seed, number, check=self._check

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from metazoo.bank import Bank, ResidentBanks
+from metazoo.data.images import evenly_of_each
 from metazoo.learn.group_learning import GroupLearner
 from metazoo.learn.recipe import LearningRecipe
 from metazoo.learn.student import Student
@@ -146,8 +147,8 @@ def _embeddings(
         for index, name in enumerate(counts):
             own = resident.places_of(index)
             images, labels = resident.images[own], resident.labels[own]
-            spread = torch.linspace(0, len(images) - 1, min(len(images), recipe.fisher_images)).long()
-            yield probe.embed(name, images[spread], labels[spread], published=recipe.fisher == "published")
+            shown = evenly_of_each(labels, recipe.fisher_images)
+            yield probe.embed(name, images[shown], labels[shown], published=recipe.fisher == "published")
             advance()
 
 

@@ -26,7 +26,7 @@ from metazoo.learn.views import bytes_of_pool
 from metazoo.methods.stages import teacher_targets
 from metazoo.methods.tgr import TgrRecipe
 from metazoo.methods.tgr_reference import TgrReferenceRecipe
-from metazoo.models import build_classifier
+from metazoo.models import ClassifierSpec, build_classifier
 from metazoo.recover import GeneratorRecipe, RecoveryBudget, RecoveryRecipe, recover_buckets
 from metazoo.recover.budget import plan_buckets
 from metazoo.run.compute import CPU
@@ -76,7 +76,7 @@ def time_recovery(
         buckets = plan_buckets(spec.classes, budget, 0, teacher.contract.name)
         labels, images_in_all = buckets[0], sum(map(len, buckets))
         guide = by_name[guides[teacher.contract.name].name] if teacher.contract.name in guides else None
-        kind = (spec.architecture, tuple(spec.arguments.items()), spec.input_size, spec.channels, len(labels))
+        kind = (_kind(spec), None if guide is None else _kind(guide.contract.spec), len(labels))
         random = torch.Generator().manual_seed(0)
         if kind in known:
             images = torch.randint(0, 256, (len(labels), 3, 16, 16), generator=random, dtype=torch.uint8)
@@ -89,6 +89,10 @@ def time_recovery(
         seconds += known[kind] * images_in_all * recipe.iterations
     # Freed memory is kept, so this is the most that any of them took.
     return InversionCost(seconds, of_an_image, resident_bytes() - before)
+
+
+def _kind(spec: ClassifierSpec) -> tuple[object, ...]:
+    return (spec.architecture, tuple(spec.arguments.items()), spec.input_size, spec.channels)
 
 
 def time_task_space(zoo: Zoo, recipe: ProbeRecipe, budget: RecoveryBudget, bank: Bank) -> float:

@@ -89,7 +89,7 @@ def health_warning(rows: Sequence[TeacherHealth]) -> str | None:
         named = some_of([f"{row.teacher} ({100 * row.agreement:.0f} %)" for row in doubtful])
         sentences.append(
             f"{len(doubtful)} of {len(rows)} teachers recognise less than {100 * LEAST_AGREEMENT:.0f} % of the images "
-            f"recovered from them: {named}; raise the iterations, or remove those teachers from the zoo"
+            f"recovered from them: {named}; raise recovery.iterations, or remove those teachers from the zoo"
         )
     alone = [f"{row.teacher} (guide {row.without_guide})" for row in rows if row.without_guide is not None]
     if alone:

@@ -38,7 +38,8 @@ def balance_logits(logits: Tensor) -> Tensor:
     The softmax of what is returned is the plan nearest to the given one (in relative entropy) under which every query
     is one image and no class holds more than n / ways of them, rounded up; where n is a multiple of `ways`, each holds
     exactly n / ways, and a single query is left alone. Sinkhorn's iteration with a bound in place of the equation
-    (Chizat et al. 2018).
+    (Chizat et al. 2018), of 100 rounds: where the queries are far from balanced a class can still be an image or a few
+    over its share.
     """
     share = math.log(math.ceil(logits.shape[-2] / logits.shape[-1]))
     prior = torch.zeros_like(logits[..., :1, :])
