@@ -137,6 +137,56 @@ def test_uint8_grey_and_other_sizes_are_taken() -> None:
     assert torch.equal(predicted(made(support_images=support)), predicted(made(support_images=support / 255)))
 
 
+def test_arrays_and_lists_are_taken_as_tensors_are() -> None:
+    images = pictures(7)
+    expected = predicted(made(support_images=images))
+    classifier = made(support_images=images.numpy(), support_labels=LABELS.tolist())
+    assert torch.equal(predicted(classifier), expected)
+    assert torch.equal(predicted(made(support_images=images, support_labels=LABELS.int().numpy())), expected)
+    query = pictures(6, seed=1)
+    assert torch.equal(classifier.predict(query.numpy()).probabilities, classifier.predict(query).probabilities)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ("photos", "images are a tensor, not paths; read files by metazoo.data.load_image_files"),
+        ([Path("a.png"), Path("b.png")], "not paths"),
+        (list(pictures(2)), "must be a tensor or an array, not list; torch.stack makes one of many"),
+        (pictures(2).permute(0, 2, 3, 1), r"put channels second, by permute\(0, 3, 1, 2\)"),
+        (pictures(1)[0], r"put one image into a batch by unsqueeze\(0\)"),
+        (None, "must be a tensor or an array, not NoneType"),
+    ],
+)
+def test_images_that_are_none_are_told_what_to_become(images: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        made().predict(images)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "message"),
+    [
+        ([1, 1, 1, 2, 2, 3, 3], None, "the class 0 has no image; labels are the numbers of classes, from 0 on"),
+        ([0, 0, 0, 1, 1, 3, 3], None, "the class 2 has no image"),
+        ([0, 0, 0, 1, 1, 1, 1], ("a", "b", "c"), "the class 'c' has no image"),
+        ([0, 0, 0, 1, 1, 2, 2], ("a", "b"), "there are 2 class names, but a label 2; labels are from 0 to 1"),
+        ([0, 0, 0, 0, 0, 0, 0], None, "labelled from 0 on, not the one class 0"),
+        ([-1, 0, 0, 1, 1, 2, 2], None, "labelled from 0 on, not labels from -1 on"),
+        ([], None, r"7 images need 7 labels, whole numbers from 0 on, not \[0\]"),
+        ([0, 1], None, r"7 images need 7 labels, whole numbers from 0 on, not \[2\] of int64"),
+        ([0.0, 0, 0, 1, 1, 2, 2], None, "of float32"),
+        (LABELS, ("a", "a", "b"), "every class needs a name of its own"),
+    ],
+)
+def test_labels_that_do_not_fit_are_named(labels: Any, names: tuple[str, ...] | None, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        made(support_labels=labels, class_names=names)
+
+
+def test_a_classifier_says_what_it_is() -> None:
+    assert repr(made()) == f"FewShotClassifier({', '.join(NAMES)}: head logistic on conv4)"
+
+
 def test_the_side_is_the_largest_input_of_the_networks() -> None:
     assert made().side == 16
     assert made(module=joint()).side == 24
@@ -166,15 +216,6 @@ def test_only_image_classifiers_can_be_saved_and_so_adapted(module: Embedder) ->
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"support_labels": torch.zeros(7, dtype=torch.int64)}, "at least two classes"),
-        ({"support_labels": torch.zeros(0, dtype=torch.int64)}, "at least two classes"),
-        ({"support_labels": LABELS - 1}, r"support labels must be 0 to 2, each at least once, not \[-1, 0, 1\]"),
-        ({"support_labels": LABELS * 2}, r"support labels must be 0 to 2, each at least once, not \[0, 2, 4\]"),
-        ({"support_labels": LABELS.float()}, "support labels must be int64"),
-        ({"support_labels": LABELS[:6]}, r"support labels must be int64 \[7\], one an image, not \[6\]"),
-        ({"class_names": ("ant", "bee")}, "support labels must be 0 to 1"),
-        ({"class_names": (*NAMES, "dog")}, "support labels must be 0 to 3"),
-        ({"class_names": ("ant", "bee", "ant")}, "every class needs a name of its own"),
         ({"head": "svm"}, "unknown head 'svm'; choose one of nearest-mean, .*fine-tune"),
         ({"batch_norm": "none"}, "unknown batch-norm mode 'none'"),
     ],

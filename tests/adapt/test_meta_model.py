@@ -42,6 +42,27 @@ def test_the_names_of_the_files_are_said(tmp_path: Path) -> None:
     assert set(names) == content(tmp_path / "new" / "one").keys() == {DESCRIPTION, WEIGHTS}
 
 
+def test_it_says_what_it_is(meta_model: Path, two_domains: Path) -> None:
+    assert repr(MetaModel.load(meta_model)) == "MetaModel(tgr, default, seed 3: conv4 of 16 pixels)"
+    assert repr(MetaModel.load(two_domains)).endswith("conv4 of 16 pixels, 2 networks)")
+
+
+@pytest.mark.parametrize(
+    ("kind", "remedy"),
+    [
+        ("run", "is a run, not a meta-model; give .*here/meta-model"),
+        ("zoo", "is a zoo, not a meta-model; give that of"),
+    ],
+)
+def test_folders_of_other_kinds_are_named(tmp_path: Path, kind: str, remedy: str) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / f"{kind}.json").write_text("{}")
+    with pytest.raises(UsageError, match=remedy):
+        MetaModel.load(tmp_path / "here")
+    with pytest.raises(UsageError, match=f"is a {kind}, not a classifier; make one of it by `metazoo adapt .*here"):
+        FewShotClassifier.load(tmp_path / "here")
+
+
 def test_saving_again_gives_equal_bytes(meta_model: Path, tmp_path: Path) -> None:
     MetaModel.load(meta_model).save(tmp_path / "again")
     assert content(tmp_path / "again") == content(meta_model)

@@ -245,7 +245,11 @@ def test_a_classifier_that_cannot_be_used_is_named(refused: Refused, own: Worksh
         return refused(code, "predict", own.classifier, own.support)
 
     assert "none is not a folder; give a classifier folder" in refused(2, "predict", own.none, own.support)
-    assert "classifier.json is missing" in refused(1, "predict", own.run, own.support)
+    own.new.mkdir()
+    assert "classifier.json is missing" in refused(1, "predict", own.new, own.support)
+    assert "run is a run, not a classifier; make one of it by `metazoo adapt" in refused(
+        2, "predict", own.run, own.support
+    )
     sha256 = edit_tensors(own.classifier / "model.safetensors", lambda t: t["head.weight"].fill_(torch.nan))
     assert "model.safetensors has changed since it was written" in predict(1)
     edit_json(own.classifier / "classifier.json", lambda card: card.update(weights_sha256=sha256))

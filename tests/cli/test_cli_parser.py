@@ -6,12 +6,12 @@ import pytest
 from cli_helpers import Outcome
 
 import metazoo
-from metazoo.cli.adding import PERMISSIONS
+from metazoo.cli.adding import EXAMPLE, PERMISSIONS
 from metazoo.cli.options import BATCH_NORM_MODES, DEFAULT_HEAD, HEADS, PRECISIONS
 from metazoo.cli.parser import build_parser
 from metazoo.learn import batch_norm, heads
 from metazoo.run import compute
-from metazoo.zoo import contract
+from metazoo.zoo import contract, description
 
 Cli = Callable[..., Outcome]
 Refused = Callable[..., str]
@@ -63,6 +63,7 @@ def test_heads_and_modes_are_those_of_the_library() -> None:
     assert batch_norm.BATCH_NORM_MODES == BATCH_NORM_MODES
     assert compute.PRECISIONS == PRECISIONS
     assert contract.PERMISSIONS == PERMISSIONS
+    assert description.EXAMPLE == EXAMPLE
 
 
 EVALUATE = ("evaluate", "zoo", "--data", "glyphs:lao")

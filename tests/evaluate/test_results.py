@@ -133,13 +133,13 @@ def test_damaged_accuracies_are_an_error(written: Path) -> None:
     [
         ("", "is not valid JSON"),
         ('{"format_version": 1, "results": [', "is not valid JSON"),
-        ("[]", r"not a result file of format version 1 \(the whole: "),
-        ("{}", r"not a result file of format version 1 \(format_version: Field required"),
+        ("[]", r"not a result file of format version 1 \(must hold values by name"),
+        ("{}", r"not a result file of format version 1 \(format_version: is missing"),
         ('{"format_version": 2, "results": []}', r"\(format_version: Input should be 1"),
         ('{"format_version": 1, "results": {}}', r"\(results: "),
-        ('{"format_version": 1, "results": [], "import": "os"}', r"\(import: Extra inputs"),
+        ('{"format_version": 1, "results": [], "import": "os"}', r"\(import: is unknown"),
         ('{"format_version": 1, "results": [], "contamination": {"models": -1}}', r"\(contamination.models: "),
-        ('{"format_version": 1, "results": [{}]}', r"\(results.0.subject: Field required"),
+        ('{"format_version": 1, "results": [{}]}', r"\(results.0.subject: is missing"),
         ('{"format_version": 1, "results": [{"accuracy": NaN}]}', "is not valid JSON"),
     ],
 )
@@ -157,7 +157,7 @@ def test_a_damaged_file_is_a_clear_error(tmp_path: Path, text: str, message: str
         ({"interval": -1}, "interval: "),
         ({"batch_norm": "none"}, "batch_norm: "),
         ({"ways": 1}, "ways: "),
-        ({"note": "x"}, "note: Extra"),
+        ({"note": "x"}, "note: is unknown"),
     ],
 )
 def test_impossible_values_are_named(written: Path, change: dict[str, Any], message: str) -> None:

@@ -12,7 +12,7 @@ from zoo_helpers import classifier, content
 
 from metazoo.errors import MetazooError, UsageError, ZooError
 from metazoo.zoo import Zoo, add_folder, add_model, verify_zoo
-from metazoo.zoo.description import numbered
+from metazoo.zoo.description import EXAMPLE, described, numbered
 
 NAMES = ["timm:test_vit", "timm:test_efficientnet", "timm:mobilenetv3_small_050", "torchvision:resnet18"]
 IMAGES = torch.rand(4, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
@@ -62,6 +62,32 @@ def test_own_architectures_come_from_files_with_a_description_beside_them(tmp_pa
     images = torch.rand(3, 3, 16, 16)
     with torch.no_grad():
         torch.testing.assert_close(Zoo.open(tmp_path / "zoo").teacher("mine")(images), built(images))
+
+
+def test_the_example_says_all_that_must_be_known() -> None:
+    spec = described(yaml.safe_load(EXAMPLE), "the example").spec("the example")
+    assert (spec.architecture, spec.classes, spec.input_size) == ("timm:convnext_atto", 2, 32)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"arch": "conv4"}, "says arch, which is unknown; did you mean architecture?"),
+        ({"input-size": 16}, "did you mean input_size?"),
+        ({"colour": "red"}, "says colour, which is unknown; there is name, architecture, "),
+        ({"std": "a", "classes": "cat", "input_size": 0}, "classes: must be a list, not 'cat'; input_size: .*; std: "),
+    ],
+)
+def test_what_is_wrong_with_a_description_is_named(said: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        described(said, "pets.yaml")
+
+
+@pytest.mark.parametrize("field", ["mean", "std"])
+def test_statistics_of_pixels_up_to_255_are_refused(field: str) -> None:
+    said = yaml.safe_load(EXAMPLE) | {field: 127.0}
+    with pytest.raises(UsageError, match=f"the {field} is 127, which is that of pixels up to 255; divide it by 255"):
+        described(said, "pets.yaml").spec("pets.yaml")
 
 
 def test_grey_models_and_one_number_for_all_channels(tmp_path: Path) -> None:
@@ -159,10 +185,12 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(tmp_path: Path, case: s
 @pytest.mark.parametrize(
     ("source", "settings", "message"),
     [
-        ("timm:no_such_model", {"pretrained": True}, "timm has no model 'no_such_model'"),
+        ("timm:no_such_model", {"pretrained": True}, "timm has no image classifier 'no_such_model'; see"),
         ("timm:resnet18.no_such_tag", {"pretrained": True}, r"timm has no weights 'resnet18\.no_such_tag'"),
         ("torchvision:resnet18.X", {"pretrained": True}, "torchvision has no weights 'X' of resnet18; it has IMAGENET"),
         ("torchvision:get_model", {"pretrained": True}, "torchvision has no image classifier"),
+        ("timm:resnett18", {"weights": "none.pth"}, r"'resnett18'; did you mean timm:resnet18\?"),
+        ("torchvision:resnet19", {"weights": "none.pth"}, "did you mean torchvision:resnet1"),
         ("timm:resnet18", {}, "needs weights: give a file with --weights, or --pretrained"),
         ("timm:resnet18", {"weights": "none.pth"}, "is not a file; give a file of weights"),
         ("timm:resnet18", {"weights": "a.pt2"}, r"a\.pt2 is no file of weights; give one of .* \(\.pt2 can run code\)"),

@@ -192,6 +192,7 @@ def test_a_newer_torch_is_not_another_model(built: Zoo, image_set: ImageSet, mon
         ({"architecture": "conv4"}, "conv4 needs images of at least 16 pixels, not 8"),
         ({"ways": 1}, "colours has 6 classes; models of 2 to 6 ways can be built, not 1"),
         ({"ways": 7}, "models of 2 to 6 ways can be built, not 7"),
+        ({"recipe": TrainingRecipe(largest_shift=40)}, "cannot be shifted by up to 40 of them; take a smaller shift"),
         ({"models": 0}, "1 model or more"),
         ({"seed": -1}, "seed from 0"),
         ({"width": 0}, "width must lie between"),
@@ -209,6 +210,11 @@ def test_impossible_builds_are_refused_before_anything_is_made(
     with pytest.raises(UsageError, match=message):
         build(tmp_path / "zoo", image_set, **change)
     assert not (tmp_path / "zoo").exists()
+
+
+def test_data_of_one_class_makes_no_model(image_set: ImageSet, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has 1 class, and a model needs 2 at least; give data of more classes"):
+        build(tmp_path / "zoo", image_set.select_classes([0]))
 
 
 def test_a_class_with_too_few_images_is_named_even_if_it_would_not_be_drawn(tmp_path: Path) -> None:

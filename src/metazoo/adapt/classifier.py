@@ -5,14 +5,14 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from metazoo.adapt.storage import CARD, ClassifierCard, read_classifier, write_classifier
 from metazoo.adapt.stored import check_tensors
-from metazoo.adapt.support import checked_images
+from metazoo.adapt.support import checked_images, checked_labels
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.learn.batch_norm import BatchNormMode, batch_norm_mode, has_batch_norm
 from metazoo.learn.embedders import (
@@ -78,8 +78,13 @@ class FewShotClassifier:
         by_batch_norm = self.card.batch_norm == "query" and has_batch_norm(self._module)
         return self._fitted.transductive or by_batch_norm
 
-    def predict(self, images: Tensor) -> Prediction:
-        """Classify `images`: float [n, 3, h, w] in [0, 1] or uint8, of any size.
+    def __repr__(self) -> str:
+        """What it is, in one line."""
+        networks = ", ".join(spec.architecture for spec in self.card.networks)
+        return f"FewShotClassifier({', '.join(self.class_names[:10])}: head {self.card.head} on {networks})"
+
+    def predict(self, images: Any) -> Prediction:
+        """Classify `images`: float [n, 3, h, w] in [0, 1] or uint8, of any size, a tensor or an array of NumPy.
 
         Every image is judged for itself, unless the classifier is `transductive`.
 
@@ -129,8 +134,8 @@ class FewShotClassifier:
 
 def adapt(
     module: Embedder,
-    support_images: Tensor,
-    support_labels: Tensor,
+    support_images: Any,
+    support_labels: Any,
     class_names: Sequence[str] | None = None,
     *,
     head: str = DEFAULT_HEAD,
@@ -144,8 +149,9 @@ def adapt(
     Args:
         module: an `ImageClassifier` or `MultiDomainClassifier` (a meta-model's `module`), a zoo's teacher, or
             `JointFeatures` of classifiers and teachers; it is copied.
-        support_images: float [n, 3, h, w] in [0, 1], or uint8.
-        support_labels: int64 [n], 0 to ways - 1; classes may differ in their counts.
+        support_images: float [n, 3, h, w] in [0, 1], or uint8; a tensor or an array of NumPy.
+        support_labels: [n] whole numbers, 0 to ways - 1; a tensor, an array or a list. Classes may differ in their
+            counts.
         class_names: one a class; its number if not given.
         head: the name of one of `metazoo.learn.heads.HEADS`.
         batch_norm: `running`, `support` or `query`.
@@ -162,14 +168,10 @@ def adapt(
         module, domains = told_domain(module, domain), {domain: 1.0}
     embedder = _plain(module)
     mode: BatchNormMode = batch_norm_mode(batch_norm)
-    if support_labels.numel() == 0 or int(support_labels.max()) < 1:
-        raise UsageError("a classifier needs at least two classes; give images of two or more")
-    ways = int(support_labels.max()) + 1 if class_names is None else len(class_names)
-    names = tuple(map(str, range(ways))) if class_names is None else tuple(class_names)
-    if len(set(names)) < ways:
-        raise UsageError("every class needs a name of its own; rename one")
+    images = checked_images(support_images)
+    labels, names = checked_labels(support_labels, len(images), class_names)
     embedder = MirroredFeatures(embedder) if mirrored else embedder
-    adapted, fitted = get_head(head).fit(embedder, checked_images(support_images), support_labels, ways, mode)
+    adapted, fitted = get_head(head).fit(embedder, images, labels, len(names), mode)
     own = copy.deepcopy(adapted) if adapted is embedder else adapted
     own = own.embedder if isinstance(own, MirroredFeatures) else own
     if isinstance(own, MultiDomainClassifier):

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import Tensor
 
 from metazoo.adapt.classifier import FewShotClassifier, adapt
-from metazoo.adapt.stored import check_tensors, silent
+from metazoo.adapt.stored import check_tensors, other_kind, silent
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.learn.embedders import MultiDomainClassifier, recogniser_of
 from metazoo.learn.heads import DEFAULT_HEAD
@@ -58,6 +57,14 @@ class MetaModel:
     ) -> None:
         self.module, self.method, self.setting, self.seed = module, method, setting, seed
 
+    def __repr__(self) -> str:
+        """What it is, in one line."""
+        several = f", {len(self.networks)} networks" if len(self.networks) > 1 else ""
+        return (
+            f"MetaModel({self.method}, {self.setting}, seed {self.seed}: {self.spec.architecture} of "
+            f"{self.spec.input_size} pixels{several})"
+        )
+
     @property
     def networks(self) -> tuple[ImageClassifier, ...]:
         """Its one network, or those of its domains, all of one shape; images [n, 3, h, w] in [0, 1] go in."""
@@ -70,8 +77,8 @@ class MetaModel:
 
     def adapt(
         self,
-        support_images: Tensor,
-        support_labels: Tensor,
+        support_images: Any,
+        support_labels: Any,
         class_names: Sequence[str] | None = None,
         *,
         head: str = DEFAULT_HEAD,
@@ -126,12 +133,16 @@ class MetaModel:
         """Read a meta-model, to the CPU.
 
         Raises:
-            UsageError: the folder does not exist.
+            UsageError: the folder does not exist, or is that of a run or a zoo.
             ArtefactError: a file is missing, damaged, changed, or does not fit the other.
         """
         folder = Path(folder)
         if not folder.is_dir():
             raise UsageError(f"{folder} is not a folder; give that of a meta-model, such as RUN/meta-model")
+        found = None if (folder / DESCRIPTION).exists() else other_kind(folder)
+        if found is not None:
+            remedy = f"give {folder / 'meta-model'}" if found == "a run" else "give that of a run"
+            raise UsageError(f"{folder} is {found}, not a meta-model; {remedy}")
         try:
             description = MetaModelDescription.model_validate(read_json(folder / DESCRIPTION))
             network = network_without_weights(description.spec)

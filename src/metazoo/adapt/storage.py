@@ -10,7 +10,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
-from metazoo.adapt.stored import silent
+from metazoo.adapt.stored import other_kind, silent
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.learn.batch_norm import BatchNormMode
 from metazoo.learn.heads import HeadKind
@@ -87,12 +87,14 @@ def read_classifier(folder: Path | str) -> tuple[ClassifierCard, dict[str, Tenso
     """Read both files and check the weights' hash.
 
     Raises:
-        UsageError: `folder` does not exist.
+        UsageError: `folder` does not exist, or is a run, a zoo or a meta-model.
         ArtefactError: a file is missing, damaged, changed or of another format version.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder; give a classifier folder as adapt writes it")
+    if not (folder / CARD).exists() and (found := other_kind(folder)):
+        raise UsageError(f"{folder} is {found}, not a classifier; make one of it by `metazoo adapt {folder} ...`")
     card = _read_card(folder / CARD)
     return card, read_tensors(folder / WEIGHTS, card.weights_sha256)
 

@@ -35,6 +35,14 @@ def check_tensors(
             raise ArtefactError(f"tensor {name} in {folder} holds impossible numbers; {remedy}")
 
 
+_OF_KINDS = {"run.json": "a run", "zoo.json": "a zoo", "meta-model.json": "a meta-model"}
+
+
+def other_kind(folder: Path) -> str | None:
+    """What a folder is that was taken for another one, by the files in it; None if it is nothing of metazoo's."""
+    return next((kind for name, kind in _OF_KINDS.items() if (folder / name).is_file()), None)
+
+
 def silent(description: BaseModel) -> set[str]:
     """Fields about domains that say nothing and are left out, so that versions without them can read the rest."""
     return {name for name in ("domains", "general") if not getattr(description, name, True)}

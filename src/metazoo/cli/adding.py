@@ -5,8 +5,12 @@ from typing import Any
 
 from metazoo.cli.values import decimals, positive
 
-# Those of `metazoo.zoo`, which brings in torch; a test compares them.
+# As in `metazoo.zoo`, which brings in torch; a test compares them.
 PERMISSIONS = ("show", "keep", "discard")
+EXAMPLE = (
+    "{architecture: timm:convnext_atto, classes: [cat, dog], input_size: 32, mean: [0.485, 0.456, 0.406], "
+    "std: [0.229, 0.224, 0.225], domain: pets}"
+)
 
 
 def add_recovered_images(command: argparse.ArgumentParser, **settings: Any) -> None:
@@ -27,6 +31,7 @@ def adding(commands: Any) -> None:
         help="add a model that was trained elsewhere, or a folder of them",
         description="Add a model of timm, torchvision, the Hugging Face Hub or a file. What its source does not say "
         "must be said here, or in a .yaml file of the same name beside the weights.",
+        epilog=f"A file pets.yaml beside pets.safetensors may hold: {EXAMPLE}",
     )
     add.add_argument("zoo", metavar="ZOO", help="zoo folder, made if missing")
     add.add_argument(

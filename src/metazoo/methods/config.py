@@ -1,6 +1,5 @@
 """The one YAML file that describes a run."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from metazoo.errors import UsageError, shown
 from metazoo.methods.registry import Method, get_method
-from metazoo.run.validation import check_format_version, first_problem
+from metazoo.run.validation import check_format_version, first_problem, remedy_for_unknown
 from metazoo.run.yaml_file import read_mapping
 
 FORMAT_VERSION = 1
@@ -97,8 +96,7 @@ def resolve_config(
 def _check_keys(place: str, model: type[BaseModel], given: Mapping[Any, Any], prefix: str = "") -> None:
     for key, value in given.items():
         if key not in model.model_fields:
-            close = difflib.get_close_matches(str(key), model.model_fields, n=1)
-            remedy = f"did you mean {prefix}{close[0]}?" if close else f"there is {', '.join(model.model_fields)}"
+            remedy = remedy_for_unknown(key, model.model_fields, prefix)
             raise UsageError(f"{place}: unknown option {prefix}{shown(key)}; {remedy}")
         inner = model.model_fields[key].annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel) and isinstance(value, Mapping):

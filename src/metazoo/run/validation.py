@@ -1,12 +1,24 @@
 """What is wrong with what stands in a file, in a few words."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from pydantic import ValidationError
 
 from metazoo.errors import ArtefactError, MetazooError, shown
 
 _LONGEST = 300
+_MOST_PROBLEMS = 5
+_WORDING = {
+    "extra_forbidden": "is unknown",
+    "missing": "is missing",
+    "tuple_type": "must be a list",
+    "list_type": "must be a list",
+    "dict_type": "must hold values by name",
+    "model_type": "must hold values by name",
+}
+"""In place of what pydantic says in the terms of Python."""
 
 
 def first_problem(error: ValidationError, *, with_value: bool = False) -> str:
@@ -16,11 +28,31 @@ def first_problem(error: ValidationError, *, with_value: bool = False) -> str:
         error: that the schema has raised.
         with_value: whether to end with what was found instead, `, not 'VALUE'`; a mapping is never repeated.
     """
-    first = error.errors(include_url=False, include_context=False)[0]
-    text = f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg'].removeprefix('Value error, ')}"
-    if with_value and not isinstance(first["input"], Mapping):
-        text += f", not {str(first['input'])[:80]!r}"
+    return _problem(error.errors(include_url=False, include_context=False)[0], with_value)
+
+
+def all_problems(error: ValidationError) -> str:
+    """What is wrong as `first_problem` says it, one after the other; of more than five the number of the others."""
+    problems = [_problem(found, True) for found in error.errors(include_url=False, include_context=False)]
+    more = len(problems) - _MOST_PROBLEMS
+    return "; ".join(problems[:_MOST_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _problem(found: Any, with_value: bool) -> str:
+    place = ".".join(map(str, found["loc"]))
+    what = _WORDING.get(found["type"]) or str(found["msg"]).removeprefix("Value error, ")
+    text = f"{place}: {what}" if place else what
+    if with_value and not isinstance(found["input"], Mapping):
+        text += f", not {str(found['input'])[:80]!r}"
     return "".join(character if character.isprintable() else "?" for character in text)[:_LONGEST]
+
+
+def remedy_for_unknown(key: object, known: Iterable[str], prefix: str = "") -> str:
+    """What to say of a key that is none of `known`: the one that was probably meant, or all that there are."""
+    known, wanted = list(known), str(key)
+    begun = [name for name in known if len(wanted) > 2 and name.startswith(wanted)]
+    close = begun or difflib.get_close_matches(wanted, known, n=1)
+    return f"did you mean {prefix}{close[0]}?" if close else f"there is {', '.join(known)}"
 
 
 def check_format_version(

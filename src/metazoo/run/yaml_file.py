@@ -30,14 +30,23 @@ def read_mapping(path: Path, subject: str, example: str, most_bytes: int = 1_000
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {path}: {error}; {remedy}") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())[:300]}") from error
+        reason = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())[:300]
+        raise UsageError(f"{path} is not valid YAML: {reason}") from error
     if not isinstance(content, dict | None):
         raise UsageError(f"{path} must hold options by name, such as `{example}`, not {type(content).__name__}")
     return content or {}
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML without anchors, whose copies of copies can fill the memory."""
+    """YAML without anchors, whose copies of copies can fill the memory, and without a key that stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.YAMLError(f"{key.value[:80]!r} stands twice, again in line {key.start_mark.line + 1}")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):

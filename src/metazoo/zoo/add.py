@@ -14,7 +14,7 @@ from metazoo.models import ImageClassifier, network_with_weights, network_withou
 from metazoo.run.artefacts import sha256_of_file
 from metazoo.zoo.checkpoint import SUFFIXES, most_bytes, own_state, read_checkpoint
 from metazoo.zoo.contract import ModelContract, Provenance, checked_contract
-from metazoo.zoo.description import ModelDescription, described, read_sidecar
+from metazoo.zoo.description import EXAMPLE, ModelDescription, described, read_sidecar
 from metazoo.zoo.folder import Zoo
 from metazoo.zoo.listing import NAME as LISTING
 from metazoo.zoo.sources import Source, find_source, library_version
@@ -125,7 +125,9 @@ def _addition(zoo: _Destination, folder: Path, path: Path, given: ModelDescripti
             if each.exists() and not each.resolve().is_relative_to(folder.resolve()):
                 raise UsageError(f"{each} leads out of the folder through a link; put the file itself there")
         if read_sidecar(path) is None:
-            raise UsageError(f"{path} has no file beside it that describes the model; write {path.stem}.yaml")
+            raise UsageError(
+                f"{path} has no file beside it that describes the model; write {path.stem}.yaml, such as {EXAMPLE}"
+            )
         source = find_source(str(path.absolute()))
         name = _name(given.over(source.description), source)
         present = zoo.find(name)

@@ -8,17 +8,19 @@ That file has the name of the weights with the ending .yaml or .json, and holds 
     mean: [0.485, 0.456, 0.406]
     std: [0.229, 0.224, 0.225]
     domain: pets
+
+Of `mean` and `std` one number stands for every channel.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from metazoo.errors import UsageError
+from metazoo.errors import UsageError, shown
 from metazoo.models import Argument, ClassifierSpec
-from metazoo.run.validation import first_problem
+from metazoo.run.validation import all_problems, first_problem, remedy_for_unknown
 from metazoo.run.yaml_file import read_mapping
 from metazoo.zoo.contract import ModelName, Permission, ShortText
 
@@ -34,6 +36,19 @@ _OPTIONS = {
     "domain": "--domain",
 }
 """What must be known, and the option that says it."""
+EXAMPLE = (
+    "{architecture: timm:convnext_atto, classes: [cat, dog], input_size: 32, mean: [0.485, 0.456, 0.406], "
+    "std: [0.229, 0.224, 0.225], domain: pets}"
+)
+"""What a file beside weights may hold."""
+_LARGEST_STATISTIC = 2.0
+
+
+def _one_for_all(value: Any) -> Any:
+    return (value,) if isinstance(value, int | float) else value
+
+
+Statistics = Annotated[tuple[float, ...], BeforeValidator(_one_for_all)]
 
 
 class ModelDescription(BaseModel):
@@ -47,8 +62,8 @@ class ModelDescription(BaseModel):
     classes: tuple[ShortText, ...] | None = Field(default=None, min_length=1, max_length=1_000_000)
     input_size: int | None = Field(default=None, ge=1, le=1024)
     channels: Literal[1, 3] | None = None
-    mean: tuple[float, ...] | None = Field(default=None, description="one number stands for every channel")
-    std: tuple[float, ...] | None = Field(default=None, description="likewise")
+    mean: Statistics | None = Field(default=None, description="of images in [0, 1]; one number for every channel")
+    std: Statistics | None = Field(default=None, description="likewise")
     domain: ShortText | None = None
     accuracy: float | None = Field(default=None, ge=0, le=100)
     recovered_images: Permission | None = None
@@ -72,7 +87,7 @@ class ModelDescription(BaseModel):
         if unknown:
             raise UsageError(
                 f"of {subject} must be known what nothing says: give {', '.join(unknown)} "
-                "(or a .yaml file beside the weights that says it)"
+                f"(or a .yaml file beside the weights that says it, such as {EXAMPLE})"
             )
         assert self.classes is not None
         channels = self.channels or 3
@@ -80,6 +95,11 @@ class ModelDescription(BaseModel):
         values |= {"input_size": self.input_size, "channels": channels}
         for field in ("mean", "std"):
             given: tuple[float, ...] = getattr(self, field)
+            if any(abs(value) > _LARGEST_STATISTIC for value in given):
+                raise UsageError(
+                    f"of {subject} the {field} is {', '.join(f'{value:g}' for value in given)}, which is that of "
+                    "pixels up to 255; divide it by 255, since metazoo's images lie in [0, 1]"
+                )
             values[field] = given * channels if len(given) == 1 else given
         try:
             return ClassifierSpec.model_validate(values)
@@ -91,12 +111,16 @@ def described(values: Mapping[Any, Any], subject: str) -> ModelDescription:
     """A description of foreign values.
 
     Raises:
-        UsageError: one of them is unknown or out of bounds.
+        UsageError: one of them is unknown or out of bounds; all that is wrong is named.
     """
+    for key in values:
+        if key not in ModelDescription.model_fields:
+            remedy = remedy_for_unknown(key, ModelDescription.model_fields)
+            raise UsageError(f"{subject} says {shown(key)}, which is unknown; {remedy}")
     try:
         return ModelDescription.model_validate(dict(values))
     except ValidationError as error:
-        raise UsageError(f"{subject} says what cannot be: {first_problem(error)}; correct it") from error
+        raise UsageError(f"{subject} says what cannot be: {all_problems(error)}; correct it") from error
 
 
 def read_sidecar(weights: Path) -> ModelDescription | None:

@@ -77,9 +77,16 @@ def plan_jobs(
     total = len(image_set.class_names)
     if models < 1 or not 0 <= seed < 2**63:
         raise UsageError(f"a build takes 1 model or more and a seed from 0 to 2^63 - 1, not {models} and {seed}")
+    if total < 2:
+        raise UsageError(f"{image_set.name} has {total} class, and a model needs 2 at least; give data of more classes")
     if not 2 <= ways <= total:
         raise UsageError(f"{image_set.name} has {total} classes; models of 2 to {total} ways can be built, not {ways}")
     spec = _spec(architecture, ways, input_size, channels, width)
+    if (recipe.largest_shift or 0) >= input_size:
+        raise UsageError(
+            f"images of {input_size} pixels cannot be shifted by up to {recipe.largest_shift} of them; take a smaller "
+            "shift, some 4 pixels of 32"
+        )
     # The same split of images of one pixel: it counts and checks without copying pictures.
     tiny = dataclasses.replace(image_set, images=torch.zeros(len(image_set), 3, 1, 1, dtype=torch.uint8))
     training, validation = (torch.bincount(part.labels, minlength=total) for part in split_images(tiny, train_fraction))

@@ -3,6 +3,7 @@
 A source says what it knows of the model first, and gives the weights once everything else is settled.
 """
 
+import difflib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -75,6 +76,7 @@ def _of_library(source: str, weights: Path | None, pretrained: bool) -> Source:
     if pretrained == (weights is not None):
         raise UsageError(f"{source} needs weights: give a file with --weights, or --pretrained to fetch published ones")
     library, name, tag = match.groups()
+    _check_name(library, name)
     find = _published_timm if library == "timm" else _published_torchvision
     tag, said, fetch = find(name, tag, pretrained) if tag or pretrained else (None, {}, None)
     full = f"{name}.{tag}" if tag else name
@@ -90,14 +92,26 @@ def _of_library(source: str, weights: Path | None, pretrained: bool) -> Source:
     return Source(source, stem, description, fetch)
 
 
+def _check_name(library: str, name: str) -> None:
+    if library == "timm":
+        timm = import_library("timm", "timm")
+        known, is_known = timm.list_models(), timm.is_model(name)  # which knows former names too
+    else:
+        models = import_library("torchvision", "torchvision.models")
+        known = models.list_models(module=models)
+        is_known = name in known
+    if not is_known:
+        close = difflib.get_close_matches(name, known, n=1)
+        remedy = f"did you mean {library}:{close[0]}?" if close else "see its list_models()"
+        raise UsageError(f"{library} has no image classifier {name!r}; {remedy}")
+
+
 _Published = tuple[str | None, dict[str, Any], Callable[[Path, int], Path] | None]
 
 
 def _published_timm(name: str, tag: str | None, fetched: bool) -> _Published:
     timm = import_library("timm", "timm")
     full = f"{name}.{tag}" if tag else name
-    if not timm.is_model(name):
-        raise UsageError(f"timm has no model {name!r}; see `timm.list_models()`")
     try:
         config = timm.get_pretrained_cfg(full, allow_unregistered=False)
     except (RuntimeError, ValueError) as error:
@@ -133,8 +147,6 @@ def _said_by_timm(config: Mapping[str, Any], subject: str) -> dict[str, Any]:
 
 def _published_torchvision(name: str, tag: str | None, fetched: bool) -> _Published:
     models = import_library("torchvision", "torchvision.models")
-    if name not in models.list_models(module=models):
-        raise UsageError(f"torchvision has no image classifier {name!r}; see `torchvision.models.list_models()`")
     known = models.get_model_weights(name)
     if tag is not None and tag not in known.__members__:
         raise UsageError(f"torchvision has no weights {tag!r} of {name}; it has {', '.join(known.__members__)}")
