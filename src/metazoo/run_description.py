@@ -46,6 +46,29 @@ def recorded_compute(folder: RunFolder, device: str | None, precision: str | Non
     return device or begun.get("device", "cpu"), precision or begun.get("precision", "float32")
 
 
+def begun_config(out: Path, method: str | None, setting: str | None, seed: int | None) -> RunConfig | None:
+    """What the run in `out` was begun with; None if none was begun there.
+
+    Raises:
+        RunError: it was begun with another method, setting or seed than are given (None: not given), or by a metazoo of
+            other options.
+        ArtefactError: the description has changed.
+    """
+    folder = RunFolder(out)
+    if not folder.has(DESCRIPTION):
+        return None
+    begun = _begun_with(folder, folder.read_json(DESCRIPTION))
+    found = {"method": begun.method.name, "setting": begun.setting, "seed": begun.seed}
+    for name, given in (("method", method), ("setting", setting), ("seed", seed)):
+        if given is not None and given != found[name]:
+            raise _begun_otherwise(folder, name)
+    return begun
+
+
+def _begun_otherwise(folder: RunFolder, what: str) -> RunError:
+    return RunError(f"{folder.path} was begun with another {what}; give the same, or choose another folder")
+
+
 def begin(
     folder: RunFolder, zoo: Zoo, config: RunConfig, threads: int, compute: Compute, images: bool
 ) -> dict[str, Any]:
@@ -80,9 +103,9 @@ def begin(
     description = folder.read_json(DESCRIPTION)
     if description.get("format_version") != FORMAT_VERSION:
         raise ArtefactError(f"{folder.path / DESCRIPTION} is of another format version; update metazoo")
-    other = _first_difference(_begun_with(folder, description), config.as_record())
+    other = _first_difference(_begun_with(folder, description).as_record(), config.as_record())
     if other is not None:
-        raise RunError(f"{folder.path} was begun with another {other}; give the same, or choose another folder")
+        raise _begun_otherwise(folder, other)
     if description["zoo"]["sha256"] != zoo.sha256:
         raise RunError(
             f"{folder.path} was begun with another zoo, or {zoo.folder} has changed since; choose another folder"
@@ -95,11 +118,11 @@ def begin(
     return description
 
 
-def _begun_with(folder: RunFolder, description: dict[str, Any]) -> dict[str, Any]:
+def _begun_with(folder: RunFolder, description: dict[str, Any]) -> RunConfig:
     """What the run was described by; an option that did not exist then does what was done before."""
     stored = yaml.safe_load(folder.read_text(CONFIG))
     try:
-        return resolve_config(stored, begun=True).as_record()
+        return resolve_config(stored, begun=True)
     except UsageError as error:
         begun = description.get("versions", {}).get("metazoo", "of another version")
         raise RunError(

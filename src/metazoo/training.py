@@ -18,7 +18,7 @@ from metazoo.run.memory import keep_freed_memory
 from metazoo.run.metrics import MetricsLog
 from metazoo.run.signals import graceful
 from metazoo.run.threads import torch_threads
-from metazoo.run_description import CONFIG, DESCRIPTION, begin, check_run_folder, recorded_compute
+from metazoo.run_description import CONFIG, DESCRIPTION, begin, begun_config, check_run_folder, recorded_compute
 from metazoo.zoo import Zoo, zoo_with_models
 
 METRICS, META_MODEL = "metrics.jsonl", "meta-model"
@@ -111,7 +111,8 @@ def train(
         method: `tgr` if neither this nor `config` says.
         out: the run folder; made if missing.
         setting: of the method; `default` if neither this nor `config` says.
-        config: options that differ from the setting; see `resolve_config`.
+        config: options that differ from the setting; see `resolve_config`. Without them a resumed run goes on as it was
+            begun.
         seed: 0 if neither this nor `config` says.
         resume: go on with the run that is in `out`, or begin it.
         workers: processes for independent work, and on the CPU threads of the learning, each with networks at work in
@@ -139,11 +140,14 @@ def train(
     for name, number in (("workers", workers), ("threads", threads)):
         if number is not None and number < 1:
             raise UsageError(f"{name} must be 1 or more, not {number}")
-    resolved = resolve_config(config, method=method, setting=setting, seed=seed)
-    zoo = zoo_with_models(zoo)
     out = Path(out)
+    begun = begun_config(out, method, setting, seed) if resume and config is None else None
+    resolved = begun or resolve_config(config, method=method, setting=setting, seed=seed)
+    zoo = zoo_with_models(zoo)
     check_run_folder(out, resume)
     keep_freed_memory()
+    if not (out / DESCRIPTION).is_file():
+        resolved.method.check(zoo, resolved.recipe, resolved.seed)
     with graceful() as stop, exclusive(out):
         folder = RunFolder(out)
         folder.tidy()

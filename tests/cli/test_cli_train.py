@@ -81,6 +81,19 @@ def test_a_run_goes_on_as_it_was_begun_alone(
     assert f"run was begun with another {name}; give the same, or choose another folder" in error
 
 
+@pytest.mark.parametrize("change", [(), ("--method", "tgr", "--setting", "default", "--seed", 0)])
+def test_a_run_goes_on_without_being_described_again(cli: Cli, own: Workshop, change: tuple[str, ...]) -> None:
+    before = content(own.run)
+    assert cli("train", "--zoo", own.zoo, "--out", own.run, "--resume", *change).code == 0
+    assert content(own.run) == before
+
+
+@pytest.mark.parametrize(("option", "value"), [("--seed", "1"), ("--setting", "reference")])
+def test_a_run_does_not_go_on_as_something_else(refused: Refused, own: Workshop, option: str, value: str) -> None:
+    error = refused(1, "train", "--zoo", own.zoo, "--out", own.run, "--resume", option, value)
+    assert f"run was begun with another {option[2:]}; give the same, or choose another folder" in error
+
+
 def test_a_run_does_not_go_on_with_another_zoo(cli: Cli, refused: Refused, own: Workshop) -> None:
     assert cli("zoo", "remove", own.zoo, "seen-conv4-w4-s0-000").code == 0
     assert "run was begun with another zoo, or" in refused(1, *train(own, "--out", own.run, "--resume"))

@@ -65,6 +65,27 @@ def test_inspecting_shows_how_far_a_run_trusts_the_models(
     assert "is not a run folder" in refused(2, "zoo", "inspect", own.zoo, "--run", tmp_path)
 
 
+def test_nothing_is_said_of_models_that_nobody_could_judge(cli: Cli, own: Workshop) -> None:
+    folder = RunFolder(own.run)
+    record = folder.read_json(TRUST)
+    record["models"][0].update(claims=None, service=None)
+    folder.write_json(TRUST, record)
+    assert re.search(rf"{NAMES[0]} +│ +- │ +- │ +- │", cli("zoo", "inspect", own.zoo, "--run", own.run).out)
+
+
+def test_a_run_of_another_zoo_is_refused_and_one_of_a_changed_zoo_noted(
+    cli: Cli, refused: Refused, own: Workshop
+) -> None:
+    build = ("--data", own.seen, "--models", 1, *SMALL, "--domain", "elsewhere")
+    assert cli("zoo", "build", own.new, *build).code == 0
+    error = refused(2, "zoo", "inspect", own.new, "--run", own.run)
+    assert f"run is of another zoo: {own.new} has no model '{NAMES[0]}'; give that of the run, " in error
+    assert cli("zoo", "build", own.zoo, *build).code == 0
+    outcome = cli("zoo", "inspect", own.zoo, "--run", own.run)
+    assert outcome.code == 0
+    assert f"zoo is not as {own.run} began with; what it says of the models may no longer hold" in outcome.err
+
+
 def test_names_are_whole_where_no_terminal_limits_the_width(cli: Cli, own: Workshop) -> None:
     zoo, name, domain = Zoo.open(own.zoo), "n" * 100, "d" * 60
     classifier = zoo.teacher(NAMES[0]).classifier

@@ -116,6 +116,28 @@ def test_a_plan_reads_well() -> None:
 
 def test_selecting_takes_more_time(zoo: Zoo) -> None:
     steps = {**OPTIONS, "learning": {**OPTIONS["learning"], "steps": 1000}}
-    selection = {"validation": "small.npz", "steps_per_draw": 1, "episodes": 50}
+    selection = {"validation": "glyphs:lao", "steps_per_draw": 1, "episodes": 50}
     plain, selecting = (plan_run(zoo, config={**steps, **more}, workers=1) for more in ({}, {"selection": selection}))
     assert selecting.seconds["learning"] > 2 * plain.seconds["learning"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"selection": {"validation": "none.npz"}}, r"none\.npz does not exist"),
+        ({"selection": {"validation": "glyphs:lao", "ways": 500}}, "500"),
+        (
+            {"probe": {"architecture": "imagenet-resnet34", "weights": "none.pth"}},
+            r"none\.pth does not hold the weights",
+        ),
+        ({"meta_model": {"architecture": "timm:no_such_model"}}, "no_such_model"),
+    ],
+)
+def test_what_would_only_be_noticed_later_is_said_first(
+    zoo: Zoo, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        plan_run(zoo, config=options)
+    with pytest.raises(UsageError, match=message):
+        train(zoo, out=tmp_path / "run", config=options)
+    assert not (tmp_path / "run").exists()

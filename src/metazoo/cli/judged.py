@@ -6,8 +6,34 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from metazoo.errors import UsageError
+from metazoo.methods.selection import SELECTION
+from metazoo.methods.trust import TRUST
 from metazoo.run.folder import RunFolder
+from metazoo.run.progress import message
 from metazoo.training import Run
+from metazoo.zoo import Zoo
+
+
+def check_zoo_of(run: Path | str, zoo: Zoo) -> None:
+    """See that a run is of `zoo`, which may have changed since.
+
+    Raises:
+        UsageError: it is no run, or one of other models.
+        ArtefactError: the run's description or a record is damaged.
+    """
+    begun = Run.open(run).description["zoo"]
+    if begun["sha256"] == zoo.sha256:
+        return
+    judged = [
+        row["model"] for record in (TRUST, SELECTION) for row in (stored_in(run, record) or {"models": []})["models"]
+    ]
+    lacking = sorted(set(judged) - {contract.name for contract in zoo})
+    if lacking:
+        raise UsageError(
+            f"{run} is of another zoo: {zoo.folder} has no model {lacking[0]!r}; give that of the run, {begun['path']}"
+        )
+    message(f"note: {zoo.folder} is not as {run} began with; what it says of the models may no longer hold")
 
 
 def stored_in(run: Path | str, record: str) -> dict[str, Any] | None:
@@ -26,14 +52,17 @@ def trust_table(record: dict[str, Any]) -> Table:
     table = Table(
         title="Trust",
         caption="claims: others see the classes that this model's recovered images stand for; service: it sees those "
-        f"of others; both from 0, chance, to 1; below a trust of {record['threshold']:g}: doubtful (!)",
+        f"of others; both from 0, chance, to 1; trust: both, relative to the most trusted model; below "
+        f"{record['threshold']:g}: doubtful (!); -: nobody could judge",
     )
     table.add_column("model", overflow="fold")
     for heading in ("trust", "claims", "service"):
         table.add_column(heading, justify="right")
     for row in sorted(record["models"], key=lambda row: (row["score"], row["model"])):
         is_doubtful = row["model"] in record["doubtful"]
-        score = Text(_figure(row["score"]) + (" !" if is_doubtful else ""), style="bold red" if is_doubtful else "")
+        is_judged = row["claims"] is not None or row["service"] is not None
+        score = Text(_figure(row["score"] if is_judged else None), style="bold red" if is_doubtful else "")
+        score.append(" !" if is_doubtful else "")
         table.add_row(Text(row["model"]), score, _figure(row["claims"]), _figure(row["service"]))
     return table
 

@@ -140,7 +140,9 @@ def _train(commands: Any) -> None:
     train.add_argument("--out", required=True, help="run folder, made if missing")
     train.add_argument("--method", help="see `metazoo methods` (default: tgr)")
     train.add_argument("--setting", help="of the method (default: default)")
-    train.add_argument("--config", help="YAML file with the options that differ from the setting")
+    train.add_argument(
+        "--config", help="YAML file with the options that differ from the setting (of a resumed run: as it was begun)"
+    )
     train.add_argument("--seed", type=natural, help="of all randomness (default: 0)")
     train.add_argument(
         "--no-images",

@@ -34,6 +34,7 @@ def train(options: Namespace) -> None:
             config=options.config,
             workers=options.workers,
             threads=options.threads or 1,
+            progress=True,
         )
         print_table(plan_table(plan))
         return

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from metazoo.cli.judged import selection_table, stored_in, trust_table
+from metazoo.cli.judged import check_zoo_of, selection_table, stored_in, trust_table
 from metazoo.cli.output import print_table
 from metazoo.cli.printable import printable
 from metazoo.data import load_images
@@ -102,6 +102,8 @@ def inspect(options: Namespace) -> None:
             f"{options.run} has not judged its models; a run by tgr in the setting default does, once it has recovered "
             "images"
         )
+    if options.run is not None:
+        check_zoo_of(options.run, zoo)
     print_table(model_table(model_rows(zoo)))
     print_table(group_table(group_rows(zoo)))
     if trust is not None:

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from metazoo.learn.embedders import MultiDomainClassifier
 from metazoo.methods.workspace import Workspace
 from metazoo.models import ImageClassifier
+from metazoo.zoo import Zoo
 
 
 class Method(ABC):
@@ -25,6 +26,19 @@ class Method(ABC):
     title: ClassVar[str]
     reference: ClassVar[str]
     settings: ClassVar[Mapping[str, BaseModel]]
+
+    @abstractmethod
+    def check(self, zoo: Zoo, recipe: Any, seed: int) -> None:
+        """Say what is wrong with a run before any work: what it would only come upon later. Nothing is written.
+
+        Args:
+            zoo: of at least one model.
+            recipe: of the type of one of `settings`.
+            seed: of the run.
+
+        Raises:
+            MetazooError: of the kind that the stage itself would raise.
+        """
 
     @abstractmethod
     def train(self, workspace: Workspace, recipe: Any) -> ImageClassifier | MultiDomainClassifier:

@@ -21,11 +21,11 @@ from metazoo.methods.step_costs import (
     time_trust,
 )
 from metazoo.methods.tgr import TgrRecipe
-from metazoo.methods.tgr_reference import TgrReferenceRecipe, check_recipe
+from metazoo.methods.tgr_reference import TgrReferenceRecipe
 from metazoo.recover import guides_for, plan_recovery
 from metazoo.run.executor import default_workers
 from metazoo.run.memory import keep_freed_memory, memory_of_this_process, peak_growth
-from metazoo.run.progress import duration
+from metazoo.run.progress import duration, message
 from metazoo.run.threads import threads_for, torch_threads
 from metazoo.zoo import Zoo, zoo_with_models
 
@@ -64,6 +64,7 @@ def plan_run(
     config: Mapping[str, Any] | Path | str | None = None,
     workers: int | None = None,
     threads: int = 1,
+    progress: bool = False,
 ) -> Plan:
     """Time a few steps of every stage, one kind of teacher at a time, and count the rest.
 
@@ -73,11 +74,12 @@ def plan_run(
         UsageError: as `metazoo.train`.
         ArtefactError, ZooError: a model is damaged.
     """
-    recipe = resolve_config(config, method=method, setting=setting).recipe
+    resolved = resolve_config(config, method=method, setting=setting)
+    recipe, zoo = resolved.recipe, zoo_with_models(zoo)
     assert isinstance(recipe, TgrRecipe | TgrReferenceRecipe)
-    zoo = zoo_with_models(zoo)
-    if isinstance(recipe, TgrReferenceRecipe):
-        check_recipe(zoo, recipe)
+    resolved.method.check(zoo, recipe, resolved.seed)
+    if progress:
+        message("timing a few steps of every stage")
     keep_freed_memory()
     at_first = resident_bytes()
     workers = default_workers() if workers is None else workers

@@ -67,6 +67,18 @@ class Validation:
         self.recipe, self.images = recipe, images
         self.episodes = EpisodeList.draw(images, recipe.ways, recipe.shots, recipe.queries, recipe.episodes, seed)
 
+    @classmethod
+    def load(cls, recipe: SelectionRecipe, side: int, seed: int) -> "Validation | None":
+        """Read the images at `side` pixels and draw the episodes; None if the recipe names none.
+
+        Raises:
+            UsageError: there is no such set, or it is too small for the episodes asked for.
+            DataError: a file of it cannot be used.
+        """
+        if recipe.validation is None:
+            return None
+        return cls(recipe, load_images(recipe.validation, side=side), seed)
+
     def as_record(self) -> dict[str, Any]:
         """What a run keeps of them: no image."""
         return {
@@ -85,13 +97,12 @@ def load_validation(workspace: Workspace, recipe: SelectionRecipe, side: int) ->
     Call it before the hours that come before its use.
 
     Raises:
-        UsageError: there is no such set, or it is too small for the episodes asked for.
-        DataError: a file of it cannot be used.
+        UsageError, DataError: as `Validation.load`.
         RunError: the run was begun with other images.
     """
-    if recipe.validation is None:
+    validation = Validation.load(recipe, side, workspace.seed)
+    if validation is None:
         return None
-    validation = Validation(recipe, load_images(recipe.validation, side=side), workspace.seed)
     folder, record = workspace.folder, validation.as_record()
     if not folder.has(SELECTION_DATA):
         message(f"selecting models by labelled images of {recipe.validation}: this run is not data-free")

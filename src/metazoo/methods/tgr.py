@@ -38,17 +38,18 @@ from metazoo.learn.recipe import LearningRecipe, RegularisationRecipe
 from metazoo.methods.base import Method
 from metazoo.methods.domains import DomainRecipe, find_kinds, specialised
 from metazoo.methods.recipes import GroupingRecipe, MetaModelRecipe, SourceRecipe
-from metazoo.methods.selection import SelectionRecipe, load_validation
+from metazoo.methods.selection import SelectionRecipe, Validation, load_validation
 from metazoo.methods.sources import images_from
 from metazoo.methods.specialists import with_specialists
 from metazoo.methods.stages import check_probe, embed_and_group, learn_from_groups
-from metazoo.methods.tgr_reference import TgrReferenceRecipe, train_as_published
+from metazoo.methods.tgr_reference import TgrReferenceRecipe, check_recipe, train_as_published
 from metazoo.methods.trust import TrustRecipe, apply_trust
 from metazoo.methods.workspace import Workspace
-from metazoo.models import ImageClassifier
+from metazoo.models import ImageClassifier, network_without_weights
 from metazoo.recover import RecoveryBudget, RecoveryRecipe
 from metazoo.run.progress import message
-from metazoo.taskspace import ProbeRecipe
+from metazoo.taskspace import ImageNetProbe, ProbeRecipe
+from metazoo.zoo import Zoo
 
 
 class TgrRecipe(BaseModel):
@@ -98,6 +99,16 @@ class TaskGroupingsRegularization(Method):
         ),
         "reference": TgrReferenceRecipe(),
     }
+
+    def check(self, zoo: Zoo, recipe: TgrRecipe | TgrReferenceRecipe, seed: int) -> None:  # noqa: D102
+        spec = recipe.meta_model.spec(zoo)
+        network_without_weights(spec)
+        if not recipe.probe.trained:
+            ImageNetProbe.load(recipe.probe.weights)
+        if isinstance(recipe, TgrReferenceRecipe):
+            check_recipe(zoo, recipe)
+        else:
+            Validation.load(recipe.selection, spec.input_size, seed)
 
     def train(  # noqa: D102
         self, workspace: Workspace, recipe: TgrRecipe | TgrReferenceRecipe
