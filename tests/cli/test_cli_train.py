@@ -20,6 +20,15 @@ def train(workshop: Workshop, *more: object) -> tuple[object, ...]:
     return ("train", *options, *more)
 
 
+def test_all_options_are_listed_as_a_file_to_begin_from(cli: Cli, refused: Refused, own: Workshop) -> None:
+    listed = cli("methods", "tgr", "--setting", "reference")
+    assert (listed.code, listed.err) == (0, "")
+    assert "iterations: 1200  # meta-iterations" in listed.out
+    assert cli("methods", "--setting", "default").out == cli("methods", "tgr").out
+    assert "tgr has no setting 'none'; choose one of default" in refused(2, "methods", "--setting", "none")
+    assert "unknown method 'none'; choose one of tgr" in refused(2, "methods", "none")
+
+
 def test_methods_are_listed_with_their_settings(cli: Cli) -> None:
     outcome = cli("methods")
     assert (outcome.code, outcome.err) == (0, "")

@@ -34,7 +34,14 @@ def build_parser() -> argparse.ArgumentParser:
     _demo(commands)
     zoo = commands.add_parser("zoo", help="build a zoo, look into it, check it", description="Build and keep a zoo.")
     _zoo(zoo.add_subparsers(metavar="COMMAND", required=True))
-    methods = commands.add_parser("methods", help="list the methods and their settings")
+    methods = commands.add_parser(
+        "methods",
+        help="list the methods and their settings, or every option of one",
+        description="List the methods and their settings. With a METHOD or --setting, write all options of one, each "
+        "with its value and what it means, as a file that `metazoo train --config` takes.",
+    )
+    methods.add_argument("method", metavar="METHOD", nargs="?", help="whose options to list (default: tgr)")
+    methods.add_argument("--setting", help="of the method (default: default)")
     methods.set_defaults(command="training:methods")
     _train(commands)
     _evaluate(commands)

@@ -8,12 +8,18 @@ from rich.text import Text
 from metazoo.cli.groups import group_table
 from metazoo.cli.output import print_table
 from metazoo.methods import METHODS
+from metazoo.methods.config import resolve_config
 from metazoo.training import train as train_run
 from metazoo.zoo import Zoo
 
 
-def methods(_options: Namespace) -> None:
-    """List what `--method` and `--setting` take."""
+def methods(options: Namespace) -> None:
+    """List what `--method` and `--setting` take, or all options of one setting."""
+    if options.method is not None or options.setting is not None:
+        from metazoo.methods.listing import options_listing
+
+        print(options_listing(resolve_config(method=options.method, setting=options.setting)), end="")
+        return
     table = Table()
     for column in ("method", "settings", "what"):
         table.add_column(column)

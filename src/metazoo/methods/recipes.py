@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_serializer, field_validator, model_validator
 
 from metazoo.models import ArchitectureName, ClassifierSpec, check_width
 from metazoo.taskspace import Strategy
@@ -85,6 +85,10 @@ class MetaModelRecipe(BaseModel):
             except ValueError as error:
                 raise ValueError(f"{error}, default or null") from None
         return width
+
+    @field_serializer("width", when_used="json")
+    def _written_width(self, width: Any) -> Any:  # pydantic itself warns of a tuple beside names
+        return list(width) if isinstance(width, tuple) else width
 
     def spec(self, zoo: Zoo) -> ClassifierSpec:
         """The classifier to train for this zoo."""
