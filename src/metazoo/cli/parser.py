@@ -45,6 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     methods.set_defaults(command="training:methods")
     _train(commands)
     _evaluate(commands)
+    _compare(commands)
     _adapt(commands)
     return parser
 
@@ -201,6 +202,27 @@ def _evaluate(commands: Any) -> None:
     options.device(evaluate)
     evaluate.add_argument("--out", help="RESULT.json to write, with the episodes beside it")
     evaluate.set_defaults(command="evaluation:evaluate")
+
+
+def _compare(commands: Any) -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="compare what was measured on the same episodes, in pairs",
+        description="Compare results that `metazoo evaluate --out` wrote, on the same episodes: differences in pairs.",
+    )
+    compare.add_argument(
+        "rows",
+        metavar="[NAME=]FILE[,FILE...]",
+        nargs="+",
+        help="RESULT.json; of several, such as those of other training seeds, the mean is compared",
+    )
+    compare.add_argument(
+        "--against", metavar="NAME", help="row that all are compared with (default: the last one of the first file)"
+    )
+    compare.add_argument(
+        "--format", choices=("table", "csv"), default="table", help="of the output (default: %(default)s)"
+    )
+    compare.set_defaults(command="comparison:compare_results")
 
 
 def _adapt(commands: Any) -> None:

@@ -1,5 +1,6 @@
 """Measuring few-shot learners: fixed episodes, one head for all, intervals, paired comparison, tables."""
 
+from metazoo.evaluate.comparison import Comparison, compare, comparison_table
 from metazoo.evaluate.contamination import Contamination, exclude_known, find_contamination
 from metazoo.evaluate.evaluation import evaluate
 from metazoo.evaluate.intervals import Estimate, mean_interval, paired_difference
@@ -24,11 +25,14 @@ from metazoo.evaluate.subjects import (
 )
 
 __all__ = [
+    "Comparison",
     "Contamination",
     "Estimate",
     "Result",
     "Subject",
     "best_teacher",
+    "compare",
+    "comparison_table",
     "evaluate",
     "evaluate_lists",
     "evaluate_subject",
