@@ -44,3 +44,8 @@ class Interrupted(MetazooError):  # noqa: N818 - like KeyboardInterrupt, it repo
 def shown(value: object) -> str:
     """What an error may say of a value that comes from outside: its text, at most 80 characters, all printable."""
     return repr(str(value)[:80])[1:-1]
+
+
+def only_printable(text: str, most: int) -> str:
+    """The first `most` characters of a text from outside, with a question mark for each that cannot be printed."""
+    return "".join(character if character.isprintable() else "?" for character in text[:most])

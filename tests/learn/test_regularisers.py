@@ -143,6 +143,30 @@ def test_strength_equal_to_displacement_is_the_mean_of_the_displaced_gradients(p
     torch.testing.assert_close(flat(direction.gradient), torch.stack(there).mean(0))
 
 
+def test_displaced_points_can_be_judged_by_losses_of_their_own(parameters: Parameters) -> None:
+    gradients, others = member_gradients(parameters), [*LOSSES[1:], LOSSES[0]]
+    there = []
+    for loss, own in zip(others, gradients, strict=True):
+        point = moved(parameters, 0.5 * (gradients.mean(0) - own))
+        there.append(gradient_of(loss(point), point))
+    direction = ImplicitRegularisation(0.5, 0.5).direction(LOSSES, parameters, displaced=others)
+    torch.testing.assert_close(flat(direction.gradient), torch.stack(there).mean(0))
+    # Differentiated through, it is the gradient of the mean of these losses as a function of the parameters.
+    published = ImplicitRegularisation(0.5, 0.5, differentiate_displacement=True)
+    found = flat(published.direction(LOSSES, parameters, displaced=others).gradient)
+    own = [torch.autograd.grad(loss(parameters), list(parameters.values()), create_graph=True) for loss in LOSSES]
+    total = torch.tensor(0.0, dtype=found.dtype)
+    for loss, gradient in zip(others, own, strict=True):
+        means = [torch.stack(parts).mean(0) for parts in zip(*own, strict=True)]
+        point = {
+            name: value - 0.5 * (mean - part)
+            for (name, value), mean, part in zip(parameters.items(), means, gradient, strict=True)
+        }
+        total = total + loss(point) / len(others)
+    expected = torch.autograd.grad(total, list(parameters.values()))
+    torch.testing.assert_close(found, torch.cat([part.reshape(-1) for part in expected]))
+
+
 @pytest.mark.parametrize(
     "regulariser",
     [

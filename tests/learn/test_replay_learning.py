@@ -111,6 +111,25 @@ def test_a_step_without_replay_is_the_regularised_gradient_of_the_published_loss
         torch.testing.assert_close(moved[clear], -5e-3 * parameter.grad.sign()[clear], rtol=1e-2, atol=1e-5)
 
 
+def test_displaced_points_can_see_other_crops() -> None:
+    options = {"shared_augmentation": False, "shift": 0.0, "replay": {**REPLAY, "most_updates": 0}}
+    options["regularisation"] = {"displacement": 0.01, "strength": 0.01}
+    seen: dict[bool, list[list[Tensor]]] = {}
+    moved = {}
+    for second in (False, True):
+        learning, seen[second] = learner(second_augmentation=second, **options), []
+        plain = learning._augmented
+        learning._augmented = lambda visits, random, plain=plain, seen=seen[second]: (
+            seen.append(plain(visits, random)) or seen[-1]
+        )
+        learning.step()
+        moved[second] = torch.cat([value.flatten() for value in learning.classifier.parameters()])
+    assert [len(drawn) for drawn in seen.values()] == [1, 2]
+    assert torch.equal(torch.cat(seen[False][0]), torch.cat(seen[True][0]))
+    assert not torch.equal(*map(torch.cat, seen[True]))
+    assert not torch.equal(moved[False], moved[True])
+
+
 @pytest.mark.parametrize("name", ["maml-first-order", "anil", "protonet"])
 def test_every_learner_replays(name: str) -> None:
     learning = learner(replay={**REPLAY, "learner": name}, regularisation={"kind": "mean"})

@@ -162,6 +162,7 @@ def test_an_empty_file_changes_nothing(text: str, tmp_path: Path) -> None:
         ("learning: {steps: 5, steps: 6}\n", "'steps' stands twice, again in line 1"),
         ("seed: 0\n---\nseed: 1\n", "is not valid YAML"),
         ("seed: \x00", "is not valid YAML"),
+        ("seed: 0\n\u0600\n", "a simple key at line 2, column 1: ? ^"),
         ("a: &a [x]\nb: *a\n", "anchors and aliases are not read"),
         ("a: &a {b: *a}\n", "anchors and aliases are not read"),
         ("<<: &a {seed: 1}\nb: *a\n", "anchors and aliases are not read"),

@@ -106,6 +106,29 @@ def test_batch_squared_is_the_square_of_the_batch_mean(task: tuple[nn.Module, Te
     assert quirk["head.bias"].sum() < fisher["head.bias"].sum()
 
 
+def test_a_batch_can_be_normalised_by_itself_and_the_network_is_left_as_it_was(
+    task: tuple[nn.Module, Tensor, Tensor],
+) -> None:
+    network, images, labels = task
+    network.eval()
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    modes = [(module.training, getattr(module, "track_running_stats", None)) for module in network.modules()]
+    # A last batch of one image joins the one before: 5 and 6 of 11.
+    found = diagonal_fisher(network, images, labels, chunk=5, batch_squared=True, batch_statistics=True)
+    assert [(module.training, getattr(module, "track_running_stats", None)) for module in network.modules()] == modes
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    network.train()
+    expected: dict[str, Tensor] = {}
+    for part in (slice(0, 5), slice(5, 11)):
+        loss = functional.cross_entropy(network(images[part]), labels[part])
+        gradients = torch.autograd.grad(loss, list(network.parameters()))
+        for (name, _), gradient in zip(network.named_parameters(), gradients, strict=True):
+            expected[name] = expected.get(name, torch.tensor(0.0)) + gradient**2 / 2
+    assert_alike(found, expected)
+    with pytest.raises(UsageError, match="leave no sample a gradient of its own; use them with batch_squared"):
+        diagonal_fisher(network, images, labels, chunk=5, batch_statistics=True)
+
+
 @pytest.mark.parametrize("batch_squared", [False, True])
 def test_of_large_tensors_some_blocks_are_kept(task: tuple[nn.Module, Tensor, Tensor], batch_squared: bool) -> None:
     network, images, labels = task

@@ -50,9 +50,22 @@ class Regulariser(ABC):
 
     @abstractmethod
     def direction(
-        self, losses: Sequence[Loss], parameters: Parameters, threads: WorkerThreads = CALLING_THREAD
+        self,
+        losses: Sequence[Loss],
+        parameters: Parameters,
+        threads: WorkerThreads = CALLING_THREAD,
+        *,
+        displaced: Sequence[Loss] | None = None,
     ) -> Direction:
-        """Join the gradients of `losses` (T functions of the parameters, deterministic) at `parameters`."""
+        """Join the gradients of `losses` (T functions of the parameters, deterministic) at `parameters`.
+
+        Args:
+            losses: of the members.
+            parameters: by name.
+            threads: that share the members.
+            displaced: the members' losses at displaced points, where other images judge these; `losses` if None. Only
+                the implicit form has such points.
+        """
 
 
 @final
@@ -60,7 +73,12 @@ class MeanGradient(Regulariser):
     """The mean of the members' gradients: multi-task learning as usual."""
 
     def direction(  # noqa: D102
-        self, losses: Sequence[Loss], parameters: Parameters, threads: WorkerThreads = CALLING_THREAD
+        self,
+        losses: Sequence[Loss],
+        parameters: Parameters,
+        threads: WorkerThreads = CALLING_THREAD,
+        *,
+        displaced: Sequence[Loss] | None = None,
     ) -> Direction:
         values, gradients = _gradients(losses, parameters, threads)
         mean = gradients.mean(0)
@@ -96,7 +114,12 @@ class ImplicitRegularisation(Regulariser):
         self._differentiate = differentiate_displacement
 
     def direction(  # noqa: D102
-        self, losses: Sequence[Loss], parameters: Parameters, threads: WorkerThreads = CALLING_THREAD
+        self,
+        losses: Sequence[Loss],
+        parameters: Parameters,
+        threads: WorkerThreads = CALLING_THREAD,
+        *,
+        displaced: Sequence[Loss] | None = None,
     ) -> Direction:
         attached = _Attached(losses, parameters, threads) if self._differentiate else None
         if attached is not None:
@@ -105,11 +128,11 @@ class ImplicitRegularisation(Regulariser):
             values, gradients = _gradients(losses, parameters, threads)
         mean = gradients.mean(0)
 
-        def displaced(member: int) -> Parameters:
+        def point_of(member: int) -> Parameters:
             steps = _split(gradients[member] - mean, parameters)
             return {name: torch.add(parameters[name], step, alpha=self._displacement) for name, step in steps}
 
-        _, there = _gradients(losses, parameters, threads, displaced)
+        _, there = _gradients(displaced or losses, parameters, threads, point_of)
         change = there.mean(0) - mean
         if attached is not None:
             change -= self._displacement * attached.mean_product(there.mean(0) - there)
@@ -126,7 +149,12 @@ class ExplicitRegularisation(Regulariser):
         self._strength = strength
 
     def direction(  # noqa: D102
-        self, losses: Sequence[Loss], parameters: Parameters, threads: WorkerThreads = CALLING_THREAD
+        self,
+        losses: Sequence[Loss],
+        parameters: Parameters,
+        threads: WorkerThreads = CALLING_THREAD,
+        *,
+        displaced: Sequence[Loss] | None = None,
     ) -> Direction:
         attached = _Attached(losses, parameters, threads)
         gradients, mean = attached.gradients, attached.gradients.mean(0)

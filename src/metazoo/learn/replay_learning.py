@@ -62,6 +62,10 @@ class ReplayLearningRecipe(BaseModel):
     )
     shared_augmentation: bool = Field(default=True, description="as published: one crop and flip for all images")
     shift: float = Field(default=0.125, ge=0, lt=0.5, description="largest shift, as a share of the side")
+    second_augmentation: bool = Field(
+        default=False,
+        description="whether gradients at displaced points are of other crops and flips, as published for mixed zoos",
+    )
     regularisation: RegularisationRecipe = RegularisationRecipe(
         displacement=1e-3, strength=1e-3, differentiate_displacement=True
     )
@@ -132,10 +136,10 @@ class ReplayLearner:
         for visit in visits:
             if self._grows:
                 self.memory.add(visit.images, visit.identities)
-        images = self._augmented(visits, generator(self._seed, "learn", "augment", number))
-        losses = [self._loss(visit, own) for visit, own in zip(visits, images, strict=True)]
+        losses = self._losses(visits, "augment", number)
+        second = self._losses(visits, "augment again", number) if self._recipe.second_augmentation else None
         regulariser = self._recipe.regularisation.at(number + 1)
-        direction = regulariser.direction(losses, self._optimiser.parameters, self._threads)
+        direction = regulariser.direction(losses, self._optimiser.parameters, self._threads, displaced=second)
         if not bool(direction.losses.isfinite().all()):
             raise DataError(
                 f"the meta-model's loss is not finite in meta-iteration {number}; lower learning.learning_rate"
@@ -155,6 +159,10 @@ class ReplayLearner:
             replayed.loss,
             replayed.accuracy,
         )
+
+    def _losses(self, visits: Sequence[Visit], draw: str, number: int) -> list[Loss]:
+        images = self._augmented(visits, generator(self._seed, "learn", draw, number))
+        return [self._loss(visit, own) for visit, own in zip(visits, images, strict=True)]
 
     def _augmented(self, visits: Sequence[Visit], random: torch.Generator) -> list[Tensor]:
         stacked = torch.cat([visit.images for visit in visits]).to(self._device).float() / 255

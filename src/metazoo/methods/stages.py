@@ -148,7 +148,7 @@ def _embeddings(
             own = resident.places_of(index)
             images, labels = resident.images[own], resident.labels[own]
             shown = evenly_of_each(labels, recipe.fisher_images)
-            yield probe.embed(name, images[shown], labels[shown], published=recipe.fisher == "published")
+            yield probe.embed(name, images[shown], labels[shown], recipe)
             advance()
 
 

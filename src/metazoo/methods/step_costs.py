@@ -106,7 +106,7 @@ def time_task_space(zoo: Zoo, recipe: ProbeRecipe, budget: RecoveryBudget, bank:
     own = resident.places_of(0)
     sample = min(16, len(resident.labels[own]))
     embed = _seconds(
-        lambda: probe.embed(zoo.contracts[0].name, resident.images[own][:sample], resident.labels[own][:sample])
+        lambda: probe.embed(zoo.contracts[0].name, resident.images[own][:sample], resident.labels[own][:sample], recipe)
     )
     most = min(recipe.fisher_images, budget.images_per_class * max(counts.values()))
     return a_step * recipe.steps + embed / sample * most * len(zoo)

@@ -15,8 +15,11 @@ The quirks of the published code, and the option that follows or mends each; def
 - drawn teachers are inverted from scratch at every visit (`visits.reinversion`), and a teacher may be drawn twice in
   one iteration (`visits.replacement`);
 - one crop and one flip serve a whole batch (`recovery.shared_augmentation`, `learning.shared_augmentation`);
-- the embedding squares the gradient of a batch's mean loss (`probe.fisher`), and the similarity adds one epsilon to
-  tensors of any scale (`grouping.similarity`);
+- the embedding squares the gradient of a batch's mean loss (`probe.fisher`), normalised by that batch
+  (`probe.batch_statistics`), and the similarity adds one epsilon to tensors of any scale (`grouping.similarity`); all
+  entries of the probe's tensors embed (`probe.fisher_entries: null`; by default 36,864 of each stand for them);
+- in its mixed settings both passes of the regularisation see crops of their own (`learning.second_augmentation`, off by
+  default), and crops move by 4 pixels of 84 (`recovery.shift` and `learning.shift`; by default an eighth of the side);
 - the probe is an ImageNet network with its own 1000-way head (`probe.architecture: imagenet-resnet34` and
   `probe.weights`). By default the run trains its own, since such weights are made from images that the user may not
   have;
@@ -24,14 +27,12 @@ The quirks of the published code, and the option that follows or mends each; def
 - at test time every batch is normalised by its own statistics: evaluate with `--batch-norm query --head fine-tune-own`.
   The meta-model also gets stored statistics, so that every other protocol is open.
 
-Not followed: the model is not chosen by its accuracy on the test set, it is the last one; the probe is in evaluation
-mode; both passes of the regularisation see the same pixels; hooks do not outlive an inversion, fast weights no step,
-and in mixed zoos every teacher is used (the published code drops all but the first 100); a replay ends after
-`learning.replay.most_updates` at the latest. Recovered images are rounded to 8 bits before the meta-model sees them
-(published: cut to 8 bits in the memory only). Crops move by a share of the side, 4 pixels of 32 but 10 of 84
-(published: 4 of any). The probe sees images of `probe.input_size` (published: as recovered), of its largest tensors
-36,864 entries make the embedding (published: all), and the meta-model maps
-[0, 1] by one mean and scale (published: those of the data set). In mixed zoos every teacher is inverted at its own
+Not followed: the model is not chosen by its accuracy on the test set, it is the last one; hooks do not outlive an
+inversion, fast weights no step, and in mixed zoos every teacher is used (the published code drops all but the first
+100: take the others out of the zoo); a replay ends after `learning.replay.most_updates` at the latest. Recovered images
+are rounded to 8 bits before the meta-model sees them (published: cut to 8 bits in the memory only). The probe sees
+images of `probe.input_size` (published: as recovered), and the meta-model maps [0, 1] by one mean and scale (published:
+those of the data set). In mixed zoos every teacher is inverted at its own
 size, and the meta-model has one size (published: 84 pixels for all, and a meta-model of any size). A class is drawn for
 episodes once it has images enough (published: once it has any).
 """
@@ -58,7 +59,7 @@ class TgrReferenceRecipe(BaseModel):
 
     recovery: GeneratorRecipe = GeneratorRecipe()
     budget: RecoveryBudget = RecoveryBudget(images_per_class=600)
-    probe: ProbeRecipe = ProbeRecipe(fisher="published", fisher_images=3000)
+    probe: ProbeRecipe = ProbeRecipe(fisher="published", fisher_images=3000, batch_statistics=True)
     grouping: GroupingRecipe = GroupingRecipe(strategy="spectral", similarity="published")
     visits: VisitRecipe = VisitRecipe()
     learning: ReplayLearningRecipe = ReplayLearningRecipe()

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from metazoo.errors import ArtefactError, MetazooError, shown
+from metazoo.errors import ArtefactError, MetazooError, only_printable, shown
 
 _LONGEST = 300
 _MOST_PROBLEMS = 5
@@ -44,7 +44,7 @@ def _problem(found: Any, with_value: bool) -> str:
     text = f"{place}: {what}" if place else what
     if with_value and not isinstance(found["input"], Mapping):
         text += f", not {str(found['input'])[:80]!r}"
-    return "".join(character if character.isprintable() else "?" for character in text)[:_LONGEST]
+    return only_printable(text, _LONGEST)
 
 
 def remedy_for_unknown(key: object, known: Iterable[str], prefix: str = "") -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from metazoo.errors import UsageError
+from metazoo.errors import UsageError, only_printable
 
 
 def read_mapping(path: Path, subject: str, example: str, most_bytes: int = 1_000_000) -> dict[Any, Any]:
@@ -30,8 +30,8 @@ def read_mapping(path: Path, subject: str, example: str, most_bytes: int = 1_000
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {path}: {error}; {remedy}") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        reason = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())[:300]
-        raise UsageError(f"{path} is not valid YAML: {reason}") from error
+        reason = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
+        raise UsageError(f"{path} is not valid YAML: {only_printable(reason, 300)}") from error
     if not isinstance(content, dict | None):
         raise UsageError(f"{path} must hold options by name, such as `{example}`, not {type(content).__name__}")
     return content or {}

@@ -26,6 +26,7 @@ def diagonal_fisher(
     chunk: int,
     generator: torch.Generator | None = None,
     batch_squared: bool = False,
+    batch_statistics: bool = False,
     most_entries: int | None = None,
 ) -> dict[str, Tensor]:
     """Diagonal of the Fisher information of every trainable tensor of `network`, a classifier, on one task.
@@ -37,7 +38,8 @@ def diagonal_fisher(
 
     Published (TGR, ICML 2024, official code), kept as `batch_squared=True`: the squared gradient of the *mean* loss of
     a batch of `chunk` samples, averaged over batches. It is not the Fisher (gradients of unlike samples cancel before
-    they are squared) and depends on `chunk`. The published probe also stayed in train mode; that is not reproduced.
+    they are squared) and depends on `chunk`. The published probe also stayed in train mode, so that its batch norm
+    normalised every batch by itself, which is `batch_statistics=True`.
 
     Args:
         network: maps images to logits [n, classes].
@@ -47,6 +49,7 @@ def diagonal_fisher(
             by rounding only, unless `batch_squared`.
         generator: on the CPU; needed for, and only used by, `labels="sampled"`. Labels do not depend on `chunk`.
         batch_squared: the published quirk above.
+        batch_statistics: the other one, for `batch_squared` alone; a last batch of one image joins that before it.
         most_entries: of a tensor with more entries, at most so many are computed, see `kept_blocks`.
 
     Returns:
@@ -56,8 +59,10 @@ def diagonal_fisher(
     Raises:
         DataError: no images, labels that do not fit, or gradients that are not finite.
         UsageError: `chunk` or `most_entries` below 1, no generator to draw labels, no trainable parameter, a batch norm
-            without stored statistics, or, unless `batch_squared`, as `sum_of_squared_gradients`.
+            without stored statistics, or, unless `batch_squared`, `batch_statistics` or as `sum_of_squared_gradients`.
     """
+    if batch_statistics and not batch_squared:
+        raise UsageError("statistics of a batch leave no sample a gradient of its own; use them with batch_squared")
     parameters = {name: value.detach() for name, value in network.named_parameters() if value.requires_grad}
     _check(network, parameters, images, chunk, most_entries)
 
@@ -67,11 +72,14 @@ def diagonal_fisher(
         return functional.cross_entropy(functional_call(network, values, (batch,)), targets)
 
     totals: dict[str, Tensor] = {}
-    starts = range(0, len(images), chunk)
-    with _eval_mode(network):
+    starts = list(range(0, len(images), chunk))
+    if batch_statistics and len(starts) > 1 and starts[-1] == len(images) - 1:
+        del starts[-1]
+    with _mode(network, False):
         targets = _targets(network, images, labels, chunk, generator)
-        for start in starts:
-            part = slice(start, start + chunk)
+    with _mode(network, batch_statistics):
+        for start, end in zip(starts, [*starts[1:], len(images)], strict=True):
+            part = slice(start, end)
             if batch_squared:
                 gradients = grad(loss)(parameters, images[part], targets[part])
                 for name, blocks in kept.items():
@@ -137,11 +145,19 @@ def _targets(
 
 
 @contextmanager
-def _eval_mode(network: nn.Module) -> Iterator[None]:
+def _mode(network: nn.Module, batch_statistics: bool) -> Iterator[None]:
+    """Eval mode for a while; batch norm may normalise each batch by itself, its stored statistics left as they are."""
     modes = [(module, module.training) for module in network.modules()]
+    batch_norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    tracking = [module.track_running_stats for module in batch_norms]
     network.eval()
+    if batch_statistics:
+        for module in batch_norms:
+            module.training, module.track_running_stats = True, False
     try:
         yield
     finally:
         for module, training in modes:
             module.training = training
+        for module, tracks in zip(batch_norms, tracking, strict=True):
+            module.track_running_stats = tracks

@@ -59,6 +59,12 @@ class ProbeRecipe(BaseModel):
     fisher: Literal["per-sample", "published"] = Field(
         default="per-sample", description="published: the squared gradient of the mean loss of batches of 600"
     )
+    batch_statistics: bool = Field(
+        default=False, description="of fisher published: batch norm normalises every such batch by itself"
+    )
+    fisher_entries: int | None = Field(
+        default=FISHER_ENTRIES, ge=1, description="that embed, of each tensor of the probe, at most; null: all"
+    )
 
     @property
     def trained(self) -> bool:
@@ -69,7 +75,12 @@ class ProbeRecipe(BaseModel):
     def _check(self) -> "ProbeRecipe":
         if self.trained is not (self.weights is None):
             raise ValueError("weights are given for imagenet-resnet34, and only for it")
+        if self.batch_statistics and self.fisher != "published":
+            raise ValueError("batch_statistics are for fisher published alone")
         return self
+
+
+DEFAULT_RECIPE = ProbeRecipe()
 
 
 @final
@@ -84,14 +95,14 @@ class Probe:
             self._slices[name] = slice(end, end + count)
             end += count
 
-    def embed(self, name: str, images: Tensor, labels: Tensor, *, published: bool = False) -> TaskEmbedding:
+    def embed(self, name: str, images: Tensor, labels: Tensor, recipe: ProbeRecipe = DEFAULT_RECIPE) -> TaskEmbedding:
         """The Fisher embedding of teacher `name` on its recovered images; the probe is left as it is.
 
         Args:
             name: of a teacher that the probe was trained with.
             images: uint8 [n, channels, side, side].
             labels: int64 [n], local classes.
-            published: whether the gradients of a batch are averaged before they are squared.
+            recipe: which Fisher information is meant, and how much of it.
 
         Raises:
             DataError: as `diagonal_fisher`.
@@ -99,19 +110,27 @@ class Probe:
         pixels = self.classifier.preprocess(images.float() / 255)
         with _only_body_asks(self.classifier.network):
             view = _TaskView(self.classifier.network, self._slices[name])
-            return TaskEmbedding(name, fisher_of(view, pixels, labels, published=published))
+            return TaskEmbedding(name, fisher_of(view, pixels, labels, recipe))
 
 
-def fisher_of(network: nn.Module, pixels: Tensor, labels: Tensor, *, published: bool) -> dict[str, Tensor]:
+def fisher_of(network: nn.Module, pixels: Tensor, labels: Tensor, recipe: ProbeRecipe) -> dict[str, Tensor]:
     """`diagonal_fisher` as runs compute it, by sample or as published.
 
-    The default probe is embedded whole. Of a ResNet-34 1.3 of 21.8 million entries are kept; with random weights and 12
-    tasks of CIFAR-FS, six times 9 of them in 3 groups, the similarities correlated by 0.9998 with those of all entries.
-    The adjusted Rand index of the groups was 0.90 in the mean for `dispersed` (one near tie of six went the other way)
-    and 1 for `spectral` and `homogeneous`.
+    By default the run's own probe is embedded whole. Of a ResNet-34 1.3 of 21.8 million entries are kept; with random
+    weights and 12 tasks of CIFAR-FS, six times 9 of them in 3 groups, the similarities correlated by 0.9998 with those
+    of all entries. The adjusted Rand index of the groups was 0.90 in the mean for `dispersed` (one near tie of six went
+    the other way) and 1 for `spectral` and `homogeneous`.
     """
-    chunk = PUBLISHED_FISHER_BATCH if published else max(1, _FISHER_PIXELS // pixels[0, 0].numel())
-    return diagonal_fisher(network, pixels, labels, chunk=chunk, batch_squared=published, most_entries=FISHER_ENTRIES)
+    is_published = recipe.fisher == "published"
+    return diagonal_fisher(
+        network,
+        pixels,
+        labels,
+        chunk=PUBLISHED_FISHER_BATCH if is_published else max(1, _FISHER_PIXELS // pixels[0, 0].numel()),
+        batch_squared=is_published,
+        batch_statistics=recipe.batch_statistics,
+        most_entries=recipe.fisher_entries,
+    )
 
 
 @contextlib.contextmanager
