@@ -60,7 +60,7 @@ class Outcome:
 
 
 def disturbed(
-    zoo: Path, options: dict[str, Any], parent: Path, chains: Mapping[str, Sequence[str]]
+    zoo: Path, options: dict[str, Any], parent: Path, chains: Mapping[str, Sequence[str]], workers: int = 1
 ) -> dict[str, list[Outcome]]:
     """Run one process after the other on each run folder, each with its disturbance, and at last one without.
 
@@ -71,11 +71,12 @@ def disturbed(
         options: of the runs.
         parent: of the run folders; that of a run without any disturbance is `whole`.
         chains: the disturbances by the name of the run folder.
+        workers: of the runs but `whole`, which has one.
 
     Returns:
         The outcome of every process, that of one that was told to wait at the end of its chain.
     """
-    request = {"zoo": str(zoo), "options": options, "parent": str(parent), "chains": chains}
+    request = {"zoo": str(zoo), "options": options, "parent": str(parent), "chains": chains, "workers": workers}
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", __file__],
         input=json.dumps(request), capture_output=True, text=True, check=False, timeout=3600,
@@ -172,14 +173,14 @@ def _watched() -> dict[str, Any]:
 class _Process:
     """A forked child that trains, under one disturbance."""
 
-    def __init__(self, folder: Path, zoo: Path, options: Path, words: str) -> None:
+    def __init__(self, folder: Path, zoo: Path, options: Path, words: str, workers: int) -> None:
         self._folder = folder
         self._output, theirs = os.pipe()
         self._process = os.fork()
         if self._process == 0:
             os.dup2(theirs, 2)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            os._exit(_train_disturbed(folder, zoo, options, words))
+            os._exit(_train_disturbed(folder, zoo, options, words, workers))
         os.close(theirs)
         action, _, moment = words.partition(" ")
         if action == "after":
@@ -198,22 +199,22 @@ class _Process:
         return {"code": code, "error": error, "temporaries": temporaries, "unsound": _unsound(self._folder)}
 
 
-def _train_disturbed(folder: Path, zoo: Path, options: Path, words: str) -> int:
+def _train_disturbed(folder: Path, zoo: Path, options: Path, words: str, workers: int) -> int:
     clock, _, rest = words.partition(" ")
     if clock in _CLOCKS:
         _move_clock(folder, _CLOCKS[clock])
     disturbance = _Disturbance(folder, zoo, rest if clock in _CLOCKS else words)
-    code = _train(folder, zoo, options)
+    code = _train(folder, zoo, options, workers)
     if words == "trace":
         print(*disturbance.moments, sep="\n", file=sys.stderr, flush=True)
     return code
 
 
-def _train(folder: Path, zoo: Path, options: Path) -> int:
+def _train(folder: Path, zoo: Path, options: Path, workers: int = 1) -> int:
     from metazoo.cli import main
 
     command = ["train", "--zoo", str(zoo), "--out", str(folder), "--config", str(options), "--resume"]
-    return main([*command, "--workers", "1", "--threads", "1"])
+    return main([*command, "--workers", str(workers), "--threads", "1"])
 
 
 def _move_clock(folder: Path, seconds: int) -> None:
@@ -253,7 +254,7 @@ def _main() -> None:
         waiting: list[_Process] = []
         outcome[name] = []
         for words in [*chain, ""]:
-            process = _Process(parent / name, zoo, options, words)
+            process = _Process(parent / name, zoo, options, words, request["workers"])
             if words.startswith("pause "):
                 waiting.append(process)
             else:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from training_helpers import OPTIONS, REFERENCE, content, untrained
 
+from metazoo.training import Run
 from metazoo.zoo import Zoo
 
 if sys.platform == "win32":
@@ -152,20 +153,77 @@ def test_a_second_writer_is_refused_and_the_first_one_unharmed(
     check_end(parent, "two writers", first)
 
 
+# Two domains whose models are never alike, so that the run goes on with a specialist of each.
+OF_KINDS = {**OPTIONS, "domains": {"alike": 1e6, "images": 8}}
+SPECIALISTS = {
+    "domains": (
+        "kill create taskspace/domains.json",
+        "full sync taskspace/domains.json",
+        "kill rename taskspace/domains.json",
+    ),
+    "specialists": (
+        "kill call step #9",
+        "stop call step #2",
+        "kill return calibrate",
+        "locked create checkpoints/*",
+        "kill unlink checkpoints/*",
+        "kill create meta-model/model.safetensors",
+        "full create meta-model/meta-model.json",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def two_domains(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
+    return untrained(tmp_path_factory.mktemp("two-domains") / "zoo", ("ships", "ships", "birds", "birds"))
+
+
+def test_specialists_are_gone_on_with_too(two_domains: Zoo, tmp_path: Path) -> None:
+    outcomes = disturbed(two_domains.folder, OF_KINDS, tmp_path, SPECIALISTS)
+    assert len(Run.open(tmp_path / "whole").meta_model.networks) >= 2
+    for name, (*disturbances, last) in outcomes.items():
+        for words, outcome in zip(SPECIALISTS[name], disturbances, strict=True):
+            assert outcome.unsound == "", words
+            assert outcome.code == {"kill": -9, "stop": 143}.get(words.split()[0], 1), (words, outcome.error)
+        check_end(tmp_path, name, last)
+
+
 # `make torture`: a kill at every moment of a run, a disk that is full at every moment, and kills at any time.
 _PARTS = 4
-_SETTINGS = {"default": OPTIONS, "reference": REFERENCE}
+_SETTINGS = {
+    "default": {"setting": "default", **OPTIONS},
+    "reference": {"setting": "reference", **REFERENCE},
+    "kinds": OF_KINDS,
+}
+
+
+def _zoo_for(setting: str, zoo: Zoo, two_domains: Zoo) -> Path:
+    return (two_domains if setting == "kinds" else zoo).folder
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("setting", _SETTINGS)
+def test_runs_of_several_processes_killed_at_any_time_end_as_one_of_a_single_one(
+    zoo: Zoo, two_domains: Zoo, tmp_path: Path, setting: str
+) -> None:
+    draw = random.Random(0)
+    chains = {f"after {number}": tuple(f"after {draw.uniform(0, 12):.3f}" for _ in range(4)) for number in range(4)}
+    outcomes = disturbed(_zoo_for(setting, zoo, two_domains), _SETTINGS[setting], tmp_path, chains, workers=2)
+    for name, (*disturbances, last) in outcomes.items():
+        assert {outcome.code for outcome in disturbances} <= {0, -9}, name
+        assert {outcome.unsound for outcome in disturbances} == {""}, name
+        check_end(tmp_path, name, last)
 
 
 @pytest.mark.torture
 @pytest.mark.parametrize("setting", _SETTINGS)
 @pytest.mark.parametrize("part", range(_PARTS))
 def test_a_run_killed_or_refused_at_any_moment_goes_on_and_ends_bit_equal(
-    zoo: Zoo, tmp_path: Path, setting: str, part: int
+    zoo: Zoo, two_domains: Zoo, tmp_path: Path, setting: str, part: int
 ) -> None:
-    options = {"setting": setting, **_SETTINGS[setting]}
+    options, folder = _SETTINGS[setting], _zoo_for(setting, zoo, two_domains)
     (tmp_path / "traced").mkdir()
-    traced = disturbed(zoo.folder, options, tmp_path / "traced", {"traced": ("trace",)})["traced"][0]
+    traced = disturbed(folder, options, tmp_path / "traced", {"traced": ("trace",)})["traced"][0]
     moments = sum(line.startswith(KINDS) for line in traced.error.splitlines())
     draw = random.Random(part)
     chains: dict[str, tuple[str, ...]] = {}
@@ -175,7 +233,7 @@ def test_a_run_killed_or_refused_at_any_moment_goes_on_and_ends_bit_equal(
         chains[f"full {moment}"] = (f"full * #{moment}", f"locked * #{later[0]}", f"kill * #{later[1]}")
     for number in range(10):
         chains[f"after {number}"] = (*(f"after {draw.uniform(0, 0.5):.3f}" for _ in range(2)),)
-    outcomes = disturbed(zoo.folder, options, tmp_path, chains)
+    outcomes = disturbed(folder, options, tmp_path, chains)
     for name, (*disturbances, last) in outcomes.items():
         assert {outcome.code for outcome in disturbances} <= {0, 1, -9}, name
         assert {outcome.unsound for outcome in disturbances} == {""}, name

@@ -65,22 +65,26 @@ def build(folder: Path, grey: int = 1) -> Zoo:
     )  # fmt: skip
 
 
-def untrained(folder: Path) -> Zoo:
-    """Three models that know nothing, made at once: two conv4 of 3 classes, a thin-resnet of 2 to be discarded."""
+def untrained(folder: Path, domains: tuple[str, ...] = ("none", "none", "none")) -> Zoo:
+    """A model of each of `domains` that knows nothing, made at once: conv4 of 3 classes, each third a thin-resnet of 2.
+
+    Images recovered from a thin-resnet are to be discarded.
+    """
     zoo = Zoo.create(folder)
     kinds: tuple[tuple[str, int, Permission], ...] = (
         ("conv4", 3, "show"),
         ("conv4", 3, "show"),
         ("thin-resnet", 2, "discard"),
     )
-    for number, (architecture, classes, permission) in enumerate(kinds):
+    for number, domain in enumerate(domains):
+        architecture, classes, permission = kinds[number % len(kinds)]
         spec = ClassifierSpec(
             architecture=architecture, arguments={"width": 4}, classes=classes, input_size=SIDE,
             mean=(0.5,) * 3, std=(0.25,) * 3,
         )  # fmt: skip
         classifier = build_classifier(spec, torch.Generator().manual_seed(number))
         names = tuple("abc"[:classes])
-        zoo.add(f"model-{number}", classifier, class_names=names, domain="none", recovered_images=permission)
+        zoo.add(f"model-{number}", classifier, class_names=names, domain=domain, recovered_images=permission)
     return zoo
 
 
