@@ -44,8 +44,8 @@ def learn_in_steps(
 ) -> None:
     """Bring `learner` to `steps` steps, from the latest checkpoint of `stage` if there is one.
 
-    Where checkpoints are asked to lie some seconds apart, those that come sooner are left out, but for the last one and
-    that of a run that is asked to stop.
+    Where checkpoints are asked to lie some seconds apart, those that come sooner are left out, but for the last one. A
+    run that is asked to stop keeps the step that it is at, and does no other.
     """
     folder, metrics = workspace.folder, workspace.metrics
     checkpoint = folder.latest_checkpoint(stage)
@@ -60,11 +60,11 @@ def learn_in_steps(
             done = report.step
             if done % steps_between_metrics == 0 or done == steps:
                 metrics.append(stage=stage, **vars(report))
-            if done % steps_between_checkpoints == 0 or done == steps:
-                is_due = time.monotonic() - saved >= seconds_between_checkpoints or done == steps
-                if is_due or workspace.is_stopping():
-                    folder.save_checkpoint(stage, done, learner.state())
-                    saved = time.monotonic()
+            is_old = time.monotonic() - saved >= seconds_between_checkpoints
+            is_due = (done % steps_between_checkpoints == 0 and is_old) or done == steps
+            if is_due or workspace.is_stopping():
+                folder.save_checkpoint(stage, done, learner.state())
+                saved = time.monotonic()
                 workspace.check()
             if bar is not None:
                 bar.advance()
