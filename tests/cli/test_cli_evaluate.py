@@ -115,7 +115,7 @@ def test_classes_that_a_model_was_trained_on_are_pointed_at(cli: Cli, workshop: 
 def test_what_models_know_is_recorded_and_can_be_left_out(cli: Cli, refused: Refused, own: Workshop) -> None:
     out = own.folder / "result.json"
     words = ("evaluate", own.run, "--data", own.seen, "--ways", 2, "--shots", 1, "--episodes", 4, "--queries", 2)
-    assert cli(*words, "--out", out).code == 0
+    assert cli(*words, "--out", out, "--overwrite").code == 0
     found = read_contamination(out)
     assert found is not None
     expected: dict[str, tuple[str, ...]] = {}
@@ -123,11 +123,11 @@ def test_what_models_know_is_recorded_and_can_be_left_out(cli: Cli, refused: Ref
         for name in contract.class_names:
             expected[name] = (*expected.get(name, ()), contract.name)
     assert found == Contamination(models=2, classes=4, known=expected)
-    error = refused(2, *words, "--exclude-known", "--out", out)
+    error = refused(2, *words, "--exclude-known", "--out", out, "--overwrite")
     assert f"only {4 - len(expected)} of 4 classes of seen are unseen, too few for 2-way" in error
     for name in ("colour-10", "colour-11", "colour-12"):
         shutil.copytree(own.unseen / name, own.seen / name)
-    outcome = cli(*words, "--exclude-known", "--out", out)
+    outcome = cli(*words, "--exclude-known", "--out", out, "--overwrite")
     assert outcome.code == 0
     assert "warning" not in outcome.err
     assert read_contamination(out) == Contamination(models=2, classes=7, known=expected, excluded=True)
@@ -168,7 +168,7 @@ def test_what_is_no_run_zoo_or_meta_model_is_named(refused: Refused, workshop: W
 def test_a_meta_model_is_measured_without_its_run_as_with_it(cli: Cli, refused: Refused, own: Workshop) -> None:
     alone, out = own.folder / "alone", own.folder / "result.json"
     shutil.copytree(own.run / "meta-model", alone)
-    words = ("--data", own.unseen, *SMALL, "--out", out)
+    words = ("--data", own.unseen, *SMALL, "--out", out, "--overwrite")
     assert cli("evaluate", own.run, *words).code == 0
     with_run = read_results(out)
     outcome = cli("evaluate", alone, *words)
@@ -261,6 +261,6 @@ def test_images_are_read_at_the_largest_input_of_the_models(cli: Cli, workshop: 
     ):
         for subject in (workshop.run, workshop.zoo):
             out = own.folder / "result.json"
-            assert cli("evaluate", subject, "--data", data, *SMALL, *words, "--out", out).code == 0
+            assert cli("evaluate", subject, "--data", data, *SMALL, *words, "--out", out, "--overwrite").code == 0
             drawn = EpisodeList.draw(expected, 3, 1, 3, 10)
             assert read_results(out)[0].episode_list_sha256 == drawn.sha256

@@ -125,7 +125,7 @@ def test_mirrored_features_are_measured_and_said_to_be(tmp_path: Path) -> None:
     out, images = tmp_path / "result.json", noise_images(colour=0.05)
     symmetric = dataclasses.replace(images, images=torch.maximum(images.images, images.images.flip(3)))
     for image_set, same in ((images, False), (symmetric, True)):
-        rows = run(subject(classifier()), images=image_set, shots=(1,), mirrored=True, out=out)
+        rows = run(subject(classifier()), images=image_set, shots=(1,), mirrored=True, out=out, overwrite=True)
         assert read_results(out) == rows
         assert (rows[0].mirrored, rows[0].transductive) == (True, False)
         assert (rows[0].accuracy == run(subject(classifier()), images=image_set, shots=(1,))[0].accuracy) is same
@@ -216,13 +216,16 @@ def test_subjects_need_names_of_their_own() -> None:
 def test_a_result_that_cannot_be_written_is_said_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder.json").mkdir()
+    (tmp_path / "there.json").write_text("mine")
     for name, message in (
+        ("there.json", "there.json is there already; give another path, or --overwrite it"),
         ("result.txt", "give a path that ends in .json"),
         ("folder.json", "cannot be a result file"),
         ("file/result.json", "is no writable folder"),
     ):
         with pytest.raises(UsageError, match=message):
             run(out=tmp_path / name, advance=lambda _: pytest.fail("the work was begun"))
+    assert (tmp_path / "there.json").read_text() == "mine"
 
 
 def test_a_stopped_evaluation_leaves_the_former_result(tmp_path: Path) -> None:
@@ -233,6 +236,6 @@ def test_a_stopped_evaluation_leaves_the_former_result(tmp_path: Path) -> None:
         raise Interrupted("stopped")
 
     with pytest.raises(Interrupted):
-        run(out=out, seed=9, advance=stop)
+        run(out=out, overwrite=True, seed=9, advance=stop)
     assert read_results(out) == former
     assert read_accuracies(out, former[0]).shape == (20,)

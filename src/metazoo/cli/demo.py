@@ -76,7 +76,9 @@ def demo(options: Namespace) -> None:
                 stop.check()
                 bar.advance(episodes)
 
-            results = evaluate(subjects, unseen, episodes=EPISODES, out=out / "result.json", advance=advance)
+            results = evaluate(
+                subjects, unseen, episodes=EPISODES, out=out / "result.json", overwrite=True, advance=advance
+            )
         print_table(results_table(results))
         _say(f"Five images a class of one more script, {NEW_SCRIPT}: adapt, then predict images that were held back")
         _adapt_and_predict(out, run)

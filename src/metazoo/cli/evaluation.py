@@ -53,6 +53,7 @@ def evaluate(options: Namespace) -> None:
             domain=options.domain,
             seed=options.seed,
             out=options.out,
+            overwrite=options.overwrite,
             contamination=contamination,
             advance=advance,
         )

@@ -201,6 +201,7 @@ def _evaluate(commands: Any) -> None:
     options.threads(evaluate)
     options.device(evaluate)
     evaluate.add_argument("--out", help="RESULT.json to write, with the episodes beside it")
+    evaluate.add_argument("--overwrite", action="store_true", help="replace OUT where it is there already")
     evaluate.set_defaults(command="evaluation:evaluate")
 
 

@@ -33,6 +33,7 @@ def evaluate(
     domain: str | None = None,
     seed: int = 0,
     out: Path | str | None = None,
+    overwrite: bool = False,
     contamination: Contamination | None = None,
     advance: Advance | None = None,
 ) -> list[Result]:
@@ -52,6 +53,7 @@ def evaluate(
             like.
         seed: of the lists; the same seed and images give the same lists.
         out: RESULT.json to write, with the lists beside it; see `write_results`.
+        overwrite: whether `out` may be there already; it is replaced at the end.
         contamination: recorded in RESULT.json; see `find_contamination` and `exclude_known`.
         advance: called with the number of episodes done since the last call; in all there are
             `len(subjects) * len(shots) * episodes`.
@@ -60,12 +62,14 @@ def evaluate(
         Subject after subject, in each by shots as given.
 
     Raises:
-        UsageError: an unknown head, mode or domain, an impossible N-way K-shot, or `out` cannot be a result file.
+        UsageError: an unknown head, mode or domain, an impossible N-way K-shot, or `out` is there or no result file.
         ArtefactError: `out` cannot be written.
         MetazooError: a subject's features are not finite.
     """
     chosen, mode = get_head(head), batch_norm_mode(batch_norm)
-    _check(subjects, shots, episodes, out)
+    _check(subjects, shots, episodes)
+    if out is not None:
+        _check_out(Path(out), overwrite)
     recognisers = [recogniser_of(subject.module) for subject in subjects]
     if domain is not None:
         # Those of several domains are told; where there are none, the first one says so.
@@ -116,7 +120,7 @@ def _told(subject: Subject, domain: str) -> Subject:
     return Subject.of(subject.name, subject.method, told_domain(subject.module, domain))
 
 
-def _check(subjects: Sequence[Subject], shots: Sequence[int], episodes: int, out: Path | str | None) -> None:
+def _check(subjects: Sequence[Subject], shots: Sequence[int], episodes: int) -> None:
     names = [subject.name for subject in subjects]
     if not names or len(set(names)) < len(names):
         raise UsageError("an evaluation needs at least one subject, and every subject a name of its own")
@@ -124,14 +128,14 @@ def _check(subjects: Sequence[Subject], shots: Sequence[int], episodes: int, out
         raise UsageError(f"shots must be one or more different numbers, not {list(shots)}")
     if episodes < 2:
         raise UsageError(f"an interval needs at least 2 episodes, not {episodes}; ask for more")
-    if out is not None:
-        _check_out(Path(out))
 
 
-def _check_out(out: Path) -> None:
+def _check_out(out: Path, overwrite: bool) -> None:
     if out.suffix.lower() != ".json" or out.is_dir():
         raise UsageError(f"{out} cannot be a result file; give a path that ends in .json and is no folder")
     # Said before the work, not after it.
+    if out.exists() and not overwrite:
+        raise UsageError(f"{out} is there already; give another path, or --overwrite it")
     folder = next(level for level in out.absolute().parents if level.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise UsageError(f"{out} cannot be written, since {folder} is no writable folder; choose another path")
