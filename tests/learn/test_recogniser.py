@@ -155,6 +155,10 @@ def test_who_is_told_the_domain_has_its_specialist() -> None:
         torch.testing.assert_close(
             told.recogniser.scale(shares), torch.tensor([0, 0.7, 0.3]).sqrt().repeat_interleave(told.recogniser.size)
         )
+    joined = MultiDomainClassifier(own, DomainRecogniser(("a + b", "c"), module.recogniser.weight))
+    assert [told_domain(joined, name) for name in ("a + b", "a", "b", "c")] == [own[0], own[0], own[0], own[1]]
+    with pytest.raises(UsageError, match=r"no domain '\+'; choose one of a \+ b, c"):
+        told_domain(joined, "+")
     with pytest.raises(UsageError, match="domain 'a' would change nothing: this model sees all images alike"):
         told_domain(own[0], "a")
 

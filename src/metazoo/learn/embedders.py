@@ -140,8 +140,7 @@ class MultiDomainClassifier(SideBySide):
         Raises:
             UsageError: there is no such domain.
         """
-        told = self.recogniser.told(domain)
-        place = told.domains.index(domain)
+        told, place = self.recogniser.told(domain), self.recogniser.place_of(domain)
         return self.networks[place] if told.general[place] == 0 else MultiDomainClassifier(self.networks, told).eval()
 
 

@@ -20,6 +20,8 @@ from torch.nn import functional
 from metazoo.errors import UsageError
 from metazoo.learn.linear_models import logistic_regression, normalised_inputs
 
+JOINT = " + "
+"""Between the names of domains that are one kind of images."""
 _INDEPENDENT_IMAGES = 3
 _LEAST_SHARE = 0.02
 _CERTAIN = 1e4
@@ -66,16 +68,27 @@ class DomainRecogniser(nn.Module):
         """Whether the general network's features count, which then stand after the specialists'."""
         return any(self.general)
 
-    def told(self, domain: str) -> "DomainRecogniser":
-        """The same for tasks that are known to be of `domain`, whatever their images look like.
+    def place_of(self, domain: str) -> int:
+        """The place of `domain` in `domains`, or of the one that it is a part of, as `a` is of `a + b`.
 
         Raises:
             UsageError: there is no such domain.
         """
-        if domain not in self.domains:
-            raise UsageError(f"the meta-model knows no domain {domain!r}; choose one of {', '.join(self.domains)}")
+        if domain in self.domains:
+            return self.domains.index(domain)
+        for place, name in enumerate(self.domains):
+            if domain in name.split(JOINT):
+                return place
+        raise UsageError(f"the meta-model knows no domain {domain!r}; choose one of {', '.join(self.domains)}")
+
+    def told(self, domain: str) -> "DomainRecogniser":
+        """The same for tasks that are known to be of `domain`, whatever their images look like.
+
+        Raises:
+            UsageError: as `place_of`.
+        """
         weight = torch.zeros_like(self.weight)
-        weight[-1, self.domains.index(domain)] = _CERTAIN
+        weight[-1, self.place_of(domain)] = _CERTAIN
         return DomainRecogniser(self.domains, weight, self.general)
 
     def shares(self, support_features: Tensor) -> Tensor:

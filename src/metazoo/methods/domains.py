@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from metazoo.learn.recipe import LearningRecipe
+from metazoo.learn.recogniser import JOINT
 from metazoo.methods.trust import SKILL, skill_of
 from metazoo.methods.workspace import Workspace
 from metazoo.run.progress import message
@@ -77,7 +78,7 @@ def find_kinds(workspace: Workspace, recipe: DomainRecipe) -> dict[str, list[int
         return {}
     named: dict[str, list[int]] = {}
     for kind, own in kinds:
-        name = " + ".join(kind)
+        name = JOINT.join(kind)
         while name in named:  # a domain can be called by two others
             name += "'"
         named[name] = own
