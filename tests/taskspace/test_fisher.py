@@ -91,15 +91,21 @@ def test_only_trainable_tensors_embed_the_task(task: tuple[nn.Module, Tensor, Te
     assert_alike(part, {name: whole[name] for name in part})
 
 
-def test_batch_squared_is_the_square_of_the_batch_mean(task: tuple[nn.Module, Tensor, Tensor]) -> None:
-    network, images, labels = task
-    network.eval()
+def of_two_batches(network: nn.Module, images: Tensor, labels: Tensor, first: int) -> dict[str, Tensor]:
+    """Mean of the squared gradients of two batches, the first of so many images, in the mode of the network."""
     expected: dict[str, Tensor] = {}
-    for part in (slice(0, 6), slice(6, 11)):
+    for part in (slice(0, first), slice(first, None)):
         loss = functional.cross_entropy(network(images[part]), labels[part])
         gradients = torch.autograd.grad(loss, list(network.parameters()))
         for (name, _), gradient in zip(network.named_parameters(), gradients, strict=True):
             expected[name] = expected.get(name, torch.tensor(0.0)) + gradient**2 / 2
+    return expected
+
+
+def test_batch_squared_is_the_square_of_the_batch_mean(task: tuple[nn.Module, Tensor, Tensor]) -> None:
+    network, images, labels = task
+    network.eval()
+    expected = of_two_batches(network, images, labels, 6)
     quirk = diagonal_fisher(network, images, labels, chunk=6, batch_squared=True)
     assert_alike(quirk, expected)
     fisher = diagonal_fisher(network, images, labels, chunk=6)
@@ -118,12 +124,7 @@ def test_a_batch_can_be_normalised_by_itself_and_the_network_is_left_as_it_was(
     assert [(module.training, getattr(module, "track_running_stats", None)) for module in network.modules()] == modes
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
     network.train()
-    expected: dict[str, Tensor] = {}
-    for part in (slice(0, 5), slice(5, 11)):
-        loss = functional.cross_entropy(network(images[part]), labels[part])
-        gradients = torch.autograd.grad(loss, list(network.parameters()))
-        for (name, _), gradient in zip(network.named_parameters(), gradients, strict=True):
-            expected[name] = expected.get(name, torch.tensor(0.0)) + gradient**2 / 2
+    expected = of_two_batches(network, images, labels, 5)
     assert_alike(found, expected)
     with pytest.raises(UsageError, match="leave no sample a gradient of its own; use them with batch_squared"):
         diagonal_fisher(network, images, labels, chunk=5, batch_statistics=True)
