@@ -74,6 +74,7 @@ def test_the_example_says_all_that_must_be_known() -> None:
     [
         ({"arch": "conv4"}, "says arch, which is unknown; did you mean architecture?"),
         ({"input-size": 16}, "did you mean input_size?"),
+        ({"arch": "a", "class": 1}, r"mean architecture\? And class, which is unknown; did you mean classes\?"),
         ({"colour": "red"}, "says colour, which is unknown; there is name, architecture, "),
         ({"std": "a", "classes": "cat", "input_size": 0}, "classes: must be a list, not 'cat'; input_size: .*; std: "),
     ],

@@ -113,10 +113,12 @@ def described(values: Mapping[Any, Any], subject: str) -> ModelDescription:
     Raises:
         UsageError: one of them is unknown or out of bounds; all that is wrong is named.
     """
-    for key in values:
-        if key not in ModelDescription.model_fields:
-            remedy = remedy_for_unknown(key, ModelDescription.model_fields)
-            raise UsageError(f"{subject} says {shown(key)}, which is unknown; {remedy}")
+    known = ModelDescription.model_fields
+    unknown = [
+        f"{shown(key)}, which is unknown; {remedy_for_unknown(key, known)}" for key in values if key not in known
+    ]
+    if unknown:
+        raise UsageError(f"{subject} says {' And '.join(unknown[:5])}")
     try:
         return ModelDescription.model_validate(dict(values))
     except ValidationError as error:
