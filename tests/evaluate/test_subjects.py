@@ -1,22 +1,27 @@
+import dataclasses
 import weakref
 from collections.abc import Sequence
 
 import pytest
 import torch
-from evaluate_helpers import classifier, pictures, teacher
+from evaluate_helpers import classifier, noise_images, pictures, teacher
 from torch.nn import functional
 
+from metazoo.data import EpisodeList
 from metazoo.errors import UsageError
 from metazoo.evaluate import (
     Subject,
     best_teacher,
+    evaluate_lists,
     parameter_average,
     random_initialisation,
     raw_pixels,
     zoo_ensemble,
     zoo_ensemble_in_turn,
 )
-from metazoo.learn.heads import query_features
+from metazoo.learn.batch_norm import BatchNormMode
+from metazoo.learn.embedders import MirroredFeatures
+from metazoo.learn.heads import get_head, query_features
 from metazoo.models import ImageClassifier, build_classifier
 
 
@@ -120,6 +125,20 @@ def test_an_ensemble_in_turn_is_the_ensemble_and_holds_one_member_after_the_othe
     assert (in_turn.name, in_turn.method, in_turn.parameters) == (whole.name, whole.method, whole.parameters)
     assert in_turn.on("cpu") is in_turn
     assert torch.equal(query_features(in_turn.module, images), query_features(whole.module, images))
+
+
+@pytest.mark.parametrize(("head", "mode"), [("logistic", "query"), ("ridge", "support"), ("fine-tune", "running")])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_members_in_turn_are_not_measured_by_what_would_change_them(
+    head: str, mode: BatchNormMode, mirrored: bool
+) -> None:
+    in_turn = zoo_ensemble_in_turn([classifier(index) for index in range(2)], "cpu")
+    module = MirroredFeatures(in_turn.module) if mirrored else in_turn.module
+    images = noise_images()
+    episodes = EpisodeList.draw(images, 2, 1, 1, 2, 0)
+    message = f"zoo ensemble: models loaded in turn keep .* with batch norm {mode} and head {head} take an ensemble"
+    with pytest.raises(UsageError, match=message):
+        evaluate_lists(dataclasses.replace(in_turn, module=module), images, [episodes], get_head(head), mode)
 
 
 def test_an_ensemble_needs_a_teacher() -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,8 @@ import torch
 from training_helpers import BUDGET, OPTIONS, SIDE, build, coloured_images
 
 from metazoo.bank import Bank
-from metazoo.errors import UsageError
+from metazoo.data import ImageSet
+from metazoo.errors import Interrupted, RunError, UsageError
 from metazoo.methods.config import resolve_config
 from metazoo.methods.stages import BANK
 from metazoo.training import train
@@ -21,7 +23,10 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
 
 @pytest.fixture(scope="module")
 def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path, images = tmp_path_factory.mktemp("pack") / "colours.npz", coloured_images(6, SIDE)
+    return write_pack(tmp_path_factory.mktemp("pack") / "colours.npz", coloured_images(6, SIDE))
+
+
+def write_pack(path: Path, images: ImageSet) -> Path:
     np.savez(
         path,
         images=images.images.permute(0, 2, 3, 1).numpy(),
@@ -61,15 +66,31 @@ def test_real_images_are_those_of_the_classes_of_each_teacher(zoo: Zoo, pack: Pa
 
 
 def test_data_without_a_class_of_a_teacher_is_refused(zoo: Zoo, tmp_path: Path) -> None:
-    few = coloured_images(1, SIDE)
-    np.savez(
-        tmp_path / "few.npz",
-        images=few.images.permute(0, 2, 3, 1).numpy(),
-        labels=few.labels.numpy(),
-        class_names=np.array(few.class_names),
-    )
+    few = write_pack(tmp_path / "few.npz", coloured_images(1, SIDE))
     with pytest.raises(UsageError, match=r"few has no class 'colour \d' of model "):
-        train(zoo, out=tmp_path / "run", config=options(kind="images", data=str(tmp_path / "few.npz")), workers=1)
+        train(zoo, out=tmp_path / "run", config=options(kind="images", data=str(few)), workers=1)
+
+
+def test_a_run_does_not_go_on_with_other_images(zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = write_pack(tmp_path / "own.npz", coloured_images(6, SIDE))
+    given = {"out": tmp_path / "run", "config": options(kind="images", data=str(own)), "workers": 1}
+    real, calls = Bank.add, []
+
+    def add(*arguments: Any, **keywords: Any) -> None:
+        calls.append(real(*arguments, **keywords))
+        if len(calls) == 2:
+            raise Interrupted("stopped")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Bank, "add", add)
+        with pytest.raises(Interrupted):
+            train(zoo, **given)
+    changed = coloured_images(6, SIDE)
+    write_pack(own, dataclasses.replace(changed, images=changed.images.flip(-1)))
+    with pytest.raises(RunError, match=r"the images of source\.data, .*own\.npz, have changed since .*run was begun"):
+        train(zoo, resume=True, **given)
+    write_pack(own, coloured_images(6, SIDE))
+    assert train(zoo, resume=True, **given).finished
 
 
 @pytest.mark.parametrize("source", [{"kind": "images"}, {"kind": "leaves", "data": "pack.npz"}])

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from metazoo.data import Episode, EpisodeList, ImageSet
-from metazoo.errors import Interrupted, MetazooError
+from metazoo.errors import Interrupted, MetazooError, UsageError
 from metazoo.evaluate.subjects import Subject
 from metazoo.learn.batch_norm import BatchNormMode, batch_norm_mode, has_batch_norm
-from metazoo.learn.embedders import Embedder, recogniser_of
+from metazoo.learn.embedders import Embedder, JointFeaturesInTurn, MirroredFeatures, recogniser_of
 from metazoo.learn.episode_accuracy import accuracy, episode_accuracies, used_images
 from metazoo.learn.heads import FeatureHead, Head, query_features
 
@@ -46,10 +46,17 @@ def evaluate_lists(
         advance: called with the number of episodes done since the last call.
 
     Raises:
-        UsageError: a list was drawn from other images, or the module has no statistics for the mode.
+        UsageError: a list was drawn from other images, or the module has no statistics for the mode, or no way to take
+            it or the head (`JointFeaturesInTurn`).
         MetazooError: the module's features are not finite; the subject is named.
     """
     mode = batch_norm_mode(batch_norm)
+    bare = subject.module.embedder if isinstance(subject.module, MirroredFeatures) else subject.module
+    if isinstance(bare, JointFeaturesInTurn) and not (mode == "running" and isinstance(head, FeatureHead)):
+        raise UsageError(
+            f"{subject.name}: models loaded in turn keep their statistics and weights; with batch norm {mode} and head "
+            f"{head.name} take an ensemble that holds them all, `zoo_ensemble`"
+        )
     for episodes in episode_lists:
         episodes.check_drawn_from(image_set)
     shared = mode == "running" or not has_batch_norm(subject.module)

@@ -6,7 +6,7 @@ from torch import Tensor
 from metazoo.bank import Bank
 from metazoo.data import ImageSet, load_images
 from metazoo.data.images import draw_of_each
-from metazoo.errors import UsageError
+from metazoo.errors import RunError, UsageError
 from metazoo.methods.recipes import SourceRecipe
 from metazoo.methods.stages import BANK, recover_images
 from metazoo.methods.workspace import Workspace
@@ -20,6 +20,7 @@ def images_from(source: SourceRecipe, workspace: Workspace, recovery: RecoveryRe
 
     Raises:
         UsageError: the data set of real images lacks a class of a teacher.
+        RunError: it is another one than the run began with.
     """
     if source.kind == "images":
         assert source.data is not None
@@ -35,6 +36,12 @@ def _copy_real_images(workspace: Workspace, data: str, budget: RecoveryBudget) -
         return bank
     message(f"learning from real images of {data}: this run is a study and not data-free")
     images = load_images(data)
+    begun = [contract.name for contract in workspace.zoo if bank.has(contract.name, budget.generation, 0)]
+    if any(bank.made_with(name, budget.generation)["data_sha256"] != images.sha256 for name in begun):
+        raise RunError(
+            f"the images of source.data, {data}, have changed since {workspace.folder.path} was begun; give the former "
+            "ones, or choose another folder"
+        )
     for contract in workspace.zoo:
         workspace.check()
         if not bank.has(contract.name, budget.generation, 0):
