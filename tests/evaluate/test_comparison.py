@@ -101,6 +101,9 @@ def test_what_cannot_be_compared_is_named(tmp_path: Path) -> None:
         compare({"a": [one, other]})
     with pytest.raises(UsageError, match="there is no row 'c' to compare with; choose one of a"):
         compare({"a": [one]}, against="c")
+    both = write(tmp_path / "both.json", {"a": LUCK, "b": LUCK})
+    with pytest.raises(UsageError, match="two rows are called 'x: a'; give one of them another name"):
+        compare({"x": [both], "x: a": [one]})
     with pytest.raises(UsageError, match="nothing to compare"):
         compare({})
     with pytest.raises(UsageError, match="a has no result file"):

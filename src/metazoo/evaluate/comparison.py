@@ -52,7 +52,7 @@ def compare(rows: Mapping[str, Sequence[Path | str]], *, against: str | None = N
         Row after row, in each by task.
 
     Raises:
-        UsageError: no row, no row `against`, or files that were not measured on the same episodes or in one way.
+        UsageError: no row, two of one name, no row `against`, or files that were not measured on the same episodes or in one way.
         ArtefactError: a file is missing or damaged.
     """
     measured: dict[str, dict[Task, tuple[tuple[Result, ...], Tensor]]] = {}
@@ -60,6 +60,9 @@ def compare(rows: Mapping[str, Sequence[Path | str]], *, against: str | None = N
     for name, files in rows.items():
         found = _rows_of(name, [Path(file) for file in files])
         first = first or list(found)[-1]
+        twice = next((own for own in found if own in measured), None)
+        if twice is not None:
+            raise UsageError(f"two rows are called {twice!r}; give one of them another name")
         measured |= found
     if first is None:
         raise UsageError("nothing to compare; give at least one result file")
