@@ -52,7 +52,8 @@ def compare(rows: Mapping[str, Sequence[Path | str]], *, against: str | None = N
         Row after row, in each by task.
 
     Raises:
-        UsageError: no row, two of one name, no row `against`, or files that were not measured on the same episodes or in one way.
+        UsageError: no row, two of one name, no row `against`, or files that were not measured on the same episodes or
+            in one way.
         ArtefactError: a file is missing or damaged.
     """
     measured: dict[str, dict[Task, tuple[tuple[Result, ...], Tensor]]] = {}
