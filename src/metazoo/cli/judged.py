@@ -1,5 +1,6 @@
 """What a run says of the models that it has judged or selected, as tables."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -7,28 +8,24 @@ from rich.table import Table
 from rich.text import Text
 
 from metazoo.errors import UsageError
-from metazoo.methods.selection import SELECTION
-from metazoo.methods.trust import TRUST
 from metazoo.run.folder import RunFolder
 from metazoo.run.progress import message
 from metazoo.training import Run
 from metazoo.zoo import Zoo
 
 
-def check_zoo_of(run: Path | str, zoo: Zoo) -> None:
-    """See that a run is of `zoo`, which may have changed since.
+def check_zoo_of(run: Path | str, zoo: Zoo, records: Iterable[dict[str, Any]]) -> None:
+    """See that a run, whose `records` on models are given, is of `zoo`, which may have changed since.
 
     Raises:
         UsageError: it is no run, or one of other models.
-        ArtefactError: the run's description or a record is damaged.
+        ArtefactError: the run's description is damaged.
     """
     begun = Run.open(run).description["zoo"]
     if begun["sha256"] == zoo.sha256:
         return
-    judged = [
-        row["model"] for record in (TRUST, SELECTION) for row in (stored_in(run, record) or {"models": []})["models"]
-    ]
-    lacking = sorted(set(judged) - {contract.name for contract in zoo})
+    judged = {row["model"] for record in records for row in record["models"]}
+    lacking = sorted(judged - {contract.name for contract in zoo})
     if lacking:
         raise UsageError(
             f"{run} is of another zoo: {zoo.folder} has no model {lacking[0]!r}; give that of the run, {begun['path']}"

@@ -103,7 +103,7 @@ def inspect(options: Namespace) -> None:
             "images"
         )
     if options.run is not None:
-        check_zoo_of(options.run, zoo)
+        check_zoo_of(options.run, zoo, [record for record in (trust, selection) if record is not None])
     print_table(model_table(model_rows(zoo)))
     print_table(group_table(group_rows(zoo)))
     if trust is not None:

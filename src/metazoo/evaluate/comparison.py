@@ -15,6 +15,8 @@ from metazoo.evaluate.results import Result, read_accuracies, read_results
 
 Task = tuple[int, int]
 """Ways and shots."""
+_Measured = dict[Task, tuple[tuple[Result, ...], Tensor]]
+"""Of one row by task: the result of each file, and the mean of their accuracies on each episode."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def compare(rows: Mapping[str, Sequence[Path | str]], *, against: str | None = N
             in one way.
         ArtefactError: a file is missing or damaged.
     """
-    measured: dict[str, dict[Task, tuple[tuple[Result, ...], Tensor]]] = {}
+    measured: dict[str, _Measured] = {}
     first = None
     for name, files in rows.items():
         found = _rows_of(name, [Path(file) for file in files])
@@ -84,7 +86,7 @@ def compare(rows: Mapping[str, Sequence[Path | str]], *, against: str | None = N
     return comparisons
 
 
-def _rows_of(name: str, files: Sequence[Path]) -> dict[str, dict[Task, tuple[tuple[Result, ...], Tensor]]]:
+def _rows_of(name: str, files: Sequence[Path]) -> dict[str, _Measured]:
     """Of every subject that all files have: by task the results, and the mean accuracy of each episode."""
     if not files:
         raise UsageError(f"{name} has no result file; give at least one")
@@ -93,9 +95,9 @@ def _rows_of(name: str, files: Sequence[Path]) -> dict[str, dict[Task, tuple[tup
     common = [own for own in subjects if all(any(result.subject == own for result in content) for content in contents)]
     if not common:
         raise UsageError(f"the files of {name} have no subject in common; compare files of the same subject")
-    rows: dict[str, dict[Task, tuple[tuple[Result, ...], Tensor]]] = {}
+    rows: dict[str, _Measured] = {}
     for subject in common:
-        by_task: dict[Task, tuple[tuple[Result, ...], Tensor]] = {}
+        by_task: _Measured = {}
         of_files = [{(row.ways, row.shots): row for row in content if row.subject == subject} for content in contents]
         for task in of_files[0]:
             results = tuple(own[task] for own in of_files if task in own)

@@ -23,17 +23,17 @@ def options_listing(config: RunConfig) -> str:
 
 
 def _lines(options: BaseModel, indent: str) -> list[str]:
-    lines = []
+    lines, dumped = [], options.model_dump(mode="json")
     for name, field in type(options).model_fields.items():
         value = getattr(options, name)
         if isinstance(value, BaseModel):
             said = field.description or inspect.cleandoc(type(value).__doc__ or "").partition("\n")[0]
-            lines += ["" if not indent else None, f"{indent}{name}:  # {said}", *_lines(value, indent + _INDENT)]
+            lines += [] if indent else [""]
+            lines += [f"{indent}{name}:  # {said}", *_lines(value, indent + _INDENT)]
         else:
-            dumped = options.model_dump(mode="json", include={name})[name]
             said = "; ".join(part for part in (_choices(field), field.description) if part)
-            lines.append(indent + _entry(name, dumped) + (f"  # {said}" if said else ""))
-    return [line for line in lines if line is not None]
+            lines.append(indent + _entry(name, dumped[name]) + (f"  # {said}" if said else ""))
+    return lines
 
 
 def _entry(name: str, value: Any) -> str:

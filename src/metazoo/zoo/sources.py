@@ -95,12 +95,11 @@ def _of_library(source: str, weights: Path | None, pretrained: bool) -> Source:
 def _check_name(library: str, name: str) -> None:
     if library == "timm":
         timm = import_library("timm", "timm")
-        known, is_known = timm.list_models(), timm.is_model(name)  # which knows former names too
+        known = [name] if timm.is_model(name) else timm.list_models()  # which lacks former names
     else:
         models = import_library("torchvision", "torchvision.models")
         known = models.list_models(module=models)
-        is_known = name in known
-    if not is_known:
+    if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         remedy = f"did you mean {library}:{close[0]}?" if close else "see its list_models()"
         raise UsageError(f"{library} has no image classifier {name!r}; {remedy}")
