@@ -45,7 +45,7 @@ def test_a_mirrored_classifier_predicts_the_same_of_mirror_images(cli: Cli, work
 
 def test_a_meta_model_without_its_run_becomes_the_same_classifier(cli: Cli, workshop: Workshop, own: Workshop) -> None:
     for folder in (own.run, own.run / "meta-model"):
-        assert cli("adapt", folder, "--support", workshop.support, "--out", own.new).code == 0
+        assert cli("adapt", folder, "--support", workshop.support, "--out", own.new, "--overwrite").code == 0
         assert (own.new / "model.safetensors").read_bytes() == (own.classifier / "model.safetensors").read_bytes()
 
 
@@ -58,14 +58,15 @@ def test_a_meta_model_of_several_domains_says_what_it_takes_images_for(
     recogniser = DomainRecogniser(("birds", "ships", "[bold]"), weight)
     module = MultiDomainClassifier([copy.deepcopy(plain.networks[0]) for _ in range(3)], recogniser)
     MetaModel(module, method="tgr", setting="default", seed=0).save(own.folder / "several")
-    outcome = cli("adapt", own.folder / "several", "--support", workshop.support, "--out", own.new)
+    words = ("adapt", own.folder / "several", "--support", workshop.support, "--out", own.new)
+    outcome = cli(*words)
     made = f"{own.new}: a classifier of 3 classes, made from 6 images, taken for ships (95 %), birds (5 %)"
     assert outcome == Outcome(0, f"{made}\n", "")
     assert FewShotClassifier.load(own.new).card.domains.keys() == {"birds", "ships", "[bold]"}
     assert cli("predict", own.new, workshop.support).code == 0
-    told = cli("adapt", own.folder / "several", "--support", workshop.support, "--out", own.new, "--domain", "[bold]")
+    told = cli(*words, "--overwrite", "--domain", "[bold]")
     assert told.out.endswith("taken for [bold] (100 %)\n")
-    unknown = cli("adapt", own.folder / "several", "--support", workshop.support, "--out", own.new, "--domain", "cars")
+    unknown = cli(*words, "--overwrite", "--domain", "cars")
     assert unknown.code == 2
     assert "the meta-model knows no domain 'cars'; choose one of birds, ships, [bold]" in unknown.err
     words = ("--ways", 3, "--shots", 1, "--queries", 5, "--episodes", 4)
@@ -96,7 +97,7 @@ def test_images_of_a_transductive_classifier_are_judged_together_and_that_is_sai
 ) -> None:
     monkeypatch.setattr("metazoo.cli.adaptation._FILES_AT_ONCE", 5)
     for prior in ("balanced", "free"):
-        words = ("--support", workshop.support, "--out", own.new, "--head", f"soft-k-means-{prior}")
+        words = ("--support", workshop.support, "--out", own.new, "--overwrite", "--head", f"soft-k-means-{prior}")
         assert cli("adapt", workshop.run, *words).code == 0
         classifier = FewShotClassifier.load(own.new)
         files = sorted(workshop.unseen.rglob("*.png"))
@@ -194,9 +195,15 @@ def test_file_names_of_any_bytes_are_printed_in_any_encoding(
         assert r"odd-\udcff-\xe9.png" in text
 
 
-def test_one_more_adaptation_replaces_the_first(cli: Cli, workshop: Workshop, own: Workshop) -> None:
+def test_one_more_adaptation_replaces_the_first_if_told_to(
+    cli: Cli, refused: Refused, workshop: Workshop, own: Workshop
+) -> None:
     write_images(own.new, 2, 1, first=30)
-    assert cli("adapt", workshop.run, "--support", own.new, "--out", own.classifier).code == 0
+    words = ("adapt", workshop.run, "--support", own.new, "--out", own.classifier)
+    before = content(own.classifier)
+    assert f"{own.classifier} holds a classifier already; give another folder, or --overwrite it" in refused(2, *words)
+    assert content(own.classifier) == before
+    assert cli(*words, "--overwrite").code == 0
     assert FewShotClassifier.load(own.classifier).class_names == ("colour-30", "colour-31")
 
 

@@ -57,6 +57,19 @@ class ClassifierCard(BaseModel):
         return len(self.networks) > 1 and not self.joint
 
 
+def check_out(folder: Path | str, overwrite: bool) -> None:
+    """Say before the work what would keep a classifier from being written to `folder`.
+
+    Raises:
+        UsageError: `folder` is a file, holds anything but a classifier, or holds one that is not to be replaced.
+    """
+    folder = Path(folder).resolve()
+    _recover(folder)
+    _check_replaceable(folder)
+    if (folder / CARD).exists() and not overwrite:
+        raise UsageError(f"{folder} holds a classifier already; give another folder, or --overwrite it")
+
+
 def write_classifier(folder: Path | str, card: ClassifierCard, tensors: Mapping[str, Tensor]) -> None:
     """Write both files to a folder beside `folder`, which then takes its place; parents are made.
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from metazoo.adapt import FewShotClassifier, Prediction, load_support_folder
 from metazoo.adapt import adapt as adapt_module
+from metazoo.adapt.storage import check_out
 from metazoo.cli.output import print_table
 from metazoo.cli.printable import printable
 from metazoo.cli.subject import open_source
@@ -27,6 +28,7 @@ _FILES_AT_ONCE = 256
 
 def adapt(options: Namespace) -> None:
     """Make a classifier folder."""
+    check_out(options.out, options.overwrite)
     source = open_source(options.subject)
     if source.meta_model is not None:
         networks = source.meta_model.networks

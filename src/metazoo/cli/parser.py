@@ -235,6 +235,7 @@ def _adapt(commands: Any) -> None:
     adapt.add_argument("subject", metavar="RUN_OR_ZOO", help="folder of a run, a zoo or a meta-model")
     adapt.add_argument("--support", required=True, help="folder with one folder a class")
     adapt.add_argument("--out", required=True, help="classifier folder to write")
+    adapt.add_argument("--overwrite", action="store_true", help="replace a classifier that is at OUT already")
     options.head(adapt)
     options.threads(adapt)
     options.device(adapt)
