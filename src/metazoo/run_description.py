@@ -46,7 +46,9 @@ def recorded_compute(folder: RunFolder, device: str | None, precision: str | Non
     return device or begun.get("device", "cpu"), precision or begun.get("precision", "float32")
 
 
-def begun_config(out: Path, method: str | None, setting: str | None, seed: int | None) -> RunConfig | None:
+def begun_config(
+    out: Path, method: str | None = None, setting: str | None = None, seed: int | None = None
+) -> RunConfig | None:
     """What the run in `out` was begun with; None if none was begun there.
 
     Raises:

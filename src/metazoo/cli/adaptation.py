@@ -14,12 +14,12 @@ from metazoo.adapt import FewShotClassifier, Prediction, load_support_folder
 from metazoo.adapt import adapt as adapt_module
 from metazoo.adapt.storage import check_out
 from metazoo.cli.output import print_table
-from metazoo.cli.printable import printable
 from metazoo.cli.subject import open_source
 from metazoo.data import image_files, load_image_files
 from metazoo.errors import UsageError
 from metazoo.learn.embedders import JointFeatures
 from metazoo.run.compute import Compute
+from metazoo.run.printable import printable
 from metazoo.run.progress import message
 from metazoo.run.threads import torch_threads
 

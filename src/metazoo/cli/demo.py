@@ -11,11 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from metazoo.adapt import FewShotClassifier, load_support_folder
-from metazoo.cli.groups import group_table
 from metazoo.cli.output import print_table
 from metazoo.cli.subject import open_source
 from metazoo.data import ImageSet, assert_disjoint, load_images
 from metazoo.evaluate import evaluate, results_table
+from metazoo.report import write_report
+from metazoo.report.group_tables import group_table
+from metazoo.run.folder import RunFolder
 from metazoo.run.memory import keep_freed_memory
 from metazoo.run.progress import Progress
 from metazoo.run.signals import graceful
@@ -65,7 +67,7 @@ def demo(options: Namespace) -> None:
             workers=options.workers,
             progress=True,
         )
-        print_table(group_table(run, zoo))
+        print_table(group_table(RunFolder(run.path), zoo))
         _say(f"Measured on scripts that no model saw: {UNSEEN.removeprefix('glyphs:')}")
         unseen = load_images(UNSEEN, images_per_class=40)
         assert_disjoint({name for contract in zoo for name in contract.class_names}, unseen.class_names)
@@ -82,8 +84,9 @@ def demo(options: Namespace) -> None:
         print_table(results_table(results))
         _say(f"Five images a class of one more script, {NEW_SCRIPT}: adapt, then predict images that were held back")
         _adapt_and_predict(out, run)
+    report = write_report(run, out / "report.html", results=[out / "result.json"], zoo=zoo)
     print(f"\nEverything is in {out}: zoo, run (meta-model, card, recovered images), result.json, classifier.")
-    print(f"Done in {(time.monotonic() - start) / 60:.1f} min. Look at {run.path / 'recovered'} and at")
+    print(f"Done in {(time.monotonic() - start) / 60:.1f} min. Look at {report}, the whole run on a page, and at")
     print(f"  metazoo evaluate {run.path} --data {UNSEEN} --head fine-tune --episodes 100")
 
 

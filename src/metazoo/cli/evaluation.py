@@ -3,19 +3,17 @@
 from argparse import Namespace
 
 from metazoo.cli.output import print_table
-from metazoo.cli.printable import printable
 from metazoo.cli.subject import open_source
 from metazoo.data import load_images
 from metazoo.data.load import has_own_side
-from metazoo.evaluate import Contamination, exclude_known, find_contamination, results_table
 from metazoo.evaluate import evaluate as evaluate_subjects
+from metazoo.evaluate import exclude_known, find_contamination, results_table
 from metazoo.learn.heads import FeatureHead, get_head
 from metazoo.run.compute import Compute
 from metazoo.run.memory import keep_freed_memory
 from metazoo.run.progress import Progress, message
 from metazoo.run.signals import graceful
 from metazoo.run.threads import torch_threads
-from metazoo.run.wording import some_of
 
 
 def evaluate(options: Namespace) -> None:
@@ -32,7 +30,8 @@ def evaluate(options: Namespace) -> None:
     contamination = find_contamination(images.class_names, source.class_lists(), source.selection_classes)
     if options.exclude_known:
         images, contamination = exclude_known(images, contamination, options.ways)
-    _warn_of_seen_classes(contamination, images.name)
+    for warning in contamination.warnings(images.name):
+        message(f"warning: {warning}")
     total = len(subjects) * len(options.shots) * options.episodes
     with graceful() as stop, torch_threads(options.threads), Progress("evaluating", total) as bar:
 
@@ -60,26 +59,3 @@ def evaluate(options: Namespace) -> None:
     print_table(results_table(results))
     if options.out is not None:
         print(f"{options.out}: {len(results)} results, with their episodes beside it")
-
-
-def _warn_of_seen_classes(found: Contamination, data: str) -> None:
-    if found.models == 0:
-        message(
-            f"warning: the zoo behind it is gone or unknown, so nobody can say whether its models know classes "
-            f"of {data}"
-        )
-    if found.excluded:
-        return
-    remedy = "the accuracy says nothing of unseen classes; --exclude-known leaves them out"
-    if found.known:
-        name, models = next(iter(found.known.items()))
-        message(
-            f"warning: {len(found.known)} of {found.classes} classes of {data} have the name of a class that a model "
-            f"of the zoo was trained on, such as {printable(name)} (by {some_of(models, 1)}); if they are the same, "
-            f"{remedy}"
-        )
-    if found.selected_by:
-        message(
-            f"warning: {len(found.selected_by)} of {found.classes} classes of {data} have the name of a class by whose "
-            f"images the run selected its models, such as {printable(found.selected_by[0])}; {remedy}"
-        )

@@ -9,8 +9,8 @@ import traceback
 from collections.abc import Sequence
 
 from metazoo.cli.parser import build_parser
-from metazoo.cli.printable import printable
 from metazoo.errors import Interrupted, MetazooError
+from metazoo.run.printable import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,6 +18,10 @@ HEADS = (
 DEFAULT_HEAD = "logistic"
 BATCH_NORM_MODES = ("running", "support", "query")
 PRECISIONS = ("float32", "bfloat16")
+DATA_HELP = (
+    "an .npz pack, a folder with one folder a class, glyphs, glyphs:SCRIPT,SCRIPT, or a part (train, val, test) of "
+    "cifar-fs, mini-imagenet or cub in the folder ROOT, such as cifar-fs/train:ROOT"
+)
 
 
 def head(command: argparse.ArgumentParser) -> None:

@@ -5,13 +5,9 @@ from typing import Any, NoReturn
 
 from metazoo.cli import options
 from metazoo.cli.adding import add_recovered_images, adding
-from metazoo.cli.values import natural, number, numbers, positive
+from metazoo.cli.measuring import measuring
+from metazoo.cli.values import natural, number, positive
 from metazoo.errors import UsageError
-
-_DATA_HELP = (
-    "an .npz pack, a folder with one folder a class, glyphs, glyphs:SCRIPT,SCRIPT, or a part (train, val, test) of "
-    "cifar-fs, mini-imagenet or cub in the folder ROOT, such as cifar-fs/train:ROOT"
-)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -44,8 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     methods.add_argument("--setting", help="of the method (default: default)")
     methods.set_defaults(command="training:methods")
     _train(commands)
-    _evaluate(commands)
-    _compare(commands)
+    measuring(commands)
     _adapt(commands)
     return parser
 
@@ -78,7 +73,7 @@ def _zoo(commands: Any) -> None:
         description="Bring OUT to hold --models models of this kind; what is there already is left alone.",
     )
     build.add_argument("out", metavar="OUT", help="zoo folder, made if missing")
-    build.add_argument("--data", required=True, help=_DATA_HELP)
+    build.add_argument("--data", required=True, help=options.DATA_HELP)
     build.add_argument(
         "--arch", default="conv4", help="architecture, such as thin-resnet or resnet10 (default: %(default)s)"
     )
@@ -112,7 +107,7 @@ def _zoo(commands: Any) -> None:
         command.add_argument("zoo", metavar="ZOO", help="zoo folder")
         if name == "verify":
             command.add_argument(
-                "--images", help="a few labelled images, to see whether mean and std are right: " + _DATA_HELP
+                "--images", help="a few labelled images, to see whether mean and std are right: " + options.DATA_HELP
             )
             command.add_argument("--seconds", type=number, default=120.0, help="that one model may take (default: 120)")
             command.add_argument("--memory", type=number, metavar="MB", help="likewise (default: most of what is free)")
@@ -170,60 +165,6 @@ def _train(commands: Any) -> None:
         "run was begun)",
     )
     train.set_defaults(command="training:train")
-
-
-def _evaluate(commands: Any) -> None:
-    evaluate = commands.add_parser(
-        "evaluate",
-        help="measure a run or an untrained zoo on unseen classes",
-        description="Measure N-way K-shot accuracy. A zoo is measured as its untrained ensemble.",
-    )
-    evaluate.add_argument("subject", metavar="RUN_OR_ZOO", help="folder of a run, a zoo or a meta-model")
-    evaluate.add_argument("--data", required=True, help=_DATA_HELP + "; classes that no model has seen")
-    evaluate.add_argument("--ways", type=positive, default=5, help="classes an episode (default: %(default)s)")
-    evaluate.add_argument("--shots", type=numbers, default=(1, 5), help="support images a class (default: 1,5)")
-    evaluate.add_argument("--queries", type=positive, default=15, help="query images a class (default: %(default)s)")
-    evaluate.add_argument("--episodes", type=positive, default=1000, help="for each of --shots (default: %(default)s)")
-    options.head(evaluate)
-    evaluate.add_argument("--seed", type=natural, default=0, help="of the episodes (default: %(default)s)")
-    evaluate.add_argument("--baselines", action="store_true", help="add the rows that any zoo offers")
-    evaluate.add_argument(
-        "--image-size",
-        type=positive,
-        help="side in pixels to read images at (default: that of a pack or cifar-fs, else the models' largest input)",
-    )
-    options.images_per_class(evaluate)
-    evaluate.add_argument(
-        "--exclude-known",
-        action="store_true",
-        help="leave out classes with the name of one that a model of the zoo was trained on, or the run selected by",
-    )
-    options.threads(evaluate)
-    options.device(evaluate)
-    evaluate.add_argument("--out", help="RESULT.json to write, with the episodes beside it")
-    evaluate.add_argument("--overwrite", action="store_true", help="replace OUT where it is there already")
-    evaluate.set_defaults(command="evaluation:evaluate")
-
-
-def _compare(commands: Any) -> None:
-    compare = commands.add_parser(
-        "compare",
-        help="compare what was measured on the same episodes, in pairs",
-        description="Compare results that `metazoo evaluate --out` wrote, on the same episodes: differences in pairs.",
-    )
-    compare.add_argument(
-        "rows",
-        metavar="[NAME=]FILE[,FILE...]",
-        nargs="+",
-        help="RESULT.json; of several, such as those of other training seeds, the mean is compared",
-    )
-    compare.add_argument(
-        "--against", metavar="NAME", help="row that all are compared with (default: the last one of the first file)"
-    )
-    compare.add_argument(
-        "--format", choices=("table", "csv"), default="table", help="of the output (default: %(default)s)"
-    )
-    compare.set_defaults(command="comparison:compare_results")
 
 
 def _adapt(commands: Any) -> None:

@@ -8,17 +8,18 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from metazoo.cli.judged import check_zoo_of, selection_table, stored_in, trust_table
 from metazoo.cli.output import print_table
-from metazoo.cli.printable import printable
 from metazoo.data import load_images
 from metazoo.errors import UsageError, ZooError
 from metazoo.methods.selection import SELECTION
 from metazoo.methods.trust import TRUST
+from metazoo.report.judged_tables import selection_table, trust_table
 from metazoo.run.bounded import Limits
 from metazoo.run.memory import keep_freed_memory
+from metazoo.run.printable import printable
 from metazoo.run.progress import message
 from metazoo.run.signals import graceful
+from metazoo.training import Run
 from metazoo.zoo import (
     Finding,
     TrainingRecipe,
@@ -94,16 +95,15 @@ def add(options: Namespace) -> None:
 def inspect(options: Namespace) -> None:
     """List the models, how far a run trusts them, and which ones it has selected."""
     zoo = Zoo.open(options.zoo)
-    trust, selection = (
-        None if options.run is None else stored_in(options.run, record) for record in (TRUST, SELECTION)
-    )
-    if options.run is not None and trust is None and selection is None:
+    run = None if options.run is None else Run.open(options.run)
+    trust, selection = (None if run is None else run.record(name) for name in (TRUST, SELECTION))
+    if run is not None and trust is None and selection is None:
         raise UsageError(
             f"{options.run} has not judged its models; a run by tgr in the setting default does, once it has recovered "
             "images"
         )
-    if options.run is not None:
-        check_zoo_of(options.run, zoo, [record for record in (trust, selection) if record is not None])
+    if run is not None:
+        run.check_zoo(zoo)
     print_table(model_table(model_rows(zoo)))
     print_table(group_table(group_rows(zoo)))
     if trust is not None:

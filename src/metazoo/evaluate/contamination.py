@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from metazoo.data import ImageSet
 from metazoo.errors import UsageError
+from metazoo.run.printable import printable
+from metazoo.run.wording import some_of
 
 # What folders of ImageNet and of CUB have in front of the name proper.
 _WORDNET_ID = re.compile(r"n\d{8}(?=[\W_]|$)")
@@ -34,6 +36,27 @@ class Contamination(BaseModel):
         default=(), description="those of the evaluated classes by whose labelled images the models were selected"
     )
     excluded: bool = Field(default=False, description="whether the seen classes were left out of the episodes")
+
+    def warnings(self, data: str) -> list[str]:
+        """What to know of accuracy on these classes of `data`, a sentence each; nothing if they are all unseen."""
+        unknown = f"the zoo behind it is gone or unknown, so nobody can say whether its models know classes of {data}"
+        found = [unknown] if self.models == 0 else []
+        if self.excluded:
+            return found
+        remedy = "the accuracy says nothing of unseen classes; --exclude-known leaves them out"
+        if self.known:
+            name, models = next(iter(self.known.items()))
+            found.append(
+                f"{len(self.known)} of {self.classes} classes of {data} have the name of a class that a model of the "
+                f"zoo was trained on, such as {printable(name)} (by {some_of(models, 1)}); if they are the "
+                f"same, {remedy}"
+            )
+        if self.selected_by:
+            found.append(
+                f"{len(self.selected_by)} of {self.classes} classes of {data} have the name of a class by whose images "
+                f"the run selected its models, such as {printable(self.selected_by[0])}; {remedy}"
+            )
+        return found
 
     @property
     def seen(self) -> frozenset[str]:

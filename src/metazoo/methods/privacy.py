@@ -4,18 +4,22 @@ from metazoo.bank import Bank
 from metazoo.methods.stages import BANK, SHEETS
 from metazoo.methods.workspace import Workspace
 
+REPORT = "report.html"  # where the report of a run is written, unless elsewhere is asked for
+
 
 def hide_images(workspace: Workspace) -> None:
     """Delete the contact sheets that may not be, such as those from before a contract was changed.
+
+    The report in the run folder goes with them, which may show what they show.
 
     Raises:
         ArtefactError: one cannot be deleted.
     """
     shown = {contract.name for contract in workspace.shown}
-    for contract in workspace.zoo:
-        sheet = f"{SHEETS}/{contract.name}.png"
-        if contract.name not in shown and (workspace.folder.path / sheet).exists():
-            workspace.folder.delete(sheet)
+    sheets = [f"{SHEETS}/{contract.name}.png" for contract in workspace.zoo if contract.name not in shown]
+    forbidden = [sheet for sheet in sheets if (workspace.folder.path / sheet).exists()]
+    for name in [REPORT, *forbidden] if forbidden else []:
+        workspace.folder.delete(name)
 
 
 def discard_images(workspace: Workspace) -> None:

@@ -1,19 +1,17 @@
 """The model card of a meta-model: what it is, what it was made of, and how to use it. No figure is invented here."""
 
 import re
-from collections import Counter
 from typing import Any
 
 import yaml
 
 from metazoo.adapt import MetaModel
-from metazoo.learn.embedders import count_parameters, recogniser_of
-from metazoo.learn.recogniser import DomainRecogniser
 from metazoo.methods.config import RunConfig
 from metazoo.methods.recipes import SourceRecipe
 from metazoo.methods.selection import SELECTION
 from metazoo.methods.stages import GROUPING, HEALTH
 from metazoo.methods.trust import TRUST
+from metazoo.report.wording import USE, counted, fate_of_images, images_used, source_of, what_it_is
 from metazoo.run.folder import RunFolder
 from metazoo.zoo import Zoo
 
@@ -28,42 +26,28 @@ def meta_model_card(
     folder: RunFolder,
 ) -> str:
     """Markdown with the front matter that model hubs read."""
-    spec, recogniser = meta_model.spec, recogniser_of(meta_model.module)
     health, trust, selection = (
         folder.read_json(name) if folder.has(name) else None for name in (HEALTH, TRUST, SELECTION)
     )
-    source = getattr(config.recipe, "source", SourceRecipe())
+    used = images_used(config, selection)
     parts = [
-        _front_matter(config, data_free=selection is None and source.data is None),
+        _front_matter(config, data_free=not used),
         f"# Meta-model by {config.method.title}",
-        f"A few-shot image classifier learned from {_counted(len(zoo), 'pre-trained model')} and "
-        f"{_images_used(source, selection)}. It turns an image into features; a new task is learned from 1 to 5 images "
-        "a class.",
+        f"A few-shot image classifier learned from {counted(len(zoo), 'pre-trained model')} and "
+        f"{' and '.join(used) or '**no training images**'}. {USE}",
         "## Use",
         _USE,
         "## What it is",
         _table(
             ("property", "value"),
-            [
-                ("architecture", spec.architecture + "".join(f", {k} {v}" for k, v in spec.arguments.items())),
-                (
-                    "input",
-                    f"{spec.input_size} x {spec.input_size} pixels, {_counted(spec.channels, 'channel')}, in [0, 1]",
-                ),
-                ("features", str(meta_model.networks[0].network.feature_size)),
-                *([("domains", _domains(recogniser))] if recogniser else []),
-                ("parameters", f"{count_parameters(meta_model.module):,}, class head not counted"),
-                ("method", f"{config.method.reference}; setting {config.setting}, seed {config.seed}"),
-                ("made with", ", ".join(f"{name} {version}" for name, version in description["versions"].items())),
-                ("zoo", f"{_counted(len(zoo), 'model')}, SHA-256 {zoo.sha256}"),
-            ],
+            what_it_is(config, description, f"{counted(len(zoo), 'model')}, SHA-256 {zoo.sha256}", meta_model),
         ),
-        _no_accuracy(source, selection),
+        _no_accuracy(source_of(config), selection),
         "## What it was made of",
         _models(zoo, health, trust, selection),
         _groups(folder),
         "## What it may reveal",
-        _recovered_images(zoo, source, description.get("images", True)),
+        fate_of_images(config, zoo, description.get("images", True), "No image lies beside this card."),
         "## The run",
         f"```yaml\n{config.as_yaml()}```",
     ]
@@ -82,13 +66,6 @@ classifier.predict(images).names
 Or, with one folder of images a class: `metazoo adapt RUN --support FOLDER --out CLASSIFIER`."""
 
 
-def _domains(recogniser: DomainRecogniser) -> str:
-    return (
-        f"{', '.join(recogniser.domains)}, with a network for each; a new task takes the features of those that its "
-        "images look like"
-    )
-
-
 def _front_matter(config: RunConfig, *, data_free: bool) -> str:
     content = {
         "library_name": "metazoo",
@@ -96,14 +73,6 @@ def _front_matter(config: RunConfig, *, data_free: bool) -> str:
         "tags": ["few-shot-learning", "meta-learning", *(["data-free"] if data_free else []), config.method.name],
     }
     return f"---\n{yaml.safe_dump(content, sort_keys=False)}---"
-
-
-def _images_used(source: SourceRecipe, selection: dict[str, Any] | None) -> str:
-    used = [
-        *(["real images of their classes"] if source.data is not None else []),
-        *(["some labelled images to select among them"] if selection is not None else []),
-    ]
-    return " and ".join(used) or "**no training images**"
 
 
 def _no_accuracy(source: SourceRecipe, selection: dict[str, Any] | None) -> str:
@@ -118,7 +87,7 @@ def _no_accuracy(source: SourceRecipe, selection: dict[str, Any] | None) -> str:
         return f"Accuracy is not stated here, because it was not measured while training{unseen}. {measure}"
     seen = selection["validation"]
     return (
-        f"The models to learn from were selected by accuracy on {_counted(seen['images'], 'labelled image')} of "
+        f"The models to learn from were selected by accuracy on {counted(seen['images'], 'labelled image')} of "
         f"{len(seen['classes'])} classes, SHA-256 {seen['sha256']}. So this run is **not data-free** in the strict "
         "sense, though the meta-model took no gradient from these images; accuracy on them or on their classes would "
         f"flatter it. No other accuracy was measured while training. {measure}"
@@ -161,33 +130,6 @@ def _models(
     return _table(head, rows) + rest + "".join(warnings)
 
 
-def _recovered_images(zoo: Zoo, source: SourceRecipe, images: bool) -> str:
-    if source.kind not in ("recovered", "images"):
-        return "No image was recovered: those that it learned from were drawn by chance and formulas, and show no data."
-    permissions = Counter(contract.recovered_images for contract in zoo)
-    if not images:
-        permissions["keep"] += permissions.pop("show", 0)
-    fates = {
-        "show": "are kept in the run folder (`bank`) and shown as contact sheets there (`recovered`)",
-        "keep": "are kept in the run folder (`bank`) and shown nowhere",
-        "discard": "were deleted once the run had finished",
-    }
-    sentences = [
-        f"Those of {_counted(permissions[permission], 'model')} {fate}."
-        for permission, fate in fates.items()
-        if permissions[permission]
-    ]
-    risk = (
-        "Images recovered from a model can resemble those it was trained on."
-        if source.data is None
-        else "In the place of recovered images the run folder holds real ones."
-    )
-    return (
-        f"{risk} {' '.join(sentences)} No image lies beside this card. The meta-model was learned from them and from "
-        "what the models say of them, so it can carry traces of the same training images."
-    )
-
-
 def _groups(folder: RunFolder) -> str:
     if not folder.has(GROUPING):
         return ""
@@ -202,10 +144,6 @@ def _groups(folder: RunFolder) -> str:
     known = [f"{_figure(value)} {place}" for value, place in figures if value is not None]
     sentence = f"Groups are {record['strategy']}" + (f": mean dissimilarity {', '.join(known)}." if known else ".")
     return f"{sentence}\n\n{_table(('group', 'models', 'mean dissimilarity'), rows)}"
-
-
-def _counted(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _figure(value: float | None) -> str:

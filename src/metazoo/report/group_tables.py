@@ -7,13 +7,11 @@ from metazoo.methods.stages import DISTANCE, GROUPING
 from metazoo.methods.trust import kept_models
 from metazoo.run.folder import RunFolder
 from metazoo.taskspace import Grouping, group_quality, group_rows
-from metazoo.training import Run
 from metazoo.zoo import Zoo
 
 
-def group_table(run: Run, zoo: Zoo) -> Table:
-    """Which models of the run's zoo learn together, and how unlike they are."""
-    folder = RunFolder(run.path)
+def group_table(folder: RunFolder, zoo: Zoo) -> Table:
+    """Which models of a run's zoo learn together, and how unlike they are."""
     zoo = kept_models(folder, zoo)
     names = [contract.name for contract in zoo]
     grouping = Grouping.from_record(folder.read_json(GROUPING), names)

@@ -1,47 +1,9 @@
 """What a run says of the models that it has judged or selected, as tables."""
 
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
-
-from metazoo.errors import UsageError
-from metazoo.run.folder import RunFolder
-from metazoo.run.progress import message
-from metazoo.training import Run
-from metazoo.zoo import Zoo
-
-
-def check_zoo_of(run: Path | str, zoo: Zoo, records: Iterable[dict[str, Any]]) -> None:
-    """See that a run, whose `records` on models are given, is of `zoo`, which may have changed since.
-
-    Raises:
-        UsageError: it is no run, or one of other models.
-        ArtefactError: the run's description is damaged.
-    """
-    begun = Run.open(run).description["zoo"]
-    if begun["sha256"] == zoo.sha256:
-        return
-    judged = {row["model"] for record in records for row in record["models"]}
-    lacking = sorted(judged - {contract.name for contract in zoo})
-    if lacking:
-        raise UsageError(
-            f"{run} is of another zoo: {zoo.folder} has no model {lacking[0]!r}; give that of the run, {begun['path']}"
-        )
-    message(f"note: {zoo.folder} is not as {run} began with; what it says of the models may no longer hold")
-
-
-def stored_in(run: Path | str, record: str) -> dict[str, Any] | None:
-    """The record of that name (`TRUST`, `SELECTION`) in a run; None if it has none.
-
-    Raises:
-        UsageError: it is no run.
-        ArtefactError: the record is damaged.
-    """
-    folder = RunFolder(Run.open(run).path)
-    return folder.read_json(record) if folder.has(record) else None
 
 
 def trust_table(record: dict[str, Any]) -> Table:
