@@ -33,8 +33,9 @@ from metazoo.models import ImageClassifier
 from metazoo.run.folder import RunFolder
 from metazoo.run.memory import keep_freed_memory
 from metazoo.run.metrics import MetricsLog
+from metazoo.run_record import METRICS, Run
 from metazoo.taskspace import group
-from metazoo.training import METRICS, Run, train
+from metazoo.training import train
 from metazoo.zoo import Zoo
 
 DEFAULT = "dispersed, implicit"

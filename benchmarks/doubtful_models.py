@@ -32,7 +32,7 @@ from metazoo.recover import recover_zoo
 from metazoo.run.folder import RunFolder
 from metazoo.run.memory import keep_freed_memory
 from metazoo.run.metrics import MetricsLog
-from metazoo.training import METRICS
+from metazoo.run_record import METRICS
 from metazoo.zoo import Zoo
 
 EPISODES = 600

@@ -32,7 +32,7 @@ from metazoo.data.splits import split_images
 from metazoo.evaluate import Result
 from metazoo.models import ClassifierSpec, ImageClassifier, LibraryNetwork
 from metazoo.run.randomness import generator
-from metazoo.training import Run
+from metazoo.run_record import Run
 from metazoo.zoo import TrainingRecipe, Zoo, build_zoo
 from metazoo.zoo.training import train_classifier, with_pixel_statistics
 

@@ -19,7 +19,8 @@ from metazoo.learn.recogniser import DomainRecogniser
 from metazoo.learn.selecting_learner import accuracy_on
 from metazoo.models import ImageClassifier
 from metazoo.run import compute
-from metazoo.training import Run, train
+from metazoo.run_record import Run
+from metazoo.training import train
 from metazoo.zoo import TrainingRecipe, Zoo, build_zoo
 
 WEIGHED = {**OPTIONS, "trust": {"mode": "weigh", "threshold": 1.0}}

@@ -20,7 +20,8 @@ from metazoo.recover import units
 from metazoo.run.folder import RunFolder
 from metazoo.run.lock import exclusive
 from metazoo.run.manifest import Manifest
-from metazoo.training import Run, train
+from metazoo.run_record import Run
+from metazoo.training import train
 from metazoo.zoo import Zoo
 
 

@@ -27,8 +27,9 @@ from metazoo.models import ImageClassifier
 from metazoo.run.compute import CPU
 from metazoo.run.folder import RunFolder
 from metazoo.run.randomness import generator, seed_of
+from metazoo.run_record import Run
 from metazoo.taskspace import Grouping, draw_members
-from metazoo.training import Run, train
+from metazoo.training import train
 from metazoo.zoo import ModelContract, Zoo
 
 FIRST = "blocks.0.0.weight"

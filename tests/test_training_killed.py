@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from training_helpers import OPTIONS, REFERENCE, content, untrained
 
-from metazoo.training import Run
+from metazoo.run_record import Run
 from metazoo.zoo import Zoo
 
 if sys.platform == "win32":

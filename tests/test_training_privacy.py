@@ -13,7 +13,8 @@ from metazoo.learn.group_learning import GroupLearner
 from metazoo.methods import stages
 from metazoo.run.folder import RunFolder
 from metazoo.run.manifest import Manifest
-from metazoo.training import Run, train
+from metazoo.run_record import Run
+from metazoo.training import train
 from metazoo.zoo import Zoo
 
 

@@ -17,7 +17,8 @@ from metazoo.learn.selecting_learner import SelectingLearner
 from metazoo.methods import stages
 from metazoo.methods.selection import SELECTION, SELECTION_DATA
 from metazoo.run.folder import RunFolder
-from metazoo.training import Run, train
+from metazoo.run_record import Run
+from metazoo.training import train
 from metazoo.zoo import Zoo
 
 SELECTING: dict[str, Any] = {"ways": 3, "shots": 2, "queries": 3, "episodes": 3, "steps_per_draw": 2}

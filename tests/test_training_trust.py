@@ -14,7 +14,8 @@ from metazoo.methods.config import resolve_config
 from metazoo.methods.trust import TRUST, kept_models
 from metazoo.report.group_tables import group_table
 from metazoo.run.folder import RunFolder
-from metazoo.training import Run, train
+from metazoo.run_record import Run
+from metazoo.training import train
 from metazoo.zoo import Zoo
 
 

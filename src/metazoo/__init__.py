@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from metazoo import adapt, bank, data, evaluate, learn, methods, models, recover, report, run, taskspace, zoo
     from metazoo.adapt import FewShotClassifier, MetaModel
     from metazoo.data import load_images
-    from metazoo.training import Run, train
+    from metazoo.run_record import Run
+    from metazoo.training import train
     from metazoo.zoo import Zoo, build_zoo
 
     __version__: str
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "FewShotClassifier": "metazoo.adapt",
     "MetaModel": "metazoo.adapt",
-    "Run": "metazoo.training",
+    "Run": "metazoo.run_record",
     "Zoo": "metazoo.zoo",
     "build_zoo": "metazoo.zoo",
     "load_images": "metazoo.data",

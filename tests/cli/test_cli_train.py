@@ -9,7 +9,7 @@ from cli_helpers import Outcome, Workshop, content, edit_json
 from metazoo.adapt import MetaModel
 from metazoo.methods import METHODS
 from metazoo.run.lock import exclusive
-from metazoo.training import Run
+from metazoo.run_record import Run
 
 Cli = Callable[..., Outcome]
 Refused = Callable[..., str]

@@ -13,7 +13,8 @@ from metazoo.cli.subject import open_source
 from metazoo.errors import ArtefactError, Interrupted, UsageError
 from metazoo.evaluate import evaluate, read_results
 from metazoo.report import write_report
-from metazoo.training import Run, train
+from metazoo.run_record import Run
+from metazoo.training import train
 from metazoo.zoo import Zoo
 
 DOMAINS = ("<script>$x_1$", "{{ 7 * 7 }}", "birds", "birds\u202e")

@@ -22,7 +22,8 @@ from metazoo.run.memory import keep_freed_memory
 from metazoo.run.progress import Progress
 from metazoo.run.signals import graceful
 from metazoo.run.threads import torch_threads
-from metazoo.training import Run, train
+from metazoo.run_record import Run
+from metazoo.training import train
 from metazoo.zoo import TrainingRecipe, Zoo, build_zoo, model_rows, model_table
 
 SCRIPTS = ("latin", "cyrillic", "georgian")

@@ -5,7 +5,7 @@ from argparse import Namespace
 from metazoo.errors import MetazooError
 from metazoo.report import write_report
 from metazoo.run.progress import message
-from metazoo.training import Run
+from metazoo.run_record import Run
 from metazoo.zoo import Zoo
 
 

@@ -18,7 +18,7 @@ from metazoo.evaluate import (
     zoo_ensemble_in_turn,
 )
 from metazoo.models import ClassifierSpec
-from metazoo.training import Run
+from metazoo.run_record import Run
 from metazoo.zoo import ModelContract, WhiteBoxTeacher, Zoo, zoo_with_models
 
 

@@ -19,7 +19,7 @@ from metazoo.run.memory import keep_freed_memory
 from metazoo.run.printable import printable
 from metazoo.run.progress import message
 from metazoo.run.signals import graceful
-from metazoo.training import Run
+from metazoo.run_record import Run
 from metazoo.zoo import (
     Finding,
     TrainingRecipe,

@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -25,19 +25,17 @@ from metazoo.report.wording import USE, counted, fate_of_images, images_used, so
 from metazoo.run.artefacts import read_bytes, write_text
 from metazoo.run.folder import RunFolder
 from metazoo.run.printable import printable
+from metazoo.run_record import Run
 from metazoo.taskspace import Grouping
 from metazoo.zoo import ModelContract, Zoo, group_rows, model_rows, model_table
 from metazoo.zoo import group_table as kinds_table
-
-if TYPE_CHECKING:
-    from metazoo.training import Run
 
 _MARK = '<meta name="generator" content="metazoo report">'
 _MOST_SHEETS = 24
 
 
 def write_report(
-    run: "Run",
+    run: Run,
     out: Path | str | None = None,
     *,
     results: Sequence[Path | str] = (),
@@ -86,7 +84,7 @@ def _check_out(out: Path) -> None:
         raise UsageError(f"{out} is there already and is no report of metazoo; give another path")
 
 
-def _about(run: "Run", zoo: Zoo | None) -> dict[str, Any]:
+def _about(run: Run, zoo: Zoo | None) -> dict[str, Any]:
     config, begun, selection = run.config, run.description["zoo"], run.record(SELECTION)
     which = f"{counted(begun['models'], 'model')}, SHA-256 {begun['sha256']}"
     used = " and ".join(images_used(config, selection)) or "no training images"
@@ -122,7 +120,7 @@ def _measured(path: Path) -> dict[str, Any]:
     }
 
 
-def _recovered(run: "Run", zoo: Zoo | None, images: bool) -> dict[str, Any]:
+def _recovered(run: Run, zoo: Zoo | None, images: bool) -> dict[str, Any]:
     folder, config = RunFolder(run.path), run.config
     health, trust, selection = (run.record(name) for name in (HEALTH, TRUST, SELECTION))
     allowed = run.description.get("images", True)
@@ -158,7 +156,7 @@ def _in_turn(contracts: Iterable[ModelContract]) -> list[ModelContract]:
     return [contract for _, contract in sorted(turns, key=lambda turn: turn[0])]
 
 
-def _task_space(run: "Run", zoo: Zoo | None) -> dict[str, Any]:
+def _task_space(run: Run, zoo: Zoo | None) -> dict[str, Any]:
     folder = RunFolder(run.path)
     if zoo is None or not folder.has(GROUPING):
         return {"groups": None, "task_space": None}
@@ -175,7 +173,7 @@ def _task_space(run: "Run", zoo: Zoo | None) -> dict[str, Any]:
     return {"groups": table, "task_space": _embedded("svg+xml", figure)}
 
 
-def _learning(run: "Run") -> str | None:
+def _learning(run: Run) -> str | None:
     recogniser = recogniser_of(run.meta_model.module) if run.finished else None
     names = {} if recogniser is None else {f"specialist-{n}": name for n, name in enumerate(recogniser.domains, 1)}
     curves: dict[str, list[dict[str, float]]] = {}
