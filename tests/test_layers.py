@@ -27,6 +27,9 @@ KNOWS: dict[str, set[str]] = {
     "evaluate": {"learn", "data", "models", "run"},
     "adapt": {"learn", "data", "models", "run"},
     "methods": {"run", "data", "models", "zoo", "bank", "recover", "taskspace", "learn"},
+    "run_description": {"methods", "run", "zoo"},
+    "run_record": {"adapt", "methods", "run", "run_description", "zoo"},
+    "report": {"adapt", "evaluate", "learn", "methods", "run", "run_record", "taskspace", "zoo"},
 }
 # Reading these can run code. The two ends of the pipe between this program's own processes may pickle.
 CODE_BEARING = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
