@@ -77,7 +77,7 @@ class TgrRecipe(BaseModel):
 
 _DEFAULT = TgrRecipe(
     recovery=RecoveryRecipe(guide_all=True),
-    domains=DomainRecipe(learning_rate=1.0),
+    domains=DomainRecipe(specialise=0.7, learning_rate=1.0),
     learning=LearningRecipe(regularisation=RegularisationRecipe(every=5)),
     meta_model=MetaModelRecipe(width="default"),
 )
