@@ -12,7 +12,7 @@ from metazoo.learn.group_learning import GroupLearner
 from metazoo.methods import stages
 from metazoo.methods.config import resolve_config
 from metazoo.methods.trust import TRUST, kept_models
-from metazoo.report.group_tables import group_table
+from metazoo.report.group_tables import GroupedModels, group_table
 from metazoo.run.folder import RunFolder
 from metazoo.run_record import Run
 from metazoo.training import train
@@ -64,8 +64,8 @@ def test_dropping_a_model_is_as_if_the_zoo_did_not_have_it(zoo: Zoo, kept: Run, 
     alone = learned(rest, tmp_path / "alone", mode="keep")
     assert same(dropped, alone)
     assert not same(dropped, kept)
-    assert group_table(RunFolder(dropped.path), zoo).row_count == 1
-    assert group_table(RunFolder(kept.path), zoo).row_count == 2
+    assert group_table(GroupedModels.of(dropped, zoo)).row_count == 1
+    assert group_table(GroupedModels.of(kept, zoo)).row_count == 2
 
 
 def test_weighing_counts_only_where_somebody_is_doubted(zoo: Zoo, kept: Run, tmp_path: Path) -> None:

@@ -76,8 +76,8 @@ class Run:
     @property
     def selection_classes(self) -> tuple[str, ...]:
         """Classes of the labelled images that models were selected by; empty if they were not."""
-        folder = RunFolder(self.path)
-        return tuple(folder.read_json(SELECTION_DATA)["classes"]) if folder.has(SELECTION_DATA) else ()
+        found = self.record(SELECTION_DATA)
+        return () if found is None else tuple(found["classes"])
 
     def record(self, name: str) -> Any:
         """What the run has written under that name, such as `recovery.json`; None if nothing, or nothing yet.

@@ -84,8 +84,7 @@ def write_classifier(folder: Path | str, card: ClassifierCard, tensors: Mapping[
         raise UsageError(f"{folder} cannot be a classifier folder; choose another")
     temporary, former = (folder.with_name(f".{folder.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
     try:
-        _recover(folder)
-        _check_replaceable(folder)
+        check_out(folder, overwrite=True)
         sha256 = write_tensors(temporary / WEIGHTS, tensors)
         written = card.model_copy(update={"weights_sha256": sha256})
         write_json(temporary / CARD, written.model_dump(mode="json", exclude=silent(card)))

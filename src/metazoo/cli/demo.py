@@ -16,8 +16,7 @@ from metazoo.cli.subject import open_source
 from metazoo.data import ImageSet, assert_disjoint, load_images
 from metazoo.evaluate import evaluate, results_table
 from metazoo.report import write_report
-from metazoo.report.group_tables import group_table
-from metazoo.run.folder import RunFolder
+from metazoo.report.group_tables import GroupedModels, group_table
 from metazoo.run.memory import keep_freed_memory
 from metazoo.run.progress import Progress
 from metazoo.run.signals import graceful
@@ -68,7 +67,7 @@ def demo(options: Namespace) -> None:
             workers=options.workers,
             progress=True,
         )
-        print_table(group_table(RunFolder(run.path), zoo))
+        print_table(group_table(GroupedModels.of(run, zoo)))
         _say(f"Measured on scripts that no model saw: {UNSEEN.removeprefix('glyphs:')}")
         unseen = load_images(UNSEEN, images_per_class=40)
         assert_disjoint({name for contract in zoo for name in contract.class_names}, unseen.class_names)

@@ -8,8 +8,7 @@ from rich.text import Text
 from metazoo.cli.output import print_table
 from metazoo.methods import METHODS
 from metazoo.methods.config import resolve_config
-from metazoo.report.group_tables import group_table
-from metazoo.run.folder import RunFolder
+from metazoo.report.group_tables import GroupedModels, group_table
 from metazoo.training import train as train_run
 from metazoo.zoo import Zoo
 
@@ -61,5 +60,5 @@ def train(options: Namespace) -> None:
         progress=True,
         images=options.images,
     )
-    print_table(group_table(RunFolder(run.path), zoo))
+    print_table(group_table(GroupedModels.of(run, zoo)))
     print(f"{run.path}: meta-model in {run.path / 'meta-model'}")

@@ -1,7 +1,7 @@
 """Recovered images that may not be shown or kept; see `ModelContract.recovered_images`."""
 
 from metazoo.bank import Bank
-from metazoo.methods.stages import BANK, SHEETS
+from metazoo.methods.stages import BANK, sheet_of
 from metazoo.methods.workspace import Workspace
 
 REPORT = "report.html"  # where the report of a run is written, unless elsewhere is asked for
@@ -16,7 +16,7 @@ def hide_images(workspace: Workspace) -> None:
         ArtefactError: one cannot be deleted.
     """
     shown = {contract.name for contract in workspace.shown}
-    sheets = [f"{SHEETS}/{contract.name}.png" for contract in workspace.zoo if contract.name not in shown]
+    sheets = [sheet_of(contract.name) for contract in workspace.zoo if contract.name not in shown]
     forbidden = [sheet for sheet in sheets if (workspace.folder.path / sheet).exists()]
     for name in [REPORT, *forbidden] if forbidden else []:
         workspace.folder.delete(name)

@@ -49,7 +49,7 @@ from metazoo.taskspace import (
 )
 from metazoo.zoo import WhiteBoxTeacher
 
-BANK, HEALTH, SHEETS = "bank", "recovery.json", "recovered"
+BANK, HEALTH = "bank", "recovery.json"
 EMBEDDINGS, DISTANCE, GROUPING = (
     "taskspace/fisher.safetensors",
     "taskspace/distance.safetensors",
@@ -57,6 +57,11 @@ EMBEDDINGS, DISTANCE, GROUPING = (
 )
 _STEPS_BETWEEN_CHECKPOINTS = 250
 _STEPS_BETWEEN_METRICS = 25
+
+
+def sheet_of(model: str) -> str:
+    """Name in the run folder of the contact sheet of what was recovered from `model`."""
+    return f"recovered/{model}.png"
 
 
 def recover_images(workspace: Workspace, recipe: RecoveryRecipe | GeneratorRecipe, budget: RecoveryBudget) -> Bank:
@@ -80,7 +85,7 @@ def recover_images(workspace: Workspace, recipe: RecoveryRecipe | GeneratorRecip
             images, labels = bank.images_of(contract.name)
             row = next(row for row in rows if row.teacher == contract.name)
             contact_sheet(
-                folder.path / SHEETS / f"{contract.name}.png",
+                folder.path / sheet_of(contract.name),
                 images,
                 labels,
                 contract.class_names,
@@ -90,7 +95,7 @@ def recover_images(workspace: Workspace, recipe: RecoveryRecipe | GeneratorRecip
         warning = health_warning(rows)
         if warning is not None:
             message(f"warning: {warning}")
-        folder.record(*(f"{SHEETS}/{contract.name}.png" for contract in workspace.shown))
+        folder.record(*(sheet_of(contract.name) for contract in workspace.shown))
         folder.write_json(HEALTH, {"format_version": 1, "teachers": [vars(row) for row in rows], "warning": warning})
     return bank
 

@@ -11,7 +11,7 @@ from metazoo.methods.recipes import SourceRecipe
 from metazoo.methods.selection import SELECTION
 from metazoo.methods.stages import GROUPING, HEALTH
 from metazoo.methods.trust import TRUST
-from metazoo.report.wording import USE, counted, fate_of_images, images_used, source_of, what_it_is
+from metazoo.report.wording import counted, fate_of_images, figure, images_used, source_of, summary, what_it_is
 from metazoo.run.folder import RunFolder
 from metazoo.zoo import Zoo
 
@@ -33,8 +33,7 @@ def meta_model_card(
     parts = [
         _front_matter(config, data_free=not used),
         f"# Meta-model by {config.method.title}",
-        f"A few-shot image classifier learned from {counted(len(zoo), 'pre-trained model')} and "
-        f"{' and '.join(used) or '**no training images**'}. {USE}",
+        summary(len(zoo), " and ".join(used) or "**no training images**"),
         "## Use",
         _USE,
         "## What it is",
@@ -137,17 +136,13 @@ def _groups(folder: RunFolder) -> str:
     quality = record["quality"]
     means = quality["group_means"]
     rows = [
-        (str(number + 1), ", ".join(members[:12]) + (", ..." if len(members) > 12 else ""), _figure(means[number]))
+        (str(number + 1), ", ".join(members[:12]) + (", ..." if len(members) > 12 else ""), figure(means[number], 4))
         for number, members in enumerate(record["groups"])
     ]
     figures = [(quality["within_mean"], "within groups"), (quality["between_mean"], "between them")]
-    known = [f"{_figure(value)} {place}" for value, place in figures if value is not None]
+    known = [f"{figure(value, 4)} {place}" for value, place in figures if value is not None]
     sentence = f"Groups are {record['strategy']}" + (f": mean dissimilarity {', '.join(known)}." if known else ".")
     return f"{sentence}\n\n{_table(('group', 'models', 'mean dissimilarity'), rows)}"
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

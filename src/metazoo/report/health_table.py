@@ -5,6 +5,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from metazoo.report.wording import figure
+
 
 def health_table(record: dict[str, Any]) -> Table:
     """One row a model; `record` is a run's `recovery.json`."""
@@ -18,10 +20,6 @@ def health_table(record: dict[str, Any]) -> Table:
     for heading in ("images", "recognised", "batch norm at start", "after"):
         table.add_column(heading, justify="right")
     for row in record["teachers"]:
-        start, end = (_figure(row[name]) for name in ("batch_norm_distance_at_start", "batch_norm_distance"))
+        start, end = (figure(row[name], 1) for name in ("batch_norm_distance_at_start", "batch_norm_distance"))
         table.add_row(Text(row["teacher"]), str(row["images"]), f"{100 * row['agreement']:.0f} %", start, end)
     return table
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"

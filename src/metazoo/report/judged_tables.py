@@ -5,6 +5,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from metazoo.report.wording import figure
+
 
 def trust_table(record: dict[str, Any]) -> Table:
     """One row a model, the least trusted first; doubtful ones are marked."""
@@ -20,9 +22,9 @@ def trust_table(record: dict[str, Any]) -> Table:
     for row in sorted(record["models"], key=lambda row: (row["score"], row["model"])):
         is_doubtful = row["model"] in record["doubtful"]
         is_judged = row["claims"] is not None or row["service"] is not None
-        score = Text(_figure(row["score"] if is_judged else None), style="bold red" if is_doubtful else "")
+        score = Text(figure(row["score"] if is_judged else None, 2), style="bold red" if is_doubtful else "")
         score.append(" !" if is_doubtful else "")
-        table.add_row(Text(row["model"]), score, _figure(row["claims"]), _figure(row["service"]))
+        table.add_row(Text(row["model"]), score, figure(row["claims"], 2), figure(row["service"], 2))
     return table
 
 
@@ -39,7 +41,3 @@ def selection_table(record: dict[str, Any]) -> Table:
     for row in sorted(record["models"], key=lambda row: (row["probability"], row["model"])):
         table.add_row(Text(row["model"]), f"{100 * row['probability']:.1f} %")
     return table
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"

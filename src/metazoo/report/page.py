@@ -7,26 +7,26 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from metazoo.adapt import MetaModel
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.evaluate import read_contamination, read_results, results_table
 from metazoo.learn.embedders import recogniser_of
+from metazoo.methods.config import RunConfig
 from metazoo.methods.privacy import REPORT
 from metazoo.methods.selection import SELECTION
-from metazoo.methods.stages import DISTANCE, GROUPING, HEALTH, SHEETS
-from metazoo.methods.trust import TRUST, kept_models
-from metazoo.report.group_tables import group_table
+from metazoo.methods.stages import GROUPING, HEALTH, sheet_of
+from metazoo.methods.trust import TRUST
+from metazoo.report.group_tables import GroupedModels, group_table
 from metazoo.report.health_table import health_table
 from metazoo.report.html_table import html_table
 from metazoo.report.judged_tables import selection_table, trust_table
-from metazoo.report.wording import USE, counted, fate_of_images, images_used, source_of, what_it_is
+from metazoo.report.wording import counted, fate_of_images, images_used, source_of, summary, what_it_is
 from metazoo.run.artefacts import read_bytes, write_text
 from metazoo.run.folder import RunFolder
 from metazoo.run.printable import printable
 from metazoo.run_record import Run
-from metazoo.taskspace import Grouping
 from metazoo.zoo import ModelContract, Zoo, group_rows, model_rows, model_table
 from metazoo.zoo import group_table as kinds_table
 
@@ -66,14 +66,18 @@ def write_report(
         run.check_zoo(zoo)
         names = run.model_names()
         zoo = Zoo(zoo.folder, [contract for contract in zoo if contract.name in names or not names])
+    config, selection = run.config, run.record(SELECTION)
+    meta_model = run.meta_model if run.finished else None
     content = {
-        **_about(run, zoo),
+        **_about(run, config, meta_model, selection),
+        **_models(run, zoo),
         "measured": [_measured(Path(path)) for path in results],
-        **_recovered(run, zoo, images),
+        **_recovered(run, config, zoo, images),
+        "selection": None if selection is None else html_table(selection_table(selection)),
         **_task_space(run, zoo),
-        "learning": _learning(run),
+        "learning": _learning(run, meta_model),
     }
-    write_text(out, _environment().get_template("report.html.j2").render(mark=Markup(_MARK), **content))
+    write_text(out, _rendered(content))
     return out
 
 
@@ -84,24 +88,30 @@ def _check_out(out: Path) -> None:
         raise UsageError(f"{out} is there already and is no report of metazoo; give another path")
 
 
-def _about(run: Run, zoo: Zoo | None) -> dict[str, Any]:
-    config, begun, selection = run.config, run.description["zoo"], run.record(SELECTION)
+def _about(
+    run: Run, config: RunConfig, meta_model: MetaModel | None, selection: dict[str, Any] | None
+) -> dict[str, Any]:
+    begun = run.description["zoo"]
     which = f"{counted(begun['models'], 'model')}, SHA-256 {begun['sha256']}"
     used = " and ".join(images_used(config, selection)) or "no training images"
-    rows = what_it_is(config, run.description, which, run.meta_model) if run.finished else []
-    models = counted(begun["models"], "pre-trained model")
+    rows = [] if meta_model is None else what_it_is(config, run.description, which, meta_model)
     machine = [*map(str, run.description.get("machine", {}).values()), run.description.get("device", "cpu")]
     return {
         "name": printable(run.path.resolve().name),
         "title": config.method.title,
-        "lead": f"A few-shot image classifier learned from {models} and {used}. {USE}",
-        "finished": run.finished,
+        "summary": summary(begun["models"], used),
+        "finished": meta_model is not None,
         "facts": [(name, printable(value)) for name, value in rows],
-        "zoo": None if zoo is None else html_table(model_table(model_rows(zoo))),
-        "kinds": None if zoo is None else html_table(kinds_table(group_rows(zoo))),
-        "zoo_path": printable(begun["path"]),
         "configuration": config.as_yaml(),
         "machine": ", ".join(machine),
+    }
+
+
+def _models(run: Run, zoo: Zoo | None) -> dict[str, Any]:
+    return {
+        "zoo": None if zoo is None else html_table(model_table(model_rows(zoo))),
+        "kinds": None if zoo is None else html_table(kinds_table(group_rows(zoo))),
+        "zoo_path": printable(run.description["zoo"]["path"]),
     }
 
 
@@ -111,23 +121,23 @@ def _measured(path: Path) -> dict[str, Any]:
     results, contamination = read_results(path), read_contamination(path)
     if not results:
         raise ArtefactError(f"{path} holds no result; evaluate again")
-    data = results[0].image_set
+    data = printable(results[0].image_set)
     return {
-        "heading": printable(data),
+        "heading": data,
         "table": html_table(results_table(results)),
         "figure": _embedded("svg+xml", accuracy_figure(results)),
         "warnings": [] if contamination is None else contamination.warnings(data),
     }
 
 
-def _recovered(run: Run, zoo: Zoo | None, images: bool) -> dict[str, Any]:
-    folder, config = RunFolder(run.path), run.config
-    health, trust, selection = (run.record(name) for name in (HEALTH, TRUST, SELECTION))
+def _recovered(run: Run, config: RunConfig, zoo: Zoo | None, images: bool) -> dict[str, Any]:
+    folder = RunFolder(run.path)
+    health, trust = run.record(HEALTH), run.record(TRUST)
     allowed = run.description.get("images", True)
     sheets = [
-        (contract.name, f"{SHEETS}/{contract.name}.png")
+        contract.name
         for contract in _in_turn(zoo or ())
-        if images and allowed and contract.recovered_images == "show" and folder.has(f"{SHEETS}/{contract.name}.png")
+        if images and allowed and contract.recovered_images == "show" and folder.has(sheet_of(contract.name))
     ]
     shown = sheets[:_MOST_SHEETS]
     here = f"This page shows some of {counted(len(shown), 'model')}." if shown else "This page shows none."
@@ -135,11 +145,10 @@ def _recovered(run: Run, zoo: Zoo | None, images: bool) -> dict[str, Any]:
         "reveals": "" if zoo is None else fate_of_images(config, zoo, allowed, here),
         "health": None if health is None else html_table(health_table(health)),
         "trust": None if trust is None else html_table(trust_table(trust)),
-        "selection": None if selection is None else html_table(selection_table(selection)),
         "warnings": [printable(found["warning"]) for found in (health, trust) if found and found["warning"]],
         "sheets": [
-            (printable(name), _embedded("png", read_bytes(run.path / file, folder.sha256(file))))
-            for name, file in shown
+            (printable(name), _embedded("png", read_bytes(run.path / sheet_of(name), folder.sha256(sheet_of(name)))))
+            for name in shown
         ],
         "more_sheets": len(sheets) - len(shown),
         "source": source_of(config).kind,
@@ -157,24 +166,20 @@ def _in_turn(contracts: Iterable[ModelContract]) -> list[ModelContract]:
 
 
 def _task_space(run: Run, zoo: Zoo | None) -> dict[str, Any]:
-    folder = RunFolder(run.path)
-    if zoo is None or not folder.has(GROUPING):
+    if zoo is None or not RunFolder(run.path).has(GROUPING):
         return {"groups": None, "task_space": None}
-    kept = kept_models(folder, zoo)
-    table = html_table(group_table(folder, zoo))
-    if len(kept) < 3:
+    models = GroupedModels.of(run, zoo)
+    table = html_table(group_table(models))
+    if len(models.zoo) < 3:
         return {"groups": table, "task_space": None}
     from metazoo.report.figures import task_space_figure
 
-    names = [contract.name for contract in kept]
-    grouping = Grouping.from_record(folder.read_json(GROUPING), names)
-    distance = folder.read_tensors(DISTANCE)["distance"]
-    figure = task_space_figure(distance, grouping.groups, names, [contract.domain for contract in kept])
+    figure = task_space_figure(models.distance, models.grouping.groups, models.names, models.domains)
     return {"groups": table, "task_space": _embedded("svg+xml", figure)}
 
 
-def _learning(run: Run) -> str | None:
-    recogniser = recogniser_of(run.meta_model.module) if run.finished else None
+def _learning(run: Run, meta_model: MetaModel | None) -> str | None:
+    recogniser = None if meta_model is None else recogniser_of(meta_model.module)
     names = {} if recogniser is None else {f"specialist-{n}": name for n, name in enumerate(recogniser.domains, 1)}
     curves: dict[str, list[dict[str, float]]] = {}
     for row in run.metrics():
@@ -192,10 +197,12 @@ def _embedded(kind: str, content: str | bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _environment() -> Environment:
+def _rendered(content: dict[str, Any]) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # not for whoever only trains
+
     environment = Environment(
         loader=PackageLoader("metazoo.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["code"] = lambda text: Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))
-    return environment
+    return environment.get_template("report.html.j2").render(mark=Markup(_MARK), **content)

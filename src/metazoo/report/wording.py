@@ -10,7 +10,6 @@ from metazoo.methods.config import RunConfig
 from metazoo.methods.recipes import SourceRecipe
 from metazoo.zoo import ModelContract, Permission
 
-USE = "It turns an image into features; a new task is learned from 1 to 5 images a class."
 _FATES: dict[Permission, str] = {
     "show": "are kept in the run folder (`bank`) and shown as contact sheets there (`recovered`)",
     "keep": "are kept in the run folder (`bank`) and shown nowhere",
@@ -21,6 +20,19 @@ _FATES: dict[Permission, str] = {
 def counted(number: int, thing: str) -> str:
     """`1 model`, `2 models`."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def figure(value: float | None, decimals: int) -> str:
+    """A number, or `-` where there is none."""
+    return "-" if value is None else f"{value:.{decimals}f}"
+
+
+def summary(models: int, used: str) -> str:
+    """What has come of so many models; `used` says which images, see `images_used`."""
+    return (
+        f"A few-shot image classifier learned from {counted(models, 'pre-trained model')} and {used}. It turns an "
+        "image into features; a new task is learned from 1 to 5 images a class."
+    )
 
 
 def source_of(config: RunConfig) -> SourceRecipe:
