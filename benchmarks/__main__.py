@@ -15,7 +15,7 @@ from benchmarks.measure import ONCE, Effort, Settings
 from benchmarks.runner import Record, growth_of, run_suite
 from benchmarks.suites import SUITES
 from benchmarks.tables import case_lines, growth_lines, machine_line, markdown
-from metazoo.run.memory import keep_freed_memory
+from metazoo.execution.process_memory import keep_freed_memory
 
 FORMAT_VERSION = 1
 

@@ -24,18 +24,19 @@ from torch import Tensor
 from metazoo.bank import Bank, ResidentBanks
 from metazoo.data import EpisodeList, load_images
 from metazoo.evaluate import Subject, evaluate_lists, mean_interval, paired_difference
-from metazoo.learn.heads import get_head
-from metazoo.methods.config import merged, resolve_config
-from metazoo.methods.stages import BANK, DISTANCE, learn_from_groups
-from metazoo.methods.tgr import TgrRecipe
-from metazoo.methods.workspace import Workspace
+from metazoo.execution.process_memory import keep_freed_memory
+from metazoo.features.heads import get_head
+from metazoo.methods.tgr import TgrConfig
 from metazoo.models import ImageClassifier
-from metazoo.run.folder import RunFolder
-from metazoo.run.memory import keep_freed_memory
-from metazoo.run.metrics import MetricsLog
-from metazoo.run_record import METRICS, Run
+from metazoo.pipeline.layout import BANK, DISTANCE, METRICS
+from metazoo.pipeline.learning_stage import learn_from_groups
+from metazoo.pipeline.workspace import Workspace
+from metazoo.runs.config import merged, resolve_config
+from metazoo.runs.record import Run
+from metazoo.runs.train import train
+from metazoo.storage.metrics import MetricsLog
+from metazoo.storage.run_folder import RunFolder
 from metazoo.taskspace import group
-from metazoo.training import train
 from metazoo.zoo import Zoo
 
 DEFAULT = "dispersed, implicit"
@@ -84,16 +85,16 @@ def learned(
     run: Run, zoo: Zoo, changes: Mapping[str, Any], seed: int, folder: Path
 ) -> tuple[ImageClassifier, list[dict[str, Any]]]:
     """The meta-model of one variant by the images and embeddings of `run`, and the rows of its diary."""
-    recipe = resolve_config(merged(run.config.as_record(), changes)).recipe
-    assert isinstance(recipe, TgrRecipe)
+    config = resolve_config(merged(run.config.as_record(), changes)).options
+    assert isinstance(config, TgrConfig)
     workspace = Workspace(
         zoo, RunFolder(folder), MetricsLog(folder / METRICS), seed, 1, lambda: None, progress=False, images=False
     )
     distance = RunFolder(run.path).read_tensors(DISTANCE)["distance"]
     names = [contract.name for contract in zoo]
-    grouping = group(distance, recipe.grouping.strategy, recipe.grouping.groups, keys=names, seed=seed)
+    grouping = group(distance, config.grouping.strategy, config.grouping.groups, keys=names, seed=seed)
     banks = ResidentBanks(Bank.open(run.path / BANK))
-    classifier = learn_from_groups(workspace, banks, grouping, recipe.learning, recipe.meta_model)
+    classifier = learn_from_groups(workspace, banks, grouping, config.learning, config.meta_model)
     return classifier, workspace.metrics.rows()
 
 

@@ -22,17 +22,15 @@ from doubtful_zoo import KINDS, plant
 from metazoo.bank import Bank
 from metazoo.data import EpisodeList, load_images
 from metazoo.evaluate import Subject, evaluate_lists, mean_interval, random_initialisation
-from metazoo.learn.heads import get_head
-from metazoo.methods.config import merged, resolve_config
-from metazoo.methods.stages import BANK
-from metazoo.methods.tgr import TgrRecipe
-from metazoo.methods.trust import TRUST
-from metazoo.methods.workspace import Workspace
+from metazoo.execution.process_memory import keep_freed_memory
+from metazoo.features.heads import get_head
+from metazoo.methods.tgr import TgrConfig
+from metazoo.pipeline.layout import BANK, METRICS, TRUST
+from metazoo.pipeline.workspace import Workspace
 from metazoo.recover import recover_zoo
-from metazoo.run.folder import RunFolder
-from metazoo.run.memory import keep_freed_memory
-from metazoo.run.metrics import MetricsLog
-from metazoo.run_record import METRICS
+from metazoo.runs.config import merged, resolve_config
+from metazoo.storage.metrics import MetricsLog
+from metazoo.storage.run_folder import RunFolder
 from metazoo.zoo import Zoo
 
 EPISODES = 600
@@ -75,7 +73,7 @@ def learned(zoo: Zoo, bank: Bank, folder: Path, options: dict[str, Any], seed: i
         Bank.create(folder / BANK)
         for contract in zoo:
             shutil.copytree(bank.folder / contract.name, folder / BANK / contract.name)
-    return config.method.train(workspace, config.recipe), workspace.folder.read_json(TRUST)
+    return config.method.train(workspace, config.options), workspace.folder.read_json(TRUST)
 
 
 def main() -> None:
@@ -98,17 +96,17 @@ def main() -> None:
     most = _bad(len(honest), max(shares))
     planted = plant(honest, options.out / "zoo", most, load_images(options.train), foreign)
     base = resolve_config(options.config).as_record()
-    recipe = resolve_config(base).recipe
-    assert isinstance(recipe, TgrRecipe)
+    config = resolve_config(base).options
+    assert isinstance(config, TgrConfig)
     bank = Bank.open_or_create(options.out / "bank")
-    recover_zoo(with_bad(planted, max(shares)), bank, recipe.recovery, recipe.budget, seed, workers=1)
+    recover_zoo(with_bad(planted, max(shares)), bank, config.recovery, config.budget, seed, workers=1)
     validation = load_images(options.validation)
     lists = [EpisodeList.draw(validation, 5, shots, 15, EPISODES, 0) for shots in (1, 5)]
 
     def accuracy(subject: Subject) -> list[float]:
         return [mean_interval(own).mean for own in evaluate_lists(subject, validation, lists, get_head("nearest-mean"))]
 
-    start = accuracy(random_initialisation(recipe.meta_model.spec(honest), seed))
+    start = accuracy(random_initialisation(config.meta_model.spec(honest), seed))
     print("random initialisation", [round(value, 2) for value in start], flush=True)
     rows: list[dict[str, Any]] = []
     clean: list[float] | None = None

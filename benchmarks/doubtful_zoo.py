@@ -17,10 +17,10 @@ import torch
 
 from metazoo.data import ImageSet, split_images
 from metazoo.data.images import draw_of_each
+from metazoo.execution.randomness import generator
 from metazoo.models import ImageClassifier, build_classifier
-from metazoo.run.randomness import generator
-from metazoo.zoo import ModelContract, TrainingRecipe, Zoo
-from metazoo.zoo.training import train_classifier, with_pixel_statistics
+from metazoo.zoo import ModelContract, TrainingConfig, Zoo
+from metazoo.zoo.building.classifier_training import train_classifier, with_pixel_statistics
 
 KINDS = ("shuffled", "random", "foreign")
 _NOISE = 3.0
@@ -73,13 +73,13 @@ def _shuffled(contract: ModelContract, images: ImageSet, random: torch.Generator
     few = chosen.take(torch.cat(places))
     shuffled = dataclasses.replace(few, labels=few.labels[torch.randperm(len(few), generator=random)])
     spec = with_pixel_statistics(contract.spec, few.images)
-    return train_classifier(spec, shuffled, few, TrainingRecipe(epochs=_SHUFFLED_EPOCHS), random)[0]
+    return train_classifier(spec, shuffled, few, TrainingConfig(epochs=_SHUFFLED_EPOCHS), random)[0]
 
 
 def _foreign(contract: ModelContract, images: ImageSet, random: torch.Generator) -> ImageClassifier:
     training, validation = split_images(_some_classes(contract, images, random), 0.8)
     spec = with_pixel_statistics(contract.spec, training.images)
-    return train_classifier(spec, training, validation, TrainingRecipe(epochs=_FOREIGN_EPOCHS), random)[0]
+    return train_classifier(spec, training, validation, TrainingConfig(epochs=_FOREIGN_EPOCHS), random)[0]
 
 
 def _random(honest: Zoo, contract: ModelContract, random: torch.Generator) -> ImageClassifier:

@@ -25,46 +25,46 @@ from torch.func import functional_call
 from metazoo.data import ImageSet, load_images, split_images
 from metazoo.data.augment import ShiftAndFlip
 from metazoo.data.images import first_of_each
-from metazoo.learn.batch_norm import batch_statistics, calibrate_statistics
+from metazoo.execution.compute import Compute
+from metazoo.execution.process_memory import keep_freed_memory
+from metazoo.execution.randomness import generator
+from metazoo.execution.repeat import Repeated
+from metazoo.features.batch_norm import batch_statistics, calibrate_statistics
 from metazoo.learn.losses import distillation_loss
 from metazoo.models import ClassifierSpec, build_classifier
-from metazoo.recover import GeneratorRecipe, RecoveryBudget, RecoveryRecipe
+from metazoo.recover import GeneratorConfig, RecoveryBudget, RecoveryConfig
 from metazoo.recover.adam import PlainAdam
 from metazoo.recover.budget import plan_buckets
 from metazoo.recover.pixels import cosine_decay
 from metazoo.recover.units import recover_buckets
-from metazoo.run.compute import Compute
-from metazoo.run.memory import keep_freed_memory
-from metazoo.run.randomness import generator
-from metazoo.run.repeat import Repeated
 from metazoo.zoo import WhiteBoxTeacher, Zoo
 
 BATCH, RATE, SEED = 64, 5e-3, 0
 
 
-def recipe_of(way: str) -> RecoveryRecipe | GeneratorRecipe:
+def config_of(way: str) -> RecoveryConfig | GeneratorConfig:
     """`pixels:200`, for example."""
     kind, iterations = way.split(":")
-    return {"pixels": RecoveryRecipe(), "generator": GeneratorRecipe()}[kind].model_copy(
+    return {"pixels": RecoveryConfig(), "generator": GeneratorConfig()}[kind].model_copy(
         update={"iterations": int(iterations)}
     )
 
 
 def recovered(
-    teacher: WhiteBoxTeacher, recipe: RecoveryRecipe | GeneratorRecipe, per_class: int, compute: Compute
+    teacher: WhiteBoxTeacher, config: RecoveryConfig | GeneratorConfig, per_class: int, compute: Compute
 ) -> tuple[Tensor, float]:
     """Images uint8 [n, 3, side, side] in the buckets that a run has, and the seconds that they took."""
     contract = teacher.contract
     buckets = plan_buckets(contract.spec.classes, RecoveryBudget(images_per_class=per_class), SEED, contract.name)
     # Through a generator all buckets go together; in pixels each stands alone.
-    together = [buckets] if isinstance(recipe, GeneratorRecipe) else [[bucket] for bucket in buckets]
+    together = [buckets] if isinstance(config, GeneratorConfig) else [[bucket] for bucket in buckets]
     clock = time.process_time if compute.device == "cpu" else time.perf_counter
     start = clock()
     with compute.mixed():
         parts = [
             part.images
             for place, own in enumerate(together)
-            for part in recover_buckets(teacher, own, recipe, generator(SEED, "fidelity", contract.name, place))
+            for part in recover_buckets(teacher, own, config, generator(SEED, "fidelity", contract.name, place))
         ]
     return torch.cat(parts), clock() - start
 
@@ -127,11 +127,11 @@ def main() -> None:
         learned, held_out = split_images(chosen, 0.8)
         real = learned.images[first_of_each(learned.labels, options.images_per_class)]
         if compute.device != "cpu":
-            recovered(teacher, RecoveryRecipe(iterations=5), options.images_per_class, compute)
+            recovered(teacher, RecoveryConfig(iterations=5), options.images_per_class, compute)
         row: dict[str, Any] = {"model": contract.name, "teacher": contract.accuracy}
         row["real"] = accuracy_of_student(teacher, real, held_out, options.steps)
         for way in options.ways.split(","):
-            images, seconds = recovered(teacher, recipe_of(way), options.images_per_class, compute)
+            images, seconds = recovered(teacher, config_of(way), options.images_per_class, compute)
             accuracy = accuracy_of_student(teacher, images, held_out, options.steps)
             row[way] = {"accuracy": accuracy, "images_per_second": len(images) / seconds}
         rows.append(row)

@@ -22,16 +22,17 @@ import torch
 
 from benchmarks.peak_memory import PeakMemory
 from metazoo.bank import Bank, ResidentBank
+from metazoo.execution.bounded import Limits
+from metazoo.execution.compute import CPU
+from metazoo.execution.process_memory import keep_freed_memory
 from metazoo.learn.views import draw_views, judge_views
-from metazoo.methods.stages import teacher_targets
 from metazoo.models import ClassifierSpec, build_classifier
-from metazoo.run.artefacts import write_json
-from metazoo.run.bounded import Limits
-from metazoo.run.compute import CPU
-from metazoo.run.memory import keep_freed_memory
-from metazoo.run.tensor_files import write_tensors
-from metazoo.taskspace import FisherEmbeddings, ProbeRecipe, similarity_matrix, train_probe, write_embeddings
-from metazoo.zoo import Zoo, add_folder, group_rows, model_rows, verify_zoo
+from metazoo.pipeline.learning_stage import teacher_targets
+from metazoo.report.zoo_tables import domain_rows, model_rows
+from metazoo.storage.artefacts import write_json
+from metazoo.storage.tensor_files import write_tensors
+from metazoo.taskspace import FisherEmbeddings, ProbeConfig, similarity_matrix, train_probe, write_embeddings
+from metazoo.zoo import Zoo, add_folder, verify_zoo
 
 CLASSES, SIDE, IMAGES, VIEWS, FISHER_IMAGES = 5, 32, 60, 32, 4
 POOL, EMBEDDINGS = 8192, "fisher.safetensors"
@@ -69,7 +70,7 @@ def add(folder: Path, count: int) -> None:
 def listing(folder: Path, count: int) -> None:
     """Open, and make the rows of `metazoo zoo inspect`."""
     zoo = Zoo.open(folder / "zoo")
-    assert len(model_rows(zoo)) == count == sum(row.models for row in group_rows(zoo))
+    assert len(model_rows(zoo)) == count == sum(row.models for row in domain_rows(zoo))
 
 
 def verify(folder: Path, count: int) -> None:
@@ -118,7 +119,7 @@ def pool(folder: Path, count: int) -> None:
 def _embed(folder: Path) -> None:
     counts = {contract.name: contract.spec.classes for contract in Zoo.open(folder / "zoo")}
     bank = ResidentBank.load(Bank.open(folder / "bank"), list(counts), SIDE)
-    probe = train_probe(bank, counts, ProbeRecipe(steps=20), 0)
+    probe = train_probe(bank, counts, ProbeConfig(steps=20), 0)
     places = {name: bank.places_of(index) for index, name in enumerate(counts)}
     embeddings = (
         probe.embed(name, bank.images[own][:FISHER_IMAGES], bank.labels[own][:FISHER_IMAGES])

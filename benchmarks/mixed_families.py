@@ -30,11 +30,11 @@ from metazoo.cli import main as metazoo
 from metazoo.data import ImageSet, load_images
 from metazoo.data.splits import split_images
 from metazoo.evaluate import Result
+from metazoo.execution.randomness import generator
 from metazoo.models import ClassifierSpec, ImageClassifier, LibraryNetwork
-from metazoo.run.randomness import generator
-from metazoo.run_record import Run
-from metazoo.zoo import TrainingRecipe, Zoo, build_zoo
-from metazoo.zoo.training import train_classifier, with_pixel_statistics
+from metazoo.runs.record import Run
+from metazoo.zoo import TrainingConfig, Zoo, build_zoo
+from metazoo.zoo.building.classifier_training import train_classifier, with_pixel_statistics
 
 LARGE_SIDE = 64
 _CONV4_EPOCHS = 8
@@ -102,9 +102,9 @@ def train_model(kind: Kind, images: ImageSet, folder: Path, seed: int) -> None:
         mean=(0.0,) * kind.channels,
         std=(1.0,) * kind.channels,
     )
-    # The rate falls to a fifth twice, as nothing else of the recipe calms the last steps.
+    # The rate falls to a fifth twice, as nothing else of the config calms the last steps.
     milestones = (round(kind.epochs * 0.6), round(kind.epochs * 0.85))
-    recipe = TrainingRecipe(
+    config = TrainingConfig(
         epochs=kind.epochs,
         batch_size=64,
         optimiser="adam",
@@ -114,7 +114,7 @@ def train_model(kind: Kind, images: ImageSet, folder: Path, seed: int) -> None:
     )
     random = generator(seed, "mixed families training", kind.name)
     spec = with_pixel_statistics(plain, training.images)
-    classifier, accuracy = train_classifier(spec, training, validation, recipe, random, name=kind.name)
+    classifier, accuracy = train_classifier(spec, training, validation, config, random, name=kind.name)
     said = spec.model_dump(mode="json", exclude={"classes"})
     said |= {"classes": list(images.class_names), "domain": images.name, "accuracy": round(accuracy, 2)}
     folder.mkdir(parents=True, exist_ok=True)
@@ -183,9 +183,9 @@ def main() -> None:
             zoos = (mixed, alone) if kind.architecture == "conv4" else (alone,)
             for zoo in zoos:
                 images = sets[kind.name]
-                recipe = TrainingRecipe(epochs=_CONV4_EPOCHS, milestones=(5, 7))
+                config = TrainingConfig(epochs=_CONV4_EPOCHS, milestones=(5, 7))
                 # Its seed is its number, so that every list of classes has a name of its own in the zoo.
-                build_zoo(zoo, images, "conv4", 1, kind.classes, number, recipe=recipe, workers=1)
+                build_zoo(zoo, images, "conv4", 1, kind.classes, number, config=config, workers=1)
     with timed("adding and verifying", times):
         call("zoo", "add", mixed, "--from-folder", files)
         call("zoo", "verify", mixed)
@@ -206,7 +206,7 @@ def main() -> None:
         large = {"meta_model": {"input_size": LARGE_SIDE}, "learning": {"steps": options.large_steps}}
         run = Run.open(options.out / "run-mixed")
         classifier, _ = learned(run, Zoo.open(mixed), large, options.seed, options.out / "large")
-    MetaModel(classifier, method="tgr", setting="default", seed=options.seed).save(options.out / "large-meta-model")
+    MetaModel(classifier, method="tgr", preset="default", seed=options.seed).save(options.out / "large-meta-model")
     _measure(options.out / "large-meta-model", "large", options)
     (options.out / "times.json").write_text(json.dumps(times, indent=2))
     _print(options, mixed)

@@ -71,7 +71,7 @@ def main(suite: str, case: str, way: str, *quick: str) -> None:
 
     from benchmarks.measure import Settings
     from benchmarks.suites import SUITES
-    from metazoo.run.memory import keep_freed_memory
+    from metazoo.execution.process_memory import keep_freed_memory
 
     torch.set_num_threads(1)
     keep_freed_memory()

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 
 from benchmarks.peak_memory import PeakMemory
-from metazoo.cli.subject import open_source
+from metazoo.cli.feature_source import open_source
 from metazoo.data import EpisodeList, load_images
 from metazoo.evaluate import Subject, evaluate_lists, mean_interval
-from metazoo.learn.heads import get_head
-from metazoo.methods.config import merged, resolve_config
-from metazoo.training import train
+from metazoo.features.heads import get_head
+from metazoo.runs.config import merged, resolve_config
+from metazoo.runs.train import train
 from metazoo.zoo import Zoo
 
 SHOTS, WAYS, QUERIES, EPISODES, EPISODE_SEED = (1, 5), 5, 15, 1000, 0

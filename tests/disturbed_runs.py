@@ -226,7 +226,7 @@ def _move_clock(folder: Path, seconds: int) -> None:
 
 def _unsound(folder: Path) -> str:
     from metazoo.errors import MetazooError
-    from metazoo.run.folder import RunFolder
+    from metazoo.storage.run_folder import RunFolder
 
     try:
         if (folder / "manifest.json").exists():
@@ -239,10 +239,10 @@ def _unsound(folder: Path) -> str:
 def _main() -> None:
     import torch
 
-    from metazoo.methods import stages
+    from metazoo.pipeline import learning_stage
 
     torch.set_num_threads(1)
-    stages._STEPS_BETWEEN_CHECKPOINTS = 2
+    learning_stage._STEPS_BETWEEN_CHECKPOINTS = 2
     request = json.load(sys.stdin)
     parent, zoo = Path(request["parent"]), Path(request["zoo"])
     options = parent / "options.yaml"

@@ -11,11 +11,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from metazoo.run.repeat import Playback
+from metazoo.execution.repeat import Playback
 
 
 class PlayedBack:
-    """`metazoo.run.repeat.Repeated` as it is on a GPU, and from the first call on."""
+    """`metazoo.execution.repeat.Repeated` as it is on a GPU, and from the first call on."""
 
     def __init__(self, step: Callable[..., Any], _device: torch.device, *, recordable: bool = True) -> None:
         assert recordable

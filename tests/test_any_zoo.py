@@ -13,8 +13,8 @@ from training_helpers import OPTIONS, coloured_images
 from metazoo.bank import Bank
 from metazoo.evaluate import evaluate, zoo_ensemble
 from metazoo.recover import health_rows
-from metazoo.training import train
-from metazoo.zoo import TrainingRecipe, Zoo, add_model, build_zoo, verify_zoo
+from metazoo.runs.train import train
+from metazoo.zoo import TrainingConfig, Zoo, add_model, build_zoo, verify_zoo
 
 SIDE = 32
 WITHOUT_BATCH_NORM = ("timm:test_vit", "timm:test_convnext")
@@ -41,7 +41,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
         said: dict[str, Any] = {"classes": names, "input_size": SIDE, "mean": (0.5,), "std": (0.25,), "domain": "any"}
         add_model(folder / "zoo", name, weights=folder / "weights.pth", **said)
     images = coloured_images(4, SIDE)
-    build_zoo(folder / "zoo", images, "conv4", 1, 3, recipe=TrainingRecipe(epochs=1), width=4, workers=1)
+    build_zoo(folder / "zoo", images, "conv4", 1, 3, config=TrainingConfig(epochs=1), width=4, workers=1)
     return Zoo.open(folder / "zoo")
 
 

@@ -7,8 +7,8 @@ import torch
 from training_helpers import OPTIONS, SIDE, coloured_images
 
 from metazoo.models import architectures
-from metazoo.training import train
-from metazoo.zoo import TrainingRecipe, Zoo, build_zoo, verify_zoo
+from metazoo.runs.train import train
+from metazoo.zoo import TrainingConfig, Zoo, build_zoo, verify_zoo
 
 
 @pytest.fixture(scope="module")
@@ -16,12 +16,12 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
     """One model of every architecture, of 2, 3, ... classes and no two of one input size."""
     folder, images = tmp_path_factory.mktemp("architectures") / "zoo", coloured_images(8, SIDE)
     for index, name in enumerate(architectures()):
-        recipe = TrainingRecipe(epochs=1)
-        build_zoo(folder, images, name, 1, 2 + index, recipe=recipe, width=4, input_size=SIDE + 3 * index, workers=1)
+        config = TrainingConfig(epochs=1)
+        build_zoo(folder, images, name, 1, 2 + index, config=config, width=4, input_size=SIDE + 3 * index, workers=1)
     return Zoo.open(folder)
 
 
-def test_every_architecture_is_built_by_its_published_recipe(zoo: Zoo) -> None:
+def test_every_architecture_is_built_by_its_published_config(zoo: Zoo) -> None:
     assert {contract.spec.architecture for contract in zoo} == set(architectures())
     for contract in zoo:
         assert contract.training is not None

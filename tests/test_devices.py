@@ -13,15 +13,15 @@ from training_helpers import OPTIONS, REFERENCE, SIDE, build, coloured_images
 from metazoo.adapt import FewShotClassifier, adapt
 from metazoo.data import EpisodeList
 from metazoo.evaluate import Subject, evaluate, zoo_ensemble
-from metazoo.learn.embedders import MultiDomainClassifier
-from metazoo.learn.heads import HEADS
-from metazoo.learn.recogniser import DomainRecogniser
+from metazoo.execution import compute
+from metazoo.features.domain_router import DomainRecogniser
+from metazoo.features.embedders import MultiDomainClassifier
+from metazoo.features.heads import HEADS
 from metazoo.learn.selecting_learner import accuracy_on
 from metazoo.models import ImageClassifier
-from metazoo.run import compute
-from metazoo.run_record import Run
-from metazoo.training import train
-from metazoo.zoo import TrainingRecipe, Zoo, build_zoo
+from metazoo.runs.record import Run
+from metazoo.runs.train import train
+from metazoo.zoo import TrainingConfig, Zoo, build_zoo
 
 WEIGHED = {**OPTIONS, "trust": {"mode": "weigh", "threshold": 1.0}}
 
@@ -61,11 +61,11 @@ def test_a_tensor_that_was_left_behind_is_noticed(device: str) -> None:
     assert float((torch.ones(3).to(device) * 2).sum()) == 6
 
 
-@pytest.mark.parametrize(("setting", "config"), [("default", OPTIONS), ("default", WEIGHED), ("reference", REFERENCE)])
+@pytest.mark.parametrize(("preset", "config"), [("default", OPTIONS), ("default", WEIGHED), ("reference", REFERENCE)])
 def test_a_run_learns_there_what_it_learns_on_the_cpu(
-    zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, config: dict[str, Any]
+    zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preset: str, config: dict[str, Any]
 ) -> None:
-    options: dict[str, Any] = {"setting": setting, "config": config, "workers": 1}
+    options: dict[str, Any] = {"preset": setting, "config": config, "workers": 1}
     here = train(zoo, out=tmp_path / "cpu", device="cpu", **options)
     monkeypatch.setattr(compute, "_device", torch.device)
     with emulated_device() as name:
@@ -87,14 +87,14 @@ def test_specialists_learn_there_what_they_learn_on_the_cpu(tmp_path: Path, monk
 
 def test_class_conflicts_are_found_there(zoo: Zoo, tmp_path: Path, device: str) -> None:
     config = {**REFERENCE, "class_map": None}
-    run = train(zoo, out=tmp_path / "run", setting="reference", config=config, device=device, workers=1)
+    run = train(zoo, out=tmp_path / "run", preset="reference", config=config, device=device, workers=1)
     assert run.finished
 
 
 def test_a_zoo_is_built_there(tmp_path: Path, device: str) -> None:
-    images, recipe = coloured_images(4, SIDE), TrainingRecipe(epochs=2)
+    images, config = coloured_images(4, SIDE), TrainingConfig(epochs=2)
     here, there = (
-        build_zoo(tmp_path / name, images, "conv4", 1, 3, recipe=recipe, width=4, workers=1, device=name)
+        build_zoo(tmp_path / name, images, "conv4", 1, 3, config=config, width=4, workers=1, device=name)
         for name in ("cpu", device)
     )
     names = [zoo.contracts[0].name for zoo in (here, there)]

@@ -10,12 +10,12 @@ from training_helpers import OPTIONS, REFERENCE, SIDE, build, coloured_images
 
 from metazoo.adapt import adapt
 from metazoo.evaluate import Subject, evaluate
-from metazoo.learn.embedders import MultiDomainClassifier
-from metazoo.methods.config import merged
-from metazoo.run import repeat
-from metazoo.run.memory import give_back_memory
-from metazoo.training import train
-from metazoo.zoo import TrainingRecipe, Zoo, build_zoo
+from metazoo.execution import repeat
+from metazoo.execution.process_memory import give_back_memory
+from metazoo.features.embedders import MultiDomainClassifier
+from metazoo.runs.config import merged
+from metazoo.runs.train import train
+from metazoo.zoo import TrainingConfig, Zoo, build_zoo
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -56,9 +56,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 def test_a_run_finishes_and_all_its_steps_are_recorded(
     zoo: Zoo, tmp_path: Path, recorded: list[bool], setting: str, config: dict[str, Any], precision: str
 ) -> None:
-    run = train(
-        zoo, out=tmp_path / "run", setting=setting, config=config, device="cuda", precision=precision, workers=1
-    )
+    run = train(zoo, out=tmp_path / "run", preset=setting, config=config, device="cuda", precision=precision, workers=1)
     assert run.finished
     assert isinstance(run.meta_model.module, MultiDomainClassifier) == ("domains" in config)
     assert len(recorded) > 5
@@ -68,7 +66,7 @@ def test_a_run_finishes_and_all_its_steps_are_recorded(
 @pytest.mark.parametrize("learner", ["maml", "maml-first-order", "anil", "protonet"])
 def test_every_learner_is_recorded(zoo: Zoo, tmp_path: Path, recorded: list[bool], learner: str) -> None:
     config = merged(REFERENCE, {"learning": {"replay": {"learner": learner, "episodes_per_update": 6}}})
-    run = train(zoo, out=tmp_path / "run", setting="reference", config=config, device="cuda", workers=1)
+    run = train(zoo, out=tmp_path / "run", preset="reference", config=config, device="cuda", workers=1)
     assert run.finished
     assert all(recorded)
 
@@ -85,9 +83,9 @@ def test_models_are_trained_there_as_on_the_cpu(
     tmp_path: Path, recorded: list[bool], architecture: str, shift: int | None
 ) -> None:
     images = coloured_images(4, SIDE)
-    recipe = TrainingRecipe(epochs=8, batch_size=5, largest_shift=shift, milestones=(4,), learning_rate=0.003)
+    config = TrainingConfig(epochs=8, batch_size=5, largest_shift=shift, milestones=(4,), learning_rate=0.003)
     here, there = (
-        build_zoo(tmp_path / name, images, architecture, 1, 3, recipe=recipe, width=4, workers=1, device=name)
+        build_zoo(tmp_path / name, images, architecture, 1, 3, config=config, width=4, workers=1, device=name)
         for name in ("cpu", "cuda")
     )
     assert len(recorded) >= 2  # one for each learning rate

@@ -11,29 +11,34 @@ from metazoo.methods import METHODS
 
 PACKAGE = Path(metazoo.__file__).parent
 FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
-LONGEST_FILE = 260
+LONGEST_FILE = 400
 
 # Rooms that a room may import, besides itself and `errors`. A room or module that is not listed may import everything.
 KNOWS: dict[str, set[str]] = {
     "errors": set(),
-    "run": set(),
+    "text": set(),
+    "storage": set(),
+    "execution": {"storage"},
     "models": set(),
-    "data": {"run"},
-    "bank": {"run", "data"},
-    "zoo": {"models", "data", "run"},
-    "recover": {"zoo", "bank", "models", "run", "data"},
-    "taskspace": {"models", "bank", "run", "data"},
-    "learn": {"models", "bank", "data", "run"},
-    "evaluate": {"learn", "data", "models", "run"},
-    "adapt": {"learn", "data", "models", "run"},
-    "methods": {"run", "data", "models", "zoo", "bank", "recover", "taskspace", "learn"},
-    "run_description": {"methods", "run", "zoo"},
-    "run_record": {"adapt", "methods", "run", "run_description", "zoo"},
-    "report": {"adapt", "evaluate", "learn", "methods", "run", "run_record", "taskspace", "zoo"},
+    "data": {"execution", "storage"},
+    "bank": {"data", "execution", "storage"},
+    "zoo": {"models", "data", "execution", "storage"},
+    "recover": {"zoo", "bank", "models", "data", "execution", "storage"},
+    "taskspace": {"models", "bank", "data", "execution", "storage"},
+    "audit": {"zoo", "bank", "models", "data", "execution", "storage"},
+    "features": {"models", "data", "execution", "storage"},
+    "fusion": {"zoo", "models", "execution", "storage"},
+    "learn": {"features", "bank", "models", "data", "execution", "storage"},
+    "evaluate": {"features", "fusion", "zoo", "data", "models", "execution", "storage"},
+    "adapt": {"features", "zoo", "data", "models", "execution", "storage"},
 }
+KNOWS["pipeline"] = {*KNOWS} - {"evaluate", "adapt"}
+KNOWS["methods"] = {*KNOWS} - {"evaluate", "adapt"}
+KNOWS["runs"] = {*KNOWS} - {"evaluate"}
+KNOWS["report"] = {*KNOWS}
 # Reading these can run code. The two ends of the pipe between this program's own processes may pickle.
 CODE_BEARING = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
-PIPE_ENDS = {"run/executor.py", "run/worker.py"}
+PIPE_ENDS = {"execution/executor.py", "execution/worker.py"}
 
 
 def imports_of(source: str, name: str) -> Iterator[str]:
@@ -55,7 +60,7 @@ def forbidden_rooms(source: str, name: str) -> set[str]:
     # `import metazoo` alone, or a name from it, could be anything.
     modules = [f"{module}.".split(".") for module in imports_of(source, name)]
     seen = {room for package, room, *_ in modules if package == "metazoo"}
-    return seen - KNOWS[room] - {room, "errors"}
+    return seen - KNOWS[room] - {room, "errors", "text"}
 
 
 def unsafe_reads(source: str, name: str) -> list[str]:
@@ -105,14 +110,14 @@ def test_no_method_imports_another_method() -> None:
 @pytest.mark.parametrize(
     ("name", "source", "rooms"),
     [
-        ("run/lock.py", "from metazoo.errors import RunError\nfrom metazoo.run import signals", set()),
-        ("run/lock.py", "def late():\n    from metazoo.data.images import ImageSet", {"data"}),
-        ("learn/heads.py", "from ..zoo import Zoo\nfrom . import embedders", {"zoo"}),
-        ("learn/heads.py", "from .. import zoo, bank", {"zoo"}),
-        ("recover/pixels.py", "import metazoo.learn.heads as heads", {"learn"}),
+        ("storage/lock.py", "from metazoo.errors import RunError\nfrom metazoo.storage import manifest", set()),
+        ("storage/lock.py", "def late():\n    from metazoo.data.images import ImageSet", {"data"}),
+        ("learn/losses.py", "from ..zoo import Zoo\nfrom . import embedders", {"zoo"}),
+        ("learn/losses.py", "from .. import zoo, bank", {"zoo"}),
+        ("recover/pixels.py", "import metazoo.features.heads as heads", {"features"}),
         ("data/load.py", "import metazoo", {""}),
-        ("errors.py", "import metazoo.run", {"run"}),
-        ("cli.py", "import metazoo.run, metazoo.learn", set()),
+        ("errors.py", "import metazoo.storage", {"storage"}),
+        ("cli.py", "import metazoo.storage, metazoo.learn", set()),
     ],
 )
 def test_a_forbidden_room_is_seen(name: str, source: str, rooms: set[str]) -> None:

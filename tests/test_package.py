@@ -49,7 +49,10 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 def test_importing_the_package_and_what_starts_a_worker_is_cheap() -> None:
     heavy = "print(sorted({'torch', 'numpy', 'pydantic', 'rich', 'matplotlib', 'sklearn'} & set(sys.modules)))"
     assert run_python("import sys, metazoo", heavy) == "[]"
-    assert run_python("import sys, metazoo.run.executor, metazoo.run.artefacts, metazoo.run.lock", heavy) == "[]"
+    assert (
+        run_python("import sys, metazoo.execution.executor, metazoo.storage.artefacts, metazoo.storage.lock", heavy)
+        == "[]"
+    )
 
 
 def test_the_lock_file_and_the_citation_belong_to_this_version() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import metazoo
 from metazoo.cli.parser import build_parser
-from metazoo.methods.config import resolve_config
+from metazoo.runs.config import resolve_config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -14,14 +14,14 @@ from training_helpers import OPTIONS, SIDE, build, coloured_images, content
 from metazoo.adapt import FewShotClassifier, MetaModel
 from metazoo.errors import ArtefactError, Interrupted, RunError, UsageError
 from metazoo.learn.group_learning import GroupLearner
-from metazoo.methods import stages, trust
 from metazoo.methods.tgr import TaskGroupingsRegularization
+from metazoo.pipeline import audit_stage, embedding_stage, learning_stage, recovery_stage
 from metazoo.recover import units
-from metazoo.run.folder import RunFolder
-from metazoo.run.lock import exclusive
-from metazoo.run.manifest import Manifest
-from metazoo.run_record import Run
-from metazoo.training import train
+from metazoo.runs.record import Run
+from metazoo.runs.train import train
+from metazoo.storage.lock import exclusive
+from metazoo.storage.manifest import Manifest
+from metazoo.storage.run_folder import RunFolder
 from metazoo.zoo import Zoo
 
 
@@ -85,7 +85,7 @@ def test_a_run_describes_itself(whole: Run, zoo: Zoo) -> None:
 def test_the_meta_model_adapts_to_new_classes(whole: Run, tmp_path: Path) -> None:
     new = coloured_images(3, SIDE)
     for meta_model in (whole.meta_model, MetaModel.load(whole.path / "meta-model")):
-        assert (meta_model.method, meta_model.setting, meta_model.seed) == ("tgr", "default", 0)
+        assert (meta_model.method, meta_model.preset, meta_model.seed) == ("tgr", "default", 0)
         assert not meta_model.networks[0].training
         classifier = meta_model.adapt(new.images[::2], new.labels[::2], new.class_names)
         assert isinstance(classifier, FewShotClassifier)
@@ -323,8 +323,8 @@ def test_only_a_run_folder_can_be_opened(tmp_path: Path, copied: Path) -> None:
 
 @pytest.mark.parametrize(
     ("owner", "function", "calls"),
-    [(stages, "recover_zoo", 0), (trust, "skill_matrix", 0), (stages, "train_probe", 0),
-     (stages, "dissimilarity_matrix", 0), (GroupLearner, "step", 5), (GroupLearner, "calibrate", 0)],
+    [(recovery_stage, "recover_zoo", 0), (audit_stage, "skill_matrix", 0), (embedding_stage, "train_probe", 0),
+     (embedding_stage, "dissimilarity_matrix", 0), (GroupLearner, "step", 5), (GroupLearner, "calibrate", 0)],
 )  # fmt: skip
 def test_a_stop_is_answered_where_the_run_can_go_on(
     zoo: Zoo, whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, function: str, calls: int
@@ -339,7 +339,7 @@ def test_a_stop_is_answered_where_the_run_can_go_on(
         left -= 1
         return real(*arguments, **keywords)
 
-    monkeypatch.setattr(stages, "_STEPS_BETWEEN_CHECKPOINTS", 3)
+    monkeypatch.setattr(learning_stage, "_STEPS_BETWEEN_CHECKPOINTS", 3)
     with monkeypatch.context() as patch:
         patch.setattr(owner, function, asked_to_stop)
         with pytest.raises(Interrupted, match="call again to go on") as caught:
@@ -360,11 +360,16 @@ def test_what_is_finished_is_not_done_again(zoo: Zoo, copied: Path, monkeypatch:
         return real(learner)
 
     as_interrupted(copied)
-    monkeypatch.setattr(stages, "_STEPS_BETWEEN_CHECKPOINTS", 3)
+    monkeypatch.setattr(learning_stage, "_STEPS_BETWEEN_CHECKPOINTS", 3)
     monkeypatch.setattr(GroupLearner, "step", stopping)
-    for function in ("health_rows", "contact_sheet", "train_probe", "group"):
-        monkeypatch.setattr(stages, function, pytest.fail)
-    monkeypatch.setattr(trust, "skill_matrix", pytest.fail)
+    for owner, function in (
+        (recovery_stage, "health_rows"),
+        (recovery_stage, "contact_sheet"),
+        (embedding_stage, "train_probe"),
+        (embedding_stage, "group"),
+    ):
+        monkeypatch.setattr(owner, function, pytest.fail)
+    monkeypatch.setattr(audit_stage, "skill_matrix", pytest.fail)
     monkeypatch.setattr(units, "recover_images", pytest.fail)
     with pytest.raises(KeyboardInterrupt):
         again(zoo, copied)

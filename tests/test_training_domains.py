@@ -12,24 +12,24 @@ from torch import Tensor
 from training_helpers import OPTIONS, SIDE, build, content, untrained
 
 from metazoo.bank import Bank, ResidentBank
-from metazoo.learn.embedders import MultiDomainClassifier
-from metazoo.learn.group_learning import GroupLearner
-from metazoo.learn.recipe import LearningRecipe
-from metazoo.learn.recogniser import fitted_recogniser
-from metazoo.learn.student import Student
-from metazoo.methods import domains, specialists
-from metazoo.methods.specialists import softened
-from metazoo.methods.stages import BANK, GROUPING, teacher_targets
-from metazoo.methods.tgr import TgrRecipe
-from metazoo.methods.trust import SKILL, TRUST, skill_of
-from metazoo.methods.workspace import Workspace
+from metazoo.execution.compute import CPU
+from metazoo.execution.randomness import generator, seed_of
+from metazoo.features.domain_router import fitted_recogniser
+from metazoo.features.embedders import MultiDomainClassifier
+from metazoo.learn.group_learning import GroupLearner, Student
+from metazoo.learn.learning_config import LearningConfig
+from metazoo.methods.tgr import TgrConfig
 from metazoo.models import ImageClassifier
-from metazoo.run.compute import CPU
-from metazoo.run.folder import RunFolder
-from metazoo.run.randomness import generator, seed_of
-from metazoo.run_record import Run
-from metazoo.taskspace import Grouping, draw_members
-from metazoo.training import train
+from metazoo.pipeline import audit_stage, domain_models
+from metazoo.pipeline.audit_stage import skill_of
+from metazoo.pipeline.domain_models import softened
+from metazoo.pipeline.layout import BANK, DOMAINS, GROUPING, SKILL, TRUST
+from metazoo.pipeline.learning_stage import teacher_targets
+from metazoo.pipeline.workspace import Workspace
+from metazoo.runs.record import Run
+from metazoo.runs.train import train
+from metazoo.storage.run_folder import RunFolder
+from metazoo.taskspace import Partition, draw_members
 from metazoo.zoo import ModelContract, Zoo
 
 FIRST = "blocks.0.0.weight"
@@ -50,7 +50,7 @@ def learned(zoo: Zoo, out: Path, **changes: Any) -> Run:
     return train(zoo, out=out, config={**OPTIONS, "domains": domains, **changes}, workers=1, resume=True)
 
 
-def drawing(grouping: Grouping, weights: Tensor | None) -> Callable[[torch.Generator], tuple[int, ...]]:
+def drawing(grouping: Partition, weights: Tensor | None) -> Callable[[torch.Generator], tuple[int, ...]]:
     return lambda random: draw_members(grouping, 2, random, weights=weights)[1]
 
 
@@ -64,16 +64,16 @@ def test_specialists_go_on_from_the_meta_model_with_the_models_of_their_domain(
     assert isinstance(plain, ImageClassifier)
     assert isinstance(run, MultiDomainClassifier)
     folder, names = RunFolder(tmp_path / "contract"), [contract.name for contract in zoo]
-    groups = Grouping.from_record(folder.read_json(GROUPING), names).groups
+    groups = Partition.from_record(folder.read_json(GROUPING), names).groups
     scores = torch.tensor([row["score"] for row in folder.read_json(TRUST)["models"]])
     bank, shown = Bank.open(folder.path / BANK), []
-    recipe = Run.open(folder.path).config.recipe
-    assert isinstance(recipe, TgrRecipe)
-    options = recipe.learning.model_copy(update={"steps": 3, "learning_rate": 0.005})
+    config = Run.open(folder.path).config.options
+    assert isinstance(config, TgrConfig)
+    options = config.learning.model_copy(update={"steps": 3, "learning_rate": 0.005})
     for domain in ("colours", "grey"):
         own = [index for index, contract in enumerate(zoo) if contract.domain == domain]
         left = [tuple(own.index(index) for index in group if index in own) for group in groups]
-        grouping = Grouping(tuple(group for group in left if group), "dispersed")
+        grouping = Partition(tuple(group for group in left if group), "dispersed")
         weights = scores[own].pow(8).clamp(min=1e-6) if trust["mode"] == "weigh" else None
         resident = ResidentBank.load(bank, [names[index] for index in own], SIDE)
         teachers, seed = [zoo.teacher(names[index]) for index in own], seed_of(0, "specialist", domain)
@@ -132,9 +132,9 @@ def test_softened_images_lie_between_themselves_and_their_weighed_means() -> Non
 
 def test_fewer_images_are_spread_over_the_models_and_their_classes() -> None:
     bank = cast(ResidentBank, SimpleNamespace(places_of=[slice(0, 10), slice(10, 14), slice(14, 44)].__getitem__))
-    assert specialists._places(bank, [0, 2], 8).tolist() == [0, 3, 6, 9, 14, 23, 33, 43]
-    assert specialists._places(bank, [1, 0], 100).tolist() == [10, 11, 12, 13, *range(10)]
-    assert specialists._places(bank, [0, 1, 2], 2).tolist() == [0, 10, 14]
+    assert domain_models._places(bank, [0, 2], 8).tolist() == [0, 3, 6, 9, 14, 23, 33, 43]
+    assert domain_models._places(bank, [1, 0], 100).tolist() == [10, 11, 12, 13, *range(10)]
+    assert domain_models._places(bank, [0, 1, 2], 2).tolist() == [0, 10, 14]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_fewer_images_are_spread_over_the_models_and_their_classes() -> None:
     ],
 )
 def test_the_fewer_models_a_kind_has_the_more_the_general_network_counts(weights: list[float], share: float) -> None:
-    assert specialists._general_share(torch.tensor(weights)) == pytest.approx(share, rel=1e-4)
+    assert domain_models._general_share(torch.tensor(weights)) == pytest.approx(share, rel=1e-4)
 
 
 def test_one_domain_needs_no_specialist(zoo: Zoo, tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_too_many_kinds_are_said_and_taken_for_one(
 def test_kinds_are_named_by_their_domains(
     of_three: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(domains, "kinds_of_images", lambda *_: [("a", "b_c"), ("a + b_c",)])
+    monkeypatch.setattr(audit_stage, "kinds_of_images", lambda *_: [("a", "b_c"), ("a + b_c",)])
     run = learned(of_three, tmp_path / "run", domains={"specialise": 0.6})
     module = run.meta_model.module
     assert isinstance(module, MultiDomainClassifier)
@@ -219,7 +219,7 @@ def test_a_run_stopped_among_its_specialists_ends_bit_equal(
 
     with monkeypatch.context() as patch:
         for name in ("learn_from_groups", "fitted_recogniser"):
-            patch.setattr(specialists, name, stopping(name, getattr(specialists, name)))
+            patch.setattr(domain_models, name, stopping(name, getattr(domain_models, name)))
         with pytest.raises(KeyboardInterrupt):
             learned(zoo, tmp_path / "run")
     assert calls == ["learn_from_groups"] * after
@@ -237,7 +237,7 @@ def test_the_skill_of_models_is_that_of_those_kept(zoo: Zoo, by_domain: Run) -> 
 
 def test_a_run_that_kept_no_skill_goes_on_as_it_began(zoo: Zoo, tmp_path: Path) -> None:
     began = cast(Workspace, SimpleNamespace(folder=RunFolder(tmp_path), zoo=zoo))
-    assert domains.find_kinds(began, domains.DomainRecipe()) == {}
+    assert audit_stage.find_kinds(began, audit_stage.DomainConfig()) == {}
 
 
 @pytest.mark.parametrize(
@@ -253,15 +253,15 @@ def test_a_run_that_kept_no_skill_goes_on_as_it_began(zoo: Zoo, tmp_path: Path) 
 )
 def test_a_plan_knows_how_many_kinds_there_can_be(named: str, changes: dict[str, Any], most: int) -> None:
     contracts = [cast(ModelContract, SimpleNamespace(domain=name)) for name in named]
-    recipe = domains.DomainRecipe.model_validate(changes)
-    assert domains.most_kinds(contracts, recipe) == most
+    config = audit_stage.DomainConfig.model_validate(changes)
+    assert audit_stage.most_kinds(contracts, config) == most
 
 
 def test_a_specialist_goes_on_for_a_share_of_the_steps_at_a_share_of_the_rate() -> None:
-    recipe = domains.DomainRecipe(specialise=0.25, learning_rate=0.5)
-    found = domains.specialised(LearningRecipe(steps=10, learning_rate=0.02), recipe)
-    assert found == LearningRecipe(steps=2, learning_rate=0.01)
-    assert domains.specialised(LearningRecipe(steps=1), recipe).steps == 1
+    config = audit_stage.DomainConfig(specialise=0.25, learning_rate=0.5)
+    found = audit_stage.specialised(LearningConfig(steps=10, learning_rate=0.02), config)
+    assert found == LearningConfig(steps=2, learning_rate=0.01)
+    assert audit_stage.specialised(LearningConfig(steps=1), config).steps == 1
 
 
 def test_domains_that_are_alike_are_one_kind(zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,9 +272,9 @@ def test_domains_that_are_alike_are_one_kind(zoo: Zoo, tmp_path: Path, monkeypat
         assert (names, alike) == ([contract.domain for contract in zoo], 0.7)
         return [("colours", "grey")]
 
-    monkeypatch.setattr(domains, "kinds_of_images", of_one_kind)
+    monkeypatch.setattr(audit_stage, "kinds_of_images", of_one_kind)
     run = learned(zoo, tmp_path, domains={"alike": 0.7})
     assert seen[0].shape == (5, 5)
     assert isinstance(run.meta_model.module, ImageClassifier)
-    assert RunFolder(run.path).read_json(domains.DOMAINS)["kinds"] == [["colours", "grey"]]
+    assert RunFolder(run.path).read_json(DOMAINS)["kinds"] == [["colours", "grey"]]
     assert run.metrics()[-1]["step"] == 7

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from training_helpers import OPTIONS, REFERENCE, content, untrained
 
-from metazoo.run_record import Run
+from metazoo.runs.record import Run
 from metazoo.zoo import Zoo
 
 if sys.platform == "win32":
@@ -191,8 +191,8 @@ def test_specialists_are_gone_on_with_too(two_domains: Zoo, tmp_path: Path) -> N
 # `make torture`: a kill at every moment of a run, a disk that is full at every moment, and kills at any time.
 _PARTS = 4
 _SETTINGS = {
-    "default": {"setting": "default", **OPTIONS},
-    "reference": {"setting": "reference", **REFERENCE},
+    "default": {"preset": "default", **OPTIONS},
+    "reference": {"preset": "reference", **REFERENCE},
     "kinds": OF_KINDS,
 }
 

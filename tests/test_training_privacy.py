@@ -10,11 +10,11 @@ from training_helpers import OPTIONS, build, content
 from metazoo.bank import Bank
 from metazoo.errors import RunError, UsageError
 from metazoo.learn.group_learning import GroupLearner
-from metazoo.methods import stages
-from metazoo.run.folder import RunFolder
-from metazoo.run.manifest import Manifest
-from metazoo.run_record import Run
-from metazoo.training import train
+from metazoo.pipeline import recovery_stage
+from metazoo.runs.record import Run
+from metazoo.runs.train import train
+from metazoo.storage.manifest import Manifest
+from metazoo.storage.run_folder import RunFolder
 from metazoo.zoo import Zoo
 
 
@@ -74,7 +74,7 @@ def test_a_finished_run_whose_images_are_gone_is_not_touched_again(
     zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = again(zoo, tmp_path / "run")
-    monkeypatch.setattr(stages, "recover_zoo", pytest.fail)
+    monkeypatch.setattr(recovery_stage, "recover_zoo", pytest.fail)
     times = {path: path.stat().st_mtime_ns for path in run.path.rglob("*") if path.is_file()}
     assert again(zoo, run.path).finished
     now = {path: path.stat().st_mtime_ns for path in run.path.rglob("*") if path.is_file()}
@@ -147,7 +147,7 @@ def test_no_images_are_shown_where_none_are_wanted(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "health_rows", stopping)
+        patch.setattr(recovery_stage, "health_rows", stopping)
         with pytest.raises(KeyboardInterrupt):
             again(template, tmp_path, images=False)
     run = again(template, tmp_path)  # it is recorded

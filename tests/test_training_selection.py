@@ -10,15 +10,15 @@ import torch
 from training_helpers import OPTIONS, SIDE, build, coloured_images, content
 
 from metazoo.cli import main
-from metazoo.cli.subject import open_source
+from metazoo.cli.feature_source import open_source
 from metazoo.errors import RunError, UsageError
 from metazoo.evaluate import find_contamination
 from metazoo.learn.selecting_learner import SelectingLearner
-from metazoo.methods import stages
-from metazoo.methods.selection import SELECTION, SELECTION_DATA
-from metazoo.run.folder import RunFolder
-from metazoo.run_record import Run
-from metazoo.training import train
+from metazoo.pipeline import learning_stage
+from metazoo.pipeline.layout import SELECTION, SELECTION_DATA
+from metazoo.runs.record import Run
+from metazoo.runs.train import train
+from metazoo.storage.run_folder import RunFolder
 from metazoo.zoo import Zoo
 
 SELECTING: dict[str, Any] = {"ways": 3, "shots": 2, "queries": 3, "episodes": 3, "steps_per_draw": 2}
@@ -111,7 +111,7 @@ def test_a_run_that_was_stopped_ends_bit_equal(
 
     real, judged = SelectingLearner.step, {"trust": {"mode": trust, "threshold": 1.0}}
     whole = learned(zoo, tmp_path / "whole", pack, **judged)
-    monkeypatch.setattr(stages, "_STEPS_BETWEEN_CHECKPOINTS", 1)
+    monkeypatch.setattr(learning_stage, "_STEPS_BETWEEN_CHECKPOINTS", 1)
     with monkeypatch.context() as patch:
         patch.setattr(SelectingLearner, "step", stopping)
         with pytest.raises(KeyboardInterrupt):

@@ -9,13 +9,14 @@ from training_helpers import OPTIONS, build, content
 
 from metazoo.errors import UsageError
 from metazoo.learn.group_learning import GroupLearner
-from metazoo.methods import stages
-from metazoo.methods.config import resolve_config
-from metazoo.methods.trust import TRUST, kept_models
-from metazoo.report.group_tables import GroupedModels, group_table
-from metazoo.run.folder import RunFolder
-from metazoo.run_record import Run
-from metazoo.training import train
+from metazoo.pipeline import learning_stage
+from metazoo.pipeline.audit_stage import kept_models
+from metazoo.pipeline.layout import TRUST
+from metazoo.report.run_tables import GroupedModels, group_table
+from metazoo.runs.config import resolve_config
+from metazoo.runs.record import Run
+from metazoo.runs.train import train
+from metazoo.storage.run_folder import RunFolder
 from metazoo.zoo import Zoo
 
 
@@ -87,7 +88,7 @@ def test_a_run_that_was_stopped_ends_bit_equal(
 
     real = GroupLearner.step
     whole = learned(zoo, tmp_path / "whole", mode=mode, threshold=1.0)
-    monkeypatch.setattr(stages, "_STEPS_BETWEEN_CHECKPOINTS", 2)
+    monkeypatch.setattr(learning_stage, "_STEPS_BETWEEN_CHECKPOINTS", 2)
     with monkeypatch.context() as patch:
         patch.setattr(GroupLearner, "step", stopping)
         with pytest.raises(KeyboardInterrupt):

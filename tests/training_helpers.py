@@ -8,7 +8,7 @@ import torch
 
 from metazoo.data import ImageSet
 from metazoo.models import ClassifierSpec, build_classifier
-from metazoo.zoo import TrainingRecipe, Zoo, build_zoo
+from metazoo.zoo import TrainingConfig, Zoo, build_zoo
 from metazoo.zoo.contract import Permission
 
 SIDE = 16
@@ -56,12 +56,12 @@ def coloured_images(classes: int, side: int) -> ImageSet:
 
 def build(folder: Path, grey: int = 1) -> Zoo:
     """Two conv4 of 3 classes, a thin-resnet of 2, and as many as asked of 4 that see grey at 20 pixels."""
-    recipe, images = TrainingRecipe(epochs=1), coloured_images(6, SIDE)
-    build_zoo(folder, images, "conv4", models=2, ways=3, recipe=recipe, width=4, workers=1)
-    build_zoo(folder, images, "thin-resnet", models=1, ways=2, recipe=recipe, width=4, workers=1)
+    config, images = TrainingConfig(epochs=1), coloured_images(6, SIDE)
+    build_zoo(folder, images, "conv4", models=2, ways=3, config=config, width=4, workers=1)
+    build_zoo(folder, images, "thin-resnet", models=1, ways=2, config=config, width=4, workers=1)
     return build_zoo(
         folder, images, "thin-resnet", grey, 4,
-        domain="grey", recipe=recipe, width=4, channels=1, input_size=20, workers=1,
+        domain="grey", config=config, width=4, channels=1, input_size=20, workers=1,
     )  # fmt: skip
 
 

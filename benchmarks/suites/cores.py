@@ -11,11 +11,11 @@ from benchmarks.measure import Case, Settings, Suite, Way, waited
 from benchmarks.suites.examples import pixels, teacher
 from benchmarks.suites.regularisation import Step
 from benchmarks.suites.replay import Replay
+from metazoo.execution.compute import CPU
+from metazoo.execution.executor import default_workers
+from metazoo.execution.threads import WorkerThreads, torch_threads
 from metazoo.learn.regularisers import ImplicitRegularisation
-from metazoo.methods.stages import teacher_targets
-from metazoo.run.compute import CPU
-from metazoo.run.executor import default_workers
-from metazoo.run.threads import WorkerThreads, torch_threads
+from metazoo.pipeline.learning_stage import teacher_targets
 
 
 def _by_torch(function: Callable[[], object], threads: int) -> Way:

@@ -8,7 +8,7 @@ from benchmarks.measure import Case, Settings, Suite, Way, timed
 from benchmarks.suites.examples import classifier, image_set
 from metazoo.data import EpisodeList, ImageSet
 from metazoo.evaluate import Subject, evaluate_lists
-from metazoo.learn.heads import get_head
+from metazoo.features.heads import get_head
 from metazoo.models import ImageClassifier
 
 CLASSES, IMAGES, SHOTS, QUERIES = 20, 40, 5, 15

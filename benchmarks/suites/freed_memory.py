@@ -8,7 +8,7 @@ from benchmarks.measure import Case, Settings, Suite, Way
 _SCRIPT = """
 import sys, time, torch
 from metazoo.models import ClassifierSpec, build_classifier
-from metazoo.run.memory import keep_freed_memory
+from metazoo.execution.process_memory import keep_freed_memory
 kept, images, steps = sys.argv[1] == "kept", int(sys.argv[2]), int(sys.argv[3])
 if kept:
     keep_freed_memory()

@@ -12,7 +12,7 @@ from benchmarks.measure import Case, Settings, Suite, Way, extrapolated
 from benchmarks.suites.examples import random, teacher
 from metazoo.data.augment import crop_and_flip_alike
 from metazoo.models import Generator
-from metazoo.recover import GeneratorRecipe, RecoveryRecipe, recover_images, recover_through_generator
+from metazoo.recover import GeneratorConfig, RecoveryConfig, recover_images, recover_through_generator
 from metazoo.zoo import WhiteBoxTeacher
 
 CLASSES = 5
@@ -23,7 +23,7 @@ AS_FAITHFUL = 50
 def published_inversion(
     subject: WhiteBoxTeacher,
     labels: Tensor,
-    recipe: GeneratorRecipe,
+    config: GeneratorConfig,
     draws: torch.Generator,
     check: Callable[[], None] = lambda: None,
 ) -> Tensor:
@@ -45,19 +45,19 @@ def published_inversion(
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.register_forward_hook(hook)
-    network = Generator(spec.input_size, spec.channels, latent=recipe.latent, width=recipe.width)
+    network = Generator(spec.input_size, spec.channels, latent=config.latent, width=config.width)
     network.initialise(draws)
-    latents = torch.randn(len(labels), recipe.latent, generator=draws).to(labels.device).requires_grad_(True)
+    latents = torch.randn(len(labels), config.latent, generator=draws).to(labels.device).requires_grad_(True)
     network.to(labels.device)
-    optimiser = torch.optim.Adam([*network.parameters(), latents], lr=recipe.learning_rate, betas=(0.5, 0.999))
+    optimiser = torch.optim.Adam([*network.parameters(), latents], lr=config.learning_rate, betas=(0.5, 0.999))
     best_loss, best = float("inf"), torch.empty(0)
-    for _ in range(recipe.iterations):
+    for _ in range(config.iterations):
         check()
         distances.clear()
         images = network(latents)
-        logits = model(crop_and_flip_alike(images, round(spec.input_size * recipe.shift), draws))
-        loss = recipe.cross_entropy * functional.cross_entropy(logits, labels)
-        loss = loss + recipe.batch_norm * torch.stack(distances).sum()
+        logits = model(crop_and_flip_alike(images, round(spec.input_size * config.shift), draws))
+        loss = config.cross_entropy * functional.cross_entropy(logits, labels)
+        loss = loss + config.batch_norm * torch.stack(distances).sum()
         if loss.item() < best_loss:
             best_loss, best = loss.item(), images.detach()
         optimiser.zero_grad()
@@ -73,8 +73,8 @@ def _case(architecture: str, side: int, images: int, steps: tuple[int, int], qui
     def prepare() -> dict[str, Way]:
         subject = teacher(architecture, side=side, width=4 if quick else None)
         labels = torch.arange(CLASSES).repeat(images // CLASSES)
-        published = GeneratorRecipe(latent=8, width=4) if quick else GeneratorRecipe()
-        default = RecoveryRecipe()
+        published = GeneratorConfig(latent=8, width=4) if quick else GeneratorConfig()
+        default = RecoveryConfig()
         fewer = published.model_copy(update={"iterations": steps[0]})
         # Fewer steps of pixels fall faster in learning rate, which costs nothing.
         fewer_pixels = default.model_copy(update={"iterations": steps[1]})
@@ -82,7 +82,7 @@ def _case(architecture: str, side: int, images: int, steps: tuple[int, int], qui
             "published, plain torch": extrapolated(
                 lambda check: published_inversion(subject, labels, fewer, random(), check), published.iterations
             ),
-            "published, by metazoo (setting reference)": extrapolated(
+            "published, by metazoo (preset reference)": extrapolated(
                 lambda check: recover_through_generator(subject, [labels], fewer, random(), check=check),
                 published.iterations,
             ),

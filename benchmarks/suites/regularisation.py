@@ -9,7 +9,8 @@ from torch.nn import functional
 
 from benchmarks.measure import Case, Settings, Suite, Way, timed
 from benchmarks.suites.examples import classifier, pixels, teacher
-from metazoo.learn.batch_norm import batch_statistics
+from metazoo.execution.threads import CALLING_THREAD, ThreadCopies, WorkerThreads
+from metazoo.features.batch_norm import batch_statistics
 from metazoo.learn.losses import published_distillation_loss
 from metazoo.learn.regularisers import (
     ExplicitRegularisation,
@@ -19,9 +20,7 @@ from metazoo.learn.regularisers import (
     Parameters,
     Regulariser,
 )
-from metazoo.learn.thread_copies import ThreadCopies
 from metazoo.models import ImageClassifier
-from metazoo.run.threads import CALLING_THREAD, WorkerThreads
 from metazoo.zoo import WhiteBoxTeacher
 
 Task = tuple[WhiteBoxTeacher, Tensor, Tensor]

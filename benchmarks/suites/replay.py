@@ -12,13 +12,13 @@ from torch.nn import functional
 
 from benchmarks.measure import Case, Settings, Suite, Way, timed
 from benchmarks.suites.examples import classifier, pixels, random, scratch
-from metazoo.learn.batch_norm import batch_statistics
+from metazoo.execution.threads import CALLING_THREAD, WorkerThreads
+from metazoo.features.batch_norm import batch_statistics
 from metazoo.learn.episode_gradients import EpisodeGradients
+from metazoo.learn.episode_memory import EpisodeMemory
 from metazoo.learn.learners import EpisodeImages, FunctionalClassifier, build_learner
-from metazoo.learn.memory import EpisodeMemory
 from metazoo.learn.regularisers import Parameters
 from metazoo.models import ImageClassifier
-from metazoo.run.threads import CALLING_THREAD, WorkerThreads
 
 IDENTITIES, IMAGES, QUERIES, STEPS, RATE = 20, 30, 15, 5, 0.01
 

@@ -4,14 +4,14 @@ import torch
 
 from benchmarks.measure import Case, Settings, Suite, Way, timed
 from benchmarks.suites.examples import classifier, pixels, teacher
-from metazoo.learn.recipe import LearningRecipe
-from metazoo.methods.stages import teacher_targets
-from metazoo.run.compute import Compute
+from metazoo.execution.compute import Compute
+from metazoo.learn.learning_config import LearningConfig
+from metazoo.pipeline.learning_stage import teacher_targets
 
 
 def _case(models: int, side: int, batch: int, width: int | None) -> Case:
     def prepare() -> dict[str, Way]:
-        recipe = LearningRecipe()
+        config = LearningConfig()
         targets = teacher_targets([teacher(side=side, width=width, seed=seed) for seed in range(models)], Compute())
         student = classifier(side=side, width=width, seed=999)
         images = (pixels(batch, side).float() / 255).contiguous(memory_format=torch.channels_last)
@@ -21,10 +21,10 @@ def _case(models: int, side: int, batch: int, width: int | None) -> Case:
                 targets(images)
 
         asking, learning = timed(ask), timed(lambda: student.features(images).square().mean().backward())
-        pooled = recipe.views / batch / recipe.steps_per_views
+        pooled = config.views / batch / config.steps_per_views
         return {
             "teachers asked every step": lambda: asking() + learning(),
-            f"asked for {recipe.views} views for {recipe.steps_per_views} steps (default)": lambda: (
+            f"asked for {config.views} views for {config.steps_per_views} steps (default)": lambda: (
                 learning() + pooled * asking()
             ),
         }

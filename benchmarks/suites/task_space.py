@@ -18,14 +18,14 @@ from metazoo.taskspace import (
     FisherEmbeddings,
     ImageNetProbe,
     Probe,
-    ProbeRecipe,
+    ProbeConfig,
     TaskEmbedding,
     dissimilarity_matrix,
     group,
     similarity_matrix,
     train_probe,
 )
-from metazoo.taskspace.blocks import kept_blocks
+from metazoo.taskspace.layer_squares import kept_blocks
 from metazoo.taskspace.probe import FISHER_ENTRIES
 
 GROUPS, PUBLISHED_IMAGES, PUBLISHED_BATCH, PUBLISHED_EPSILON = 5, 3000, 600, 1e-6
@@ -133,17 +133,17 @@ def _fisher_case(images: int, width: int) -> Case:
     return Case(f"Fisher of one task of {images} images, Conv4 probe", prepare, images, "images", "images", images)
 
 
-def _trained_probe(models: int, recipe: ProbeRecipe, steps: int) -> Way:
+def _trained_probe(models: int, config: ProbeConfig, steps: int) -> Way:
     """Training the run's own probe, of which `steps` steps are done."""
     names = [f"model-{index}" for index in range(models)]
     with tempfile.TemporaryDirectory() as folder:
         bank = Bank.create(Path(folder) / "bank")
         for index, name in enumerate(names):
             bank.add(name, 0, 0, pixels(10, 32, index), torch.arange(10) % 5)
-        resident = ResidentBank.load(bank, names, recipe.input_size)
-    fewer = recipe.model_copy(update={"steps": steps})
+        resident = ResidentBank.load(bank, names, config.input_size)
+    fewer = config.model_copy(update={"steps": steps})
     counts = dict.fromkeys(names, 5)
-    return extrapolated(lambda check: train_probe(resident, counts, fewer, 0, after_step=check), recipe.steps)
+    return extrapolated(lambda check: train_probe(resident, counts, fewer, 0, after_step=check), config.steps)
 
 
 def _whole_case(models: int, quick: bool) -> Case:
@@ -152,7 +152,7 @@ def _whole_case(models: int, quick: bool) -> Case:
     Pair by pair, which costs every pair alike, only some pairs are compared.
     """
     few, batch = (3, 10) if quick else (4, 150)
-    recipe = ProbeRecipe(width=4, steps=6, fisher_images=10) if quick else ProbeRecipe()
+    config = ProbeConfig(width=4, steps=6, fisher_images=10) if quick else ProbeConfig()
 
     def prepare() -> dict[str, Way]:
         large = _large_probe(quick)
@@ -161,11 +161,11 @@ def _whole_case(models: int, quick: bool) -> Case:
         pairs, all_pairs = few * (few - 1) / 2, models * (models - 1) / 2
         large_fishers = _fishers(_trained(large), few)
         large_embeddings = _embeddings(_fishers(_kept(_trained(large)), models))
-        own = classifier(width=recipe.width)
+        own = classifier(width=config.width)
         own_embeddings = _embeddings(_fishers(_trained(own), models))
         some = pixels(batch, 32)
         labels = torch.arange(batch) % 5
-        fewer, fewer_labels = some[: recipe.fisher_images], labels[: recipe.fisher_images]
+        fewer, fewer_labels = some[: config.fisher_images], labels[: config.fisher_images]
 
         def all_of(*ways: Way) -> Way:
             return lambda: sum(way() for way in ways)
@@ -179,12 +179,12 @@ def _whole_case(models: int, quick: bool) -> Case:
                 timed(lambda: published_similarity(large_fishers), pairs / all_pairs),
                 timed(lambda: published_groups(similarity)),
             ),
-            f"the same probe, {recipe.fisher_images} images a model by sample, blocks, dispersed": all_of(
+            f"the same probe, {config.fisher_images} images a model by sample, blocks, dispersed": all_of(
                 timed(lambda: ImageNetProbe(large).embed("task", fewer, fewer_labels), 1 / models),
                 timed(lambda: _default_groups(similarity_matrix(large_embeddings))),
             ),
             "default: a Conv4 probe trained on the bank, all else the same": all_of(
-                _trained_probe(models, recipe, 6),
+                _trained_probe(models, config, 6),
                 timed(lambda: Probe(own, {"task": 5}).embed("task", fewer, fewer_labels), 1 / models),
                 timed(lambda: _default_groups(similarity_matrix(own_embeddings))),
             ),

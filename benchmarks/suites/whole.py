@@ -7,26 +7,26 @@ from typing import Any
 
 from benchmarks.measure import Case, Settings, Suite, Way, waited
 from benchmarks.suites.examples import classifier, scratch
-from metazoo.methods.planning import plan_run
-from metazoo.training import train
+from metazoo.runs.plan import plan_run
+from metazoo.runs.train import train
 from metazoo.zoo import Zoo
 
-Recipe = dict[str, Any]
+Config = dict[str, Any]
 
-_SMALL: Recipe = {
+_SMALL: Config = {
     "recovery": {"iterations": 50},
     "budget": {"images_per_class": 30},
     "probe": {"steps": 50},
     "learning": {"steps": 200, "views": 1024},
 }
-_TINY: Recipe = {
+_TINY: Config = {
     "recovery": {"iterations": 2},
     "budget": {"images_per_class": 4},
     "probe": {"width": 4, "steps": 3, "batch_size": 8, "fisher_images": 4},
     "learning": {"steps": 3, "batch_size": 8, "views": 16},
     "meta_model": {"width": 4},
 }
-_TINY_REFERENCE: Recipe = {
+_TINY_REFERENCE: Config = {
     "recovery": {"latent": 8, "width": 4},
     "budget": {"bucket_size": 10},
     "probe": {"width": 4, "batch_size": 8, "fisher_images": 4},
@@ -45,8 +45,8 @@ def _untrained_zoo(folder: Path, models: int, width: int | None) -> Zoo:
     return zoo
 
 
-def _case(name: str, zoo: Callable[[], Zoo], config: Recipe, reference: Recipe, workers: int | None) -> Case:
-    estimate = "setting reference, as --plan estimates it", "setting default, as --plan estimates it"
+def _case(name: str, zoo: Callable[[], Zoo], config: Config, reference: Config, workers: int | None) -> Case:
+    estimate = "preset reference, as --plan estimates it", "setting default, as --plan estimates it"
 
     def prepare() -> dict[str, Way]:
         opened = zoo()
@@ -56,7 +56,7 @@ def _case(name: str, zoo: Callable[[], Zoo], config: Recipe, reference: Recipe, 
                 train(opened, out=Path(folder) / "run", config=config, seed=0, workers=workers)
 
         return {
-            estimate[0]: lambda: plan_run(opened, setting="reference", config=reference, workers=workers).total_seconds,
+            estimate[0]: lambda: plan_run(opened, preset="reference", config=reference, workers=workers).total_seconds,
             estimate[1]: lambda: plan_run(opened, config=config, workers=workers).total_seconds,
             "setting default": waited(run),
         }

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from benchmarks.measure import Case, Settings, Suite, Way, timed
 from benchmarks.suites.examples import classifier, image_set, random
 from metazoo.data import ImageSet, split_images
-from metazoo.zoo import TrainingRecipe, build_zoo
+from metazoo.zoo import TrainingConfig, build_zoo
 
 WAYS, CLASSES, IMAGES = 5, 20, 600
 
@@ -43,12 +43,12 @@ def published_training(images: ImageSet, models: int, epochs: int, width: int | 
 def _case(models: int, epochs: int, images: int, side: int, width: int | None, *, memory: bool = False) -> Case:
     def prepare() -> dict[str, Way]:
         shown = image_set(CLASSES, images, side)
-        recipe = TrainingRecipe(epochs=epochs)
+        config = TrainingConfig(epochs=epochs)
 
         def build() -> object:
             with tempfile.TemporaryDirectory() as folder:
                 return build_zoo(
-                    Path(folder) / "zoo", shown, "conv4", models, WAYS, recipe=recipe, width=width, workers=1
+                    Path(folder) / "zoo", shown, "conv4", models, WAYS, config=config, width=width, workers=1
                 )
 
         return {

@@ -9,11 +9,30 @@ from typing import TYPE_CHECKING, Any
 from metazoo.errors import ArtefactError, DataError, Interrupted, MetazooError, RunError, UsageError, ZooError
 
 if TYPE_CHECKING:
-    from metazoo import adapt, bank, data, evaluate, learn, methods, models, recover, report, run, taskspace, zoo
+    from metazoo import (
+        adapt,
+        audit,
+        bank,
+        data,
+        evaluate,
+        execution,
+        features,
+        fusion,
+        learn,
+        methods,
+        models,
+        pipeline,
+        recover,
+        report,
+        runs,
+        storage,
+        taskspace,
+        zoo,
+    )
     from metazoo.adapt import FewShotClassifier, MetaModel
     from metazoo.data import load_images
-    from metazoo.run_record import Run
-    from metazoo.training import train
+    from metazoo.runs.record import Run
+    from metazoo.runs.train import train
     from metazoo.zoo import Zoo, build_zoo
 
     __version__: str
@@ -21,24 +40,30 @@ if TYPE_CHECKING:
 _HOMES = {
     "FewShotClassifier": "metazoo.adapt",
     "MetaModel": "metazoo.adapt",
-    "Run": "metazoo.run_record",
+    "Run": "metazoo.runs.record",
     "Zoo": "metazoo.zoo",
     "build_zoo": "metazoo.zoo",
     "load_images": "metazoo.data",
-    "train": "metazoo.training",
+    "train": "metazoo.runs.train",
 }
 # `metazoo.adapt` and `metazoo.evaluate` are rooms, whatever was imported before; the functions lie in them.
 _ROOMS = (
     "adapt",
+    "audit",
     "bank",
     "data",
     "evaluate",
+    "execution",
+    "features",
+    "fusion",
     "learn",
     "methods",
     "models",
+    "pipeline",
     "recover",
     "report",
-    "run",
+    "runs",
+    "storage",
     "taskspace",
     "zoo",
 )
@@ -57,17 +82,23 @@ __all__ = [
     "ZooError",
     "__version__",
     "adapt",
+    "audit",
     "bank",
     "build_zoo",
     "data",
     "evaluate",
+    "execution",
+    "features",
+    "fusion",
     "learn",
     "load_images",
     "methods",
     "models",
+    "pipeline",
     "recover",
     "report",
-    "run",
+    "runs",
+    "storage",
     "taskspace",
     "train",
     "zoo",

@@ -7,12 +7,12 @@ from PIL import Image
 from torch import Tensor
 
 from metazoo.adapt import FewShotClassifier, adapt
-from metazoo.learn.batch_norm import store_statistics
-from metazoo.learn.embedders import MultiDomainClassifier
-from metazoo.learn.recogniser import DomainRecogniser
+from metazoo.features.batch_norm import store_statistics
+from metazoo.features.domain_router import DomainRecogniser
+from metazoo.features.embedders import MultiDomainClassifier
 from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
-from metazoo.run.artefacts import read_json, write_json
-from metazoo.run.tensor_files import read_tensors, write_tensors
+from metazoo.storage.artefacts import read_json, write_json
+from metazoo.storage.tensor_files import read_tensors, write_tensors
 
 LABELS = torch.tensor([2, 0, 1, 1, 0, 2, 1])
 NAMES = ("ant", "bee", "cat")

@@ -11,8 +11,8 @@ from metazoo.adapt import MetaModel
 def _saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("saved")
     made(head="nearest-mean").save(folder / "classifier")
-    MetaModel(network(), method="tgr", setting="default", seed=3).save(folder / "meta-model")
-    MetaModel(of_two_domains(), method="tgr", setting="default", seed=3).save(folder / "of-two-domains")
+    MetaModel(network(), method="tgr", preset="default", seed=3).save(folder / "meta-model")
+    MetaModel(of_two_domains(), method="tgr", preset="default", seed=3).save(folder / "of-two-domains")
     return folder
 
 

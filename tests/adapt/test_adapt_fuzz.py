@@ -23,7 +23,7 @@ FUZZ = JsonFuzz(
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fuzz")
     made().save(folder / "classifier")
-    MetaModel(network(), method="tgr", setting="default", seed=0).save(folder / "meta-model")
+    MetaModel(network(), method="tgr", preset="default", seed=0).save(folder / "meta-model")
     return folder
 
 

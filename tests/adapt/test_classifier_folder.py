@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metazoo.adapt import FewShotClassifier, storage
 from metazoo.errors import ArtefactError, UsageError
-from metazoo.run.artefacts import sha256_of_file
+from metazoo.storage.artefacts import sha256_of_file
 
 CARD, WEIGHTS = "classifier.json", "model.safetensors"
 

@@ -10,9 +10,9 @@ from metazoo.adapt import FewShotClassifier, MetaModel, adapt
 from metazoo.data import Episode, EpisodeList, ImageSet
 from metazoo.errors import DataError, MetazooError, UsageError
 from metazoo.evaluate.protocol import score_episode
-from metazoo.learn.batch_norm import BATCH_NORM_MODES, BatchNormMode
-from metazoo.learn.embedders import Embedder, JointFeatures, MirroredFeatures, PixelFeatures
-from metazoo.learn.heads import HEADS, Head, get_head, query_features
+from metazoo.features.batch_norm import BATCH_NORM_MODES, BatchNormMode
+from metazoo.features.embedders import Embedder, JointFeatures, MirroredFeatures, PixelFeatures
+from metazoo.features.heads import HEADS, Head, get_head, query_features
 from metazoo.models import ImageClassifier
 
 HEAD_NAMES = [head.name for head in HEADS]
@@ -279,7 +279,7 @@ def test_a_specialist_without_a_share_is_left_behind(tmp_path: Path) -> None:
 
 def test_a_user_may_say_what_domain_the_images_are_of() -> None:
     module = of_two_domains()
-    told = MetaModel(module, method="tgr", setting="default", seed=0).adapt(
+    told = MetaModel(module, method="tgr", preset="default", seed=0).adapt(
         pictures(7), LABELS, NAMES, domain="ships", mirrored=True
     )
     assert told.card.domains == {"ships": 1}

@@ -20,15 +20,15 @@ from torch import Tensor
 
 from metazoo.adapt import FewShotClassifier, MetaModel
 from metazoo.errors import ArtefactError, UsageError
-from metazoo.learn.embedders import MultiDomainClassifier
-from metazoo.learn.recogniser import DomainRecogniser
+from metazoo.features.domain_router import DomainRecogniser
+from metazoo.features.embedders import MultiDomainClassifier
 
 DESCRIPTION, WEIGHTS = "meta-model.json", "model.safetensors"
 
 
 def test_what_is_saved_is_loaded(meta_model: Path) -> None:
     loaded = MetaModel.load(meta_model)
-    assert (loaded.method, loaded.setting, loaded.seed) == ("tgr", "default", 3)
+    assert (loaded.method, loaded.preset, loaded.seed) == ("tgr", "default", 3)
     (own,) = loaded.networks
     assert own is loaded.module
     assert own.spec == loaded.spec == network().spec
@@ -38,7 +38,7 @@ def test_what_is_saved_is_loaded(meta_model: Path) -> None:
 
 
 def test_the_names_of_the_files_are_said(tmp_path: Path) -> None:
-    names = MetaModel(network(), method="tgr", setting="default", seed=3).save(tmp_path / "new" / "one")
+    names = MetaModel(network(), method="tgr", preset="default", seed=3).save(tmp_path / "new" / "one")
     assert set(names) == content(tmp_path / "new" / "one").keys() == {DESCRIPTION, WEIGHTS}
 
 
@@ -111,7 +111,7 @@ def test_a_general_network_is_saved_and_loaded(tmp_path: Path) -> None:
     two = of_two_domains()
     recogniser = DomainRecogniser(("birds", "ships"), two.recogniser.weight, (0.5, 0.0))
     module = MultiDomainClassifier([*two.networks, network(5)], recogniser).eval()
-    MetaModel(module, method="tgr", setting="default", seed=3).save(tmp_path / "one")
+    MetaModel(module, method="tgr", preset="default", seed=3).save(tmp_path / "one")
     loaded = MetaModel.load(tmp_path / "one")
     assert len(loaded.networks) == 3
     for domain in (None, "birds", "ships"):

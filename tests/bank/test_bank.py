@@ -7,7 +7,7 @@ from torch import Tensor
 
 from metazoo.bank import Bank
 from metazoo.errors import ArtefactError, DataError, UsageError
-from metazoo.run.artefacts import sha256_of_file
+from metazoo.storage.artefacts import sha256_of_file
 
 
 def bucket_of(seed: int, count: int = 6, channels: int = 3, side: int = 5) -> tuple[Tensor, Tensor]:

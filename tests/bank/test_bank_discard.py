@@ -6,7 +6,7 @@ import torch
 from metazoo.bank import Bank
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.recover import health_rows
-from metazoo.run.artefacts import read_json
+from metazoo.storage.artefacts import read_json
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from metazoo.bank import Bank, ResidentBank, resident
-from metazoo.run.rows import RowsOnDisk
+from metazoo.storage.matrices import RowsOnDisk
 
 
 def pictures(count: int) -> Tensor:

@@ -7,13 +7,13 @@ import pytest
 from training_helpers import SIDE, coloured_images
 
 from benchmarks import fidelity
-from metazoo.recover import GeneratorRecipe, RecoveryRecipe
-from metazoo.zoo import TrainingRecipe, build_zoo
+from metazoo.recover import GeneratorConfig, RecoveryConfig
+from metazoo.zoo import TrainingConfig, build_zoo
 
 
-def test_a_way_is_a_recipe_of_its_iterations() -> None:
-    assert fidelity.recipe_of("pixels:7") == RecoveryRecipe(iterations=7)
-    assert fidelity.recipe_of("generator:9") == GeneratorRecipe(iterations=9)
+def test_a_way_is_a_config_of_its_iterations() -> None:
+    assert fidelity.config_of("pixels:7") == RecoveryConfig(iterations=7)
+    assert fidelity.config_of("generator:9") == GeneratorConfig(iterations=9)
 
 
 def test_students_of_real_and_of_recovered_images_are_measured_on_images_that_nobody_saw(
@@ -22,7 +22,7 @@ def test_students_of_real_and_of_recovered_images_are_measured_on_images_that_no
     images, pack = coloured_images(4, SIDE), tmp_path / "pack.npz"
     pixels = images.images.permute(0, 2, 3, 1).numpy()
     np.savez(pack, images=pixels, labels=images.labels.numpy(), class_names=np.array(images.class_names))
-    build_zoo(tmp_path / "zoo", images, "conv4", 1, 3, recipe=TrainingRecipe(epochs=8), width=4, workers=1)
+    build_zoo(tmp_path / "zoo", images, "conv4", 1, 3, config=TrainingConfig(epochs=8), width=4, workers=1)
     words = ["--zoo", tmp_path / "zoo", "--data", pack, "--out", tmp_path / "out.json", "--images-per-class", "4"]
     words += ["--steps", "40", "--ways", "pixels:0,pixels:40", "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", ["fidelity", *map(str, words)])

@@ -26,14 +26,14 @@ from benchmarks.suites.task_space import (
 )
 from metazoo.data import EpisodeList
 from metazoo.evaluate import Subject, evaluate_lists
-from metazoo.learn.batch_norm import batch_statistics
+from metazoo.execution.threads import ThreadCopies
+from metazoo.features.batch_norm import batch_statistics
+from metazoo.features.heads import get_head
 from metazoo.learn.episode_gradients import EpisodeGradients
-from metazoo.learn.heads import get_head
+from metazoo.learn.episode_memory import EpisodeMemory
 from metazoo.learn.learners import FunctionalClassifier, build_learner
-from metazoo.learn.memory import EpisodeMemory
 from metazoo.learn.regularisers import ImplicitRegularisation
-from metazoo.learn.thread_copies import ThreadCopies
-from metazoo.recover import GeneratorRecipe, recover_through_generator
+from metazoo.recover import GeneratorConfig, recover_through_generator
 from metazoo.taskspace import (
     PUBLISHED_DECIMALS,
     PUBLISHED_EPSILON,
@@ -82,9 +82,9 @@ def test_the_cases_of_a_suite_have_names_of_their_own_and_name_estimates_that_ex
 
 def test_inversion_gives_the_images_of_the_library() -> None:
     subject, labels = teacher(side=SIDE, width=WIDTH), torch.arange(5).repeat(2)
-    recipe = GeneratorRecipe(iterations=4, latent=8, width=4)
-    images = published_inversion(subject, labels, recipe, random())
-    (recovered,) = recover_through_generator(subject, [labels], recipe, random())
+    config = GeneratorConfig(iterations=4, latent=8, width=4)
+    images = published_inversion(subject, labels, config, random())
+    (recovered,) = recover_through_generator(subject, [labels], config, random())
     assert (images * 255 - recovered.images.float()).abs().max() <= 1
     assert not any(parameter.requires_grad for parameter in subject.parameters())
 

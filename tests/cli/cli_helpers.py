@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from metazoo.cli import main
-from metazoo.run.artefacts import read_json, write_json
-from metazoo.run.tensor_files import read_tensors, write_tensors
+from metazoo.storage.artefacts import read_json, write_json
+from metazoo.storage.tensor_files import read_tensors, write_tensors
 
 SIDE = 16
 CONFIG = {

@@ -13,8 +13,8 @@ from cli_helpers import Outcome, Workshop, call, content, edit_json, edit_tensor
 
 from metazoo.adapt import FewShotClassifier, MetaModel
 from metazoo.data import load_image_files, load_images
-from metazoo.learn.embedders import MultiDomainClassifier, count_parameters
-from metazoo.learn.recogniser import DomainRecogniser
+from metazoo.features.domain_router import DomainRecogniser
+from metazoo.features.embedders import MultiDomainClassifier, count_parameters
 
 Cli = Callable[..., Outcome]
 Refused = Callable[..., str]
@@ -57,7 +57,7 @@ def test_a_meta_model_of_several_domains_says_what_it_takes_images_for(
     weight[-1] = torch.tensor([0.0, 1.0, -2.0])  # the same of whatever images
     recogniser = DomainRecogniser(("birds", "ships", "[bold]"), weight)
     module = MultiDomainClassifier([copy.deepcopy(plain.networks[0]) for _ in range(3)], recogniser)
-    MetaModel(module, method="tgr", setting="default", seed=0).save(own.folder / "several")
+    MetaModel(module, method="tgr", preset="default", seed=0).save(own.folder / "several")
     words = ("adapt", own.folder / "several", "--support", workshop.support, "--out", own.new)
     outcome = cli(*words)
     made = f"{own.new}: a classifier of 3 classes, made from 6 images, taken for ships (95 %), birds (5 %)"
@@ -95,7 +95,7 @@ def test_a_zoo_becomes_a_classifier_of_all_its_models(
 def test_images_of_a_transductive_classifier_are_judged_together_and_that_is_said_once(
     cli: Cli, workshop: Workshop, own: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("metazoo.cli.adaptation._FILES_AT_ONCE", 5)
+    monkeypatch.setattr("metazoo.cli.classifier_commands._FILES_AT_ONCE", 5)
     for prior in ("balanced", "free"):
         words = ("--support", workshop.support, "--out", own.new, "--overwrite", "--head", f"soft-k-means-{prior}")
         assert cli("adapt", workshop.run, *words).code == 0
@@ -154,7 +154,7 @@ def test_folders_are_searched_at_any_depth_but_for_hidden_ones(cli: Cli, worksho
 
 def test_many_images_are_read_a_part_at_a_time(cli: Cli, workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = cli("predict", workshop.classifier, workshop.unseen, "--format", "csv").out
-    monkeypatch.setattr("metazoo.cli.adaptation._FILES_AT_ONCE", 5)
+    monkeypatch.setattr("metazoo.cli.classifier_commands._FILES_AT_ONCE", 5)
     parts = cli("predict", workshop.classifier, workshop.unseen, "--format", "csv").out
     for part, row in zip(rows(parts), rows(whole), strict=True):
         assert (part["image"], part["class"]) == (row["image"], row["class"])

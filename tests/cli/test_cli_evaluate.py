@@ -12,7 +12,7 @@ import torch
 from cli_helpers import SIDE, Outcome, Workshop, edit_json, edit_tensors
 
 from metazoo.adapt import MetaModel
-from metazoo.cli.subject import open_source
+from metazoo.cli.feature_source import open_source
 from metazoo.data import EpisodeList, load_images
 from metazoo.errors import UsageError
 from metazoo.evaluate import Contamination, read_accuracies, read_contamination, read_results
@@ -80,7 +80,7 @@ def test_models_of_another_width_than_the_meta_models_are_averaged_too(workshop:
     source = open_source(str(workshop.run))
     assert source.meta_model is not None
     spec = source.meta_model.spec.model_copy(update={"arguments": {"width": 6}})
-    wide = MetaModel(build_classifier(spec).eval(), method="tgr", setting="default", seed=0)
+    wide = MetaModel(build_classifier(spec).eval(), method="tgr", preset="default", seed=0)
     tables = [dataclasses.replace(source, meta_model=own).table() for own in (source.meta_model, wide)]
     averages = [next(row.module for row in table if row.name == "parameter average") for table in tables]
     for one, other in zip(*(average.parameters() for average in averages), strict=True):
@@ -211,7 +211,7 @@ def test_a_stop_is_no_error_to_be_explained(cli: Cli, workshop: Workshop, monkey
         signal.raise_signal(signal.SIGTERM)
         advance(1)
 
-    monkeypatch.setattr("metazoo.cli.evaluation.evaluate_subjects", stopped)
+    monkeypatch.setattr("metazoo.cli.measure_commands.evaluate_subjects", stopped)
     outcome = cli("evaluate", workshop.run, "--data", workshop.unseen)
     assert (outcome.code, outcome.out) == (143, "")
     assert outcome.err.startswith("metazoo: stopped by SIGTERM; ")

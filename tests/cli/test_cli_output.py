@@ -5,7 +5,7 @@ import pytest
 from rich.table import Table
 
 from metazoo.cli.output import print_table
-from metazoo.run.printable import printable
+from metazoo.text import printable
 
 
 def table() -> Table:

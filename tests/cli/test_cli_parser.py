@@ -6,12 +6,12 @@ import pytest
 from cli_helpers import Outcome
 
 import metazoo
-from metazoo.cli.adding import EXAMPLE, PERMISSIONS
 from metazoo.cli.options import BATCH_NORM_MODES, DEFAULT_HEAD, HEADS, PRECISIONS
-from metazoo.cli.parser import build_parser
-from metazoo.learn import batch_norm, heads
-from metazoo.run import compute
-from metazoo.zoo import contract, description
+from metazoo.cli.parser import EXAMPLE, PERMISSIONS, build_parser
+from metazoo.execution import compute
+from metazoo.features import batch_norm, heads
+from metazoo.zoo import contract
+from metazoo.zoo.importing import model_description
 
 Cli = Callable[..., Outcome]
 Refused = Callable[..., str]
@@ -63,7 +63,7 @@ def test_heads_and_modes_are_those_of_the_library() -> None:
     assert batch_norm.BATCH_NORM_MODES == BATCH_NORM_MODES
     assert compute.PRECISIONS == PRECISIONS
     assert contract.PERMISSIONS == PERMISSIONS
-    assert description.EXAMPLE == EXAMPLE
+    assert model_description.EXAMPLE == EXAMPLE
 
 
 EVALUATE = ("evaluate", "zoo", "--data", "glyphs:lao")
@@ -121,7 +121,7 @@ def test_what_nobody_foresaw_is_one_sentence_too(cli: Cli, monkeypatch: pytest.M
     def fail(_options: object) -> None:
         raise ZeroDivisionError("division\nby zero")
 
-    monkeypatch.setattr("metazoo.cli.zoo.inspect", fail)
+    monkeypatch.setattr("metazoo.cli.zoo_commands.inspect", fail)
     text = "metazoo: unexpected ZeroDivisionError: division by zero; call again with --debug\n"
     assert cli("zoo", "inspect", "z") == Outcome(1, "", text)
     assert "in fail" in cli("zoo", "inspect", "z", "--debug").err
@@ -131,7 +131,7 @@ def test_ctrl_c_is_no_error_to_be_explained(cli: Cli, monkeypatch: pytest.Monkey
     def interrupted(_options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("metazoo.cli.zoo.inspect", interrupted)
+    monkeypatch.setattr("metazoo.cli.zoo_commands.inspect", interrupted)
     assert cli("zoo", "inspect", "z") == Outcome(130, "", "metazoo: stopped\n")
 
 

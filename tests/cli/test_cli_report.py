@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from cli_helpers import Outcome, Workshop
 
-from metazoo.run.folder import RunFolder
-from metazoo.run_description import DESCRIPTION
+from metazoo.pipeline.layout import DESCRIPTION
+from metazoo.storage.run_folder import RunFolder
 
 Cli = Callable[..., Outcome]
 Refused = Callable[..., str]

@@ -8,8 +8,8 @@ from cli_helpers import Outcome, Workshop, content, edit_json
 
 from metazoo.adapt import MetaModel
 from metazoo.methods import METHODS
-from metazoo.run.lock import exclusive
-from metazoo.run_record import Run
+from metazoo.runs.record import Run
+from metazoo.storage.lock import exclusive
 
 Cli = Callable[..., Outcome]
 Refused = Callable[..., str]
@@ -21,11 +21,11 @@ def train(workshop: Workshop, *more: object) -> tuple[object, ...]:
 
 
 def test_all_options_are_listed_as_a_file_to_begin_from(cli: Cli, refused: Refused, own: Workshop) -> None:
-    listed = cli("methods", "tgr", "--setting", "reference")
+    listed = cli("methods", "tgr", "--preset", "reference")
     assert (listed.code, listed.err) == (0, "")
     assert "iterations: 1200  # meta-iterations" in listed.out
-    assert cli("methods", "--setting", "default").out == cli("methods", "tgr").out
-    assert "tgr has no setting 'none'; choose one of default" in refused(2, "methods", "--setting", "none")
+    assert cli("methods", "--preset", "default").out == cli("methods", "tgr").out
+    assert "tgr has no preset 'none'; choose one of default" in refused(2, "methods", "--preset", "none")
     assert "unknown method 'none'; choose one of tgr" in refused(2, "methods", "none")
 
 
@@ -34,21 +34,21 @@ def test_methods_are_listed_with_their_settings(cli: Cli) -> None:
     assert (outcome.code, outcome.err) == (0, "")
     for method in METHODS:
         (row,) = (line for line in outcome.out.splitlines() if line.startswith(f"│ {method.name} "))
-        assert ", ".join(method.settings) in row
+        assert ", ".join(method.presets) in row
         assert method.reference in row
 
 
 def test_a_run_has_what_other_tools_look_for(workshop: Workshop) -> None:
     assert (workshop.run / "meta-model" / "model.safetensors").is_file()
     config = yaml.safe_load((workshop.run / "config.yaml").read_text())
-    assert (config["method"], config["setting"], config["seed"]) == ("tgr", "default", 0)
+    assert (config["method"], config["preset"], config["seed"]) == ("tgr", "default", 0)
     assert (config["recovery"]["iterations"], config["learning"]["steps"]) == (4, 6)
     assert json.loads((workshop.run / "run.json").read_text())["zoo"]["models"] == 2
     assert MetaModel.load(workshop.run / "meta-model").spec.input_size == 16
 
 
 def test_the_same_call_gives_the_same_meta_model(cli: Cli, workshop: Workshop, own: Workshop) -> None:
-    outcome = cli(*train(workshop, "--setting", "default", "--seed", 0, "--out", own.new))
+    outcome = cli(*train(workshop, "--preset", "default", "--seed", 0, "--out", own.new))
     assert outcome.code == 0
     assert outcome.out.endswith(f"{own.new}: meta-model in {own.new / 'meta-model'}\n")
     weights = "meta-model/model.safetensors"
@@ -90,14 +90,14 @@ def test_a_run_goes_on_as_it_was_begun_alone(
     assert f"run was begun with another {name}; give the same, or choose another folder" in error
 
 
-@pytest.mark.parametrize("change", [(), ("--method", "tgr", "--setting", "default", "--seed", 0)])
+@pytest.mark.parametrize("change", [(), ("--method", "tgr", "--preset", "default", "--seed", 0)])
 def test_a_run_goes_on_without_being_described_again(cli: Cli, own: Workshop, change: tuple[str, ...]) -> None:
     before = content(own.run)
     assert cli("train", "--zoo", own.zoo, "--out", own.run, "--resume", *change).code == 0
     assert content(own.run) == before
 
 
-@pytest.mark.parametrize(("option", "value"), [("--seed", "1"), ("--setting", "reference")])
+@pytest.mark.parametrize(("option", "value"), [("--seed", "1"), ("--preset", "reference")])
 def test_a_run_does_not_go_on_as_something_else(refused: Refused, own: Workshop, option: str, value: str) -> None:
     error = refused(1, "train", "--zoo", own.zoo, "--out", own.run, "--resume", option, value)
     assert f"run was begun with another {option[2:]}; give the same, or choose another folder" in error
@@ -122,7 +122,7 @@ def test_a_run_in_use_is_left_alone(refused: Refused, own: Workshop) -> None:
         ("learning: {steps: many}", "learning.steps: Input should be a valid integer"),
         ("learning: {steps: 0}", "learning.steps: Input should be greater than or equal to 1"),
         ("method: maml", "unknown method 'maml'; choose one of tgr"),
-        ("setting: secret", "tgr has no setting 'secret'; choose one of default"),
+        ("preset: secret", "tgr has no preset 'secret'; choose one of default"),
         ("seed: -1", "seed must be a whole number of at least 0"),
         ("meta_model: {architecture: resnet-1000}", "the architecture must be one of conv4"),
         ("format_version: 9", "has format version 9, this metazoo reads 1; update metazoo"),
@@ -136,7 +136,7 @@ def test_a_wrong_description_of_a_run_names_its_file(refused: Refused, own: Work
     path.write_text(text)
     error = refused(2, "train", "--zoo", own.zoo, "--out", own.new, "--config", path)
     assert message in error
-    if not text.startswith(("method", "setting")):
+    if not text.startswith(("method", "preset")):
         assert str(path) in error
     assert not own.new.exists()
 
@@ -144,7 +144,7 @@ def test_a_wrong_description_of_a_run_names_its_file(refused: Refused, own: Work
 def test_wrong_use_is_refused(refused: Refused, own: Workshop) -> None:
     new = ("--out", own.new)
     assert "unknown method 'maml'" in refused(2, *train(own, *new, "--method", "maml"))
-    assert "has no setting 'secret'" in refused(2, *train(own, *new, "--setting", "secret"))
+    assert "has no preset 'secret'" in refused(2, *train(own, *new, "--preset", "secret"))
     assert "none is not a folder; give a zoo" in refused(2, *train(own, *new, "--zoo", own.none))
     assert "none.yaml does not exist; give a YAML file" in refused(
         2, *train(own, *new, "--config", own.folder / "none.yaml")

@@ -7,11 +7,10 @@ import pytest
 import torch
 from cli_helpers import Outcome, Workshop, content, edit_json, edit_tensors
 
-from metazoo.methods.selection import SELECTION
-from metazoo.methods.trust import TRUST
-from metazoo.run.artefacts import sha256_of_file
-from metazoo.run.folder import RunFolder
-from metazoo.run.lock import exclusive
+from metazoo.pipeline.layout import SELECTION, TRUST
+from metazoo.storage.artefacts import sha256_of_file
+from metazoo.storage.lock import exclusive
+from metazoo.storage.run_folder import RunFolder
 from metazoo.zoo import Zoo
 
 Cli = Callable[..., Outcome]

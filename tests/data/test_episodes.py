@@ -7,7 +7,7 @@ import torch
 
 from metazoo.data import EpisodeList, ImageSet
 from metazoo.errors import ArtefactError, UsageError
-from metazoo.run.tensor_files import read_tensor_metadata, read_tensors, write_tensors
+from metazoo.storage.tensor_files import read_tensor_metadata, read_tensors, write_tensors
 
 
 def make(per_class: list[int], groups: list[int] | None = None) -> ImageSet:

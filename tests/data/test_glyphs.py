@@ -6,10 +6,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from metazoo.data import EpisodeList, glyph_scripts, load_images
-from metazoo.data.glyph_classes import FEWEST_CLASSES, glyphs_of, same_outline
-from metazoo.data.glyph_fonts import FACES, REFERENCE_FACE, SHAPE_EXTENT, faces_of, render_shape
-from metazoo.data.glyph_jitter import JITTER_VALUES, jitter
-from metazoo.data.glyph_paint import CONTRAST, choose_colours, contrasting, luma
+from metazoo.data.glyphs.glyph_classes import FEWEST_CLASSES, glyphs_of, same_outline
+from metazoo.data.glyphs.glyph_fonts import FACES, REFERENCE_FACE, SHAPE_EXTENT, faces_of, render_shape
+from metazoo.data.glyphs.glyph_paint import CONTRAST, JITTER_VALUES, choose_colours, contrasting, jitter, luma
 from metazoo.errors import UsageError
 
 

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from metazoo.data import ImageSet
-from metazoo.learn.batch_norm import store_statistics
-from metazoo.learn.embedders import MultiDomainClassifier
-from metazoo.learn.recogniser import DomainRecogniser
+from metazoo.features.batch_norm import store_statistics
+from metazoo.features.domain_router import DomainRecogniser
+from metazoo.features.embedders import MultiDomainClassifier
 from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
 
 

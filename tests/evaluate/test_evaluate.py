@@ -22,8 +22,8 @@ from metazoo.evaluate import (
     read_accuracies,
     read_results,
 )
-from metazoo.learn.embedders import Embedder
-from metazoo.learn.heads import DEFAULT_HEAD, HEADS, Head
+from metazoo.features.embedders import Embedder
+from metazoo.features.heads import DEFAULT_HEAD, HEADS, Head
 
 
 class Oracle(nn.Module):

@@ -9,10 +9,10 @@ from metazoo.data import Episode, EpisodeList, ImageSet
 from metazoo.errors import Interrupted, MetazooError, UsageError
 from metazoo.evaluate import Subject, evaluate_lists, evaluate_subject
 from metazoo.evaluate.protocol import score_episode
-from metazoo.learn import episode_accuracy
-from metazoo.learn.batch_norm import BATCH_NORM_MODES, BatchNormMode
-from metazoo.learn.embedders import Embedder, JointFeatures, PixelFeatures
-from metazoo.learn.heads import HEADS, FeatureHead, FineTune, Head, NearestMean
+from metazoo.features import episode_accuracy
+from metazoo.features.batch_norm import BATCH_NORM_MODES, BatchNormMode
+from metazoo.features.embedders import Embedder, JointFeatures, PixelFeatures
+from metazoo.features.heads import HEADS, FeatureHead, FineTune, Head, NearestMean
 
 FEATURE_HEADS = [head for head in HEADS if isinstance(head, FeatureHead)]
 

@@ -17,7 +17,7 @@ from metazoo.evaluate import (
     read_results,
     write_results,
 )
-from metazoo.run.tensor_files import write_tensors
+from metazoo.storage.tensor_files import write_tensors
 
 KEYS = "subject method head batch_norm ways shots episodes seed episode_list_sha256 accuracy interval"
 

@@ -19,9 +19,9 @@ from metazoo.evaluate import (
     zoo_ensemble,
     zoo_ensemble_in_turn,
 )
-from metazoo.learn.batch_norm import BatchNormMode
-from metazoo.learn.embedders import MirroredFeatures
-from metazoo.learn.heads import get_head, query_features
+from metazoo.features.batch_norm import BatchNormMode
+from metazoo.features.embedders import MirroredFeatures
+from metazoo.features.heads import get_head, query_features
 from metazoo.models import ImageClassifier, build_classifier
 
 

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from metazoo.errors import DataError
-from metazoo.learn.memory import EpisodeMemory
+from metazoo.learn.episode_memory import EpisodeMemory
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -14,18 +14,17 @@ from torch import Tensor
 
 from metazoo.bank import ResidentBank
 from metazoo.errors import DataError
+from metazoo.execution.compute import in_full_float32
+from metazoo.execution.threads import CALLING_THREAD, WorkerThreads
 from metazoo.learn import group_learning
-from metazoo.learn.group_learning import GroupLearner
-from metazoo.learn.recipe import LearningRecipe, RegularisationRecipe
+from metazoo.learn.group_learning import GroupLearner, Student
+from metazoo.learn.learning_config import LearningConfig, RegularisationConfig
 from metazoo.learn.regularisers import ExplicitRegularisation, ImplicitRegularisation, MeanGradient
-from metazoo.learn.student import Student
 from metazoo.learn.views import Targets, Views, judge_views
-from metazoo.run.compute import in_full_float32
-from metazoo.run.tensor_files import read_tensors, write_tensors
-from metazoo.run.threads import CALLING_THREAD, WorkerThreads
+from metazoo.storage.tensor_files import read_tensors, write_tensors
 
 # All that the tests rely on is said here; the defaults are free to change.
-RECIPE = LearningRecipe(
+CONFIG = LearningConfig(
     steps=40,
     teachers_per_step=2,
     batch_size=24,
@@ -39,12 +38,12 @@ RECIPE = LearningRecipe(
     steps_per_views=20,
     mix=True,
     shift=0.125,
-    regularisation=RegularisationRecipe(kind="implicit", displacement=1e-2, strength=1e-2),
+    regularisation=RegularisationConfig(kind="implicit", displacement=1e-2, strength=1e-2),
 )
 
 
 def learner_of(
-    recipe: LearningRecipe = RECIPE,
+    config: LearningConfig = CONFIG,
     seed: int = 0,
     teachers: Targets = targets,
     bank: ResidentBank | None = None,
@@ -58,14 +57,14 @@ def learner_of(
         ((0, 2), (1,)),
         lambda random: members or ((0, 2), (1,))[int(torch.randint(2, (1,), generator=random))],
         teachers,
-        recipe,
+        config,
         seed,
         threads=threads,
     )
 
 
-def changed(**values: Any) -> LearningRecipe:
-    return RECIPE.model_copy(update=values)
+def changed(**values: Any) -> LearningConfig:
+    return CONFIG.model_copy(update=values)
 
 
 def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -79,9 +78,9 @@ def assert_equal_states(one: dict[str, Tensor], other: dict[str, Tensor]) -> Non
 
 @pytest.mark.parametrize("kind", ["implicit", "explicit", "mean"])
 def test_the_loss_falls(kind: str) -> None:
-    recipe = changed(regularisation=RegularisationRecipe(kind=kind, displacement=1e-2, strength=1e-2))  # pyright: ignore[reportArgumentType]
-    learner = learner_of(recipe)
-    reports = [learner.step() for _ in range(recipe.steps)]
+    config = changed(regularisation=RegularisationConfig(kind=kind, displacement=1e-2, strength=1e-2))  # pyright: ignore[reportArgumentType]
+    learner = learner_of(config)
+    reports = [learner.step() for _ in range(config.steps)]
     losses = [float(report.loss) for report in reports]
     assert sum(losses[-8:]) < 0.9 * sum(losses[:8])
     assert [report.step for report in reports] == list(range(1, 41))
@@ -95,7 +94,7 @@ def test_the_loss_falls(kind: str) -> None:
 @pytest.mark.parametrize("term", ["joint_features", "relations", "distillation"])
 def test_each_term_can_be_learned_from_alone(term: str) -> None:
     alone = {"joint_features": 0.0, "relations": 0.0, "distillation": 0.0, term: 1.0}
-    learner = learner_of(changed(**alone, batch_size=48, regularisation=RegularisationRecipe(kind="mean")))
+    learner = learner_of(changed(**alone, batch_size=48, regularisation=RegularisationConfig(kind="mean")))
     losses = [float(learner.step().loss) for _ in range(40)]
     assert sum(losses[-8:]) < 0.95 * sum(losses[:8])
 
@@ -103,15 +102,15 @@ def test_each_term_can_be_learned_from_alone(term: str) -> None:
 # Views are drawn anew after 4 steps and after 8.
 @pytest.mark.parametrize("stopped_after", [1, 3, 4, 5, 9])
 def test_restored_midway_it_ends_as_if_it_had_not_stopped(tmp_path: Path, stopped_after: int) -> None:
-    recipe = changed(steps=10, steps_per_views=4, batch_size=8, views=12)
-    whole = learner_of(recipe)
+    config = changed(steps=10, steps_per_views=4, batch_size=8, views=12)
+    whole = learner_of(config)
     for _ in range(stopped_after):
         whole.step()
     write_tensors(tmp_path / "state.safetensors", whole.state())
-    restored = learner_of(recipe, learner=student(5))  # whose first weights are others
+    restored = learner_of(config, learner=student(5))  # whose first weights are others
     restored.restore(stopped_after, read_tensors(tmp_path / "state.safetensors"))
     assert_equal_states(restored.state(), whole.state())
-    while whole.steps_done < recipe.steps:
+    while whole.steps_done < config.steps:
         reports = whole.step(), restored.step()
         assert float(reports[0].loss) == float(reports[1].loss)
     assert_equal_states(restored.state(), whole.state())
@@ -119,9 +118,9 @@ def test_restored_midway_it_ends_as_if_it_had_not_stopped(tmp_path: Path, stoppe
 
 @pytest.mark.parametrize("kind", ["implicit", "explicit", "mean"])
 def test_threads_that_share_the_members_change_nothing(kind: Any) -> None:
-    regularisation = RegularisationRecipe(kind=kind)
-    recipe = RECIPE.model_copy(update={"regularisation": regularisation, "teachers_per_step": 3})
-    learners = [learner_of(recipe, members=(0, 1, 2), threads=WorkerThreads(count)) for count in (1, 2)]
+    regularisation = RegularisationConfig(kind=kind)
+    config = CONFIG.model_copy(update={"regularisation": regularisation, "teachers_per_step": 3})
+    learners = [learner_of(config, members=(0, 1, 2), threads=WorkerThreads(count)) for count in (1, 2)]
     for learner in learners:
         for _ in range(6):
             learner.step()
@@ -254,7 +253,7 @@ def test_a_pool_of_views_is_let_go_before_the_next_one_without_the_garbage_colle
 def test_without_strength_all_regularisers_step_alike() -> None:
     ends = []
     for kind in ("mean", "implicit", "explicit"):
-        learner = learner_of(changed(regularisation=RegularisationRecipe(kind=kind, strength=0.0)))
+        learner = learner_of(changed(regularisation=RegularisationConfig(kind=kind, strength=0.0)))
         for _ in range(3):
             learner.step()
         ends.append(copied(learner.state()))
@@ -302,10 +301,10 @@ def test_calibration_sees_views_that_were_not_learned_from(monkeypatch: pytest.M
     ("kind", "built"),
     [("mean", MeanGradient), ("implicit", ImplicitRegularisation), ("explicit", ExplicitRegularisation)],
 )
-def test_a_recipe_builds_its_regulariser_of_every_so_many_steps(kind: Any, built: type) -> None:
-    recipe = RegularisationRecipe(kind=kind, every=3)
-    assert [type(recipe.at(step)) for step in range(1, 7)] == [MeanGradient, MeanGradient, built] * 2
-    assert type(RegularisationRecipe(kind=kind, every=1).at(1)) is built
+def test_a_config_builds_its_regulariser_of_every_so_many_steps(kind: Any, built: type) -> None:
+    config = RegularisationConfig(kind=kind, every=3)
+    assert [type(config.at(step)) for step in range(1, 7)] == [MeanGradient, MeanGradient, built] * 2
+    assert type(RegularisationConfig(kind=kind, every=1).at(1)) is built
 
 
 @pytest.mark.parametrize("kind", ["implicit", "explicit"])
@@ -313,7 +312,7 @@ def test_fewer_steps_are_regularised_as_much_more_strongly(kind: Any) -> None:
     parameters = {"w": torch.tensor([1.0, -2.0])}
     losses = [lambda own: own["w"].square().sum(), lambda own: (own["w"] ** 3).sum()]
     always, seldom = (
-        RegularisationRecipe(kind=kind, displacement=1e-3, strength=1e-2, every=every)
+        RegularisationConfig(kind=kind, displacement=1e-3, strength=1e-2, every=every)
         .at(4)
         .direction(losses, parameters)
         for every in (1, 4)
@@ -325,8 +324,8 @@ def test_fewer_steps_are_regularised_as_much_more_strongly(kind: Any) -> None:
 
 
 def test_steps_between_regularised_ones_follow_the_mean_gradient() -> None:
-    recipe = changed(regularisation=RegularisationRecipe(kind="implicit", displacement=1e-2, strength=1e-2, every=3))
-    learner = learner_of(recipe, members=(0, 1, 2))
+    config = changed(regularisation=RegularisationConfig(kind="implicit", displacement=1e-2, strength=1e-2, every=3))
+    learner = learner_of(config, members=(0, 1, 2))
     assert [float(learner.step().relative_change) > 0 for _ in range(7)] == [False, False, True] * 2 + [False]
 
 
@@ -343,20 +342,20 @@ def test_steps_between_regularised_ones_follow_the_mean_gradient() -> None:
         {"joint_features": 0, "relations": 0, "distillation": 0},
     ],
 )
-def test_an_impossible_recipe_is_refused(wrong: dict[str, Any]) -> None:
+def test_an_impossible_config_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
-        LearningRecipe.model_validate(wrong)
+        LearningConfig.model_validate(wrong)
 
 
 @pytest.mark.parametrize("kind", ["implicit", "explicit", "mean"])
 def test_steps_played_back_from_a_recording_learn_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Two pools of views, groups of two sizes, some or all teachers heard: eight recordings.
-    regularisation = RegularisationRecipe.model_validate({"kind": kind, "displacement": 1e-2, "strength": 1e-2})
-    recipe = changed(steps=9, steps_per_views=5, regularisation=regularisation)
+    regularisation = RegularisationConfig.model_validate({"kind": kind, "displacement": 1e-2, "strength": 1e-2})
+    config = changed(steps=9, steps_per_views=5, regularisation=regularisation)
 
     def learn() -> tuple[dict[str, Tensor], list[list[float]]]:
-        learner, reports = learner_of(recipe), []
-        for number in range(recipe.steps):
+        learner, reports = learner_of(config), []
+        for number in range(config.steps):
             learner.heard = ((0, 1), None, (0, 2))[number % 3]
             reports.append(learner.step())
         return learner.state(), [[float(value) for value in vars(report).values()] for report in reports]
@@ -373,11 +372,11 @@ def test_steps_played_back_from_a_recording_learn_the_same(kind: str, monkeypatc
 @pytest.mark.parametrize("kind", ["implicit", "explicit", "mean"])
 def test_a_gpu_learns_what_the_cpu_learns(kind: str, differentiated: bool) -> None:
     how = {"kind": kind, "displacement": 1e-2, "strength": 1e-2, "differentiate_displacement": differentiated}
-    recipe = changed(steps=18, steps_per_views=9, regularisation=RegularisationRecipe.model_validate(how))
+    config = changed(steps=18, steps_per_views=9, regularisation=RegularisationConfig.model_validate(how))
     found = []
     for device in ("cpu", "cuda"):
-        learner = learner_of(recipe, bank=resident_bank().to(device), learner=student().to(device))
+        learner = learner_of(config, bank=resident_bank().to(device), learner=student().to(device))
         with in_full_float32():
-            reports = [learner.step() for _ in range(recipe.steps)]
+            reports = [learner.step() for _ in range(config.steps)]
         found.append(torch.tensor([[float(value) for value in vars(report).values()] for report in reports]))
     torch.testing.assert_close(*found, rtol=0.02, atol=0.02)

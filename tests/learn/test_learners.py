@@ -7,8 +7,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from metazoo.errors import UsageError
+from metazoo.execution.threads import WorkerThreads
+from metazoo.features.batch_norm import batch_statistics
 from metazoo.learn import episode_gradients
-from metazoo.learn.batch_norm import batch_statistics
 from metazoo.learn.episode_gradients import EpisodeGradients
 from metazoo.learn.learners import (
     LEARNERS,
@@ -21,7 +22,6 @@ from metazoo.learn.learners import (
     build_learner,
 )
 from metazoo.models import ClassifierSpec, build_classifier
-from metazoo.run.threads import WorkerThreads
 
 WAYS, SHOTS, QUERIES = 3, 2, 4
 SPEC = ClassifierSpec(

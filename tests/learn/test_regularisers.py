@@ -10,6 +10,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from metazoo.errors import UsageError
+from metazoo.execution.threads import WorkerThreads
 from metazoo.learn.regularisers import (
     ExplicitRegularisation,
     ImplicitRegularisation,
@@ -18,7 +19,6 @@ from metazoo.learn.regularisers import (
     Parameters,
     Regulariser,
 )
-from metazoo.run.threads import WorkerThreads
 
 ALL = [MeanGradient(), ImplicitRegularisation(0.1, 0.3), ExplicitRegularisation(0.3)]
 

@@ -9,14 +9,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from metazoo.errors import DataError
-from metazoo.learn.batch_norm import batch_statistics
+from metazoo.execution.threads import CALLING_THREAD, WorkerThreads
+from metazoo.features.batch_norm import batch_statistics
+from metazoo.learn.episode_memory import EpisodeMemory
+from metazoo.learn.learning_config import RegularisationConfig
 from metazoo.learn.losses import distillation_loss, published_distillation_loss
-from metazoo.learn.memory import EpisodeMemory
-from metazoo.learn.recipe import RegularisationRecipe
-from metazoo.learn.replay import ReplayRecipe
-from metazoo.learn.replay_learning import ReplayLearner, ReplayLearningRecipe, Visit
+from metazoo.learn.replay_learning import ReplayConfig, ReplayLearner, ReplayLearningConfig, Visit
 from metazoo.models import ClassifierSpec, build_classifier
-from metazoo.run.threads import CALLING_THREAD, WorkerThreads
 
 TEACHERS, WAYS, EACH, SIDE = 3, 3, 6, 16
 SPEC = ClassifierSpec(
@@ -49,9 +48,9 @@ def visits(iteration: int) -> Sequence[Visit]:
 
 
 def learner(threads: WorkerThreads = CALLING_THREAD, **options: Any) -> ReplayLearner:
-    recipe = ReplayLearningRecipe.model_validate({"learning_rate": 5e-3, "replay": REPLAY, **options})
+    config = ReplayLearningConfig.model_validate({"learning_rate": 5e-3, "replay": REPLAY, **options})
     classifier = build_classifier(SPEC, torch.Generator().manual_seed(0))
-    return ReplayLearner(classifier, EpisodeMemory(TEACHERS * WAYS, 4), visits, recipe, seed=3, threads=threads)
+    return ReplayLearner(classifier, EpisodeMemory(TEACHERS * WAYS, 4), visits, config, seed=3, threads=threads)
 
 
 def test_the_loss_falls_and_replayed_episodes_get_better() -> None:
@@ -146,9 +145,9 @@ def test_a_full_memory_takes_no_visits_and_is_no_part_of_the_state() -> None:
     full, random = EpisodeMemory(TEACHERS * WAYS), torch.Generator().manual_seed(0)
     identities = torch.arange(TEACHERS * WAYS).repeat(8)
     full.add(images_of(identities, random), identities)
-    recipe = ReplayLearningRecipe.model_validate({"replay": REPLAY})
+    config = ReplayLearningConfig.model_validate({"replay": REPLAY})
     classifier = build_classifier(SPEC, torch.Generator().manual_seed(0))
-    learning = ReplayLearner(classifier, full, visits, recipe, seed=3, grows=False)
+    learning = ReplayLearner(classifier, full, visits, config, seed=3, grows=False)
     assert learning.step().replay_updates >= 1
     assert full.counts().tolist() == [8] * (TEACHERS * WAYS)
     assert not any(name.startswith("memory.") for name in learning.state())
@@ -191,11 +190,11 @@ def test_the_published_distillation_has_another_gradient_than_the_divergence() -
 
 
 def test_the_default_is_as_published() -> None:
-    recipe = ReplayLearningRecipe()
-    assert recipe.regularisation == RegularisationRecipe(
+    config = ReplayLearningConfig()
+    assert config.regularisation == RegularisationConfig(
         displacement=1e-3, strength=1e-3, differentiate_displacement=True
     )
-    assert (recipe.iterations, recipe.learning_rate) == (1200, 1e-3)
-    replay = ReplayRecipe()
+    assert (config.iterations, config.learning_rate) == (1200, 1e-3)
+    replay = ReplayConfig()
     assert (replay.learner, replay.inner_steps, replay.inner_learning_rate) == ("maml", 5, 0.01)
     assert (replay.episodes_per_update, replay.patience, replay.slots) == (16, 4, 20)

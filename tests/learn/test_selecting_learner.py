@@ -8,14 +8,14 @@ from torch.nn import functional
 
 from metazoo.data import EpisodeList, ImageSet
 from metazoo.errors import DataError
-from metazoo.learn.batch_norm import batch_statistics
+from metazoo.features.batch_norm import batch_statistics
 from metazoo.learn.draw_policy import DrawPolicy
 from metazoo.learn.group_learning import DrawGroup, GroupLearner
-from metazoo.learn.recipe import LearningRecipe
+from metazoo.learn.learning_config import LearningConfig
 from metazoo.learn.selecting_learner import SelectingLearner, accuracy_on
-from metazoo.run.tensor_files import read_tensors, write_tensors
+from metazoo.storage.tensor_files import read_tensors, write_tensors
 
-RECIPE = LearningRecipe(steps=12, teachers_per_step=1, batch_size=8, learning_rate=0.02, warm_up_steps=1, views=12)
+CONFIG = LearningConfig(steps=12, teachers_per_step=1, batch_size=8, learning_rate=0.02, warm_up_steps=1, views=12)
 
 
 def images() -> ImageSet:
@@ -32,7 +32,7 @@ def episodes(count: int = 5) -> EpisodeList:
 
 def selecting(seed: int = 0, steps_per_draw: int = 3, own_student: int = 0) -> SelectingLearner:
     def learner(draw_group: DrawGroup) -> GroupLearner:
-        return GroupLearner(student(own_student), resident_bank(), ((0, 2), (1,)), draw_group, targets, RECIPE, seed)
+        return GroupLearner(student(own_student), resident_bank(), ((0, 2), (1,)), draw_group, targets, CONFIG, seed)
 
     def one_of(heard: Sequence[int], random: torch.Generator) -> tuple[int, ...]:
         return (heard[int(torch.randint(len(heard), (1,), generator=random))],)
@@ -104,7 +104,7 @@ def test_a_step_asks_for_what_those_say_who_are_heard(heard: tuple[int, ...] | N
             return features, logits
 
         learner = GroupLearner(
-            student(), resident_bank(), ((0, 2), (1,)), lambda _: (0, 2), other, RECIPE, 0,
+            student(), resident_bank(), ((0, 2), (1,)), lambda _: (0, 2), other, CONFIG, 0,
             weights=torch.tensor([1.0, 0.7, 0.5]),
         )  # fmt: skip
         learner.heard = heard

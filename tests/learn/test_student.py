@@ -3,7 +3,7 @@ import torch
 from learn_helpers import CLASS_COUNTS, FEATURE_SIZES, SIDE, SPEC, student
 from torch.nn import functional
 
-from metazoo.learn.student import Student
+from metazoo.learn.group_learning import Student
 
 
 def pictures(count: int = 3) -> torch.Tensor:

@@ -2,8 +2,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from metazoo.learn.thread_copies import ThreadCopies
-from metazoo.run.threads import WorkerThreads
+from metazoo.execution.threads import ThreadCopies, WorkerThreads
 
 
 def test_each_thread_has_one_copy_with_the_same_tensors() -> None:

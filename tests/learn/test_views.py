@@ -8,7 +8,7 @@ from torch import Tensor
 from metazoo.bank import ResidentBank
 from metazoo.learn import views
 from metazoo.learn.views import draw_views, judge_views
-from metazoo.run.rows import RowsOnDisk
+from metazoo.storage.matrices import RowsOnDisk
 
 GROUPS = ((0, 2), (1,))
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from metazoo.data.glyph_classes import Glyph
-from metazoo.data.glyphs import render_glyph
+from metazoo.data.glyphs.glyph_classes import Glyph
+from metazoo.data.glyphs.glyphs import render_glyph
 from metazoo.models import ClassifierSpec, ImageClassifier, Network, build_classifier
 from metazoo.recover import Health
 from metazoo.zoo import ModelContract, WhiteBoxTeacher

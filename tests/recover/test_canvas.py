@@ -3,8 +3,7 @@ from typing import get_args
 import pytest
 import torch
 
-from metazoo.recover.canvas import Canvas, dead_leaves, start_images
-from metazoo.recover.fractals import _densities, fractals
+from metazoo.recover.start_images import Canvas, _densities, dead_leaves, fractals, start_images
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -46,7 +45,7 @@ def test_a_fractal_is_one_figure_on_a_smooth_ground() -> None:
 
 def test_an_attractor_is_made_of_copies_of_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     # With a single map the only point that stays is its fixed point, and nothing else is visited.
-    monkeypatch.setattr("metazoo.recover.fractals._MAPS", 1)
-    monkeypatch.setattr("metazoo.recover.fractals._SETTLING", 400)
-    monkeypatch.setattr("metazoo.recover.fractals._STEPS", 402)
+    monkeypatch.setattr("metazoo.recover.start_images._MAPS", 1)
+    monkeypatch.setattr("metazoo.recover.start_images._SETTLING", 400)
+    monkeypatch.setattr("metazoo.recover.start_images._STEPS", 402)
     assert (_densities(5, 16, seeded()) > 0).sum((1, 2, 3)).max() <= 2

@@ -4,11 +4,11 @@ import pytest
 import torch
 from recover_helpers import distances, spec_of, teacher_of, trained
 
-from metazoo.recover import GeneratorRecipe, recover_through_generator
+from metazoo.recover import GeneratorConfig, recover_through_generator
 from metazoo.zoo import WhiteBoxTeacher
 
 WANTED = torch.arange(4).repeat(6)
-SMALL = GeneratorRecipe(iterations=60, learning_rate=5e-3, latent=32, width=8)
+SMALL = GeneratorConfig(iterations=60, learning_rate=5e-3, latent=32, width=8)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -19,8 +19,8 @@ def seeded(seed: int = 0) -> torch.Generator:
 def test_the_teacher_recognises_what_is_recovered_and_is_as_it_was(teacher: WhiteBoxTeacher, shared: bool) -> None:
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     hooks = sum(len(module._forward_pre_hooks) + len(module._forward_hooks) for module in teacher.modules())
-    recipe = SMALL.model_copy(update={"shared_augmentation": shared})
-    (result,) = recover_through_generator(teacher, [WANTED], recipe, seeded())
+    config = SMALL.model_copy(update={"shared_augmentation": shared})
+    (result,) = recover_through_generator(teacher, [WANTED], config, seeded())
     assert (result.images.shape, result.images.dtype) == ((24, 3, 16, 16), torch.uint8)
     assert torch.equal(result.labels, WANTED)
     assert result.health.agreement > 0.8

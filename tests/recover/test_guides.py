@@ -8,7 +8,7 @@ from recover_helpers import LETTERS, VISION_TRANSFORMER, distances, spec_of, tea
 from metazoo.bank import Bank
 from metazoo.errors import RunError
 from metazoo.models import ClassifierSpec
-from metazoo.recover import RecoveryBudget, RecoveryRecipe, guides_for, recover_images, recover_zoo
+from metazoo.recover import RecoveryBudget, RecoveryConfig, guides_for, recover_images, recover_zoo
 from metazoo.recover.guides import choose_guides
 from metazoo.recover.inversion import RecoveredImages
 from metazoo.recover.objectives import batch_norm_distance
@@ -32,8 +32,8 @@ def add(zoo: Zoo, name: str, spec: ClassifierSpec, domain: str = "letters", perm
 
 def recovered(zoo: Zoo, name: str, *, guide: str | None = None) -> RecoveredImages:
     guided_by = None if guide is None else zoo.contract(guide)
-    recipe = RecoveryRecipe(iterations=8)
-    unit = RecoveryUnit(zoo.folder, zoo.contract(name), 0, (0,), (WANTED,), recipe, 84, 3, guided_by)
+    config = RecoveryConfig(iterations=8)
+    unit = RecoveryUnit(zoo.folder, zoo.contract(name), 0, (0,), (WANTED,), config, 84, 3, guided_by)
     (found,) = recover_unit(unit)
     return found
 
@@ -72,22 +72,22 @@ def test_every_model_is_guided_by_another_of_its_domain_if_asked(zoo: Zoo) -> No
     assert {guides["a"].name for guides in drawn} == {"b", "c"}
     assert {guides["vit"].name for guides in drawn} == {"lonely"}
     assert [guides["vit"] for guides in drawn] == [choose_guides(zoo, seed)["vit"] for seed in range(12)]
-    assert guides_for(zoo, RecoveryRecipe(guide_all=True), 0) == drawn[0]
+    assert guides_for(zoo, RecoveryConfig(guide_all=True), 0) == drawn[0]
     add(zoo, "secret", spec_of(), permission="keep")
     assert "secret" not in {choose_guides(zoo, seed, all_models=True)["a"].name for seed in range(12)}
 
 
-def test_a_recipe_without_use_for_guides_has_none(zoo: Zoo) -> None:
+def test_a_config_without_use_for_guides_has_none(zoo: Zoo) -> None:
     add(zoo, "vit", VISION_TRANSFORMER)
     add(zoo, "conv", spec_of())
-    assert guides_for(zoo, RecoveryRecipe(), 0).keys() == {"vit"}
-    for recipe in (RecoveryRecipe(guided=False), RecoveryRecipe(iterations=0), RecoveryRecipe(batch_norm=0)):
-        assert guides_for(zoo, recipe, 0) == {}
+    assert guides_for(zoo, RecoveryConfig(), 0).keys() == {"vit"}
+    for config in (RecoveryConfig(guided=False), RecoveryConfig(iterations=0), RecoveryConfig(batch_norm=0)):
+        assert guides_for(zoo, config, 0) == {}
 
 
 def test_images_come_nearer_to_the_statistics_of_the_guide(teacher: WhiteBoxTeacher) -> None:
     plain = teacher_of(trained(spec_of(), batch_norm=False))
-    recipe = RecoveryRecipe(iterations=60)
+    config = RecoveryConfig(iterations=60)
 
     def distance(images: torch.Tensor) -> float:
         with read_batch_norm(teacher) as reader, torch.no_grad():
@@ -96,7 +96,7 @@ def test_images_come_nearer_to_the_statistics_of_the_guide(teacher: WhiteBoxTeac
 
     results = {}
     for guide in (None, teacher):
-        result = recover_images(plain, WANTED, recipe, torch.Generator().manual_seed(0), guide=guide)
+        result = recover_images(plain, WANTED, config, torch.Generator().manual_seed(0), guide=guide)
         assert result.health.batch_norm_distance is None
         assert result.health.agreement > 0.9
         results[guide] = distance(result.images.float() / 255)
@@ -108,8 +108,8 @@ def test_with_itself_as_a_guide_a_model_is_recovered_as_alone_in_half_of_the_ite
     teacher: WhiteBoxTeacher,
 ) -> None:
     random = torch.Generator()
-    led = recover_images(teacher, WANTED, RecoveryRecipe(iterations=9), random.manual_seed(0), guide=teacher)
-    alone = recover_images(teacher, WANTED, RecoveryRecipe(iterations=5), random.manual_seed(0))
+    led = recover_images(teacher, WANTED, RecoveryConfig(iterations=9), random.manual_seed(0), guide=teacher)
+    alone = recover_images(teacher, WANTED, RecoveryConfig(iterations=5), random.manual_seed(0))
     assert (led.images.int() - alone.images.int()).abs().float().mean() < 0.5
     assert distances(led.health) == pytest.approx(distances(alone.health), rel=1e-2)
 
@@ -139,15 +139,15 @@ def test_a_good_guide_is_kept(zoo: Zoo) -> None:
 def test_a_bank_says_who_guided(zoo: Zoo, tmp_path: Path) -> None:
     add(zoo, "vit", VISION_TRANSFORMER)
     add(zoo, "conv", spec_of(5))
-    recipe, budget = RecoveryRecipe(iterations=2), RecoveryBudget(images_per_class=4, bucket_size=8)
+    config, budget = RecoveryConfig(iterations=2), RecoveryBudget(images_per_class=4, bucket_size=8)
     bank, alone = (Bank.create(tmp_path / name) for name in ("bank", "alone"))
-    recover_zoo(zoo, bank, recipe, budget, 3, workers=1)
+    recover_zoo(zoo, bank, config, budget, 3, workers=1)
     made = bank.made_with("vit")
     assert (made["guide"], made["guide_sha256"]) == ("conv", zoo.contract("conv").weights_sha256)
     assert "guide" not in bank.made_with("conv")
-    recover_zoo(zoo, alone, recipe.model_copy(update={"guided": False}), budget, 3, workers=1)
+    recover_zoo(zoo, alone, config.model_copy(update={"guided": False}), budget, 3, workers=1)
     assert not torch.equal(alone.images_of("vit")[0], bank.images_of("vit")[0])
     assert torch.equal(alone.images_of("conv")[0], bank.images_of("conv")[0])
     zoo.remove({"conv"})
     with pytest.raises(RunError, match="'vit' made with guide conv, not None"):
-        recover_zoo(zoo, bank, recipe, budget, 3, workers=1)
+        recover_zoo(zoo, bank, config, budget, 3, workers=1)

@@ -5,22 +5,22 @@ import torch
 from recorded_operations import PlayedBack, RecordedOperations
 from recover_helpers import VISION_TRANSFORMER, spec_of, teacher_of, trained
 
-from metazoo.recover import GeneratorRecipe, RecoveredImages, RecoveryRecipe, inversion
+from metazoo.execution.compute import Compute
+from metazoo.execution.repeat import Repeated, record
+from metazoo.recover import GeneratorConfig, RecoveredImages, RecoveryConfig, inversion
 from metazoo.recover.units import recover_buckets
-from metazoo.run.compute import Compute
-from metazoo.run.repeat import Repeated, record
 from metazoo.zoo import WhiteBoxTeacher
 
 WANTED = torch.arange(4).repeat(6)
-PIXELS = RecoveryRecipe(iterations=9)
-GENERATOR = GeneratorRecipe(iterations=7, latent=16, width=4)
+PIXELS = RecoveryConfig(iterations=9)
+GENERATOR = GeneratorConfig(iterations=7, latent=16, width=4)
 
 
 @pytest.mark.parametrize(
-    "recipe",
+    "config",
     [
         PIXELS,
-        RecoveryRecipe(iterations=6, l2=0.1, total_variation=0),
+        RecoveryConfig(iterations=6, l2=0.1, total_variation=0),
         GENERATOR,
         GENERATOR.model_copy(update={"shared_augmentation": False}),
     ],
@@ -29,13 +29,13 @@ GENERATOR = GeneratorRecipe(iterations=7, latent=16, width=4)
     ("architecture", "precision"), [("conv4", "float32"), ("thin-resnet", "float32"), ("conv4", "bfloat16")]
 )
 def test_a_recorded_step_played_back_recovers_the_same_images(
-    recipe: RecoveryRecipe | GeneratorRecipe, architecture: str, precision: str, monkeypatch: pytest.MonkeyPatch
+    config: RecoveryConfig | GeneratorConfig, architecture: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     teacher = teacher_of(trained(spec_of(architecture=architecture), steps=3))
 
     def recover() -> list[RecoveredImages]:
         with Compute.choose("cpu", precision).mixed():
-            return recover_buckets(teacher, [WANTED] * (1 + isinstance(recipe, GeneratorRecipe)), recipe, seeded())
+            return recover_buckets(teacher, [WANTED] * (1 + isinstance(config, GeneratorConfig)), config, seeded())
 
     called = recover()
     monkeypatch.setattr(inversion, "Repeated", PlayedBack)
@@ -90,8 +90,8 @@ def test_vision_transformers_that_lose_patches_are_not_recorded(monkeypatch: pyt
     monkeypatch.setattr(inversion, "Repeated", watched)
     teacher = teacher_of(trained(VISION_TRANSFORMER, steps=1))
     for share in (0.0, 0.5):
-        recipe = RecoveryRecipe(iterations=4, dropped_tokens=share)
-        recover_buckets(teacher, [WANTED], recipe, seeded())
+        config = RecoveryConfig(iterations=4, dropped_tokens=share)
+        recover_buckets(teacher, [WANTED], config, seeded())
     assert asked == [True, False]
 
 

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from metazoo.models import build_classifier
 from metazoo.recover.objectives import batch_norm_distance
-from metazoo.recover.pixels import RecoveryRecipe, recover_images
+from metazoo.recover.pixels import RecoveryConfig, recover_images
 from metazoo.recover.statistics import read_batch_norm
 from metazoo.zoo import WhiteBoxTeacher
 
@@ -124,7 +124,7 @@ def test_nothing_is_left_behind_also_after_an_error(teacher: WhiteBoxTeacher) ->
             raise ZeroDivisionError
         assert traces(network) == before
     before = traces(teacher)
-    recover_images(teacher, torch.tensor([0, 1]), RecoveryRecipe(iterations=2), torch.Generator())
+    recover_images(teacher, torch.tensor([0, 1]), RecoveryConfig(iterations=2), torch.Generator())
     assert traces(teacher) == before
 
 

@@ -6,11 +6,10 @@ import torch
 import yaml
 
 from metazoo.adapt import MetaModel
-from metazoo.methods.config import resolve_config
 from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
-from metazoo.report import meta_model_card
-from metazoo.report.card import escape
-from metazoo.run.folder import RunFolder
+from metazoo.runs.card import escape, meta_model_card
+from metazoo.runs.config import resolve_config
+from metazoo.storage.run_folder import RunFolder
 from metazoo.zoo import Zoo
 
 
@@ -35,7 +34,7 @@ def zoo(tmp_path: Path) -> Zoo:
 
 
 def meta_model(channels: int = 3) -> MetaModel:
-    return MetaModel(network(channels), method="tgr", setting="default", seed=7)
+    return MetaModel(network(channels), method="tgr", preset="default", seed=7)
 
 
 def card(zoo: Zoo, folder: RunFolder, channels: int = 3, **options: Any) -> str:
@@ -49,7 +48,7 @@ def test_a_card_says_what_is_known_and_nothing_else(zoo: Zoo, tmp_path: Path) ->
     assert "| architecture | conv4, width 4 |" in text
     assert "| input | 16 x 16 pixels, 3 channels, in" in text
     assert f"| zoo | 1 model, SHA-256 {zoo.sha256} |" in text
-    assert "setting default, seed 7 |" in text
+    assert "preset default, seed 7 |" in text
     assert "Groups are" not in text
     assert "None" not in text.replace("null", "")
     assert ", 1 channel, in" in card(zoo, RunFolder(tmp_path / "run"), channels=1)

@@ -9,12 +9,12 @@ import pytest
 import yaml
 from training_helpers import OPTIONS, coloured_images, untrained
 
-from metazoo.cli.subject import open_source
+from metazoo.cli.feature_source import open_source
 from metazoo.errors import ArtefactError, Interrupted, UsageError
 from metazoo.evaluate import evaluate, read_results
 from metazoo.report import write_report
-from metazoo.run_record import Run
-from metazoo.training import train
+from metazoo.runs.record import Run
+from metazoo.runs.train import train
 from metazoo.zoo import Zoo
 
 DOMAINS = ("<script>$x_1$", "{{ 7 * 7 }}", "birds", "birds\u202e")
@@ -145,7 +145,10 @@ def test_what_is_forbidden_since_goes_from_the_report_in_the_run_too(zoo: Zoo, t
 def test_a_run_that_has_not_finished_is_shown_as_far_as_it_is(
     zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for function, grouped in (("methods.sources.recover_images", False), ("methods.stages.learn_in_steps", True)):
+    for function, grouped in (
+        ("pipeline.recovery_stage.recover_images", False),
+        ("pipeline.learning_stage.learn_in_steps", True),
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(f"metazoo.{function}", stopped)
             with pytest.raises(Interrupted):

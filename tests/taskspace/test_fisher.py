@@ -7,9 +7,9 @@ from torch.nn import functional
 
 from metazoo.errors import ArtefactError, DataError, UsageError
 from metazoo.models import build_network
-from metazoo.run.tensor_files import write_tensors
+from metazoo.storage.tensor_files import write_tensors
 from metazoo.taskspace import FisherEmbeddings, TaskEmbedding, diagonal_fisher, write_embeddings
-from metazoo.taskspace.blocks import kept_blocks
+from metazoo.taskspace.layer_squares import kept_blocks
 
 SAMPLES, CLASSES, SIDE = 11, 4, 16
 

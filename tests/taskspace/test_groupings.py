@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from metazoo.errors import ArtefactError, DataError, UsageError
-from metazoo.taskspace import STRATEGIES, Grouping, dissimilarity_matrix, group, group_quality, similarity_matrix
+from metazoo.taskspace import STRATEGIES, Partition, dissimilarity_matrix, group, group_quality, similarity_matrix
 from metazoo.taskspace.embeddings import FisherEmbeddings
 from metazoo.taskspace.exchange import MOST_ITEMS, largest_within
 
@@ -218,15 +218,15 @@ def test_equal_distances_still_balance() -> None:
 def test_a_grouping_is_stored_by_name() -> None:
     grouping = group(random_distance(5, seed=1), "dispersed", 2, keys=names(5))
     record = json.loads(json.dumps(grouping.as_record(names(5))))
-    assert Grouping.from_record(record, names(5)) == grouping
-    backwards = Grouping.from_record(record, names(5)[::-1])
+    assert Partition.from_record(record, names(5)) == grouping
+    backwards = Partition.from_record(record, names(5)[::-1])
     assert backwards.groups == tuple(tuple(4 - index for index in members) for members in grouping.groups)
     with pytest.raises(ArtefactError, match="other models"):
-        Grouping.from_record(record, names(6))
+        Partition.from_record(record, names(6))
     with pytest.raises(ArtefactError, match="format 2"):
-        Grouping.from_record({**record, "format_version": 2}, names(5))
+        Partition.from_record({**record, "format_version": 2}, names(5))
     with pytest.raises(ArtefactError, match="damaged"):
-        Grouping.from_record({"format_version": 1}, names(5))
+        Partition.from_record({"format_version": 1}, names(5))
 
 
 def test_bad_input_is_named() -> None:

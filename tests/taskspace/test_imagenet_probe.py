@@ -11,8 +11,8 @@ from torchvision.models import resnet18, resnet34
 
 from metazoo.errors import UsageError
 from metazoo.taskspace import ImageNetProbe
-from metazoo.taskspace.blocks import kept_blocks
-from metazoo.taskspace.probe import FISHER_ENTRIES, ProbeRecipe
+from metazoo.taskspace.layer_squares import kept_blocks
+from metazoo.taskspace.probe import FISHER_ENTRIES, ProbeConfig
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def pictures(count: int) -> tuple[torch.Tensor, torch.Tensor]:
 def test_the_published_fisher_is_the_squared_gradient_of_the_mean_loss(weights: Path) -> None:
     images, labels = pictures(6)
     probe = ImageNetProbe.load(weights)
-    embedding = probe.embed("a", images, labels, ProbeRecipe(fisher="published"))
+    embedding = probe.embed("a", images, labels, ProbeConfig(fisher="published"))
     assert len(embedding.tensors) == 110
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     pixels = (images.float() / 255 - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
@@ -42,22 +42,22 @@ def test_the_published_fisher_is_the_squared_gradient_of_the_mean_loss(weights: 
         expected = kept[name].of(gradient) if name in kept else gradient
         torch.testing.assert_close(embedding.tensors[name], expected.square(), rtol=1e-3, atol=1e-9)
     assert not network.training
-    whole = probe.embed("a", images, labels, ProbeRecipe(fisher="published", fisher_entries=None))
+    whole = probe.embed("a", images, labels, ProbeConfig(fisher="published", fisher_entries=None))
     for (name, _), gradient in zip(network.named_parameters(), gradients, strict=True):
         torch.testing.assert_close(whole.tensors[name], gradient.square(), rtol=1e-3, atol=1e-9)
 
 
 def test_the_published_probe_is_in_training_mode(weights: Path) -> None:
     images, labels = pictures(6)
-    recipe = ProbeRecipe(fisher="published", batch_statistics=True)
-    found = ImageNetProbe.load(weights).embed("a", images, labels, recipe).tensors["fc.bias"]
+    config = ProbeConfig(fisher="published", batch_statistics=True)
+    found = ImageNetProbe.load(weights).embed("a", images, labels, config).tensors["fc.bias"]
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     network = ImageNetProbe.load(weights).network.train()
     logits = network((images.float() / 255 - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1))
     expected = torch.autograd.grad(functional.cross_entropy(logits, labels), list(network.parameters()))[-1].square()
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-9)
     with pytest.raises(ValueError, match="batch_statistics are for fisher published alone"):
-        ProbeRecipe(batch_statistics=True)
+        ProbeConfig(batch_statistics=True)
 
 
 def test_by_sample_it_is_the_mean_of_squares(weights: Path) -> None:

@@ -10,7 +10,7 @@ from metazoo.errors import DataError
 from metazoo.taskspace import (
     FisherEmbeddings,
     Probe,
-    ProbeRecipe,
+    ProbeConfig,
     dissimilarity_matrix,
     group,
     similarity_matrix,
@@ -18,7 +18,7 @@ from metazoo.taskspace import (
 )
 
 SIDE, EACH = 16, 12
-RECIPE = ProbeRecipe(architecture="conv4", width=8, input_size=SIDE, steps=60, batch_size=128, learning_rate=5e-3)
+CONFIG = ProbeConfig(architecture="conv4", width=8, input_size=SIDE, steps=60, batch_size=128, learning_rate=5e-3)
 
 
 def task(seed: int, classes: int) -> tuple[Tensor, Tensor]:
@@ -42,7 +42,7 @@ TASKS = {name: task(count, count) for name, count in COUNTS.items()}
 
 @pytest.fixture(scope="module")
 def probe() -> Probe:
-    return train_probe(bank_of(TASKS), COUNTS, RECIPE, 0)
+    return train_probe(bank_of(TASKS), COUNTS, CONFIG, 0)
 
 
 def rows_of(name: str) -> slice:
@@ -70,7 +70,7 @@ def with_head(probe: Probe, weight: Tensor, bias: Tensor) -> Probe:
 
 
 def test_every_teacher_is_learned_among_its_own_classes(probe: Probe) -> None:
-    fresh = train_probe(bank_of(TASKS), COUNTS, RECIPE.model_copy(update={"steps": 1}), 0)
+    fresh = train_probe(bank_of(TASKS), COUNTS, CONFIG.model_copy(update={"steps": 1}), 0)
     for name in COUNTS:
         assert own_loss(probe, name) < 0.7 * own_loss(fresh, name)
 
@@ -145,7 +145,7 @@ def test_grey_images_of_another_size_are_embedded_too(probe: Probe) -> None:
 def test_duplicates_are_alike_and_are_put_into_different_groups() -> None:
     tasks = {"a": task(7, 3), "copy of a": task(7, 3), "b": task(8, 4), "c": task(9, 2)}
     counts = {"a": 3, "copy of a": 3, "b": 4, "c": 2}
-    probe = train_probe(bank_of(tasks), counts, RECIPE, 0)
+    probe = train_probe(bank_of(tasks), counts, CONFIG, 0)
     similarity = similarity_matrix(FisherEmbeddings.stack([probe.embed(name, *tasks[name]) for name in tasks]))
     others = similarity[torch.triu_indices(4, 4, 1).unbind()][1:]
     assert float(similarity[0, 1]) > 0.9
@@ -155,9 +155,9 @@ def test_duplicates_are_alike_and_are_put_into_different_groups() -> None:
 
 
 def test_the_seed_settles_the_probe() -> None:
-    recipe = RECIPE.model_copy(update={"steps": 2})
+    config = CONFIG.model_copy(update={"steps": 2})
     before = torch.get_rng_state()
-    weights = [train_probe(bank_of(TASKS), COUNTS, recipe, seed).classifier.state_dict() for seed in (0, 0, 1)]
+    weights = [train_probe(bank_of(TASKS), COUNTS, config, seed).classifier.state_dict() for seed in (0, 0, 1)]
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     assert not torch.equal(weights[0]["network.head.weight"], weights[2]["network.head.weight"])
@@ -165,17 +165,17 @@ def test_the_seed_settles_the_probe() -> None:
 
 def test_every_step_is_reported_and_may_end_the_training() -> None:
     steps: list[None] = []
-    train_probe(bank_of(TASKS), COUNTS, RECIPE.model_copy(update={"steps": 3}), 0, lambda: steps.append(None))
+    train_probe(bank_of(TASKS), COUNTS, CONFIG.model_copy(update={"steps": 3}), 0, lambda: steps.append(None))
     assert len(steps) == 3
 
     def stop() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_probe(bank_of(TASKS), COUNTS, RECIPE, 0, stop)
+        train_probe(bank_of(TASKS), COUNTS, CONFIG, 0, stop)
 
 
 def test_a_loss_that_is_not_finite_names_the_step() -> None:
-    recipe = RECIPE.model_copy(update={"learning_rate": 1e30, "steps": 5})
+    config = CONFIG.model_copy(update={"learning_rate": 1e30, "steps": 5})
     with pytest.raises(DataError, match=r"not finite at step [1-4]; lower probe\.learning_rate"):
-        train_probe(bank_of(TASKS), COUNTS, recipe, 0)
+        train_probe(bank_of(TASKS), COUNTS, config, 0)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from metazoo.errors import DataError, UsageError
-from metazoo.taskspace import Grouping, draw_members, group_quality, group_rows
+from metazoo.taskspace import Partition, draw_members, group_quality, group_rows
 
 DISTANCE = torch.tensor(
     [
@@ -18,7 +18,7 @@ DISTANCE = torch.tensor(
 
 
 def test_figures_are_means_over_pairs() -> None:
-    quality = group_quality(DISTANCE, Grouping(((0, 2, 3), (1,)), "spectral", ("a note",)))
+    quality = group_quality(DISTANCE, Partition(((0, 2, 3), (1,)), "spectral", ("a note",)))
     assert quality.sizes == (3, 1)
     assert quality.within_mean == pytest.approx((0.2 + 0.3 + 0.6) / 3)
     assert quality.between_mean == pytest.approx((0.1 + 0.4 + 0.5) / 3)
@@ -30,13 +30,13 @@ def test_figures_are_means_over_pairs() -> None:
 
 
 def test_missing_pairs_have_no_figure() -> None:
-    single = group_quality(DISTANCE, Grouping(((0, 1, 2, 3),), "single"))
+    single = group_quality(DISTANCE, Partition(((0, 1, 2, 3),), "single"))
     assert single.within_mean == pytest.approx(0.35)
     assert (single.between_mean, single.ratio) == (None, None)
-    apart = group_quality(DISTANCE, Grouping(((0,), (1,), (2,), (3,)), "spectral"))
+    apart = group_quality(DISTANCE, Partition(((0,), (1,), (2,), (3,)), "spectral"))
     assert (apart.within_mean, apart.ratio, apart.closest_within) == (None, None, None)
     assert apart.between_mean == pytest.approx(0.35)
-    same = group_quality(torch.zeros(4, 4), Grouping(((0, 1), (2, 3)), "random"))
+    same = group_quality(torch.zeros(4, 4), Partition(((0, 1), (2, 3)), "random"))
     assert (same.within_mean, same.between_mean, same.ratio) == (0, 0, None)
 
 
@@ -46,24 +46,24 @@ def test_rows_name_the_members() -> None:
         "domains": ["latin", "greek", "latin", "latin"],
         "architectures": ["conv4", "conv4", "thin-resnet", "conv4"],
     }
-    first, second = group_rows(DISTANCE, Grouping(((3, 1), (0, 2)), "dispersed"), **labels)
+    first, second = group_rows(DISTANCE, Partition(((3, 1), (0, 2)), "dispersed"), **labels)
     assert first.members == ("m3", "m1")
     assert first.domains == {"greek": 1, "latin": 1}
     assert first.architectures == {"conv4": 2}
     assert first.mean_distance == pytest.approx(0.5)
     assert (second.index, second.domains) == (1, {"latin": 2})
     with pytest.raises(DataError, match="4 teachers"):
-        group_rows(DISTANCE, Grouping(((3, 1), (0, 2)), "dispersed"), **{**labels, "names": ["m0"]})
+        group_rows(DISTANCE, Partition(((3, 1), (0, 2)), "dispersed"), **{**labels, "names": ["m0"]})
 
 
 @pytest.mark.parametrize("groups", [((0, 1), (2,)), ((0, 1), (1, 2, 3)), ((0, 1), (2, 3, 4))])
 def test_a_grouping_that_is_no_partition_is_refused(groups: tuple[tuple[int, ...], ...]) -> None:
     with pytest.raises(DataError, match="not a partition"):
-        group_quality(DISTANCE, Grouping(groups, "random"))
+        group_quality(DISTANCE, Partition(groups, "random"))
 
 
 def test_draws_are_uniform_over_groups_and_without_replacement() -> None:
-    grouping = Grouping(((4, 0, 6, 2), (1,), (3, 5)), "spectral")
+    grouping = Partition(((4, 0, 6, 2), (1,), (3, 5)), "spectral")
     generator = torch.Generator().manual_seed(0)
     groups, members = Counter(), Counter()
     for _ in range(3000):
@@ -82,7 +82,7 @@ def test_draws_are_uniform_over_groups_and_without_replacement() -> None:
 
 
 def test_with_replacement_a_member_may_fill_several_places() -> None:
-    grouping, random = Grouping(((0, 1), (2, 3)), "random"), torch.Generator().manual_seed(0)
+    grouping, random = Partition(((0, 1), (2, 3)), "random"), torch.Generator().manual_seed(0)
     drawn = [draw_members(grouping, 4, random, replacement=True)[1] for _ in range(200)]
     assert {len(members) for members in drawn} == {4}
     assert all(set(members) <= {0, 1} or set(members) <= {2, 3} for members in drawn)
@@ -91,7 +91,7 @@ def test_with_replacement_a_member_may_fill_several_places() -> None:
 
 
 def test_members_are_drawn_by_their_weights() -> None:
-    grouping, random = Grouping(((0, 1), (2, 3)), "random"), torch.Generator().manual_seed(0)
+    grouping, random = Partition(((0, 1), (2, 3)), "random"), torch.Generator().manual_seed(0)
     weights = torch.tensor([1.0, 0.5, 0.25, 0.25])
     drawn = Counter(draw_members(grouping, 1, random, weights=weights)[1] for _ in range(4000))
     for member, share in enumerate((0.5, 0.25, 0.125, 0.125)):

@@ -16,10 +16,10 @@ from zoo_helpers import classifier
 
 from metazoo.errors import MetazooError
 from metazoo.models import network_without_weights
-from metazoo.run.tensor_files import write_tensors
+from metazoo.storage.tensor_files import write_tensors
 from metazoo.zoo import Zoo, add_folder
-from metazoo.zoo.description import described
-from metazoo.zoo.transformers_source import said_by_transformers
+from metazoo.zoo.importing.model_description import described
+from metazoo.zoo.importing.transformers_source import said_by_transformers
 
 FUZZ = JsonFuzz(
     ["conv4", "resnet18", "transformers:ViTForImageClassification", "../x", "\ud800", "\x00", "\x1b[2J", "a" * 600],

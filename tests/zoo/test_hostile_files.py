@@ -11,9 +11,9 @@ from import_helpers import SAID, library_model
 from safetensors.torch import save
 
 from metazoo.errors import MetazooError
-from metazoo.run.artefacts import sha256_of_file
+from metazoo.storage.artefacts import sha256_of_file
 from metazoo.zoo import Zoo, add_folder, add_model, verify_zoo
-from metazoo.zoo.listing import write_listing
+from metazoo.zoo.zoo_index import write_listing
 
 _SECONDS = 5
 """Of processor, which on a machine with other work to do is less than those of the clock."""

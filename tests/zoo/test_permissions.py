@@ -9,7 +9,8 @@ from rich.console import Console
 from zoo_helpers import build_small, coloured_images, content
 
 from metazoo.errors import ArtefactError, UsageError
-from metazoo.zoo import Permission, TrainingRecipe, Zoo, build_zoo, model_rows, model_table
+from metazoo.report.zoo_tables import model_rows, model_table
+from metazoo.zoo import Permission, TrainingConfig, Zoo, build_zoo
 
 
 def permissions(zoo: Zoo) -> dict[str, str]:
@@ -62,12 +63,12 @@ def test_a_damaged_permission_names_its_model(zoo: Zoo) -> None:
 
 
 def test_a_build_sets_it_and_does_not_change_it_silently(tmp_path: Path) -> None:
-    images, recipe = coloured_images(classes=3, each=4, name="small"), TrainingRecipe(epochs=1)
+    images, config = coloured_images(classes=3, each=4, name="small"), TrainingConfig(epochs=1)
 
     def build(models: int, recovered_images: Permission | None) -> Zoo:
         return build_zoo(
             tmp_path / "zoo", images, "thin-resnet", models, 2,
-            recipe=recipe, width=4, workers=1, recovered_images=recovered_images,
+            config=config, width=4, workers=1, recovered_images=recovered_images,
         )  # fmt: skip
 
     names = [contract.name for contract in build(1, "discard")]

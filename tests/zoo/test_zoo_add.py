@@ -12,7 +12,7 @@ from zoo_helpers import classifier, content
 
 from metazoo.errors import MetazooError, UsageError, ZooError
 from metazoo.zoo import Zoo, add_folder, add_model, verify_zoo
-from metazoo.zoo.description import EXAMPLE, described, numbered
+from metazoo.zoo.importing.model_description import EXAMPLE, described, numbered
 
 NAMES = ["timm:test_vit", "timm:test_efficientnet", "timm:mobilenetv3_small_050", "torchvision:resnet18"]
 IMAGES = torch.rand(4, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))

@@ -10,15 +10,15 @@ from zoo_helpers import SIDE, coloured_images, content
 
 from metazoo.data import ImageSet, split_images
 from metazoo.errors import DataError, Interrupted, MetazooError, RunError, UsageError, ZooError
-from metazoo.run.lock import exclusive
-from metazoo.zoo import TrainingRecipe, Zoo, build_zoo, with_pixel_statistics
-from metazoo.zoo.plan import plan_jobs
+from metazoo.storage.lock import exclusive
+from metazoo.zoo import TrainingConfig, Zoo, build_zoo, with_pixel_statistics
+from metazoo.zoo.building.jobs import plan_jobs
 
-RECIPE = TrainingRecipe(epochs=2, batch_size=8)
+CONFIG = TrainingConfig(epochs=2, batch_size=8)
 
 
 def build(out: Path, image_set: ImageSet, models: int = 3, **more: Any) -> Zoo:
-    given = {"architecture": "thin-resnet", "ways": 3, "seed": 7, "recipe": RECIPE, "width": 4, "workers": 1}
+    given = {"architecture": "thin-resnet", "ways": 3, "seed": 7, "config": CONFIG, "width": 4, "workers": 1}
     return build_zoo(out, image_set, models=models, **cast(Any, given | more))
 
 
@@ -44,7 +44,7 @@ def test_what_is_recorded_is_what_was_done(built: Zoo, image_set: ImageSet) -> N
         assert (record.source, record.data_sha256, record.seed) == ("colours", image_set.sha256, 7)
         assert (record.index, record.ways, record.train_fraction) == (index, 3, 0.8)
         assert (record.training_images, record.validation_images) == (len(training_set), len(validation_set)) == (24, 6)
-        assert record.recipe == RECIPE.resolved("thin-resnet")
+        assert record.recipe == CONFIG.resolved("thin-resnet")
         assert record.torch_version == torch.__version__
         logits = built.teacher(contract.name)(validation_set.images / 255)
         accuracy = 100 * (logits.argmax(1) == validation_set.labels).double().mean().item()
@@ -108,7 +108,7 @@ def test_a_job_travels_with_its_own_images_alone(image_set: ImageSet) -> None:
         ways=2,
         seed=0,
         domain="d",
-        recipe=RECIPE,
+        config=CONFIG,
         input_size=SIDE,
         channels=3,
         width=None,
@@ -148,7 +148,7 @@ def test_a_model_made_otherwise_is_named(built: Zoo, image_set: ImageSet) -> Non
     before = files_with_times(built.folder)
     other_data = ImageSet(image_set.images.flip(0), image_set.labels, image_set.class_names, name="colours")
     for change, message in (
-        ({"recipe": TrainingRecipe(epochs=3, batch_size=8)}, r"another training.recipe.epochs \(2, not 3\)"),
+        ({"config": TrainingConfig(epochs=3, batch_size=8)}, r"another training.recipe.epochs \(2, not 3\)"),
         ({"ways": 2}, r"another spec.classes \(3, not 2\)"),
         ({"train_fraction": 0.7}, r"another training.train_fraction \(0.8, not 0.7\)"),
         ({"input_size": 12}, r"another spec.input_size \(8, not 12\)"),
@@ -169,14 +169,14 @@ def test_a_model_made_otherwise_is_named(built: Zoo, image_set: ImageSet) -> Non
 def test_augmentation_is_part_of_how_a_model_is_made_and_silent_without(
     built: Zoo, image_set: ImageSet, tmp_path: Path
 ) -> None:
-    moving = RECIPE.model_copy(update={"largest_shift": 0})
+    moving = CONFIG.model_copy(update={"largest_shift": 0})
     with pytest.raises(UsageError, match=r"made with another training\.recipe\.largest_shift"):
-        build(built.folder, image_set, recipe=moving)
-    moved = build(tmp_path / "zoo", image_set, models=1, recipe=moving)
+        build(built.folder, image_set, config=moving)
+    moved = build(tmp_path / "zoo", image_set, models=1, config=moving)
     with pytest.raises(UsageError, match=r"made with another training\.recipe\.largest_shift"):
         build(moved.folder, image_set, models=1)
-    recipes = [zoo.contracts[0].as_record()["training"]["recipe"] for zoo in (built, moved)]
-    assert ["largest_shift" in recipe for recipe in recipes] == [False, True]
+    configs = [zoo.contracts[0].as_record()["training"]["recipe"] for zoo in (built, moved)]
+    assert ["largest_shift" in config for config in configs] == [False, True]
     assert Zoo.open(moved.folder).contracts == moved.contracts
 
 
@@ -192,7 +192,7 @@ def test_a_newer_torch_is_not_another_model(built: Zoo, image_set: ImageSet, mon
         ({"architecture": "conv4"}, "conv4 needs images of at least 16 pixels, not 8"),
         ({"ways": 1}, "colours has 6 classes; models of 2 to 6 ways can be built, not 1"),
         ({"ways": 7}, "models of 2 to 6 ways can be built, not 7"),
-        ({"recipe": TrainingRecipe(largest_shift=40)}, "cannot be shifted by up to 40 of them; take a smaller shift"),
+        ({"config": TrainingConfig(largest_shift=40)}, "cannot be shifted by up to 40 of them; take a smaller shift"),
         ({"models": 0}, "1 model or more"),
         ({"seed": -1}, "seed from 0"),
         ({"width": 0}, "width must lie between"),
@@ -200,7 +200,7 @@ def test_a_newer_torch_is_not_another_model(built: Zoo, image_set: ImageSet, mon
         ({"input_size": 0}, "no such model can be built: input_size: "),
         ({"train_fraction": 1.0}, "must lie between 0 and 1"),
         ({"domain": ""}, "domain: a text has 1 to 500"),
-        ({"recipe": TrainingRecipe(optimiser="adam", momentum=0.5)}, "adam takes no momentum"),
+        ({"config": TrainingConfig(optimiser="adam", momentum=0.5)}, "adam takes no momentum"),
         ({"workers": 0}, "at least 1 worker, not 0"),
     ],
 )
@@ -237,9 +237,9 @@ def test_other_folders_and_zoos_in_use_are_left_alone(built: Zoo, image_set: Ima
 
 def test_a_failed_training_keeps_what_was_finished(built: Zoo, image_set: ImageSet, tmp_path: Path) -> None:
     build(tmp_path / "zoo", image_set, 2)
-    wild = TrainingRecipe(epochs=9, learning_rate=1e6, gradient_norm=1e6, weight_decay=1e3)
+    wild = TrainingConfig(epochs=9, learning_rate=1e6, gradient_norm=1e6, weight_decay=1e3)
     with pytest.raises(ZooError, match=r"model colours-thin-resnet-w4-s9-000: the \w+ did not stay finite in epoch"):
-        build(tmp_path / "zoo", image_set, 1, recipe=wild, seed=9)
+        build(tmp_path / "zoo", image_set, 1, config=wild, seed=9)
     assert Zoo.open(tmp_path / "zoo").contracts == built.contracts[:2]
 
 

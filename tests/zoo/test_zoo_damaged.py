@@ -12,8 +12,8 @@ from torch import Tensor
 from zoo_helpers import BAD_NAMES, content
 
 from metazoo.errors import ArtefactError, MetazooError, UsageError, ZooError
-from metazoo.run.artefacts import sha256_of_file
-from metazoo.run.tensor_files import read_tensors, write_tensors
+from metazoo.storage.artefacts import sha256_of_file
+from metazoo.storage.tensor_files import read_tensors, write_tensors
 from metazoo.zoo import Zoo
 
 REMOVE = "take .* out with `metazoo zoo remove`"

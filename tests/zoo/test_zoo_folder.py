@@ -6,7 +6,7 @@ import torch
 from zoo_helpers import BAD_NAMES, classifier, content
 
 from metazoo.errors import ArtefactError, RunError, UsageError, ZooError
-from metazoo.run.lock import exclusive
+from metazoo.storage.lock import exclusive
 from metazoo.zoo import ModelContract, Zoo
 
 
@@ -165,7 +165,7 @@ def test_a_failed_commit_leaves_the_zoo_as_it_was(zoo: Zoo, monkeypatch: pytest.
 
     before = zoo.sha256
     with monkeypatch.context() as patch:
-        patch.setattr("metazoo.zoo.listing.write_json", fail)
+        patch.setattr("metazoo.zoo.zoo_index.write_json", fail)
         with pytest.raises(ArtefactError, match="No space left"):
             add(zoo, "third", seed=1)
         with pytest.raises(ArtefactError, match="No space left"):

@@ -12,7 +12,8 @@ from json_fuzzing import JsonFuzz
 from zoo_helpers import build_small
 
 from metazoo.errors import MetazooError
-from metazoo.zoo import Zoo, group_rows, model_rows, verify_zoo
+from metazoo.report.zoo_tables import domain_rows, model_rows
+from metazoo.zoo import Zoo, verify_zoo
 from metazoo.zoo.weights import weights_path
 
 FUZZ = JsonFuzz(
@@ -37,7 +38,7 @@ def _use(folder: Path) -> None:
         for contract in zoo:
             assert weights_path(folder, contract.name).parent == folder / "models"
         findings = verify_zoo(zoo)
-        assert len(findings) >= len(zoo) == len(model_rows(zoo)) == sum(row.models for row in group_rows(zoo))
+        assert len(findings) >= len(zoo) == len(model_rows(zoo)) == sum(row.models for row in domain_rows(zoo))
         assert len(zoo.sha256) == 64
         for text in (finding.text for finding in findings):
             assert text.isprintable()

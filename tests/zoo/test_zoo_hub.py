@@ -12,7 +12,7 @@ from import_helpers import COMMIT, MEAN, SIDE, STD, Hub, library_model, outputs,
 
 from metazoo.errors import ArtefactError, UsageError, ZooError
 from metazoo.zoo import Zoo, add_model
-from metazoo.zoo.download import download
+from metazoo.zoo.importing.download import download
 
 IMAGES = torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
 

@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-from metazoo.zoo import Zoo, listing
+from metazoo.zoo import Zoo, zoo_index
 from zoo_helpers import build_small, classifier
 
 def die_at(count, when):
@@ -40,8 +40,8 @@ def die_at(count, when):
             if seen[0] == count and when == "after":
                 os.kill(os.getpid(), signal.SIGKILL)
         return patched
-    os.replace, listing.append_line = moment(os.replace), moment(listing.append_line)
-    Path.unlink = moment(Path.unlink, lambda path: path.name == listing.ADDED and path.exists())
+    os.replace, zoo_index.append_line = moment(os.replace), moment(zoo_index.append_line)
+    Path.unlink = moment(Path.unlink, lambda path: path.name == zoo_index.ADDED and path.exists())
 
 def add(folder):
     Zoo.open(folder).add("added", classifier(), class_names=("a", "b", "c"), domain="d")
@@ -84,7 +84,7 @@ def killed(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = [[*case, str(folder)] for case, folder in zip(CASES, folders, strict=True)]
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", _HARNESS, json.dumps(arguments)],
-        cwd=Path(__file__).parent, capture_output=True, text=True, check=False, timeout=300,
+        cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {str(folder): True for folder in folders}

@@ -6,10 +6,10 @@ import torch
 from zoo_helpers import coloured_images
 
 from metazoo.data import ImageSet
+from metazoo.execution.randomness import generator
 from metazoo.models import ClassifierSpec, ImageClassifier
-from metazoo.run.randomness import generator
-from metazoo.zoo import TrainingRecipe, Zoo, train_classifier, verify_zoo
-from metazoo.zoo.normalisation import check_normalisation
+from metazoo.zoo import TrainingConfig, Zoo, train_classifier, verify_zoo
+from metazoo.zoo.checking.normalisation import check_normalisation
 
 SIDE = 16
 
@@ -25,8 +25,8 @@ def trained(images: ImageSet) -> ImageClassifier:
     spec = ClassifierSpec(
         architecture="conv4", arguments={"width": 8}, classes=4, input_size=SIDE, mean=(0.0,) * 3, std=(1 / 255,) * 3
     )
-    recipe = TrainingRecipe(epochs=12, batch_size=16)
-    classifier, accuracy = train_classifier(spec, images, images, recipe, generator(0, "test", 0))
+    config = TrainingConfig(epochs=12, batch_size=16)
+    classifier, accuracy = train_classifier(spec, images, images, config, generator(0, "test", 0))
     assert accuracy > 90
     return classifier
 

@@ -4,8 +4,9 @@ from rich.console import Console
 from rich.table import Table
 from zoo_helpers import classifier
 
-from metazoo.zoo import GroupRow, Zoo, group_rows, group_table, model_rows, model_table
-from metazoo.zoo.listing import write_listing
+from metazoo.report.zoo_tables import DomainRow, domain_rows, domain_table, model_rows, model_table
+from metazoo.zoo import Zoo
+from metazoo.zoo.zoo_index import write_listing
 
 
 def shown(table: Table) -> str:
@@ -34,13 +35,13 @@ def test_groups_are_counted_and_averaged(zoo: Zoo) -> None:
     names = ("a", "b", "c")
     for name, accuracy in (("x", 50.0), ("y", 70.0), ("z", None)):
         zoo.add(name, classifier(), class_names=names, domain="[red]letters", accuracy=accuracy)
-    groups = group_rows(zoo)
+    groups = domain_rows(zoo)
     assert groups == [
-        GroupRow("[red]letters", "thin-resnet width 4", 3, 60.0),
-        GroupRow("letters", "thin-resnet width 4", 1, None),
-        GroupRow("pets", "conv4 width 4", 1, 75.5),
+        DomainRow("[red]letters", "thin-resnet width 4", 3, 60.0),
+        DomainRow("letters", "thin-resnet width 4", 1, None),
+        DomainRow("pets", "conv4 width 4", 1, 75.5),
     ]
-    text = shown(group_table(groups))
+    text = shown(domain_table(groups))
     assert "60.0 %" in text
     assert "[red]letters" in text
 
@@ -57,6 +58,6 @@ def test_what_cannot_be_known_does_not_stop_it(zoo: Zoo) -> None:
 
 def test_an_empty_zoo(zoo: Zoo) -> None:
     zoo.remove(["first", "second"])
-    assert model_rows(zoo) == group_rows(zoo) == []
+    assert model_rows(zoo) == domain_rows(zoo) == []
     assert "model" in shown(model_table([]))
-    assert "domain" in shown(group_table([]))
+    assert "domain" in shown(domain_table([]))

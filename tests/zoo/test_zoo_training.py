@@ -12,9 +12,10 @@ from zoo_helpers import SIDE, coloured_images
 from metazoo.data import ImageSet, split_images
 from metazoo.errors import Interrupted, UsageError, ZooError
 from metazoo.models import ClassifierSpec, build_classifier
-from metazoo.zoo import TrainingRecipe, train_classifier, training, with_pixel_statistics
+from metazoo.zoo import TrainingConfig, train_classifier, with_pixel_statistics
+from metazoo.zoo.building import classifier_training
 
-SHORT = TrainingRecipe(epochs=3, batch_size=16)
+SHORT = TrainingConfig(epochs=3, batch_size=16)
 
 
 def spec(classes: int = 6, architecture: str = "thin-resnet", size: int = SIDE, channels: Any = 3) -> ClassifierSpec:
@@ -30,10 +31,10 @@ def spec(classes: int = 6, architecture: str = "thin-resnet", size: int = SIDE, 
     )
 
 
-def train(image_set: ImageSet, recipe: TrainingRecipe, seed: int = 0, **more: Any) -> tuple[dict[str, Tensor], float]:
+def train(image_set: ImageSet, config: TrainingConfig, seed: int = 0, **more: Any) -> tuple[dict[str, Tensor], float]:
     parts = split_images(image_set)
     random = torch.Generator().manual_seed(seed)
-    classifier, accuracy = train_classifier(spec(len(image_set.class_names)), *parts, recipe, random, **more)
+    classifier, accuracy = train_classifier(spec(len(image_set.class_names)), *parts, config, random, **more)
     assert not any(module.training for module in classifier.modules())
     return classifier.state_dict(), accuracy
 
@@ -48,42 +49,42 @@ def train(image_set: ImageSet, recipe: TrainingRecipe, seed: int = 0, **more: An
         ("thin-resnet", {"momentum": 0.0, "weight_decay": 0.0}, ("sgd", 0.01, 0.0, 0.0, (30, 50, 80))),
     ],
 )
-def test_the_published_recipe(architecture: str, given: dict[str, Any], expected: tuple[Any, ...]) -> None:
-    recipe = TrainingRecipe(**given)
-    assert (recipe.epochs, recipe.batch_size, recipe.decay, recipe.gradient_norm) == (60, 128, 0.2, 50)
-    resolved = recipe.resolved(architecture)
+def test_the_published_config(architecture: str, given: dict[str, Any], expected: tuple[Any, ...]) -> None:
+    config = TrainingConfig(**given)
+    assert (config.epochs, config.batch_size, config.decay, config.gradient_norm) == (60, 128, 0.2, 50)
+    resolved = config.resolved(architecture)
     found = (resolved.optimiser, resolved.learning_rate, resolved.momentum, resolved.weight_decay, resolved.milestones)
     assert found == expected
     assert resolved.is_resolved
-    assert not recipe.is_resolved
+    assert not config.is_resolved
     assert resolved.resolved(architecture) == resolved
 
 
 def test_the_learning_rate_falls_at_milestones() -> None:
-    recipe = TrainingRecipe().resolved("thin-resnet")
-    rates = [recipe.learning_rate_in(epoch) for epoch in (0, 29, 30, 49, 50, 79, 80)]
+    config = TrainingConfig().resolved("thin-resnet")
+    rates = [config.learning_rate_in(epoch) for epoch in (0, 29, 30, 49, 50, 79, 80)]
     assert rates == pytest.approx([0.01, 0.01, 0.002, 0.002, 0.0004, 0.0004, 0.00008])
 
 
 @pytest.mark.parametrize(
     "values", [{"epochs": 0}, {"batch_size": 1}, {"learning_rate": 0}, {"learning_rate": float("inf")}, {"lr": 1}]
 )
-def test_impossible_recipes(values: dict[str, Any]) -> None:
+def test_impossible_configs(values: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
-        TrainingRecipe(**values)
+        TrainingConfig(**values)
     with pytest.raises(UsageError, match="adam takes no momentum"):
-        TrainingRecipe(momentum=0.5).resolved("conv4")
+        TrainingConfig(momentum=0.5).resolved("conv4")
 
 
 def test_it_learns_and_is_deterministic() -> None:
     image_set = coloured_images(each=30)
-    recipe = TrainingRecipe(epochs=12, batch_size=16, learning_rate=0.05)
+    config = TrainingConfig(epochs=12, batch_size=16, learning_rate=0.05)
     before = torch.get_rng_state()
-    state, accuracy = train(image_set, recipe)
+    state, accuracy = train(image_set, config)
     assert torch.equal(torch.get_rng_state(), before)
     assert accuracy > 80
-    again, same = train(image_set, recipe)
-    other, _ = train(image_set, recipe, seed=1)
+    again, same = train(image_set, config)
+    other, _ = train(image_set, config, seed=1)
     assert same == accuracy
     assert all(torch.equal(state[name], again[name]) for name in state)
     assert not torch.equal(state["network.head.weight"], other["network.head.weight"])
@@ -93,8 +94,8 @@ def test_steps_are_those_of_a_plain_loop() -> None:
     """One batch an epoch, so that only the order within it, which matters to rounding alone, is left open."""
     image_set = coloured_images(classes=3, each=5)
     training_set, validation_set = split_images(image_set)
-    recipe = TrainingRecipe(epochs=3, milestones=(1,), decay=0.1, gradient_norm=0.5, learning_rate=0.2)
-    trained, _ = train_classifier(spec(3), training_set, validation_set, recipe, torch.Generator().manual_seed(5))
+    config = TrainingConfig(epochs=3, milestones=(1,), decay=0.1, gradient_norm=0.5, learning_rate=0.2)
+    trained, _ = train_classifier(spec(3), training_set, validation_set, config, torch.Generator().manual_seed(5))
     oracle = build_classifier(spec(3), torch.Generator().manual_seed(5)).train()
     velocity = [torch.zeros_like(parameter) for parameter in oracle.parameters()]
     for rate in (0.2, 0.02, 0.02):
@@ -126,12 +127,12 @@ def test_steps_played_back_from_a_recording_train_the_same(
     largest_shift: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Whole batches and a smaller one by three learning rates: six recordings. Momentum would begin with the first step.
-    recipe = TrainingRecipe(epochs=3, batch_size=5, milestones=(1, 2), momentum=0.0, largest_shift=largest_shift)
+    config = TrainingConfig(epochs=3, batch_size=5, milestones=(1, 2), momentum=0.0, largest_shift=largest_shift)
     image_set = coloured_images(classes=3, each=7)
     assert len(split_images(image_set)[0]) % 5 > 1
-    called, _ = train(image_set, recipe)
-    monkeypatch.setattr(training, "Repeated", PlayedBack)
-    played, _ = train(image_set, recipe)
+    called, _ = train(image_set, config)
+    monkeypatch.setattr(classifier_training, "Repeated", PlayedBack)
+    played, _ = train(image_set, config)
     assert all(torch.equal(value, played[name]) for name, value in called.items())
 
 
@@ -139,18 +140,18 @@ def test_a_last_single_image_is_left_out_and_two_are_not() -> None:
     for each, left_out in ((5, 1), (6, 0)):  # 12 or 15 training images in batches of 11 or 13
         parts = split_images(coloured_images(classes=3, each=each))
         count = len(parts[0])
-        recipe = TrainingRecipe(epochs=1, batch_size=count - 1 if left_out else count - 2)
-        trained, _ = train_classifier(spec(3), *parts, recipe, torch.Generator().manual_seed(0))
+        config = TrainingConfig(epochs=1, batch_size=count - 1 if left_out else count - 2)
+        trained, _ = train_classifier(spec(3), *parts, config, torch.Generator().manual_seed(0))
         assert int(trained.state_dict()["network.stem.1.num_batches_tracked"]) == 2 - left_out
 
 
 @pytest.mark.parametrize("architecture", ["thin-resnet", "conv4"])
 def test_a_training_that_does_not_stay_finite_is_named(architecture: str) -> None:
     image_set = coloured_images(classes=2, each=6, side=16)
-    recipe = TrainingRecipe(epochs=20, learning_rate=1e6, gradient_norm=1e6, optimiser="sgd", weight_decay=100)
+    config = TrainingConfig(epochs=20, learning_rate=1e6, gradient_norm=1e6, optimiser="sgd", weight_decay=100)
     random = torch.Generator().manual_seed(0)
     with pytest.raises(ZooError, match=r"model wild: the .* did not stay finite in epoch \d+ .*; lower the .*1e\+06"):
-        train_classifier(spec(2, architecture, 16), *split_images(image_set), recipe, random, name="wild")
+        train_classifier(spec(2, architecture, 16), *split_images(image_set), config, random, name="wild")
 
 
 def test_it_stops_after_an_epoch_when_asked_to(image_set: ImageSet) -> None:

@@ -7,12 +7,12 @@ from torch import Tensor
 from zoo_helpers import classifier
 
 from metazoo.errors import Interrupted
+from metazoo.execution.bounded import Limits
 from metazoo.models import ClassifierSpec, build_classifier
-from metazoo.run.artefacts import sha256_of_file
-from metazoo.run.bounded import Limits
-from metazoo.run.tensor_files import read_tensors, write_tensors
+from metazoo.storage.artefacts import sha256_of_file
+from metazoo.storage.tensor_files import read_tensors, write_tensors
 from metazoo.zoo import Finding, Zoo, verify_zoo
-from metazoo.zoo.listing import write_listing
+from metazoo.zoo.zoo_index import write_listing
 
 
 def test_a_sound_zoo(zoo: Zoo) -> None:

@@ -14,8 +14,8 @@ from metazoo.adapt.storage import CARD, ClassifierCard, read_classifier, write_c
 from metazoo.adapt.stored import check_tensors
 from metazoo.adapt.support import checked_images, checked_labels
 from metazoo.errors import ArtefactError, UsageError
-from metazoo.learn.batch_norm import BatchNormMode, batch_norm_mode, has_batch_norm
-from metazoo.learn.embedders import (
+from metazoo.features.batch_norm import BatchNormMode, batch_norm_mode, has_batch_norm
+from metazoo.features.embedders import (
     Embedder,
     JointFeatures,
     MirroredFeatures,
@@ -23,7 +23,7 @@ from metazoo.learn.embedders import (
     SideBySide,
     told_domain,
 )
-from metazoo.learn.heads import DEFAULT_HEAD, FittedHead, extra_tensor, get_head, query_features
+from metazoo.features.heads import DEFAULT_HEAD, FittedHead, extra_tensor, get_head, query_features
 from metazoo.models import ImageClassifier, build_classifier, network_without_weights
 
 
@@ -153,7 +153,7 @@ def adapt(
         support_labels: [n] whole numbers, 0 to ways - 1; a tensor, an array or a list. Classes may differ in their
             counts.
         class_names: one a class; its number if not given.
-        head: the name of one of `metazoo.learn.heads.HEADS`.
+        head: the name of one of `metazoo.features.heads.HEADS`.
         batch_norm: `running`, `support` or `query`.
         mirrored: whether features are those of `MirroredFeatures`, also later.
         domain: of a meta-model's several, that the images are known to be of; None takes them for what they look like.

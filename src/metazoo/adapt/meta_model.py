@@ -10,13 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from metazoo.adapt.classifier import FewShotClassifier, adapt
 from metazoo.adapt.stored import check_tensors, other_kind, silent
 from metazoo.errors import ArtefactError, UsageError
-from metazoo.learn.embedders import MultiDomainClassifier, recogniser_of
-from metazoo.learn.heads import DEFAULT_HEAD
-from metazoo.learn.recogniser import DomainRecogniser
+from metazoo.features.domain_router import DomainRecogniser
+from metazoo.features.embedders import MultiDomainClassifier, recogniser_of
+from metazoo.features.heads import DEFAULT_HEAD
 from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier, network_without_weights
-from metazoo.run.artefacts import read_json, write_json
-from metazoo.run.tensor_files import read_tensors, write_tensors
-from metazoo.run.validation import first_problem
+from metazoo.storage.artefacts import read_json, write_json
+from metazoo.storage.tensor_files import read_tensors, write_tensors
+from metazoo.storage.validation import first_problem
 
 FORMAT_VERSION = 1
 _RECOGNISER = "recogniser.weight"
@@ -48,20 +48,18 @@ class MetaModel:
     Attributes:
         module: what new tasks are learned from: an image classifier, or a specialist of each of several domains.
         method: that it was trained by.
-        setting: of the method.
+        preset: of the method.
         seed: of the run.
     """
 
-    def __init__(
-        self, module: ImageClassifier | MultiDomainClassifier, *, method: str, setting: str, seed: int
-    ) -> None:
-        self.module, self.method, self.setting, self.seed = module, method, setting, seed
+    def __init__(self, module: ImageClassifier | MultiDomainClassifier, *, method: str, preset: str, seed: int) -> None:
+        self.module, self.method, self.preset, self.seed = module, method, preset, seed
 
     def __repr__(self) -> str:
         """What it is, in one line."""
         several = f", {len(self.networks)} networks" if len(self.networks) > 1 else ""
         return (
-            f"MetaModel({self.method}, {self.setting}, seed {self.seed}: {self.spec.architecture} of "
+            f"MetaModel({self.method}, {self.preset}, seed {self.seed}: {self.spec.architecture} of "
             f"{self.spec.input_size} pixels{several})"
         )
 
@@ -87,7 +85,7 @@ class MetaModel:
         domain: str | None = None,
     ) -> FewShotClassifier:
         """A classifier of new classes from a few images of each; see `metazoo.adapt.adapt`."""
-        source = f"{self.method} ({self.setting}), seed {self.seed}"
+        source = f"{self.method} ({self.preset}), seed {self.seed}"
         return adapt(
             self.module,
             support_images,
@@ -118,7 +116,7 @@ class MetaModel:
         sha256 = write_tensors(folder / WEIGHTS, tensors)
         description = MetaModelDescription(
             method=self.method,
-            setting=self.setting,
+            setting=self.preset,
             seed=self.seed,
             spec=self.spec,
             domains=() if recogniser is None else recogniser.domains,
@@ -171,7 +169,7 @@ class MetaModel:
         return cls(
             module,
             method=description.method,
-            setting=description.setting,
+            preset=description.setting,
             seed=description.seed,
         )
 

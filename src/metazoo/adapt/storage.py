@@ -12,12 +12,12 @@ from torch import Tensor
 
 from metazoo.adapt.stored import other_kind, silent
 from metazoo.errors import ArtefactError, UsageError
-from metazoo.learn.batch_norm import BatchNormMode
-from metazoo.learn.heads import HeadKind
+from metazoo.features.batch_norm import BatchNormMode
+from metazoo.features.heads import HeadKind
 from metazoo.models import ClassifierSpec
-from metazoo.run.artefacts import flush_folder, read_json, write_json
-from metazoo.run.tensor_files import read_tensors, write_tensors
-from metazoo.run.validation import check_format_version, first_problem
+from metazoo.storage.artefacts import flush_folder, read_json, write_json
+from metazoo.storage.tensor_files import read_tensors, write_tensors
+from metazoo.storage.validation import check_format_version, first_problem
 
 FORMAT_VERSION = 1
 CARD, WEIGHTS = "classifier.json", "model.safetensors"

@@ -16,10 +16,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from metazoo.bank.index import FORMAT_VERSION, GenerationIndex, Setting, Shard, check_version, read_index, write_index
-from metazoo.bank.shard import check_tensors, read_shard, write_shard
+from metazoo.bank.shard_index import (
+    FORMAT_VERSION,
+    GenerationIndex,
+    Setting,
+    Shard,
+    check_tensors,
+    check_version,
+    read_index,
+    read_shard,
+    write_index,
+    write_shard,
+)
 from metazoo.errors import ArtefactError, DataError, UsageError
-from metazoo.run.artefacts import read_json, write_json
+from metazoo.storage.artefacts import read_json, write_json
 
 FORMAT = "metazoo-bank"
 NAME = "bank.json"

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from metazoo.bank.bank import Bank
-from metazoo.run.compute import images_at_once
-from metazoo.run.rows import RowsOnDisk, keep_rows
+from metazoo.execution.compute import images_at_once
+from metazoo.storage.matrices import RowsOnDisk, keep_rows
 
 _MOST_BYTES = 128_000_000
 

@@ -11,19 +11,20 @@ from rich.table import Table
 from rich.text import Text
 
 from metazoo.adapt import FewShotClassifier, load_support_folder
+from metazoo.cli.feature_source import open_source
 from metazoo.cli.output import print_table
-from metazoo.cli.subject import open_source
 from metazoo.data import ImageSet, assert_disjoint, load_images
 from metazoo.evaluate import evaluate, results_table
+from metazoo.execution.process_memory import keep_freed_memory
+from metazoo.execution.progress import Progress
+from metazoo.execution.signals import graceful
+from metazoo.execution.threads import torch_threads
 from metazoo.report import write_report
-from metazoo.report.group_tables import GroupedModels, group_table
-from metazoo.run.memory import keep_freed_memory
-from metazoo.run.progress import Progress
-from metazoo.run.signals import graceful
-from metazoo.run.threads import torch_threads
-from metazoo.run_record import Run
-from metazoo.training import train
-from metazoo.zoo import TrainingRecipe, Zoo, build_zoo, model_rows, model_table
+from metazoo.report.run_tables import GroupedModels, group_table
+from metazoo.report.zoo_tables import model_rows, model_table
+from metazoo.runs.record import Run
+from metazoo.runs.train import train
+from metazoo.zoo import TrainingConfig, Zoo, build_zoo
 
 SCRIPTS = ("latin", "cyrillic", "georgian")
 UNSEEN = "glyphs:greek,armenian,tifinagh"
@@ -33,9 +34,9 @@ KINDS = (("conv4", 5, 32), ("thin-resnet", 8, 24))
 MODELS_A_KIND = 2
 EPISODES = 600
 _IMAGES_PER_CLASS = 100
-# Quicker than the published recipes, which are made for five times as many images.
-RECIPE = TrainingRecipe(epochs=15, batch_size=32, optimiser="adam", learning_rate=0.003)
-# The default setting, cut down to what two cores do in a few minutes; in so few iterations guides bring nothing.
+# Quicker than the published procedures, which are made for five times as many images.
+TRAINING = TrainingConfig(epochs=15, batch_size=32, optimiser="adam", learning_rate=0.003)
+# The default preset, cut down to what two cores do in a few minutes; in so few iterations guides bring nothing.
 CONFIG = {
     "recovery": {"iterations": 100, "guide_all": False},
     "budget": {"images_per_class": 30},
@@ -105,7 +106,7 @@ def _build(folder: Path, options: Namespace) -> Zoo:
                 MODELS_A_KIND,
                 ways,
                 options.seed,
-                recipe=RECIPE,
+                config=TRAINING,
                 input_size=side,
                 # Such a small model is trained sooner than another process has started.
                 workers=1,

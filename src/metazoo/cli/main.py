@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from metazoo.cli.parser import build_parser
 from metazoo.errors import Interrupted, MetazooError
-from metazoo.run.printable import printable
+from metazoo.text import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

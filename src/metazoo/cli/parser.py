@@ -4,9 +4,7 @@ import argparse
 from typing import Any, NoReturn
 
 from metazoo.cli import options
-from metazoo.cli.adding import add_recovered_images, adding
-from metazoo.cli.measuring import measuring
-from metazoo.cli.values import natural, number, positive
+from metazoo.cli.options import decimals, natural, number, numbers, positive
 from metazoo.errors import UsageError
 
 
@@ -32,13 +30,13 @@ def build_parser() -> argparse.ArgumentParser:
     _zoo(zoo.add_subparsers(metavar="COMMAND", required=True))
     methods = commands.add_parser(
         "methods",
-        help="list the methods and their settings, or every option of one",
-        description="List the methods and their settings. With a METHOD or --setting, write all options of one, each "
+        help="list the methods and their presets, or every option of one",
+        description="List the methods and their presets. With a METHOD or --preset, write all options of one, each "
         "with its value and what it means, as a file that `metazoo train --config` takes.",
     )
     methods.add_argument("method", metavar="METHOD", nargs="?", help="whose options to list (default: tgr)")
-    methods.add_argument("--setting", help="of the method (default: default)")
-    methods.set_defaults(command="training:methods")
+    methods.add_argument("--preset", help="of the method (default: default)")
+    methods.set_defaults(command="train_commands:methods")
     _train(commands)
     measuring(commands)
     _adapt(commands)
@@ -100,7 +98,7 @@ def _zoo(commands: Any) -> None:
     options.images_per_class(build)
     options.workers(build)
     options.device(build)
-    build.set_defaults(command="zoo:build")
+    build.set_defaults(command="zoo_commands:build")
     adding(commands)
     for name, text in (("inspect", "list the models"), ("verify", "load and try every model; exit 0 if all are sound")):
         command = commands.add_parser(name, help=text, description=f"{text.capitalize()}.")
@@ -115,7 +113,7 @@ def _zoo(commands: Any) -> None:
             command.add_argument(
                 "--run", help="a run on this zoo: show how far it trusts each model, and whom it has selected"
             )
-        command.set_defaults(command=f"zoo:{name}")
+        command.set_defaults(command=f"zoo_commands:{name}")
     change = commands.add_parser(
         "set",
         help="say what may be done with images recovered from models",
@@ -126,11 +124,11 @@ def _zoo(commands: Any) -> None:
         "names", metavar="MODEL", nargs="*", help="name, as `metazoo zoo inspect` lists it (all if none)"
     )
     add_recovered_images(change, required=True)
-    change.set_defaults(command="zoo:change")
+    change.set_defaults(command="zoo_commands:change")
     remove = commands.add_parser("remove", help="take models out", description="Take models out and delete them.")
     remove.add_argument("zoo", metavar="ZOO", help="zoo folder")
     remove.add_argument("names", metavar="MODEL", nargs="+", help="name, as `metazoo zoo inspect` lists it")
-    remove.set_defaults(command="zoo:remove")
+    remove.set_defaults(command="zoo_commands:remove")
 
 
 def _train(commands: Any) -> None:
@@ -142,9 +140,9 @@ def _train(commands: Any) -> None:
     train.add_argument("--zoo", required=True, help="zoo folder")
     train.add_argument("--out", required=True, help="run folder, made if missing")
     train.add_argument("--method", help="see `metazoo methods` (default: tgr)")
-    train.add_argument("--setting", help="of the method (default: default)")
+    train.add_argument("--preset", help="of the method (default: default)")
     train.add_argument(
-        "--config", help="YAML file with the options that differ from the setting (of a resumed run: as it was begun)"
+        "--config", help="YAML file with the options that differ from the preset (of a resumed run: as it was begun)"
     )
     train.add_argument("--seed", type=natural, help="of all randomness (default: 0)")
     train.add_argument(
@@ -164,7 +162,7 @@ def _train(commands: Any) -> None:
         help="of frozen models; the meta-model learns in float32 (default: bfloat16 on a GPU, else float32, or as the "
         "run was begun)",
     )
-    train.set_defaults(command="training:train")
+    train.set_defaults(command="train_commands:train")
 
 
 def _adapt(commands: Any) -> None:
@@ -180,7 +178,7 @@ def _adapt(commands: Any) -> None:
     options.head(adapt)
     options.threads(adapt)
     options.device(adapt)
-    adapt.set_defaults(command="adaptation:adapt")
+    adapt.set_defaults(command="classifier_commands:adapt")
     predict = commands.add_parser(
         "predict", help="classify images", description="Classify images with a classifier that adapt has made."
     )
@@ -194,4 +192,138 @@ def _adapt(commands: Any) -> None:
     )
     options.threads(predict)
     options.device(predict)
-    predict.set_defaults(command="adaptation:predict")
+    predict.set_defaults(command="classifier_commands:predict")
+
+
+# As in `metazoo.zoo`, which brings in torch; a test compares them.
+PERMISSIONS = ("show", "keep", "discard")
+EXAMPLE = (
+    "{architecture: timm:convnext_atto, classes: [cat, dog], input_size: 32, mean: [0.485, 0.456, 0.406], "
+    "std: [0.229, 0.224, 0.225], domain: pets}"
+)
+
+
+def add_recovered_images(command: argparse.ArgumentParser, **settings: Any) -> None:
+    """The option for what may be done with recovered images."""
+    command.add_argument(
+        "--recovered-images",
+        choices=PERMISSIONS,
+        help="show: a run may keep and show them; keep: it may keep them, but show them nowhere; discard: it deletes "
+        "them once it has finished (default: show)",
+        **settings,
+    )
+
+
+def adding(commands: Any) -> None:
+    """The command itself."""
+    add = commands.add_parser(
+        "add",
+        help="add a model that was trained elsewhere, or a folder of them",
+        description="Add a model of timm, torchvision, the Hugging Face Hub or a file. What its source does not say "
+        "must be said here, or in a .yaml file of the same name beside the weights.",
+        epilog=f"A file pets.yaml beside pets.safetensors may hold: {EXAMPLE}",
+    )
+    add.add_argument("zoo", metavar="ZOO", help="zoo folder, made if missing")
+    add.add_argument(
+        "source",
+        metavar="SOURCE",
+        nargs="?",
+        help="timm:NAME[.TAG], torchvision:NAME[.WEIGHTS], hf:OWNER/NAME[@REVISION] (of timm or transformers), or a "
+        ".safetensors, .pt, .pth or .bin file",
+    )
+    add.add_argument("--from-folder", metavar="DIR", help="add all weights of a folder, each described by a .yaml file")
+    add.add_argument("--weights", metavar="FILE", help="with the weights of a model of timm or torchvision")
+    add.add_argument("--pretrained", action="store_true", help="fetch the published weights of such a model instead")
+    add.add_argument("--name", help="of the model in the zoo (default: from SOURCE)")
+    add.add_argument("--arch", help="of the weights in a file, such as timm:convnext_atto or resnet18")
+    add.add_argument(
+        "--classes",
+        metavar="FILE_OR_LIST",
+        help="what its outputs stand for, in their order: cat,dog or a file with one a line, or imagenet-1k",
+    )
+    add.add_argument("--input-size", type=positive, help="side of its square input in pixels")
+    add.add_argument("--channels", type=int, choices=(1, 3), help="of its input (default: 3)")
+    add.add_argument("--mean", type=decimals, help="of each channel of images in [0, 1], such as 0.485,0.456,0.406")
+    add.add_argument("--std", type=decimals, help="likewise, such as 0.229,0.224,0.225; one number is for all channels")
+    add.add_argument("--domain", help="kind of images")
+    add.add_argument("--licence", help="of the weights")
+    add_recovered_images(add)
+    add.set_defaults(command="zoo_commands:add")
+
+
+def measuring(commands: Any) -> None:
+    """Add the commands."""
+    _evaluate(commands)
+    _compare(commands)
+    _report(commands)
+
+
+def _evaluate(commands: Any) -> None:
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="measure a run or an untrained zoo on unseen classes",
+        description="Measure N-way K-shot accuracy. A zoo is measured as its untrained ensemble.",
+    )
+    evaluate.add_argument("subject", metavar="RUN_OR_ZOO", help="folder of a run, a zoo or a meta-model")
+    evaluate.add_argument("--data", required=True, help=options.DATA_HELP + "; classes that no model has seen")
+    evaluate.add_argument("--ways", type=positive, default=5, help="classes an episode (default: %(default)s)")
+    evaluate.add_argument("--shots", type=numbers, default=(1, 5), help="support images a class (default: 1,5)")
+    evaluate.add_argument("--queries", type=positive, default=15, help="query images a class (default: %(default)s)")
+    evaluate.add_argument("--episodes", type=positive, default=1000, help="for each of --shots (default: %(default)s)")
+    options.head(evaluate)
+    evaluate.add_argument("--seed", type=natural, default=0, help="of the episodes (default: %(default)s)")
+    evaluate.add_argument("--baselines", action="store_true", help="add the rows that any zoo offers")
+    evaluate.add_argument(
+        "--image-size",
+        type=positive,
+        help="side in pixels to read images at (default: that of a pack or cifar-fs, else the models' largest input)",
+    )
+    options.images_per_class(evaluate)
+    evaluate.add_argument(
+        "--exclude-known",
+        action="store_true",
+        help="leave out classes with the name of one that a model of the zoo was trained on, or the run selected by",
+    )
+    options.threads(evaluate)
+    options.device(evaluate)
+    evaluate.add_argument("--out", help="RESULT.json to write, with the episodes beside it")
+    evaluate.add_argument("--overwrite", action="store_true", help="replace OUT where it is there already")
+    evaluate.set_defaults(command="measure_commands:evaluate")
+
+
+def _compare(commands: Any) -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="compare what was measured on the same episodes, in pairs",
+        description="Compare results that `metazoo evaluate --out` wrote, on the same episodes: differences in pairs.",
+    )
+    compare.add_argument(
+        "rows",
+        metavar="[NAME=]FILE[,FILE...]",
+        nargs="+",
+        help="RESULT.json; of several, such as those of other training seeds, the mean is compared",
+    )
+    compare.add_argument(
+        "--against", metavar="NAME", help="row that all are compared with (default: the last one of the first file)"
+    )
+    compare.add_argument(
+        "--format", choices=("table", "csv"), default="table", help="of the output (default: %(default)s)"
+    )
+    compare.set_defaults(command="measure_commands:compare_results")
+
+
+def _report(commands: Any) -> None:
+    report = commands.add_parser(
+        "report",
+        help="one HTML file on a run, to look at and to hand on",
+        description="Write one HTML file on a run: its zoo, what it has recovered, grouped and learned, and how good "
+        "that is. It needs nothing beside it, and no network.",
+    )
+    report.add_argument("run", metavar="RUN", help="folder of a run, finished or not")
+    report.add_argument("results", metavar="RESULT", nargs="*", help="RESULT.json that `evaluate --out` has written")
+    report.add_argument("--out", help="HTML file to write; replaces a report (default: report.html in RUN)")
+    report.add_argument("--zoo", help="of the run, where it is not where it was any more")
+    report.add_argument(
+        "--no-images", dest="images", action="store_false", help="show no image that was recovered from a model"
+    )
+    report.set_defaults(command="measure_commands:report")

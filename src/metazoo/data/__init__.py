@@ -1,8 +1,8 @@
 """Images with labels, splits by class and by image, and few-shot episodes."""
 
 from metazoo.data.episodes import Episode, EpisodeList
-from metazoo.data.folder import image_files, load_image_files
-from metazoo.data.glyphs import glyph_scripts
+from metazoo.data.glyphs.glyphs import glyph_scripts
+from metazoo.data.image_files import image_files, load_image_files
 from metazoo.data.images import ImageSet
 from metazoo.data.load import load_images
 from metazoo.data.splits import assert_disjoint, split_classes, split_images

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from metazoo.data.folder import load_folder
-from metazoo.data.glyphs import load_glyphs
+from metazoo.data.glyphs.glyphs import load_glyphs
+from metazoo.data.image_files import load_folder
 from metazoo.data.images import ImageSet
 from metazoo.data.npz import load_npz
 from metazoo.data.published import find_published, load_published

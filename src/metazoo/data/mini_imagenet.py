@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from metazoo.data.folder import class_folders, load_class_folders
+from metazoo.data.image_files import class_folders, load_class_folders
 from metazoo.data.images import ImageSet
 from metazoo.data.splits import assert_disjoint
 from metazoo.errors import DataError, UsageError

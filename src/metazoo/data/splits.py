@@ -8,7 +8,7 @@ from torch import Tensor
 
 from metazoo.data.images import ImageSet
 from metazoo.errors import DataError, UsageError
-from metazoo.run.randomness import generator
+from metazoo.execution.randomness import generator
 
 
 def split_classes(image_set: ImageSet, sizes: Sequence[int] | Sequence[float], seed: int) -> tuple[ImageSet, ...]:

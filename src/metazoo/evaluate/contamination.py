@@ -9,8 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from metazoo.data import ImageSet
 from metazoo.errors import UsageError
-from metazoo.run.printable import printable
-from metazoo.run.wording import some_of
+from metazoo.text import printable, some_of
 
 # What folders of ImageNet and of CUB have in front of the name proper.
 _WORDNET_ID = re.compile(r"n\d{8}(?=[\W_]|$)")

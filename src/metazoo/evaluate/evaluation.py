@@ -14,9 +14,9 @@ from metazoo.evaluate.intervals import mean_interval
 from metazoo.evaluate.protocol import Advance, evaluate_lists
 from metazoo.evaluate.results import Result, write_results
 from metazoo.evaluate.subjects import Subject
-from metazoo.learn.batch_norm import batch_norm_mode, has_batch_norm
-from metazoo.learn.embedders import MirroredFeatures, recogniser_of, told_domain
-from metazoo.learn.heads import DEFAULT_HEAD, get_head
+from metazoo.features.batch_norm import batch_norm_mode, has_batch_norm
+from metazoo.features.embedders import MirroredFeatures, recogniser_of, told_domain
+from metazoo.features.heads import DEFAULT_HEAD, get_head
 
 
 def evaluate(
@@ -46,7 +46,7 @@ def evaluate(
         shots: support images a class, one list of episodes each.
         episodes: episodes a list, at least 2.
         queries: query images a class.
-        head: the name of one of `metazoo.learn.heads.HEADS`; the soft k-means among them see all queries of an episode.
+        head: name of a head, see `metazoo.features.heads.HEADS`; soft k-means see all queries of an episode.
         batch_norm: `running`, `support` or `query`.
         mirrored: whether features are those of `MirroredFeatures`.
         domain: that subjects of several domains are told the images to be of; None: they take them for what they look

@@ -8,10 +8,10 @@ from torch import Tensor
 from metazoo.data import Episode, EpisodeList, ImageSet
 from metazoo.errors import Interrupted, MetazooError, UsageError
 from metazoo.evaluate.subjects import Subject
-from metazoo.learn.batch_norm import BatchNormMode, batch_norm_mode, has_batch_norm
-from metazoo.learn.embedders import Embedder, JointFeaturesInTurn, MirroredFeatures, recogniser_of
-from metazoo.learn.episode_accuracy import accuracy, episode_accuracies, used_images
-from metazoo.learn.heads import FeatureHead, Head, query_features
+from metazoo.features.batch_norm import BatchNormMode, batch_norm_mode, has_batch_norm
+from metazoo.features.embedders import Embedder, JointFeaturesInTurn, MirroredFeatures, recogniser_of
+from metazoo.features.episode_accuracy import accuracy, episode_accuracies, used_images
+from metazoo.features.heads import FeatureHead, Head, query_features
 
 Advance = Callable[[int], object]
 
@@ -42,7 +42,7 @@ def evaluate_lists(
         image_set: the episodes' images.
         episode_lists: drawn from `image_set`.
         head: that learns each episode.
-        batch_norm: see `metazoo.learn.batch_norm`.
+        batch_norm: see `metazoo.features.batch_norm`.
         advance: called with the number of episodes done since the last call.
 
     Raises:

@@ -14,10 +14,10 @@ from torch import Tensor
 from metazoo.data import EpisodeList
 from metazoo.errors import ArtefactError
 from metazoo.evaluate.contamination import Contamination
-from metazoo.learn.batch_norm import BatchNormMode
-from metazoo.run.artefacts import read_json, write_json
-from metazoo.run.tensor_files import read_tensor_metadata, read_tensors, write_tensors
-from metazoo.run.validation import first_problem
+from metazoo.features.batch_norm import BatchNormMode
+from metazoo.storage.artefacts import read_json, write_json
+from metazoo.storage.tensor_files import read_tensor_metadata, read_tensors, write_tensors
+from metazoo.storage.validation import first_problem
 
 FORMAT_VERSION = 1
 

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from metazoo.learn.embedders import Embedder, JointFeatures, JointFeaturesInTurn, PixelFeatures, count_parameters
-from metazoo.models import ClassifierSpec, ImageClassifier, Network, build_classifier, network_without_weights
-from metazoo.run.randomness import generator
+from metazoo.execution.randomness import generator
+from metazoo.features.embedders import Embedder, JointFeatures, JointFeaturesInTurn, PixelFeatures, count_parameters
+from metazoo.fusion import average_parameters
+from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,36 +80,9 @@ def random_initialisation(spec: ClassifierSpec, seed: int) -> Subject:
 
 
 def parameter_average(teachers: Sequence[Teacher], spec: ClassifierSpec) -> Subject | None:
-    """Elementwise mean of weights and buffers over all teachers of `spec`'s architecture; None if fewer than 2 fit.
-
-    A teacher fits if architecture, input size, channels and the shapes of the weights agree. Its mean and standard
-    deviation of the pixels are averaged like any other parameter. Class heads, which the features do not pass, are left
-    out (zero): those of different teachers stand for different classes.
-    """
-    specs: list[ClassifierSpec] = []
-    sums: dict[str, Tensor] = {}
-    for teacher in teachers:
-        if _same_features(teacher.classifier, spec):
-            specs.append(teacher.classifier.spec)
-            for name, tensor in teacher.classifier.network.state_dict().items():
-                if not name.startswith("head."):
-                    # Integer buffers (batches seen) are averaged as numbers; copying the mean back casts it.
-                    own = tensor.cpu().double()
-                    sums[name] = sums[name].add_(own) if name in sums else own.clone()
-    if len(specs) < 2:
-        return None
-    pixels = {
-        name: tuple(sum(values) / len(specs) for values in zip(*(getattr(spec, name) for spec in specs), strict=True))
-        for name in ("mean", "std")
-    }
-    average = build_classifier(spec.model_copy(update=pixels), torch.Generator().manual_seed(0)).eval()
-    with torch.no_grad():
-        for name, target in average.network.state_dict().items():
-            if name in sums:
-                target.copy_(sums[name] / len(specs))
-        average.network.head.weight.zero_()
-        average.network.head.bias.zero_()
-    return Subject.of("parameter average", "parameter-average", average)
+    """The row of `metazoo.fusion.average_parameters`; None if fewer than 2 teachers fit."""
+    average = average_parameters((teacher.classifier for teacher in teachers), spec)
+    return None if average is None else Subject.of("parameter average", "parameter-average", average)
 
 
 def best_teacher(teachers: Sequence[Teacher]) -> Subject | None:
@@ -141,14 +114,3 @@ def zoo_ensemble_in_turn(teachers: Sequence[Embedder], device: str) -> Subject:
     """The same of teachers on `device` that are loaded when they are asked for; see `JointFeaturesInTurn`."""
     parameters = sum(count_parameters(teacher) for teacher in teachers)
     return Subject(*_ENSEMBLE, JointFeaturesInTurn(teachers, device), parameters)
-
-
-def _same_features(classifier: ImageClassifier, spec: ClassifierSpec) -> bool:
-    names = ("architecture", "input_size", "channels")
-    if any(getattr(classifier.spec, name) != getattr(spec, name) for name in names):
-        return False
-    return _shapes(classifier.network) == _shapes(network_without_weights(spec))
-
-
-def _shapes(network: Network) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in network.state_dict().items() if not name.startswith("head.")}

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from metazoo.execution.repeat import Repeated
+from metazoo.execution.threads import CALLING_THREAD, WorkerThreads
 from metazoo.learn.learners import EpisodeImages, FunctionalClassifier, Learner
 from metazoo.learn.regularisers import Parameters
-from metazoo.run.repeat import Repeated
-from metazoo.run.threads import CALLING_THREAD, WorkerThreads
 
 
 @dataclass(frozen=True, eq=False)

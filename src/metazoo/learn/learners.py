@@ -16,11 +16,11 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from metazoo.errors import UsageError
-from metazoo.learn.batch_norm import batch_statistics
-from metazoo.learn.heads.base import raw_class_means
+from metazoo.execution.threads import ThreadCopies
+from metazoo.features.batch_norm import batch_statistics
+from metazoo.features.heads.base import raw_class_means
 from metazoo.learn.regularisers import Parameters
 from metazoo.learn.second_derivatives import QuickSecondDerivatives
-from metazoo.learn.thread_copies import ThreadCopies
 from metazoo.models import ImageClassifier
 
 LearnerName = Literal["maml", "maml-first-order", "anil", "protonet"]

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from metazoo.errors import UsageError
+from metazoo.execution.threads import CALLING_THREAD, WorkerThreads
 from metazoo.learn.second_derivatives import QuickSecondDerivatives
-from metazoo.run.threads import CALLING_THREAD, WorkerThreads
 
 Parameters = dict[str, Tensor]
 Loss = Callable[[Parameters], Tensor]

@@ -1,4 +1,4 @@
-"""The published meta-iteration: teachers of a group are inverted, their gradients are joined, episodes are replayed."""
+"""Replay: episodes from memory, through a learner, until they stop getting better."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,18 +11,98 @@ from torch.nn import functional
 
 from metazoo.data.augment import crop_and_flip_alike, shift_and_flip
 from metazoo.errors import DataError
-from metazoo.learn.batch_norm import calibrate_statistics
+from metazoo.execution.randomness import generator
+from metazoo.execution.threads import CALLING_THREAD, WorkerThreads
+from metazoo.features.batch_norm import calibrate_statistics
 from metazoo.learn.episode_gradients import EpisodeGradients
-from metazoo.learn.learners import FunctionalClassifier
+from metazoo.learn.episode_memory import EpisodeMemory
+from metazoo.learn.learners import FunctionalClassifier, Learner, LearnerName, build_learner
+from metazoo.learn.learning_config import RegularisationConfig
 from metazoo.learn.losses import distillation_loss, published_distillation_loss
-from metazoo.learn.memory import EpisodeMemory
 from metazoo.learn.meta_optimiser import MetaOptimiser
-from metazoo.learn.recipe import RegularisationRecipe
 from metazoo.learn.regularisers import Loss, Parameters
-from metazoo.learn.replay import ReplayRecipe, replay
 from metazoo.models import ImageClassifier
-from metazoo.run.randomness import generator
-from metazoo.run.threads import CALLING_THREAD, WorkerThreads
+
+
+class ReplayConfig(BaseModel):
+    """How episodes are replayed. The defaults are those published with TGR (ICML 2024)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    learner: LearnerName = Field(default="maml", description="see `metazoo.learn.learners`")
+    shots: int = Field(default=1, ge=1, description="support images a class; the papers train one model for each")
+    queries: int = Field(default=15, ge=1, description="query images a class")
+    inner_steps: int = Field(default=5, ge=1, description="gradient steps on the support set")
+    inner_learning_rate: float = Field(default=0.01, gt=0)
+    episodes_per_update: int = Field(default=16, ge=1)
+    patience: int = Field(default=4, ge=1, description="updates without a better accuracy that end a replay")
+    most_updates: int = Field(default=1000, ge=0, description="of one replay (published: no bound); 0 for no replay")
+    slots: int = Field(default=20, ge=1, description="insertions that the memory keeps of each class")
+
+    def build_learner(self) -> Learner:
+        """The learner described."""
+        return build_learner(self.learner, steps=self.inner_steps, learning_rate=self.inner_learning_rate)
+
+
+@dataclass(frozen=True)
+class ReplayReport:
+    """Figures of one replay: updates made, and loss and accuracy (0 to 1) of the best one's episodes."""
+
+    updates: int
+    loss: float
+    accuracy: float
+
+
+def replay(
+    gradients: EpisodeGradients,
+    optimiser: MetaOptimiser,
+    memory: EpisodeMemory,
+    config: ReplayConfig,
+    seed: int,
+    iteration: int,
+    *,
+    check: Callable[[], None] = lambda: None,
+) -> ReplayReport:
+    """Update the parameters of `optimiser` on batches of episodes from `memory`.
+
+    Every update descends along the gradient of the summed losses of a batch. It ends once `patience` updates in a row
+    brought no higher accuracy on the batch at hand than the best of this replay (published stopping rule). As long as
+    the memory holds too few classes for an episode nothing happens.
+
+    Args:
+        gradients: of episodes, at the parameters that the optimiser holds.
+        optimiser: shared with the other half of the meta-iteration, as published.
+        memory: of recovered images.
+        config: see there.
+        seed: of the run.
+        iteration: number of the meta-iteration, which the episodes are drawn by.
+        check: called before every update.
+
+    Raises:
+        DataError: a loss is not finite.
+    """
+    ways = gradients.model.classifier.spec.classes
+    if not memory.holds(ways, config.shots + config.queries):
+        return ReplayReport(0, 0.0, 0.0)
+    best = ReplayReport(0, 0.0, -1.0)
+    updates = since_best = 0
+    while since_best < config.patience and updates < config.most_updates:
+        check()
+        random = generator(seed, "replay", str(iteration), updates)
+        episodes = [memory.draw(ways, config.shots, config.queries, random) for _ in range(config.episodes_per_update)]
+        batch = gradients(episodes)
+        if not bool(torch.isfinite(batch.loss)):
+            raise DataError(
+                f"the replay's loss is not finite in meta-iteration {iteration}; lower "
+                "learning.learning_rate or learning.replay.inner_learning_rate"
+            )
+        optimiser.step(batch.gradient)
+        updates += 1
+        since_best += 1
+        if batch.accuracy.item() > best.accuracy:
+            best, since_best = ReplayReport(updates, batch.loss.item(), batch.accuracy.item()), 0
+    return ReplayReport(updates, best.loss, max(best.accuracy, 0.0))
+
 
 _CALIBRATION_IMAGES, _CALIBRATION_BATCH = 2048, 256
 
@@ -48,7 +128,7 @@ VisitTeachers = Callable[[int], Sequence[Visit]]
 """The visits of the meta-iteration of that number; equal numbers give equal visits."""
 
 
-class ReplayLearningRecipe(BaseModel):
+class ReplayLearningConfig(BaseModel):
     """How the meta-model learns by meta-iterations. The defaults are those published with TGR (ICML 2024)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -66,10 +146,10 @@ class ReplayLearningRecipe(BaseModel):
         default=False,
         description="whether gradients at displaced points are of other crops and flips, as published for mixed zoos",
     )
-    regularisation: RegularisationRecipe = RegularisationRecipe(
+    regularisation: RegularisationConfig = RegularisationConfig(
         displacement=1e-3, strength=1e-3, differentiate_displacement=True
     )
-    replay: ReplayRecipe = ReplayRecipe()
+    replay: ReplayConfig = ReplayConfig()
 
 
 @dataclass(frozen=True)
@@ -96,7 +176,7 @@ class ReplayLearner:
         classifier: trained in place, its head included.
         memory: of the classes of all teachers.
         visit: makes the contributions of the teachers.
-        recipe: see there.
+        config: see there.
         seed: of the run.
         grows: whether visits fill the memory; else it is full from the start, and no part of the state.
         threads: that gradients of teachers and episodes are computed by.
@@ -108,7 +188,7 @@ class ReplayLearner:
         classifier: ImageClassifier,
         memory: EpisodeMemory,
         visit: VisitTeachers,
-        recipe: ReplayLearningRecipe,
+        config: ReplayLearningConfig,
         seed: int,
         *,
         grows: bool = True,
@@ -118,12 +198,12 @@ class ReplayLearner:
         self.classifier, self.memory, self.steps_done = classifier, memory, 0
         self._model = FunctionalClassifier(classifier)
         self._device = next(classifier.parameters()).device
-        self._optimiser = MetaOptimiser(dict(classifier.named_parameters()), recipe.learning_rate)
+        self._optimiser = MetaOptimiser(dict(classifier.named_parameters()), config.learning_rate)
         self._gradients = EpisodeGradients(
-            recipe.replay.build_learner(), self._model, self._optimiser.parameters, threads=threads
+            config.replay.build_learner(), self._model, self._optimiser.parameters, threads=threads
         )
         self._threads = threads
-        self._visit, self._recipe, self._seed, self._grows, self._check = visit, recipe, seed, grows, check
+        self._visit, self._config, self._seed, self._grows, self._check = visit, config, seed, grows, check
 
     def step(self) -> IterationReport:
         """One meta-iteration.
@@ -137,8 +217,8 @@ class ReplayLearner:
             if self._grows:
                 self.memory.add(visit.images, visit.identities)
         losses = self._losses(visits, "augment", number)
-        second = self._losses(visits, "augment again", number) if self._recipe.second_augmentation else None
-        regulariser = self._recipe.regularisation.at(number + 1)
+        second = self._losses(visits, "augment again", number) if self._config.second_augmentation else None
+        regulariser = self._config.regularisation.at(number + 1)
         direction = regulariser.direction(losses, self._optimiser.parameters, self._threads, displaced=second)
         if not bool(direction.losses.isfinite().all()):
             raise DataError(
@@ -146,7 +226,7 @@ class ReplayLearner:
             )
         self._optimiser.step(direction.gradient)
         replayed = replay(
-            self._gradients, self._optimiser, self.memory, self._recipe.replay, self._seed, number, check=self._check
+            self._gradients, self._optimiser, self.memory, self._config.replay, self._seed, number, check=self._check
         )
         self.steps_done += 1
         return IterationReport(
@@ -166,12 +246,12 @@ class ReplayLearner:
 
     def _augmented(self, visits: Sequence[Visit], random: torch.Generator) -> list[Tensor]:
         stacked = torch.cat([visit.images for visit in visits]).to(self._device).float() / 255
-        padding = round(stacked.shape[-1] * self._recipe.shift)
-        augment = crop_and_flip_alike if self._recipe.shared_augmentation else shift_and_flip
+        padding = round(stacked.shape[-1] * self._config.shift)
+        augment = crop_and_flip_alike if self._config.shared_augmentation else shift_and_flip
         return list(augment(stacked, padding, random).split([len(visit.images) for visit in visits]))
 
     def _loss(self, visit: Visit, images: Tensor) -> Loss:
-        recipe = self._recipe
+        config = self._config
         with torch.no_grad():
             taught = visit.logits(images)
         labels = visit.labels.to(images.device)
@@ -179,12 +259,12 @@ class ReplayLearner:
 
         def loss(parameters: Parameters) -> Tensor:
             logits = self._model.logits(parameters, images)[:, :classes]
-            total = recipe.cross_entropy * functional.cross_entropy(logits, labels)
-            if not recipe.distillation:
+            total = config.cross_entropy * functional.cross_entropy(logits, labels)
+            if not config.distillation:
                 return total
-            if recipe.distillation_form == "published":
-                return total + recipe.distillation * published_distillation_loss(logits, taught)
-            return total + recipe.distillation * distillation_loss(logits, taught, (classes,))
+            if config.distillation_form == "published":
+                return total + config.distillation * published_distillation_loss(logits, taught)
+            return total + config.distillation * distillation_loss(logits, taught, (classes,))
 
         return loss
 

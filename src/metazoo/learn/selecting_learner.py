@@ -9,12 +9,12 @@ from torch import Tensor
 
 from metazoo.data import EpisodeList, ImageSet
 from metazoo.errors import DataError
+from metazoo.execution.randomness import generator
+from metazoo.features.embedders import Embedder
+from metazoo.features.episode_accuracy import episode_accuracies, used_images
+from metazoo.features.heads import NearestMean, query_features
 from metazoo.learn.draw_policy import DrawPolicy
-from metazoo.learn.embedders import Embedder
-from metazoo.learn.episode_accuracy import episode_accuracies, used_images
 from metazoo.learn.group_learning import DrawGroup, GroupLearner, StepReport
-from metazoo.learn.heads import NearestMean, query_features
-from metazoo.run.randomness import generator
 
 _OWN = "selection."
 _ACCURACY = "accuracy"

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from metazoo.bank import ResidentBank
 from metazoo.data.augment import ShiftAndFlip
-from metazoo.run.compute import images_at_once
-from metazoo.run.rows import RowsOnDisk, keep_rows
+from metazoo.execution.compute import images_at_once
+from metazoo.storage.matrices import RowsOnDisk, keep_rows
 
 Targets = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Teacher outputs of float images [n, 3, side, side] in [0, 1]: joint features [n, sum of sizes] (each teacher's

@@ -1,4 +1,4 @@
-"""The setting `reference` of Task Groupings Regularization: the mechanics of the published code.
+"""The preset `reference` of Task Groupings Regularization: the mechanics of the published code.
 
 Every teacher is inverted through a generator, embedded and grouped; then, for a stated number of meta-iterations, the
 drawn teachers of one group are inverted again, the meta-model takes one step by implicit gradient regularisation, and
@@ -18,7 +18,7 @@ The quirks of the published code, and the option that follows or mends each; def
 - the embedding squares the gradient of a batch's mean loss (`probe.fisher`), normalised by that batch
   (`probe.batch_statistics`), and the similarity adds one epsilon to tensors of any scale (`grouping.similarity`); all
   entries of the probe's tensors embed (`probe.fisher_entries: null`; by default 36,864 of each stand for them);
-- in its mixed settings both passes of the regularisation see crops of their own (`learning.second_augmentation`, off by
+- in its mixed presets both passes of the regularisation see crops of their own (`learning.second_augmentation`, off by
   default), and crops move by 4 pixels of 84 (`recovery.shift` and `learning.shift`; by default an eighth of the side);
 - the probe is an ImageNet network with its own 1000-way head (`probe.architecture: imagenet-resnet34` and
   `probe.weights`). By default the run trains its own, since such weights are made from images that the user may not
@@ -40,30 +40,31 @@ episodes once it has images enough (published: once it has any).
 from pydantic import BaseModel, ConfigDict, Field
 
 from metazoo.bank import Bank, ResidentBanks
-from metazoo.learn.replay_learning import ReplayLearningRecipe
-from metazoo.methods.classes import keep_classes, mark_conflicts
-from metazoo.methods.recipes import GroupingRecipe, MetaModelRecipe
-from metazoo.methods.replay_stage import VisitRecipe, check_episodes, learn_by_replay
-from metazoo.methods.stages import check_probe, embed_and_group, recover_images
-from metazoo.methods.workspace import Workspace
+from metazoo.learn.replay_learning import ReplayLearningConfig
 from metazoo.models import ImageClassifier
-from metazoo.recover import GeneratorRecipe, RecoveryBudget
-from metazoo.taskspace import Grouping, ProbeRecipe
+from metazoo.pipeline.class_stage import keep_classes, mark_conflicts
+from metazoo.pipeline.embedding_stage import check_probe, embed_and_group
+from metazoo.pipeline.options import GroupingConfig, MetaModelConfig
+from metazoo.pipeline.recovery_stage import recover_images
+from metazoo.pipeline.replay_stage import VisitConfig, check_episodes, learn_by_replay
+from metazoo.pipeline.workspace import Workspace
+from metazoo.recover import GeneratorConfig, RecoveryBudget
+from metazoo.taskspace import Partition, ProbeConfig
 from metazoo.zoo import ClassIdentity, Zoo, identify_classes
 
 
-class TgrReferenceRecipe(BaseModel):
+class PublishedTgrConfig(BaseModel):
     """All options of a run by TGR as published."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    recovery: GeneratorRecipe = GeneratorRecipe()
+    recovery: GeneratorConfig = GeneratorConfig()
     budget: RecoveryBudget = RecoveryBudget(images_per_class=600)
-    probe: ProbeRecipe = ProbeRecipe(fisher="published", fisher_images=3000, batch_statistics=True)
-    grouping: GroupingRecipe = GroupingRecipe(strategy="spectral", similarity="published")
-    visits: VisitRecipe = VisitRecipe()
-    learning: ReplayLearningRecipe = ReplayLearningRecipe()
-    meta_model: MetaModelRecipe = MetaModelRecipe()
+    probe: ProbeConfig = ProbeConfig(fisher="published", fisher_images=3000, batch_statistics=True)
+    grouping: GroupingConfig = GroupingConfig(strategy="spectral", similarity="published")
+    visits: VisitConfig = VisitConfig()
+    learning: ReplayLearningConfig = ReplayLearningConfig()
+    meta_model: MetaModelConfig = MetaModelConfig()
     class_map: str | None = Field(
         default="names", description="names, a file, or nothing: then the zoo says which classes may be one"
     )
@@ -75,35 +76,35 @@ class TgrReferenceRecipe(BaseModel):
         return of_visits if self.visits.reinversion else self.budget.images_per_class
 
 
-def check_recipe(zoo: Zoo, recipe: TgrReferenceRecipe) -> ClassIdentity:
+def check_config(zoo: Zoo, config: PublishedTgrConfig) -> ClassIdentity:
     """Say what can be known to be wrong before any work; the classes as the class map has them.
 
     Raises:
         UsageError: the class map is wrong, or no episode can ever be drawn.
     """
-    identity = identify_classes(zoo, recipe.class_map)
-    check_episodes(zoo, identity, recipe.images_kept, recipe.learning, recipe.meta_model)
+    identity = identify_classes(zoo, config.class_map)
+    check_episodes(zoo, identity, config.images_kept, config.learning, config.meta_model)
     return identity
 
 
-def train_as_published(workspace: Workspace, recipe: TgrReferenceRecipe) -> ImageClassifier:
+def train_as_published(workspace: Workspace, config: PublishedTgrConfig) -> ImageClassifier:
     """Pre-invert, group, and learn by meta-iterations."""
-    identity = keep_classes(workspace, lambda: check_recipe(workspace.zoo, recipe))
-    check_probe(workspace, recipe.probe)
-    bank = recover_images(workspace, recipe.recovery, recipe.budget)
-    grouping, identity = _group_and_compare(workspace, bank, identity, recipe)
+    identity = keep_classes(workspace, lambda: check_config(workspace.zoo, config))
+    check_probe(workspace, config.probe)
+    bank = recover_images(workspace, config.recovery, config.budget)
+    grouping, identity = _group_and_compare(workspace, bank, identity, config)
     return learn_by_replay(
-        workspace, bank, grouping, identity, recipe.visits, recipe.recovery, recipe.learning, recipe.meta_model
+        workspace, bank, grouping, identity, config.visits, config.recovery, config.learning, config.meta_model
     )
 
 
 def _group_and_compare(
-    workspace: Workspace, bank: Bank, identity: ClassIdentity, recipe: TgrReferenceRecipe
-) -> tuple[Grouping, ClassIdentity]:
+    workspace: Workspace, bank: Bank, identity: ClassIdentity, config: PublishedTgrConfig
+) -> tuple[Partition, ClassIdentity]:
     """Group the models and, without a class map, say which classes may be one; the images are let go of at the end."""
     banks = ResidentBanks(bank, workspace.compute.device)
-    grouping = embed_and_group(workspace, banks, recipe.probe, recipe.grouping)
-    if recipe.class_map is None:
-        identity = mark_conflicts(workspace, banks, identity, recipe.probe.input_size)
-        check_episodes(workspace.zoo, identity, recipe.images_kept, recipe.learning, recipe.meta_model)
+    grouping = embed_and_group(workspace, banks, config.probe, config.grouping)
+    if config.class_map is None:
+        identity = mark_conflicts(workspace, banks, identity, config.probe.input_size)
+        check_episodes(workspace.zoo, identity, config.images_kept, config.learning, config.meta_model)
     return grouping, identity

@@ -1,11 +1,9 @@
 """Network architectures and the classifier that wraps them. Knows no other room."""
 
-from metazoo.models.arguments import Argument
 from metazoo.models.classifier import ClassifierSpec, ImageClassifier, build_classifier
 from metazoo.models.generator import Generator
 from metazoo.models.library import LIBRARIES, LibraryNetwork, is_library_name
-from metazoo.models.network import Network
-from metazoo.models.optional import import_library
+from metazoo.models.network import Argument, Network, import_library
 from metazoo.models.registry import LARGEST_WIDTH, ArchitectureName, architectures, build_network, check_width
 from metazoo.models.transformers_networks import TRANSFORMERS_CLASSES, arguments_from_config
 from metazoo.models.without_weights import network_with_weights, network_without_weights

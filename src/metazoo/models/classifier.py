@@ -7,8 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from metazoo.models.arguments import Argument
-from metazoo.models.network import Network
+from metazoo.models.network import Argument, Network
 from metazoo.models.registry import build_network
 
 _LUMA = (0.299, 0.587, 0.114)

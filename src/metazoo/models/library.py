@@ -12,9 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from metazoo.errors import UsageError
-from metazoo.models.arguments import Argument
-from metazoo.models.network import Network
-from metazoo.models.optional import import_library
+from metazoo.models.network import Argument, Network, import_library
 from metazoo.models.transformers_networks import build_transformers, library_state
 
 LIBRARIES = ("timm", "torchvision", "transformers")

@@ -1,8 +1,13 @@
 """What every architecture offers: features, and a linear head on them."""
 
+import importlib
 from abc import ABC, abstractmethod
+from typing import Annotated, Any
 
+from pydantic import Field, StringConstraints
 from torch import Tensor, nn
+
+from metazoo.errors import UsageError
 
 
 class Network(nn.Module, ABC):
@@ -18,3 +23,21 @@ class Network(nn.Module, ABC):
     def forward(self, images: Tensor) -> Tensor:
         """Logits [n, classes] of normalised `images` [n, channels, side, side]."""
         return self.head(self.features(images))
+
+
+_Word = Annotated[str, StringConstraints(pattern=r"^[\x20-\x7e]{0,100}$")]
+_Number = Annotated[float, Field(allow_inf_nan=False)]
+Argument = bool | int | _Number | _Word | Annotated[tuple[bool | int | _Number | _Word, ...], Field(max_length=64)]
+"""A number, a word or a yes or no, or several of them; what an architecture takes is its own affair."""
+
+
+def import_library(name: str, module: str) -> Any:
+    """A module of an optional library.
+
+    Raises:
+        UsageError: the library is not installed; the extra is named.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UsageError(f"this needs {name}; install the extra `metazoo[{name}]`") from error

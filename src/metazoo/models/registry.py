@@ -10,13 +10,10 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from metazoo.errors import UsageError
-from metazoo.models.arguments import Argument
 from metazoo.models.conv4 import CONV4_BLOCKS, Conv4
 from metazoo.models.library import build_library_network, is_library_name
-from metazoo.models.network import Network
-from metazoo.models.residual_blocks import BasicBlock, BottleneckBlock
-from metazoo.models.resnet import ResNet
-from metazoo.models.thin_resnet import ThinResNet
+from metazoo.models.network import Argument, Network
+from metazoo.models.resnet import BasicBlock, BottleneckBlock, ResNet, ThinResNet
 
 _ARCHITECTURES: dict[str, Callable[..., Network]] = {
     "conv4": Conv4,

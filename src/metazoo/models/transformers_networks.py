@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from metazoo.errors import UsageError, ZooError
-from metazoo.models.arguments import Argument
-from metazoo.models.optional import import_library
+from metazoo.models.network import Argument, import_library
 
 TRANSFORMERS_CLASSES = tuple(
     f"{kind}ForImageClassification"

@@ -1,24 +1,22 @@
 """Model inversion: images recovered from frozen teachers, and the stage that fills a bank with them."""
 
 from metazoo.recover.budget import RecoveryBudget
-from metazoo.recover.generated import GeneratorRecipe, recover_through_generator
+from metazoo.recover.generated import GeneratorConfig, recover_through_generator
 from metazoo.recover.health import TeacherHealth, health_rows, health_table, health_warning
 from metazoo.recover.inversion import Health, RecoveredImages
-from metazoo.recover.pixels import RecoveryRecipe, recover_images
-from metazoo.recover.sheet import contact_sheet
-from metazoo.recover.stage import RecoveryPlan, guides_for, plan_recovery, recover_zoo
+from metazoo.recover.pixels import RecoveryConfig, recover_images
 from metazoo.recover.units import Request, recover_buckets, recover_requests
+from metazoo.recover.zoo_recovery import RecoveryPlan, guides_for, plan_recovery, recover_zoo
 
 __all__ = [
-    "GeneratorRecipe",
+    "GeneratorConfig",
     "Health",
     "RecoveredImages",
     "RecoveryBudget",
+    "RecoveryConfig",
     "RecoveryPlan",
-    "RecoveryRecipe",
     "Request",
     "TeacherHealth",
-    "contact_sheet",
     "guides_for",
     "health_rows",
     "health_table",

@@ -2,7 +2,7 @@
 
 The update of Kingma & Ba (2015) as `torch.optim.Adam` computes it. Making one of those imports torch's compiler, which
 takes four seconds of every worker process, and inversion needs none of its options. Steps are counted on the device and
-their factors looked up there, so that one step can be recorded and played back; see `metazoo.run.repeat`.
+their factors looked up there, so that one step can be recorded and played back; see `metazoo.execution.repeat`.
 """
 
 import math

@@ -4,7 +4,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from metazoo.run.randomness import generator
+from metazoo.execution.randomness import generator
 
 
 class RecoveryBudget(BaseModel):

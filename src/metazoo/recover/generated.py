@@ -14,10 +14,10 @@ from torch import Tensor
 from metazoo.data.augment import CropAndFlipAlike, ShiftAndFlip
 from metazoo.models import Generator
 from metazoo.recover.inversion import InversionCanvas, LossWeights, RecoveredImages, invert
-from metazoo.zoo.teacher import WhiteBoxTeacher
+from metazoo.zoo.teachers import WhiteBoxTeacher
 
 
-class GeneratorRecipe(BaseModel):
+class GeneratorConfig(BaseModel):
     """How images are recovered through a generator. The defaults are the published values."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -37,7 +37,7 @@ class GeneratorRecipe(BaseModel):
 def recover_through_generator(
     teacher: WhiteBoxTeacher,
     buckets: Sequence[Tensor],
-    recipe: GeneratorRecipe,
+    config: GeneratorConfig,
     generator: torch.Generator,
     *,
     stored_side: int | None = None,
@@ -55,21 +55,21 @@ def recover_through_generator(
     spec = teacher.contract.spec
     device = next(teacher.parameters()).device
     side = -(-spec.input_size // 4) * 4
-    network = Generator(side, spec.channels, latent=recipe.latent, width=recipe.width)
+    network = Generator(side, spec.channels, latent=config.latent, width=config.width)
     network.initialise(generator)
     # 1.5 times as fast as channels first on a CPU, 1.2 to 1.5 times on an H100.
     network.to(device).to(memory_format=torch.channels_last)
-    padding = round(side * recipe.shift)
-    augmentation = (CropAndFlipAlike if recipe.shared_augmentation else ShiftAndFlip)(padding)
+    padding = round(side * config.shift)
+    augmentation = (CropAndFlipAlike if config.shared_augmentation else ShiftAndFlip)(padding)
     return [
         invert(
             teacher,
-            _Generated(network, torch.randn(len(labels), recipe.latent, generator=generator).to(device)),
+            _Generated(network, torch.randn(len(labels), config.latent, generator=generator).to(device)),
             labels,
-            LossWeights(recipe.cross_entropy, recipe.batch_norm),
+            LossWeights(config.cross_entropy, config.batch_norm),
             augmentation,
             generator,
-            [recipe.learning_rate] * recipe.iterations,
+            [config.learning_rate] * config.iterations,
             betas=(0.5, 0.999),
             stored_side=stored_side,
             check=check,

@@ -14,9 +14,9 @@ from collections.abc import Callable
 
 import torch
 
+from metazoo.execution.randomness import generator
 from metazoo.models import ClassifierSpec, network_without_weights
 from metazoo.recover.statistics import batch_norm_layers
-from metazoo.run.randomness import generator
 from metazoo.zoo import ModelContract, Zoo
 from metazoo.zoo.contract import PERMISSIONS
 

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from metazoo.bank import Bank, Shard
-from metazoo.run.wording import some_of
+from metazoo.text import some_of
 
 LEAST_AGREEMENT = 0.5
 

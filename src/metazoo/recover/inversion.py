@@ -11,12 +11,12 @@ from torch.nn import functional
 
 from metazoo.data.augment import Augmentation
 from metazoo.errors import ZooError
+from metazoo.execution.repeat import Repeated
 from metazoo.recover.adam import PlainAdam
 from metazoo.recover.objectives import batch_norm_distance, cross_entropy, l2, total_variation
 from metazoo.recover.statistics import BatchNormReader, read_batch_norm
 from metazoo.recover.tokens import PatchSelection, PatchTokens
-from metazoo.run.repeat import Repeated
-from metazoo.zoo.teacher import WhiteBoxTeacher
+from metazoo.zoo.teachers import WhiteBoxTeacher
 
 # 4 MB of activations stay in a core's cache, and blocks of that size serve one step after the other. A bucket of
 # 150 images of 32 pixels through conv4 (20 MB) takes half as long again in one piece.

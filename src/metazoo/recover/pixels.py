@@ -13,14 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from metazoo.data.augment import ShiftAndFlip
-from metazoo.recover.canvas import Canvas, start_images
 from metazoo.recover.inversion import InversionCanvas, LossWeights, RecoveredImages, invert
+from metazoo.recover.start_images import Canvas, start_images
 from metazoo.recover.statistics import batch_norm_layers
 from metazoo.recover.tokens import PatchSelection, patch_tokens
-from metazoo.zoo.teacher import WhiteBoxTeacher
+from metazoo.zoo.teachers import WhiteBoxTeacher
 
 
-class RecoveryRecipe(BaseModel):
+class RecoveryConfig(BaseModel):
     """How one bucket of images is recovered from one teacher."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -72,7 +72,7 @@ class _Pixels(InversionCanvas):
 def recover_images(
     teacher: WhiteBoxTeacher,
     labels: Tensor,
-    recipe: RecoveryRecipe,
+    config: RecoveryConfig,
     generator: torch.Generator,
     *,
     guide: WhiteBoxTeacher | None = None,
@@ -86,7 +86,7 @@ def recover_images(
     Args:
         teacher: a frozen model; it is as it was afterwards.
         labels: the wanted class of every image.
-        recipe: weights of the loss and the optimiser.
+        config: weights of the loss and the optimiser.
         generator: on the CPU.
         guide: see `metazoo.recover.guides`; on the teacher's device. If the teacher has batch norm too, half of the
             iterations are done.
@@ -97,21 +97,21 @@ def recover_images(
         ZooError: the teacher's outputs or gradients are not finite.
     """
     spec = teacher.contract.spec
-    start = start_images(recipe.canvas, len(labels), spec.channels, spec.input_size, generator)
+    start = start_images(config.canvas, len(labels), spec.channels, spec.input_size, generator)
     start = start.to(next(teacher.parameters()).device)
     halved = guide is not None and bool(batch_norm_layers(teacher))
-    iterations = -(-recipe.iterations // 2) if halved else recipe.iterations
-    tokens = patch_tokens(teacher.classifier.network) if recipe.dropped_tokens else None
-    selection = None if tokens is None else PatchSelection(tokens, start, recipe.dropped_tokens, iterations)
-    padding = round(spec.input_size * recipe.shift)
+    iterations = -(-config.iterations // 2) if halved else config.iterations
+    tokens = patch_tokens(teacher.classifier.network) if config.dropped_tokens else None
+    selection = None if tokens is None else PatchSelection(tokens, start, config.dropped_tokens, iterations)
+    padding = round(spec.input_size * config.shift)
     return invert(
         teacher,
         _Pixels(start, selection),
         labels,
-        LossWeights(recipe.cross_entropy, recipe.batch_norm, recipe.total_variation, recipe.l2),
+        LossWeights(config.cross_entropy, config.batch_norm, config.total_variation, config.l2),
         ShiftAndFlip(padding),
         generator,
-        [recipe.learning_rate * cosine_decay(step / iterations) for step in range(iterations)],
+        [config.learning_rate * cosine_decay(step / iterations) for step in range(iterations)],
         betas=(0.5, 0.99),
         selection=selection,
         guide=guide,

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from metazoo.errors import ZooError
-from metazoo.recover.generated import GeneratorRecipe, recover_through_generator
+from metazoo.execution.compute import CPU, Compute
+from metazoo.execution.executor import map_units
+from metazoo.execution.process_memory import give_back_memory
+from metazoo.execution.randomness import generator
+from metazoo.recover.generated import GeneratorConfig, recover_through_generator
 from metazoo.recover.inversion import RecoveredImages
-from metazoo.recover.pixels import RecoveryRecipe, recover_images
-from metazoo.run.compute import CPU, Compute
-from metazoo.run.executor import map_units
-from metazoo.run.memory import give_back_memory
-from metazoo.run.randomness import generator
+from metazoo.recover.pixels import RecoveryConfig, recover_images
 from metazoo.zoo import ModelContract, WhiteBoxTeacher, Zoo
 
 
@@ -29,7 +29,7 @@ class RecoveryUnit:
     generation: int
     buckets: tuple[int, ...]
     labels: tuple[Tensor, ...]
-    recipe: RecoveryRecipe | GeneratorRecipe
+    config: RecoveryConfig | GeneratorConfig
     stored_side: int
     seed: int
     guide: ModelContract | None = None
@@ -74,13 +74,13 @@ def _recovered(
     random = generator(unit.seed, unit.stage, f"{unit.contract.name}/{unit.generation}", unit.buckets[0])
     side = unit.stored_side
     with unit.compute.mixed():
-        return recover_buckets(teacher, unit.labels, unit.recipe, random, guide=guide, stored_side=side, check=check)
+        return recover_buckets(teacher, unit.labels, unit.config, random, guide=guide, stored_side=side, check=check)
 
 
 def recover_buckets(
     teacher: WhiteBoxTeacher,
     buckets: Sequence[Tensor],
-    recipe: RecoveryRecipe | GeneratorRecipe,
+    config: RecoveryConfig | GeneratorConfig,
     random: torch.Generator,
     *,
     guide: WhiteBoxTeacher | None = None,
@@ -94,16 +94,16 @@ def recover_buckets(
     Raises:
         ZooError: as `recover_images`.
     """
-    if isinstance(recipe, GeneratorRecipe):
-        return recover_through_generator(teacher, buckets, recipe, random, stored_side=stored_side, check=check)
+    if isinstance(config, GeneratorConfig):
+        return recover_through_generator(teacher, buckets, config, random, stored_side=stored_side, check=check)
     (labels,) = buckets
-    return [recover_images(teacher, labels, recipe, random, guide=guide, stored_side=stored_side, check=check)]
+    return [recover_images(teacher, labels, config, random, guide=guide, stored_side=stored_side, check=check)]
 
 
 def recover_units(
     units: Sequence[RecoveryUnit], workers: int, *, threads: int = 1, check: Callable[[], None] = lambda: None
 ) -> Generator[tuple[int, list[RecoveredImages]]]:
-    """Yield the index of a unit and its images as they come; see `metazoo.run.executor.map_units`.
+    """Yield the index of a unit and its images as they come; see `metazoo.execution.executor.map_units`.
 
     Close it when it is left early, so that the teacher at hand is let go.
     """
@@ -126,7 +126,7 @@ class Request:
 def recover_requests(
     zoo: Zoo,
     requests: Sequence[Request],
-    recipe: RecoveryRecipe | GeneratorRecipe,
+    config: RecoveryConfig | GeneratorConfig,
     seed: int,
     iteration: int,
     *,
@@ -146,7 +146,7 @@ def recover_requests(
             iteration,
             (place,),
             (request.labels,),
-            recipe,
+            config,
             stored_side,
             seed,
             stage="recover again",

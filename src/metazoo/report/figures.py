@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from metazoo.evaluate import Result
-from metazoo.run.printable import printable
+from metazoo.text import printable
 
 # Told apart by all kinds of colour vision (Okabe and Ito), black last.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")

@@ -12,23 +12,17 @@ from markupsafe import Markup, escape
 from metazoo.adapt import MetaModel
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.evaluate import read_contamination, read_results, results_table
-from metazoo.learn.embedders import recogniser_of
-from metazoo.methods.config import RunConfig
-from metazoo.methods.privacy import REPORT
-from metazoo.methods.selection import SELECTION
-from metazoo.methods.stages import GROUPING, HEALTH, sheet_of
-from metazoo.methods.trust import TRUST
-from metazoo.report.group_tables import GroupedModels, group_table
-from metazoo.report.health_table import health_table
-from metazoo.report.html_table import html_table
-from metazoo.report.judged_tables import selection_table, trust_table
-from metazoo.report.wording import counted, fate_of_images, images_used, source_of, summary, what_it_is
-from metazoo.run.artefacts import read_bytes, write_text
-from metazoo.run.folder import RunFolder
-from metazoo.run.printable import printable
-from metazoo.run_record import Run
-from metazoo.zoo import ModelContract, Zoo, group_rows, model_rows, model_table
-from metazoo.zoo import group_table as kinds_table
+from metazoo.features.embedders import recogniser_of
+from metazoo.pipeline.layout import GROUPING, HEALTH, REPORT, SELECTION, TRUST, sheet_of
+from metazoo.report.run_tables import GroupedModels, group_table, health_table, html_table, selection_table, trust_table
+from metazoo.report.zoo_tables import domain_rows, domain_table, model_rows, model_table
+from metazoo.runs.card_text import counted, fate_of_images, images_used, source_of, summary, what_it_is
+from metazoo.runs.config import RunConfig
+from metazoo.runs.record import Run
+from metazoo.storage.artefacts import read_bytes, write_text
+from metazoo.storage.run_folder import RunFolder
+from metazoo.text import printable
+from metazoo.zoo import ModelContract, Zoo
 
 _MARK = '<meta name="generator" content="metazoo report">'
 _MOST_SHEETS = 24
@@ -110,7 +104,7 @@ def _about(
 def _models(run: Run, zoo: Zoo | None) -> dict[str, Any]:
     return {
         "zoo": None if zoo is None else html_table(model_table(model_rows(zoo))),
-        "kinds": None if zoo is None else html_table(kinds_table(group_rows(zoo))),
+        "kinds": None if zoo is None else html_table(domain_table(domain_rows(zoo))),
         "zoo_path": printable(run.description["zoo"]["path"]),
     }
 

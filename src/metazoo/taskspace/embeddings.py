@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from metazoo.errors import ArtefactError, DataError, UsageError
-from metazoo.run.matrices import read_matrices, write_matrices
-from metazoo.run.rows import RowsOnDisk
+from metazoo.storage.matrices import RowsOnDisk, read_matrices, write_matrices
 
 _FORMAT_VERSION = "1"
 _CHECKED_AT_ONCE = 1 << 20

@@ -14,8 +14,7 @@ from torch.func import functional_call, grad
 from torch.nn import functional
 
 from metazoo.errors import DataError, UsageError
-from metazoo.taskspace.blocks import kept_blocks
-from metazoo.taskspace.layer_squares import sum_of_squared_gradients
+from metazoo.taskspace.layer_squares import kept_blocks, sum_of_squared_gradients
 
 
 def diagonal_fisher(

@@ -27,7 +27,7 @@ _LEVELS = 1_000_000
 
 
 @dataclass(frozen=True)
-class Grouping:
+class Partition:
     """A partition of a zoo: `groups` of indices into it, the `strategy` that made it, `notes` on what went amiss."""
 
     groups: tuple[tuple[int, ...], ...]
@@ -37,11 +37,11 @@ class Grouping:
     def __len__(self) -> int:
         return len(self.groups)
 
-    def within(self, indices: Sequence[int]) -> "Grouping":
+    def within(self, indices: Sequence[int]) -> "Partition":
         """What is left of the groups among `indices`, as a partition of these in their order."""
         place = {index: position for position, index in enumerate(indices)}
         parts = (tuple(place[index] for index in members if index in place) for members in self.groups)
-        return Grouping(tuple(part for part in parts if part), self.strategy, self.notes)
+        return Partition(tuple(part for part in parts if part), self.strategy, self.notes)
 
     def as_record(self, names: Sequence[str]) -> dict[str, Any]:
         """The grouping in JSON's terms, with the members by name (`names` of the zoo, in the order of the indices)."""
@@ -53,7 +53,7 @@ class Grouping:
         }
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any], names: Sequence[str]) -> "Grouping":
+    def from_record(cls, record: Mapping[str, Any], names: Sequence[str]) -> "Partition":
         """Read what `as_record` made, for a zoo of the same models in any order.
 
         Raises:
@@ -73,7 +73,7 @@ class Grouping:
         return cls(groups, strategy, tuple(str(note) for note in notes))
 
 
-def group(distance: Tensor, strategy: str, groups: int, *, keys: Sequence[str], seed: int = 0) -> Grouping:
+def group(distance: Tensor, strategy: str, groups: int, *, keys: Sequence[str], seed: int = 0) -> Partition:
     """Split a zoo of N teachers into groups.
 
     | strategy | groups |
@@ -130,7 +130,7 @@ def group(distance: Tensor, strategy: str, groups: int, *, keys: Sequence[str], 
     else:
         assignment = _searched(values, groups, 1 if strategy == "dispersed" else -1, seed)
     positions = sorted(np.flatnonzero(assignment == index).tolist() for index in np.unique(assignment))
-    return Grouping(tuple(tuple(int(order[place]) for place in places) for places in positions), strategy, notes)
+    return Partition(tuple(tuple(int(order[place]) for place in places) for places in positions), strategy, notes)
 
 
 def _checked(distance: Tensor) -> np.ndarray:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from metazoo.errors import DataError, UsageError
 from metazoo.taskspace.embeddings import TaskEmbedding
-from metazoo.taskspace.probe import DEFAULT_RECIPE, ProbeRecipe, fisher_of
+from metazoo.taskspace.probe import DEFAULT_CONFIG, ProbeConfig, fisher_of
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CLASSES = 1000
@@ -54,7 +54,7 @@ class ImageNetProbe:
             ) from error
         return cls(network)
 
-    def embed(self, name: str, images: Tensor, labels: Tensor, recipe: ProbeRecipe = DEFAULT_RECIPE) -> TaskEmbedding:
+    def embed(self, name: str, images: Tensor, labels: Tensor, config: ProbeConfig = DEFAULT_CONFIG) -> TaskEmbedding:
         """The Fisher embedding of teacher `name`; arguments as of `Probe.embed`.
 
         Raises:
@@ -63,7 +63,7 @@ class ImageNetProbe:
         if int(labels.max()) >= _CLASSES:
             raise DataError(f"model {name!r} has more than {_CLASSES} classes, which the probe cannot tell apart")
         mean, std = (images.new_tensor(values, dtype=torch.float32).view(1, 3, 1, 1) for values in (_MEAN, _STD))
-        return TaskEmbedding(name, fisher_of(self.network, (images.float() / 255 - mean) / std, labels, recipe))
+        return TaskEmbedding(name, fisher_of(self.network, (images.float() / 255 - mean) / std, labels, config))
 
 
 def _read(path: Path) -> dict[str, Any]:

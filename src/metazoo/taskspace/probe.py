@@ -19,8 +19,8 @@ from torch.nn import functional
 from metazoo.bank import ResidentBank
 from metazoo.data.augment import shift_and_flip
 from metazoo.errors import DataError
+from metazoo.execution.randomness import generator
 from metazoo.models import LARGEST_WIDTH, ClassifierSpec, ImageClassifier, Network, architectures, build_classifier
-from metazoo.run.randomness import generator
 from metazoo.taskspace.embeddings import TaskEmbedding
 from metazoo.taskspace.fisher import diagonal_fisher
 
@@ -38,7 +38,7 @@ def _check_architecture(name: str) -> str:
     return name
 
 
-class ProbeRecipe(BaseModel):
+class ProbeConfig(BaseModel):
     """How the probe is trained and how many images embed a task."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -72,7 +72,7 @@ class ProbeRecipe(BaseModel):
         return self.architecture != IMAGENET_PROBE
 
     @model_validator(mode="after")
-    def _check(self) -> "ProbeRecipe":
+    def _check(self) -> "ProbeConfig":
         if self.trained is not (self.weights is None):
             raise ValueError("weights are given for imagenet-resnet34, and only for it")
         if self.batch_statistics and self.fisher != "published":
@@ -80,7 +80,7 @@ class ProbeRecipe(BaseModel):
         return self
 
 
-DEFAULT_RECIPE = ProbeRecipe()
+DEFAULT_CONFIG = ProbeConfig()
 
 
 @final
@@ -95,14 +95,14 @@ class Probe:
             self._slices[name] = slice(end, end + count)
             end += count
 
-    def embed(self, name: str, images: Tensor, labels: Tensor, recipe: ProbeRecipe = DEFAULT_RECIPE) -> TaskEmbedding:
+    def embed(self, name: str, images: Tensor, labels: Tensor, config: ProbeConfig = DEFAULT_CONFIG) -> TaskEmbedding:
         """The Fisher embedding of teacher `name` on its recovered images; the probe is left as it is.
 
         Args:
             name: of a teacher that the probe was trained with.
             images: uint8 [n, channels, side, side].
             labels: int64 [n], local classes.
-            recipe: which Fisher information is meant, and how much of it.
+            config: which Fisher information is meant, and how much of it.
 
         Raises:
             DataError: as `diagonal_fisher`.
@@ -110,10 +110,10 @@ class Probe:
         pixels = self.classifier.preprocess(images.float() / 255)
         with _only_body_asks(self.classifier.network):
             view = _TaskView(self.classifier.network, self._slices[name])
-            return TaskEmbedding(name, fisher_of(view, pixels, labels, recipe))
+            return TaskEmbedding(name, fisher_of(view, pixels, labels, config))
 
 
-def fisher_of(network: nn.Module, pixels: Tensor, labels: Tensor, recipe: ProbeRecipe) -> dict[str, Tensor]:
+def fisher_of(network: nn.Module, pixels: Tensor, labels: Tensor, config: ProbeConfig) -> dict[str, Tensor]:
     """`diagonal_fisher` as runs compute it, by sample or as published.
 
     By default the run's own probe is embedded whole. Of a ResNet-34 1.3 of 21.8 million entries are kept; with random
@@ -121,15 +121,15 @@ def fisher_of(network: nn.Module, pixels: Tensor, labels: Tensor, recipe: ProbeR
     of all entries. The adjusted Rand index of the groups was 0.90 in the mean for `dispersed` (one near tie of six went
     the other way) and 1 for `spectral` and `homogeneous`.
     """
-    is_published = recipe.fisher == "published"
+    is_published = config.fisher == "published"
     return diagonal_fisher(
         network,
         pixels,
         labels,
         chunk=PUBLISHED_FISHER_BATCH if is_published else max(1, _FISHER_PIXELS // pixels[0, 0].numel()),
         batch_squared=is_published,
-        batch_statistics=recipe.batch_statistics,
-        most_entries=recipe.fisher_entries,
+        batch_statistics=config.batch_statistics,
+        most_entries=config.fisher_entries,
     )
 
 
@@ -159,13 +159,13 @@ class _TaskView(nn.Module):
         return functional.linear(self.network.features(images), self.weight, self.bias)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
-def probe_spec(recipe: ProbeRecipe, classes: int) -> ClassifierSpec:
+def probe_spec(config: ProbeConfig, classes: int) -> ClassifierSpec:
     """The probe's architecture for `classes` classes of all teachers together."""
     return ClassifierSpec(
-        architecture=recipe.architecture,
-        arguments={"width": recipe.width},
+        architecture=config.architecture,
+        arguments={"width": config.width},
         classes=classes,
-        input_size=recipe.input_size,
+        input_size=config.input_size,
         mean=(0.5, 0.5, 0.5),
         std=(0.25, 0.25, 0.25),
     )
@@ -174,38 +174,38 @@ def probe_spec(recipe: ProbeRecipe, classes: int) -> ClassifierSpec:
 def train_probe(
     bank: ResidentBank,
     class_counts: Mapping[str, int],
-    recipe: ProbeRecipe,
+    config: ProbeConfig,
     seed: int,
     after_step: Callable[[], None] = lambda: None,
 ) -> Probe:
     """Train the probe on the recovered images of all teachers: cross-entropy of each over its own teacher's classes.
 
     Args:
-        bank: images at `recipe.input_size`; the probe is trained where they are.
+        bank: images at `config.input_size`; the probe is trained where they are.
         class_counts: classes of each teacher of `bank`, in its order.
-        recipe: see there.
+        config: see there.
         seed: of the run.
         after_step: called after each step.
 
     Raises:
         DataError: the loss is not finite; the step is named.
     """
-    classifier = build_classifier(probe_spec(recipe, sum(class_counts.values())), generator(seed, "probe", "weights"))
+    classifier = build_classifier(probe_spec(config, sum(class_counts.values())), generator(seed, "probe", "weights"))
     classifier.to(bank.images.device)
     # From zero the heads of like tasks become alike; what is random in a head would pass for a difference of tasks.
     for parameter in classifier.network.head.parameters():
         nn.init.zeros_(parameter)
     counts = torch.tensor([class_counts[name] for name in bank.names])
     starts = counts.cumsum(0) - counts
-    optimiser = torch.optim.Adam(classifier.parameters(), lr=recipe.learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, recipe.steps)
+    optimiser = torch.optim.Adam(classifier.parameters(), lr=config.learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
     classes = torch.arange(int(counts.sum()))
     classifier.train()
-    for step in range(recipe.steps):
+    for step in range(config.steps):
         random = generator(seed, "probe", "batch", step)
-        owners = torch.randint(len(bank.names), (recipe.batch_size,), generator=random)
+        owners = torch.randint(len(bank.names), (config.batch_size,), generator=random)
         places = bank.draw(owners, random)
-        logits = classifier(shift_and_flip(bank.pixels(places), recipe.shift, random))
+        logits = classifier(shift_and_flip(bank.pixels(places), config.shift, random))
         first = starts[owners, None]
         own = (classes >= first) & (classes < first + counts[owners, None])
         wanted = (bank.labels[places] + first.squeeze(1)).to(logits.device)

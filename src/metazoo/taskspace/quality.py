@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metazoo.errors import DataError, UsageError
-from metazoo.taskspace.groupings import Grouping
+from metazoo.taskspace.groupings import Partition
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class GroupRow:
     mean_distance: float | None
 
 
-def group_quality(distance: Tensor, grouping: Grouping) -> GroupQuality:
+def group_quality(distance: Tensor, grouping: Partition) -> GroupQuality:
     """Figures of `grouping` by `distance` [N, N], symmetric.
 
     Raises:
@@ -76,7 +76,7 @@ def group_quality(distance: Tensor, grouping: Grouping) -> GroupQuality:
 
 def group_rows(
     distance: Tensor,
-    grouping: Grouping,
+    grouping: Partition,
     *,
     names: Sequence[str],
     domains: Sequence[str],
@@ -103,7 +103,7 @@ def group_rows(
 
 
 def draw_members(
-    grouping: Grouping,
+    grouping: Partition,
     group_size: int,
     generator: torch.Generator,
     *,

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from metazoo.errors import DataError, UsageError
-from metazoo.run.rows import RowsOnDisk
+from metazoo.storage.matrices import RowsOnDisk
 from metazoo.taskspace.embeddings import FisherEmbeddings
 
 PUBLISHED_EPSILON = 1e-6

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 from metazoo.errors import UsageError
-from metazoo.run.validation import check_format_version
-from metazoo.run.yaml_file import read_mapping
+from metazoo.storage.validation import check_format_version, read_mapping
 from metazoo.zoo.contract import ModelContract
 
 FORMAT_VERSION = 1

@@ -7,8 +7,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from metazoo.errors import UsageError
 from metazoo.models import ClassifierSpec
-from metazoo.run.validation import first_problem
-from metazoo.zoo.recipe import TrainingRecipe
+from metazoo.storage.validation import first_problem
+from metazoo.zoo.training_config import TrainingConfig
 
 
 def _check_name(text: str) -> str:
@@ -53,7 +53,7 @@ class TrainingRecord(BaseModel):
     train_fraction: float = Field(gt=0, lt=1, description="part of each class's images that it was trained on")
     training_images: int = Field(ge=1)
     validation_images: int = Field(ge=1)
-    recipe: TrainingRecipe = Field(description="with a value in the place of every default")
+    recipe: TrainingConfig = Field(description="with a value in the place of every default")
     torch_version: ShortText
 
     @model_validator(mode="after")

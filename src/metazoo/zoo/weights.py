@@ -7,7 +7,7 @@ from torch import Tensor
 
 from metazoo.errors import ArtefactError, UsageError, ZooError
 from metazoo.models import ImageClassifier, network_with_weights, network_without_weights
-from metazoo.run.tensor_files import read_tensors, write_tensors
+from metazoo.storage.tensor_files import read_tensors, write_tensors
 from metazoo.zoo.contract import ModelContract
 
 FOLDER = "models"

@@ -1,0 +1,15 @@
+"""What models say of each other's images: trust, domains, class identity."""
+
+from metazoo.audit.class_conflicts import class_conflicts, class_means
+from metazoo.audit.domains import kinds_of_images
+from metazoo.audit.trust import Trust, nearest_mean_skill, skill_matrix, trust_of
+
+__all__ = [
+    "Trust",
+    "class_conflicts",
+    "class_means",
+    "kinds_of_images",
+    "nearest_mean_skill",
+    "skill_matrix",
+    "trust_of",
+]

@@ -1,0 +1,64 @@
+"""`metazoo train` and `metazoo methods`."""
+
+from argparse import Namespace
+
+from rich.table import Table
+from rich.text import Text
+
+from metazoo.cli.output import print_table
+from metazoo.methods import METHODS
+from metazoo.report.run_tables import GroupedModels, group_table
+from metazoo.runs.config import resolve_config
+from metazoo.runs.train import train as train_run
+from metazoo.zoo import Zoo
+
+
+def methods(options: Namespace) -> None:
+    """List what `--method` and `--preset` take, or all options of one preset."""
+    if options.method is not None or options.preset is not None:
+        from metazoo.runs.option_list import options_listing
+
+        print(options_listing(resolve_config(method=options.method, preset=options.preset)), end="")
+        return
+    table = Table()
+    for column in ("method", "presets", "what"):
+        table.add_column(column)
+    for method in METHODS:
+        table.add_row(method.name, ", ".join(method.presets), Text(method.reference))
+    print_table(table)
+
+
+def train(options: Namespace) -> None:
+    """Learn a meta-model, or say what that would take."""
+    if options.plan:
+        from metazoo.runs.plan import plan_run, plan_table
+
+        plan = plan_run(
+            options.zoo,
+            options.method,
+            preset=options.preset,
+            config=options.config,
+            workers=options.workers,
+            threads=options.threads or 1,
+            progress=True,
+        )
+        print_table(plan_table(plan))
+        return
+    zoo = Zoo.open(options.zoo)
+    run = train_run(
+        zoo,
+        options.method,
+        out=options.out,
+        preset=options.preset,
+        config=options.config,
+        seed=options.seed,
+        resume=options.resume,
+        workers=options.workers,
+        threads=options.threads,
+        device=options.device,
+        precision=options.precision,
+        progress=True,
+        images=options.images,
+    )
+    print_table(group_table(GroupedModels.of(run, zoo)))
+    print(f"{run.path}: meta-model in {run.path / 'meta-model'}")

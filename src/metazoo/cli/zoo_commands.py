@@ -1,0 +1,173 @@
+"""`metazoo zoo ...`."""
+
+import json
+from argparse import Namespace
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from metazoo.cli.output import print_table
+from metazoo.data import load_images
+from metazoo.errors import UsageError, ZooError
+from metazoo.execution.bounded import Limits
+from metazoo.execution.process_memory import keep_freed_memory
+from metazoo.execution.progress import message
+from metazoo.execution.signals import graceful
+from metazoo.pipeline.layout import SELECTION, TRUST
+from metazoo.report.run_tables import selection_table, trust_table
+from metazoo.report.zoo_tables import domain_rows, domain_table, model_rows, model_table
+from metazoo.runs.record import Run
+from metazoo.text import printable
+from metazoo.zoo import Finding, TrainingConfig, Zoo, add_folder, add_model, build_zoo, verify_zoo
+from metazoo.zoo.importing.model_sources import IMAGENET, imagenet_classes
+
+_LARGEST_CLASS_FILE = 20_000_000
+
+
+def build(options: Namespace) -> None:
+    """Build models of one kind."""
+    keep_freed_memory()
+    images = load_images(options.data, side=options.input_size, images_per_class=options.images_per_class)
+    zoo = build_zoo(
+        options.out,
+        images,
+        options.arch,
+        options.models,
+        options.ways,
+        options.seed,
+        domain=options.domain,
+        config=TrainingConfig(
+            epochs=options.epochs,
+            batch_size=options.batch_size,
+            learning_rate=options.learning_rate,
+            largest_shift=options.shift,
+        ),
+        channels=options.channels,
+        width=options.width,
+        recovered_images=options.recovered_images,
+        workers=options.workers,
+        device=options.device,
+        progress=True,
+    )
+    print_table(domain_table(domain_rows(zoo)))
+
+
+def add(options: Namespace) -> None:
+    """Add what is asked for; a ZooError if a file of a folder could not be added."""
+    fields = ("name", "input_size", "channels", "mean", "std", "domain", "licence", "recovered_images")
+    said = {field: getattr(options, field) for field in fields} | {"architecture": options.arch}
+    said["classes"] = None if options.classes is None else _classes(options.classes)
+    said = {field: value for field, value in said.items() if value is not None}
+    if (options.source is None) == (options.from_folder is None):
+        raise UsageError("give one of SOURCE and --from-folder; see `metazoo zoo add --help`")
+    if options.from_folder is None:
+        contract = add_model(
+            options.zoo, options.source, weights=options.weights, pretrained=options.pretrained, **said
+        )
+        added = {contract.name}
+    else:
+        if options.weights is not None or options.pretrained:
+            raise UsageError("a folder brings its own weights; leave --weights and --pretrained out")
+        additions = add_folder(options.zoo, options.from_folder, **said)
+        rows = [(addition.file, addition.status, addition.text) for addition in additions]
+        _print_findings(("file", "status", "model or problem"), rows)
+        problems = sum(addition.status == "problem" for addition in additions)
+        if problems:
+            raise ZooError(f"not added from {options.from_folder}: {problems} of {len(additions)}; the table says why")
+        added = {addition.text for addition in additions}
+    print_table(model_table(row for row in model_rows(Zoo.open(options.zoo)) if row.name in added))
+
+
+def inspect(options: Namespace) -> None:
+    """List the models, how far a run trusts them, and which ones it has selected."""
+    zoo = Zoo.open(options.zoo)
+    run = None if options.run is None else Run.open(options.run)
+    trust, selection = (None if run is None else run.record(name) for name in (TRUST, SELECTION))
+    if run is not None and trust is None and selection is None:
+        raise UsageError(
+            f"{options.run} has not judged its models; a run by tgr in the preset default does, once it has recovered "
+            "images"
+        )
+    if run is not None:
+        run.check_zoo(zoo)
+    print_table(model_table(model_rows(zoo)))
+    print_table(domain_table(domain_rows(zoo)))
+    if trust is not None:
+        print_table(trust_table(trust))
+        if trust["warning"] is not None:
+            message(f"warning: {trust['warning']}")
+    if selection is not None:
+        print_table(selection_table(selection))
+
+
+def verify(options: Namespace) -> None:
+    """Check every model; a ZooError if one is unsound."""
+    zoo = Zoo.open(options.zoo)
+    images = None
+    if options.images is not None and len(zoo):
+        side = max(8, max(contract.spec.input_size for contract in zoo))
+        images = load_images(options.images, side=side)
+    limits = Limits(seconds=options.seconds, megabytes=options.memory)
+    with graceful() as stop:
+        findings = verify_zoo(zoo, stop.check, images=images, limits=limits)
+    rows = [(finding.subject, finding.status, *_figures(finding), finding.text) for finding in findings]
+    _print_findings(("subject", "status", "images/s", "MB", "finding"), rows)
+    unsound = sum(finding.status == "problem" for finding in findings)
+    if unsound:
+        raise ZooError(f"unsound models in {options.zoo}: {unsound} of {len(zoo)}; the table says what to do")
+    names = {contract.name for contract in zoo}
+    wrong = sum(finding.status == "note" and finding.subject in names for finding in findings)
+    doubt = f", but {wrong} may be normalised wrongly" if wrong else ""
+    print(f"{options.zoo}: all {len(zoo)} models are sound{doubt}")
+
+
+def _figures(finding: Finding) -> tuple[str, str]:
+    speed, memory = finding.images_per_second, finding.memory
+    return "" if speed is None else f"{speed:,.0f}", "" if memory is None else f"{memory / 1e6:,.0f}"
+
+
+def change(options: Namespace) -> None:
+    """Change the contracts of models."""
+    zoo = Zoo.open(options.zoo)
+    names = options.names or [contract.name for contract in zoo]
+    zoo.permit(names, options.recovered_images)
+    print(f"{options.zoo}: recovered images are to {options.recovered_images}, of {', '.join(sorted(set(names)))}")
+
+
+def remove(options: Namespace) -> None:
+    """Take models out."""
+    Zoo.open(options.zoo).remove(options.names)
+    print(f"{options.zoo}: removed {', '.join(sorted(set(options.names)))}")
+
+
+def _print_findings(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    """Print texts of foreign origin, whole."""
+    table = Table()
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    print_table(table)
+
+
+def _classes(given: str) -> tuple[str, ...]:
+    """The names that a list or a file holds."""
+    if given == IMAGENET:
+        return imagenet_classes()
+    path = Path(given).expanduser()
+    if "," in given and not path.is_file():
+        return tuple(name.strip() for name in given.split(","))
+    try:
+        if path.stat().st_size > _LARGEST_CLASS_FILE:
+            raise UsageError(f"{path} is larger than a list of classes can be; give the right file")
+        text = path.read_text(encoding="utf-8")
+        names = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{given} is neither a list such as cat,dog nor a file with one class a line; give one"
+        ) from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UsageError(f"{path} is no list of names; give one class a line, or a JSON list")
+    return tuple(name.strip() for name in names if name.strip())

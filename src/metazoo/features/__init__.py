@@ -1,0 +1,1 @@
+"""The inference side: embedders, batch-norm modes, heads and the domain router."""

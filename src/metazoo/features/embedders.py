@@ -1,0 +1,201 @@
+"""What turns images into features: the interface heads work on, and embedders without any training."""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from metazoo.errors import UsageError
+from metazoo.features.domain_router import DomainRecogniser
+from metazoo.models import ImageClassifier, Network
+
+
+class Embedder(Protocol):
+    """Any `nn.Module` with features: an image classifier, a teacher, a meta-model, one of this module's."""
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features [n, d] of float `images` [n, 3, h, w] in [0, 1]."""
+        ...
+
+    def modules(self) -> Iterator[nn.Module]:
+        """As `nn.Module.modules`."""
+        ...
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """As `nn.Module.parameters`."""
+        ...
+
+
+class SideBySide(nn.Module):
+    """The features of several embedders side by side, as they are.
+
+    Raises:
+        UsageError: there are no members.
+    """
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        if not members:
+            raise UsageError("features side by side need at least one model; give some")
+        self.members = nn.ModuleList(members)
+
+    def parts(self, images: Tensor) -> Iterator[Tensor]:
+        """Features [n, feature size] of every member."""
+        return (member.features(images) for member in self.members)  # pyright: ignore[reportCallIssue]
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features [n, sum of the members' feature sizes]."""
+        return torch.cat([*self.parts(images)], dim=1)
+
+
+class JointFeatures(SideBySide):
+    """The features of several embedders side by side, each scaled to length 1 so that all count alike.
+
+    Of a whole zoo this is its untrained ensemble: the cosine of two joint features is the mean of the members' cosines.
+    """
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features [n, sum of the members' feature sizes]."""
+        return torch.cat([functional.normalize(part, dim=1) for part in self.parts(images)], dim=1)
+
+
+class JointFeaturesInTurn:
+    """The same features of members that are loaded when they are asked for, so that any number of them will do.
+
+    Members must be in evaluation mode, and stay so: they are no modules of this object, so that nobody can change their
+    mode or their statistics. It therefore serves batch norm `running`, and heads that leave a model alone.
+
+    Args:
+        members: embedders on `device`, at least one; each is asked for anew with every batch of images.
+        device: where features are computed.
+    """
+
+    def __init__(self, members: Sequence[Embedder], device: str | torch.device = "cpu") -> None:
+        self._members, self._device = members, device
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features [n, sum of the members' feature sizes]."""
+        images = images.to(self._device)
+        return torch.cat([functional.normalize(member.features(images), dim=1) for member in self._members], dim=1)
+
+    def modules(self) -> Iterator[nn.Module]:
+        """None."""
+        return iter(())
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """None."""
+        return iter(())
+
+
+class MirroredFeatures(nn.Module):
+    """The mean of the features of an image and of its mirror image, left to right, which pass as one batch.
+
+    Of photographs these are the better features, at twice the cost, and no image depends on another by them. Where left
+    and right matter, as in characters and traffic signs, they are the worse ones.
+    """
+
+    def __init__(self, embedder: Embedder) -> None:
+        super().__init__()
+        self.embedder = embedder
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features [n, d], as many as the embedder's own."""
+        return self.embedder.features(torch.cat([images, images.flip(3)])).unflatten(0, (2, -1)).mean(0)
+
+
+class MultiDomainClassifier(SideBySide):
+    """A specialist of each of several domains, and what tells of which domains a new task is.
+
+    Its features are those of all networks; heads find by `recogniser_of` how a task weighs them.
+
+    Args:
+        networks: of one architecture and input size: the specialists in the order of the recogniser's domains and the
+            general network where it has a share.
+        recogniser: of the specialists' features.
+
+    Raises:
+        UsageError: they do not fit.
+    """
+
+    def __init__(self, networks: Sequence[ImageClassifier], recogniser: DomainRecogniser) -> None:
+        super().__init__(networks)
+        sizes = [own.network.feature_size for own in networks]
+        if sizes != [recogniser.size] * (len(recogniser.domains) + recogniser.is_general):
+            raise UsageError(
+                f"a recogniser of {len(recogniser.domains)} domains, {list(recogniser.weight.shape)}, does not fit "
+                f"{len(networks)} networks of {sizes} features"
+            )
+        self.recogniser = recogniser
+
+    @property
+    def networks(self) -> tuple[ImageClassifier, ...]:
+        """The specialists, then perhaps the general one."""
+        return tuple(member for member in self.members if isinstance(member, ImageClassifier))
+
+    def told(self, domain: str) -> "ImageClassifier | MultiDomainClassifier":
+        """What serves tasks that are known to be of `domain`; weights are shared.
+
+        Raises:
+            UsageError: there is no such domain.
+        """
+        told, place = self.recogniser.told(domain), self.recogniser.place_of(domain)
+        return self.networks[place] if told.general[place] == 0 else MultiDomainClassifier(self.networks, told).eval()
+
+
+class PixelFeatures(nn.Module):
+    """The image itself as its features, resized (bilinear, antialiased) to `side` x `side` pixels.
+
+    Raises:
+        UsageError: `side` is not positive.
+    """
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        if side < 1:
+            raise UsageError(f"image side must be at least 1 pixel, not {side}")
+        self.side = side
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features [n, channels * side * side] in [0, 1]."""
+        size = (self.side, self.side)
+        if images.shape[-2:] != size:
+            images = functional.interpolate(images, size=size, mode="bilinear", antialias=True)
+        return images.flatten(1)
+
+
+def recogniser_of(module: Embedder) -> DomainRecogniser | None:
+    """What tells how tasks weigh the features of this module; None if they take them as they are."""
+    module = module.embedder if isinstance(module, MirroredFeatures) else module
+    return module.recogniser if isinstance(module, MultiDomainClassifier) else None
+
+
+def told_domain(module: Embedder, domain: str) -> ImageClassifier | MultiDomainClassifier:
+    """What serves tasks that are known to be of `domain`.
+
+    Raises:
+        UsageError: the module serves all tasks alike, or it knows no such domain.
+    """
+    if not isinstance(module, MultiDomainClassifier):
+        raise UsageError(f"domain {domain!r} would change nothing: this model sees all images alike; leave it out")
+    return module.told(domain)
+
+
+def count_parameters(module: Embedder) -> int:
+    """Parameters that features depend on: all but the class heads of networks, which every new task replaces.
+
+    Those of a recogniser count too.
+    """
+    heads = {id(p) for part in module.modules() if isinstance(part, Network) for p in part.head.parameters()}
+    recogniser = recogniser_of(module)
+    own = sum(parameter.numel() for parameter in module.parameters() if id(parameter) not in heads)
+    return own if recogniser is None else own + recogniser.weight.numel()
+
+
+def device_of(module: Embedder) -> torch.device | None:
+    """Where the module computes; None if it has neither parameters nor buffers, and so computes anywhere."""
+    for part in module.modules():
+        for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False)):
+            return tensor.device
+    return None

@@ -1,0 +1,60 @@
+"""Accuracy of a head on many episodes at once, from features that are known already."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from metazoo.data import EpisodeList
+from metazoo.features.domain_router import DomainRecogniser
+from metazoo.features.heads import FeatureHead
+
+_NUMBERS_A_BLOCK = 2**24
+
+
+def used_images(*episode_lists: EpisodeList) -> Tensor:
+    """Positions (int64 [m], ascending) of the images that some episode uses."""
+    parts = [part for episodes in episode_lists for part in (episodes.support_indices, episodes.query_indices)]
+    return torch.cat([part.flatten() for part in parts]).unique()
+
+
+def episode_accuracies(
+    features: Tensor,
+    used: Tensor,
+    episodes: EpisodeList,
+    head: FeatureHead,
+    advance: Callable[[int], object] | None = None,
+    recogniser: DomainRecogniser | None = None,
+) -> Tensor:
+    """Accuracy on every episode, in percent: float64 [episodes].
+
+    Args:
+        features: of the images at `used`, finite, [m, d].
+        used: as `used_images` of this list, perhaps among others.
+        episodes: to solve.
+        head: that learns each of them.
+        advance: called with the number of episodes done since the last call.
+        recogniser: of how tasks weigh the features; None if they take them as they are.
+    """
+    support, query = (
+        torch.searchsorted(used, part).to(features.device)
+        for part in (episodes.support_indices, episodes.query_indices)
+    )
+    support_labels, query_labels = episodes[0].support_labels, episodes[0].query_labels
+    size = max(1, _NUMBERS_A_BLOCK // (query.shape[1] * features.shape[1]))
+    parts = []
+    for support_block, query_block in zip(support.split(size), query.split(size), strict=True):
+        of_support, of_query = features[support_block], features[query_block]
+        if recogniser is not None:
+            scale = recogniser.weigh(of_support)[1].unsqueeze(-2)
+            of_support, of_query = of_support * scale, of_query * scale
+        fitted = head.fit_features(of_support, support_labels, episodes.ways)
+        parts.append(accuracy(fitted.scores(of_query).cpu(), query_labels))
+        if advance is not None:
+            advance(len(support_block))
+    return torch.cat(parts)
+
+
+def accuracy(scores: Tensor, labels: Tensor) -> Tensor:
+    """Share of right answers in percent: float64 [...] of `scores` [..., n, ways] and `labels` [n]."""
+    return (scores.argmax(-1) == labels).double().mean(-1) * 100

@@ -1,0 +1,67 @@
+"""Logistic regression on the classes."""
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from metazoo.features.heads.base import FeatureHead, one_hot
+from metazoo.features.heads.fitted import COSINE_SCALE, FittedHead, normalised_linear
+from metazoo.features.linear_models import logistic_regression, normalised_inputs
+
+
+@final
+class Logistic(FeatureHead):
+    """Multinomial logistic regression on features scaled to length 1, with a penalty on the weights.
+
+    The classifier of Tian et al. 2020. Deviations: the penalty is `penalty` (chosen on validation classes of CIFAR-FS)
+    where the authors have 1 (scikit-learn's `C` is its inverse), and it meets the bias too, which is the weight of a
+    constant 1.
+    """
+
+    name = "logistic"
+    penalty = 0.1
+
+    def fit_features(self, support_features: Tensor, support_labels: Tensor, ways: int) -> FittedHead:  # noqa: D102
+        inputs = normalised_inputs(support_features)
+        return normalised_linear(logistic_regression(inputs, one_hot(support_labels, ways, inputs), self.penalty))
+
+
+@final
+class Ridge(FeatureHead):
+    """Least squares from features to one-hot classes, with a penalty on the weights, in closed form.
+
+    The base learner of R2-D2 (Bertinetto et al. 2019). There, the penalty and the scale of the scores are learned over
+    many tasks. Here the features are scaled to length 1 and get a constant 1 for the bias, the penalty is `penalty`
+    (chosen on validation classes of CIFAR-FS) and the scores are multiplied by `COSINE_SCALE`, which matters to
+    probabilities alone.
+    """
+
+    name = "ridge"
+    penalty = 0.5
+
+    def fit_features(self, support_features: Tensor, support_labels: Tensor, ways: int) -> FittedHead:  # noqa: D102
+        inputs = normalised_inputs(support_features)
+        weights = ridge_regression(inputs, one_hot(support_labels, ways, inputs), self.penalty)
+        return normalised_linear(COSINE_SCALE * weights)
+
+
+def ridge_regression(inputs: Tensor, targets: Tensor, penalty: float) -> Tensor:
+    """The weights [..., d, ways] with the least |inputs @ weights - targets|² + penalty |weights|².
+
+    The smaller of the two equivalent systems is solved: that of the n samples (Woodbury's identity) or of the d
+    dimensions.
+
+    Args:
+        inputs: [..., n, d].
+        targets: [..., n, ways], or [n, ways] for all tasks.
+        penalty: positive.
+    """
+    samples, dimensions = inputs.shape[-2:]
+    if samples < dimensions:
+        return inputs.mT @ torch.linalg.solve(_penalised(inputs @ inputs.mT, penalty), targets)
+    return torch.linalg.solve(_penalised(inputs.mT @ inputs, penalty), inputs.mT @ targets)
+
+
+def _penalised(gram: Tensor, penalty: float) -> Tensor:
+    return gram + penalty * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)

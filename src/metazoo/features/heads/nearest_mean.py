@@ -1,0 +1,36 @@
+"""The class whose mean is nearest."""
+
+from typing import final
+
+from torch import Tensor
+
+from metazoo.features.heads.base import FeatureHead, class_means, raw_class_means
+from metazoo.features.heads.fitted import FittedHead
+
+
+@final
+class NearestMean(FeatureHead):
+    """The class whose mean of normalised support features has the greatest cosine with the query's features.
+
+    Prototypes as of Snell et al. 2017 with the cosine in place of the squared distance.
+    """
+
+    name = "nearest-mean"
+
+    def fit_features(self, support_features: Tensor, support_labels: Tensor, ways: int) -> FittedHead:  # noqa: D102
+        return FittedHead("cosine", class_means(support_features, support_labels, ways))
+
+
+@final
+class NearestMeanEuclidean(FeatureHead):
+    """The class whose mean of support features, not normalised, has the least squared distance (Snell et al. 2017).
+
+    A score is the negative squared distance plus the squared length of the query's features. That is linear in the
+    features, and what is added is the same for all classes of a query, so the softmax is the paper's.
+    """
+
+    name = "nearest-mean-euclidean"
+
+    def fit_features(self, support_features: Tensor, support_labels: Tensor, ways: int) -> FittedHead:  # noqa: D102
+        means = raw_class_means(support_features, support_labels, ways)
+        return FittedHead("linear", 2 * means, -means.square().sum(-1))

@@ -1,0 +1,44 @@
+"""Class means that the query set refines."""
+
+from typing import ClassVar, final
+
+from torch import Tensor
+from torch.nn import functional
+
+from metazoo.features.heads.base import FeatureHead, one_hot
+from metazoo.features.heads.fitted import FittedHead, HeadKind
+
+
+class _SoftKMeans(FeatureHead):
+    transductive = True
+    kind: ClassVar[HeadKind]
+
+    def fit_features(self, support_features: Tensor, support_labels: Tensor, ways: int) -> FittedHead:
+        members = one_hot(support_labels, ways, support_features)
+        sums = members.mT @ functional.normalize(support_features, dim=-1)
+        return FittedHead(self.kind, sums, counts=members.sum(0).expand(sums.shape[:-1]).contiguous())
+
+
+@final
+class SoftKMeansFree(_SoftKMeans):
+    """Class means refined once by the queries, whatever the proportions of the classes among them.
+
+    Soft k-means of Ren et al. 2018 (section 3.1.1; one refinement, as there) with the queries as the unlabelled images.
+    Deviations: cosines of features measured from their common mean in place of distances, times a fixed `SCALE` (chosen
+    on validation classes of CIFAR-FS; more refinements were worse there).
+    """
+
+    name = "soft-k-means-free"
+    kind = "soft-k-means-free"
+
+
+@final
+class SoftKMeansBalanced(_SoftKMeans):
+    """As `SoftKMeansFree`, and the queries are taken to be equally many a class.
+
+    The assignment of the queries is balanced over the classes (`balance_logits`). That is knowledge about the query
+    set, true of the usual episodes: where the queries are not balanced, choose `soft-k-means-free`.
+    """
+
+    name = "soft-k-means-balanced"
+    kind = "soft-k-means-balanced"

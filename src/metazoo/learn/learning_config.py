@@ -1,0 +1,63 @@
+"""The options of learning from groups."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from metazoo.learn.regularisers import ExplicitRegularisation, ImplicitRegularisation, MeanGradient, Regulariser
+
+
+class RegularisationConfig(BaseModel):
+    """How the members' gradients are joined; see `metazoo.learn.regularisers`.
+
+    A step that is regularised takes the time of several that are not, so few are, each as much more strongly (as Karras
+    et al. 2020 regularise a generator, in their section 3.1).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    kind: Literal["implicit", "explicit", "mean"] = "implicit"
+    displacement: float = Field(default=2e-3, gt=0, description="r of the implicit form")
+    strength: float = Field(default=2e-3, ge=0, description="weight of the disagreement; not used by mean")
+    differentiate_displacement: bool = Field(default=False, description="as published: it doubles the strength")
+    every: int = Field(default=1, ge=1, description="one step in so many, so many times as strongly")
+
+    def at(self, step: int) -> Regulariser:
+        """The regulariser of this step, counted from 1."""
+        if self.kind == "mean" or step % self.every:
+            return MeanGradient()
+        strength = self.strength * self.every
+        if self.kind == "explicit":
+            return ExplicitRegularisation(strength)
+        return ImplicitRegularisation(
+            self.displacement, strength, differentiate_displacement=self.differentiate_displacement
+        )
+
+
+class LearningConfig(BaseModel):
+    """How the meta-model learns from the bank."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    steps: int = Field(
+        default=3000, ge=1, description="steps of Adam; for each of several kinds domains.specialise more"
+    )
+    teachers_per_step: int = Field(default=4, ge=1, description="members of a group that a step learns from")
+    batch_size: int = Field(default=128, ge=2, description="views a step, of all its teachers together")
+    learning_rate: float = Field(default=5e-3, gt=0, description="highest; falls as a cosine")
+    warm_up_steps: int = Field(default=50, ge=0, description="over which the learning rate rises")
+    joint_features: float = Field(default=1.0, ge=0, description="weight of predicting every teacher's features")
+    relations: float = Field(default=3.0, ge=0, description="weight of the zoo's cosines between images")
+    distillation: float = Field(default=0.3, ge=0, description="weight of predicting every teacher's probabilities")
+    temperature: float = Field(default=1.0, gt=0, description="of the distillation")
+    views: int = Field(default=8192, ge=1, description="views whose teacher outputs are computed together")
+    steps_per_views: int = Field(default=1000, ge=1, description="steps until fresh views are drawn")
+    mix: bool = Field(default=True, description="whether a view may show two images of its group")
+    shift: float = Field(default=0.125, ge=0, lt=0.5, description="largest shift of a view, as a share of the side")
+    regularisation: RegularisationConfig = RegularisationConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> "LearningConfig":
+        if not (self.joint_features or self.relations or self.distillation):
+            raise ValueError("one of joint_features, relations and distillation must be above 0")
+        return self

@@ -1,0 +1,1 @@
+"""Resumable stages that methods compose, and the layout of a run folder."""

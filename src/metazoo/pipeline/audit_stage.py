@@ -1,0 +1,207 @@
+"""The stage that says which models to doubt, and what a run makes of it; see `metazoo.audit.trust`."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from metazoo.audit import kinds_of_images, skill_matrix, trust_of
+from metazoo.bank import ResidentBanks
+from metazoo.execution.progress import message
+from metazoo.features.domain_router import JOINT
+from metazoo.learn.learning_config import LearningConfig
+from metazoo.pipeline.layout import DOMAINS, SKILL, TRUST
+from metazoo.pipeline.workspace import Workspace
+from metazoo.storage.run_folder import RunFolder
+from metazoo.text import some_of
+from metazoo.zoo import ModelContract, Zoo
+
+_STEEPNESS, _LEAST_WEIGHT = 8, 1e-6
+
+
+class TrustConfig(BaseModel):
+    """What is made of doubtful models.
+
+    `keep` says which they are and does nothing else. `weigh` gives every model a weight of (score / threshold)^8, at
+    most 1, in the draw of teachers and in what the meta-model is asked to reproduce. `drop` goes on as if the zoo did
+    not have those below the threshold.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    mode: Literal["keep", "weigh", "drop"] = "keep"
+    threshold: float = Field(default=0.5, gt=0, le=1, description="a model of a lower score is doubtful")
+    images_per_class: int = Field(default=30, ge=2, description="of a model that others are asked about, at most")
+    partners: int = Field(default=24, ge=1, description="models that each model is judged by, at most")
+
+
+def judge_models(workspace: Workspace, banks: ResidentBanks, config: TrustConfig, side: int) -> dict[str, Any]:
+    """Score every model on recovered images of `side` pixels, once, and warn of doubtful ones; the content of TRUST."""
+    folder, zoo, compute = workspace.folder, workspace.zoo, workspace.compute
+    if not folder.has(TRUST):
+        names = [contract.name for contract in zoo]
+        teachers = zoo.teachers_in_turn(compute.device)
+
+        def features_of(index: int) -> Callable[[Tensor], Tensor]:
+            teacher = teachers[index]
+
+            def features(images: Tensor) -> Tensor:
+                with compute.mixed():
+                    return teacher.features(images).float()
+
+            return features
+
+        with workspace.progress_of("trust", len(names)) as advance:
+            skill = skill_matrix(
+                banks.at(side, names),
+                features_of,
+                images_per_class=config.images_per_class,
+                partners=config.partners,
+                seed=workspace.seed,
+                threads=workspace.worker_threads(),
+                after_model=advance,
+            )
+        folder.write_tensors(SKILL, {"skill": skill})
+        trust = trust_of(skill, [contract.domain for contract in zoo])
+        columns = {"score": trust.score, "claims": trust.claims, "service": trust.service}
+        rows = [
+            {"model": name, **{key: _number(values[index]) for key, values in columns.items()}}
+            for index, name in enumerate(names)
+        ]
+        doubtful = [row["model"] for row in rows if row["score"] < config.threshold]
+        warning = _warning(rows, config)
+        if warning is not None:
+            message(f"warning: {warning}")
+        workspace.metrics.truncate_after("trust", 0)  # of a process killed before its next line
+        workspace.metrics.append(
+            stage="trust", step=1, mode=config.mode, doubtful=len(doubtful), scores=trust.score.tolist()
+        )
+        record = {"format_version": 1, "mode": config.mode, "threshold": config.threshold, "models": rows}
+        folder.write_json(TRUST, {**record, "doubtful": doubtful, "warning": warning})
+    return folder.read_json(TRUST)
+
+
+def kept_models(folder: RunFolder, zoo: Zoo) -> Zoo:
+    """The models of a run's zoo that it learns from: all, but for those that it has dropped."""
+    record = folder.read_json(TRUST) if folder.has(TRUST) else {"mode": "keep"}
+    if record["mode"] != "drop":
+        return zoo
+    return Zoo(zoo.folder, [contract for contract in zoo if contract.name not in record["doubtful"]])
+
+
+def skill_of(workspace: Workspace) -> Tensor:
+    """`skill_matrix` of the models of the workspace's zoo, of a run that has judged them, be some dropped or not."""
+    judged = [row["model"] for row in workspace.folder.read_json(TRUST)["models"]]
+    places = [judged.index(contract.name) for contract in workspace.zoo]
+    return workspace.folder.read_tensors(SKILL)["skill"][places][:, places]
+
+
+def apply_trust(
+    workspace: Workspace, banks: ResidentBanks, config: TrustConfig, side: int
+) -> tuple[Workspace, Tensor | None]:
+    """Judge the models, and act by the config.
+
+    Returns:
+        The workspace with the zoo that the run goes on with, and a weight in (0, 1] for each of its models, float32;
+        None if all count alike.
+    """
+    record = judge_models(workspace, banks, config, side)
+    kept = dataclasses.replace(workspace, zoo=kept_models(workspace.folder, workspace.zoo))
+    scores = torch.tensor([row["score"] for row in record["models"]], dtype=torch.float64)
+    if config.mode != "weigh" or bool((scores >= config.threshold).all()):
+        return kept, None
+    return kept, (scores / config.threshold).clamp(max=1).pow(_STEEPNESS).clamp(min=_LEAST_WEIGHT).float()
+
+
+def _warning(rows: Sequence[dict[str, Any]], config: TrustConfig) -> str | None:
+    """A sentence on the doubtful models, the worst first; None if there are none."""
+    doubtful = sorted((row["score"], row["model"]) for row in rows if row["score"] < config.threshold)
+    if not doubtful:
+        return None
+    named = some_of([f"{name} ({score:.2f})" for score, name in doubtful])
+    remedy = {
+        "keep": "one of another domain or kind, or that was recovered badly, is among them too: look before you set "
+        "trust.mode to drop, or remove them from the zoo",
+        "weigh": "they count for less",
+        "drop": "they are left out",
+    }[config.mode]
+    return (
+        f"{len(doubtful)} of {len(rows)} models do not agree with the others (trust below {config.threshold:g}): "
+        f"{named}; {remedy}"
+    )
+
+
+def _number(value: Tensor) -> float | None:
+    return round(float(value), 6) if bool(value.isfinite()) else None
+
+
+class DomainConfig(BaseModel):
+    """What is made of a zoo of several kinds of images.
+
+    The meta-model goes on to learn from every kind alone, and becomes a specialist of each; see
+    `metazoo.features.domain_router`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    by: Literal["contract", "nothing"] = Field(
+        default="contract", description="nothing: all images are taken to be of one kind"
+    )
+    alike: float = Field(
+        default=0.8, gt=0, description="domains whose models do so well on each other's images are of one kind"
+    )
+    kinds: int = Field(default=16, ge=2, le=256, description="of a zoo of more, all are taken to be one")
+    specialise: float = Field(default=0.5, gt=0, description="share of learning.steps, again for every kind")
+    learning_rate: float = Field(default=0.4, gt=0, description="share of learning.learning_rate in these steps")
+    images: int = Field(default=2000, ge=2, description="recovered images of a kind that it is told by, at most")
+
+
+def most_kinds(contracts: Iterable[ModelContract], config: DomainConfig) -> int:
+    """How many kinds `find_kinds` can find at most; 1 if all images will be taken to be of one."""
+    named = Counter(contract.domain for contract in contracts)
+    several = sum(count > 1 for count in named.values())
+    return 1 if config.by == "nothing" or several < 2 else min(several, config.kinds)
+
+
+def specialised(learning: LearningConfig, config: DomainConfig) -> LearningConfig:
+    """How a specialist of a kind goes on to learn."""
+    changes = {
+        "steps": max(1, round(learning.steps * config.specialise)),
+        "learning_rate": learning.learning_rate * config.learning_rate,
+    }
+    return learning.model_copy(update=changes)
+
+
+def find_kinds(workspace: Workspace, config: DomainConfig) -> dict[str, list[int]]:
+    """The models (their places in the zoo) of every kind of images, by its name; none, or two and more.
+
+    A single model of its kind is in none of them: what one model sees is too little to read a kind by. The models must
+    have judged each other; of a run that did so before this was kept, all images are of one kind.
+    """
+    folder, domains = workspace.folder, [contract.domain for contract in workspace.zoo]
+    if most_kinds(workspace.zoo, config) < 2 or not folder.has(SKILL):
+        return {}
+    if not folder.has(DOMAINS):
+        found = kinds_of_images(skill_of(workspace), domains, config.alike)
+        folder.write_json(DOMAINS, {"format_version": 1, "kinds": found})
+    found = folder.read_json(DOMAINS)["kinds"]
+    places = [[index for index, domain in enumerate(domains) if domain in kind] for kind in found]
+    kinds = [(kind, own) for kind, own in zip(found, places, strict=True) if len(own) > 1]
+    if len(kinds) > config.kinds:
+        message(
+            f"note: the zoo is of {len(kinds)} kinds of images, so all are taken to be one; name like domains alike in "
+            "the contracts, or raise domains.kinds"
+        )
+    if not 2 <= len(kinds) <= config.kinds:
+        return {}
+    named: dict[str, list[int]] = {}
+    for kind, own in kinds:
+        name = JOINT.join(kind)
+        while name in named:  # a domain can be called by two others
+            name += "'"
+        named[name] = own
+    return named

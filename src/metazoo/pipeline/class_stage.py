@@ -1,0 +1,42 @@
+"""The stages that settle which classes of different teachers are, or may be, the same."""
+
+from collections.abc import Callable
+
+import torch
+
+from metazoo.audit import class_conflicts, class_means
+from metazoo.bank import ResidentBanks
+from metazoo.pipeline.layout import CLASSES, CONFLICTS
+from metazoo.pipeline.learning_stage import teacher_targets
+from metazoo.pipeline.workspace import Workspace
+from metazoo.zoo import ClassIdentity
+
+
+def keep_classes(workspace: Workspace, identify: Callable[[], ClassIdentity]) -> ClassIdentity:
+    """What `identify` says of the classes, asked once and kept, so that a run needs its class map no more."""
+    folder, zoo = workspace.folder, workspace.zoo
+    if not folder.has(CLASSES):
+        identity = identify()
+        models = {contract.name: own.tolist() for contract, own in zip(zoo, identity.identities, strict=True)}
+        record = {"format_version": 1, "names": identity.names, "models": models}
+        folder.write_json(CLASSES, record)
+    record = folder.read_json(CLASSES)
+    identities = tuple(torch.tensor(record["models"][contract.name]) for contract in zoo)
+    return ClassIdentity(identities, tuple(record["names"]))
+
+
+def mark_conflicts(workspace: Workspace, banks: ResidentBanks, identity: ClassIdentity, side: int) -> ClassIdentity:
+    """Ask the zoo, on recovered images of `side` pixels, which of the classes it cannot tell apart."""
+    folder, zoo = workspace.folder, workspace.zoo
+    if not folder.has(CONFLICTS):
+        counts = [contract.spec.classes for contract in zoo]
+        resident = banks.at(side, [contract.name for contract in zoo])
+        teachers = zoo.teachers_in_turn(workspace.compute.device)
+        targets = teacher_targets(teachers, workspace.compute, workspace.worker_threads())
+        means = class_means(resident, counts, lambda images: targets(images)[0], after_batch=workspace.check)
+        pairs = class_conflicts(means, counts).triu().nonzero().tolist()
+        folder.write_json(CONFLICTS, {"format_version": 1, "pairs": pairs})
+    conflicts = torch.zeros(len(identity.flat), len(identity.flat), dtype=torch.bool)
+    for first, second in folder.read_json(CONFLICTS)["pairs"]:
+        conflicts[first, second] = conflicts[second, first] = True
+    return identity.with_conflicts(conflicts)

@@ -1,0 +1,21 @@
+"""Every file name of a run folder. No other module spells one."""
+
+CONFIG, DESCRIPTION = "config.yaml", "run.json"
+METRICS = "metrics.jsonl"
+BANK = "bank"
+HEALTH = "recovery.json"
+TRUST, SKILL = "taskspace/trust.json", "taskspace/skill.safetensors"
+DOMAINS = "taskspace/domains.json"
+CLASSES, CONFLICTS = "taskspace/classes.json", "taskspace/conflicts.json"
+EMBEDDINGS = "taskspace/fisher.safetensors"
+DISTANCE = "taskspace/distance.safetensors"
+GROUPING = "taskspace/groups.json"
+SELECTION, SELECTION_DATA = "taskspace/selection.json", "taskspace/selection-data.json"
+META_MODEL = "meta-model"
+FINISHED = f"{META_MODEL}/meta-model.json"
+REPORT = "report.html"
+
+
+def sheet_of(model: str) -> str:
+    """The contact sheet of the images recovered from `model`."""
+    return f"recovered/{model}.png"

@@ -1,0 +1,156 @@
+"""The stage of meta-iterations: teachers of a group are inverted, their gradients joined, episodes replayed."""
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from metazoo.bank import Bank, fitted
+from metazoo.data.images import draw_of_each
+from metazoo.errors import UsageError
+from metazoo.execution.randomness import generator
+from metazoo.learn.episode_memory import EpisodeMemory
+from metazoo.learn.replay_learning import ReplayLearner, ReplayLearningConfig, Visit
+from metazoo.models import ImageClassifier, build_classifier
+from metazoo.pipeline.options import MetaModelConfig
+from metazoo.pipeline.stepping import learn_in_steps
+from metazoo.pipeline.workspace import Workspace
+from metazoo.recover import GeneratorConfig, Request, recover_requests
+from metazoo.taskspace import Partition, draw_members
+from metazoo.zoo import ClassIdentity, Zoo
+
+_STORED_SIDE = 1024
+# A checkpoint holds the whole memory, a hundred megabytes or more at the published length.
+_SECONDS_BETWEEN_CHECKPOINTS = 120.0
+
+
+class VisitConfig(BaseModel):
+    """Which teachers a meta-iteration visits, and where their images come from; the defaults are as published."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    teachers: int = Field(default=4, ge=1, description="visits an iteration")
+    replacement: bool = Field(default=True, description="whether a teacher may be visited twice in one iteration")
+    reinversion: bool = Field(
+        default=True,
+        description="whether images are recovered afresh; else visits and replay draw from the bank",
+    )
+    images_per_class: int = Field(default=30, ge=1, description="of a visited teacher")
+
+
+def check_episodes(
+    zoo: Zoo, identity: ClassIdentity, images_kept: int, config: ReplayLearningConfig, meta_model: MetaModelConfig
+) -> None:
+    """Say what would keep a memory of `images_kept` images a class from ever holding an episode, however long the run.
+
+    Raises:
+        UsageError: a model has a single class, or too few classes may meet, or too few images of each are remembered.
+    """
+    single = next((contract.name for contract in zoo if contract.spec.classes < 2), None)
+    if single is not None:
+        raise UsageError(
+            f"a meta-iteration needs models of at least 2 classes; take {single!r} out by `metazoo zoo remove`"
+        )
+    replay, ways, names = config.replay, meta_model.ways, len(identity.names)
+    needed = replay.shots + replay.queries
+    if images_kept < needed:
+        raise UsageError(
+            f"an episode takes {needed} images of a class and the memory keeps {images_kept}; lower "
+            "learning.replay.shots or queries, or raise visits.images_per_class (of the bank: budget.images_per_class)"
+        )
+    full = EpisodeMemory(names, conflicts=identity.conflicts)
+    full.add(torch.zeros(names, 3, 1, 1, dtype=torch.uint8), torch.arange(names))
+    if not full.holds(ways, 1):
+        raise UsageError(
+            f"the models have no {ways} classes that can be told apart, of {names}; lower meta_model.ways or add models"
+        )
+
+
+def learn_by_replay(
+    workspace: Workspace,
+    bank: Bank,
+    grouping: Partition,
+    identity: ClassIdentity,
+    visits: VisitConfig,
+    recovery: GeneratorConfig,
+    config: ReplayLearningConfig,
+    meta_model: MetaModelConfig,
+) -> ImageClassifier:
+    """Train the meta-model, its head included, by meta-iterations and give it stored batch-norm statistics.
+
+    A teacher of more classes than the meta-model has outputs contributes a fresh draw of that many at every visit, its
+    logits being those of the drawn classes; one of fewer uses the first outputs.
+    """
+    zoo, seed = workspace.zoo, workspace.seed
+    spec = meta_model.spec(zoo)
+    classifier = build_classifier(spec, generator(seed, "meta-model", "weights"))
+    device = workspace.compute.device
+    # Second derivatives of convolutions are slower with channels last.
+    classifier.to(device).to(memory_format=torch.contiguous_format)
+    teachers = zoo.teachers_in_turn(device)
+    stored = [] if visits.reinversion else [bank.images_of(contract.name) for contract in zoo]
+
+    def visit(iteration: int) -> list[Visit]:
+        random = generator(seed, "visits", "iteration", iteration)
+        members = draw_members(grouping, visits.teachers, random, replacement=visits.replacement)[1]
+        contracts = [zoo.contracts[member] for member in members]
+        offered = [
+            torch.arange(contract.spec.classes) if visits.reinversion else stored[member][1].unique()
+            for member, contract in zip(members, contracts, strict=True)
+        ]
+        chosen = [own[torch.randperm(len(own), generator=random)[: spec.classes]] for own in offered]
+        if visits.reinversion:
+            requests = [
+                Request(contract.name, classes.repeat(visits.images_per_class))
+                for contract, classes in zip(contracts, chosen, strict=True)
+            ]
+            found = recover_requests(
+                zoo,
+                requests,
+                recovery,
+                seed,
+                iteration,
+                workers=workspace.workers,
+                stored_side=_STORED_SIDE,
+                compute=workspace.compute,
+                check=workspace.check,
+            )
+            pairs = [(recovered.images, recovered.labels) for recovered in found]
+        else:
+            pairs = []
+            for member, classes in zip(members, chosen, strict=True):
+                images, labels = stored[member]
+                places = torch.cat(draw_of_each(labels, classes.tolist(), visits.images_per_class, random))
+                pairs.append((images[places], labels[places]))
+        return [
+            Visit(
+                fitted(images, spec.input_size),
+                (labels.unsqueeze(1) == classes).int().argmax(1),
+                identity.of(member)[labels],
+                lambda pixels, member=member, classes=classes: teachers[member](pixels)[:, classes],
+            )
+            for (images, labels), member, classes in zip(pairs, members, chosen, strict=True)
+        ]
+
+    slots = config.replay.slots if visits.reinversion else len(teachers)
+    memory = EpisodeMemory(len(identity.names), slots, identity.conflicts, device=device)
+    for member, (images, labels) in enumerate(stored):
+        memory.add(fitted(images, spec.input_size), identity.of(member)[labels])
+    learner = ReplayLearner(
+        classifier,
+        memory,
+        visit,
+        config,
+        seed,
+        grows=visits.reinversion,
+        threads=workspace.worker_threads(),
+        check=workspace.check,
+    )
+    learn_in_steps(
+        workspace,
+        learner,
+        config.iterations,
+        steps_between_checkpoints=1,
+        steps_between_metrics=1,
+        seconds_between_checkpoints=_SECONDS_BETWEEN_CHECKPOINTS,
+    )
+    learner.calibrate()
+    return classifier.cpu().to(memory_format=torch.channels_last).eval().requires_grad_(False)

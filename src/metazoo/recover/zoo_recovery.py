@@ -1,0 +1,212 @@
+"""Recovering a whole zoo into the bank, in units of work that each stand alone.
+
+In pixels that is one bucket of one teacher; through a generator, which is trained on from bucket to bucket, all of one
+teacher's.
+"""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from metazoo.bank import Bank, Setting
+from metazoo.errors import RunError, UsageError
+from metazoo.execution.compute import CPU, Compute
+from metazoo.execution.progress import Progress
+from metazoo.execution.signals import graceful
+from metazoo.recover.budget import RecoveryBudget, plan_buckets
+from metazoo.recover.generated import GeneratorConfig
+from metazoo.recover.guides import choose_guides
+from metazoo.recover.pixels import RecoveryConfig
+from metazoo.recover.units import RecoveryUnit, recover_units
+from metazoo.storage.artefacts import remove_stale_temporaries
+from metazoo.zoo import ModelContract, Zoo
+
+# Of a shard: its header, and what every image has beside its pixels.
+_HEADER_BYTES, _LABEL_BYTES = 280, 8
+
+
+@dataclass(frozen=True)
+class RecoveryPlan:
+    """What `recover_zoo` brings a bank to hold of one generation; `stored_buckets` of it are there already."""
+
+    teachers: int
+    classes: int
+    buckets: int
+    stored_buckets: int
+    images: int
+    bytes: int
+
+
+def plan_recovery(zoo: Zoo, budget: RecoveryBudget, bank: Bank | None = None) -> RecoveryPlan:
+    """The figures of a recovery, without doing any of it; `bytes` is right within a few thousandths."""
+    classes = buckets = stored = images = size = 0
+    for contract in zoo:
+        plan = plan_buckets(contract.spec.classes, budget, 0, contract.name)
+        classes += min(contract.spec.classes, budget.classes_per_teacher)
+        buckets += len(plan)
+        images += sum(map(len, plan))
+        size += sum(_bytes_of(contract, budget, len(labels)) for labels in plan)
+        if bank is not None:
+            stored += sum(bank.has(contract.name, budget.generation, bucket) for bucket in range(len(plan)))
+    return RecoveryPlan(len(zoo), classes, buckets, stored, images, size)
+
+
+def recover_zoo(
+    zoo: Zoo,
+    bank: Bank,
+    config: RecoveryConfig | GeneratorConfig,
+    budget: RecoveryBudget,
+    seed: int,
+    *,
+    workers: int | None = None,
+    threads: int = 1,
+    compute: Compute = CPU,
+    check: Callable[[], None] = lambda: None,
+    progress: bool = False,
+) -> None:
+    """Recover every bucket that the bank lacks, and store each as it comes.
+
+    What is stored depends neither on the number of workers nor on how often this was interrupted and called again.
+
+    Args:
+        zoo: the teachers.
+        bank: with this process as its only writer, such as the holder of its run folder.
+        config: how a bucket is recovered.
+        budget: what is recovered, and the disk that it may take.
+        seed: of the run.
+        workers: processes; `compute.default_workers` if None.
+        threads: torch threads of each process; with another number images may differ by rounding.
+        compute: where teachers are, and how exact; images depend on it.
+        check: called between buckets and while waiting; what it raises ends the recovery, and finished buckets stay.
+        progress: whether to say on standard error how far it is.
+
+    Through a generator all buckets of a teacher are one unit of work, so an interruption loses those of the teacher at
+    hand.
+
+    Raises:
+        UsageError: the images would take more disk than the budget allows; then nothing has been recovered.
+        RunError: the bank holds images of this generation that were made otherwise, or a worker process failed.
+        ZooError: the outputs of a teacher are not finite.
+        Interrupted: a stop was asked for; finished buckets stay.
+        ArtefactError: a model is missing or damaged, or the bank cannot be written.
+    """
+    guides = guides_for(zoo, config, seed)
+    settings = {c.name: _settings(c, guides.get(c.name), config, budget, seed) for c in zoo}
+    _check_settings(bank, settings, budget.generation, type(config)().model_dump())
+    units = _missing_units(zoo, bank, guides, config, budget, seed, compute)
+    _check_disk(bank, units, budget)
+    remove_stale_temporaries(bank.folder)
+    workers = compute.default_workers if workers is None else workers
+    plan = plan_recovery(zoo, budget, bank)
+    bar = Progress("recovering", plan.buckets, plan.stored_buckets) if progress else None
+    with graceful() as stop, bar or contextlib.nullcontext():
+
+        def checked() -> None:
+            check()
+            stop.check()
+
+        results_of_units = recover_units(units, workers, threads=threads, check=checked)
+        with contextlib.closing(results_of_units):
+            for index, results in results_of_units:
+                unit, name = units[index], units[index].contract.name
+                for bucket, recovered in zip(unit.buckets, results, strict=True):
+                    if bank.has(name, unit.generation, bucket):
+                        continue  # stored before the unit was interrupted
+                    bank.add(
+                        name,
+                        unit.generation,
+                        bucket,
+                        recovered.images,
+                        recovered.labels,
+                        health=recovered.health.figures(),
+                        made_with=settings[name],
+                    )
+                    if bar is not None:
+                        bar.advance(note=f"{name} {100 * recovered.health.agreement:.0f} %")
+
+
+def guides_for(zoo: Zoo, config: RecoveryConfig | GeneratorConfig, seed: int) -> dict[str, ModelContract]:
+    """The guides of a recovery, by the name of whom they guide: none where the config has no use for them."""
+    if not isinstance(config, RecoveryConfig):
+        return {}
+    asked = config.guided and config.iterations and config.batch_norm
+    return choose_guides(zoo, seed, all_models=config.guide_all) if asked else {}
+
+
+def _missing_units(
+    zoo: Zoo,
+    bank: Bank,
+    guides: Mapping[str, ModelContract],
+    config: RecoveryConfig | GeneratorConfig,
+    budget: RecoveryBudget,
+    seed: int,
+    compute: Compute,
+) -> list[RecoveryUnit]:
+    """Teacher by teacher, so that a process seldom loads another one."""
+    units: list[RecoveryUnit] = []
+    for contract in zoo:
+        planned = dict(enumerate(plan_buckets(contract.spec.classes, budget, seed, contract.name)))
+        parts = [planned] if isinstance(config, GeneratorConfig) else [{key: planned[key]} for key in planned]
+        units += [
+            RecoveryUnit(
+                zoo.folder,
+                contract,
+                budget.generation,
+                tuple(part),
+                tuple(part.values()),
+                config,
+                budget.stored_side,
+                seed,
+                guides.get(contract.name),
+                compute=compute,
+            )
+            for part in parts
+            if not all(bank.has(contract.name, budget.generation, bucket) for bucket in part)
+        ]
+    return units
+
+
+def _settings(
+    contract: ModelContract,
+    guide: ModelContract | None,
+    config: RecoveryConfig | GeneratorConfig,
+    budget: RecoveryBudget,
+    seed: int,
+) -> dict[str, Setting]:
+    """All that decides what one generation of a teacher's images is like."""
+    of_budget = budget.model_dump(include={"images_per_class", "classes_per_teacher", "bucket_size", "stored_side"})
+    of_guide = {} if guide is None else {"guide": guide.name, "guide_sha256": guide.weights_sha256}
+    return {"seed": seed, "weights_sha256": contract.weights_sha256, **of_guide, **of_budget, **config.model_dump()}
+
+
+def _check_settings(
+    bank: Bank, settings: Mapping[str, dict[str, Setting]], generation: int, defaults: Mapping[str, Setting]
+) -> None:
+    """An option that did not exist when images were made had its default then."""
+    for name, wanted in settings.items():
+        generations = bank.generations_of(name)
+        if generation not in generations:
+            continue
+        found = {**{key: defaults[key] for key in wanted if key in defaults}, **bank.made_with(name, generation)}
+        other = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
+        if other:
+            raise RunError(
+                f"{bank.folder} holds images of {name!r} made with {other[0]} {found.get(other[0])}, not "
+                f"{wanted.get(other[0])}; ask for generation {generations[-1] + 1}, or choose another folder"
+            )
+
+
+def _check_disk(bank: Bank, units: list[RecoveryUnit], budget: RecoveryBudget) -> None:
+    needed = bank.total_bytes + sum(
+        _bytes_of(unit.contract, budget, len(labels)) for unit in units for labels in unit.labels
+    )
+    if units and needed > budget.disk_megabytes * 1_000_000:
+        raise UsageError(
+            f"the recovered images would take {needed / 1e6:,.0f} MB of disk, more than disk_megabytes "
+            f"{budget.disk_megabytes} allows; raise it, or lower images_per_class, classes_per_teacher or stored_side"
+        )
+
+
+def _bytes_of(contract: ModelContract, budget: RecoveryBudget, images: int) -> int:
+    side = min(contract.spec.input_size, budget.stored_side)
+    return _HEADER_BYTES + images * (contract.spec.channels * side**2 + _LABEL_BYTES)

@@ -1,0 +1,140 @@
+"""What is in a zoo, as plain rows and as tables to look at. Weights are not read."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+
+from rich.table import Table
+from rich.text import Text
+
+from metazoo.errors import UsageError, ZooError
+from metazoo.models import ClassifierSpec, is_library_name, network_without_weights
+from metazoo.zoo.contract import Permission
+from metazoo.zoo.weights import weights_path
+from metazoo.zoo.zoo_folder import Zoo
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One model. `accuracy` in percent; None stands for what is not known (`file_bytes`: the file is missing).
+
+    `recovered_images` is what may be done with them, see `ModelContract`.
+    """
+
+    name: str
+    domain: str
+    architecture: str
+    classes: int
+    input_size: int
+    channels: int
+    accuracy: float | None
+    parameters: int | None
+    file_bytes: int | None
+    recovered_images: Permission = "show"
+
+
+@dataclass(frozen=True)
+class DomainRow:
+    """The models of one domain and architecture; `accuracy` is the mean of those that are known, in percent."""
+
+    domain: str
+    architecture: str
+    models: int
+    accuracy: float | None
+
+
+def model_rows(zoo: Zoo) -> list[ModelRow]:
+    """One row a model, in the order of the contracts."""
+    count = cache(_parameters)
+    rows = []
+    for contract in zoo:
+        spec = contract.spec
+        rows.append(
+            ModelRow(
+                name=contract.name,
+                domain=contract.domain,
+                architecture=_label(spec),
+                classes=spec.classes,
+                input_size=spec.input_size,
+                channels=spec.channels,
+                accuracy=contract.accuracy,
+                parameters=count(spec.model_dump_json()),
+                file_bytes=_file_bytes(zoo, contract.name),
+                recovered_images=contract.recovered_images,
+            )
+        )
+    return rows
+
+
+def domain_rows(zoo: Zoo) -> list[DomainRow]:
+    """One row for each domain and architecture, sorted."""
+    groups: dict[tuple[str, str], list[float | None]] = {}
+    for contract in zoo:
+        groups.setdefault((contract.domain, _label(contract.spec)), []).append(contract.accuracy)
+    return [DomainRow(*key, len(values), _mean(values)) for key, values in sorted(groups.items())]
+
+
+def model_table(rows: Iterable[ModelRow]) -> Table:
+    """Rows of `model_rows` as a table; what may be done with recovered images is told if any may not be shown."""
+    rows = list(rows)
+    table = _table(
+        ("model", "domain", "architecture"), ("classes", "pixels", "channels", "accuracy", "parameters", "file")
+    )
+    restricted = any(row.recovered_images != "show" for row in rows)
+    if restricted:
+        table.add_column("recovered images")
+    for row in rows:
+        file = "missing" if row.file_bytes is None else f"{row.file_bytes / 1e6:,.2f} MB"
+        parameters = "unknown" if row.parameters is None else f"{row.parameters:,}"
+        numbers = (row.classes, row.input_size, row.channels, _percent(row.accuracy), parameters, file)
+        # Text, so that brackets in a name are not taken for styles.
+        cells = (row.name, row.domain, row.architecture, *map(str, numbers))
+        table.add_row(*map(Text, cells), *([row.recovered_images] if restricted else []))
+    return table
+
+
+def domain_table(rows: Iterable[DomainRow]) -> Table:
+    """Rows of `domain_rows` as a table."""
+    table = _table(("domain", "architecture"), ("models", "mean accuracy"))
+    for row in rows:
+        table.add_row(*map(Text, (row.domain, row.architecture, str(row.models), _percent(row.accuracy))))
+    return table
+
+
+def _table(words: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
+    table = Table()
+    for header in words:
+        table.add_column(header, overflow="fold")
+    for header in numbers:
+        table.add_column(header, justify="right")
+    return table
+
+
+def _label(spec: ClassifierSpec) -> str:
+    if is_library_name(spec.architecture):
+        return spec.architecture
+    return " ".join([spec.architecture, *(f"{name} {value}" for name, value in sorted(spec.arguments.items()))])
+
+
+def _parameters(spec: str) -> int | None:
+    try:
+        network = network_without_weights(ClassifierSpec.model_validate_json(spec))
+    except UsageError:
+        return None
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _file_bytes(zoo: Zoo, name: str) -> int | None:
+    try:
+        return weights_path(zoo.folder, name).stat().st_size
+    except (OSError, ZooError):
+        return None
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _percent(accuracy: float | None) -> str:
+    return "unknown" if accuracy is None else f"{accuracy:.1f} %"

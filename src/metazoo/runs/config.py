@@ -1,0 +1,112 @@
+"""The one YAML file that describes a run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from metazoo.errors import UsageError, shown
+from metazoo.methods.registry import Method, get_method
+from metazoo.storage.validation import check_format_version, first_problem, read_mapping, remedy_for_unknown
+
+FORMAT_VERSION = 1
+_MARK = "format_version"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A run, fully described: every option has its value.
+
+    Attributes:
+        method: that learns.
+        preset: of the method, whose values hold where nothing else is said.
+        seed: that all randomness of the run is counted from.
+        options: the method's options, of the type of the preset.
+    """
+
+    method: Method
+    preset: str
+    seed: int
+    options: BaseModel
+
+    def as_record(self) -> dict[str, Any]:
+        """The content of a run's `config.yaml`."""
+        head = {_MARK: FORMAT_VERSION, "method": self.method.name, "preset": self.preset, "seed": self.seed}
+        return head | self.options.model_dump(mode="json")
+
+    def as_yaml(self) -> str:
+        """The text of a run's `config.yaml`."""
+        return yaml.safe_dump(self.as_record(), sort_keys=False)
+
+
+def resolve_config(
+    options: Mapping[str, Any] | Path | str | None = None,
+    *,
+    method: str | None = None,
+    preset: str | None = None,
+    seed: int | None = None,
+    begun: bool = False,
+) -> RunConfig:
+    """Complete a description of a run.
+
+    Args:
+        options: a YAML file or its content: `method`, `preset`, `seed`, and the options of the method that differ from
+            the preset, such as `{"learning": {"steps": 500}}`.
+        method: overrides that of `options`; `tgr` if neither says.
+        preset: likewise; `default` if neither says.
+        seed: likewise; 0 if neither says.
+        begun: whether `options` are all that there were when the run began; one that is missing did not exist then, and
+            has the default of its class, which does what was done before, and not that of the preset.
+
+    Raises:
+        UsageError: an unknown method, preset or option, or a value of another type or range; the file and the option
+            are named.
+    """
+    if isinstance(options, Path | str):
+        place, given = str(options), read_mapping(Path(options), "a run", "seed: 0")
+    else:
+        place, given = "the options", dict(options or {})
+    check_format_version(place, given.pop(_MARK, FORMAT_VERSION), FORMAT_VERSION, UsageError)
+    chosen = get_method(str(method or given.pop("method", None) or "tgr"))
+    former = given.pop("setting", None)  # the name in version 0.1
+    named = str(preset or given.pop("preset", None) or former or "default")
+    if named not in chosen.presets:
+        raise UsageError(f"{chosen.name} has no preset {named!r}; choose one of {', '.join(chosen.presets)}")
+    counted = seed if seed is not None else given.pop("seed", 0)
+    if not isinstance(counted, int) or isinstance(counted, bool) or not 0 <= counted < 2**63:
+        raise UsageError(f"{place}: seed must be a whole number of at least 0, not {shown(counted)}")
+    overridden = {key: value for key, value in given.items() if key not in ("method", "preset", "seed")}
+    schema = type(chosen.presets[named])
+    for key in overridden:
+        knowing = [name for name, options in chosen.presets.items() if key in type(options).model_fields]
+        if knowing and named not in knowing:
+            raise UsageError(f"{place}: unknown option {key}: not of the preset {named}, but of {', '.join(knowing)}")
+    _check_keys(place, schema, overridden)
+    complete = overridden if begun else merged(chosen.presets[named].model_dump(), overridden)
+    try:
+        validated = schema.model_validate(complete)
+    except ValidationError as error:
+        raise UsageError(f"{place}: {first_problem(error, with_value=True)}") from error
+    return RunConfig(chosen, named, counted, validated)
+
+
+def _check_keys(place: str, model: type[BaseModel], given: Mapping[Any, Any], prefix: str = "") -> None:
+    for key, value in given.items():
+        if key not in model.model_fields:
+            remedy = remedy_for_unknown(key, model.model_fields, prefix)
+            raise UsageError(f"{place}: unknown option {prefix}{shown(key)}; {remedy}")
+        inner = model.model_fields[key].annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel) and isinstance(value, Mapping):
+            _check_keys(place, inner, value, f"{prefix}{key}.")
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `base` with those of `over` in their place, option by option at every level."""
+    result = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], value) if both else value
+    return result

@@ -1,0 +1,17 @@
+"""Text of foreign origin (names of files and classes) that is safe to show on a terminal."""
+
+import re
+from collections.abc import Sequence
+
+# Control characters, line separators, marks that turn the reading direction, and bytes that are no text.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """`text` with escapes such as `\\x1b` for all that could steer a terminal or forge its lines."""
+    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def some_of(names: Sequence[str], most: int = 5) -> str:
+    """The first names, at most so many, and how many more there are: `a, b and 3 more`."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

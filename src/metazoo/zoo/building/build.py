@@ -1,0 +1,158 @@
+"""Building a zoo: many small models, each on a few classes of one image set."""
+
+import contextlib
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+from metazoo.data import ImageSet
+from metazoo.errors import UsageError
+from metazoo.execution.compute import Compute
+from metazoo.execution.executor import map_units
+from metazoo.execution.progress import Progress
+from metazoo.execution.randomness import generator
+from metazoo.execution.signals import graceful
+from metazoo.models import ImageClassifier
+from metazoo.zoo.building.classifier_training import train_classifier, with_pixel_statistics
+from metazoo.zoo.building.jobs import Job, check_same, plan_jobs
+from metazoo.zoo.contract import Permission
+from metazoo.zoo.training_config import TrainingConfig
+from metazoo.zoo.zoo_folder import Zoo
+
+
+def build_zoo(
+    out: Path | str,
+    image_set: ImageSet,
+    architecture: str,
+    models: int,
+    ways: int,
+    seed: int = 0,
+    *,
+    domain: str | None = None,
+    config: TrainingConfig | None = None,
+    input_size: int | None = None,
+    channels: int = 3,
+    width: int | None = None,
+    train_fraction: float = 0.8,
+    recovered_images: Permission | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+    check: Callable[[], None] = lambda: None,
+    progress: bool = False,
+) -> Zoo:
+    """Bring the zoo at `out` to hold models 0 to `models` - 1 of one domain, architecture and seed.
+
+    Model `DOMAIN-ARCHITECTURE-sSEED-INDEX` learns `ways` classes drawn from `image_set`; the order of the draw is that
+    of its outputs. Models that are there already are left alone, so an interrupted build goes on where it was, and its
+    result is bit-equal to that of an uninterrupted one, whatever the number of workers. Other calls may add other
+    domains, architectures and seeds to the same zoo.
+
+    Args:
+        out: the zoo; made if there is nothing.
+        image_set: what classes are drawn from.
+        architecture: one of `metazoo.models.architectures()`.
+        models: how many the zoo shall hold of this kind.
+        ways: classes of each model.
+        seed: of the draws, the first weights and the order of the images.
+        domain: kind of images; the name of the set if None.
+        config: of the training; the published one if None.
+        input_size: side of the models' input in pixels; the side of the images if None.
+        channels: 3, or 1 for models that see grey.
+        width: of the architecture; its own if None.
+        train_fraction: part of each class's images, taken from the first, to train on; the rest validates.
+        recovered_images: what may be done with images recovered from the new models, see `ModelContract`; `show` if
+            None. Models that are there already must say the same, unless it is None.
+        workers: processes of one thread each; one a core if None, at most 4 on a GPU.
+        device: to train on; the first GPU, else the CPU if None. Weights depend on it.
+        check: called between models and while waiting; what it raises ends the build, and finished models stay.
+        progress: whether to say on standard error how far it is.
+
+    Raises:
+        UsageError: something asked for is impossible, or a model of one of the names was made otherwise; then nothing
+            has been trained.
+        DataError: a class has too few images to train and validate; it is named.
+        ZooError: a training did not stay finite.
+        RunError: another process is writing to the zoo, or a worker process failed.
+        Interrupted: a stop was asked for; finished models stay.
+        ArtefactError: the zoo cannot be read or written.
+    """
+    jobs = plan_jobs(
+        image_set,
+        architecture,
+        models,
+        ways,
+        seed,
+        domain=image_set.name if domain is None else domain,
+        config=config or TrainingConfig(),
+        input_size=image_set.side if input_size is None else input_size,
+        channels=channels,
+        width=width,
+        train_fraction=train_fraction,
+    )
+    compute = Compute.choose(device)
+    workers = compute.default_workers if workers is None else workers
+    if workers < 1:
+        raise UsageError(f"a zoo is built by at least 1 worker, not {workers}")
+    zoo = Zoo.create(out)
+    if not _missing(zoo, jobs, recovered_images):
+        zoo.settle()
+        return zoo
+    with graceful() as stop, zoo.writing():
+        missing = _missing(zoo, jobs, recovered_images)
+
+        def checked() -> None:
+            check()
+            stop.check()
+
+        inline = workers == 1 or len(missing) == 1
+        train = functools.partial(_train, device=compute.device, **({"check": checked} if inline else {}))
+        bar = Progress("training", models, models - len(missing)) if progress else None
+        with bar or contextlib.nullcontext():
+            for index, (classifier, accuracy) in map_units(
+                train, missing, workers, name_of=lambda job: job.contract.name, check=checked
+            ):
+                contract = missing[index].contract
+                zoo.add(
+                    contract.name,
+                    classifier,
+                    class_names=contract.class_names,
+                    domain=contract.domain,
+                    accuracy=accuracy,
+                    training=contract.training,
+                    recovered_images=recovered_images or "show",
+                )
+                if bar is not None:
+                    bar.advance(note=f"{contract.name} {accuracy:.1f} %")
+    return zoo
+
+
+def _missing(zoo: Zoo, jobs: list[Job], recovered_images: Permission | None) -> list[Job]:
+    present = {contract.name.casefold(): contract for contract in zoo}
+    missing = []
+    for job in jobs:
+        contract = present.get(job.contract.name.casefold())
+        if contract is None:
+            missing.append(job)
+        else:
+            check_same(zoo.folder, contract, job.contract)
+            if recovered_images not in (None, contract.recovered_images):
+                raise UsageError(
+                    f"{zoo.folder} has a model {contract.name!r} whose recovered images are to "
+                    f"{contract.recovered_images}, not to {recovered_images}; change that with `metazoo zoo set`"
+                )
+    return missing
+
+
+def _train(job: Job, *, device: str, check: Callable[[], None] = lambda: None) -> tuple[ImageClassifier, float]:
+    contract, (training_set, validation_set) = job.contract, job.images()
+    record = job.record
+    return train_classifier(
+        with_pixel_statistics(contract.spec, training_set.images),
+        training_set,
+        validation_set,
+        record.recipe,
+        generator(record.seed, "zoo-build-training", job.kind, record.index),
+        name=contract.name,
+        device=device,
+        check=check,
+    )

@@ -1,0 +1,148 @@
+"""Supervised training of one classifier, as the models of a zoo get it."""
+
+import itertools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from metazoo.data import ImageSet
+from metazoo.data.augment import ShiftAndFlip
+from metazoo.errors import UsageError, ZooError
+from metazoo.execution import randomness
+from metazoo.execution.repeat import Repeated
+from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
+from metazoo.zoo.training_config import TrainingConfig
+
+_IMAGES_AT_ONCE = 256
+_LEAST_DEVIATION = 1 / 255
+
+
+def with_pixel_statistics(spec: ClassifierSpec, images: Tensor) -> ClassifierSpec:
+    """`spec` with the mean and standard deviation of every channel of `images` (uint8 [n, 3, h, w]), to 4 decimals.
+
+    Measured as the network sees them, at its own size and channels. A channel that varies by less than one level of
+    grey counts as varying by that.
+    """
+    plain = spec.model_copy(update={"mean": (0.0,) * spec.channels, "std": (1.0,) * spec.channels})
+    preprocess = build_classifier(plain, torch.Generator()).preprocess
+    total = squares = torch.zeros(spec.channels, dtype=torch.float64)
+    for part in images.split(_IMAGES_AT_ONCE):
+        pixels = preprocess(_to_unit_range(part)).double()
+        total, squares = total + pixels.mean((2, 3)).sum(0), squares + pixels.square().mean((2, 3)).sum(0)
+    mean, square = total / len(images), squares / len(images)
+    std = (square - mean.square()).clamp_min(0).sqrt().clamp_min(_LEAST_DEVIATION)
+    rounded = {"mean": mean, "std": std}
+    return spec.model_copy(update={k: tuple(round(x, 4) for x in v.tolist()) for k, v in rounded.items()})
+
+
+def train_classifier(
+    spec: ClassifierSpec,
+    training_set: ImageSet,
+    validation_set: ImageSet,
+    config: TrainingConfig,
+    generator: torch.Generator,
+    *,
+    name: str = "of no name yet",
+    device: str = "cpu",
+    check: Callable[[], None] = lambda: None,
+) -> tuple[ImageClassifier, float]:
+    """Train a fresh classifier; the weights of the last step are kept.
+
+    Deterministic on a CPU given the generator and the number of threads. A GPU plays back what it recorded of a step.
+
+    Args:
+        spec: of the classifier, its mean and standard deviation included.
+        training_set: at least 2 images, with as many classes as `spec`.
+        validation_set: of the same classes.
+        config: values of None stand for the published ones of the architecture.
+        generator: of the first weights, the order of the images and their augmentation.
+        name: of the model, for errors.
+        device: to train on.
+        check: called after every epoch; what it raises ends the training.
+
+    Returns:
+        The classifier, in evaluation mode and on the CPU, and its accuracy on the validation images in percent.
+
+    Raises:
+        UsageError: the sets do not fit the spec, or as `build_classifier` and `TrainingConfig.resolved`.
+        ZooError: the loss or the weights do not stay finite; the model and the epoch are named.
+    """
+    _check_classes(spec, training_set, validation_set)
+    config = config.resolved(spec.architecture)
+    classifier = build_classifier(spec, generator).to(device).train()
+    order_seed = int(torch.randint(0, 2**63 - 1, (1,), generator=generator))
+    optimiser = _optimiser(classifier, config)
+    images = training_set.images.to(device).contiguous(memory_format=torch.channels_last)
+    labels = training_set.labels.to(device)
+    finite = torch.ones((), dtype=torch.bool, device=device)
+    augmentation = None if config.largest_shift is None else ShiftAndFlip(config.largest_shift)
+
+    def step(batch: Tensor, *draws: Tensor) -> None:
+        shown = _to_unit_range(images[batch])
+        if augmentation is not None:
+            shown = augmentation.apply(shown, *draws)
+        logits = classifier(shown.contiguous(memory_format=torch.channels_last))
+        loss = functional.cross_entropy(logits, labels[batch])
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(classifier.parameters(), config.gradient_norm)
+        optimiser.step()
+        finite.logical_and_(loss.isfinite())
+
+    for rate, epochs in itertools.groupby(range(config.epochs), config.learning_rate_in):
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        repeated = Repeated(step, images.device)  # another for every learning rate, which a recording keeps
+        for epoch in epochs:
+            random = randomness.generator(order_seed, "zoo-training-order", "epoch", epoch)
+            for batch in torch.randperm(len(images), generator=random).to(device).split(config.batch_size):
+                if len(batch) > 1:  # batch norm has no variance of one value
+                    draws = [] if augmentation is None else [augmentation.draw(len(batch), random).to(device)]
+                    repeated(batch, *draws)
+            if not bool(finite):  # asked once an epoch, as it makes a GPU wait
+                raise _not_finite("loss", name, epoch, config)
+            if not all(bool(parameter.isfinite().all()) for parameter in classifier.parameters()):
+                raise _not_finite("weights", name, epoch, config)
+            check()
+    return classifier.cpu().eval(), _accuracy(classifier, validation_set)
+
+
+def _optimiser(classifier: ImageClassifier, config: TrainingConfig) -> torch.optim.Optimizer:
+    rate, decay, momentum = config.learning_rate_in(0), config.weight_decay or 0.0, config.momentum or 0.0
+    if config.optimiser == "adam":
+        recordable = next(classifier.parameters()).device.type == "cuda"
+        return torch.optim.Adam(classifier.parameters(), lr=rate, weight_decay=decay, capturable=recordable)
+    return torch.optim.SGD(classifier.parameters(), lr=rate, weight_decay=decay, momentum=momentum)
+
+
+def _accuracy(classifier: ImageClassifier, image_set: ImageSet) -> float:
+    correct = 0
+    with torch.inference_mode():
+        for images, labels in zip(
+            image_set.images.split(_IMAGES_AT_ONCE), image_set.labels.split(_IMAGES_AT_ONCE), strict=True
+        ):
+            correct += int((classifier(_to_unit_range(images)).argmax(1) == labels).sum())
+    return 100 * correct / len(image_set)
+
+
+def _to_unit_range(images: Tensor) -> Tensor:
+    return images.float().div_(255)
+
+
+def _check_classes(spec: ClassifierSpec, training_set: ImageSet, validation_set: ImageSet) -> None:
+    if training_set.class_names != validation_set.class_names or len(training_set.class_names) != spec.classes:
+        raise UsageError(
+            f"{training_set.name} has {len(training_set.class_names)} classes to train on and "
+            f"{len(validation_set.class_names)} to validate, the model {spec.classes}; give the same ones"
+        )
+    if len(training_set) < 2:
+        raise UsageError(f"{training_set.name} has one image, training needs at least 2; give more")
+
+
+def _not_finite(what: str, name: str, epoch: int, config: TrainingConfig) -> ZooError:
+    return ZooError(
+        f"model {name}: the {what} did not stay finite in epoch {epoch + 1} of its training; "
+        f"lower the learning rate ({config.learning_rate:g})"
+    )

@@ -1,0 +1,166 @@
+"""What a build is going to train, settled and checked before anything is trained."""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from metazoo.data import ImageSet, split_images
+from metazoo.errors import UsageError
+from metazoo.execution.randomness import generator
+from metazoo.models import ClassifierSpec, network_without_weights
+from metazoo.storage.validation import first_problem
+from metazoo.zoo.contract import ModelContract, TrainingRecord, checked_contract
+from metazoo.zoo.training_config import TrainingConfig
+
+_LONGEST_DOMAIN_IN_A_NAME = 40
+_NO_HASH = "0" * 64
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Job:
+    """One model to be trained.
+
+    Attributes:
+        contract: as it will be, but for the hash, the accuracy, and the mean and standard deviation of the pixels.
+        kind: domain and architecture, which together with the seed and the index name its randomness.
+        classes: to be learned, as indices into the classes of `image_set`.
+        image_set: they are part of.
+    """
+
+    contract: ModelContract
+    kind: str
+    classes: tuple[int, ...]
+    image_set: ImageSet
+
+    @property
+    def record(self) -> TrainingRecord:
+        """Of the training that is to be done."""
+        assert self.contract.training is not None
+        return self.contract.training
+
+    def images(self) -> tuple[ImageSet, ImageSet]:
+        """Training and validation images at the model's size, their labels being its outputs."""
+        chosen = self.image_set.select_classes(self.classes).resized(self.contract.spec.input_size)
+        return split_images(chosen, self.record.train_fraction)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to a worker with the images of its own classes only."""
+        chosen = self.image_set.select_classes(self.classes)
+        return Job, (self.contract, self.kind, tuple(range(len(self.classes))), chosen)
+
+
+def plan_jobs(
+    image_set: ImageSet,
+    architecture: str,
+    models: int,
+    ways: int,
+    seed: int,
+    *,
+    domain: str,
+    config: TrainingConfig,
+    input_size: int,
+    channels: int,
+    width: int | None,
+    train_fraction: float,
+) -> list[Job]:
+    """The models that a build is asked for; see `build_zoo`.
+
+    Raises:
+        UsageError: something asked for is impossible.
+        DataError: a class has too few images to train and validate; it is named.
+    """
+    total = len(image_set.class_names)
+    if models < 1 or not 0 <= seed < 2**63:
+        raise UsageError(f"a build takes 1 model or more and a seed from 0 to 2^63 - 1, not {models} and {seed}")
+    if total < 2:
+        raise UsageError(f"{image_set.name} has {total} class, and a model needs 2 at least; give data of more classes")
+    if not 2 <= ways <= total:
+        raise UsageError(f"{image_set.name} has {total} classes; models of 2 to {total} ways can be built, not {ways}")
+    spec = _spec(architecture, ways, input_size, channels, width)
+    if (config.largest_shift or 0) >= input_size:
+        raise UsageError(
+            f"images of {input_size} pixels cannot be shifted by up to {config.largest_shift} of them; take a smaller "
+            "shift, some 4 pixels of 32"
+        )
+    # The same split of images of one pixel: it counts and checks without copying pictures.
+    tiny = dataclasses.replace(image_set, images=torch.zeros(len(image_set), 3, 1, 1, dtype=torch.uint8))
+    training, validation = (torch.bincount(part.labels, minlength=total) for part in split_images(tiny, train_fraction))
+    label = architecture if width is None else f"{architecture}-w{width}"
+    file_label = label.replace(":", "-")
+    kind, resolved = f"{domain}/{label}", config.resolved(architecture)
+    jobs = []
+    for index in range(models):
+        draw = torch.randperm(total, generator=generator(seed, "zoo-build-classes", kind, index))[:ways]
+        values = {"source": image_set.name, "data_sha256": image_set.sha256, "seed": seed, "index": index, "ways": ways}
+        values |= {"training_images": int(training[draw].sum()), "validation_images": int(validation[draw].sum())}
+        values |= {"train_fraction": train_fraction, "recipe": resolved, "torch_version": torch.__version__}
+        contract = checked_contract(
+            name=f"{_safe(domain)}-{file_label}-s{seed}-{index:03d}",
+            spec=spec,
+            class_names=tuple(image_set.class_names[position] for position in draw.tolist()),
+            domain=domain,
+            weights_sha256=_NO_HASH,
+            training=values,
+        )
+        jobs.append(Job(contract, kind, tuple(draw.tolist()), image_set))
+    return jobs
+
+
+def check_same(zoo: Path, present: ModelContract, planned: ModelContract) -> None:
+    """Check that a model of the zoo is the one that is planned.
+
+    Raises:
+        UsageError: it was made from other images or in another way; the first difference is named.
+    """
+    found, wanted = (dict(_flat(_identity(contract))) for contract in (present, planned))
+    for key in [key for key in wanted if key not in found or found[key] != wanted[key]]:
+        value = f" ({found[key]}, not {wanted[key]})" if key in found and "sha256" not in key else ""
+        raise UsageError(
+            f"{zoo} has a model {present.name!r} made with another {key}{value}; choose another domain (--domain), "
+            "seed (--seed) or folder, or remove that model"
+        )
+
+
+def _identity(contract: ModelContract) -> dict[str, Any]:
+    """All that is known before the training. Neither torch's version nor the permission is part of how it is made."""
+    other: Any = {"weights_sha256": True, "accuracy": True, "spec": {"mean", "std"}, "training": {"torch_version"}}
+    return contract.model_dump(mode="json", exclude=other | {"recovered_images": True})
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _spec(architecture: str, ways: int, input_size: int, channels: int, width: int | None) -> ClassifierSpec:
+    """With a mean and standard deviation that stand for those of the images yet to be measured."""
+    try:
+        spec = ClassifierSpec.model_validate(
+            {
+                "architecture": architecture,
+                "arguments": {} if width is None else {"width": width},
+                "classes": ways,
+                "input_size": input_size,
+                "channels": channels,
+                "mean": (0.0,) * channels,
+                "std": (1.0,) * channels,
+            }
+        )
+    except ValidationError as error:
+        raise UsageError(f"no such model can be built: {first_problem(error)}; change that") from error
+    network_without_weights(spec)
+    return spec
+
+
+def _safe(domain: str) -> str:
+    """The domain as a part of a file name."""
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "_", domain)[:_LONGEST_DOMAIN_IN_A_NAME].strip("._-")
+    return safe or "domain"

@@ -1,0 +1,149 @@
+"""What is said of a model that is to be added, by its source, by a file beside its weights, or by the user.
+
+That file has the name of the weights with the ending .yaml or .json, and holds any of the fields below:
+
+    architecture: timm:convnext_atto
+    classes: [cat, dog]
+    input_size: 32
+    mean: [0.485, 0.456, 0.406]
+    std: [0.229, 0.224, 0.225]
+    domain: pets
+
+Of `mean` and `std` one number stands for every channel.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from metazoo.errors import UsageError, shown
+from metazoo.models import Argument, ClassifierSpec
+from metazoo.storage.validation import all_problems, first_problem, read_mapping, remedy_for_unknown
+from metazoo.zoo.contract import ModelName, Permission, ShortText
+
+SIDECARS = (".yaml", ".yml", ".json")
+# Some ten thousand class names; a megabyte of YAML takes seconds.
+_LARGEST_SIDECAR = 500_000
+_OPTIONS = {
+    "architecture": "--arch",
+    "classes": "--classes",
+    "input_size": "--input-size",
+    "mean": "--mean",
+    "std": "--std",
+    "domain": "--domain",
+}
+"""What must be known, and the option that says it."""
+EXAMPLE = (
+    "{architecture: timm:convnext_atto, classes: [cat, dog], input_size: 32, mean: [0.485, 0.456, 0.406], "
+    "std: [0.229, 0.224, 0.225], domain: pets}"
+)
+"""What a file beside weights may hold."""
+_LARGEST_STATISTIC = 2.0
+
+
+def _one_for_all(value: Any) -> Any:
+    return (value,) if isinstance(value, int | float) else value
+
+
+Statistics = Annotated[tuple[float, ...], BeforeValidator(_one_for_all)]
+
+
+class ModelDescription(BaseModel):
+    """All that can be said of a model beside its weights; None stands for what is not said. See `ModelContract`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: ModelName | None = None
+    architecture: ShortText | None = None
+    arguments: dict[str, Argument] | None = None
+    classes: tuple[ShortText, ...] | None = Field(default=None, min_length=1, max_length=1_000_000)
+    input_size: int | None = Field(default=None, ge=1, le=1024)
+    channels: Literal[1, 3] | None = None
+    mean: Statistics | None = Field(default=None, description="of images in [0, 1]; one number for every channel")
+    std: Statistics | None = Field(default=None, description="likewise")
+    domain: ShortText | None = None
+    accuracy: float | None = Field(default=None, ge=0, le=100)
+    recovered_images: Permission | None = None
+    licence: ShortText | None = None
+    revision: ShortText | None = None
+    resize: int | None = None
+    crop: float | None = None
+    interpolation: ShortText | None = None
+
+    def over(self, other: "ModelDescription") -> "ModelDescription":
+        """This, and what `other` says where this says nothing."""
+        return other.model_copy(update={key: value for key, value in self if value is not None})
+
+    def spec(self, subject: str) -> ClassifierSpec:
+        """How to build the model.
+
+        Raises:
+            UsageError: something that must be known is not; the options that say it are named. Or it is impossible.
+        """
+        unknown = [option for field, option in _OPTIONS.items() if getattr(self, field) is None]
+        if unknown:
+            raise UsageError(
+                f"of {subject} must be known what nothing says: give {', '.join(unknown)} "
+                f"(or a .yaml file beside the weights that says it, such as {EXAMPLE})"
+            )
+        assert self.classes is not None
+        channels = self.channels or 3
+        values = {"architecture": self.architecture, "arguments": self.arguments or {}, "classes": len(self.classes)}
+        values |= {"input_size": self.input_size, "channels": channels}
+        for field in ("mean", "std"):
+            given: tuple[float, ...] = getattr(self, field)
+            if any(abs(value) > _LARGEST_STATISTIC for value in given):
+                raise UsageError(
+                    f"of {subject} the {field} is {', '.join(f'{value:g}' for value in given)}, which is that of "
+                    "pixels up to 255; divide it by 255, since metazoo's images lie in [0, 1]"
+                )
+            values[field] = given * channels if len(given) == 1 else given
+        try:
+            return ClassifierSpec.model_validate(values)
+        except ValidationError as error:
+            raise UsageError(f"{subject} cannot be built: {first_problem(error)}; change that") from error
+
+
+def described(values: Mapping[Any, Any], subject: str) -> ModelDescription:
+    """A description of foreign values.
+
+    Raises:
+        UsageError: one of them is unknown or out of bounds; all that is wrong is named.
+    """
+    known = ModelDescription.model_fields
+    unknown = [
+        f"{shown(key)}, which is unknown; {remedy_for_unknown(key, known)}" for key in values if key not in known
+    ]
+    if unknown:
+        raise UsageError(f"{subject} says {' And '.join(unknown[:5])}")
+    try:
+        return ModelDescription.model_validate(dict(values))
+    except ValidationError as error:
+        raise UsageError(f"{subject} says what cannot be: {all_problems(error)}; correct it") from error
+
+
+def read_sidecar(weights: Path) -> ModelDescription | None:
+    """What the file beside `weights` says, if there is one.
+
+    Raises:
+        UsageError: it cannot be read, is no such file, or there are several.
+    """
+    found = [path for path in (weights.with_suffix(suffix) for suffix in SIDECARS) if path.is_file()]
+    if len(found) > 1:
+        raise UsageError(f"{found[0]} and {found[1].name} both describe {weights.name}; delete one")
+    if not found:
+        return None
+    content = read_mapping(found[0], "a model", "domain: pets", _LARGEST_SIDECAR)
+    return described(content, str(found[0]))
+
+
+def numbered(names: list[str]) -> tuple[str, ...]:
+    """Class names of a source, a name that stands there again with its number: crane, crane (2)."""
+    seen: dict[str, int] = {}
+    unique = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        unique.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return tuple(unique)

@@ -1,0 +1,253 @@
+"""The zoo folder: the list of all contracts (`listing`), and `models/NAME.safetensors` with each model's weights.
+
+Weights are written before the contract that names them and deleted after it is gone, so that a process killed at any
+moment leaves a whole zoo, and at most a weights file that no contract names.
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from metazoo.errors import ArtefactError, UsageError
+from metazoo.models import ImageClassifier
+from metazoo.storage.artefacts import remove_stale_temporaries
+from metazoo.storage.lock import exclusive
+from metazoo.storage.run_folder import names_in
+from metazoo.text import some_of
+from metazoo.zoo.contract import ModelContract, Permission, Provenance, TrainingRecord, checked_contract
+from metazoo.zoo.teachers import Teachers, WhiteBoxTeacher
+from metazoo.zoo.weights import read_weights, weights_path, write_weights
+from metazoo.zoo.zoo_index import NAME, add_to_listing, has_additions, read_listing, write_listing
+
+
+class Zoo:
+    """Models of any architectures, domains and classes in one folder. Iterating gives the contracts, sorted by name.
+
+    Opening reads the list of the contracts alone; a model's weights are read and checked when its teacher is asked for.
+    What another process adds or removes meanwhile is seen by opening again.
+    """
+
+    def __init__(self, folder: Path, contracts: Collection[ModelContract]) -> None:
+        self.folder = folder
+        self.contracts: tuple[ModelContract, ...] = _sorted(contracts)
+        self._held = False
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Self:
+        """Open an existing zoo.
+
+        Raises:
+            UsageError: there is no such folder, or it is not a zoo.
+            ArtefactError: its `zoo.json` is damaged or of another format version; the model is named where it is one.
+        """
+        folder = Path(folder)
+        return cls(folder, read_listing(folder))
+
+    @classmethod
+    def create(cls, folder: Path | str) -> Self:
+        """Open the zoo at `folder`, made without any model if nothing is there.
+
+        Raises:
+            UsageError: `folder` is a file, or holds other things than a zoo.
+            RunError: another process is making it.
+            ArtefactError: it cannot be read or written.
+        """
+        folder = Path(folder)
+        if not (folder / NAME).exists():
+            _check_free(folder)
+            with exclusive(folder):
+                if not (folder / NAME).exists():
+                    write_listing(folder, ())
+        return cls.open(folder)
+
+    def __len__(self) -> int:
+        return len(self.contracts)
+
+    def __iter__(self) -> Iterator[ModelContract]:
+        return iter(self.contracts)
+
+    @property
+    def sha256(self) -> str:
+        """Hash over all contracts, and through them over all weights, in hexadecimal.
+
+        What may be done with recovered images is not part of it: a run goes on, and obeys, when that is changed.
+        """
+        content = [contract.identity() for contract in self.contracts]
+        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def contract(self, name: str) -> ModelContract:
+        """The contract of one model.
+
+        Raises:
+            UsageError: there is no such model.
+        """
+        for contract in self.contracts:
+            if contract.name == name:
+                return contract
+        there = some_of([contract.name for contract in self.contracts]) or "none"
+        raise UsageError(f"{self.folder} has no model {name!r}; there is {there}")
+
+    def find(self, name: str) -> ModelContract | None:
+        """The contract of the model of this name, capitals aside: it is one file where a file system ignores them."""
+        wanted = name.casefold()
+        return next((contract for contract in self.contracts if contract.name.casefold() == wanted), None)
+
+    def teacher(self, name: str) -> WhiteBoxTeacher:
+        """Load one model: hash, shapes and values of its weights are checked.
+
+        Raises:
+            UsageError: there is no such model.
+            ArtefactError: its file is missing, damaged, or not the one that was written.
+            ZooError: its weights do not fit its contract, are not finite, or a variance is negative.
+        """
+        contract = self.contract(name)
+        return WhiteBoxTeacher(contract, read_weights(self.folder, contract))
+
+    def teachers(self) -> tuple[WhiteBoxTeacher, ...]:
+        """Every model, in the order of the contracts; see `teacher`."""
+        return tuple(self.teachers_in_turn())
+
+    def teachers_in_turn(self, device: str = "cpu") -> Teachers:
+        """The same on `device`, but loaded one by one when they are asked for; see `Teachers`."""
+        return Teachers(self.folder, self.contracts, device)
+
+    def add(
+        self,
+        name: str,
+        classifier: ImageClassifier,
+        *,
+        class_names: Sequence[str],
+        domain: str,
+        accuracy: float | None = None,
+        training: TrainingRecord | None = None,
+        recovered_images: Permission = "show",
+        provenance: Provenance | None = None,
+    ) -> ModelContract:
+        """Add a model; see `ModelContract` for what the arguments mean.
+
+        Raises:
+            UsageError: a name or number is out of bounds, or the zoo has a model of that name (capitals aside).
+            ZooError: the weights are not sound.
+            RunError: another process is writing to this zoo.
+            ArtefactError: it cannot be read or written.
+        """
+        values: dict[str, Any] = {"name": name, "spec": classifier.spec, "class_names": tuple(class_names)}
+        values |= {"domain": domain, "accuracy": accuracy, "training": training, "recovered_images": recovered_images}
+        values["provenance"] = provenance
+        checked_contract(**values, weights_sha256="0" * 64)
+        one_of_many = self._held
+        with self.writing():
+            present = self.find(name)
+            if present is not None:
+                raise UsageError(f"{self.folder} has a model {present.name!r} already; choose another name")
+            contract = ModelContract(**values, weights_sha256=write_weights(self.folder, name, classifier))
+            if one_of_many:
+                add_to_listing(self.folder, contract)
+                self.contracts = _sorted((*self.contracts, contract))
+            else:
+                self._commit((*self.contracts, contract))
+        return contract
+
+    def remove(self, names: Collection[str]) -> None:
+        """Take models out and delete their weights.
+
+        Raises:
+            UsageError: there is no model of one of these names; then none is removed.
+            RunError: another process is writing to this zoo.
+            ArtefactError: it cannot be read or written.
+        """
+        names = {names} if isinstance(names, str) else set(names)
+        with self.writing():
+            paths = [weights_path(self.folder, self.contract(name).name) for name in sorted(names)]
+            self._commit([contract for contract in self.contracts if contract.name not in names])
+            for path in paths:
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:
+                    raise ArtefactError(f"cannot delete {path}: {error.strerror}; delete it yourself") from error
+
+    def permit(self, names: Collection[str], recovered_images: Permission) -> None:
+        """Say what may be done with images recovered from models, all at once; their contracts stay else as they are.
+
+        Raises:
+            UsageError: there is no model of one of these names, or no such permission; then nothing is changed.
+            RunError: another process is writing to this zoo.
+            ArtefactError: it cannot be read or written.
+        """
+        names = {names} if isinstance(names, str) else set(names)
+        with self.writing():
+            changed = {
+                name: checked_contract(**dict(self.contract(name)) | {"recovered_images": recovered_images})
+                for name in sorted(names)
+            }
+            self._commit([changed.get(contract.name, contract) for contract in self.contracts])
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the zoo for several changes through this object, and read what others have changed before.
+
+        Each change is on the disk when it is made; what one model more costs does not depend on how many there are.
+
+        Raises:
+            RunError: another process, or another object of this one, is writing to this zoo.
+            ArtefactError: it cannot be read or written.
+        """
+        if self._held:
+            yield
+            return
+        read_listing(self.folder)  # a folder that is gone must not be made again
+        with exclusive(self.folder):
+            remove_stale_temporaries(self.folder)
+            self.contracts = _sorted(read_listing(self.folder))
+            self._settle()
+            self._held = True
+            try:
+                yield
+            finally:
+                self._held = False
+                self._settle()
+
+    def settle(self) -> None:
+        """Put what a killed process has added into `zoo.json`, if there is any; else nothing is locked or written.
+
+        Raises:
+            RunError, ArtefactError: as `writing`.
+        """
+        if has_additions(self.folder):
+            with self.writing():
+                pass
+
+    def _settle(self) -> None:
+        if has_additions(self.folder):
+            self._commit(self.contracts)
+
+    def _commit(self, contracts: Collection[ModelContract]) -> None:
+        contracts = _sorted(contracts)
+        write_listing(self.folder, contracts)
+        self.contracts = contracts
+
+
+def zoo_with_models(zoo: Zoo | Path | str) -> Zoo:
+    """A zoo, or that of a folder, for a job that needs a model at least.
+
+    Raises:
+        UsageError: it holds none, or is no zoo.
+        ArtefactError: see `Zoo.open`.
+    """
+    zoo = zoo if isinstance(zoo, Zoo) else Zoo.open(zoo)
+    if len(zoo) == 0:
+        raise UsageError(f"{zoo.folder} holds no model; add some with `metazoo zoo build` or `metazoo zoo add`")
+    return zoo
+
+
+def _sorted(contracts: Collection[ModelContract]) -> tuple[ModelContract, ...]:
+    return tuple(sorted(contracts, key=lambda contract: contract.name))
+
+
+def _check_free(folder: Path) -> None:
+    held = names_in(folder, "a zoo")
+    if held:
+        raise UsageError(f"{folder} holds {held[0]!r} and is not a zoo; choose a new or empty folder")

@@ -1,0 +1,67 @@
+"""Units of work for the tests of the executor. Torch is not imported, so that the workers start quickly."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from metazoo.errors import Interrupted, ZooError
+from metazoo.storage.artefacts import write_bytes
+
+
+class AwkwardError(ZooError):
+    """An error that pickling cannot rebuild."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+def behave(unit: str) -> object:
+    kind, _, argument = unit.partition(":")
+    if kind == "sleep":
+        time.sleep(float(argument))
+    elif kind == "await":
+        while not Path(argument).exists():
+            time.sleep(0.01)
+    elif kind == "mark":
+        Path(argument).touch()
+    elif kind == "zoo":
+        raise ZooError("model.safetensors holds NaN; remove the model")
+    elif kind == "stop":
+        raise Interrupted("enough", 143)
+    elif kind == "awkward":
+        raise AwkwardError("this", "that")
+    elif kind == "error":
+        raise IndexError("deep inside")
+    elif kind == "exit":
+        sys.exit(3)
+    elif kind == "kill":
+        os.kill(os.getpid(), int(argument))
+    elif kind == "unpicklable":
+        return lambda: None
+    elif kind == "torch":
+        import torch
+
+        return torch.get_num_threads()
+    elif kind == "abort":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        os.abort()
+    elif kind == "interrupts":
+        os.kill(os.getpid(), signal.SIGINT)
+    return kind
+
+
+def note_and_wait(folder: str, unit: int) -> None:
+    """A unit in the middle of a write when the end comes."""
+    fsync = os.fsync
+
+    def slow(descriptor: int) -> None:
+        (Path(folder) / f"{unit}.pid").write_text(str(os.getpid()))
+        time.sleep(120)
+        fsync(descriptor)
+
+    os.fsync = slow
+    write_bytes(Path(folder) / f"{unit}.bin", b"whole")

@@ -1,0 +1,206 @@
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from metazoo.errors import UsageError
+from metazoo.methods import METHODS
+from metazoo.methods.tgr import TgrConfig
+from metazoo.runs.config import RunConfig, resolve_config
+
+
+def options_of(config: RunConfig) -> TgrConfig:
+    assert isinstance(config.options, TgrConfig)
+    return config.options
+
+
+def file_of(folder: Path, text: str) -> Path:
+    path = folder / "run's options.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_nothing_given_is_the_first_method_in_its_default_setting() -> None:
+    config = resolve_config()
+    assert (config.method.name, config.preset, config.seed) == ("tgr", "default", 0)
+    assert config.options == config.method.presets["default"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_setting_of_every_method_is_read_back_equal(method: Any, tmp_path: Path) -> None:
+    for setting in method.presets:
+        config = resolve_config(method=method.name, preset=setting, seed=5)
+        assert resolve_config(file_of(tmp_path, config.as_yaml())) == config
+        assert resolve_config(config.as_record()) == config
+
+
+def test_options_change_what_they_name_and_nothing_else(tmp_path: Path) -> None:
+    text = "seed: 3\nlearning:\n  steps: 7\n  regularisation: {kind: explicit, strength: 0.125}\nbudget: {}\n"
+    for given in (file_of(tmp_path, text), str(file_of(tmp_path, text)), yaml.safe_load(text)):
+        found = resolve_config(given)
+        base, config = options_of(resolve_config()), options_of(found)
+        assert found.seed == 3
+        regularisation = base.learning.regularisation.model_copy(update={"kind": "explicit", "strength": 0.125})
+        learning = base.learning.model_copy(update={"steps": 7, "regularisation": regularisation})
+        assert config == base.model_copy(update={"learning": learning})
+        assert resolve_config(found.as_record()) == found
+
+
+def test_what_is_not_said_is_that_of_the_setting_at_any_depth(monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = {"learning": {"steps": 11, "views": 12, "regularisation": {"displacement": 0.5, "strength": 0.25}}}
+    monkeypatch.setattr(METHODS[0], "settings", {"odd": TgrConfig.model_validate(odd)}, raising=False)
+    config = resolve_config({"preset": "odd", "learning": {"steps": 5, "regularisation": {"strength": 0.125}}})
+    learning = options_of(config).learning
+    assert (learning.steps, learning.views) == (5, 12)
+    assert (learning.regularisation.displacement, learning.regularisation.strength) == (0.5, 0.125)
+
+
+def test_an_option_that_did_not_exist_when_a_run_began_does_what_was_done_before() -> None:
+    record = resolve_config().as_record()
+    del record["learning"]["regularisation"]["every"], record["meta_model"]["width"]
+    begun, now = options_of(resolve_config(record, begun=True)), options_of(resolve_config(record))
+    assert now == resolve_config().options
+    assert (begun.learning.regularisation.every, begun.meta_model.width) == (1, None)
+    assert (now.learning.regularisation.every, now.meta_model.width) == (5, "default")
+
+
+def test_options_that_are_given_are_left_as_they_are() -> None:
+    options = {"format_version": 1, "method": "tgr", "seed": 2, "learning": {"steps": 9}}
+    resolve_config(options)
+    assert options == {"format_version": 1, "method": "tgr", "seed": 2, "learning": {"steps": 9}}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lerning": {"steps": 5}}, "unknown option lerning; did you mean learning?"),
+        ({"learning": {"step": 5}}, "unknown option learning.step; did you mean learning.steps?"),
+        (
+            {"learning": {"regularisation": {"strenght": 5}}},
+            "unknown option learning.regularisation.strenght; did you mean learning.regularisation.strength?",
+        ),
+        ({"learning": {"qqq": 5}}, "unknown option learning.qqq; there is steps, "),
+        ({"class_map": None}, "unknown option class_map: not of the preset default, but of reference"),
+        ({"grouping": {5: 5}}, "unknown option grouping.5; there is strategy, groups"),
+        ({"a\x1b[2J\n": 5}, "unknown option a\\x1b[2J\\n; "),
+        ({"learning": {"steps": "many"}}, "learning.steps: Input should be a valid integer"),
+        ({"learning": {"steps": 0}}, "learning.steps: Input should be greater than or equal to 1, not '0'"),
+        ({"learning": {"steps": 2.5}}, "learning.steps: "),
+        ({"learning": {"steps": None}}, "learning.steps: "),
+        ({"learning": {"learning_rate": math.nan}}, "learning.learning_rate: Input should be a finite number"),
+        ({"learning": {"joint_features": math.inf}}, "learning.joint_features: Input should be a finite number"),
+        ({"learning": {"mix": "perhaps"}}, "learning.mix: "),
+        ({"learning": 5}, "learning: must hold values by name"),
+        ({"learning": [{"steps": 5}]}, "learning: must hold values by name"),
+        (
+            {"learning": {"regularisation": {"kind": "none"}}},
+            "learning.regularisation.kind: Input should be 'implicit', 'explicit' or 'mean', not 'none'",
+        ),
+        ({"grouping": {"strategy": "best"}}, "grouping.strategy: "),
+        ({"probe": {"learning_rate": math.inf}}, "probe.learning_rate: "),
+        ({"probe": {"architecture": "vgg"}}, "probe.architecture: the architecture must be one of conv4, thin-resnet"),
+        ({"meta_model": {"architecture": "vgg"}}, "meta_model.architecture: the architecture must be one of conv4"),
+        ({"meta_model": {"width": 100_000}}, "meta_model.width: "),
+        ({"meta_model": {"input_size": 8}}, "meta_model.input_size: "),
+        (
+            {"learning": {"joint_features": 0, "relations": 0, "distillation": 0}},
+            "learning: one of joint_features, relations and distillation must be above 0",
+        ),
+        ({"method": "maml"}, "unknown method 'maml'; choose one of tgr"),
+        ({"preset": "best"}, "tgr has no preset 'best'; choose one of default"),
+        ({"format_version": 2}, "has format version 2, this metazoo reads 1; update metazoo"),
+        ({"format_version": "1"}, "has format version 1, this metazoo"),
+        ({"format_version": "\x1b[2J\ud7fc"}, r"has format version \x1b[2J\ud7fc, this metazoo"),
+    ],
+)
+def test_what_is_wrong_is_named(options: dict[Any, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve_config(options)
+    assert message in str(caught.value)
+    path = file_of(tmp_path, yaml.safe_dump(options))
+    with pytest.raises(UsageError) as from_file:
+        resolve_config(path)
+    assert str(from_file.value) == str(caught.value).replace("the options", str(path))
+
+
+def test_arguments_override_the_file(tmp_path: Path) -> None:
+    path = file_of(tmp_path, "method: unheard-of\npreset: unknown\nseed: 9\nlearning: {steps: 4}\n")
+    config = resolve_config(path, method="tgr", preset="default", seed=2)
+    assert (config.method.name, config.preset, config.seed) == ("tgr", "default", 2)
+    assert options_of(config).learning.steps == 4
+    assert resolve_config({"seed": 9}, seed=0).seed == 0
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**63 - 1])
+def test_a_seed_is_a_whole_number(seed: int) -> None:
+    assert resolve_config(seed=seed).seed == resolve_config({"seed": seed}).seed == seed
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 1.0, "1", True, [1]])
+def test_any_other_seed_is_refused(seed: Any) -> None:
+    calls: list[dict[str, Any]] = [{"options": {"seed": seed}}, {"seed": seed}]
+    for call in calls:
+        with pytest.raises(UsageError, match="seed must be a whole number of at least 0"):
+            resolve_config(**call)
+
+
+@pytest.mark.parametrize("text", ["", "# only a remark\n", "{}", "---\n"])
+def test_an_empty_file_changes_nothing(text: str, tmp_path: Path) -> None:
+    assert resolve_config(file_of(tmp_path, text)) == resolve_config()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("5", "must hold options by name, such as `seed: 0`, not int"),
+        ("- seed: 0\n", "not list"),
+        ("seed", "not str"),
+        ("seed: [", "is not valid YAML"),
+        ("seed: 0\nlearning: {steps: 5}\nseed: 1\n", "is not valid YAML: 'seed' stands twice, again in line 3"),
+        ("learning: {steps: 5, steps: 6}\n", "'steps' stands twice, again in line 1"),
+        ("seed: 0\n---\nseed: 1\n", "is not valid YAML"),
+        ("seed: \x00", "is not valid YAML"),
+        ("seed: 0\n\u0600\n", "a simple key at line 2, column 1: ? ^"),
+        ("a: &a [x]\nb: *a\n", "anchors and aliases are not read"),
+        ("a: &a {b: *a}\n", "anchors and aliases are not read"),
+        ("<<: &a {seed: 1}\nb: *a\n", "anchors and aliases are not read"),
+        ("!!python/object/apply:os.system ['touch hacked']", "is not valid YAML"),
+        ("seed: !!python/name:os.system\n", "is not valid YAML"),
+        ("seed: !!python/object/new:tuple [[1]]\n", "is not valid YAML"),
+        ("[" * 20_000, "is not valid YAML"),
+        ("seed: " + "9" * 6000, "is not valid YAML"),
+        ("? [a]\n: 1\n", "is not valid YAML"),
+        ("seed: 2020-99-99\n", "is not valid YAML"),
+        ("#" * 1_000_001, "is larger than a description of a run can be"),
+    ],
+)
+def test_a_file_that_is_no_plain_description_is_refused(
+    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = file_of(tmp_path, text)
+    with pytest.raises(UsageError) as caught:
+        resolve_config(path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert len(str(caught.value)) < 600 + len(str(path))
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_copies_of_copies_are_refused_before_they_fill_the_memory(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [" + ", ".join(["x"] * 10) + "]"]
+    lines += [f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]" for level in range(1, 30)]
+    with pytest.raises(UsageError, match="anchors and aliases are not read; write the value out"):
+        resolve_config(file_of(tmp_path, "\n".join(lines)))
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"missing\.yaml does not exist"):
+        resolve_config(tmp_path / "missing.yaml")
+    with pytest.raises(UsageError, match="cannot read"):
+        resolve_config(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes("seed: 0 # Grün".encode("latin-1"))
+    with pytest.raises(UsageError, match=r"cannot read .*latin\.yaml"):
+        resolve_config(str(tmp_path / "latin.yaml"))
