@@ -196,7 +196,11 @@ def test_threads_are_those_asked_for(
         seen.append(torch.get_num_threads())
         raise UsageError("enough")
 
-    for place in ("evaluation.evaluate_subjects", "adaptation.adapt_module", "adaptation.load_image_files"):
+    for place in (
+        "measure_commands.evaluate_subjects",
+        "classifier_commands.adapt_module",
+        "classifier_commands.load_image_files",
+    ):
         monkeypatch.setattr(f"metazoo.cli.{place}", observed)
     before = torch.get_num_threads()
     cli("evaluate", workshop.run, "--data", workshop.unseen, *words)

@@ -50,7 +50,7 @@ def test_options_change_what_they_name_and_nothing_else(tmp_path: Path) -> None:
 
 def test_what_is_not_said_is_that_of_the_setting_at_any_depth(monkeypatch: pytest.MonkeyPatch) -> None:
     odd = {"learning": {"steps": 11, "views": 12, "regularisation": {"displacement": 0.5, "strength": 0.25}}}
-    monkeypatch.setattr(METHODS[0], "settings", {"odd": TgrConfig.model_validate(odd)}, raising=False)
+    monkeypatch.setattr(METHODS[0], "presets", {"odd": TgrConfig.model_validate(odd)}, raising=False)
     config = resolve_config({"preset": "odd", "learning": {"steps": 5, "regularisation": {"strength": 0.125}}})
     learning = options_of(config).learning
     assert (learning.steps, learning.views) == (5, 12)
