@@ -17,6 +17,8 @@ LONGEST_FILE = 400
 KNOWS: dict[str, set[str]] = {
     "errors": set(),
     "text": set(),
+    "plugins": set(),
+    "renamed": set(),
     "storage": set(),
     "execution": {"storage"},
     "models": set(),
@@ -60,7 +62,7 @@ def forbidden_rooms(source: str, name: str) -> set[str]:
     # `import metazoo` alone, or a name from it, could be anything.
     modules = [f"{module}.".split(".") for module in imports_of(source, name)]
     seen = {room for package, room, *_ in modules if package == "metazoo"}
-    return seen - KNOWS[room] - {room, "errors", "text"}
+    return seen - KNOWS[room] - {room, "errors", "text", "plugins", "renamed"}
 
 
 def unsafe_reads(source: str, name: str) -> list[str]:

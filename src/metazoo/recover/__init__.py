@@ -7,6 +7,7 @@ from metazoo.recover.inversion import Health, RecoveredImages
 from metazoo.recover.pixels import RecoveryConfig, recover_images
 from metazoo.recover.units import Request, recover_buckets, recover_requests
 from metazoo.recover.zoo_recovery import RecoveryPlan, guides_for, plan_recovery, recover_zoo
+from metazoo.renamed import former_names
 
 __all__ = [
     "GeneratorConfig",
@@ -28,3 +29,5 @@ __all__ = [
     "recover_through_generator",
     "recover_zoo",
 ]
+
+__getattr__ = former_names(__name__, "metazoo.bank.contact_sheet")

@@ -1,5 +1,6 @@
 """The task space: Fisher embeddings of tasks, how alike they are, and groups of teachers."""
 
+from metazoo.renamed import former_names
 from metazoo.taskspace.embeddings import FisherEmbeddings, TaskEmbedding, write_embeddings
 from metazoo.taskspace.fisher import diagonal_fisher
 from metazoo.taskspace.groupings import STRATEGIES, Partition, Strategy, group
@@ -36,3 +37,5 @@ __all__ = [
     "train_probe",
     "write_embeddings",
 ]
+
+__getattr__ = former_names(__name__, "metazoo.audit")

@@ -1,5 +1,6 @@
 """Zoos of pre-trained image classifiers: their contracts, folder, building and checking, and their frozen teachers."""
 
+from metazoo.renamed import former_names
 from metazoo.zoo.building.build import build_zoo
 from metazoo.zoo.building.classifier_training import train_classifier, with_pixel_statistics
 from metazoo.zoo.checking.verify import Finding, verify_zoo
@@ -32,3 +33,5 @@ __all__ = [
     "with_pixel_statistics",
     "zoo_with_models",
 ]
+
+__getattr__ = former_names(__name__, "metazoo.report.zoo_tables")
