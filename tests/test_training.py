@@ -51,7 +51,7 @@ def changed(section: str, **values: Any) -> dict[str, Any]:
 
 def as_interrupted(folder: Path, *forgotten: str) -> None:
     """The folder of a run that was killed before it committed these files and the meta-model."""
-    Manifest(folder).discard("meta-model/meta-model.json", *forgotten)
+    Manifest(folder).discard("meta-model/bundle.json", *forgotten)
 
 
 def test_a_run_holds_everything_it_made_with_its_hash(whole: Run, zoo: Zoo) -> None:
@@ -61,7 +61,7 @@ def test_a_run_holds_everything_it_made_with_its_hash(whole: Run, zoo: Zoo) -> N
     expected |= {f"recovered/{name}.png" for name in names}
     taskspace = ("fisher.safetensors", "distance.safetensors", "groups.json", "trust.json", "skill.safetensors")
     expected |= {f"taskspace/{name}" for name in taskspace}
-    expected |= {f"meta-model/{name}" for name in ("model.safetensors", "meta-model.json", "card.md")}
+    expected |= {f"meta-model/{name}" for name in ("model.safetensors", "bundle.json", "README.md")}
     held = set(content(whole.path))
     assert {name for name in held if not name.startswith("bank/")} == expected
     manifest = Manifest(whole.path)

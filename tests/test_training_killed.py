@@ -79,13 +79,15 @@ CHAINS = {
     ),
     "meta-model": (
         "kill return calibrate",
-        "kill create meta-model/card.md",
-        "full rename meta-model/card.md",
+        "kill create meta-model/README.md",
+        "full rename meta-model/README.md",
         "kill rename meta-model/model.safetensors",
         "limit create meta-model/model.safetensors",
-        "kill create meta-model/meta-model.json",
-        "kill sync meta-model/meta-model.json #2",
+        "kill create meta-model/bundle.json",
+        "kill sync meta-model/bundle.json #2",
+        "kill rename meta-model",
         "full create manifest.json #2",
+        "kill rename meta-model",
         "kill rename manifest.json #2",
         "kill unlink checkpoints/*",
         "kill create bank/*/generation-0000.json",
@@ -168,7 +170,7 @@ SPECIALISTS = {
         "locked create checkpoints/*",
         "kill unlink checkpoints/*",
         "kill create meta-model/model.safetensors",
-        "full create meta-model/meta-model.json",
+        "full create meta-model/bundle.json",
     ),
 }
 

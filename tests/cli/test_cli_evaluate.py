@@ -199,7 +199,7 @@ def test_threads_are_those_asked_for(
     for place in (
         "measure_commands.evaluate_subjects",
         "classifier_commands.adapt_module",
-        "classifier_commands.load_image_files",
+        "classifier_commands.FewShotClassifier.predict",
     ):
         monkeypatch.setattr(f"metazoo.cli.{place}", observed)
     before = torch.get_num_threads()
@@ -222,7 +222,7 @@ def test_a_stop_is_no_error_to_be_explained(cli: Cli, workshop: Workshop, monkey
 
 
 def test_a_run_that_has_not_finished_is_named(refused: Refused, own: Workshop) -> None:
-    edit_json(own.run / "manifest.json", lambda manifest: manifest["files"].pop("meta-model/meta-model.json"))
+    edit_json(own.run / "manifest.json", lambda manifest: manifest["files"].pop("meta-model/bundle.json"))
     error = refused(1, "evaluate", own.run, "--data", own.unseen)
     assert "run has not finished; go on with it by train --resume" in error
 

@@ -173,7 +173,7 @@ def test_the_threads_of_the_caller_stay(cli: Cli, own: Workshop) -> None:
 
 
 def test_a_card_lies_beside_the_weights(workshop: Workshop) -> None:
-    card = (workshop.run / "meta-model" / "card.md").read_text()
+    card = (workshop.run / "meta-model" / "README.md").read_text()
     for contract_name in ("seen-conv4-w4-s0-000", "seen-conv4-w4-s0-001"):
         assert contract_name in card
     assert card.split("```yaml\n")[1].split("```")[0] == (workshop.run / "config.yaml").read_text()

@@ -12,7 +12,8 @@ DISTANCE = "taskspace/distance.safetensors"
 GROUPING = "taskspace/groups.json"
 SELECTION, SELECTION_DATA = "taskspace/selection.json", "taskspace/selection-data.json"
 META_MODEL = "meta-model"
-FINISHED = f"{META_MODEL}/meta-model.json"
+FINISHED = f"{META_MODEL}/bundle.json", f"{META_MODEL}/meta-model.json"
+"""A finished run has the first of these; one of version 0.1 has the second."""
 REPORT = "report.html"
 
 

@@ -10,13 +10,13 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from metazoo.adapt import MetaModel
+from metazoo.adapt.card_text import counted, fate_of_images, images_used, source_of, summary, what_it_is
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.evaluate import read_contamination, read_results, results_table
 from metazoo.features.embedders import recogniser_of
 from metazoo.pipeline.layout import GROUPING, HEALTH, REPORT, SELECTION, TRUST, sheet_of
 from metazoo.report.run_tables import GroupedModels, group_table, health_table, html_table, selection_table, trust_table
 from metazoo.report.zoo_tables import domain_rows, domain_table, model_rows, model_table
-from metazoo.runs.card_text import counted, fate_of_images, images_used, source_of, summary, what_it_is
 from metazoo.runs.config import RunConfig
 from metazoo.runs.record import Run
 from metazoo.storage.artefacts import read_bytes, write_text
@@ -87,8 +87,14 @@ def _about(
 ) -> dict[str, Any]:
     begun = run.description["zoo"]
     which = f"{counted(begun['models'], 'model')}, SHA-256 {begun['sha256']}"
-    used = " and ".join(images_used(config, selection)) or "no training images"
-    rows = [] if meta_model is None else what_it_is(config, run.description, which, meta_model)
+    used = " and ".join(images_used(config.as_record(), selection)) or "no training images"
+    rows = (
+        []
+        if meta_model is None
+        else what_it_is(
+            meta_model.module, config.as_record(), run.description, reference=config.method.reference, zoo=which
+        )
+    )
     machine = [*map(str, run.description.get("machine", {}).values()), run.description.get("device", "cpu")]
     return {
         "name": printable(run.path.resolve().name),
@@ -136,7 +142,7 @@ def _recovered(run: Run, config: RunConfig, zoo: Zoo | None, images: bool) -> di
     shown = sheets[:_MOST_SHEETS]
     here = f"This page shows some of {counted(len(shown), 'model')}." if shown else "This page shows none."
     return {
-        "reveals": "" if zoo is None else fate_of_images(config, zoo, allowed, here),
+        "reveals": "" if zoo is None else fate_of_images(config.as_record(), zoo, allowed, here),
         "health": None if health is None else html_table(health_table(health)),
         "trust": None if trust is None else html_table(trust_table(trust)),
         "warnings": [printable(found["warning"]) for found in (health, trust) if found and found["warning"]],
@@ -145,7 +151,7 @@ def _recovered(run: Run, config: RunConfig, zoo: Zoo | None, images: bool) -> di
             for name in shown
         ],
         "more_sheets": len(sheets) - len(shown),
-        "source": source_of(config).kind,
+        "source": source_of(config.as_record())["kind"],
     }
 
 

@@ -7,9 +7,9 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from metazoo.adapt.card_text import counted, figure
 from metazoo.pipeline.audit_stage import kept_models
 from metazoo.pipeline.layout import DISTANCE, GROUPING
-from metazoo.runs.card_text import counted, figure
 from metazoo.runs.record import Run
 from metazoo.storage.run_folder import RunFolder
 from metazoo.taskspace import Partition, group_quality, group_rows

@@ -42,7 +42,7 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether the meta-model is there."""
-        return RunFolder(self.path).has(FINISHED)
+        return any(map(RunFolder(self.path).has, FINISHED))
 
     @property
     def config(self) -> RunConfig:

@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from metazoo.adapt import MetaModel
+from metazoo.adapt.card import meta_model_card
 from metazoo.errors import UsageError
 from metazoo.execution.compute import Compute
 from metazoo.execution.process_memory import keep_freed_memory
 from metazoo.execution.signals import graceful
 from metazoo.execution.threads import torch_threads
-from metazoo.pipeline.layout import DESCRIPTION, FINISHED, META_MODEL, METRICS
+from metazoo.pipeline.layout import DESCRIPTION, FINISHED, GROUPING, HEALTH, META_MODEL, METRICS, SELECTION, TRUST
 from metazoo.pipeline.privacy import discard_images, hide_images
 from metazoo.pipeline.workspace import Workspace
-from metazoo.runs.card import meta_model_card
 from metazoo.runs.config import RunConfig, resolve_config
 from metazoo.runs.description import begin, begun_config, check_run_folder, recorded_compute
 from metazoo.runs.record import Run
@@ -24,6 +24,7 @@ from metazoo.zoo import Zoo, zoo_with_models
 
 # Small layers gain little from more threads, and wait many times longer where another program wants a core as well.
 _THREADS = 1
+_CARD_RECORDS = {"health": HEALTH, "trust": TRUST, "selection": SELECTION, "groups": GROUPING}
 
 
 def train(
@@ -106,7 +107,7 @@ def train(
             images=description.get("images", True),
         )
         hide_images(workspace)
-        if not folder.has(FINISHED):
+        if not any(map(folder.has, FINISHED)):
             _learn(workspace, resolved, description)
         folder.drop_checkpoints()
         discard_images(workspace)
@@ -116,8 +117,17 @@ def train(
 def _learn(workspace: Workspace, config: RunConfig, description: dict[str, Any]) -> None:
     with torch_threads(int(description["threads"])):
         module = config.method.train(workspace, config.options)
-    folder = workspace.folder
-    meta_model = MetaModel(module, method=config.method.name, preset=config.preset, seed=config.seed)
-    folder.write_text(f"{META_MODEL}/card.md", meta_model_card(workspace.zoo, config, description, meta_model, folder))
+    folder, method = workspace.folder, config.method
+    records = {name: folder.read_json(file) for name, file in _CARD_RECORDS.items() if folder.has(file)}
+    card = meta_model_card(
+        module,
+        workspace.zoo,
+        config.as_record(),
+        description,
+        records,
+        title=method.title,
+        reference=method.reference,
+    )
+    meta_model = MetaModel(module, method=method.name, preset=config.preset, seed=config.seed, card=card)
     files = meta_model.save(folder.path / META_MODEL)
     folder.record(METRICS, *(f"{META_MODEL}/{name}" for name in files))
