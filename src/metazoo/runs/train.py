@@ -10,9 +10,11 @@ from metazoo.execution.compute import Compute
 from metazoo.execution.process_memory import keep_freed_memory
 from metazoo.execution.signals import graceful
 from metazoo.execution.threads import torch_threads
+from metazoo.methods.base import check_before_work
 from metazoo.pipeline.layout import DESCRIPTION, FINISHED, META_MODEL, METRICS
 from metazoo.pipeline.privacy import discard_images, hide_images
 from metazoo.pipeline.workspace import Workspace
+from metazoo.renamed import renamed_arguments
 from metazoo.runs.card import meta_model_card
 from metazoo.runs.config import RunConfig, resolve_config
 from metazoo.runs.description import begin, begun_config, check_run_folder, recorded_compute
@@ -26,6 +28,7 @@ from metazoo.zoo import Zoo, zoo_with_models
 _THREADS = 1
 
 
+@renamed_arguments(setting="preset")
 def train(
     zoo: Zoo | Path | str,
     method: str | None = None,
@@ -88,7 +91,7 @@ def train(
     check_run_folder(out, resume)
     keep_freed_memory()
     if not (out / DESCRIPTION).is_file():
-        resolved.method.check(zoo, resolved.options, resolved.seed)
+        check_before_work(resolved.method, zoo, resolved.options, resolved.seed)
     with graceful() as stop, exclusive(out):
         folder = RunFolder(out)
         folder.tidy()
