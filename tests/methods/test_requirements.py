@@ -74,15 +74,15 @@ def test_the_first_model_that_does_not_fit_is_named(tmp_path: Path) -> None:
 
 def test_weights_are_needed_by_white_box_methods_alone(tmp_path: Path) -> None:
     zoo = untrained(tmp_path / "zoo")
-    (zoo.folder / "models" / "model-1.safetensors").unlink()
+    known, *others = zoo.contracts
+    zoo = Zoo(zoo.folder, [known, *(contract.model_copy(update={"weights_sha256": ""}) for contract in others)])
     method = Strict(white_box=False)
     check_before_work(method, zoo, Config(), 3)
     assert method.checked
-    for refuse in (
-        lambda: plan_run(zoo),
-        lambda: train(zoo, out=tmp_path / "run"),
-    ):
-        with pytest.raises(UsageError, match="tgr needs the weights of every model, and 'model-1' has none"):
+    for refuse in (lambda: plan_run(zoo), lambda: train(zoo, out=tmp_path / "run")):
+        with pytest.raises(
+            UsageError, match="tgr needs the weights of every model, and 'model-1' has none"
+        ):
             refuse()
     assert not (tmp_path / "run").exists()
 

@@ -15,7 +15,6 @@ from metazoo.pipeline.stage_plan import StagePlan
 from metazoo.pipeline.workspace import Workspace
 from metazoo.recover.statistics import batch_norm_layers
 from metazoo.zoo import ModelContract, Zoo
-from metazoo.zoo.weights import weights_path
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def check_before_work(method: Method, zoo: Zoo, config: Any, seed: int) -> None:
     has_batch_norm = cache(lambda spec: _has_batch_norm(ClassifierSpec.model_validate_json(spec)))
     for contract in zoo:
         needed = None
-        if method.requires.white_box and not weights_path(zoo.folder, contract.name).is_file():
+        if method.requires.white_box and not contract.is_white_box:
             needed = "the weights of every model", "has none"
         elif method.requires.one_architecture and _build(contract) != _build(zoo.contracts[0]):
             needed = "models that are all built alike", f"is not built as {zoo.contracts[0].name!r}"
