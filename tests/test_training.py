@@ -308,7 +308,7 @@ def test_what_is_not_finished_or_damaged_has_no_meta_model(copied: Path) -> None
     as_interrupted(copied)
     run = Run.open(copied)
     assert not run.finished
-    with pytest.raises(RunError, match="has not finished; go on with it by train --resume"):
+    with pytest.raises(RunError, match="has not finished; continue it by train --resume"):
         _ = run.meta_model
 
 

@@ -1,5 +1,6 @@
 """Names of version 0.1, which work for one minor version with a warning that names the new ones."""
 
+import functools
 import importlib.util
 import sys
 import warnings
@@ -7,7 +8,9 @@ from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any, final
+from typing import Any, TypeVar, cast, final
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 # Rooms whose modules moved under their own name.
 _ROOMS = {"run": "storage execution", "learn": "features", "taskspace": "audit", "methods": "pipeline runs"}
@@ -83,6 +86,28 @@ def former_names(module: str, *homes: str) -> Callable[[str], Any]:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
 
     return find
+
+
+def renamed_arguments(**names: str) -> Callable[[Function], Function]:
+    """A decorator that takes keyword arguments by former names too, as in `@renamed_arguments(setting="preset")`.
+
+    A call that gives both names is a TypeError.
+    """
+
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            for former in names.keys() & keywords.keys():
+                name = names[former]
+                if name in keywords:
+                    raise TypeError(f"{function.__name__}() got {name} and its former name {former}")
+                _warn(f"{former}= of {function.__name__}()", f"{name}=")
+                keywords[name] = keywords.pop(former)
+            return function(*arguments, **keywords)
+
+        return cast(Function, call)
+
+    return decorate
 
 
 @final

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from metazoo.adapt import FewShotClassifier, load_support_folder
 from metazoo.cli.feature_source import open_source
-from metazoo.cli.output import print_table
+from metazoo.cli.output import print_sections, print_table
 from metazoo.data import ImageSet, assert_disjoint, load_images
 from metazoo.evaluate import evaluate, results_table
 from metazoo.execution.process_memory import keep_freed_memory
@@ -20,7 +20,6 @@ from metazoo.execution.progress import Progress
 from metazoo.execution.signals import graceful
 from metazoo.execution.threads import torch_threads
 from metazoo.report import write_report
-from metazoo.report.run_tables import GroupedModels, group_table
 from metazoo.report.zoo_tables import model_rows, model_table
 from metazoo.runs.record import Run
 from metazoo.runs.train import train
@@ -68,7 +67,7 @@ def demo(options: Namespace) -> None:
             workers=options.workers,
             progress=True,
         )
-        print_table(group_table(GroupedModels.of(run, zoo)))
+        print_sections(run, zoo, about_models=False)
         _say(f"Measured on scripts that no model saw: {UNSEEN.removeprefix('glyphs:')}")
         unseen = load_images(UNSEEN, images_per_class=40)
         assert_disjoint({name for contract in zoo for name in contract.class_names}, unseen.class_names)

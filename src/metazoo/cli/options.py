@@ -1,6 +1,7 @@
 """Options that several commands take. Nothing heavy is imported here."""
 
 import argparse
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -59,6 +60,20 @@ def images_per_class(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--images-per-class", type=positive, default=100, help="pictures of each glyph (default: %(default)s)"
     )
+
+
+class _FormerName(argparse.Action):
+    """An option by its name in version 0.1, which warns."""
+
+    def __call__(self, _: object, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
+        print(f"warning: {option} is now called --{self.dest}, and will be removed", file=sys.stderr)
+        setattr(namespace, self.dest, values)
+
+
+def preset(command: argparse.ArgumentParser) -> None:
+    """Add the option for the preset of a method."""
+    command.add_argument("--preset", help="of the method (default: default)")
+    command.add_argument("--setting", dest="preset", action=_FormerName, help="the name of --preset in version 0.1")
 
 
 def threads(command: argparse.ArgumentParser) -> None:

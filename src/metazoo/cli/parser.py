@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
         "with its value and what it means, as a file that `metazoo train --config` takes.",
     )
     methods.add_argument("method", metavar="METHOD", nargs="?", help="whose options to list (default: tgr)")
-    methods.add_argument("--preset", help="of the method (default: default)")
+    options.preset(methods)
     methods.set_defaults(command="train_commands:methods")
     _train(commands)
     measuring(commands)
@@ -110,9 +110,7 @@ def _zoo(commands: Any) -> None:
             command.add_argument("--seconds", type=number, default=120.0, help="that one model may take (default: 120)")
             command.add_argument("--memory", type=number, metavar="MB", help="likewise (default: most of what is free)")
         else:
-            command.add_argument(
-                "--run", help="a run on this zoo: show how far it trusts each model, and whom it has selected"
-            )
+            command.add_argument("--run", help="run on this zoo: show what it has recorded of each model")
         command.set_defaults(command=f"zoo_commands:{name}")
     change = commands.add_parser(
         "set",
@@ -140,7 +138,7 @@ def _train(commands: Any) -> None:
     train.add_argument("--zoo", required=True, help="zoo folder")
     train.add_argument("--out", required=True, help="run folder, made if missing")
     train.add_argument("--method", help="see `metazoo methods` (default: tgr)")
-    train.add_argument("--preset", help="of the method (default: default)")
+    options.preset(train)
     train.add_argument(
         "--config", help="YAML file with the options that differ from the preset (of a resumed run: as it was begun)"
     )

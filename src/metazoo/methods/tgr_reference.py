@@ -47,6 +47,7 @@ from metazoo.pipeline.embedding_stage import check_probe, embed_and_group
 from metazoo.pipeline.options import GroupingConfig, MetaModelConfig
 from metazoo.pipeline.recovery_stage import recover_images
 from metazoo.pipeline.replay_stage import VisitConfig, check_episodes, learn_by_replay
+from metazoo.pipeline.stage_plan import StagePlan, embedding_plans, recovery_plans, replay_plans
 from metazoo.pipeline.workspace import Workspace
 from metazoo.recover import GeneratorConfig, RecoveryBudget
 from metazoo.taskspace import Partition, ProbeConfig
@@ -85,6 +86,15 @@ def check_config(zoo: Zoo, config: PublishedTgrConfig) -> ClassIdentity:
     identity = identify_classes(zoo, config.class_map)
     check_episodes(zoo, identity, config.images_kept, config.learning, config.meta_model)
     return identity
+
+
+def plan_as_published(zoo: Zoo, config: PublishedTgrConfig) -> list[StagePlan]:
+    """The stages of `train_as_published`."""
+    return [
+        *recovery_plans(zoo, config.recovery, config.budget),
+        *embedding_plans(zoo, config.probe, config.budget),
+        *replay_plans(zoo, config.visits, config.recovery, config.budget, config.learning, config.meta_model),
+    ]
 
 
 def train_as_published(workspace: Workspace, config: PublishedTgrConfig) -> ImageClassifier:

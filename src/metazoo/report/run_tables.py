@@ -1,4 +1,4 @@
-"""The group table of a run."""
+"""Tables of what a run has recorded."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ from metazoo.zoo import Zoo
 
 @dataclass(frozen=True, eq=False)
 class GroupedModels:
-    """The models that a run learns from, in the order of `distance` [n, n], and their groups."""
+    """Models that a run learns from, in the order of `distance` (float [n, n]), and their groups."""
 
     zoo: Zoo
     grouping: Partition
@@ -27,7 +27,7 @@ class GroupedModels:
 
     @classmethod
     def of(cls, run: Run, zoo: Zoo) -> "GroupedModels":
-        """Those of a run that has grouped the models of `zoo`.
+        """Read what a run has grouped of the models of `zoo`.
 
         Raises:
             ArtefactError: a file of the run is missing or has changed.
@@ -39,17 +39,17 @@ class GroupedModels:
 
     @property
     def names(self) -> list[str]:
-        """Of the models."""
+        """Names of the models."""
         return [contract.name for contract in self.zoo]
 
     @property
     def domains(self) -> list[str]:
-        """Of the models."""
+        """Domains of the models."""
         return [contract.domain for contract in self.zoo]
 
 
 def group_table(models: GroupedModels) -> Table:
-    """Which models of a run learn together, and how unlike they are."""
+    """One row for each group of models, with their mean dissimilarity."""
     rows = group_rows(
         models.distance,
         models.grouping,
@@ -66,8 +66,8 @@ def group_table(models: GroupedModels) -> Table:
         table.add_column(column, overflow="fold")
     table.add_column("mean D", justify="right")
     for row in rows:
-        kinds = (_counts(row.domains), _counts(row.architectures))
-        table.add_row(str(row.index + 1), Text("\n".join(row.members)), *kinds, figure(row.mean_distance, 4))
+        counts = (_counts(row.domains), _counts(row.architectures))
+        table.add_row(str(row.index + 1), Text("\n".join(row.members)), *counts, figure(row.mean_distance, 4))
     return table
 
 
@@ -76,10 +76,10 @@ def _counts(values: dict[str, int]) -> Text:
 
 
 def health_table(record: dict[str, Any]) -> Table:
-    """One row a model; `record` is a run's `recovery.json`."""
+    """One row for each model."""
     table = Table(
         title="Recovery",
-        caption="recognised: share of its recovered images that the model takes for the class they were made for; "
+        caption="recognised: share of its recovered images that the model assigns to the class they were made for; "
         "batch norm: distance of their statistics from the stored ones, at the start of recovery and after it; -: it "
         "has none",
     )
@@ -120,15 +120,15 @@ def _text(cell: object) -> str:
 
 
 def trust_table(record: dict[str, Any]) -> Table:
-    """One row a model, the least trusted first; doubtful ones are marked."""
+    """One row for each model, the least trusted first; doubtful ones are marked."""
     table = Table(
         title="Trust",
-        caption="claims: others see the classes that this model's recovered images stand for; service: it sees those "
-        f"of others; both from 0, chance, to 1; trust: both, relative to the most trusted model; below "
-        f"{record['threshold']:g}: doubtful (!); -: nobody could judge",
+        caption="recognised by others: other models see the classes that this model's recovered images stand for; "
+        "recognises others: it sees those of other models; both from 0, chance, to 1; trust: both, relative to the "
+        f"most trusted model; below {record['threshold']:g}: doubtful (!); -: nobody could judge",
     )
     table.add_column("model", overflow="fold")
-    for heading in ("trust", "claims", "service"):
+    for heading in ("trust", "recognised by others", "recognises others"):
         table.add_column(heading, justify="right")
     for row in sorted(record["models"], key=lambda row: (row["score"], row["model"])):
         is_doubtful = row["model"] in record["doubtful"]
@@ -140,11 +140,11 @@ def trust_table(record: dict[str, Any]) -> Table:
 
 
 def selection_table(record: dict[str, Any]) -> Table:
-    """One row a model, the least likely first."""
+    """One row for each model, the least likely first."""
     seen = record["validation"]
     table = Table(
         title="Selection",
-        caption="chance that a single model drawn at the end of the run were this one; learned from the accuracy on "
+        caption="chance of being drawn, for a single draw at the end of the run; learned from the accuracy on "
         f"{seen['images']} labelled images ({seen['accuracy']:.1f} % at the end), so the run is not data-free",
     )
     table.add_column("model", overflow="fold")

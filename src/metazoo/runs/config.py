@@ -9,7 +9,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from metazoo.errors import UsageError, shown
-from metazoo.methods.registry import Method, get_method
+from metazoo.execution.progress import message
+from metazoo.methods.base import Method
+from metazoo.methods.registry import get_method
+from metazoo.renamed import renamed_arguments
 from metazoo.storage.validation import check_format_version, first_problem, read_mapping, remedy_for_unknown
 
 FORMAT_VERSION = 1
@@ -42,6 +45,7 @@ class RunConfig:
         return yaml.safe_dump(self.as_record(), sort_keys=False)
 
 
+@renamed_arguments(setting="preset")
 def resolve_config(
     options: Mapping[str, Any] | Path | str | None = None,
     *,
@@ -71,8 +75,11 @@ def resolve_config(
         place, given = "the options", dict(options or {})
     check_format_version(place, given.pop(_MARK, FORMAT_VERSION), FORMAT_VERSION, UsageError)
     chosen = get_method(str(method or given.pop("method", None) or "tgr"))
-    former = given.pop("setting", None)  # the name in version 0.1
-    named = str(preset or given.pop("preset", None) or former or "default")
+    if "setting" in given and "preset" not in given:
+        given["preset"] = given.pop("setting")
+        if not begun:
+            message(f"warning: {place}: setting is now called preset, and will be removed")
+    named = str(preset or given.pop("preset", None) or "default")
     if named not in chosen.presets:
         raise UsageError(f"{chosen.name} has no preset {named!r}; choose one of {', '.join(chosen.presets)}")
     counted = seed if seed is not None else given.pop("seed", 0)

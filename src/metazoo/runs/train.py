@@ -11,9 +11,11 @@ from metazoo.execution.compute import Compute
 from metazoo.execution.process_memory import keep_freed_memory
 from metazoo.execution.signals import graceful
 from metazoo.execution.threads import torch_threads
+from metazoo.methods.base import check_before_work
 from metazoo.pipeline.layout import DESCRIPTION, FINISHED, GROUPING, HEALTH, META_MODEL, METRICS, SELECTION, TRUST
 from metazoo.pipeline.privacy import discard_images, hide_images
 from metazoo.pipeline.workspace import Workspace
+from metazoo.renamed import renamed_arguments
 from metazoo.runs.config import RunConfig, resolve_config
 from metazoo.runs.description import begin, begun_config, check_run_folder, recorded_compute
 from metazoo.runs.record import Run
@@ -27,6 +29,7 @@ _THREADS = 1
 _CARD_RECORDS = {"health": HEALTH, "trust": TRUST, "selection": SELECTION, "groups": GROUPING}
 
 
+@renamed_arguments(setting="preset")
 def train(
     zoo: Zoo | Path | str,
     method: str | None = None,
@@ -89,7 +92,7 @@ def train(
     check_run_folder(out, resume)
     keep_freed_memory()
     if not (out / DESCRIPTION).is_file():
-        resolved.method.check(zoo, resolved.options, resolved.seed)
+        check_before_work(resolved.method, zoo, resolved.options, resolved.seed)
     with graceful() as stop, exclusive(out):
         folder = RunFolder(out)
         folder.tidy()

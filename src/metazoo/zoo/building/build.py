@@ -13,6 +13,7 @@ from metazoo.execution.progress import Progress
 from metazoo.execution.randomness import generator
 from metazoo.execution.signals import graceful
 from metazoo.models import ImageClassifier
+from metazoo.renamed import renamed_arguments
 from metazoo.zoo.building.classifier_training import train_classifier, with_pixel_statistics
 from metazoo.zoo.building.jobs import Job, check_same, plan_jobs
 from metazoo.zoo.contract import Permission
@@ -20,6 +21,7 @@ from metazoo.zoo.training_config import TrainingConfig
 from metazoo.zoo.zoo_folder import Zoo
 
 
+@renamed_arguments(recipe="config")
 def build_zoo(
     out: Path | str,
     image_set: ImageSet,

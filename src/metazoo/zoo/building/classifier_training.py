@@ -13,6 +13,7 @@ from metazoo.errors import UsageError, ZooError
 from metazoo.execution import randomness
 from metazoo.execution.repeat import Repeated
 from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
+from metazoo.renamed import renamed_arguments
 from metazoo.zoo.training_config import TrainingConfig
 
 _IMAGES_AT_ONCE = 256
@@ -37,6 +38,7 @@ def with_pixel_statistics(spec: ClassifierSpec, images: Tensor) -> ClassifierSpe
     return spec.model_copy(update={k: tuple(round(x, 4) for x in v.tolist()) for k, v in rounded.items()})
 
 
+@renamed_arguments(recipe="config")
 def train_classifier(
     spec: ClassifierSpec,
     training_set: ImageSet,
