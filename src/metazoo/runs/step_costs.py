@@ -30,7 +30,7 @@ from metazoo.models import ClassifierSpec, build_classifier
 from metazoo.pipeline.learning_stage import teacher_targets
 from metazoo.recover import GeneratorConfig, RecoveryBudget, RecoveryConfig, recover_buckets
 from metazoo.recover.budget import plan_buckets
-from metazoo.taskspace import ProbeConfig, train_probe
+from metazoo.taskspace import FixedGrouping, Partition, ProbeConfig, train_probe
 from metazoo.zoo import ModelContract, WhiteBoxTeacher, Zoo
 
 Result = TypeVar("Result")
@@ -150,8 +150,7 @@ def time_group_learning(
     learner = GroupLearner(
         Student(spec, sizes, list(counts.values()), 0),
         resident,
-        [list(range(len(zoo)))],
-        lambda _: tuple(range(members)),
+        FixedGrouping(Partition((tuple(range(len(zoo))),), "single")),
         targets,
         learning.model_copy(update={"views": max(_VIEWS, len(zoo))}),
         0,
@@ -186,7 +185,7 @@ def time_replay_learning(
     labels = torch.arange(ways).repeat(max(visits.images_per_class, learning.replay.shots + learning.replay.queries))
     images = fitted(bank.images_of(zoo.contracts[0].name)[0], side)
     some = images[torch.randint(len(images), (len(labels),), generator=random)]
-    visit = Visit(some, labels, labels, lambda pixels: torch.zeros(len(pixels), ways))
+    visit = Visit(some, labels, labels, lambda pixels: torch.zeros(len(pixels), ways), 0)
 
     def seconds(updates: int) -> tuple[float, ReplayLearner]:
         replay = learning.replay.model_copy(update={"most_updates": updates, "patience": max(1, updates)})
