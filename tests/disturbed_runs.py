@@ -165,9 +165,10 @@ class _Disturbance:
 def _watched() -> dict[str, Any]:
     """The owner of each function whose calls are moments."""
     from metazoo.learn.group_learning import GroupLearner
+    from metazoo.learn.update_rules import MemberStep
     from metazoo.taskspace import probe
 
-    return {"shift_and_flip": probe, **dict.fromkeys(("step", "_descend", "calibrate"), GroupLearner)}
+    return {"shift_and_flip": probe, "descend": MemberStep, **dict.fromkeys(("step", "calibrate"), GroupLearner)}
 
 
 class _Process:

@@ -30,7 +30,7 @@ KNOWS: dict[str, set[str]] = {
     "audit": {"zoo", "bank", "models", "data", "execution", "storage"},
     "features": {"models", "data", "execution", "storage"},
     "fusion": {"zoo", "models", "execution", "storage"},
-    "learn": {"features", "bank", "models", "data", "execution", "storage"},
+    "learn": {"features", "taskspace", "bank", "models", "data", "execution", "storage"},
     "evaluate": {"features", "fusion", "zoo", "data", "models", "execution", "storage"},
     "adapt": {"features", "zoo", "data", "models", "execution", "storage"},
 }

@@ -68,7 +68,7 @@ CHAINS = {
         "kill rename checkpoints/*2.safetensors",
         "stop call step",
         "kill unlink checkpoints/*2.safetensors",
-        "kill return _descend",
+        "kill return descend",
         "full create checkpoints/*",
         "kill rename manifest.json",
         "locked rename checkpoints/*",

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from metazoo.learn.regularisers import ExplicitRegularisation, ImplicitRegularisation, MeanGradient, Regulariser
+from metazoo.learn.update_rules import GroupsInTurn, JointUpdate, UpdateName, UpdateRule
 
 
 class RegularisationConfig(BaseModel):
@@ -22,9 +23,13 @@ class RegularisationConfig(BaseModel):
     differentiate_displacement: bool = Field(default=False, description="as published: it doubles the strength")
     every: int = Field(default=1, ge=1, description="one step in so many, so many times as strongly")
 
-    def at(self, step: int) -> Regulariser:
-        """The regulariser of this step, counted from 1."""
-        if self.kind == "mean" or step % self.every:
+    def is_due(self, step: int) -> bool:
+        """Whether this step, counted from 1, is regularised; else it follows the mean gradient."""
+        return step % self.every == 0
+
+    def build(self) -> Regulariser:
+        """The regulariser of the steps that are regularised."""
+        if self.kind == "mean":
             return MeanGradient()
         strength = self.strength * self.every
         if self.kind == "explicit":
@@ -34,10 +39,21 @@ class RegularisationConfig(BaseModel):
         )
 
 
-class LearningConfig(BaseModel):
-    """How the meta-model learns from the bank."""
+class UpdateConfig(BaseModel):
+    """How one step moves the parameters; see `metazoo.learn.update_rules`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    update: UpdateName = Field(default="joint", description="joint: once along all teachers; in-turn: by sub-groups")
+    teachers_per_update: int = Field(default=1, ge=1, description="teachers of a sub-group of update in-turn")
+
+    def build_update(self) -> UpdateRule:
+        """The update rule described."""
+        return JointUpdate() if self.update == "joint" else GroupsInTurn(self.teachers_per_update)
+
+
+class LearningConfig(UpdateConfig):
+    """How the meta-model learns from the bank."""
 
     steps: int = Field(
         default=3000, ge=1, description="steps of Adam; for each of several kinds domains.specialise more"

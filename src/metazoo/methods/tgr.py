@@ -40,7 +40,7 @@ from metazoo.methods.base import Method
 from metazoo.methods.tgr_reference import PublishedTgrConfig, check_config, plan_as_published, train_as_published
 from metazoo.models import ImageClassifier, network_without_weights
 from metazoo.pipeline.audit_stage import DomainConfig, TrustConfig, apply_trust, find_kinds, specialised
-from metazoo.pipeline.domain_models import with_specialists
+from metazoo.pipeline.domain_models import with_domain_models
 from metazoo.pipeline.embedding_stage import check_probe, embed_and_group
 from metazoo.pipeline.learning_stage import learn_from_groups
 from metazoo.pipeline.options import GroupingConfig, ImageSourceConfig, MetaModelConfig
@@ -57,7 +57,7 @@ from metazoo.pipeline.stage_plan import (
 )
 from metazoo.pipeline.workspace import Workspace
 from metazoo.recover import RecoveryBudget, RecoveryConfig
-from metazoo.taskspace import ImageNetProbe, ProbeConfig
+from metazoo.taskspace import FixedGrouping, ImageNetProbe, ProbeConfig
 from metazoo.zoo import Zoo
 
 
@@ -153,10 +153,16 @@ class TaskGroupingsRegularization(Method):
                 f"note: {len(kinds)} kinds of images, so {more.steps} steps of learning more for each: "
                 f"{', '.join(kinds)}"
             )
-        grouping = embed_and_group(workspace, banks, config.probe, config.grouping)
+        partition = embed_and_group(workspace, banks, config.probe, config.grouping)
         classifier = learn_from_groups(
-            workspace, banks, grouping, config.learning, config.meta_model, weights, validation
+            workspace, banks, FixedGrouping(partition), config.learning, config.meta_model, weights, validation
         )
         if not kinds:
             return classifier
-        return with_specialists(workspace, banks, grouping, classifier, kinds, more, config.domains.images, weights)
+
+        def learn_domain(part: Workspace, own: Sequence[int], start: ImageClassifier, stage: str) -> ImageClassifier:
+            own_weights = None if weights is None else weights[list(own)]
+            grouping = FixedGrouping(partition.within(own))
+            return learn_from_groups(part, banks, grouping, more, start, own_weights, stage=stage)
+
+        return with_domain_models(workspace, banks, classifier, kinds, learn_domain, config.domains.images, weights)

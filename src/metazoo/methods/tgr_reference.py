@@ -50,7 +50,7 @@ from metazoo.pipeline.replay_stage import VisitConfig, check_episodes, learn_by_
 from metazoo.pipeline.stage_plan import StagePlan, embedding_plans, recovery_plans, replay_plans
 from metazoo.pipeline.workspace import Workspace
 from metazoo.recover import GeneratorConfig, RecoveryBudget
-from metazoo.taskspace import Partition, ProbeConfig
+from metazoo.taskspace import FixedGrouping, Partition, ProbeConfig
 from metazoo.zoo import ClassIdentity, Zoo, identify_classes
 
 
@@ -102,7 +102,8 @@ def train_as_published(workspace: Workspace, config: PublishedTgrConfig) -> Imag
     identity = keep_classes(workspace, lambda: check_config(workspace.zoo, config))
     check_probe(workspace, config.probe)
     bank = recover_images(workspace, config.recovery, config.budget)
-    grouping, identity = _group_and_compare(workspace, bank, identity, config)
+    partition, identity = _group_and_compare(workspace, bank, identity, config)
+    grouping = FixedGrouping(partition)
     return learn_by_replay(
         workspace, bank, grouping, identity, config.visits, config.recovery, config.learning, config.meta_model
     )

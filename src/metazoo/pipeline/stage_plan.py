@@ -31,7 +31,7 @@ from metazoo.pipeline.replay_stage import VisitConfig
 from metazoo.pipeline.selection_stage import SelectionConfig
 from metazoo.recover import GeneratorConfig, RecoveryBudget, RecoveryConfig, guides_for, plan_recovery, recover_buckets
 from metazoo.recover.budget import plan_buckets
-from metazoo.taskspace import ImageNetProbe, ProbeConfig, train_probe
+from metazoo.taskspace import FixedGrouping, ImageNetProbe, Partition, ProbeConfig, train_probe
 from metazoo.zoo import ModelContract, WhiteBoxTeacher, Zoo
 
 _ITERATIONS, _STEPS, _VIEWS, _TRUST_IMAGES, _IMAGES_PER_TEACHER = 4, 6, 256, 64, 150
@@ -238,8 +238,7 @@ class _GroupStep:
         learner = GroupLearner(
             Student(spec, _feature_sizes(context), [contract.spec.classes for contract in context.zoo], 0),
             context.images_at(spec.input_size),
-            [list(range(len(context.zoo)))],
-            lambda _: tuple(range(members)),
+            FixedGrouping(Partition((tuple(range(len(context.zoo))),), "single")),
             teacher_targets(context.teachers, CPU, context.threads),
             config.model_copy(update={"views": max(_VIEWS, len(context.zoo))}),
             0,
@@ -328,7 +327,7 @@ class _MetaIteration:
         labels = torch.arange(ways).repeat(max(visits.images_per_class, replay.shots + replay.queries))
         images = fitted(context.bank.images_of(zoo.contracts[0].name)[0], side)
         some = images[torch.randint(len(images), (len(labels),), generator=random)]
-        visit = Visit(some, labels, labels, lambda pixels: torch.zeros(len(pixels), ways))
+        visit = Visit(some, labels, labels, lambda pixels: torch.zeros(len(pixels), ways), 0)
 
         def time_step(updates: int) -> tuple[float, ReplayLearner]:
             options = replay.model_copy(update={"most_updates": updates, "patience": max(1, updates)})

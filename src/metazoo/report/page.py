@@ -139,9 +139,8 @@ def _chapters(run: Run, zoo: Zoo | None, config: RunConfig, sheets: list[tuple[s
     source = source_of(config.as_record())["kind"]
 
     def chapter(name: str) -> dict[str, Any]:
-        source = source_of(config.as_record())
-        other = f": nothing, but images of another source ({source['kind']})"
-        heading = name + other if name == IMAGES and source["kind"] != "recovered" else name
+        other = f": nothing, but images of another source ({source})"
+        heading = name + other if name == IMAGES and source != "recovered" else name
         empty = {"heading": heading, "warnings": [], "sheets": [], "sections": []}
         return chapters.setdefault(name, empty)
 

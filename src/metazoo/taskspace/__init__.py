@@ -3,7 +3,7 @@
 from metazoo.renamed import former_names
 from metazoo.taskspace.embeddings import FisherEmbeddings, TaskEmbedding, write_embeddings
 from metazoo.taskspace.fisher import diagonal_fisher
-from metazoo.taskspace.groupings import STRATEGIES, Partition, Strategy, group
+from metazoo.taskspace.groupings import STRATEGIES, FixedGrouping, Grouping, Partition, Strategy, group
 from metazoo.taskspace.imagenet_probe import ImageNetProbe
 from metazoo.taskspace.probe import Probe, ProbeConfig, train_probe
 from metazoo.taskspace.quality import GroupQuality, GroupRow, draw_members, group_quality, group_rows
@@ -19,8 +19,10 @@ __all__ = [
     "PUBLISHED_EPSILON",
     "STRATEGIES",
     "FisherEmbeddings",
+    "FixedGrouping",
     "GroupQuality",
     "GroupRow",
+    "Grouping",
     "ImageNetProbe",
     "Partition",
     "Probe",
