@@ -6,7 +6,6 @@ point, or because the caller asks for it (`load_plugin`, `--plugin`). Nothing in
 
 import difflib
 import importlib
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
@@ -17,7 +16,6 @@ from metazoo.errors import UsageError
 Value = TypeVar("Value")
 Given = TypeVar("Given")
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _modules: dict[str, None] = {}
 
 
@@ -93,8 +91,8 @@ class Registry(Generic[Value]):
         A module may replace what it has registered itself, as when it is reloaded or a notebook cell is run again.
 
         Raises:
-            UsageError: the name has other characters than letters, digits, `.`, `_` and `-`; another module has
-                registered a value of this name; or the value is of another class.
+            UsageError: the name is empty, longer than 100 characters or has a colon or a character that cannot be
+                printed; another module has registered a value of this name; or the value is of another class.
         """
         if value is None:
             return lambda given: self.register(name, given)
@@ -153,10 +151,10 @@ class Registry(Generic[Value]):
         return unknown_name(self._noun, name, (*self.names(), *self._also))
 
     def _add(self, name: str, value: Any, owner: str | None) -> None:
-        if not _NAME.fullmatch(name):
+        if not 0 < len(name) <= 100 or not name.isprintable() or name != name.strip() or ":" in name:
             raise UsageError(
-                f"{name[:100]!r} cannot be the name of {self._noun} {value!r}; give 1 to 100 letters, digits, dots, "
-                "dashes or underscores, a letter or digit first"
+                f"{name[:100]!r} cannot be the name of {self._noun} {value!r}; give 1 to 100 printable characters, "
+                "without a colon, that neither begin nor end with a space"
             )
         if name in self._values and (owner is None or self._owners.get(name) != owner):
             brought = self._owners.get(name) or "metazoo"

@@ -58,9 +58,9 @@ def test_a_registry_keeps_names_in_the_order_of_registration() -> None:
     assert registry.validate("two") == "two"
 
 
-@pytest.mark.parametrize("name", ["", "-a", "a b", "a:b", "a/b", "a\n", "ä", "a" * 101])
+@pytest.mark.parametrize("name", ["", " a", "a ", "a:b", "a\n", "\x1b[31m", "a" * 101])
 def test_a_name_is_plain(name: str) -> None:
-    with pytest.raises(UsageError, match="cannot be the name of number 1; give 1 to 100 letters"):
+    with pytest.raises(UsageError, match="cannot be the name of number 1; give 1 to 100 printable"):
         Registry("number").register(name, 1)
 
 
