@@ -60,7 +60,12 @@ class Outcome:
 
 
 def disturbed(
-    zoo: Path, options: dict[str, Any], parent: Path, chains: Mapping[str, Sequence[str]], workers: int = 1
+    zoo: Path,
+    options: dict[str, Any],
+    parent: Path,
+    chains: Mapping[str, Sequence[str]],
+    workers: int = 1,
+    plugins: Sequence[str] = (),
 ) -> dict[str, list[Outcome]]:
     """Run one process after the other on each run folder, each with its disturbance, and at last one without.
 
@@ -72,11 +77,13 @@ def disturbed(
         parent: of the run folders; that of a run without any disturbance is `whole`.
         chains: the disturbances by the name of the run folder.
         workers: of the runs but `whole`, which has one.
+        plugins: packages that the runs load.
 
     Returns:
         The outcome of every process, that of one that was told to wait at the end of its chain.
     """
     request = {"zoo": str(zoo), "options": options, "parent": str(parent), "chains": chains, "workers": workers}
+    request["plugins"] = [*plugins]
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", __file__],
         input=json.dumps(request), capture_output=True, text=True, check=False, timeout=3600,
@@ -241,11 +248,14 @@ def _main() -> None:
     import torch
 
     from metazoo.pipeline import learning_stage
+    from metazoo.plugins import load_plugin
 
     torch.set_num_threads(1)
     learning_stage._STEPS_BETWEEN_CHECKPOINTS = 2
     request = json.load(sys.stdin)
     parent, zoo = Path(request["parent"]), Path(request["zoo"])
+    for name in request["plugins"]:
+        load_plugin(name)
     options = parent / "options.yaml"
     options.write_text(json.dumps(request["options"]))
     # In this process: the children then have what torch and others load at their first use.

@@ -32,8 +32,15 @@ if TYPE_CHECKING:
     )
     from metazoo.adapt import FewShotClassifier, MetaModel
     from metazoo.data import load_images
+    from metazoo.features.heads import register_head
+    from metazoo.learn.learners import register_learner
+    from metazoo.learn.learning_config import register_regulariser
+    from metazoo.methods import register_method
+    from metazoo.models import register_architecture
+    from metazoo.plugins import load_plugin
     from metazoo.runs.record import Run
     from metazoo.runs.train import train
+    from metazoo.taskspace import register_grouping
     from metazoo.zoo import Zoo, build_zoo
 
     __version__: str
@@ -45,6 +52,13 @@ _HOMES = {
     "Zoo": "metazoo.zoo",
     "build_zoo": "metazoo.zoo",
     "load_images": "metazoo.data",
+    "load_plugin": "metazoo.plugins",
+    "register_architecture": "metazoo.models",
+    "register_grouping": "metazoo.taskspace",
+    "register_head": "metazoo.features.heads",
+    "register_learner": "metazoo.learn.learners",
+    "register_method": "metazoo.methods",
+    "register_regulariser": "metazoo.learn.learning_config",
     "train": "metazoo.runs.train",
 }
 # `metazoo.adapt` and `metazoo.evaluate` are rooms, whatever was imported before; the functions lie in them.
@@ -93,10 +107,17 @@ __all__ = [
     "fusion",
     "learn",
     "load_images",
+    "load_plugin",
     "methods",
     "models",
     "pipeline",
     "recover",
+    "register_architecture",
+    "register_grouping",
+    "register_head",
+    "register_learner",
+    "register_method",
+    "register_regulariser",
     "report",
     "runs",
     "storage",

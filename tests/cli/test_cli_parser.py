@@ -58,7 +58,7 @@ def test_the_version_is_said(cli: Cli) -> None:
 
 
 def test_heads_and_modes_are_those_of_the_library() -> None:
-    assert tuple(head.name for head in heads.HEADS) == HEADS
+    assert heads.HEADS.names() == HEADS
     assert heads.DEFAULT_HEAD == DEFAULT_HEAD
     assert batch_norm.BATCH_NORM_MODES == BATCH_NORM_MODES
     assert compute.PRECISIONS == PRECISIONS
@@ -94,7 +94,7 @@ TRAIN = ("train", "--zoo", "zoo", "--out", "run")
         ((*EVALUATE, "--shots", "1,"), r"--shots: '1,' is not a list"),
         ((*EVALUATE, "--ways", "five"), r"--ways: 'five' is not a whole number of at least 1"),
         ((*EVALUATE, "--episodes", "0"), r"--episodes: '0' is not a whole number of at least 1"),
-        ((*EVALUATE, "--head", "svm"), r"--head: invalid choice: 'svm' \(choose from .*nearest-mean.*fine-tune"),
+        ((*EVALUATE, "--head", "svm"), r"--head: unknown head 'svm'; choose one of nearest-mean, .*fine-tune"),
         ((*EVALUATE, "--batch-norm", "none"), r"--batch-norm: invalid choice: 'none' \(choose from .*running"),
         (("predict", "c", "i", "--format", "xml"), r"--format: invalid choice: 'xml' \(choose from .*jsonl"),
         (("zoo", "build", "z", "--data", "d", "--models", "x"), r"--models: 'x' is not a whole number"),

@@ -147,7 +147,7 @@ def test_a_run_in_use_is_left_alone(refused: Refused, own: Workshop) -> None:
         ("method: maml", "unknown method 'maml'; choose one of tgr"),
         ("preset: secret", "tgr has no preset 'secret'; choose one of default"),
         ("seed: -1", "seed must be a whole number of at least 0"),
-        ("meta_model: {architecture: resnet-1000}", "the architecture must be one of conv4"),
+        ("meta_model: {architecture: resnet-1000}", "unknown architecture 'resnet-1000'; choose one of conv4"),
         ("format_version: 9", "has format version 9, this metazoo reads 1; update metazoo"),
         ("- a\n- b", "must hold options by name"),
         ("a: [", "is not valid YAML"),

@@ -110,7 +110,7 @@ def test_whether_queries_influence_each_other_is_said() -> None:
         assert {row.batch_norm for row in rows} == {mode}
 
 
-@pytest.mark.parametrize("head", HEADS, ids=lambda head: head.name)
+@pytest.mark.parametrize("head", [*HEADS], ids=lambda head: head.name)
 def test_a_transductive_head_says_so_in_file_and_table(head: Head, tmp_path: Path) -> None:
     out = tmp_path / "result.json"
     run(subject(classifier()), images=noise_images(), shots=(2,), episodes=2, head=head.name, out=out)

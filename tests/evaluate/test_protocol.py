@@ -106,7 +106,7 @@ def test_every_image_is_embedded_once_for_all_lists(
     assert spy.seen == len(used)
 
 
-@pytest.mark.parametrize("head", HEADS, ids=lambda head: head.name)
+@pytest.mark.parametrize("head", [*HEADS], ids=lambda head: head.name)
 @pytest.mark.parametrize("mode", BATCH_NORM_MODES)
 def test_a_prediction_depends_on_other_queries_in_mode_query_and_with_transductive_heads_alone(
     images: ImageSet, lists: list[EpisodeList], head: Head, mode: BatchNormMode
@@ -118,7 +118,7 @@ def test_a_prediction_depends_on_other_queries_in_mode_query_and_with_transducti
     assert torch.allclose(alone, scores[:4], atol=1e-5) == (mode != "query" and not head.transductive)
 
 
-@pytest.mark.parametrize("head", HEADS, ids=lambda head: head.name)
+@pytest.mark.parametrize("head", [*HEADS], ids=lambda head: head.name)
 @pytest.mark.parametrize("mode", BATCH_NORM_MODES)
 def test_every_head_and_mode_leaves_the_subject_as_it_was(
     images: ImageSet, lists: list[EpisodeList], head: Head, mode: BatchNormMode
@@ -157,7 +157,7 @@ def test_an_unknown_mode_is_refused(images: ImageSet, lists: list[EpisodeList]) 
         evaluate_lists(subject(), images, lists, NearestMean(), "test")  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.parametrize("head", HEADS, ids=lambda head: head.name)
+@pytest.mark.parametrize("head", [*HEADS], ids=lambda head: head.name)
 def test_a_broken_subject_is_named(images: ImageSet, lists: list[EpisodeList], head: Head) -> None:
     module = classifier()
     next(module.parameters()).fill_(torch.nan)

@@ -137,7 +137,7 @@ def test_protonet_takes_the_nearest_mean() -> None:
     torch.testing.assert_close(ProtoNet().query_logits(functioning, parameters, task), -distances)
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", LEARNERS.names())
 def test_gradients_of_episodes_add_up_and_learning_helps(name: str) -> None:
     functioning, learner = model(), build_learner(name, steps=2, learning_rate=0.05)
     parameters = parameters_of(functioning)
@@ -156,7 +156,7 @@ def test_gradients_of_episodes_add_up_and_learning_helps(name: str) -> None:
     assert later.accuracy > together.accuracy or later.accuracy == 1
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", LEARNERS.names())
 def test_threads_that_share_episodes_change_no_gradient(name: str) -> None:
     functioning, tasks = model(), [episode(seed) for seed in range(5)]
     learner, parameters = build_learner(name, steps=2, learning_rate=0.05), parameters_of(functioning)
@@ -173,7 +173,7 @@ def test_an_unknown_learner_is_refused() -> None:
         build_learner("reptile")
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", LEARNERS.names())
 def test_episodes_played_back_from_a_recording_have_the_same_gradients(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -171,12 +171,12 @@ def test_images_of_another_source_are_not_inverted(zoo: Zoo, kind: str) -> None:
 
 def planned_as(monkeypatch: pytest.MonkeyPatch, zoo: Zoo, plans: list[StagePlan], workers: int = 1) -> Plan:
     """The plan of a run by a method that declares `plans`."""
-    monkeypatch.setattr(type(METHODS[0]), "plan", lambda *_: plans)
+    monkeypatch.setattr(type(METHODS.get("tgr")), "plan", lambda *_: plans)
     return plan_run(zoo, config=OPTIONS, workers=workers)
 
 
 def test_a_method_that_declares_nothing_says_so(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(type(METHODS[0]), "plan", Method.plan)
+    monkeypatch.setattr(type(METHODS.get("tgr")), "plan", Method.plan)
     plan = plan_run(zoo, config=OPTIONS)
     assert not plan.stages
     assert not plan.is_complete

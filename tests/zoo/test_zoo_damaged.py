@@ -196,7 +196,7 @@ def test_a_variance_of_zero_is_sound(zoo: Zoo) -> None:
 def test_a_spec_that_cannot_be_built_is_named(zoo: Zoo, spec: dict[str, Any], problem: str) -> None:
     changed = edited(zoo, lambda content: content["models"][1]["spec"].update(spec))
     with pytest.raises(
-        ZooError, match=f"model 'second' of .* cannot be built: .*{problem}.*; update metazoo or remove"
+        ZooError, match=f"model 'second' of .* cannot be built: .*{problem}.*; update metazoo, or take the model out"
     ):
         changed.teacher("second")
 

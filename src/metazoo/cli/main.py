@@ -8,8 +8,9 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from metazoo.cli.parser import build_parser
+from metazoo.cli.parser import build_parser, early_options
 from metazoo.errors import Interrupted, MetazooError
+from metazoo.plugins import load_plugin
 from metazoo.text import printable
 
 
@@ -20,7 +21,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _escape_what_cannot_be_encoded()
     try:
         try:
-            options = build_parser().parse_args([word for word in given if word != "--debug"])
+            early, rest = early_options().parse_known_args(given)
+            for name in early.plugin:
+                load_plugin(name)
+            options = build_parser().parse_args(rest)
             module, _, function = options.command.partition(":")
             return int(getattr(importlib.import_module(f"metazoo.cli.{module}"), function)(options) or 0)
         finally:

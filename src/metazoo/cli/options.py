@@ -5,7 +5,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-# Those of `metazoo.learn` and `metazoo.run`, which bring in torch; a test compares them.
+from metazoo.plugins import unknown_name
+
+# Those of `metazoo.features` and `metazoo.execution`, which bring in torch; a test compares them.
 HEADS = (
     "nearest-mean",
     "nearest-mean-euclidean",
@@ -25,11 +27,20 @@ DATA_HELP = (
 )
 
 
+def _head_name(text: str) -> str:
+    # Only a plug-in, loaded before, can have registered another one, and that brings the registry in.
+    loaded = sys.modules.get("metazoo.features.heads")
+    known = HEADS if loaded is None else loaded.HEADS.names()
+    if text not in known:
+        raise argparse.ArgumentTypeError(unknown_name("head", text, known))
+    return text
+
+
 def head(command: argparse.ArgumentParser) -> None:
     """How a new task is learned."""
     command.add_argument(
         "--head",
-        choices=HEADS,
+        type=_head_name,
         default=DEFAULT_HEAD,
         help="nearest-mean (by cosine), nearest-mean-euclidean: class means of the features; ridge, logistic: a linear "
         "classifier on them; soft-k-means-balanced, soft-k-means-free: means refined by the queries (transductive), as "

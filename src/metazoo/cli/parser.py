@@ -16,12 +16,27 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; see `{self.prog} --help`")
 
 
+def early_options() -> argparse.ArgumentParser:
+    """The parser of what may stand anywhere in a command line and is read before the rest."""
+    parser = _Parser(prog="metazoo", add_help=False)
+    parser.add_argument("--debug", action="store_true", help="show where an error arose")
+    parser.add_argument(
+        "--plugin",
+        metavar="PACKAGE",
+        action="append",
+        default=[],
+        help="import an installed package or module that registers architectures, methods, heads, ...; repeatable",
+    )
+    return parser
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of every command; the parsed `command` names the function that does it, as `module:function`."""
     parser = _Parser(
         prog="metazoo",
         description="Data-free meta-learning: from a zoo of pre-trained classifiers to one few-shot learner.",
-        epilog="With --debug anywhere, an error shows where it arose.",
+        epilog="--debug and --plugin may stand anywhere in a command line.",
+        parents=[early_options()],
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and stop")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)

@@ -7,24 +7,25 @@ papers of data-free meta-learning.
 
 import contextlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final, get_args
+from functools import partial
+from typing import Annotated, ClassVar, final
 
 import torch
+from pydantic import AfterValidator
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from metazoo.errors import UsageError
 from metazoo.execution.threads import ThreadCopies
 from metazoo.features.batch_norm import batch_statistics
 from metazoo.features.heads.base import raw_class_means
 from metazoo.learn.regularisers import Parameters
 from metazoo.learn.second_derivatives import QuickSecondDerivatives
 from metazoo.models import ImageClassifier
+from metazoo.plugins import Registry
 
-LearnerName = Literal["maml", "maml-first-order", "anil", "protonet"]
-LEARNERS: tuple[LearnerName, ...] = get_args(LearnerName)
 _HEAD = "network.head."
 
 
@@ -82,7 +83,7 @@ class Learner(ABC):
         name: as users type it.
     """
 
-    name: ClassVar[LearnerName]
+    name: ClassVar[str]
 
     @abstractmethod
     def query_logits(self, model: FunctionalClassifier, parameters: Parameters, episode: EpisodeImages) -> Tensor:
@@ -154,19 +155,30 @@ class ProtoNet(Learner):
         return -(queries.unsqueeze(1) - means).square().sum(2)
 
 
+LEARNERS: Registry[Callable[..., Learner]] = Registry(
+    "learner",
+    values={
+        "maml": Maml,
+        "maml-first-order": partial(Maml, first_order=True),
+        "anil": Anil,
+        "protonet": lambda **_: ProtoNet(),
+    },
+)
+register_learner = LEARNERS.register
+"""Register a builder of a `Learner`, called as `builder(steps=, learning_rate=)` with the settings of its inner loop:
+`register_learner(name, builder)`, or the decorator `register_learner(name)`."""
+
+LearnerName = Annotated[str, AfterValidator(LEARNERS.validate)]
+"""For options, so that a wrong name is refused when they are read."""
+
+
 def build_learner(name: str, *, steps: int = 5, learning_rate: float = 0.01) -> Learner:
     """The learner of that name.
 
     Raises:
         UsageError: there is none.
     """
-    if name == "maml" or name == "maml-first-order":
-        return Maml(steps, learning_rate, first_order=name == "maml-first-order")
-    if name == "anil":
-        return Anil(steps, learning_rate)
-    if name == "protonet":
-        return ProtoNet()
-    raise UsageError(f"unknown learner {name!r}; choose one of {', '.join(LEARNERS)}")
+    return LEARNERS.get(name)(steps=steps, learning_rate=learning_rate)
 
 
 def _descended(parameters: Parameters, loss: Tensor, learning_rate: float, *, create_graph: bool) -> Parameters:

@@ -1,11 +1,30 @@
 """The options of learning from groups."""
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from metazoo.learn.regularisers import ExplicitRegularisation, ImplicitRegularisation, MeanGradient, Regulariser
 from metazoo.learn.update_rules import GroupsInTurn, JointUpdate, UpdateName, UpdateRule
+from metazoo.plugins import Registry
+
+_RegulariserFactory = Callable[["RegularisationConfig"], Regulariser]
+REGULARISERS: Registry[_RegulariserFactory] = Registry(
+    "regulariser",
+    values={
+        "implicit": lambda config: ImplicitRegularisation(
+            config.displacement,
+            config.step_strength,
+            differentiate_displacement=config.differentiate_displacement,
+        ),
+        "explicit": lambda config: ExplicitRegularisation(config.step_strength),
+        "mean": lambda _: MeanGradient(),
+    },
+)
+register_regulariser = REGULARISERS.register
+"""Register a function from a `RegularisationConfig` to a `Regulariser`: `register_regulariser(name, factory)`, or the
+decorator `register_regulariser(name)`."""
 
 
 class RegularisationConfig(BaseModel):
@@ -17,7 +36,7 @@ class RegularisationConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    kind: Literal["implicit", "explicit", "mean"] = "implicit"
+    kind: Annotated[str, AfterValidator(REGULARISERS.validate)] = "implicit"
     displacement: float = Field(default=2e-3, gt=0, description="r of the implicit form")
     strength: float = Field(default=2e-3, ge=0, description="weight of the disagreement; not used by mean")
     differentiate_displacement: bool = Field(default=False, description="as published: it doubles the strength")
@@ -27,16 +46,14 @@ class RegularisationConfig(BaseModel):
         """Whether this step, counted from 1, is regularised; else it follows the mean gradient."""
         return step % self.every == 0
 
+    @property
+    def step_strength(self) -> float:
+        """The strength of a step that is regularised."""
+        return self.strength * self.every
+
     def build(self) -> Regulariser:
         """The regulariser of the steps that are regularised."""
-        if self.kind == "mean":
-            return MeanGradient()
-        strength = self.strength * self.every
-        if self.kind == "explicit":
-            return ExplicitRegularisation(strength)
-        return ImplicitRegularisation(
-            self.displacement, strength, differentiate_displacement=self.differentiate_displacement
-        )
+        return REGULARISERS.get(self.kind)(self)
 
 
 class UpdateConfig(BaseModel):

@@ -1,19 +1,15 @@
-"""Methods by name. A new one is a line here."""
+"""Methods by name; `register_method` adds one."""
 
-from metazoo.errors import UsageError
 from metazoo.methods.base import Method
 from metazoo.methods.tgr import TaskGroupingsRegularization
+from metazoo.plugins import Registry
 
-METHODS: tuple[Method, ...] = (TaskGroupingsRegularization(),)
-
-
-def get_method(name: str) -> Method:
-    """The method of that name.
-
-    Raises:
-        UsageError: there is none.
-    """
-    for method in METHODS:
-        if method.name == name:
-            return method
-    raise UsageError(f"unknown method {name!r}; choose one of {', '.join(method.name for method in METHODS)}")
+METHODS: Registry[Method] = Registry(
+    "method",
+    "metazoo.methods",
+    values={method.name: method for method in (TaskGroupingsRegularization(),)},
+    base=Method,
+)
+get_method = METHODS.get
+register_method = METHODS.register_named
+"""Register a `Method`, as an object or as a class (also as a class decorator), under its attribute `name`."""

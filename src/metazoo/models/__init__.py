@@ -5,7 +5,14 @@ from metazoo.models.classifier import ClassifierSpec, ImageClassifier, build_cla
 from metazoo.models.generator import Generator
 from metazoo.models.library import LIBRARIES, LibraryNetwork, is_library_name
 from metazoo.models.network import Argument, Network, import_library
-from metazoo.models.registry import LARGEST_WIDTH, ArchitectureName, architectures, build_network, check_width
+from metazoo.models.registry import (
+    LARGEST_WIDTH,
+    ArchitectureName,
+    architectures,
+    build_network,
+    check_width,
+    register_architecture,
+)
 from metazoo.models.transformers_networks import TRANSFORMERS_CLASSES, arguments_from_config
 from metazoo.models.without_weights import network_with_weights, network_without_weights
 
@@ -30,5 +37,6 @@ __all__ = [
     "is_library_name",
     "network_with_weights",
     "network_without_weights",
+    "register_architecture",
     "square_images",
 ]

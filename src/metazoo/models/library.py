@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from metazoo.errors import UsageError
-from metazoo.models.network import Argument, Network, import_library
+from metazoo.models.network import Argument, Network, cannot_be_built, import_library
 from metazoo.models.transformers_networks import build_transformers, library_state
 
 LIBRARIES = ("timm", "torchvision", "transformers")
@@ -106,12 +106,7 @@ def build_library_network(
     except UsageError:
         raise
     except Exception as error:  # whatever the library says of what does not suit the architecture
-        reason = " ".join(str(error).split())[:200]
-        said = "".join(f", {key} {value}" for key, value in arguments.items())
-        raise UsageError(
-            f"{architecture} cannot be built for {channels} channels and {input_size} pixels{said} ({reason}); "
-            "give others"
-        ) from error
+        raise cannot_be_built(architecture, channels, input_size, arguments, error) from error
     head = body.get_submodule(head_name) if head_name is not None else None
     if head_name is None or not isinstance(head, nn.Linear) or head.bias is None or head.out_features != classes:
         raise UsageError(

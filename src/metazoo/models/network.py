@@ -2,6 +2,7 @@
 
 import importlib
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
@@ -11,7 +12,12 @@ from metazoo.errors import UsageError
 
 
 class Network(nn.Module, ABC):
-    """A classifier without its preprocessing. A final subclass sets `feature_size` and `head`."""
+    """A classifier without its preprocessing. A subclass sets `feature_size` and `head`.
+
+    Attributes:
+        feature_size: length of the features.
+        head: linear layer with a bias from the features to the classes.
+    """
 
     feature_size: int
     head: nn.Linear
@@ -41,3 +47,14 @@ def import_library(name: str, module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise UsageError(f"this needs {name}; install the extra `metazoo[{name}]`") from error
+
+
+def cannot_be_built(
+    architecture: str, channels: int, input_size: int, arguments: Mapping[str, Argument], error: Exception
+) -> UsageError:
+    """The error to raise where foreign code cannot build a network, with what it has said of it."""
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    said = "".join(f", {key} {value}" for key, value in arguments.items())
+    return UsageError(
+        f"{architecture} cannot be built for {channels} channels and {input_size} pixels{said} ({reason}); give others"
+    )

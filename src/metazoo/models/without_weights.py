@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from metazoo.models.classifier import ClassifierSpec, build_classifier
-from metazoo.models.library import is_library_name
 from metazoo.models.network import Network
+from metazoo.models.registry import is_built_in
 
 
 def network_without_weights(spec: ClassifierSpec) -> Network:
@@ -28,13 +28,13 @@ def network_with_weights(spec: ClassifierSpec, state: Mapping[str, Tensor]) -> N
     Raises:
         UsageError: as `build_network`.
     """
-    if is_library_name(spec.architecture):
+    if is_built_in(spec.architecture):
+        network = network_without_weights(spec)
+        network.load_state_dict(state, assign=True)
+    else:
         # Such a network may also hold tables that are worked out when it is built and are no part of its weights.
         network = build_classifier(spec, torch.Generator().manual_seed(0)).network
         network.load_state_dict(state)
-    else:
-        network = network_without_weights(spec)
-        network.load_state_dict(state, assign=True)
     return network
 
 

@@ -7,6 +7,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from metazoo.plugins import Registry
 from metazoo.runs.config import RunConfig
 
 _INDENT = "  "
@@ -44,6 +45,9 @@ def _entry(name: str, value: Any) -> str:
 def _choices(field: FieldInfo) -> str:
     """The values that an option of names can have."""
     names = [name for kind in _kinds(field.annotation) if get_origin(kind) is Literal for name in get_args(kind)]
+    for validator in field.metadata:
+        registry = getattr(getattr(validator, "func", None), "__self__", None)
+        names += registry.names() if isinstance(registry, Registry) else ()
     return " | ".join(map(str, names)) if len(names) > 1 else ""
 
 

@@ -44,8 +44,9 @@ def _problem(found: Any, with_value: bool) -> str:
     place = ".".join(map(str, found["loc"]))
     what = _WORDING.get(found["type"]) or str(found["msg"]).removeprefix("Value error, ")
     text = f"{place}: {what}" if place else what
-    if with_value and not isinstance(found["input"], Mapping):
-        text += f", not {str(found['input'])[:80]!r}"
+    value = repr(str(found["input"])[:80])
+    if with_value and not isinstance(found["input"], Mapping) and value not in text:
+        text += f", not {value}"
     return only_printable(text, _LONGEST)
 
 

@@ -3,7 +3,15 @@
 from metazoo.renamed import former_names
 from metazoo.taskspace.embeddings import FisherEmbeddings, TaskEmbedding, write_embeddings
 from metazoo.taskspace.fisher import diagonal_fisher
-from metazoo.taskspace.groupings import STRATEGIES, FixedGrouping, Grouping, Partition, Strategy, group
+from metazoo.taskspace.groupings import (
+    GROUPINGS,
+    FixedGrouping,
+    Grouping,
+    Partition,
+    Strategy,
+    group,
+    register_grouping,
+)
 from metazoo.taskspace.imagenet_probe import ImageNetProbe
 from metazoo.taskspace.probe import Probe, ProbeConfig, train_probe
 from metazoo.taskspace.quality import GroupQuality, GroupRow, draw_members, group_quality, group_rows
@@ -15,9 +23,9 @@ from metazoo.taskspace.similarity import (
 )
 
 __all__ = [
+    "GROUPINGS",
     "PUBLISHED_DECIMALS",
     "PUBLISHED_EPSILON",
-    "STRATEGIES",
     "FisherEmbeddings",
     "FixedGrouping",
     "GroupQuality",
@@ -35,6 +43,7 @@ __all__ = [
     "group",
     "group_quality",
     "group_rows",
+    "register_grouping",
     "similarity_matrix",
     "train_probe",
     "write_embeddings",

@@ -10,20 +10,20 @@ taken as an affinity, only leans towards it and leaves the sizes free.
 """
 
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, final, get_args
+from typing import Annotated, Any, Protocol, final
 
 import numpy as np
 import torch
+from pydantic import AfterValidator
 from sklearn.cluster import SpectralClustering
 from torch import Tensor
 
 from metazoo.errors import ArtefactError, DataError, UsageError
+from metazoo.plugins import Registry
 from metazoo.taskspace.exchange import Spread, largest_within
 
-Strategy = Literal["dispersed", "spectral", "homogeneous", "random", "single"]
-STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 NEAR_DUPLICATE_RATIO = 0.25
 _SPECTRAL_SEED = 42
 _LEVELS = 1_000_000
@@ -165,17 +165,17 @@ def group(distance: Tensor, strategy: str, groups: int, *, keys: Sequence[str], 
 
     Args:
         distance: [N, N], symmetric, at least 0, zero on the diagonal (see `dissimilarity_matrix`).
-        strategy: one of STRATEGIES.
+        strategy: one of `GROUPINGS`.
         groups: at least 1; not used by `single`.
         keys: N different names that stay with the teachers whatever their order.
         seed: of the starts, or of `random`.
 
     Raises:
         DataError: `distance` is not such a matrix.
-        UsageError: an unknown strategy, fewer than one group, or keys that are not N different ones.
+        UsageError: an unknown strategy, fewer than one group, keys that are not N different ones, or a registered
+            grouping that returns no group for each teacher.
     """
-    if strategy not in STRATEGIES:
-        raise UsageError(f"unknown grouping {strategy!r}; choose one of {', '.join(STRATEGIES)}")
+    split = GROUPINGS.get(strategy)
     if groups < 1:
         raise UsageError(f"the number of groups must be at least 1, not {groups}")
     values = _checked(distance)
@@ -185,15 +185,9 @@ def group(distance: Tensor, strategy: str, groups: int, *, keys: Sequence[str], 
     order = np.array(sorted(range(count), key=lambda index: keys[index]))
     values = values[np.ix_(order, order)]
     groups = min(groups, max(1, count // 2))
-    notes: tuple[str, ...] = ()
-    if strategy == "single" or groups == 1:
-        assignment = np.zeros(count, dtype=np.int64)
-    elif strategy == "spectral":
-        assignment, notes = _spectral(values, groups)
-    elif strategy == "random":
-        assignment = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).numpy() % groups
-    else:
-        assignment = _searched(values, groups, 1 if strategy == "dispersed" else -1, seed)
+    assignment, notes = _single(values, 1, seed) if groups == 1 else split(values, groups, seed)
+    if not isinstance(assignment, np.ndarray) or assignment.shape != (count,) or assignment.dtype.kind != "i":
+        raise UsageError(f"grouping {strategy!r} must give a whole number for each of {count} teachers; mend it")
     positions = sorted(np.flatnonzero(assignment == index).tolist() for index in np.unique(assignment))
     return Partition(tuple(tuple(int(order[place]) for place in places) for places in positions), strategy, notes)
 
@@ -207,6 +201,14 @@ def _checked(distance: Tensor) -> np.ndarray:
     if (values != values.T).any() or (values.diagonal() != 0).any():
         raise DataError("the distance is not symmetric with a zero diagonal; symmetrise it first")
     return values.numpy()
+
+
+def _single(values: np.ndarray, _groups: int, _seed: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    return np.zeros(len(values), dtype=np.int64), ()
+
+
+def _random(values: np.ndarray, groups: int, seed: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    return torch.randperm(len(values), generator=torch.Generator().manual_seed(seed)).numpy() % groups, ()
 
 
 def _searched(values: np.ndarray, groups: int, sign: int, seed: int) -> np.ndarray:
@@ -235,7 +237,7 @@ def _components(adjacent: np.ndarray) -> np.ndarray:
     return labels
 
 
-def _spectral(values: np.ndarray, groups: int) -> tuple[np.ndarray, tuple[str, ...]]:
+def _spectral(values: np.ndarray, groups: int, _seed: int) -> tuple[np.ndarray, tuple[str, ...]]:
     """Published clustering; scikit-learn's warnings (a graph in pieces, fewer clusters) come back as notes."""
     if not values.any():
         return np.zeros(len(values), dtype=np.int64), ("all distances are zero, so there is one group",)
@@ -253,3 +255,24 @@ def _spectral(values: np.ndarray, groups: int) -> tuple[np.ndarray, tuple[str, .
     if found < groups:
         notes.append(f"spectral clustering found {found} of {groups} groups")
     return assignment.astype(np.int64), tuple(dict.fromkeys(notes))
+
+
+GroupingFunction = Callable[[np.ndarray, int, int], tuple[np.ndarray, tuple[str, ...]]]
+"""A function of the distance [N, N] in the order of the keys, the number of groups (2 or more) and the seed. It returns
+the number of each teacher's group, integer [N], and notes on what went amiss."""
+
+GROUPINGS: Registry[GroupingFunction] = Registry(
+    "grouping",
+    values={
+        "dispersed": lambda values, groups, seed: (_searched(values, groups, 1, seed), ()),
+        "spectral": _spectral,
+        "homogeneous": lambda values, groups, seed: (_searched(values, groups, -1, seed), ()),
+        "random": _random,
+        "single": _single,
+    },
+)
+register_grouping = GROUPINGS.register
+"""Register a `GroupingFunction`: `register_grouping(name, function)`, or the decorator `register_grouping(name)`."""
+
+Strategy = Annotated[str, AfterValidator(GROUPINGS.validate)]
+"""For options, so that a wrong name is refused when they are read."""

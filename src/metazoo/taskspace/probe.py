@@ -20,7 +20,16 @@ from metazoo.bank import ResidentBank
 from metazoo.data.augment import shift_and_flip
 from metazoo.errors import DataError
 from metazoo.execution.randomness import generator
-from metazoo.models import LARGEST_WIDTH, ClassifierSpec, ImageClassifier, Network, architectures, build_classifier
+from metazoo.models import (
+    LARGEST_WIDTH,
+    ClassifierSpec,
+    ImageClassifier,
+    Network,
+    architectures,
+    build_classifier,
+    check_width,
+)
+from metazoo.plugins import unknown_name
 from metazoo.taskspace.embeddings import TaskEmbedding
 from metazoo.taskspace.fisher import diagonal_fisher
 
@@ -34,7 +43,7 @@ IMAGENET_PROBE = "imagenet-resnet34"
 def _check_architecture(name: str) -> str:
     known = (*architectures(), IMAGENET_PROBE)
     if name not in known:
-        raise ValueError(f"the architecture must be one of {', '.join(known)}")
+        raise ValueError(unknown_name("architecture", name, known))
     return name
 
 
@@ -75,6 +84,8 @@ class ProbeConfig(BaseModel):
     def _check(self) -> "ProbeConfig":
         if self.trained is not (self.weights is None):
             raise ValueError("weights are given for imagenet-resnet34, and only for it")
+        if self.trained:
+            check_width(self.architecture, self.width)
         if self.batch_statistics and self.fisher != "published":
             raise ValueError("batch_statistics are for fisher published alone")
         return self

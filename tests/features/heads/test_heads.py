@@ -51,7 +51,7 @@ def test_classes_are_told_apart_whatever_their_order(head: FeatureHead) -> None:
     torch.testing.assert_close(renamed[:, order], scores, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("head", HEADS, ids=by_name)
+@pytest.mark.parametrize("head", [*HEADS], ids=by_name)
 def test_a_head_declares_what_it_does(head: Head) -> None:
     module, query = classifier(), pictures(6, seed=1)
     adapted, fitted = head.fit(module, pictures(7), LABELS, 3)
@@ -68,7 +68,7 @@ def test_a_head_declares_what_it_does(head: Head) -> None:
     }
 
 
-@pytest.mark.parametrize("head", HEADS, ids=by_name)
+@pytest.mark.parametrize("head", [*HEADS], ids=by_name)
 def test_a_head_is_deterministic_and_carries_no_gradient(head: Head) -> None:
     first, again = (head.fit(classifier(), pictures(7), LABELS, 3)[1] for _ in range(2))
     for name, tensor in first.tensors.items():
@@ -101,7 +101,7 @@ def test_probabilities_are_softmax_of_scaled_scores() -> None:
     torch.testing.assert_close(linear.probabilities(features), torch.softmax(features @ weight.T, 1))
 
 
-@pytest.mark.parametrize("head", HEADS, ids=by_name)
+@pytest.mark.parametrize("head", [*HEADS], ids=by_name)
 @pytest.mark.parametrize(
     ("labels", "ways"),
     [
@@ -117,7 +117,7 @@ def test_labels_that_do_not_fit_are_refused(head: Head, labels: Tensor, ways: in
         head.fit(PixelFeatures(4), pictures(3, side=4), labels, ways)
 
 
-@pytest.mark.parametrize("head", HEADS, ids=by_name)
+@pytest.mark.parametrize("head", [*HEADS], ids=by_name)
 def test_broken_weights_are_named(head: Head) -> None:
     module = classifier()
     next(module.parameters()).fill_(torch.nan)

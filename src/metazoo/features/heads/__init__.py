@@ -4,15 +4,15 @@ Evaluation and the classifier that users get are made by these same objects. A h
 given.
 """
 
-from metazoo.errors import UsageError
 from metazoo.features.heads.base import FeatureHead, Head, class_means, query_features
 from metazoo.features.heads.fine_tune import FineTune, FineTuneOwn
 from metazoo.features.heads.fitted import COSINE_SCALE, FittedHead, HeadKind, extra_tensor
 from metazoo.features.heads.linear import Logistic, Ridge
 from metazoo.features.heads.nearest_mean import NearestMean, NearestMeanEuclidean
 from metazoo.features.heads.soft_k_means import SoftKMeansBalanced, SoftKMeansFree
+from metazoo.plugins import Registry
 
-HEADS: tuple[Head, ...] = (
+_BUILT_IN: tuple[Head, ...] = (
     NearestMean(),
     NearestMeanEuclidean(),
     Ridge(),
@@ -22,6 +22,10 @@ HEADS: tuple[Head, ...] = (
     FineTune(),
     FineTuneOwn(),
 )
+HEADS: Registry[Head] = Registry("head", values={head.name: head for head in _BUILT_IN}, base=Head)
+get_head = HEADS.get
+register_head = HEADS.register_named
+"""Register a `Head`, as an object or as a class (also as a class decorator), under its attribute `name`."""
 DEFAULT_HEAD = Logistic.name
 """The most accurate of those that leave the model alone and judge every query for itself (docs/studies/heads.md)."""
 
@@ -45,16 +49,5 @@ __all__ = [
     "extra_tensor",
     "get_head",
     "query_features",
+    "register_head",
 ]
-
-
-def get_head(name: str) -> Head:
-    """The head of that name.
-
-    Raises:
-        UsageError: there is none.
-    """
-    for head in HEADS:
-        if head.name == name:
-            return head
-    raise UsageError(f"unknown head {name!r}; choose one of {', '.join(head.name for head in HEADS)}")

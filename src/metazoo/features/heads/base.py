@@ -55,7 +55,8 @@ class Head(ABC):
             batch_norm: see `metazoo.features.batch_norm`.
 
         Returns:
-            The module to take features from (the same one, or a copy) and the classifier on them.
+            The module to take features from (the same one, or a copy) and the classifier on them, of one of the forms
+            that `FittedHead` has: stored classifiers hold that form and need no head to open.
 
         Raises:
             UsageError: the labels do not fit, or the module has no statistics for the mode.

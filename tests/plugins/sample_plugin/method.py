@@ -1,0 +1,62 @@
+"""Distillation of a whole zoo at once, registered as the method `sample-distillation`.
+
+Every model is inverted once, and one meta-model learns from the images what all models say of them: no task space, no
+groups, no regularisation.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, final
+
+from pydantic import BaseModel, ConfigDict
+
+import metazoo
+from metazoo.bank import ResidentBanks
+from metazoo.learn.learning_config import LearningConfig, RegularisationConfig
+from metazoo.methods import Method
+from metazoo.models import ImageClassifier, network_without_weights
+from metazoo.pipeline.learning_stage import learn_from_groups
+from metazoo.pipeline.options import MetaModelConfig
+from metazoo.pipeline.recovery_stage import recover_images
+from metazoo.pipeline.stage_plan import StagePlan, group_learning_plans, recovery_plans
+from metazoo.pipeline.workspace import Workspace
+from metazoo.recover import RecoveryBudget, RecoveryConfig
+from metazoo.taskspace import FixedGrouping, Partition
+from metazoo.zoo import Zoo
+
+
+class DistillationConfig(BaseModel):
+    """All options of a run by this method."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recovery: RecoveryConfig = RecoveryConfig()
+    budget: RecoveryBudget = RecoveryBudget()
+    learning: LearningConfig = LearningConfig(regularisation=RegularisationConfig(kind="mean"))
+    meta_model: MetaModelConfig = MetaModelConfig(architecture="patch-mixer", width=16)
+
+
+@metazoo.register_method
+@final
+class SampleDistillation(Method):
+    """The method as users name it."""
+
+    name = "sample-distillation"
+    title = "Distillation of the zoo"
+    reference = "docs/extending.md of metazoo"
+    presets: ClassVar[Mapping[str, BaseModel]] = {"default": DistillationConfig()}
+
+    def check(self, zoo: Zoo, config: DistillationConfig, seed: int) -> None:
+        """Build the shapes of the meta-model, which fails early where the options do not fit."""
+        network_without_weights(config.meta_model.spec(zoo))
+
+    def plan(self, zoo: Zoo, config: DistillationConfig) -> Sequence[StagePlan]:
+        """Plan the two stages that `train` composes."""
+        recovery = recovery_plans(zoo, config.recovery, config.budget)
+        return [*recovery, *group_learning_plans(zoo, config.learning, config.meta_model)]
+
+    def train(self, workspace: Workspace, config: DistillationConfig) -> ImageClassifier:
+        """Recover, then learn from all models as one group."""
+        bank = recover_images(workspace, config.recovery, config.budget)
+        banks = ResidentBanks(bank, workspace.compute.device)
+        everyone = FixedGrouping(Partition((tuple(range(len(workspace.zoo))),), "single"))
+        return learn_from_groups(workspace, banks, everyone, config.learning, config.meta_model)

@@ -1,0 +1,166 @@
+"""Architectures, groupings, regularisers and learners that are registered are built, checked and used by name."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from plugin_helpers import without_plugins
+from torch import Tensor, nn
+from training_helpers import OPTIONS, untrained
+
+import metazoo
+from metazoo.errors import DataError, UsageError
+from metazoo.learn.learners import Learner
+from metazoo.learn.learning_config import RegularisationConfig
+from metazoo.learn.regularisers import ExplicitRegularisation
+from metazoo.learn.replay_learning import ReplayConfig
+from metazoo.models import ClassifierSpec, Network, build_network, network_without_weights
+from metazoo.pipeline.layout import GROUPING, META_MODEL
+from metazoo.runs.config import resolve_config
+from metazoo.runs.option_list import options_listing
+from metazoo.storage.tensor_files import read_tensors
+from metazoo.taskspace import ProbeConfig, group
+
+SHAPE: dict[str, Any] = {"classes": 3, "channels": 3, "input_size": 16}
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    with without_plugins():
+        yield
+
+
+class Plain(Network):
+    def __init__(self, *, classes: int, channels: int, input_size: int, depth: int = 1, wide: bool = False) -> None:
+        super().__init__()
+        if depth > 8:
+            raise ValueError("depth goes to 8")
+        self.feature_size = channels * input_size**2
+        self.head = nn.Linear(self.feature_size, classes)
+
+    def features(self, images: Tensor) -> Tensor:
+        return images.flatten(1)
+
+
+def test_an_architecture_takes_what_its_builder_takes() -> None:
+    metazoo.register_architecture("plain", Plain)
+    network = build_network("plain", **SHAPE, arguments={"depth": 2, "wide": True})
+    assert isinstance(network, Plain)
+    for arguments, problem in (
+        ({"width": 2}, "plain has no argument 'width'; it takes depth, wide"),
+        ({"classes": 2}, "plain has no argument 'classes'; it takes depth, wide"),
+        ({"depth": 9}, r"plain cannot be built for 3 channels and 16 pixels, depth 9 \(depth goes to 8\); give others"),
+    ):
+        with pytest.raises(UsageError, match=problem):
+            build_network("plain", **SHAPE, arguments=arguments)
+    metazoo.register_architecture("any", lambda **given: Plain(**{key: given[key] for key in SHAPE}))
+    assert isinstance(build_network("any", **SHAPE, arguments={"whatever": 1}), Plain)
+
+
+class WithoutHead(Plain):
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.head = nn.Linear(3, given["classes"])
+
+
+@pytest.mark.parametrize("builder", [WithoutHead, lambda **_: nn.Linear(2, 2), lambda **_: None])
+def test_a_builder_of_something_else_is_refused(builder: Any) -> None:
+    metazoo.register_architecture("wrong", builder)
+    with pytest.raises(UsageError, match=r"wrong is not a metazoo\.models\.Network whose head is a linear layer"):
+        build_network("wrong", **SHAPE)
+
+
+def test_a_builder_that_reads_values_is_refused_before_anything_is_loaded() -> None:
+    @metazoo.register_architecture("reading")
+    class Reading(Plain):
+        def __init__(self, **given: Any) -> None:
+            super().__init__(**given)
+            self.scale = torch.ones(1).item()
+
+    assert isinstance(build_network("reading", **SHAPE), Reading)
+    spec = ClassifierSpec(architecture="reading", **SHAPE, mean=(0.5,) * 3, std=(0.25,) * 3)
+    with pytest.raises(UsageError, match="reading cannot be built for 3 channels and 16 pixels"):
+        network_without_weights(spec)
+
+
+def test_options_take_a_width_where_the_architecture_does() -> None:
+    metazoo.register_architecture("plain", Plain)
+    metazoo.register_architecture("wide", lambda *, classes, channels, input_size, width=(1, 2): None)  # pyright: ignore
+    for width in (3, [3, 4, 5]):
+        assert resolve_config({"meta_model": {"architecture": "wide", "width": width}}).options
+    assert resolve_config({"meta_model": {"architecture": "plain", "width": None}}).options
+    for options, problem in (
+        ({"meta_model": {"architecture": "plain", "width": 3}}, "meta_model.width: plain has no argument 'width'"),
+        ({"meta_model": {"architecture": "wide", "width": 0}}, "meta_model.width: width must lie between 1 and 4096"),
+        ({"probe": {"architecture": "plain"}}, "probe: plain has no argument 'width'; it takes depth, wide"),
+    ):
+        with pytest.raises(UsageError, match=problem):
+            resolve_config(options)
+    assert ProbeConfig(architecture="wide").trained
+
+
+def by_turns(distance: np.ndarray, groups: int, seed: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    return np.arange(len(distance)) % groups + seed, ("in the order of the names",)
+
+
+def test_a_grouping_is_asked_for_by_its_name() -> None:
+    metazoo.register_grouping("by-turns", by_turns)
+    distance = 1 - torch.eye(5)
+    found = group(distance, "by-turns", 2, keys=list("edcba"), seed=7)
+    assert (found.groups, found.strategy) == (((4, 2, 0), (3, 1)), "by-turns")
+    assert found.notes == ("in the order of the names",)
+    assert group(distance, "by-turns", 1, keys=list("edcba")).groups == ((4, 3, 2, 1, 0),)
+    assert "strategy: dispersed  # dispersed | spectral | homogeneous | random | single | by-turns; " in (
+        options_listing(resolve_config())
+    )
+
+
+@pytest.mark.parametrize("answer", [np.zeros(4, int), np.zeros(5), [0] * 5])
+def test_a_grouping_that_groups_otherwise_is_refused(answer: Any) -> None:
+    metazoo.register_grouping("wrong", lambda *_: (answer, ()))
+    with pytest.raises(UsageError, match="grouping 'wrong' must give a whole number for each of 5 teachers"):
+        group(1 - torch.eye(5), "wrong", 2, keys=list("abcde"))
+
+
+def test_a_learner_gets_the_settings_of_the_inner_loop() -> None:
+    @metazoo.register_learner("own")
+    class Own(Learner):
+        def __init__(self, steps: int, learning_rate: float) -> None:
+            self.settings = (steps, learning_rate)
+
+        def query_logits(self, model: Any, parameters: Any, episode: Any) -> Tensor:
+            raise DataError("not asked for here")
+
+    learner = ReplayConfig.model_validate(
+        {"learner": "own", "inner_steps": 3, "inner_learning_rate": 0.5}
+    ).build_learner()
+    assert isinstance(learner, Own)
+    assert learner.settings == (3, 0.5)
+    with pytest.raises(UsageError, match=r"unknown learner 'reptile'; choose one of maml, .*own"):
+        resolve_config({"preset": "reference", "learning": {"replay": {"learner": "reptile"}}})
+
+
+def test_a_run_groups_and_regularises_by_what_is_registered(tmp_path: Path) -> None:
+    metazoo.register_grouping("by-turns", by_turns)
+
+    asked = []
+
+    @metazoo.register_regulariser("twice")
+    def twice(config: RegularisationConfig) -> ExplicitRegularisation:
+        asked.append(config.step_strength)
+        return ExplicitRegularisation(2 * config.step_strength)
+
+    zoo = untrained(tmp_path / "zoo")
+    weights = []
+    for kind, strength in (("twice", 0.5), ("explicit", 1.0)):
+        learning = {**OPTIONS["learning"], "regularisation": {"kind": kind, "strength": strength, "every": 2}}
+        config = {**OPTIONS, "grouping": {"strategy": "by-turns", "groups": 2}, "learning": learning}
+        run = metazoo.train(zoo, out=tmp_path / kind, config=config, workers=1)
+        assert run.record(GROUPING)["strategy"] == "by-turns"
+        weights.append(read_tensors(run.path / META_MODEL / "model.safetensors"))
+    assert {*asked} == {1.0}
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
