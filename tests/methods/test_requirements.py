@@ -80,9 +80,7 @@ def test_weights_are_needed_by_white_box_methods_alone(tmp_path: Path) -> None:
     check_before_work(method, zoo, Config(), 3)
     assert method.checked
     for refuse in (lambda: plan_run(zoo), lambda: train(zoo, out=tmp_path / "run")):
-        with pytest.raises(
-            UsageError, match="tgr needs the weights of every model, and 'model-1' has none"
-        ):
+        with pytest.raises(UsageError, match="tgr needs the weights of every model, and 'model-1' has none"):
             refuse()
     assert not (tmp_path / "run").exists()
 
