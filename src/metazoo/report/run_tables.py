@@ -1,7 +1,5 @@
 """Tables of what a run has recorded."""
 
-from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 
 from rich.table import Table
@@ -9,7 +7,7 @@ from rich.text import Text
 from torch import Tensor
 
 from metazoo.runs.card_text import counted, figure
-from metazoo.taskspace import Partition, group_quality
+from metazoo.taskspace import Partition, group_quality, group_rows
 from metazoo.text import printable
 from metazoo.zoo import Zoo
 
@@ -22,26 +20,30 @@ def group_table(zoo: Zoo, partition: Partition, distance: Tensor) -> Table:
         partition: groups of their indices.
         distance: dissimilarities, float [models, models].
     """
+    rows = group_rows(
+        distance,
+        partition,
+        names=[contract.name for contract in zoo],
+        domains=[contract.domain for contract in zoo],
+        architectures=[contract.spec.architecture for contract in zoo],
+    )
     quality = group_quality(distance, partition)
     caption = "mean D: mean dissimilarity of the members in the task space"
     if quality.within_mean is not None and quality.between_mean is not None:
         caption += f"; {quality.within_mean:.4f} within groups, {quality.between_mean:.4f} between them"
-    title = f"{counted(len(partition.groups), 'group')}, {partition.strategy}"
-    table = Table(title=Text(title), caption=caption)
+    table = Table(title=Text(f"{counted(len(rows), 'group')}, {partition.strategy}"), caption=caption)
     for column in ("group", "members", "domains", "architectures"):
         table.add_column(column, overflow="fold")
     table.add_column("mean D", justify="right")
-    for number, (group, mean) in enumerate(zip(partition.groups, quality.group_means, strict=True), 1):
-        members = [zoo.contracts[index] for index in group]
-        names = Text("\n".join(own.name for own in members))
-        domains = _counts(own.domain for own in members)
-        architectures = _counts(own.spec.architecture for own in members)
-        table.add_row(str(number), names, domains, architectures, figure(mean, 4))
+    for row in rows:
+        names = Text("\n".join(row.members))
+        counts = (_counts(row.domains), _counts(row.architectures))
+        table.add_row(str(row.index + 1), names, *counts, figure(row.mean_distance, 4))
     return table
 
 
-def _counts(names: Iterable[str]) -> Text:
-    return Text("\n".join(f"{count} {name}" for name, count in sorted(Counter(names).items())))
+def _counts(values: dict[str, int]) -> Text:
+    return Text("\n".join(f"{count} {name}" for name, count in values.items()))
 
 
 def health_table(record: dict[str, Any]) -> Table:
