@@ -95,7 +95,7 @@ def test_a_plan_makes_no_run(cli: Cli, workshop: Workshop, own: Workshop) -> Non
 
 def test_a_run_that_is_there_is_not_overwritten(refused: Refused, own: Workshop) -> None:
     before = content(own.run)
-    assert "run holds a run already; go on with it by --resume" in refused(2, *train(own, "--out", own.run))
+    assert "run holds a run already; continue it by --resume" in refused(2, *train(own, "--out", own.run))
     assert content(own.run) == before
 
 

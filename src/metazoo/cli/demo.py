@@ -120,7 +120,9 @@ def _adapt_and_predict(out: Path, run: Run) -> None:
     support, query = out / "new-script" / "support", out / "new-script" / "query"
     for folder, first, last in ((support, 0, 5), (query, 5, 15)):
         _write_pictures(folder, chosen, first, last)
-    classifier = _adapted(run, support)
+    meta_model = run.meta_model
+    shown = load_support_folder(support, meta_model.spec.input_size)
+    classifier = meta_model.adapt(shown.images, shown.labels, shown.class_names)
     classifier.save(out / "classifier")
     held_back = load_support_folder(query, classifier.side)
     prediction = FewShotClassifier.load(out / "classifier").predict(held_back.images)
@@ -133,12 +135,6 @@ def _adapt_and_predict(out: Path, run: Run) -> None:
         wrong = sorted({prediction.names[place] for place in torch.nonzero(own & ~right).flatten().tolist()})
         table.add_row(Text(name), f"{int(right[own].sum())} of {int(own.sum())}", Text(", ".join(wrong) or "-"))
     print_table(table)
-
-
-def _adapted(run: Run, support: Path) -> FewShotClassifier:
-    meta_model = run.meta_model
-    images = load_support_folder(support, meta_model.spec.input_size)
-    return meta_model.adapt(images.images, images.labels, images.class_names)
 
 
 def _write_pictures(folder: Path, images: ImageSet, first: int, last: int) -> None:

@@ -14,7 +14,7 @@ from metazoo.models import ClassifierSpec, ImageClassifier, network_without_weig
 from metazoo.pipeline.stage_plan import StagePlan
 from metazoo.pipeline.workspace import Workspace
 from metazoo.recover.statistics import batch_norm_layers
-from metazoo.zoo import ModelContract, Zoo
+from metazoo.zoo import Zoo
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,14 @@ def check_before_work(method: Method, zoo: Zoo, config: Any, seed: int) -> None:
     unset = next((path for path, value in options.items() if value is None), None)
     if unset is not None:
         raise UsageError(f"{method.name} needs labelled images to validate on; name a set in the option {unset}")
-    has_batch_norm = cache(lambda spec: _has_batch_norm(ClassifierSpec.model_validate_json(spec)))
+    first = zoo.contracts[0]
+    has_batch_norm = cache(_has_batch_norm)
     for contract in zoo:
         needed = None
         if method.requires.white_box and not contract.is_white_box:
             needed = "the weights of every model", "has none"
-        elif method.requires.one_architecture and _build(contract) != _build(zoo.contracts[0]):
-            needed = "models that are all built alike", f"is not built as {zoo.contracts[0].name!r}"
+        elif method.requires.one_architecture and not _are_alike(contract.spec, first.spec):
+            needed = "models that are all built alike", f"is not built as {first.name!r}"
         elif method.requires.batch_norm and not has_batch_norm(contract.spec.model_dump_json()):
             needed = "batch norm in every model", "has none"
         if needed is not None:
@@ -117,12 +118,12 @@ def check_before_work(method: Method, zoo: Zoo, config: Any, seed: int) -> None:
     method.check(zoo, config, seed)
 
 
-def _build(contract: ModelContract) -> tuple[str, dict[str, Any]]:
-    return contract.spec.architecture, contract.spec.arguments
+def _are_alike(one: ClassifierSpec, other: ClassifierSpec) -> bool:
+    return (one.architecture, one.arguments) == (other.architecture, other.arguments)
 
 
-def _has_batch_norm(spec: ClassifierSpec) -> bool:
-    return bool(batch_norm_layers(network_without_weights(spec)))
+def _has_batch_norm(spec: str) -> bool:
+    return bool(batch_norm_layers(network_without_weights(ClassifierSpec.model_validate_json(spec))))
 
 
 def _options_called(name: str, options: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,5 @@
 """Tables of what a run has recorded."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from rich.table import Table
@@ -8,66 +7,38 @@ from rich.text import Text
 from torch import Tensor
 
 from metazoo.adapt.card_text import counted, figure
-from metazoo.pipeline.audit_stage import kept_models
-from metazoo.pipeline.layout import DISTANCE, GROUPING
-from metazoo.runs.record import Run
-from metazoo.storage.run_folder import RunFolder
 from metazoo.taskspace import Partition, group_quality, group_rows
 from metazoo.text import printable
 from metazoo.zoo import Zoo
 
 
-@dataclass(frozen=True, eq=False)
-class GroupedModels:
-    """Models that a run learns from, in the order of `distance` (float [n, n]), and their groups."""
+def group_table(zoo: Zoo, partition: Partition, distance: Tensor) -> Table:
+    """One row for each group of models, with their mean dissimilarity.
 
-    zoo: Zoo
-    grouping: Partition
-    distance: Tensor
-
-    @classmethod
-    def of(cls, run: Run, zoo: Zoo) -> "GroupedModels":
-        """Read what a run has grouped of the models of `zoo`.
-
-        Raises:
-            ArtefactError: a file of the run is missing or has changed.
-        """
-        folder = RunFolder(run.path)
-        kept = kept_models(folder, zoo)
-        grouping = Partition.from_record(folder.read_json(GROUPING), [contract.name for contract in kept])
-        return cls(kept, grouping, folder.read_tensors(DISTANCE)["distance"])
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the models."""
-        return [contract.name for contract in self.zoo]
-
-    @property
-    def domains(self) -> list[str]:
-        """Domains of the models."""
-        return [contract.domain for contract in self.zoo]
-
-
-def group_table(models: GroupedModels) -> Table:
-    """One row for each group of models, with their mean dissimilarity."""
+    Args:
+        zoo: models that a run learns from.
+        partition: groups of their indices.
+        distance: dissimilarities, float [models, models].
+    """
     rows = group_rows(
-        models.distance,
-        models.grouping,
-        names=models.names,
-        domains=models.domains,
-        architectures=[contract.spec.architecture for contract in models.zoo],
+        distance,
+        partition,
+        names=[contract.name for contract in zoo],
+        domains=[contract.domain for contract in zoo],
+        architectures=[contract.spec.architecture for contract in zoo],
     )
-    quality = group_quality(models.distance, models.grouping)
+    quality = group_quality(distance, partition)
     caption = "mean D: mean dissimilarity of the members in the task space"
     if quality.within_mean is not None and quality.between_mean is not None:
         caption += f"; {quality.within_mean:.4f} within groups, {quality.between_mean:.4f} between them"
-    table = Table(title=Text(f"{counted(len(rows), 'group')}, {models.grouping.strategy}"), caption=caption)
+    table = Table(title=Text(f"{counted(len(rows), 'group')}, {partition.strategy}"), caption=caption)
     for column in ("group", "members", "domains", "architectures"):
         table.add_column(column, overflow="fold")
     table.add_column("mean D", justify="right")
     for row in rows:
+        names = Text("\n".join(row.members))
         counts = (_counts(row.domains), _counts(row.architectures))
-        table.add_row(str(row.index + 1), Text("\n".join(row.members)), *counts, figure(row.mean_distance, 4))
+        table.add_row(str(row.index + 1), names, *counts, figure(row.mean_distance, 4))
     return table
 
 
@@ -92,27 +63,16 @@ def health_table(record: dict[str, Any]) -> Table:
     return table
 
 
-@dataclass(frozen=True)
-class HtmlTable:
-    """Plain text of a table, not escaped; `numbers` says which columns are of numbers."""
-
-    title: str
-    caption: str
-    headings: list[str]
-    numbers: list[bool]
-    rows: list[list[str]]
-
-
-def html_table(table: Table) -> HtmlTable:
-    """The text of a table whose cells are texts; lines within a cell stay lines."""
+def html_table(table: Table) -> dict[str, Any]:
+    """Plain text of a table for a template, not escaped; `numbers` are the columns of numbers."""
     columns = [[_text(cell) for cell in column.cells] for column in table.columns]
-    return HtmlTable(
-        title=_text(table.title or ""),
-        caption=_text(table.caption or ""),
-        headings=[_text(column.header) for column in table.columns],
-        numbers=[column.justify == "right" for column in table.columns],
-        rows=[list(row) for row in zip(*columns, strict=True)],
-    )
+    return {
+        "title": _text(table.title or ""),
+        "caption": _text(table.caption or ""),
+        "headings": [_text(column.header) for column in table.columns],
+        "numbers": [column.justify == "right" for column in table.columns],
+        "rows": list(zip(*columns, strict=True)),
+    }
 
 
 def _text(cell: object) -> str:

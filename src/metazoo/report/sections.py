@@ -9,10 +9,13 @@ from rich.table import Table
 
 from metazoo.errors import MetazooError
 from metazoo.features.embedders import recogniser_of
-from metazoo.pipeline.layout import GROUPING, HEALTH, METRICS, SELECTION, TRUST
+from metazoo.pipeline.audit_stage import kept_models
+from metazoo.pipeline.layout import DISTANCE, GROUPING, HEALTH, METRICS, SELECTION, TRUST
 from metazoo.plugins import Registry
-from metazoo.report.run_tables import GroupedModels, group_table, health_table, selection_table, trust_table
+from metazoo.report.run_tables import group_table, health_table, selection_table, trust_table
 from metazoo.runs.record import Run
+from metazoo.storage.run_folder import RunFolder
+from metazoo.taskspace import Partition
 from metazoo.zoo import Zoo
 
 IMAGES = "What was recovered"
@@ -101,22 +104,25 @@ def _of_record(table: Callable[[Any], Table]) -> Callable[[Any, Run, Zoo | None]
     return content
 
 
-def _groups(_record: Any, run: Run, zoo: Zoo | None) -> SectionContent | None:
+def _groups(record: Any, run: Run, zoo: Zoo | None) -> SectionContent | None:
     if zoo is None:
         return None
-    models = GroupedModels.of(run, zoo)
+    folder = RunFolder(run.path)
+    kept, distance = kept_models(folder, zoo), folder.read_tensors(DISTANCE)["distance"]
+    names = [contract.name for contract in kept]
+    partition = Partition.from_record(record, names)
 
     def draw() -> str:
         from metazoo.report.figures import task_space_figure  # matplotlib takes a second to import
 
-        return task_space_figure(models.distance, models.grouping.groups, models.names, models.domains)
+        return task_space_figure(distance, partition.groups, names, [contract.domain for contract in kept])
 
     picture = Picture(draw, "Map of the models and matrix of their dissimilarities")
     return SectionContent(
         text="Each model is a point given by the Fisher information of its task in a common probe network. Inside each "
         "group conflicting gradients are made to agree.",
-        pictures=[picture] if len(models.zoo) > 2 else [],
-        tables=[group_table(models)],
+        pictures=[picture] if len(kept) > 2 else [],
+        tables=[group_table(kept, partition, distance)],
     )
 
 

@@ -84,7 +84,7 @@ def plan_run(
     if progress and plans:
         message("timing one unit of every stage")
     capacity, here = default_workers() if workers is None else workers, _resident_bytes()
-    measured: dict[Callable[[PlanContext], UnitCost], _Measured] = {}
+    measured: dict[Callable[[PlanContext], UnitCost], tuple[UnitCost, float, float]] = {}
     with tempfile.TemporaryDirectory() as folder, torch_threads(threads):
         context = PlanContext.prepare(zoo, Path(folder) / "bank", capacity, threads_for(capacity))
         for plan in plans:
@@ -94,39 +94,31 @@ def plan_run(
     stages: dict[str, StageEstimate] = {}
     starting, processes, disk = _SECONDS_TO_START, 0.0, 0.0
     for plan in plans:
-        stage = stages.get(plan.stage, StageEstimate({}, 0.0))
-        units = {**stage.units, plan.unit: stage.units.get(plan.unit, 0) + plan.units}
-        own, at_once, seconds = measured.get(plan.measure) if plan.measure else None, min(capacity, plan.parts), None
+        stage, at_once, seconds = stages.get(plan.stage, StageEstimate({}, 0.0)), min(capacity, plan.parts), None
         disk += plan.disk
-        if own is not None:
-            disk += own.cost.disk
-            if stage.seconds is not None:
-                seconds = stage.seconds + plan.units * own.cost.seconds / at_once
+        if plan.measure is not None:
+            cost, growth, peak = measured[plan.measure]
+            disk += cost.disk
+            seconds = plan.units * cost.seconds / at_once
             if at_once > 1:  # processes are kept until the run ends
-                processes = max(processes, at_once * (_WORKER_BYTES + own.growth))
-                seconds, starting = None if seconds is None else seconds + starting, 0.0
+                processes = max(processes, at_once * (_WORKER_BYTES + growth))
+                seconds, starting = seconds + starting, 0.0
             else:
-                here = max(here, own.peak + own.cost.memory)
-        stages[plan.stage] = StageEstimate(units, seconds)
+                here = max(here, peak + cost.memory)
+        units = {**stage.units, plan.unit: stage.units.get(plan.unit, 0) + plan.units}
+        known = None if seconds is None or stage.seconds is None else stage.seconds + seconds
+        stages[plan.stage] = StageEstimate(units, known)
     return Plan(stages, _MARGIN * (here + processes) + _PICTURE_BYTES, disk, len(zoo))
 
 
-@dataclass(frozen=True)
-class _Measured:
+def _measured(measure: Callable[[PlanContext], UnitCost], context: PlanContext) -> tuple[UnitCost, float, float]:
     """What a unit takes, by how many bytes this process grew meanwhile, and how many it held at most."""
-
-    cost: UnitCost
-    growth: float
-    peak: float
-
-
-def _measured(measure: Callable[[PlanContext], UnitCost], context: PlanContext) -> _Measured:
     before = _resident_bytes()
     with peak_growth() as grown:
         cost = measure(context)
     if grown.bytes is None:  # peaks are known on Linux alone
-        return _Measured(cost, max(0.0, _resident_bytes() - before), _resident_bytes())
-    return _Measured(cost, grown.bytes, memory_of_this_process("VmHWM"))
+        return cost, max(0.0, _resident_bytes() - before), _resident_bytes()
+    return cost, grown.bytes, memory_of_this_process("VmHWM")
 
 
 def _resident_bytes() -> float:
