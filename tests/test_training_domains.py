@@ -121,7 +121,7 @@ def test_any_method_may_continue_its_learning_by_domain(zoo: Zoo, by_domain: Run
     module = with_domain_models(workspace, banks, start, domains, shifted, 40)
     names = [contract.name for contract in zoo]
     assert calls == [
-        ([names[4], names[3]], [4, 3], True, "specialist-1", seed_of(5, "specialist", "grey")),
+        ([names[3], names[4]], [3, 4], True, "specialist-1", seed_of(5, "specialist", "grey")),
         ([names[0], names[2]], [0, 2], True, "specialist-2", seed_of(5, "specialist", "colours")),
     ]
     weights = [network.network.state_dict()[FIRST] - start.network.state_dict()[FIRST] for network in module.networks]
