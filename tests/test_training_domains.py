@@ -1,6 +1,7 @@
 """What a run makes of the domains of its zoo."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,7 +12,7 @@ from scipy.ndimage import convolve
 from torch import Tensor
 from training_helpers import OPTIONS, SIDE, build, content, untrained
 
-from metazoo.bank import Bank, ResidentBank
+from metazoo.bank import Bank, ResidentBank, ResidentBanks
 from metazoo.execution.compute import CPU
 from metazoo.execution.randomness import generator, seed_of
 from metazoo.features.domain_router import fitted_recogniser
@@ -23,12 +24,13 @@ from metazoo.methods.tgr import TgrConfig
 from metazoo.models import ImageClassifier
 from metazoo.pipeline import audit_stage, domain_models
 from metazoo.pipeline.audit_stage import skill_of
-from metazoo.pipeline.domain_models import softened
+from metazoo.pipeline.domain_models import softened, with_domain_models
 from metazoo.pipeline.layout import BANK, DOMAINS, GROUPING, SKILL, TRUST
 from metazoo.pipeline.learning_stage import teacher_targets
 from metazoo.pipeline.workspace import Workspace
 from metazoo.runs.record import Run
 from metazoo.runs.train import train
+from metazoo.storage.metrics import MetricsLog
 from metazoo.storage.run_folder import RunFolder
 from metazoo.taskspace import FixedGrouping, Partition
 from metazoo.zoo import ModelContract, Zoo
@@ -99,6 +101,33 @@ def test_per_domain_models_continue_from_the_meta_model_with_the_models_of_their
     recogniser = fitted_recogniser(("colours", "grey"), shown)
     assert run.recogniser.domains == recogniser.domains
     torch.testing.assert_close(run.recogniser.weight, recogniser.weight, rtol=1e-3, atol=1e-3)
+
+
+def test_any_method_may_continue_its_learning_by_domain(zoo: Zoo, by_domain: Run, tmp_path: Path) -> None:
+    start = by_domain.meta_model.networks[2]
+    calls: list[tuple[list[str], list[int], bool, str, int]] = []
+
+    def shifted(part: Workspace, own: Sequence[int], model: ImageClassifier, stage: str) -> ImageClassifier:
+        calls.append(([contract.name for contract in part.zoo], [*own], model is start, stage, part.seed))
+        other = deepcopy(model)
+        with torch.no_grad():
+            other.network.get_parameter(FIRST).add_(len(calls))
+        return other
+
+    workspace = Workspace(
+        zoo, RunFolder(tmp_path), MetricsLog(tmp_path / "metrics.jsonl"), 5, 1, lambda: None, progress=False
+    )
+    banks, domains = ResidentBanks(Bank.open(by_domain.path / BANK)), {"grey": [4, 3], "colours": [0, 2]}
+    module = with_domain_models(workspace, banks, start, domains, shifted, 40)
+    names = [contract.name for contract in zoo]
+    assert calls == [
+        ([names[3], names[4]], [3, 4], True, "specialist-1", seed_of(5, "specialist", "grey")),
+        ([names[0], names[2]], [0, 2], True, "specialist-2", seed_of(5, "specialist", "colours")),
+    ]
+    weights = [network.network.state_dict()[FIRST] - start.network.state_dict()[FIRST] for network in module.networks]
+    assert [round(float(weight.mean()), 4) for weight in weights] == [1, 2, 0]
+    assert module.recogniser.domains == ("grey", "colours")
+    assert module.recogniser.general == pytest.approx((0.5, 0.5))
 
 
 def test_they_are_said_and_can_be_left_out(zoo: Zoo, by_domain: Run, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from metazoo.learn.learning_config import LearningConfig
 from metazoo.learn.losses import distillation_loss, joint_feature_loss, relational_loss, zoo_cosines
 from metazoo.learn.meta_optimiser import GROUPING, REGULARISER, MetaOptimiser, of_prefix, with_prefix
 from metazoo.learn.regularisers import Direction, Loss, MeanGradient, Parameters, Regulariser
-from metazoo.learn.update_rules import MemberStep, UpdateRule
+from metazoo.learn.update_rules import MemberStep, UpdateRule, build_update
 from metazoo.learn.views import Targets, Views, draw_views, judge_views
 from metazoo.models import ClassifierSpec, build_classifier
 from metazoo.taskspace import FixedGrouping, Grouping, Partition, draw_members
@@ -32,13 +32,13 @@ Groups = Sequence[Sequence[int]]
 class Student(nn.Module):
     """A classifier whose features are mapped linearly to every teacher's features and logits.
 
-    The two maps only exist while learning; the meta-model is `classifier`. Its own head is not trained.
+    The two maps exist only while learning; the meta-model is `classifier`, whose own head is not trained.
 
     Args:
-        spec: of the meta-model.
-        feature_sizes: of the teachers.
-        class_counts: of the teachers.
-        seed: of the run; settles the first weights.
+        spec: architecture and input of the meta-model.
+        feature_sizes: feature sizes, one per teacher.
+        class_counts: numbers of classes, one per teacher.
+        seed: seed of the run, which determines the first weights.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Student(nn.Module):
         return features, self.to_features(features), self.to_logits(features)
 
     def trained_parameters(self) -> dict[str, Tensor]:
-        """Every parameter but those of the classifier's own head, by name; the tensors themselves."""
+        """Parameters by name, except those of the classifier's own head; the tensors themselves."""
         return {
             name: parameter
             for name, parameter in self.named_parameters()
@@ -82,7 +82,7 @@ _MIXED_GROUPS = "views.groups"
 
 @dataclass(frozen=True)
 class StepReport:
-    """Figures of one step; tensors of no dimension, so that nobody waits for a device who does not read them."""
+    """Figures of one step; tensors of no dimension, so that only reading them waits for the device."""
 
     step: int
     loss: Tensor
@@ -141,7 +141,7 @@ class GroupLearner:
         self._config, self._seed, self._check = config, seed, check
         self._weights = weights
         self._regulariser, self._mean = regulariser or config.regularisation.build(), MeanGradient()
-        self._update = update or config.build_update()
+        self._update = update or build_update(config.update, config.teachers_per_update)
         self._parameters = student.trained_parameters()
         self._optimiser = MetaOptimiser(self._parameters, config.learning_rate)
         self._views: tuple[int, Views, list[Tensor]] | None = None
@@ -242,7 +242,7 @@ class GroupLearner:
         )
 
     def calibrate(self) -> None:
-        """Give the student's network stored batch-norm statistics: those of fresh views, as it has learned from.
+        """Give the student's network stored batch-norm statistics, those of fresh views.
 
         Views serve better than the images they are made from, whose contrast is higher.
         """
@@ -262,10 +262,10 @@ class GroupLearner:
             weights = is_active if weights is None else is_active * weights
         return None if weights is None else weights.to(self._bank.images.device)
 
-    def _loss(self, views: Views, places: Tensor, weights: Tensor | None) -> Loss:
+    def _loss(self, views: Views, indices: Tensor, weights: Tensor | None) -> Loss:
         config = self._config
-        images = views.images[places].float() / 255
-        features, logits = views.features[places].float(), views.logits[places]
+        images = views.images[indices].float() / 255
+        features, logits = views.features[indices].float(), views.logits[indices]
 
         def loss(parameters: Parameters) -> Tensor:
             student = self._copies.own

@@ -47,17 +47,17 @@ class MetaOptimiser:
         """Resume from `state`; tensors of other names are ignored.
 
         Raises:
-            DataError: the state is not one of these parameters.
+            DataError: the tensors are not a state of these parameters.
         """
-        kinds = {name.split(".")[1] for name in tensors if name.startswith("optimiser.")}
+        moment_names = {name.split(".")[1] for name in tensors if name.startswith("optimiser.")}
         try:
             for name, parameter in self.parameters.items():
                 with torch.no_grad():
                     parameter.copy_(tensors[f"parameters.{name}"])
-                moments = {kind: tensors[f"optimiser.{kind}.{name}"] for kind in kinds}
+                moments = {key: tensors[f"optimiser.{key}.{name}"] for key in moment_names}
                 self._adam.state[parameter] = {
-                    kind: torch.empty_like(parameter).copy_(moment) if moment.dim() else moment
-                    for kind, moment in moments.items()
+                    key: torch.empty_like(parameter).copy_(moment) if moment.dim() else moment
+                    for key, moment in moments.items()
                 }
         except (KeyError, RuntimeError) as error:
             raise DataError(f"the checkpoint does not fit the meta-model ({error}); start the run again") from error

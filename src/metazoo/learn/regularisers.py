@@ -28,11 +28,11 @@ Loss = Callable[[Parameters], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Direction:
-    """What one group asks for.
+    """Direction of descent that the members of a group agree on.
 
     Attributes:
-        gradient: to be given to an optimiser, by parameter name.
-        losses: of the members at the given parameters, [T].
+        gradient: gradients for an optimiser, by parameter name.
+        losses: losses of the members at the given parameters, [T].
         agreement: mean cosine of two members' gradients, in [-1, 1]; 1 for a single member.
         disagreement: R, at least 0.
         relative_change: length of what regularisation added, relative to the mean gradient.
@@ -97,7 +97,7 @@ class Regulariser(ABC):
 
 @final
 class MeanGradient(Regulariser):
-    """The mean of the members' gradients: multi-task learning as usual."""
+    """The mean of the members' gradients: plain multi-task learning."""
 
     recordable = True
 
@@ -117,7 +117,7 @@ class MeanGradient(Regulariser):
 
 @final
 class ImplicitRegularisation(Regulariser):
-    """Gradients at displaced points (TGR): each member is judged where its own deviation leads uphill.
+    """Gradients at displaced points (TGR): each member's loss is taken where its own deviation leads uphill.
 
     With g_i and g at the parameters and ĝ_i the gradient of L_i at theta - r (g - g_i), the direction is
     g + strength / r * (mean_i ĝ_i - g) = g + strength * gradient of R + O(strength * r). With `strength` equal to r it

@@ -1,4 +1,4 @@
-"""Replay: episodes from memory, through a learner, until they stop getting better."""
+"""Learning by meta-iterations: gradients of visited teachers, then replay of episodes until it stops improving."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from metazoo.features.batch_norm import calibrate_statistics
 from metazoo.learn.episode_gradients import EpisodeGradients
 from metazoo.learn.episode_memory import EpisodeMemory
 from metazoo.learn.learners import FunctionalClassifier, Learner, LearnerName, build_learner
-from metazoo.learn.learning_config import RegularisationConfig, UpdateConfig
+from metazoo.learn.learning_config import RegularisationConfig, TeachersPerUpdate, Update
 from metazoo.learn.losses import distillation_loss, published_distillation_loss
 from metazoo.learn.meta_optimiser import GROUPING, REGULARISER, MetaOptimiser, of_prefix, with_prefix
 from metazoo.learn.regularisers import Direction, Loss, MeanGradient, Parameters, Regulariser
-from metazoo.learn.update_rules import MemberStep, UpdateRule
+from metazoo.learn.update_rules import MemberStep, UpdateRule, build_update
 from metazoo.models import ImageClassifier
 from metazoo.taskspace import Grouping
 
@@ -42,13 +42,13 @@ class ReplayConfig(BaseModel):
     slots: int = Field(default=20, ge=1, description="insertions that the memory keeps of each class")
 
     def build_learner(self) -> Learner:
-        """The learner described."""
+        """Make the learner of these options."""
         return build_learner(self.learner, steps=self.inner_steps, learning_rate=self.inner_learning_rate)
 
 
 @dataclass(frozen=True)
 class ReplayReport:
-    """Figures of one replay: updates made, and loss and accuracy (0 to 1) of the best one's episodes."""
+    """Figures of one replay: number of updates, and loss and accuracy (0 to 1) on the episodes of the best one."""
 
     updates: int
     loss: float
@@ -67,18 +67,18 @@ def replay(
 ) -> ReplayReport:
     """Update the parameters of `optimiser` on batches of episodes from `memory`.
 
-    Every update descends along the gradient of the summed losses of a batch. It ends once `patience` updates in a row
-    brought no higher accuracy on the batch at hand than the best of this replay (published stopping rule). As long as
-    the memory holds too few classes for an episode nothing happens.
+    Every update descends along the gradient of the summed losses of a batch. The replay ends once `patience` updates in
+    a row brought no higher accuracy on their own batch than the best so far (published stopping rule). While the memory
+    holds too few classes for an episode, nothing happens.
 
     Args:
-        gradients: of episodes, at the parameters that the optimiser holds.
-        optimiser: shared with the other half of the meta-iteration, as published.
-        memory: of recovered images.
-        config: see there.
-        seed: of the run.
-        iteration: number of the meta-iteration, which the episodes are drawn by.
-        check: called before every update.
+        gradients: gradients of episodes, at the parameters of the optimiser.
+        optimiser: optimiser shared with the other half of the meta-iteration, as published.
+        memory: memory of recovered images.
+        config: options of the replay.
+        seed: seed of the run.
+        iteration: number of the meta-iteration, which determines the draw of episodes.
+        check: function that is called before every update, and may raise.
 
     Raises:
         DataError: a loss is not finite.
@@ -111,7 +111,7 @@ _CALIBRATION_IMAGES, _CALIBRATION_BATCH = 2048, 256
 
 @dataclass(frozen=True, eq=False)
 class Visit:
-    """What one teacher contributes to a meta-iteration.
+    """Contribution of one teacher to a meta-iteration.
 
     Attributes:
         images: recovered images, uint8 [n, 3, side, side] at the meta-model's size, on any device.
@@ -133,8 +133,10 @@ VisitTeachers = Callable[[int], Sequence[Visit]]
 """The visits of the meta-iteration of that number; equal numbers give equal visits."""
 
 
-class ReplayLearningConfig(UpdateConfig):
+class ReplayLearningConfig(BaseModel):
     """How the meta-model learns by meta-iterations. The defaults are those published with TGR (ICML 2024)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     iterations: int = Field(default=1200, ge=1, description="meta-iterations; 1000 in the mixed settings")
     learning_rate: float = Field(default=1e-3, gt=0, description="of the one Adam for both halves of an iteration")
@@ -152,12 +154,14 @@ class ReplayLearningConfig(UpdateConfig):
     regularisation: RegularisationConfig = RegularisationConfig(
         displacement=1e-3, strength=1e-3, differentiate_displacement=True
     )
+    update: Update = "joint"
+    teachers_per_update: TeachersPerUpdate = 1
     replay: ReplayConfig = ReplayConfig()
 
 
 @dataclass(frozen=True)
 class IterationReport:
-    """Figures of one meta-iteration; those of `Direction` and of `ReplayReport`."""
+    """Figures of one meta-iteration: means over those of `Direction`, and those of `ReplayReport`."""
 
     step: int
     loss: float
@@ -213,12 +217,13 @@ class ReplayLearner:
             config.replay.build_learner(), self._model, self._optimiser.parameters, threads=threads
         )
         self._regulariser, self._mean = regulariser or config.regularisation.build(), MeanGradient()
-        self._update, self._grouping = update or config.build_update(), grouping
+        self._update = update or build_update(config.update, config.teachers_per_update)
+        self._grouping = grouping
         self._threads = threads
         self._visit, self._config, self._seed, self._grows, self._check = visit, config, seed, grows, check
 
     def step(self) -> IterationReport:
-        """One meta-iteration.
+        """Do one meta-iteration.
 
         Raises:
             DataError: a loss is not finite; the iteration is named.
@@ -235,7 +240,7 @@ class ReplayLearner:
         parameters = self._optimiser.parameters
 
         def direct(positions: Sequence[int]) -> Direction:
-            own, displaced = ([given[place] for place in positions] for given in (losses, second))
+            own, displaced = ([given[position] for position in positions] for given in (losses, second))
             found = regulariser.direction(own, parameters, self._threads, displaced=displaced, held_out=held_out)
             if not bool(found.losses.isfinite().all()):
                 raise DataError(

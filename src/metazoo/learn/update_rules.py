@@ -26,15 +26,15 @@ class MemberStep:
 
     Args:
         members: indices of the teachers that the step learns from, [T].
-        direct: direction of the members at some positions, at the present parameters; valid until the next call.
-        losses: losses of all members at the present parameters, [T], without gradient.
+        direct: function that gives the direction of the members at some positions, valid until its next call.
+        losses: function that gives the losses of all members at the present parameters, [T], without gradient.
         optimiser: optimiser of the parameters.
         learning_rate: learning rate of this step; None: that of the optimiser.
-        grouping: grouping that observes, if it does, what each update did to the losses.
+        grouping: grouping that may observe the losses before and after each update; None: there is none.
 
     Attributes:
-        members: see above.
-        optimiser: see above; a rule that moves its parameters itself puts them back before `descend`.
+        members: indices of the teachers that the step learns from, [T].
+        optimiser: optimiser of the parameters; a rule that moves them itself puts them back before `descend`.
     """
 
     def __init__(
@@ -81,7 +81,8 @@ class MemberStep:
         self.optimiser.step(gradient, self._learning_rate)
         if grouping is not None and before is not None:
             after = self._losses()
-            grouping.observe([self.members[place] for place in positions], self.members, before.clone(), after.clone())
+            sources = [self.members[position] for position in positions]
+            grouping.observe(sources, self.members, before.clone(), after.clone())
         return after
 
     def figures(self) -> Figures:
@@ -96,7 +97,7 @@ class UpdateRule(ABC):
 
     @abstractmethod
     def step(self, step: MemberStep) -> None:
-        """Ask for directions of members and descend along them."""
+        """Ask `step` for directions of its members and descend along them."""
 
 
 @final
@@ -129,3 +130,8 @@ class GroupsInTurn(UpdateRule):
             direction = step.direction(positions)
             known = direction.losses if len(positions) == len(step.members) else losses
             losses = step.descend(direction.gradient, positions, known)
+
+
+def build_update(name: UpdateName, size: int) -> UpdateRule:
+    """The update rule of that name; `size` is that of the sub-groups in turn."""
+    return JointUpdate() if name == "joint" else GroupsInTurn(size)

@@ -19,8 +19,8 @@ _LEAST_GENERAL = 0.05
 
 
 LearnPart = Callable[[Workspace, Sequence[int], ImageClassifier, str], ImageClassifier]
-"""What continues a method's learning on a part of its zoo: from the workspace of the part, the indices of its models in
-the whole zoo, the meta-model to start from (to be left as it is), and the stage's name, to the model learned."""
+"""Learning that continues on a part of the zoo. Its arguments are the workspace of the part, the ascending indices of
+its models in the whole zoo, the meta-model to start from (to be left as it is), and the name of the stage."""
 
 
 def with_domain_models(
@@ -44,6 +44,7 @@ def with_domain_models(
         weights: weights of the teachers, above 0, [teachers]; None if all count alike.
     """
     zoo, models = workspace.zoo, []
+    domains = {domain: sorted(own) for domain, own in domains.items()}  # as the models of a part are ordered
     for number, (domain, own) in enumerate(domains.items(), 1):
         part = Zoo(zoo.folder, [zoo.contracts[index] for index in own])
         at_work = dataclasses.replace(workspace, zoo=part, seed=seed_of(workspace.seed, "specialist", domain))
