@@ -28,7 +28,7 @@ from metazoo.methods.tgr import TgrConfig
 from metazoo.methods.tgr_reference import PublishedTgrConfig
 from metazoo.models import ClassifierSpec, build_classifier
 from metazoo.pipeline.learning_stage import teacher_targets
-from metazoo.recover import GeneratorConfig, RecoveryBudget, RecoveryConfig, recover_buckets
+from metazoo.recover import GeneratorConfig, RecoveredImages, RecoveryBudget, RecoveryConfig
 from metazoo.recover.budget import plan_buckets
 from metazoo.taskspace import ProbeConfig, train_probe
 from metazoo.zoo import ModelContract, WhiteBoxTeacher, Zoo
@@ -80,14 +80,24 @@ def time_recovery(
         if kind in known:
             images = torch.randint(0, 256, (len(labels), 3, 16, 16), generator=random, dtype=torch.uint8)
         else:
-            recover_buckets(teacher, [labels], config.model_copy(update={"iterations": 1}), random, guide=guide)
-            of_all, found = _timed(partial(recover_buckets, teacher, [labels], short, random, guide=guide))
-            images, known[kind] = found[0].images, of_all / _ITERATIONS / len(labels)
+            _recover(config.model_copy(update={"iterations": 1}), teacher, labels, random, guide)
+            of_all, found = _timed(partial(_recover, short, teacher, labels, random, guide))
+            images, known[kind] = found.images, of_all / _ITERATIONS / len(labels)
         bank.add(teacher.contract.name, 0, 0, images, labels)
         of_an_image.append(known[kind])
         seconds += known[kind] * images_in_all * config.iterations
     # Freed memory is kept, so this is the most that any of them took.
     return InversionCost(seconds, of_an_image, resident_bytes() - before)
+
+
+def _recover(
+    config: RecoveryConfig | GeneratorConfig,
+    teacher: WhiteBoxTeacher,
+    labels: Tensor,
+    random: torch.Generator,
+    guide: WhiteBoxTeacher | None,
+) -> RecoveredImages:
+    return next(config.inversions(teacher, [labels], random, guide=guide)).run().best()
 
 
 def _kind(spec: ClassifierSpec) -> tuple[object, ...]:
