@@ -16,7 +16,7 @@ from metazoo.errors import ArtefactError, Interrupted, RunError, UsageError
 from metazoo.learn.group_learning import GroupLearner
 from metazoo.methods.tgr import TaskGroupingsRegularization
 from metazoo.pipeline import audit_stage, embedding_stage, learning_stage, recovery_stage
-from metazoo.recover import units
+from metazoo.recover import RecoveryConfig
 from metazoo.runs.record import Run
 from metazoo.runs.train import train
 from metazoo.storage.lock import exclusive
@@ -370,7 +370,7 @@ def test_what_is_finished_is_not_done_again(zoo: Zoo, copied: Path, monkeypatch:
     ):
         monkeypatch.setattr(owner, function, pytest.fail)
     monkeypatch.setattr(audit_stage, "skill_matrix", pytest.fail)
-    monkeypatch.setattr(units, "recover_images", pytest.fail)
+    monkeypatch.setattr(RecoveryConfig, "inversions", pytest.fail)
     with pytest.raises(KeyboardInterrupt):
         again(zoo, copied)
     assert again(zoo, copied).finished

@@ -3,16 +3,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from recover_helpers import LETTERS, VISION_TRANSFORMER, distances, spec_of, teacher_of, trained
+from recover_helpers import LETTERS, VISION_TRANSFORMER, distances, recover, spec_of, teacher_of, trained
 
 from metazoo.bank import Bank
 from metazoo.errors import RunError
 from metazoo.models import ClassifierSpec
-from metazoo.recover import RecoveryBudget, RecoveryConfig, guides_for, recover_images, recover_zoo
+from metazoo.recover import RecoveryBudget, RecoveryConfig, guides_for, recover_zoo
 from metazoo.recover.guides import choose_guides
 from metazoo.recover.inversion import RecoveredImages
 from metazoo.recover.objectives import batch_norm_distance
-from metazoo.recover.statistics import read_batch_norm
+from metazoo.recover.statistics import BatchNormReader
 from metazoo.recover.units import RecoveryUnit, recover_unit
 from metazoo.zoo import WhiteBoxTeacher, Zoo
 from metazoo.zoo.contract import Permission
@@ -90,13 +90,13 @@ def test_images_come_nearer_to_the_statistics_of_the_guide(teacher: WhiteBoxTeac
     config = RecoveryConfig(iterations=60)
 
     def distance(images: torch.Tensor) -> float:
-        with read_batch_norm(teacher) as reader, torch.no_grad():
+        with BatchNormReader(teacher) as reader, torch.no_grad():
             teacher(images)
             return batch_norm_distance(reader.observed, reader.stored).item()
 
     results = {}
     for guide in (None, teacher):
-        result = recover_images(plain, WANTED, config, torch.Generator().manual_seed(0), guide=guide)
+        result = recover(plain, WANTED, config, torch.Generator().manual_seed(0), guide=guide)
         assert result.health.batch_norm_distance is None
         assert result.health.agreement > 0.9
         results[guide] = distance(result.images.float() / 255)
@@ -108,14 +108,14 @@ def test_with_itself_as_a_guide_a_model_is_recovered_as_alone_in_half_of_the_ite
     teacher: WhiteBoxTeacher,
 ) -> None:
     random = torch.Generator()
-    led = recover_images(teacher, WANTED, RecoveryConfig(iterations=9), random.manual_seed(0), guide=teacher)
-    alone = recover_images(teacher, WANTED, RecoveryConfig(iterations=5), random.manual_seed(0))
+    led = recover(teacher, WANTED, RecoveryConfig(iterations=9), random.manual_seed(0), guide=teacher)
+    alone = recover(teacher, WANTED, RecoveryConfig(iterations=5), random.manual_seed(0))
     assert (led.images.int() - alone.images.int()).abs().float().mean() < 0.5
     assert distances(led.health) == pytest.approx(distances(alone.health), rel=1e-2)
 
 
 @pytest.mark.parametrize("noise", [3, 1e9])  # far statistics, and none that are finite
-def test_a_guide_of_ruined_weights_is_let_go(zoo: Zoo, noise: float) -> None:
+def test_a_guide_of_ruined_weights_is_rejected(zoo: Zoo, noise: float) -> None:
     add(zoo, "a", spec_of())
     ruined = trained(spec_of(), steps=2)
     with torch.no_grad():
@@ -124,7 +124,7 @@ def test_a_guide_of_ruined_weights_is_let_go(zoo: Zoo, noise: float) -> None:
     zoo.add("ruined", ruined, class_names=tuple(LETTERS[: ruined.spec.classes]), domain="letters")
     led, alone = recovered(zoo, "a", guide="ruined"), recovered(zoo, "a")
     assert torch.equal(led.images, alone.images)
-    assert led.health == replace(alone.health, guide_let_go=True)
+    assert led.health == replace(alone.health, guide_rejected=True)
     assert led.health.figures() == {**alone.health.figures(), "guide_let_go": 1}
 
 

@@ -181,7 +181,7 @@ def test_a_teacher_that_was_trained_again_is_noticed(zoo: Zoo, whole: Bank) -> N
 def test_too_much_for_the_disk_is_refused_before_anything_is_recovered(
     zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(units_module, "recover_images", pytest.fail)
+    monkeypatch.setattr(RecoveryConfig, "inversions", pytest.fail)
     bank = Bank.create(tmp_path)
     budget = RecoveryBudget(images_per_class=500, disk_megabytes=4)
     with pytest.raises(UsageError, match=r"would take 5 MB of disk, more than disk_megabytes 4 .*images_per_class"):

@@ -29,7 +29,7 @@ from metazoo.pipeline.learning_stage import teacher_targets
 from metazoo.pipeline.options import ImageSourceConfig, MetaModelConfig
 from metazoo.pipeline.replay_stage import VisitConfig
 from metazoo.pipeline.selection_stage import SelectionConfig
-from metazoo.recover import GeneratorConfig, RecoveryBudget, RecoveryConfig, guides_for, plan_recovery, recover_buckets
+from metazoo.recover import GeneratorConfig, RecoveryBudget, RecoveryConfig, guides_for, plan_recovery
 from metazoo.recover.budget import plan_buckets
 from metazoo.taskspace import FixedGrouping, ImageNetProbe, Partition, ProbeConfig, train_probe
 from metazoo.zoo import ModelContract, WhiteBoxTeacher, Zoo
@@ -140,7 +140,7 @@ class _Inversion:
 
         def invert(iterations: int) -> object:
             config = self.config.model_copy(update={"iterations": iterations})
-            return recover_buckets(teacher, [labels], config, random, guide=guide)
+            return next(config.inversions(teacher, [labels], random, guide=guide)).run().best()
 
         invert(min(1, timed))
         seconds = _seconds(lambda: invert(timed)) / self.images

@@ -1,4 +1,4 @@
-"""One piece of recovery work, as a process does it."""
+"""Units of recovery work that a process does."""
 
 import contextlib
 import functools
@@ -14,15 +14,15 @@ from metazoo.execution.compute import CPU, Compute
 from metazoo.execution.executor import map_units
 from metazoo.execution.process_memory import give_back_memory
 from metazoo.execution.randomness import generator
-from metazoo.recover.generated import GeneratorConfig, recover_through_generator
+from metazoo.recover.generated import GeneratorConfig
 from metazoo.recover.inversion import RecoveredImages
-from metazoo.recover.pixels import RecoveryConfig, recover_images
+from metazoo.recover.pixels import RecoveryConfig
 from metazoo.zoo import ModelContract, WhiteBoxTeacher, Zoo
 
 
 @dataclass(frozen=True)
 class RecoveryUnit:
-    """Buckets of one teacher to recover; it travels to a worker process."""
+    """Buckets to recover from one teacher, sent to a worker process."""
 
     zoo: Path
     contract: ModelContract
@@ -42,62 +42,32 @@ def _name_of(unit: RecoveryUnit) -> str:
 
 
 def recover_unit(unit: RecoveryUnit, check: Callable[[], None] = lambda: None) -> list[RecoveredImages]:
-    """Recover the images of each of its buckets; the same for every process and order of units.
+    """Recover the images of each of its buckets; the same in every process and for every order of units.
 
-    A guide that leads astray, as one of ruined weights does, is let go: the images are recovered without it.
+    A guide is rejected, and the images are recovered without it, if it keeps them from becoming finite or from coming
+    nearer to the teacher's own statistics, as one of ruined weights does.
     """
     wanted = (unit.contract,) if unit.guide is None else (unit.contract, unit.guide)
     teacher, *guides = _teachers(unit.zoo, wanted, unit.compute.device)
-    guide = guides[0] if guides else None
-    found = None if guide is None else _guided(unit, teacher, guide, check)
-    if found is None:
+    found: list[RecoveredImages] = []
+    for guide in guides:
+        with contextlib.suppress(ZooError):
+            guided = _recovered(unit, teacher, guide, check)
+            found = [] if any(recovered.health.is_worse_than_start for recovered in guided) else guided
+    if not found:
         alone = _recovered(unit, teacher, None, check)
-        found = [replace(one, health=replace(one.health, guide_let_go=guide is not None)) for one in alone]
+        found = [replace(one, health=replace(one.health, guide_rejected=bool(guides))) for one in alone]
     give_back_memory(torch.device(unit.compute.device))
     return found
-
-
-def _guided(
-    unit: RecoveryUnit, teacher: WhiteBoxTeacher, guide: WhiteBoxTeacher, check: Callable[[], None]
-) -> list[RecoveredImages] | None:
-    """None if the guide keeps images from becoming finite, or from coming nearer to the teacher's own statistics."""
-    with contextlib.suppress(ZooError):
-        found = _recovered(unit, teacher, guide, check)
-        if not any(recovered.health.went_astray for recovered in found):
-            return found
-    return None
 
 
 def _recovered(
     unit: RecoveryUnit, teacher: WhiteBoxTeacher, guide: WhiteBoxTeacher | None, check: Callable[[], None]
 ) -> list[RecoveredImages]:
     random = generator(unit.seed, unit.stage, f"{unit.contract.name}/{unit.generation}", unit.buckets[0])
-    side = unit.stored_side
     with unit.compute.mixed():
-        return recover_buckets(teacher, unit.labels, unit.config, random, guide=guide, stored_side=side, check=check)
-
-
-def recover_buckets(
-    teacher: WhiteBoxTeacher,
-    buckets: Sequence[Tensor],
-    config: RecoveryConfig | GeneratorConfig,
-    random: torch.Generator,
-    *,
-    guide: WhiteBoxTeacher | None = None,
-    stored_side: int | None = None,
-    check: Callable[[], None] = lambda: None,
-) -> list[RecoveredImages]:
-    """Recover the images of `buckets` (int64 [n] each) in whichever way; in pixels there is a single one.
-
-    A guide is for pixels alone.
-
-    Raises:
-        ZooError: as `recover_images`.
-    """
-    if isinstance(config, GeneratorConfig):
-        return recover_through_generator(teacher, buckets, config, random, stored_side=stored_side, check=check)
-    (labels,) = buckets
-    return [recover_images(teacher, labels, config, random, guide=guide, stored_side=stored_side, check=check)]
+        inversions = unit.config.inversions(teacher, unit.labels, random, guide=guide, stored_side=unit.stored_side)
+        return [inversion.run(check).best() for inversion in inversions]
 
 
 def recover_units(

@@ -8,7 +8,8 @@ from metazoo.zoo.class_map import ClassIdentity, identify_classes
 from metazoo.zoo.contract import ModelContract, Permission, Provenance, TrainingRecord
 from metazoo.zoo.importing.add import Addition, add_folder, add_model
 from metazoo.zoo.importing.model_description import ModelDescription
-from metazoo.zoo.teachers import WhiteBoxTeacher
+from metazoo.zoo.query_teacher import QueryTeacher
+from metazoo.zoo.teachers import Teacher, WhiteBoxTeacher
 from metazoo.zoo.training_config import TrainingConfig
 from metazoo.zoo.zoo_folder import Zoo, zoo_with_models
 
@@ -20,6 +21,8 @@ __all__ = [
     "ModelDescription",
     "Permission",
     "Provenance",
+    "QueryTeacher",
+    "Teacher",
     "TrainingConfig",
     "TrainingRecord",
     "WhiteBoxTeacher",
