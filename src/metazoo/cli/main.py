@@ -10,7 +10,10 @@ from collections.abc import Sequence
 
 from metazoo.cli.parser import build_parser
 from metazoo.errors import Interrupted, MetazooError
+from metazoo.execution.process_memory import keep_freed_memory
 from metazoo.text import printable
+
+_LEARNING = {"demo:demo", "measure_commands:evaluate", "train_commands:train", "zoo_commands:build"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         try:
             options = build_parser().parse_args([word for word in given if word != "--debug"])
+            if options.command in _LEARNING:
+                keep_freed_memory()
             module, _, function = options.command.partition(":")
             return int(getattr(importlib.import_module(f"metazoo.cli.{module}"), function)(options) or 0)
         finally:

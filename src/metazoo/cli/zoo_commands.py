@@ -12,7 +12,6 @@ from metazoo.cli.output import print_table
 from metazoo.data import load_images
 from metazoo.errors import UsageError, ZooError
 from metazoo.execution.bounded import Limits
-from metazoo.execution.process_memory import keep_freed_memory
 from metazoo.execution.progress import message
 from metazoo.execution.signals import graceful
 from metazoo.pipeline.layout import SELECTION, TRUST
@@ -28,7 +27,6 @@ _LARGEST_CLASS_FILE = 20_000_000
 
 def build(options: Namespace) -> None:
     """Build models of one kind."""
-    keep_freed_memory()
     images = load_images(options.data, side=options.input_size, images_per_class=options.images_per_class)
     zoo = build_zoo(
         options.out,
@@ -48,6 +46,7 @@ def build(options: Namespace) -> None:
         width=options.width,
         recovered_images=options.recovered_images,
         workers=options.workers,
+        executor=options.executor,
         device=options.device,
         progress=True,
     )

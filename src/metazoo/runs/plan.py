@@ -10,7 +10,7 @@ from rich.table import Table
 
 from metazoo.bank import Bank
 from metazoo.execution.executor import default_workers
-from metazoo.execution.process_memory import keep_freed_memory, memory_of_this_process, peak_growth
+from metazoo.execution.process_memory import memory_of_this_process, peak_growth
 from metazoo.execution.progress import duration, message
 from metazoo.execution.threads import threads_for, torch_threads
 from metazoo.methods.tgr import TgrConfig
@@ -80,7 +80,6 @@ def plan_run(
     resolved.method.check(zoo, options, resolved.seed)
     if progress:
         message("timing a few steps of every stage")
-    keep_freed_memory()
     at_first = resident_bytes()
     workers = default_workers() if workers is None else workers
     teachers = zoo.teachers_in_turn()
