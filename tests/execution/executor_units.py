@@ -36,6 +36,19 @@ def behave(unit: str) -> object:
     elif kind == "slow-pid":
         time.sleep(float(argument))
         return os.getpid()
+    elif kind == "square":
+        return int(argument) ** 2
+    elif kind == "at-work":  # says on which machine of Ray, and waits for the mark
+        import ray
+
+        mark = Path(argument)
+        with (mark.parent / "attempts").open("a") as attempts:
+            attempts.write("1")
+        node = ray.get_runtime_context().get_node_id()
+        write_bytes(mark.parent / f"{os.getpid()}.at-work", node.encode())
+        while not mark.exists():
+            time.sleep(0.01)
+        time.sleep(1)  # time to lose the process, which goes with its machine
     elif kind == "animal":
         return ANIMALS.get(argument)
     elif kind == "stop-asked":

@@ -107,7 +107,7 @@ def test_inline_errors_name_the_unit_after_earlier_results_are_handed_over(unit:
 def test_processes_stay_from_one_map_to_the_next_and_dead_or_failed_ones_are_replaced() -> None:
     with LocalExecutor(2) as executor:
 
-        def processes() -> set[int]:
+        def processes() -> set[Any]:
             return {result for _, result in executor.map(behave, ["pid"] * 30)} | {child.pid for child in _children()}
 
         assert not executor.is_warm
@@ -149,7 +149,7 @@ def test_an_executor_serves_one_map_at_a_time() -> None:
 
 
 def test_short_units_run_here_as_long_as_processes_are_not_worth_it() -> None:
-    def processes(executor: LocalExecutor, units: list[str]) -> list[int]:
+    def processes(executor: LocalExecutor, units: list[str]) -> list[Any]:
         return [result for _, result in executor.map(behave, units, short=True)]
 
     with LocalExecutor(2) as executor:

@@ -78,14 +78,18 @@ class RayExecutor(Executor):
                     )
                 # The processes of Ray are started by others, which take their path from the environment.
                 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-                ray.init(
-                    address="local",
-                    num_cpus=self.capacity,
-                    include_dashboard=False,
-                    object_store_memory=_STORE_BYTES,
-                    configure_logging=False,
-                    log_to_driver=False,
-                )
+                try:
+                    ray.init(
+                        address="local",
+                        num_cpus=self.capacity,
+                        include_dashboard=False,
+                        object_store_memory=_STORE_BYTES,
+                        configure_logging=False,
+                        log_to_driver=False,
+                    )
+                except Exception as error:
+                    reason = " ".join(str(error).split())[:300]
+                    raise RunError(f"Ray cannot start here: {reason} Call again, or use --executor local") from error
                 self._is_own = True
             self.capacity = max(self.capacity, int(ray.cluster_resources().get("CPU", 0)))
         self._is_connected = True

@@ -249,7 +249,7 @@ class ZooReference:
     models: tuple[tuple[str, str], ...]
 
     def open(self) -> Zoo:
-        """The zoo of these models alone. A process reads the list of contracts once, and again if that one does not fit.
+        """The zoo of these models alone. A process reads the list of contracts once, and again if it does not fit.
 
         Raises:
             ZooError: a model is missing or another one than when the unit of work was made; it is named.
