@@ -88,7 +88,7 @@ def learned(
     config = resolve_config(merged(run.config.as_record(), changes)).options
     assert isinstance(config, TgrConfig)
     workspace = Workspace(
-        zoo, RunFolder(folder), MetricsLog(folder / METRICS), seed, 1, lambda: None, progress=False, images=False
+        zoo, RunFolder(folder), MetricsLog(folder / METRICS), seed, lambda: None, progress=False, images=False
     )
     distance = RunFolder(run.path).read_tensors(DISTANCE)["distance"]
     names = [contract.name for contract in zoo]

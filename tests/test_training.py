@@ -323,7 +323,7 @@ def test_only_a_run_folder_can_be_opened(tmp_path: Path, copied: Path) -> None:
 
 @pytest.mark.parametrize(
     ("owner", "function", "calls"),
-    [(recovery_stage, "recover_zoo", 0), (audit_stage, "skill_matrix", 0), (embedding_stage, "train_probe", 0),
+    [(recovery_stage, "recover_zoo", 0), (audit_stage, "partners_of", 0), (embedding_stage, "train_probe", 0),
      (embedding_stage, "dissimilarity_matrix", 0), (GroupLearner, "step", 5), (GroupLearner, "calibrate", 0)],
 )  # fmt: skip
 def test_a_stop_is_answered_where_the_run_can_go_on(
@@ -369,7 +369,7 @@ def test_what_is_finished_is_not_done_again(zoo: Zoo, copied: Path, monkeypatch:
         (embedding_stage, "group"),
     ):
         monkeypatch.setattr(owner, function, pytest.fail)
-    monkeypatch.setattr(audit_stage, "skill_matrix", pytest.fail)
+    monkeypatch.setattr(audit_stage, "partners_of", pytest.fail)
     monkeypatch.setattr(RecoveryConfig, "inversions", pytest.fail)
     with pytest.raises(KeyboardInterrupt):
         again(zoo, copied)

@@ -33,7 +33,8 @@ def add(zoo: Zoo, name: str, spec: ClassifierSpec, domain: str = "letters", perm
 def recovered(zoo: Zoo, name: str, *, guide: str | None = None) -> RecoveredImages:
     guided_by = None if guide is None else zoo.contract(guide)
     config = RecoveryConfig(iterations=8)
-    unit = RecoveryUnit(zoo.folder, zoo.contract(name), 0, (0,), (WANTED,), config, 84, 3, guided_by)
+    reference = zoo.reference(*filter(None, (zoo.contract(name), guided_by)))
+    unit = RecoveryUnit(reference, zoo.contract(name), 0, (0,), (WANTED,), config, 84, 3, guided_by)
     (found,) = recover_unit(unit)
     return found
 
@@ -141,13 +142,13 @@ def test_a_bank_says_who_guided(zoo: Zoo, tmp_path: Path) -> None:
     add(zoo, "conv", spec_of(5))
     config, budget = RecoveryConfig(iterations=2), RecoveryBudget(images_per_class=4, bucket_size=8)
     bank, alone = (Bank.create(tmp_path / name) for name in ("bank", "alone"))
-    recover_zoo(zoo, bank, config, budget, 3, workers=1)
+    recover_zoo(zoo, bank, config, budget, 3)
     made = bank.made_with("vit")
     assert (made["guide"], made["guide_sha256"]) == ("conv", zoo.contract("conv").weights_sha256)
     assert "guide" not in bank.made_with("conv")
-    recover_zoo(zoo, alone, config.model_copy(update={"guided": False}), budget, 3, workers=1)
+    recover_zoo(zoo, alone, config.model_copy(update={"guided": False}), budget, 3)
     assert not torch.equal(alone.images_of("vit")[0], bank.images_of("vit")[0])
     assert torch.equal(alone.images_of("conv")[0], bank.images_of("conv")[0])
     zoo.remove({"conv"})
     with pytest.raises(RunError, match="'vit' made with guide conv, not None"):
-        recover_zoo(zoo, bank, config, budget, 3, workers=1)
+        recover_zoo(zoo, bank, config, budget, 3)

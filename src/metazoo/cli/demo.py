@@ -15,7 +15,6 @@ from metazoo.cli.feature_source import open_source
 from metazoo.cli.output import print_sections, print_table
 from metazoo.data import ImageSet, assert_disjoint, load_images
 from metazoo.evaluate import evaluate, results_table
-from metazoo.execution.process_memory import keep_freed_memory
 from metazoo.execution.progress import Progress
 from metazoo.execution.signals import graceful
 from metazoo.execution.threads import torch_threads
@@ -48,7 +47,6 @@ CONFIG = {
 def demo(options: Namespace) -> None:
     """Build, train, evaluate, adapt and predict; called again, it goes on where it was."""
     start = time.monotonic()
-    keep_freed_memory()
     out = Path(options.out)
     with graceful() as stop:
         _say(

@@ -21,6 +21,7 @@ HEADS = (
 DEFAULT_HEAD = "logistic"
 BATCH_NORM_MODES = ("running", "support", "query")
 PRECISIONS = ("float32", "bfloat16")
+EXECUTORS = ("local", "ray")
 DATA_HELP = (
     "an .npz pack, a folder with one folder a class, glyphs, glyphs:SCRIPT,SCRIPT, or a part (train, val, test) of "
     "cifar-fs, mini-imagenet or cub in the folder ROOT, such as cifar-fs/train:ROOT"
@@ -98,6 +99,18 @@ def workers(command: argparse.ArgumentParser) -> None:
         "--workers",
         type=positive,
         help="processes, threads of learning (default: one a core, at most 4 on a GPU)",
+    )
+
+
+def executor(command: argparse.ArgumentParser) -> None:
+    """Where independent work runs."""
+    workers(command)
+    command.add_argument(
+        "--executor",
+        choices=EXECUTORS,
+        default=EXECUTORS[0],
+        help="local: processes of this machine; ray: those of Ray, for which the extra ray is needed "
+        "(default: %(default)s)",
     )
 
 

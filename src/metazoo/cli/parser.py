@@ -111,7 +111,7 @@ def _zoo(commands: Any) -> None:
     )
     add_recovered_images(build)
     options.images_per_class(build)
-    options.workers(build)
+    options.executor(build)
     options.device(build)
     build.set_defaults(command="zoo_commands:build")
     adding(commands)
@@ -167,7 +167,7 @@ def _train(commands: Any) -> None:
     train.add_argument("--resume", action="store_true", help="go on with the run in OUT, or begin it")
     train.add_argument("--plan", action="store_true", help="say what time, memory and disk it would take, and stop")
     train.add_argument("--threads", type=positive, help="of torch for learning (default: 1, or as the run was begun)")
-    options.workers(train)
+    options.executor(train)
     options.device(train, ", or as the run was begun")
     train.add_argument(
         "--precision",

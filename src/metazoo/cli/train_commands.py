@@ -56,6 +56,7 @@ def train(options: Namespace) -> None:
         seed=options.seed,
         resume=options.resume,
         workers=options.workers,
+        executor=options.executor,
         threads=options.threads,
         device=options.device,
         precision=options.precision,

@@ -12,7 +12,6 @@ from metazoo.cli.output import print_sections, print_table
 from metazoo.data import load_images
 from metazoo.errors import UsageError, ZooError
 from metazoo.execution.bounded import Limits
-from metazoo.execution.process_memory import keep_freed_memory
 from metazoo.execution.signals import graceful
 from metazoo.report.zoo_tables import domain_rows, domain_table, model_rows, model_table
 from metazoo.runs.record import Run
@@ -25,7 +24,6 @@ _LARGEST_CLASS_FILE = 20_000_000
 
 def build(options: Namespace) -> None:
     """Build models of one domain and architecture."""
-    keep_freed_memory()
     images = load_images(options.data, side=options.input_size, images_per_class=options.images_per_class)
     zoo = build_zoo(
         options.out,
@@ -45,6 +43,7 @@ def build(options: Namespace) -> None:
         width=options.width,
         recovered_images=options.recovered_images,
         workers=options.workers,
+        executor=options.executor,
         device=options.device,
         progress=True,
     )

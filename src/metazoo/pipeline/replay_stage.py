@@ -126,7 +126,7 @@ def learn_by_replay(
                 recovery,
                 seed,
                 iteration,
-                workers=workspace.workers,
+                executor=workspace.executor,
                 stored_side=_STORED_SIDE,
                 compute=workspace.compute,
                 check=workspace.check,

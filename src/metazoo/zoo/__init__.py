@@ -11,7 +11,7 @@ from metazoo.zoo.importing.model_description import ModelDescription
 from metazoo.zoo.query_teacher import QueryTeacher
 from metazoo.zoo.teachers import Teacher, WhiteBoxTeacher
 from metazoo.zoo.training_config import TrainingConfig
-from metazoo.zoo.zoo_folder import Zoo, zoo_with_models
+from metazoo.zoo.zoo_folder import Zoo, ZooReference, zoo_with_models
 
 __all__ = [
     "Addition",
@@ -27,6 +27,7 @@ __all__ = [
     "TrainingRecord",
     "WhiteBoxTeacher",
     "Zoo",
+    "ZooReference",
     "add_folder",
     "add_model",
     "build_zoo",
