@@ -6,7 +6,6 @@ from rich.table import Table
 from rich.text import Text
 
 from metazoo.cli.output import print_sections, print_table
-from metazoo.execution.process_memory import keep_freed_memory
 from metazoo.methods import METHODS
 from metazoo.pipeline.layout import META_MODEL
 from metazoo.runs.config import resolve_config
@@ -31,7 +30,6 @@ def methods(options: Namespace) -> None:
 
 def train(options: Namespace) -> None:
     """Learn a meta-model, or estimate what that would take."""
-    keep_freed_memory()
     if options.plan:
         from metazoo.runs.plan import plan_run, plan_table
 
