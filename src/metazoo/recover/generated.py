@@ -69,15 +69,8 @@ class GeneratorConfig(BaseModel):
         the published code does before it groups the teachers. Its sides are the teacher's input size, rounded up to a
         multiple of 4. Deterministic on a CPU given `random` and the number of threads.
 
-        Args:
-            teacher: a frozen model.
-            buckets: wanted local classes of the images of each bucket, int64 [n].
-            random: source of all draws, on the CPU.
-            guide: see `Inversion`.
-            stored_side: see `Inversion`.
-            objectives: further terms of the loss, added to those of this config.
-            network: generator on the teacher's device that is trained further, from latent vectors of size `latent`; a
-                fresh one if None.
+        Arguments are those of `RecoveryConfig.inversions`, except `network`: a generator on the teacher's device that
+        is trained further, from latent vectors of size `latent`; a fresh one if None.
         """
         side = -(-teacher.input_size // 4) * 4
         if network is None:

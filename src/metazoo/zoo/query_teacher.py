@@ -99,11 +99,7 @@ class QueryTeacher:
             return torch.cat([self._logits_of(batch) for batch in batches]).to(images.device)
 
     def features(self, images: Tensor) -> NoReturn:
-        """Refuse, with the remedy: features need white-box access.
-
-        Raises:
-            UsageError: always.
-        """
+        """Raise a `UsageError`: features need white-box access."""
         self._refuse("features")
 
     def _logits_of(self, batch: Tensor) -> Tensor:
