@@ -36,7 +36,7 @@ from metazoo.runs.record import Run
 from metazoo.runs.train import train
 from metazoo.storage.metrics import MetricsLog
 from metazoo.storage.run_folder import RunFolder
-from metazoo.taskspace import group
+from metazoo.taskspace import FixedGrouping, group
 from metazoo.zoo import Zoo
 
 DEFAULT = "dispersed, implicit"
@@ -88,13 +88,13 @@ def learned(
     config = resolve_config(merged(run.config.as_record(), changes)).options
     assert isinstance(config, TgrConfig)
     workspace = Workspace(
-        zoo, RunFolder(folder), MetricsLog(folder / METRICS), seed, 1, lambda: None, progress=False, images=False
+        zoo, RunFolder(folder), MetricsLog(folder / METRICS), seed, lambda: None, progress=False, images=False
     )
     distance = RunFolder(run.path).read_tensors(DISTANCE)["distance"]
     names = [contract.name for contract in zoo]
-    grouping = group(distance, config.grouping.strategy, config.grouping.groups, keys=names, seed=seed)
+    partition = group(distance, config.grouping.strategy, config.grouping.groups, keys=names, seed=seed)
     banks = ResidentBanks(Bank.open(run.path / BANK))
-    classifier = learn_from_groups(workspace, banks, grouping, config.learning, config.meta_model)
+    classifier = learn_from_groups(workspace, banks, FixedGrouping(partition), config.learning, config.meta_model)
     return classifier, workspace.metrics.rows()
 
 

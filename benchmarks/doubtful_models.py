@@ -67,7 +67,7 @@ def learned(zoo: Zoo, bank: Bank, folder: Path, options: dict[str, Any], seed: i
     """A meta-model from the images that are in `bank` already, and what the run says of trust."""
     config = resolve_config(options)
     workspace = Workspace(
-        zoo, RunFolder(folder), MetricsLog(folder / METRICS), seed, 1, lambda: None, progress=False, images=False
+        zoo, RunFolder(folder), MetricsLog(folder / METRICS), seed, lambda: None, progress=False, images=False
     )
     if not (folder / BANK).exists():
         Bank.create(folder / BANK)
@@ -99,7 +99,7 @@ def main() -> None:
     config = resolve_config(base).options
     assert isinstance(config, TgrConfig)
     bank = Bank.open_or_create(options.out / "bank")
-    recover_zoo(with_bad(planted, max(shares)), bank, config.recovery, config.budget, seed, workers=1)
+    recover_zoo(with_bad(planted, max(shares)), bank, config.recovery, config.budget, seed)
     validation = load_images(options.validation)
     lists = [EpisodeList.draw(validation, 5, shots, 15, EPISODES, 0) for shots in (1, 5)]
 

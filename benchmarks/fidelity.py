@@ -36,7 +36,6 @@ from metazoo.recover import GeneratorConfig, RecoveryBudget, RecoveryConfig
 from metazoo.recover.adam import PlainAdam
 from metazoo.recover.budget import plan_buckets
 from metazoo.recover.pixels import cosine_decay
-from metazoo.recover.units import recover_buckets
 from metazoo.zoo import WhiteBoxTeacher, Zoo
 
 BATCH, RATE, SEED = 64, 5e-3, 0
@@ -62,9 +61,9 @@ def recovered(
     start = clock()
     with compute.mixed():
         parts = [
-            part.images
+            inversion.run().best().images
             for place, own in enumerate(together)
-            for part in recover_buckets(teacher, own, config, generator(SEED, "fidelity", contract.name, place))
+            for inversion in config.inversions(teacher, own, generator(SEED, "fidelity", contract.name, place))
         ]
     return torch.cat(parts), clock() - start
 

@@ -136,7 +136,7 @@ class _Disturbance:
         if not path.is_relative_to(self._folder) or changes_nothing:
             return
         target = path.relative_to(self._folder)
-        self._latest = target.with_name(_TEMPORARY.sub(r"\1", target.name)).as_posix() if target.name else "."
+        self._latest = "/".join(_TEMPORARY.sub(r"\1", part) for part in target.parts) or "."
         self._reach("append" if kind == "create" and path.suffix == ".jsonl" else kind, self._latest, path)
 
     def _reach(self, kind: str, name: str, path: Path | None = None) -> None:
@@ -172,9 +172,10 @@ class _Disturbance:
 def _watched() -> dict[str, Any]:
     """The owner of each function whose calls are moments."""
     from metazoo.learn.group_learning import GroupLearner
+    from metazoo.learn.update_rules import MemberStep
     from metazoo.taskspace import probe
 
-    return {"shift_and_flip": probe, **dict.fromkeys(("step", "_descend", "calibrate"), GroupLearner)}
+    return {"shift_and_flip": probe, "descend": MemberStep, **dict.fromkeys(("step", "calibrate"), GroupLearner)}
 
 
 class _Process:

@@ -65,7 +65,7 @@ def test_a_tensor_that_was_left_behind_is_noticed(device: str) -> None:
 def test_a_run_learns_there_what_it_learns_on_the_cpu(
     zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preset: str, config: dict[str, Any]
 ) -> None:
-    options: dict[str, Any] = {"preset": setting, "config": config, "workers": 1}
+    options: dict[str, Any] = {"preset": preset, "config": config, "workers": 1}
     here = train(zoo, out=tmp_path / "cpu", device="cpu", **options)
     monkeypatch.setattr(compute, "_device", torch.device)
     with emulated_device() as name:

@@ -74,7 +74,7 @@ def test_every_learner_is_recorded(zoo: Zoo, tmp_path: Path, recorded: list[bool
 def test_processes_share_a_gpu_and_a_run_is_taken_up_there(zoo: Zoo, tmp_path: Path) -> None:
     stopped = tmp_path / "run"
     train(zoo, out=stopped, config=LONGER, device="cuda", workers=2)
-    (stopped / "meta-model" / "meta-model.json").unlink()
+    (stopped / "meta-model" / "bundle.json").unlink()
     assert train(zoo, out=stopped, config=LONGER, device="cuda", workers=2, resume=True).finished
 
 

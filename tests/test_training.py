@@ -16,7 +16,7 @@ from metazoo.errors import ArtefactError, Interrupted, RunError, UsageError
 from metazoo.learn.group_learning import GroupLearner
 from metazoo.methods.tgr import TaskGroupingsRegularization
 from metazoo.pipeline import audit_stage, embedding_stage, learning_stage, recovery_stage
-from metazoo.recover import units
+from metazoo.recover import RecoveryConfig
 from metazoo.runs.record import Run
 from metazoo.runs.train import train
 from metazoo.storage.lock import exclusive
@@ -51,7 +51,7 @@ def changed(section: str, **values: Any) -> dict[str, Any]:
 
 def as_interrupted(folder: Path, *forgotten: str) -> None:
     """The folder of a run that was killed before it committed these files and the meta-model."""
-    Manifest(folder).discard("meta-model/meta-model.json", *forgotten)
+    Manifest(folder).discard("meta-model/bundle.json", *forgotten)
 
 
 def test_a_run_holds_everything_it_made_with_its_hash(whole: Run, zoo: Zoo) -> None:
@@ -61,7 +61,7 @@ def test_a_run_holds_everything_it_made_with_its_hash(whole: Run, zoo: Zoo) -> N
     expected |= {f"recovered/{name}.png" for name in names}
     taskspace = ("fisher.safetensors", "distance.safetensors", "groups.json", "trust.json", "skill.safetensors")
     expected |= {f"taskspace/{name}" for name in taskspace}
-    expected |= {f"meta-model/{name}" for name in ("model.safetensors", "meta-model.json", "card.md")}
+    expected |= {f"meta-model/{name}" for name in ("model.safetensors", "bundle.json", "README.md")}
     held = set(content(whole.path))
     assert {name for name in held if not name.startswith("bank/")} == expected
     manifest = Manifest(whole.path)
@@ -176,7 +176,7 @@ def test_a_run_goes_on_with_its_own_zoo_only(zoo: Zoo, copied: Path) -> None:
 
 
 def test_a_run_is_not_begun_anew_by_mistake(zoo: Zoo, whole: Run, copied: Path) -> None:
-    with pytest.raises(UsageError, match="holds a run already; go on with it by --resume"):
+    with pytest.raises(UsageError, match="holds a run already; continue it by --resume"):
         train(zoo, out=copied, config=OPTIONS)
     assert content(copied) == content(whole.path)
 
@@ -308,7 +308,7 @@ def test_what_is_not_finished_or_damaged_has_no_meta_model(copied: Path) -> None
     as_interrupted(copied)
     run = Run.open(copied)
     assert not run.finished
-    with pytest.raises(RunError, match="has not finished; go on with it by train --resume"):
+    with pytest.raises(RunError, match="has not finished; continue it by train --resume"):
         _ = run.meta_model
 
 
@@ -323,7 +323,7 @@ def test_only_a_run_folder_can_be_opened(tmp_path: Path, copied: Path) -> None:
 
 @pytest.mark.parametrize(
     ("owner", "function", "calls"),
-    [(recovery_stage, "recover_zoo", 0), (audit_stage, "skill_matrix", 0), (embedding_stage, "train_probe", 0),
+    [(recovery_stage, "recover_zoo", 0), (audit_stage, "partners_of", 0), (embedding_stage, "train_probe", 0),
      (embedding_stage, "dissimilarity_matrix", 0), (GroupLearner, "step", 5), (GroupLearner, "calibrate", 0)],
 )  # fmt: skip
 def test_a_stop_is_answered_where_the_run_can_go_on(
@@ -369,8 +369,8 @@ def test_what_is_finished_is_not_done_again(zoo: Zoo, copied: Path, monkeypatch:
         (embedding_stage, "group"),
     ):
         monkeypatch.setattr(owner, function, pytest.fail)
-    monkeypatch.setattr(audit_stage, "skill_matrix", pytest.fail)
-    monkeypatch.setattr(units, "recover_images", pytest.fail)
+    monkeypatch.setattr(audit_stage, "partners_of", pytest.fail)
+    monkeypatch.setattr(RecoveryConfig, "inversions", pytest.fail)
     with pytest.raises(KeyboardInterrupt):
         again(zoo, copied)
     assert again(zoo, copied).finished

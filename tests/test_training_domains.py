@@ -1,6 +1,7 @@
 """What a run makes of the domains of its zoo."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,25 +12,27 @@ from scipy.ndimage import convolve
 from torch import Tensor
 from training_helpers import OPTIONS, SIDE, build, content, untrained
 
-from metazoo.bank import Bank, ResidentBank
+from metazoo.bank import Bank, ResidentBank, ResidentBanks
 from metazoo.execution.compute import CPU
 from metazoo.execution.randomness import generator, seed_of
 from metazoo.features.domain_router import fitted_recogniser
 from metazoo.features.embedders import MultiDomainClassifier
 from metazoo.learn.group_learning import GroupLearner, Student
 from metazoo.learn.learning_config import LearningConfig
+from metazoo.methods import tgr
 from metazoo.methods.tgr import TgrConfig
 from metazoo.models import ImageClassifier
 from metazoo.pipeline import audit_stage, domain_models
 from metazoo.pipeline.audit_stage import skill_of
-from metazoo.pipeline.domain_models import softened
+from metazoo.pipeline.domain_models import softened, with_domain_models
 from metazoo.pipeline.layout import BANK, DOMAINS, GROUPING, SKILL, TRUST
 from metazoo.pipeline.learning_stage import teacher_targets
 from metazoo.pipeline.workspace import Workspace
 from metazoo.runs.record import Run
 from metazoo.runs.train import train
+from metazoo.storage.metrics import MetricsLog
 from metazoo.storage.run_folder import RunFolder
-from metazoo.taskspace import Partition, draw_members
+from metazoo.taskspace import FixedGrouping, Partition
 from metazoo.zoo import ModelContract, Zoo
 
 FIRST = "blocks.0.0.weight"
@@ -50,12 +53,8 @@ def learned(zoo: Zoo, out: Path, **changes: Any) -> Run:
     return train(zoo, out=out, config={**OPTIONS, "domains": domains, **changes}, workers=1, resume=True)
 
 
-def drawing(grouping: Partition, weights: Tensor | None) -> Callable[[torch.Generator], tuple[int, ...]]:
-    return lambda random: draw_members(grouping, 2, random, weights=weights)[1]
-
-
 @pytest.mark.parametrize("trust", [{"mode": "keep"}, {"mode": "weigh", "threshold": 1.0}])
-def test_specialists_go_on_from_the_meta_model_with_the_models_of_their_domain(
+def test_per_domain_models_continue_from_the_meta_model_with_the_models_of_their_domain(
     zoo: Zoo, tmp_path: Path, trust: dict[str, Any]
 ) -> None:
     plain, run = (
@@ -73,7 +72,7 @@ def test_specialists_go_on_from_the_meta_model_with_the_models_of_their_domain(
     for domain in ("colours", "grey"):
         own = [index for index, contract in enumerate(zoo) if contract.domain == domain]
         left = [tuple(own.index(index) for index in group if index in own) for group in groups]
-        grouping = Partition(tuple(group for group in left if group), "dispersed")
+        grouping = FixedGrouping(Partition(tuple(group for group in left if group), "dispersed"))
         weights = scores[own].pow(8).clamp(min=1e-6) if trust["mode"] == "weigh" else None
         resident = ResidentBank.load(bank, [names[index] for index in own], SIDE)
         teachers, seed = [zoo.teacher(names[index]) for index in own], seed_of(0, "specialist", domain)
@@ -81,22 +80,21 @@ def test_specialists_go_on_from_the_meta_model_with_the_models_of_their_domain(
         student = Student(plain.spec, sizes, [teacher.contract.spec.classes for teacher in teachers], seed)
         student.classifier.load_state_dict(plain.state_dict())
         targets = teacher_targets(teachers, CPU)
-        learner = GroupLearner(
-            student, resident, grouping.groups, drawing(grouping, weights), targets, options, seed, weights=weights
-        )
+        learner = GroupLearner(student, resident, grouping, targets, options, seed, weights=weights)
         for _ in range(3):
             learner.step()
         learner.calibrate()
-        specialist = run.networks[len(shown)]
+        domain_model = run.networks[len(shown)]
         with torch.no_grad():  # not by parameters: a bias before batch norm follows rounding, and changes nothing
             images = resident.pixels(torch.arange(len(resident)))
             random = generator(0, "softness", domain)
             soft = softened(images, (2 * torch.rand(len(images), generator=random) - 1).clamp(min=0))
             expected = student.classifier.eval().features(images)
-            torch.testing.assert_close(specialist.features(images), expected, rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(domain_model.features(images), expected, rtol=1e-3, atol=1e-4)
             assert not torch.allclose(plain.features(images), expected, rtol=1e-2, atol=1e-2)
             shown.append(torch.cat([network.features(soft) for network in run.networks[:2]], 1))
-        assert not torch.allclose(specialist.network.state_dict()[FIRST], plain.network.state_dict()[FIRST], atol=1e-4)
+        first, started_from = (module.network.state_dict()[FIRST] for module in (domain_model, plain))
+        assert not torch.allclose(first, started_from, atol=1e-4)
         number = len(own) if weights is None else float(weights.sum() ** 2 / weights.square().sum())
         assert run.recogniser.general[len(shown) - 1] == pytest.approx(2 / number**2 if number > 2**0.5 else 1)
     assert torch.equal(run.networks[2].network.state_dict()[FIRST], plain.network.state_dict()[FIRST])
@@ -105,10 +103,37 @@ def test_specialists_go_on_from_the_meta_model_with_the_models_of_their_domain(
     torch.testing.assert_close(run.recogniser.weight, recogniser.weight, rtol=1e-3, atol=1e-3)
 
 
+def test_any_method_may_continue_its_learning_by_domain(zoo: Zoo, by_domain: Run, tmp_path: Path) -> None:
+    start = by_domain.meta_model.networks[2]
+    calls: list[tuple[list[str], list[int], bool, str, int]] = []
+
+    def shifted(part: Workspace, own: Sequence[int], model: ImageClassifier, stage: str) -> ImageClassifier:
+        calls.append(([contract.name for contract in part.zoo], [*own], model is start, stage, part.seed))
+        other = deepcopy(model)
+        with torch.no_grad():
+            other.network.get_parameter(FIRST).add_(len(calls))
+        return other
+
+    workspace = Workspace(
+        zoo, RunFolder(tmp_path), MetricsLog(tmp_path / "metrics.jsonl"), 5, 1, lambda: None, progress=False
+    )
+    banks, domains = ResidentBanks(Bank.open(by_domain.path / BANK)), {"grey": [4, 3], "colours": [0, 2]}
+    module = with_domain_models(workspace, banks, start, domains, shifted, 40)
+    names = [contract.name for contract in zoo]
+    assert calls == [
+        ([names[3], names[4]], [3, 4], True, "specialist-1", seed_of(5, "specialist", "grey")),
+        ([names[0], names[2]], [0, 2], True, "specialist-2", seed_of(5, "specialist", "colours")),
+    ]
+    weights = [network.network.state_dict()[FIRST] - start.network.state_dict()[FIRST] for network in module.networks]
+    assert [round(float(weight.mean()), 4) for weight in weights] == [1, 2, 0]
+    assert module.recogniser.domains == ("grey", "colours")
+    assert module.recogniser.general == pytest.approx((0.5, 0.5))
+
+
 def test_they_are_said_and_can_be_left_out(zoo: Zoo, by_domain: Run, tmp_path: Path) -> None:
     plain = learned(zoo, tmp_path, domains={"by": "nothing"})
     assert isinstance(plain.meta_model.module, ImageClassifier)
-    cards = [(run.path / "meta-model" / "card.md").read_text() for run in (by_domain, plain)]
+    cards = [(run.path / "meta-model" / "README.md").read_text() for run in (by_domain, plain)]
     assert ["| domains | colours, grey, with a network for each" in card for card in cards] == [True, False]
     for count, card in zip(("1,782", "588"), cards, strict=True):
         assert f"| parameters | {count}, class head" in card
@@ -132,9 +157,9 @@ def test_softened_images_lie_between_themselves_and_their_weighed_means() -> Non
 
 def test_fewer_images_are_spread_over_the_models_and_their_classes() -> None:
     bank = cast(ResidentBank, SimpleNamespace(places_of=[slice(0, 10), slice(10, 14), slice(14, 44)].__getitem__))
-    assert domain_models._places(bank, [0, 2], 8).tolist() == [0, 3, 6, 9, 14, 23, 33, 43]
-    assert domain_models._places(bank, [1, 0], 100).tolist() == [10, 11, 12, 13, *range(10)]
-    assert domain_models._places(bank, [0, 1, 2], 2).tolist() == [0, 10, 14]
+    assert domain_models._indices(bank, [0, 2], 8).tolist() == [0, 3, 6, 9, 14, 23, 33, 43]
+    assert domain_models._indices(bank, [1, 0], 100).tolist() == [10, 11, 12, 13, *range(10)]
+    assert domain_models._indices(bank, [0, 1, 2], 2).tolist() == [0, 10, 14]
 
 
 @pytest.mark.parametrize(
@@ -148,16 +173,16 @@ def test_fewer_images_are_spread_over_the_models_and_their_classes() -> None:
         ([1.0] * 7, 0),
     ],
 )
-def test_the_fewer_models_a_kind_has_the_more_the_general_network_counts(weights: list[float], share: float) -> None:
+def test_the_fewer_models_a_domain_has_the_more_the_general_network_counts(weights: list[float], share: float) -> None:
     assert domain_models._general_share(torch.tensor(weights)) == pytest.approx(share, rel=1e-4)
 
 
-def test_one_domain_needs_no_specialist(zoo: Zoo, tmp_path: Path) -> None:
+def test_one_domain_needs_no_model_of_its_own(zoo: Zoo, tmp_path: Path) -> None:
     colours = Zoo(zoo.folder, [contract for contract in zoo if contract.domain == "colours"])
     assert isinstance(learned(colours, tmp_path).meta_model.module, ImageClassifier)
 
 
-def test_nor_do_kinds_of_a_single_model(zoo: Zoo, tmp_path: Path) -> None:
+def test_nor_do_domains_of_a_single_model(zoo: Zoo, tmp_path: Path) -> None:
     fewer = Zoo(zoo.folder, zoo.contracts[:-1])
     assert [contract.domain for contract in fewer].count("grey") == 1
     run = learned(fewer, tmp_path, domains={})
@@ -198,12 +223,13 @@ def test_kinds_are_named_by_their_domains(
     module = run.meta_model.module
     assert isinstance(module, MultiDomainClassifier)
     assert module.recogniser.domains == ("a + b_c", "a + b_c'")
-    assert "| a \\+ b\\_c, a \\+ b\\_c', with a network" in (run.path / "meta-model" / "card.md").read_text()
+    assert "| a \\+ b\\_c, a \\+ b\\_c', with a network" in (run.path / "meta-model" / "README.md").read_text()
     assert "note: 2 kinds of images, so 4 steps of learning more for each: a + b_c, a + b_c'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("after", [0, 1, 2])
-def test_a_run_stopped_among_its_specialists_ends_bit_equal(
+# Calls that are let through: the learning from all models, from either domain's, the fit of the recogniser.
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_a_run_stopped_among_its_per_domain_models_ends_bit_equal(
     zoo: Zoo, by_domain: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
     calls: list[str] = []
@@ -218,8 +244,8 @@ def test_a_run_stopped_among_its_specialists_ends_bit_equal(
         return called
 
     with monkeypatch.context() as patch:
-        for name in ("learn_from_groups", "fitted_recogniser"):
-            patch.setattr(domain_models, name, stopping(name, getattr(domain_models, name)))
+        for home, name in ((tgr, "learn_from_groups"), (domain_models, "fitted_recogniser")):
+            patch.setattr(home, name, stopping(name, getattr(home, name)))
         with pytest.raises(KeyboardInterrupt):
             learned(zoo, tmp_path / "run")
     assert calls == ["learn_from_groups"] * after
@@ -257,7 +283,7 @@ def test_a_plan_knows_how_many_kinds_there_can_be(named: str, changes: dict[str,
     assert audit_stage.most_kinds(contracts, config) == most
 
 
-def test_a_specialist_goes_on_for_a_share_of_the_steps_at_a_share_of_the_rate() -> None:
+def test_a_per_domain_model_learns_for_a_share_of_the_steps_at_a_share_of_the_rate() -> None:
     config = audit_stage.DomainConfig(specialise=0.25, learning_rate=0.5)
     found = audit_stage.specialised(LearningConfig(steps=10, learning_rate=0.02), config)
     assert found == LearningConfig(steps=2, learning_rate=0.01)

@@ -64,7 +64,7 @@ def test_a_run_obeys_the_contracts_and_learns_the_same(zoo: Zoo, open_run: Run, 
     Bank.open(run.path / "bank").verify()
     assert weights(run.path) == weights(open_run.path)
     assert [row.get("loss") for row in run.metrics()] == [row.get("loss") for row in open_run.metrics()]
-    card = (run.path / "meta-model" / "card.md").read_text()
+    card = (run.path / "meta-model" / "README.md").read_text()
     assert "Those of 2 models are kept in the run folder (`bank`) and shown as contact sheets there" in card
     assert "Those of 1 model are kept in the run folder (`bank`) and shown nowhere." in card
     assert "Those of 1 model were deleted once the run had finished." in card
@@ -91,7 +91,7 @@ def test_whoever_needs_discarded_images_is_told_so(zoo: Zoo, tmp_path: Path) -> 
         UsageError, match=f"the images of '{last}' in .* were deleted after the run, as its contract asks"
     ):
         Bank.open(run.path / "bank").images_of(last)
-    Manifest(run.path).discard("meta-model/meta-model.json")  # as if it had been killed before its last commit
+    Manifest(run.path).discard("meta-model/bundle.json")  # as if it had been killed before its last commit
     with pytest.raises(UsageError, match="make another run for what needs them"):
         again(zoo, run.path)
 
@@ -155,7 +155,7 @@ def test_no_images_are_shown_where_none_are_wanted(
     assert sheets(tmp_path) == []
     assert stored(tmp_path) == {contract.name for contract in template}
     assert weights(tmp_path) == weights(open_run.path)
-    card = (tmp_path / "meta-model" / "card.md").read_text()
+    card = (tmp_path / "meta-model" / "README.md").read_text()
     assert "Those of 4 models are kept in the run folder (`bank`) and shown nowhere. No image lies beside" in card
     assert not list(tmp_path.rglob("*.png"))
     assert again(template, tmp_path, images=False).finished
@@ -164,7 +164,7 @@ def test_no_images_are_shown_where_none_are_wanted(
 def test_a_run_that_was_begun_with_images_says_how_to_forbid_them(template: Zoo, open_run: Run) -> None:
     before = content(open_run.path)
     with pytest.raises(
-        RunError, match=r"was begun with images; go on without --no-images after `metazoo zoo set .*keep`"
+        RunError, match=r"was begun with images; continue without --no-images after `metazoo zoo set .*keep`"
     ):
         again(template, open_run.path, images=False)
     assert content(open_run.path) == before

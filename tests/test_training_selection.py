@@ -69,7 +69,7 @@ def test_a_run_records_whom_it_has_selected_and_by_which_images(zoo: Zoo, run: R
 
 
 def test_the_card_says_that_the_run_is_not_free_of_data(zoo: Zoo, run: Run, tmp_path: Path) -> None:
-    card = (run.path / "meta-model" / "card.md").read_text().replace("\\", "")
+    card = (run.path / "meta-model" / "README.md").read_text().replace("\\", "")
     record = RunFolder(run.path).read_json(SELECTION)
     assert "**not data-free**" in card
     assert "no training images" not in card
@@ -79,7 +79,7 @@ def test_the_card_says_that_the_run_is_not_free_of_data(zoo: Zoo, run: Run, tmp_
     shares = [f"| {100 * row['probability']:.0f} % |" for row in record["models"]]
     assert all(share in card for share in shares)
     plain = learned(zoo, tmp_path / "plain", None)
-    card = (plain.path / "meta-model" / "card.md").read_text()
+    card = (plain.path / "meta-model" / "README.md").read_text()
     assert "not data-free" not in card
     assert "data-free\n" in card.split("---")[1]
     assert "nothing of this run has seen a real image" in card

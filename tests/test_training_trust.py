@@ -11,8 +11,8 @@ from metazoo.errors import UsageError
 from metazoo.learn.group_learning import GroupLearner
 from metazoo.pipeline import learning_stage
 from metazoo.pipeline.audit_stage import kept_models
-from metazoo.pipeline.layout import TRUST
-from metazoo.report.run_tables import GroupedModels, group_table
+from metazoo.pipeline.layout import GROUPING, TRUST
+from metazoo.report.sections import sections_of
 from metazoo.runs.config import resolve_config
 from metazoo.runs.record import Run
 from metazoo.runs.train import train
@@ -50,10 +50,15 @@ def test_doubtful_models_are_named_and_left_in(zoo: Zoo, kept: Run, tmp_path: Pa
     assert set(record["doubtful"]) == {name for name, score in scores.items() if score < 1} != set()
     assert all(name in record["warning"] for name in record["doubtful"])
     assert "set trust.mode to drop" in record["warning"]
-    assert record["warning"].split(";")[0] in (kept.path / "meta-model" / "card.md").read_text().replace("\\", "")
+    assert record["warning"].split(";")[0] in (kept.path / "meta-model" / "README.md").read_text().replace("\\", "")
     (row,) = (row for row in kept.metrics() if row["stage"] == "trust")
     assert (row["doubtful"], row["mode"]) == (len(record["doubtful"]), "keep")
     assert same(kept, learned(zoo, tmp_path, mode="keep", threshold=0.01))
+
+
+def groups_shown(run: Run, zoo: Zoo) -> int:
+    ((table,),) = (content.tables for section, content in sections_of(run, zoo) if section.record == GROUPING)
+    return table.row_count
 
 
 def test_dropping_a_model_is_as_if_the_zoo_did_not_have_it(zoo: Zoo, kept: Run, tmp_path: Path) -> None:
@@ -65,8 +70,7 @@ def test_dropping_a_model_is_as_if_the_zoo_did_not_have_it(zoo: Zoo, kept: Run, 
     alone = learned(rest, tmp_path / "alone", mode="keep")
     assert same(dropped, alone)
     assert not same(dropped, kept)
-    assert group_table(GroupedModels.of(dropped, zoo)).row_count == 1
-    assert group_table(GroupedModels.of(kept, zoo)).row_count == 2
+    assert (groups_shown(dropped, zoo), groups_shown(kept, zoo)) == (1, 2)
 
 
 def test_weighing_counts_only_where_somebody_is_doubted(zoo: Zoo, kept: Run, tmp_path: Path) -> None:

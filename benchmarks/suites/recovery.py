@@ -12,7 +12,7 @@ from benchmarks.measure import Case, Settings, Suite, Way, extrapolated
 from benchmarks.suites.examples import random, teacher
 from metazoo.data.augment import crop_and_flip_alike
 from metazoo.models import Generator
-from metazoo.recover import GeneratorConfig, RecoveryConfig, recover_images, recover_through_generator
+from metazoo.recover import GeneratorConfig, RecoveredImages, RecoveryConfig
 from metazoo.zoo import WhiteBoxTeacher
 
 CLASSES = 5
@@ -67,6 +67,16 @@ def published_inversion(
     return best
 
 
+def recovered(
+    subject: WhiteBoxTeacher,
+    labels: Tensor,
+    config: RecoveryConfig | GeneratorConfig,
+    check: Callable[[], None] = lambda: None,
+) -> RecoveredImages:
+    """Images by metazoo."""
+    return next(config.inversions(subject, [labels], random())).run(check).best()
+
+
 def _case(architecture: str, side: int, images: int, steps: tuple[int, int], quick: bool) -> Case:
     """`steps` of the generator and of pixels are done; all others are taken to last as long."""
 
@@ -83,12 +93,12 @@ def _case(architecture: str, side: int, images: int, steps: tuple[int, int], qui
                 lambda check: published_inversion(subject, labels, fewer, random(), check), published.iterations
             ),
             "published, by metazoo (preset reference)": extrapolated(
-                lambda check: recover_through_generator(subject, [labels], fewer, random(), check=check),
+                lambda check: recovered(subject, labels, fewer, check),
                 published.iterations,
             ),
             **{
                 f"in pixels, {iterations} iterations{note}": extrapolated(
-                    lambda check: recover_images(subject, labels, fewer_pixels, random(), check=check), iterations
+                    lambda check: recovered(subject, labels, fewer_pixels, check), iterations
                 )
                 for iterations, note in ((default.iterations, " (setting default)"), (AS_FAITHFUL, ""))
             },

@@ -6,6 +6,7 @@ Importing this package is cheap: a name brings in torch, which takes seconds, on
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from metazoo import renamed
 from metazoo.errors import ArtefactError, DataError, Interrupted, MetazooError, RunError, UsageError, ZooError
 
 if TYPE_CHECKING:
@@ -124,6 +125,8 @@ __all__ = [
     "train",
     "zoo",
 ]
+
+renamed.install()
 
 
 def __getattr__(name: str) -> Any:

@@ -29,6 +29,20 @@ class ZooError(MetazooError):
     """A zoo or one of its models is unsound."""
 
 
+class QueryBudgetError(ZooError):
+    """More images were asked of a query teacher than its budget leaves; none of them was sent."""
+
+    def __init__(self, teacher: str, budget: int, queries: int, asked: int) -> None:
+        super().__init__(teacher, budget, queries, asked)
+        self.teacher, self.budget, self.queries, self.asked = teacher, budget, queries, asked
+
+    def __str__(self) -> str:
+        return (
+            f"teacher {self.teacher!r} was asked for {self.asked} images, but only {self.budget - self.queries} of its "
+            f"budget of {self.budget} queries are left; raise the budget or ask for fewer images"
+        )
+
+
 class RunError(MetazooError):
     """A run folder is in use, incomplete or does not fit what was asked."""
 

@@ -55,12 +55,12 @@ def predicted(classifier: FewShotClassifier) -> Tensor:
     return classifier.predict(pictures(6, seed=1)).probabilities
 
 
-def edit_weights(folder: Path, description: str, change: Callable[[dict[str, Tensor]], object]) -> None:
-    """Change tensors, and the hash in the `description` with them."""
+def edit_weights(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
+    """Change tensors, and the hash in the description with them."""
     tensors = read_tensors(folder / "model.safetensors")
     change(tensors)
     sha256 = write_tensors(folder / "model.safetensors", tensors)
-    edit_json(folder / description, lambda content: content.update(weights_sha256=sha256))
+    edit_json(folder / "bundle.json", lambda content: content.update(weights_sha256=sha256))
 
 
 def edit_json(path: Path, change: Callable[[Any], object]) -> None:

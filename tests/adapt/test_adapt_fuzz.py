@@ -38,7 +38,7 @@ def _use(folder: Path) -> None:
 
 @settings(max_examples=150)
 @given(data=some.data())
-@pytest.mark.parametrize("name", ["classifier/classifier.json", "meta-model/meta-model.json"])
+@pytest.mark.parametrize("name", ["classifier/bundle.json", "meta-model/bundle.json"])
 def test_values_of_any_kind_at_any_place(folder: Path, name: str, data: some.DataObject) -> None:
     whole = (folder / name).read_bytes()
     content = FUZZ.changed(json.loads(whole), data)

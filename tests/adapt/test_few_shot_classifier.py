@@ -48,16 +48,17 @@ def test_what_is_saved_predicts_to_the_bit_as_before(kind: str, mode: str, head:
     loaded = FewShotClassifier.load(tmp_path / "c")
     assert torch.equal(predicted(loaded), before)
     assert loaded.class_names == NAMES
-    card = loaded.card
+    card = loaded.description
     assert (card.head, card.batch_norm, card.joint, card.source) == (head.name, mode, kind == "joint", "somewhere")
     assert len(card.networks) == (1 if kind == "single" else 2)
     loaded.save(tmp_path / "again")
     assert torch.equal(predicted(FewShotClassifier.load(tmp_path / "again")), before)
 
 
-def one_episode() -> tuple[ImageSet, Episode, Tensor, Tensor]:
+def one_episode(kind: str) -> tuple[ImageSet, Episode, Tensor, Tensor]:
+    """Images of the size that a classifier of that kind reads, as `evaluate` reads them."""
     labels = torch.arange(4).repeat_interleave(6)
-    images = ImageSet(pictures(24).mul(255).byte(), labels, ("a", "b", "c", "d"))
+    images = ImageSet(pictures(24, 24 if kind == "joint" else 16).mul(255).byte(), labels, ("a", "b", "c", "d"))
     episode = EpisodeList.draw(images, 3, 2, queries=3, episodes=1)[0]
     return images, episode, images.images[episode.support_indices], images.images[episode.query_indices]
 
@@ -65,7 +66,7 @@ def one_episode() -> tuple[ImageSet, Episode, Tensor, Tensor]:
 @pytest.mark.parametrize("mode", BATCH_NORM_MODES)
 @pytest.mark.parametrize(("kind", "head"), HEADS_OF, ids=IDS)
 def test_users_get_what_evaluation_measures(kind: str, mode: BatchNormMode, head: Head) -> None:
-    images, episode, support, query = one_episode()
+    images, episode, support, query = one_episode(kind)
     module = MODULES[kind]()
     measured = score_episode(module, images, episode, head, mode)
     classifier = adapt(module, support, episode.support_labels, head=head.name, batch_norm=mode)
@@ -77,12 +78,12 @@ def test_users_get_what_evaluation_measures(kind: str, mode: BatchNormMode, head
 def test_mirrored_classifiers_are_what_evaluation_measures(
     kind: str, mode: BatchNormMode, head: Head, tmp_path: Path
 ) -> None:
-    images, episode, support, query = one_episode()
+    images, episode, support, query = one_episode(kind)
     module = MODULES[kind]()
     measured = score_episode(MirroredFeatures(module), images, episode, head, mode)
     adapt(module, support, episode.support_labels, head=head.name, batch_norm=mode, mirrored=True).save(tmp_path / "c")
     loaded = FewShotClassifier.load(tmp_path / "c")
-    assert loaded.card.mirrored
+    assert loaded.description.mirrored
     assert loaded.predict(query).labels.tolist() == measured.argmax(1).tolist()
     if mode != "query" and not head.transductive:
         together = loaded.predict(torch.cat([query, query.flip(3)])).probabilities
@@ -150,8 +151,9 @@ def test_arrays_and_lists_are_taken_as_tensors_are() -> None:
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        ("photos", "images are a tensor, not paths; read files by metazoo.data.load_image_files"),
-        ([Path("a.png"), Path("b.png")], "not paths"),
+        ("photos", "images are a tensor or a list of paths, not one path; put it into a list"),
+        ([Path("a.png"), pictures(1)], "must be a tensor or an array, not list"),
+        ([], r"not \[0\]"),
         (list(pictures(2)), "must be a tensor or an array, not list; torch.stack makes one of many"),
         (pictures(2).permute(0, 2, 3, 1), r"put channels second, by permute\(0, 3, 1, 2\)"),
         (pictures(1)[0], r"put one image into a batch by unsqueeze\(0\)"),
@@ -257,8 +259,8 @@ def test_a_task_takes_the_specialists_of_the_domains_that_it_looks_like(tmp_path
     classifier = made(module=module, head=head)
     with torch.no_grad():
         shares = module.recogniser.shares(module.features(pictures(7)))
-    assert classifier.card.domains == pytest.approx(dict(zip(("birds", "ships"), shares.tolist(), strict=True)))
-    assert (classifier.card.joint, len(classifier.card.networks)) == (False, 2)
+    assert classifier.description.domains == pytest.approx(dict(zip(("birds", "ships"), shares.tolist(), strict=True)))
+    assert (classifier.description.joint, len(classifier.description.networks)) == (False, 2)
     classifier.save(tmp_path / "c")
     assert torch.equal(predicted(FewShotClassifier.load(tmp_path / "c")), predicted(classifier))
     adapted, fitted = get_head(head).fit(module, pictures(7), LABELS, 3)
@@ -270,8 +272,8 @@ def test_a_specialist_without_a_share_is_left_behind(tmp_path: Path) -> None:
     module = of_two_domains()
     module.recogniser.weight[-1, 1] = 20.0
     classifier = made(module=module, mirrored=True)
-    assert classifier.card.domains == {"birds": 0, "ships": 1}
-    assert len(classifier.card.networks) == 1
+    assert classifier.description.domains == {"birds": 0, "ships": 1}
+    assert len(classifier.description.networks) == 1
     torch.testing.assert_close(predicted(classifier), predicted(made(module=network(1), mirrored=True)))
     classifier.save(tmp_path / "c")
     assert torch.equal(predicted(FewShotClassifier.load(tmp_path / "c")), predicted(classifier))
@@ -282,7 +284,7 @@ def test_a_user_may_say_what_domain_the_images_are_of() -> None:
     told = MetaModel(module, method="tgr", preset="default", seed=0).adapt(
         pictures(7), LABELS, NAMES, domain="ships", mirrored=True
     )
-    assert told.card.domains == {"ships": 1}
+    assert told.description.domains == {"ships": 1}
     assert torch.equal(predicted(told), predicted(made(module=network(1), mirrored=True)))
     with pytest.raises(UsageError, match="this model sees all images alike"):
         made(domain="ships")
@@ -298,5 +300,5 @@ def test_one_picture_a_class_is_enough(tmp_path: Path) -> None:
 
 def test_a_change_of_the_weights_changes_the_prediction(saved: Path) -> None:
     before = predicted(FewShotClassifier.load(saved))
-    edit_weights(saved, "classifier.json", lambda tensors: tensors["head.weight"][0].neg_())
+    edit_weights(saved, lambda tensors: tensors["head.weight"][0].neg_())
     assert not torch.equal(predicted(FewShotClassifier.load(saved)), before)

@@ -23,7 +23,7 @@ from metazoo.errors import ArtefactError, UsageError
 from metazoo.features.domain_router import DomainRecogniser
 from metazoo.features.embedders import MultiDomainClassifier
 
-DESCRIPTION, WEIGHTS = "meta-model.json", "model.safetensors"
+DESCRIPTION, WEIGHTS, CARD = "bundle.json", "model.safetensors", "README.md"
 
 
 def test_what_is_saved_is_loaded(meta_model: Path) -> None:
@@ -39,7 +39,7 @@ def test_what_is_saved_is_loaded(meta_model: Path) -> None:
 
 def test_the_names_of_the_files_are_said(tmp_path: Path) -> None:
     names = MetaModel(network(), method="tgr", preset="default", seed=3).save(tmp_path / "new" / "one")
-    assert set(names) == content(tmp_path / "new" / "one").keys() == {DESCRIPTION, WEIGHTS}
+    assert set(names) == content(tmp_path / "new" / "one").keys() == {DESCRIPTION, WEIGHTS, CARD}
 
 
 def test_it_says_what_it_is(meta_model: Path, two_domains: Path) -> None:
@@ -50,8 +50,8 @@ def test_it_says_what_it_is(meta_model: Path, two_domains: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "remedy"),
     [
-        ("run", "is a run, not a meta-model; give .*here/meta-model"),
-        ("zoo", "is a zoo, not a meta-model; give that of"),
+        ("run", "is a run, not a meta-model; give a meta-model folder, such as RUN/meta-model"),
+        ("zoo", "is a zoo, not a meta-model; give a meta-model folder"),
     ],
 )
 def test_folders_of_other_kinds_are_named(tmp_path: Path, kind: str, remedy: str) -> None:
@@ -59,7 +59,7 @@ def test_folders_of_other_kinds_are_named(tmp_path: Path, kind: str, remedy: str
     (tmp_path / "here" / f"{kind}.json").write_text("{}")
     with pytest.raises(UsageError, match=remedy):
         MetaModel.load(tmp_path / "here")
-    with pytest.raises(UsageError, match=f"is a {kind}, not a classifier; make one of it by `metazoo adapt .*here"):
+    with pytest.raises(UsageError, match=f"is a {kind}, not a classifier; give a classifier folder as adapt writes it"):
         FewShotClassifier.load(tmp_path / "here")
 
 
@@ -72,8 +72,8 @@ def test_saving_again_gives_equal_bytes(meta_model: Path, tmp_path: Path) -> Non
 def test_a_meta_model_adapts_as_its_network(meta_model: Path, head: str) -> None:
     classifier = MetaModel.load(meta_model).adapt(pictures(7), LABELS, NAMES, head=head, batch_norm="support")
     assert torch.equal(predicted(classifier), predicted(made(head=head, batch_norm="support")))
-    assert classifier.card.source == "tgr (default), seed 3"
-    assert (classifier.card.head, classifier.card.batch_norm) == (head, "support")
+    assert classifier.description.source == "tgr (default), seed 3"
+    assert (classifier.description.head, classifier.description.batch_norm) == (head, "support")
 
 
 def test_specialists_are_saved_and_loaded(two_domains: Path, tmp_path: Path) -> None:
@@ -93,16 +93,22 @@ def test_specialists_are_saved_and_loaded(two_domains: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.pop("recogniser.weight"), "do not fit .*recogniser.weight"),
-        (lambda t: t.pop("networks.1.head.bias"), "do not fit .*networks.1.head.bias"),
-        (lambda t: t.update({"recogniser.weight": torch.zeros(9, 3)}), r"float32 \[9, 3\], by its meta-model.json"),
-        (lambda t: t["recogniser.weight"][1].fill_(torch.nan), "recogniser.weight in .* holds impossible numbers"),
+        (lambda t: t.pop("recogniser.weight"), "lacks tensor recogniser.weight"),
+        (lambda t: t.pop("networks.1.head.bias"), "lacks tensor networks.1.head.bias"),
+        (
+            lambda t: t.update({"recogniser.weight": torch.zeros(9, 3)}),
+            r"recogniser.weight as float32 \[9, 3\]",
+        ),
+        (
+            lambda t: t["recogniser.weight"][1].fill_(torch.nan),
+            "tensor recogniser.weight that are not finite",
+        ),
     ],
 )
 def test_damaged_specialists_are_named(
     two_domains: Path, change: Callable[[dict[str, Tensor]], object], message: str
 ) -> None:
-    edit_weights(two_domains, DESCRIPTION, change)
+    edit_weights(two_domains, change)
     with pytest.raises(ArtefactError, match=message):
         MetaModel.load(two_domains)
 
@@ -116,7 +122,7 @@ def test_a_general_network_is_saved_and_loaded(tmp_path: Path) -> None:
     assert len(loaded.networks) == 3
     for domain in (None, "birds", "ships"):
         classifier = loaded.adapt(pictures(7), LABELS, NAMES, domain=domain)
-        assert len(classifier.card.networks) == {None: 3, "birds": 2, "ships": 1}[domain]
+        assert len(classifier.description.networks) == {None: 3, "birds": 2, "ships": 1}[domain]
         assert torch.equal(predicted(classifier), predicted(made(module=module, domain=domain)))
         classifier.save(tmp_path / "classifier")
         assert torch.equal(predicted(FewShotClassifier.load(tmp_path / "classifier")), predicted(classifier))
@@ -134,9 +140,9 @@ def test_domains_that_do_not_fit_the_specialists_are_named(two_domains: Path, do
 
 
 def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="none is not a folder; give that of a meta-model, such as RUN/meta-model"):
+    with pytest.raises(UsageError, match="none is not a folder; give a meta-model folder, such as RUN/meta-model"):
         MetaModel.load(tmp_path / "none")
-    with pytest.raises(ArtefactError, match=r"meta-model.json is missing"):
+    with pytest.raises(ArtefactError, match=r"bundle.json is missing"):
         MetaModel.load(tmp_path)
 
 
@@ -155,21 +161,21 @@ def test_a_missing_or_changed_file_is_named(meta_model: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.pop("head.bias"), "do not fit .*head.bias"),
-        (lambda t: t.update(more=torch.zeros(1)), "do not fit .*more"),
+        (lambda t: t.pop("head.bias"), "lacks tensor head.bias"),
+        (lambda t: t.update(more=torch.zeros(1)), "has a tensor 'more' that the architecture does not"),
         (
             lambda t: t.update({"head.bias": torch.zeros(4)}),
-            r"head.bias in .* is float32 \[4\], by its meta-model.json float32 \[3\]; restore both",
+            r"bundle.json: it has tensor head.bias as float32 \[4\], it must be float32 \[3\]; restore both",
         ),
-        (lambda t: t.update({"head.bias": torch.zeros(5).half()}), "head.bias in .* is float16"),
-        (lambda t: t["blocks.0.0.weight"].fill_(torch.nan), "blocks.0.0.weight in .* holds impossible numbers"),
-        (lambda t: t["blocks.0.1.running_var"].fill_(-1), "running_var in .* holds impossible numbers"),
+        (lambda t: t.update({"head.bias": torch.zeros(5).half()}), "head.bias as float16"),
+        (lambda t: t["blocks.0.0.weight"].fill_(torch.nan), "values in tensor blocks.0.0.weight that are not finite"),
+        (lambda t: t["blocks.0.1.running_var"].fill_(-1), "negative variance in tensor blocks.0.1.running_var"),
     ],
 )
 def test_weights_that_do_not_fit_are_named(
     meta_model: Path, change: Callable[[dict[str, Tensor]], object], message: str
 ) -> None:
-    edit_weights(meta_model, DESCRIPTION, change)
+    edit_weights(meta_model, change)
     with pytest.raises(ArtefactError, match=message):
         MetaModel.load(meta_model)
 
@@ -177,11 +183,12 @@ def test_weights_that_do_not_fit_are_named(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "metazoo-classifier"}, r"does not describe a meta-model"),
-        ({"format_version": 2}, "does not describe a meta-model"),
+        ({"format": "other"}, "does not describe a meta-model"),
+        ({"format_version": 3}, "has format version 3, this metazoo reads 2; update metazoo"),
+        ({"networks": []}, "does not describe a meta-model"),
         ({"seed": "x"}, "does not describe a meta-model"),
         ({"code": "os.system"}, "does not describe a meta-model"),
-        ({"spec": {}}, "does not describe a meta-model"),
+        ({"networks": [{}]}, "does not describe a meta-model"),
     ],
 )
 def test_a_description_that_does_not_fit_is_named(meta_model: Path, change: dict[str, Any], message: str) -> None:
@@ -194,12 +201,12 @@ def test_a_description_that_does_not_fit_is_named(meta_model: Path, change: dict
     ("change", "message"),
     [
         ({"architecture": "os.system"}, "unknown architecture 'os.system'"),
-        ({"arguments": {"width": 5}}, "is float32"),
-        ({"arguments": {"width": 4096}, "input_size": 1024, "classes": 1_000_000}, "is float32"),
+        ({"arguments": {"width": 5}}, "as float32"),
+        ({"arguments": {"width": 4096}, "input_size": 1024, "classes": 1_000_000}, "as float32"),
     ],
 )
 def test_a_network_that_does_not_fit_is_named(meta_model: Path, change: dict[str, Any], message: str) -> None:
-    edit_json(meta_model / DESCRIPTION, lambda content: content["spec"].update(change))
+    edit_json(meta_model / DESCRIPTION, lambda content: content["networks"][0].update(change))
     with pytest.raises(ArtefactError, match=message):
         MetaModel.load(meta_model)
 
@@ -207,5 +214,5 @@ def test_a_network_that_does_not_fit_is_named(meta_model: Path, change: dict[str
 @pytest.mark.parametrize("text", ["", "{", "[]", "7", "null", "[" * 100_000])
 def test_a_damaged_description_is_an_error_that_names_it(meta_model: Path, text: str) -> None:
     (meta_model / DESCRIPTION).write_text(text)
-    with pytest.raises(ArtefactError, match=f"{meta_model / DESCRIPTION} (is not valid JSON|does not describe)"):
+    with pytest.raises(ArtefactError, match=f"{meta_model / DESCRIPTION} is not (valid JSON|the descr)"):
         MetaModel.load(meta_model)

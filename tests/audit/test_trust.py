@@ -1,14 +1,14 @@
 import math
+from collections import Counter
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from metazoo.audit import nearest_mean_skill, skill_matrix, trust_of
+from metazoo.audit import nearest_mean_skill, partners_of, skill_on, trust_of
 from metazoo.bank import ResidentBank
 from metazoo.errors import DataError
-from metazoo.execution.threads import WorkerThreads
 
 
 def by_loop(features: Tensor, labels: Tensor) -> float:
@@ -203,39 +203,23 @@ def bank_of(count: int) -> ResidentBank:
     return ResidentBank(tuple("abcdef"[:count]), images.to(torch.uint8), labels, starts)
 
 
-def test_every_model_is_asked_about_every_other() -> None:
-    bank, asked = bank_of(4), []
+def test_the_skill_on_images_is_that_of_the_first_ones_of_each_class() -> None:
+    bank = bank_of(1)
 
-    def features_of(model: int):
-        asked.append(model)
-        return lambda images: torch.cat([images.mean((1, 2, 3))[:, None] - 0.3, torch.ones(len(images), 1)], 1)
+    def features(images: Tensor) -> Tensor:
+        return torch.cat([images.mean((1, 2, 3))[:, None] - 0.3, torch.ones(len(images), 1)], 1)
 
-    skill = skill_matrix(bank, features_of, images_per_class=2)
-    assert asked == [0, 1, 2, 3]
-    assert torch.equal(skill.isnan(), torch.eye(4, dtype=torch.bool))
-    assert skill[0, 1:].tolist() == [1, 1, 1]
-    assert torch.equal(
-        skill.nan_to_num(2), skill_matrix(bank, features_of, images_per_class=2, threads=WorkerThreads(3)).nan_to_num(2)
+    assert skill_on(features, bank, 2) == 1
+    plain = ResidentBank(("a",), bank.images - 150 * bank.labels[:, None, None, None], bank.labels, bank.starts)
+    assert skill_on(features, plain, 2) == pytest.approx(
+        by_loop(features(plain.pixels(torch.arange(4))), plain.labels[:4])
     )
-    for subject in (2, 3):
-        pixels = bank.pixels(torch.arange(6 * subject, 6 * subject + 4))
-        expected = by_loop(features_of(0)(pixels), bank.labels[:4])
-        assert float(skill[subject, 0]) == pytest.approx(expected)
 
 
-def test_in_a_large_zoo_each_judges_and_is_judged_by_as_many() -> None:
-    calls = 0
-
-    def features_of(_: int):
-        def features(images: Tensor) -> Tensor:
-            nonlocal calls
-            calls += 1
-            return images.flatten(1)
-
-        return features
-
-    known = ~skill_matrix(bank_of(6), features_of, partners=2, seed=5).isnan()
-    assert known.sum(0).tolist() == known.sum(1).tolist() == [2] * 6
-    assert calls == 12
-    assert not known.diagonal().any()
-    assert not torch.equal(known, ~skill_matrix(bank_of(6), features_of, partners=2, seed=6).isnan())
+def test_each_model_judges_all_others_or_as_many_as_asked_for() -> None:
+    assert [sorted(subjects) for subjects in partners_of(4, 24, 0)] == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]
+    few = partners_of(6, 2, 5)
+    assert [len(set(subjects) - {judge}) for judge, subjects in enumerate(few)] == [2] * 6
+    assert Counter(subject for subjects in few for subject in subjects) == dict.fromkeys(range(6), 2)
+    assert partners_of(6, 2, 6) != few
+    assert partners_of(1, 2, 0) == [[]]

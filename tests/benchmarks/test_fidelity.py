@@ -23,8 +23,8 @@ def test_students_of_real_and_of_recovered_images_are_measured_on_images_that_no
     pixels = images.images.permute(0, 2, 3, 1).numpy()
     np.savez(pack, images=pixels, labels=images.labels.numpy(), class_names=np.array(images.class_names))
     build_zoo(tmp_path / "zoo", images, "conv4", 1, 3, config=TrainingConfig(epochs=8), width=4, workers=1)
-    words = ["--zoo", tmp_path / "zoo", "--data", pack, "--out", tmp_path / "out.json", "--images-per-class", "4"]
-    words += ["--steps", "40", "--ways", "pixels:0,pixels:40", "--device", "cpu"]
+    words = ["--zoo", tmp_path / "zoo", "--data", pack, "--out", tmp_path / "out.json", "--images-per-class", "12"]
+    words += ["--steps", "120", "--ways", "pixels:0,pixels:40", "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", ["fidelity", *map(str, words)])
     fidelity.main()
     (row,) = json.loads((tmp_path / "out.json").read_text())

@@ -15,7 +15,7 @@ from benchmarks.runner import run_suite
 from benchmarks.suites import SUITES
 from benchmarks.suites.evaluation import KnownFeatures, episode_by_episode
 from benchmarks.suites.examples import classifier, image_set, pixels, random, teacher
-from benchmarks.suites.recovery import published_inversion
+from benchmarks.suites.recovery import published_inversion, recovered
 from benchmarks.suites.regularisation import library_losses, published_direction, tasks_of
 from benchmarks.suites.replay import RATE, STEPS, episode_from_pictures, published_gradient, write_pictures
 from benchmarks.suites.task_space import (
@@ -33,7 +33,7 @@ from metazoo.learn.episode_gradients import EpisodeGradients
 from metazoo.learn.episode_memory import EpisodeMemory
 from metazoo.learn.learners import FunctionalClassifier, build_learner
 from metazoo.learn.regularisers import ImplicitRegularisation
-from metazoo.recover import GeneratorConfig, recover_through_generator
+from metazoo.recover import GeneratorConfig
 from metazoo.taskspace import (
     PUBLISHED_DECIMALS,
     PUBLISHED_EPSILON,
@@ -84,8 +84,8 @@ def test_inversion_gives_the_images_of_the_library() -> None:
     subject, labels = teacher(side=SIDE, width=WIDTH), torch.arange(5).repeat(2)
     config = GeneratorConfig(iterations=4, latent=8, width=4)
     images = published_inversion(subject, labels, config, random())
-    (recovered,) = recover_through_generator(subject, [labels], config, random())
-    assert (images * 255 - recovered.images.float()).abs().max() <= 1
+    found = recovered(subject, labels, config)
+    assert (images * 255 - found.images.float()).abs().max() <= 1
     assert not any(parameter.requires_grad for parameter in subject.parameters())
 
 

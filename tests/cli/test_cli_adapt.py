@@ -12,7 +12,7 @@ import torch
 from cli_helpers import Outcome, Workshop, call, content, edit_json, edit_tensors, write_images
 
 from metazoo.adapt import FewShotClassifier, MetaModel
-from metazoo.data import load_image_files, load_images
+from metazoo.data import load_images
 from metazoo.features.domain_router import DomainRecogniser
 from metazoo.features.embedders import MultiDomainClassifier, count_parameters
 
@@ -28,7 +28,8 @@ def test_a_run_becomes_a_classifier(cli: Cli, workshop: Workshop, own: Workshop)
     outcome = cli("adapt", workshop.run, "--support", workshop.support, "--out", own.new)
     assert outcome == Outcome(0, f"{own.new}: a classifier of 3 classes, made from 6 images\n", "")
     assert content(own.new) == content(own.classifier)
-    card = FewShotClassifier.load(own.new).card
+    assert f"| made from | {workshop.run} |" in (own.new / "README.md").read_text().replace("\\", "")
+    card = FewShotClassifier.load(own.new).description
     assert (card.class_names, card.joint) == (("colour-20", "colour-21", "colour-22"), False)
     assert card.source == str(workshop.run)
 
@@ -37,7 +38,7 @@ def test_a_mirrored_classifier_predicts_the_same_of_mirror_images(cli: Cli, work
     words = ("--support", workshop.support, "--out", own.new, "--mirror")
     assert cli("adapt", workshop.run, *words).code == 0
     classifier, images = FewShotClassifier.load(own.new), load_images(workshop.unseen, side=16).images[:6]
-    assert classifier.card.mirrored
+    assert classifier.description.mirrored
     found, again = (classifier.predict(some).probabilities for some in (images, images.flip(3)))
     torch.testing.assert_close(found, again)
     assert content(own.new) != content(own.classifier)
@@ -62,7 +63,7 @@ def test_a_meta_model_of_several_domains_says_what_it_takes_images_for(
     outcome = cli(*words)
     made = f"{own.new}: a classifier of 3 classes, made from 6 images, taken for ships (95 %), birds (5 %)"
     assert outcome == Outcome(0, f"{made}\n", "")
-    assert FewShotClassifier.load(own.new).card.domains.keys() == {"birds", "ships", "[bold]"}
+    assert FewShotClassifier.load(own.new).description.domains.keys() == {"birds", "ships", "[bold]"}
     assert cli("predict", own.new, workshop.support).code == 0
     told = cli(*words, "--overwrite", "--domain", "[bold]")
     assert told.out.endswith("taken for [bold] (100 %)\n")
@@ -83,7 +84,7 @@ def test_a_zoo_becomes_a_classifier_of_all_its_models(
 ) -> None:
     words = ("--head", head, "--batch-norm", mode)
     assert cli("adapt", workshop.zoo, "--support", workshop.support, "--out", own.new, *words).code == 0
-    card = FewShotClassifier.load(own.new).card
+    card = FewShotClassifier.load(own.new).description
     assert (card.joint, len(card.networks), card.head, card.batch_norm) == (True, 2, head, mode)
     outcome = cli("predict", own.new, workshop.support, "--format", "csv")
     assert outcome.code == 0
@@ -103,7 +104,7 @@ def test_images_of_a_transductive_classifier_are_judged_together_and_that_is_sai
         files = sorted(workshop.unseen.rglob("*.png"))
         outcome = cli("predict", own.new, *files, "--format", "jsonl")
         records = [json.loads(line) for line in outcome.out.splitlines()]
-        expected = classifier.predict(load_image_files(files, classifier.side))
+        expected = classifier.predict(files)
         assert [record["class"] for record in records] == expected.names
         note = (
             f"note: this classifier (head soft-k-means-{prior}, batch norm running) judges all images together: "
@@ -115,7 +116,7 @@ def test_images_of_a_transductive_classifier_are_judged_together_and_that_is_sai
 def test_predictions_are_those_of_the_library(cli: Cli, workshop: Workshop) -> None:
     files = sorted(workshop.unseen.rglob("*.png"))
     classifier = FewShotClassifier.load(workshop.classifier)
-    expected = classifier.predict(load_image_files(files, classifier.side))
+    expected = classifier.predict(files)
     outcome = cli("predict", workshop.classifier, *files, "--format", "jsonl")
     assert (outcome.code, outcome.err) == (0, "")
     records = [json.loads(line) for line in outcome.out.splitlines()]
@@ -253,13 +254,13 @@ def test_a_classifier_that_cannot_be_used_is_named(refused: Refused, own: Worksh
 
     assert "none is not a folder; give a classifier folder" in refused(2, "predict", own.none, own.support)
     own.new.mkdir()
-    assert "classifier.json is missing" in refused(1, "predict", own.new, own.support)
-    assert "run is a run, not a classifier; make one of it by `metazoo adapt" in refused(
+    assert "bundle.json is missing" in refused(1, "predict", own.new, own.support)
+    assert "run is a run, not a classifier; give a classifier folder as adapt writes it" in refused(
         2, "predict", own.run, own.support
     )
     sha256 = edit_tensors(own.classifier / "model.safetensors", lambda t: t["head.weight"].fill_(torch.nan))
     assert "model.safetensors has changed since it was written" in predict(1)
-    edit_json(own.classifier / "classifier.json", lambda card: card.update(weights_sha256=sha256))
+    edit_json(own.classifier / "bundle.json", lambda card: card.update(weights_sha256=sha256))
     assert "tensor head.weight in" in predict(1)
-    (own.classifier / "classifier.json").write_text("{")
-    assert "classifier.json is not valid JSON" in predict(1)
+    (own.classifier / "bundle.json").write_text("{")
+    assert "bundle.json is not valid JSON" in predict(1)

@@ -196,7 +196,11 @@ def test_threads_are_those_asked_for(
         seen.append(torch.get_num_threads())
         raise UsageError("enough")
 
-    for place in ("evaluation.evaluate_subjects", "adaptation.adapt_module", "adaptation.load_image_files"):
+    for place in (
+        "measure_commands.evaluate_subjects",
+        "classifier_commands.adapt_module",
+        "classifier_commands.FewShotClassifier.predict",
+    ):
         monkeypatch.setattr(f"metazoo.cli.{place}", observed)
     before = torch.get_num_threads()
     cli("evaluate", workshop.run, "--data", workshop.unseen, *words)
@@ -218,9 +222,9 @@ def test_a_stop_is_no_error_to_be_explained(cli: Cli, workshop: Workshop, monkey
 
 
 def test_a_run_that_has_not_finished_is_named(refused: Refused, own: Workshop) -> None:
-    edit_json(own.run / "manifest.json", lambda manifest: manifest["files"].pop("meta-model/meta-model.json"))
+    edit_json(own.run / "manifest.json", lambda manifest: manifest["files"].pop("meta-model/bundle.json"))
     error = refused(1, "evaluate", own.run, "--data", own.unseen)
-    assert "run has not finished; go on with it by train --resume" in error
+    assert "run has not finished; continue it by train --resume" in error
 
 
 def test_a_damaged_run_is_named(refused: Refused, own: Workshop) -> None:

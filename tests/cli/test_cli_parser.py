@@ -6,9 +6,9 @@ import pytest
 from cli_helpers import Outcome
 
 import metazoo
-from metazoo.cli.options import BATCH_NORM_MODES, DEFAULT_HEAD, HEADS, PRECISIONS
+from metazoo.cli.options import BATCH_NORM_MODES, DEFAULT_HEAD, EXECUTORS, HEADS, PRECISIONS
 from metazoo.cli.parser import EXAMPLE, PERMISSIONS, build_parser
-from metazoo.execution import compute
+from metazoo.execution import compute, executor
 from metazoo.features import batch_norm, heads
 from metazoo.zoo import contract
 from metazoo.zoo.importing import model_description
@@ -62,6 +62,7 @@ def test_heads_and_modes_are_those_of_the_library() -> None:
     assert heads.DEFAULT_HEAD == DEFAULT_HEAD
     assert batch_norm.BATCH_NORM_MODES == BATCH_NORM_MODES
     assert compute.PRECISIONS == PRECISIONS
+    assert executor.EXECUTORS == EXECUTORS
     assert contract.PERMISSIONS == PERMISSIONS
     assert model_description.EXAMPLE == EXAMPLE
 

@@ -49,7 +49,7 @@ def test_a_run_makes_no_pictures_where_none_are_wanted(cli: Cli, refused: Refuse
     assert content(own.new) == before
     assert len(list(own.run.rglob("*.png"))) == 2
     error = refused(1, *train, "--out", own.run, "--resume", "--no-images")
-    assert f"was begun with images; go on without --no-images after `metazoo zoo set {own.zoo}" in error
+    assert f"was begun with images; continue without --no-images after `metazoo zoo set {own.zoo}" in error
     assert cli("zoo", "set", own.zoo, NAMES[0], "--recovered-images", "keep").code == 0
     assert cli(*train, "--out", own.run, "--resume").code == 0
     assert [path.stem for path in own.run.rglob("*.png")] == [NAMES[1]]

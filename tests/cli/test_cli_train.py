@@ -8,8 +8,10 @@ from cli_helpers import Outcome, Workshop, content, edit_json
 
 from metazoo.adapt import MetaModel
 from metazoo.methods import METHODS
+from metazoo.pipeline.layout import GROUPING
 from metazoo.runs.record import Run
 from metazoo.storage.lock import exclusive
+from metazoo.storage.run_folder import RunFolder
 
 Cli = Callable[..., Outcome]
 Refused = Callable[..., str]
@@ -29,12 +31,13 @@ def test_all_options_are_listed_as_a_file_to_begin_from(cli: Cli, refused: Refus
     assert "unknown method 'none'; choose one of tgr" in refused(2, "methods", "none")
 
 
-def test_methods_are_listed_with_their_settings(cli: Cli) -> None:
+def test_methods_are_listed_with_their_presets_and_requirements(cli: Cli) -> None:
     outcome = cli("methods")
     assert (outcome.code, outcome.err) == (0, "")
     for method in METHODS:
         (row,) = (line for line in outcome.out.splitlines() if line.startswith(f"│ {method.name} "))
         assert ", ".join(method.presets) in row
+        assert f"│ {method.requires} " in row
         assert method.reference in row
 
 
@@ -62,6 +65,26 @@ def test_resuming_a_finished_run_changes_nothing(cli: Cli, own: Workshop) -> Non
     assert content(own.run) == before
 
 
+@pytest.mark.parametrize("words", [("--setting", "default"), ("--preset", "default", "--setting", "default")])
+def test_the_former_name_of_an_option_works_and_names_the_new_one(
+    cli: Cli, refused: Refused, own: Workshop, words: tuple[str, ...]
+) -> None:
+    outcome = cli(*train(own, "--out", own.run, "--resume", *words))
+    assert outcome.code == 0
+    assert outcome.err == "warning: --setting is now called --preset, and will be removed\n"
+    listed = cli("methods", "tgr", "--setting", "reference")
+    assert (listed.out, listed.err) == (cli("methods", "tgr", "--preset", "reference").out, outcome.err)
+
+
+def test_a_run_without_groups_ends_well(cli: Cli, own: Workshop) -> None:
+    folder = RunFolder(own.run)
+    assert "mean dissimilarity" in cli(*train(own, "--out", own.run, "--resume")).out
+    folder.delete(GROUPING)
+    outcome = cli(*train(own, "--out", own.run, "--resume"))
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out == f"{own.run}: meta-model in {own.run / 'meta-model'}\n"
+
+
 def test_a_plan_makes_no_run(cli: Cli, workshop: Workshop, own: Workshop) -> None:
     outcome = cli(*train(workshop, "--out", own.new, "--plan"))
     assert outcome.code == 0
@@ -72,7 +95,7 @@ def test_a_plan_makes_no_run(cli: Cli, workshop: Workshop, own: Workshop) -> Non
 
 def test_a_run_that_is_there_is_not_overwritten(refused: Refused, own: Workshop) -> None:
     before = content(own.run)
-    assert "run holds a run already; go on with it by --resume" in refused(2, *train(own, "--out", own.run))
+    assert "run holds a run already; continue it by --resume" in refused(2, *train(own, "--out", own.run))
     assert content(own.run) == before
 
 
@@ -173,7 +196,7 @@ def test_the_threads_of_the_caller_stay(cli: Cli, own: Workshop) -> None:
 
 
 def test_a_card_lies_beside_the_weights(workshop: Workshop) -> None:
-    card = (workshop.run / "meta-model" / "card.md").read_text()
+    card = (workshop.run / "meta-model" / "README.md").read_text()
     for contract_name in ("seen-conv4-w4-s0-000", "seen-conv4-w4-s0-001"):
         assert contract_name in card
     assert card.split("```yaml\n")[1].split("```")[0] == (workshop.run / "config.yaml").read_text()

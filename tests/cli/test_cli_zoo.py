@@ -7,7 +7,7 @@ import pytest
 import torch
 from cli_helpers import Outcome, Workshop, content, edit_json, edit_tensors
 
-from metazoo.pipeline.layout import SELECTION, TRUST
+from metazoo.pipeline.layout import HEALTH, SELECTION, TRUST
 from metazoo.storage.artefacts import sha256_of_file
 from metazoo.storage.lock import exclusive
 from metazoo.storage.run_folder import RunFolder
@@ -48,19 +48,25 @@ def test_inspecting_lists_every_model(cli: Cli, workshop: Workshop) -> None:
 def test_inspecting_shows_how_far_a_run_trusts_the_models(
     cli: Cli, refused: Refused, own: Workshop, tmp_path: Path
 ) -> None:
+    folder = RunFolder(own.run)
+    recovered = f"warning: {folder.read_json(HEALTH)['warning']}\n"
     outcome = cli("zoo", "inspect", own.zoo, "--run", own.run)
-    assert (outcome.code, outcome.err) == (0, "")
+    assert (outcome.code, outcome.err) == (0, recovered)
     for name in NAMES:  # two models can only agree
         assert re.search(rf"{name} +│ +1\.00 │ +(0\.\d\d|1\.00) │ +(0\.\d\d|1\.00) │", outcome.out)
-    folder = RunFolder(own.run)
     record = folder.read_json(TRUST)
     record["models"][1]["score"] = 0.25
     folder.write_json(TRUST, {**record, "doubtful": [NAMES[1]], "warning": "1 of 2 models"})
     outcome = cli("zoo", "inspect", own.zoo, "--run", own.run)
-    assert outcome.err == "warning: 1 of 2 models\n"
+    assert outcome.err == f"{recovered}warning: 1 of 2 models\n"
     assert outcome.out.index(f"{NAMES[1]} │ 0.25 ! │") < outcome.out.index(f"{NAMES[0]} │   1.00 │")
     folder.delete(TRUST)
-    assert "run has not judged its models" in refused(2, "zoo", "inspect", own.zoo, "--run", own.run)
+    outcome = cli("zoo", "inspect", own.zoo, "--run", own.run)
+    assert (outcome.code, outcome.err) == (0, recovered)
+    assert "Recovery" in outcome.out
+    assert "Trust" not in outcome.out
+    folder.delete(HEALTH)
+    assert "run has recorded nothing of its models" in refused(2, "zoo", "inspect", own.zoo, "--run", own.run)
     assert "is not a run folder" in refused(2, "zoo", "inspect", own.zoo, "--run", tmp_path)
 
 
@@ -82,7 +88,7 @@ def test_a_run_of_another_zoo_is_refused_and_one_of_a_changed_zoo_noted(
     assert cli("zoo", "build", own.zoo, *build).code == 0
     outcome = cli("zoo", "inspect", own.zoo, "--run", own.run)
     assert outcome.code == 0
-    assert f"zoo is not as {own.run} began with; what it says of the models may no longer hold" in outcome.err
+    assert f"zoo has changed since {own.run} began; what the run says of models may no longer hold" in outcome.err
 
 
 def test_names_are_whole_where_no_terminal_limits_the_width(cli: Cli, own: Workshop) -> None:
@@ -243,7 +249,7 @@ def test_inspecting_shows_whom_a_run_has_selected(cli: Cli, own: Workshop) -> No
     folder.write_json(SELECTION, {"models": models, "validation": {"images": 48, "accuracy": 71.25}})
     for has_trust in (True, False):
         outcome = cli("zoo", "inspect", own.zoo, "--run", own.run)
-        assert (outcome.code, outcome.err) == (0, "")
+        assert (outcome.code, outcome.err) == (0, f"warning: {folder.read_json(HEALTH)['warning']}\n")
         assert outcome.out.index(f"{NAMES[1]} │ 10.0 % │") < outcome.out.index(f"{NAMES[0]} │ 90.0 % │")
         assert "not data-free" in " ".join(outcome.out.split())
         assert ("Trust" in outcome.out) is has_trust

@@ -5,9 +5,14 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from metazoo.errors import Interrupted, ZooError
+from metazoo.execution.signals import check_stop
 from metazoo.storage.artefacts import write_bytes
+
+# Registered by a module of a test.
+ANIMALS: Any = None
 
 
 class AwkwardError(ZooError):
@@ -26,6 +31,33 @@ def behave(unit: str) -> object:
             time.sleep(0.01)
     elif kind == "mark":
         Path(argument).touch()
+    elif kind == "pid":
+        return os.getpid()
+    elif kind == "slow-pid":
+        time.sleep(float(argument))
+        return os.getpid()
+    elif kind == "square":
+        return int(argument) ** 2
+    elif kind == "at-work":  # says on which machine of Ray, and waits for the mark
+        import ray
+
+        mark = Path(argument)
+        with (mark.parent / "attempts").open("a") as attempts:
+            attempts.write("1")
+        node = ray.get_runtime_context().get_node_id()
+        write_bytes(mark.parent / f"{os.getpid()}.at-work", node.encode())
+        while not mark.exists():
+            time.sleep(0.01)
+        time.sleep(1)  # time to lose the process, which goes with its machine
+    elif kind == "animal":
+        return ANIMALS.get(argument)
+    elif kind == "stop-asked":
+        check_stop()
+    elif kind == "die":  # the first processes that meet the file, as many as it says
+        left = int(Path(argument).read_text())
+        if left:
+            Path(argument).write_text(str(left - 1))
+            os.kill(os.getpid(), signal.SIGKILL)
     elif kind == "zoo":
         raise ZooError("model.safetensors holds NaN; remove the model")
     elif kind == "stop":

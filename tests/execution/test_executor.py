@@ -1,4 +1,6 @@
 import functools
+import importlib
+import json
 import os
 import signal
 import subprocess
@@ -6,14 +8,19 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import torch
 from executor_units import AwkwardError, behave
 
+from metazoo import plugins
 from metazoo.errors import Interrupted, RunError, UsageError, ZooError
-from metazoo.execution.executor import default_workers, map_units
+from metazoo.execution import local_executor
+from metazoo.execution.executor import default_workers, executor_for, in_order
+from metazoo.execution.local_executor import LocalExecutor
+from metazoo.execution.signals import check_stop
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 
@@ -28,16 +35,25 @@ def product(scale: torch.Tensor, seed: int) -> tuple[int, int, torch.Tensor]:
     return os.getpid(), torch.get_num_threads(), total * scale
 
 
+def mapped(units: list[str], workers: int = 2, **options: Any) -> list[Any]:
+    with LocalExecutor(workers) as executor:
+        return list(executor.map(behave, units, **options))
+
+
 def test_results_do_not_depend_on_the_number_of_workers_and_threads_are_restored() -> None:
     function = functools.partial(product, torch.full((3,), 0.1))
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         inline = {}
-        for index, result in map_units(function, range(6), 1, threads=3):
+        for index, result in LocalExecutor(1).map(function, range(6), threads=3):
             assert torch.get_num_threads() == 2  # the consumer's own, also between units
             inline[index] = result
-        spread = dict(map_units(function, range(6), workers=2, threads=3))
+        with LocalExecutor(6) as executor:
+            spread = dict(executor.map(function, range(6), threads=3))
+            # For fewer than two of them at once there is this process.
+            assert [result[:2] for _, result in executor.map(function, range(1))] == [(os.getpid(), 1)]
+            assert {result[0] for _, result in executor.map(function, range(3), threads=4)} == {os.getpid()}
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -46,14 +62,14 @@ def test_results_do_not_depend_on_the_number_of_workers_and_threads_are_restored
     for index in range(6):
         assert inline[index][1] == spread[index][1] == 3
         assert torch.equal(inline[index][2], spread[index][2])
-    assert [result[1] for _, result in map_units(function, range(1), 4)] == [1]
 
 
 def test_results_come_as_they_are_finished_and_every_error_names_its_unit(tmp_path: Path) -> None:
     units = [f"await:{tmp_path / 'mark'}", "sleep:0", f"mark:{tmp_path / 'mark'}"]
-    indices = [index for index, _ in map_units(behave, units, 2)]
+    indices = [index for index, _ in mapped(units)]
     assert sorted(indices) == [0, 1, 2]
     assert indices[0] == 1
+    assert list(in_order(iter([(1, "b"), (2, "c"), (0, "a"), (3, "d")]))) == ["a", "b", "c", "d"]
 
     for unit, message in {
         "error": "unit error failed: IndexError: deep inside",
@@ -61,7 +77,7 @@ def test_results_come_as_they_are_finished_and_every_error_names_its_unit(tmp_pa
         "torch": "unit torch imports torch too late to set its threads; import it at the top of the module",
     }.items():
         with pytest.raises(RunError) as caught:
-            list(map_units(behave, [unit, "sleep:30"], 2, name_of=lambda unit: f"unit {unit}"))
+            mapped([unit, "sleep:30"], name_of=lambda unit: f"unit {unit}")
         assert str(caught.value).startswith(message)
         if unit == "error":
             assert "in behave" in "".join(caught.value.__notes__)
@@ -71,20 +87,78 @@ def test_results_come_as_they_are_finished_and_every_error_names_its_unit(tmp_pa
 @pytest.mark.parametrize("workers", [1, 2])
 def test_errors_of_the_library_come_through_unchanged(workers: int) -> None:
     with pytest.raises(Interrupted, match=r"^enough$") as caught:
-        list(map_units(behave, ["stop", "stop"], workers))
+        mapped(["stop", "stop"], workers)
     assert caught.value.exit_code == 143
     with pytest.raises(AwkwardError if workers == 1 else RunError, match=r"^this and that$"):
-        list(map_units(behave, ["awkward", "awkward"], workers))
+        mapped(["awkward", "awkward"], workers)
 
 
 @pytest.mark.parametrize(("unit", "error"), [("error", "IndexError: deep inside"), ("exit", "SystemExit: 3")])
 def test_inline_errors_name_the_unit_after_earlier_results_are_handed_over(unit: str, error: str) -> None:
-    results = map_units(behave, ["sleep:0", unit], 1, name_of=lambda unit: f"unit {unit}")
+    results = LocalExecutor(1).map(behave, ["sleep:0", unit], name_of=lambda unit: f"unit {unit}")
     assert next(results) == (0, "sleep")
     with pytest.raises(RunError, match=f"^unit {unit} failed: {error}$"):
         next(results)
     with pytest.raises(ZooError, match=r"^model\.safetensors holds NaN; remove the model$"):
-        list(map_units(behave, ["zoo"], 2))
+        mapped(["zoo"])
+
+
+@posix
+def test_processes_stay_from_one_map_to_the_next_and_dead_or_failed_ones_are_replaced() -> None:
+    with LocalExecutor(2) as executor:
+
+        def processes() -> set[Any]:
+            return {result for _, result in executor.map(behave, ["pid"] * 30)} | {child.pid for child in _children()}
+
+        assert not executor.is_warm
+        first = processes()
+        assert len(first) == 2
+        assert executor.is_warm
+        assert processes() == first
+        victim = psutil.Process(min(first))
+        victim.kill()
+        assert _gone([victim])
+        second = processes()
+        assert len(second) == 2
+        assert len(second & first) == 1
+        with pytest.raises(RunError, match="deep inside"):
+            list(executor.map(behave, ["error", "sleep:30"]))
+        assert _children() == []
+        assert processes() & second == set()
+    assert _children() == []
+    executor.close()
+
+
+def test_processes_that_have_nothing_to_do_end_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_executor, "_SECONDS_IDLE", 0.2)
+    with LocalExecutor(2) as executor:
+        assert len(list(executor.map(behave, ["sleep:0.3"] * 4))) == 4  # longer than they would wait
+        assert _gone(_children())
+        assert not executor.is_warm
+        assert len(list(executor.map(behave, ["sleep:0"] * 4))) == 4
+
+
+def test_an_executor_serves_one_map_at_a_time() -> None:
+    with LocalExecutor(2) as executor:
+        former = executor.map(behave, ["sleep:0", "sleep:0", "sleep:60"])
+        next(former)
+        with pytest.raises(UsageError, match="one call of map at a time"):
+            list(executor.map(behave, ["sleep:0", "sleep:0"]))
+        former.close()
+        assert len(list(executor.map(behave, ["sleep:0", "sleep:0"]))) == 2
+
+
+def test_short_units_run_here_as_long_as_processes_are_not_worth_it() -> None:
+    def processes(executor: LocalExecutor, units: list[str]) -> list[Any]:
+        return [result for _, result in executor.map(behave, units, short=True)]
+
+    with LocalExecutor(2) as executor:
+        assert processes(executor, ["pid"] * 50) == [os.getpid()] * 50
+        assert _children() == []
+        many = processes(executor, ["slow-pid:0.05"] * 220)  # 11 seconds by one process
+        assert many[0] == os.getpid()
+        assert set(many[100:]) <= {child.pid for child in _children()}
+        assert os.getpid() not in processes(executor, ["pid"] * 3)  # as they are there
 
 
 @posix
@@ -94,7 +168,7 @@ def test_a_dead_worker_is_reported_with_its_unit() -> None:
         ("abort", "by SIGABRT"),
     ):
         with pytest.raises(RunError, match=f"the process of {unit} .*{message}"):
-            list(map_units(behave, ["sleep:30", unit], 2))
+            mapped(["sleep:30", unit])
         assert _children() == []
 
 
@@ -112,7 +186,7 @@ def test_workers_ignore_interrupts_and_end_when_the_iterator_is_left() -> None:
     thread = threading.Thread(target=interrupt)
     thread.start()
     try:
-        results = map_units(behave, ["interrupts", "sleep:60", "sleep:60"], 2)
+        results = LocalExecutor(2).map(behave, ["interrupts", "sleep:60", "sleep:60"])
         assert next(results) == (0, "interrupts")
     finally:
         enough.set()
@@ -120,7 +194,7 @@ def test_workers_ignore_interrupts_and_end_when_the_iterator_is_left() -> None:
     assert sorted(interrupted) == sorted(child.pid for child in _children())
     assert len(interrupted) == 2
     started = time.monotonic()
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     assert time.monotonic() - started < 10
     assert _children() == []
 
@@ -136,18 +210,43 @@ def test_a_check_that_raises_ends_the_workers() -> None:
     for workers in (1, 2):
         calls.clear()
         with pytest.raises(Interrupted, match=r"^stop$"):
-            list(map_units(behave, ["sleep:0", "sleep:0", "sleep:0", "sleep:0", "sleep:60"], workers, check=check))
+            mapped(["sleep:0", "sleep:0", "sleep:0", "sleep:0", "sleep:60"], workers, check=check)
         assert max(calls) == (0 if workers == 1 else 2)
         assert _children() == []
 
 
+def test_a_unit_may_ask_whether_it_is_to_stop_wherever_it_runs() -> None:
+    calls = []
+    assert len(mapped(["stop-asked", "stop-asked"], 1, check=lambda: calls.append(1))) == 2
+    assert len(calls) == 4  # before each and within each
+    check_stop()
+    assert len(calls) == 4
+
+    def check() -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise Interrupted("stop")
+
+    for workers in (1, 2):
+        calls.clear()
+        with pytest.raises(Interrupted, match=r"^stop$"):
+            mapped(["stop-asked", "sleep:60"], workers, check=check)
+
+
 def test_wrong_use_is_refused() -> None:
-    for workers, threads in ((0, 1), (1, 0), (-1, 1)):
-        with pytest.raises(UsageError, match="must be 1 or more"):
-            list(map_units(behave, ["sleep:0"], workers, threads=threads))
-    with pytest.raises(RunError, match=r"first cannot be sent to a worker process.*module-level function"):
-        list(map_units(lambda unit: unit, ["first", "second"], 2))
-    assert list(map_units(behave, [], 2)) == []
+    for workers in (0, -1):
+        with pytest.raises(UsageError, match=f"workers must be 1 or more, not {workers}"):
+            LocalExecutor(workers)
+    with pytest.raises(UsageError, match="threads must be 1 or more, not 0"):
+        mapped(["sleep:0"], threads=0)
+    with LocalExecutor(2) as executor:
+        with pytest.raises(RunError, match=r"first cannot be sent to another process.*module-level function"):
+            list(executor.map(lambda unit: unit, ["first", "second"]))
+        with executor_for(executor, 1) as same:
+            assert same is executor
+        assert list(executor.map(behave, [])) == []
+    with pytest.raises(UsageError, match="unknown executor 'dask'; choose one of local, ray"):
+        executor_for("dask", 2)  # type: ignore[arg-type]
     assert _children() == []
 
 
@@ -155,9 +254,27 @@ def test_default_workers_is_what_this_process_may_use() -> None:
     assert default_workers() == len(psutil.Process().cpu_affinity() or [1])
 
 
+def test_workers_import_the_modules_that_have_registered_something(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "animals.py").write_text(
+        "from metazoo.plugins import Registry\nimport executor_units\n"
+        "executor_units.ANIMALS = Registry('animal')\nexecutor_units.ANIMALS.register('cat', 'meow')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(plugins, "_modules", {})
+    with LocalExecutor(2) as executor:
+        assert len(list(executor.map(behave, ["sleep:0"] * 2))) == 2  # whose processes start before that
+        importlib.import_module("animals")
+        assert plugins.registered_modules() == ("animals",)
+        assert [result for _, result in executor.map(behave, ["animal:cat"] * 2)] == ["meow", "meow"]
+        monkeypatch.setattr(plugins, "_modules", {"nowhere": None})
+        with pytest.raises(RunError, match=r"plugin 'nowhere' cannot be imported .*No module named 'nowhere'"):
+            list(executor.map(behave, ["animal:cat"] * 2))
+
+
 def _children() -> list[psutil.Process]:
-    """Worker processes, without the resource tracker that multiprocessing keeps for the life of the program."""
-    return [child for child in psutil.Process().children() if "spawn_main" in " ".join(_command(child))]
+    return [child for child in psutil.Process().children() if "execution.worker" in " ".join(_command(child))]
 
 
 def _command(process: psutil.Process) -> list[str]:
@@ -167,23 +284,31 @@ def _command(process: psutil.Process) -> list[str]:
         return []
 
 
+def _gone(processes: list[psutil.Process]) -> bool:
+    deadline = time.monotonic() + 30
+    while any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
 _PARENT = """
 import sys
 sys.path.insert(0, {here!r})
 import functools
 import executor_units
 from metazoo.errors import Interrupted
-from metazoo.execution.executor import map_units
+from metazoo.execution.local_executor import LocalExecutor
 from metazoo.execution.signals import graceful
 
-if __name__ == "__main__":
-    try:
-        with graceful() as stop:
-            function = functools.partial(executor_units.note_and_wait, sys.argv[1])
-            list(map_units(function, [0, 1], 2, check=stop.check))
-    except Interrupted as error:
-        print(error)
-        sys.exit(error.exit_code)
+try:
+    with graceful() as stop, LocalExecutor(2) as executor:
+        function = functools.partial(executor_units.note_and_wait, sys.argv[1])
+        list(executor.map(function, [0, 1], check=stop.check))
+except Interrupted as error:
+    print(error)
+    sys.exit(error.exit_code)
 """
 
 
@@ -225,10 +350,32 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     assert alive == []
 
 
+_SCRIPT = """
+import os, sys
+from metazoo.execution.local_executor import LocalExecutor
+from metazoo.plugins import Registry
+
+print("begun")
+def own(unit):
+    return os.getpid()
+with LocalExecutor(2) as executor:
+    foreign = [result for _, result in executor.map(abs, [-1, -2, -3])]
+    torch_here = "torch" in sys.modules
+    mine = {result for _, result in executor.map(own, [1, 2, 3])}
+    Registry("animal").register("cat", "meow")
+    again = [result for _, result in executor.map(abs, [-1, -2, -3])]
+import json
+print(json.dumps([sorted(foreign), torch_here, mine == {os.getpid()}, again]))
+"""
+
+
 @posix
-def test_a_script_without_a_main_guard_ends_with_an_explanation(tmp_path: Path) -> None:
+def test_a_script_needs_no_main_guard_and_what_it_alone_knows_runs_in_it(tmp_path: Path) -> None:
     script = tmp_path / "unguarded.py"
-    script.write_text("from metazoo.execution.executor import map_units\nprint(list(map_units(abs, [-1, -2], 2)))\n")
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=90)
-    assert done.returncode == 1
-    assert 'must keep its calls under `if __name__ == "__main__":`' in done.stderr
+    script.write_text(_SCRIPT)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, timeout=90)
+    begun, found = done.stdout.splitlines()
+    assert begun == "begun"  # by no worker
+    assert json.loads(found) == [[1, 2, 3], False, True, [1, 2, 3]]
+    assert done.stderr.count("\n") == 1
+    assert "note: work runs in this process alone" in done.stderr

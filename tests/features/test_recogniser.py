@@ -10,8 +10,8 @@ from metazoo.features.embedders import (
     MirroredFeatures,
     MultiDomainClassifier,
     count_parameters,
+    for_known_domain,
     recogniser_of,
-    told_domain,
 )
 from metazoo.features.heads import get_head
 from metazoo.features.linear_models import normalised_inputs
@@ -140,13 +140,13 @@ def test_recognisers_are_found_also_behind_a_mirror_and_parameters_count_them() 
 
 def test_who_is_told_the_domain_has_its_specialist() -> None:
     module, own = of_two(1.0)
-    assert [told_domain(module, name) for name in "ab"] == [*own]
+    assert [for_known_domain(module, name) for name in "ab"] == [*own]
     with pytest.raises(UsageError, match="no domain 'signs'; choose one of a, b"):
-        told_domain(module, "signs")
+        for_known_domain(module, "signs")
     networks = [*own, specialist(2)]
     beside = MultiDomainClassifier(networks, DomainRecogniser("ab", module.recogniser.weight, (0.0, 0.3)))
-    assert told_domain(beside, "a") is own[0]
-    told = told_domain(beside, "b")
+    assert for_known_domain(beside, "a") is own[0]
+    told = for_known_domain(beside, "b")
     assert isinstance(told, MultiDomainClassifier)
     assert told.networks == tuple(networks)
     for task in (features(5, size=12), -100 * features(2, seed=1, size=12), torch.zeros(3, 12)):
@@ -156,11 +156,11 @@ def test_who_is_told_the_domain_has_its_specialist() -> None:
             told.recogniser.scale(shares), torch.tensor([0, 0.7, 0.3]).sqrt().repeat_interleave(told.recogniser.size)
         )
     joined = MultiDomainClassifier(own, DomainRecogniser(("a + b", "c"), module.recogniser.weight))
-    assert [told_domain(joined, name) for name in ("a + b", "a", "b", "c")] == [own[0], own[0], own[0], own[1]]
+    assert [for_known_domain(joined, name) for name in ("a + b", "a", "b", "c")] == [own[0], own[0], own[0], own[1]]
     with pytest.raises(UsageError, match=r"no domain '\+'; choose one of a \+ b, c"):
-        told_domain(joined, "+")
+        for_known_domain(joined, "+")
     with pytest.raises(UsageError, match="domain 'a' would change nothing: this model sees all images alike"):
-        told_domain(own[0], "a")
+        for_known_domain(own[0], "a")
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,14 @@ from torch import Tensor
 from metazoo.bank import ResidentBank
 from metazoo.errors import DataError
 from metazoo.execution.compute import in_full_float32
-from metazoo.execution.threads import CALLING_THREAD, WorkerThreads
+from metazoo.execution.threads import WorkerThreads
 from metazoo.learn import group_learning
 from metazoo.learn.group_learning import GroupLearner, Student
 from metazoo.learn.learning_config import LearningConfig, RegularisationConfig
 from metazoo.learn.regularisers import ExplicitRegularisation, ImplicitRegularisation, MeanGradient
 from metazoo.learn.views import Targets, Views, judge_views
 from metazoo.storage.tensor_files import read_tensors, write_tensors
+from metazoo.taskspace import FixedGrouping, Grouping, Partition
 
 # All that the tests rely on is said here; the defaults are free to change.
 CONFIG = LearningConfig(
@@ -49,17 +50,19 @@ def learner_of(
     bank: ResidentBank | None = None,
     learner: Student | None = None,
     members: tuple[int, ...] | None = None,
-    threads: WorkerThreads = CALLING_THREAD,
+    grouping: Grouping | None = None,
+    **more: Any,
 ) -> GroupLearner:
+    """A learner from groups of two and of one teacher, or from `members` alone."""
+    groups = ((0, 2), (1,)) if members is None else (members,)
     return GroupLearner(
         learner or student(seed),
         bank or resident_bank(),
-        ((0, 2), (1,)),
-        lambda random: members or ((0, 2), (1,))[int(torch.randint(2, (1,), generator=random))],
+        grouping or FixedGrouping(Partition(groups, "random")),
         teachers,
         config,
         seed,
-        threads=threads,
+        **more,
     )
 
 
@@ -200,10 +203,12 @@ def test_a_step_learns_from_the_views_of_its_members_only() -> None:
     marked[:, 0] = 255
     marked[bank.places_of(1), 0] = 0
     bank = dataclasses.replace(bank, images=marked)
-    report = learner_of(teachers=of_owner_1, bank=bank, members=(1,)).step()
-    assert math.isfinite(float(report.loss))
+    learner = learner_of(teachers=of_owner_1, bank=bank)
+    learner.active = (1,)
+    assert math.isfinite(float(learner.step().loss))
+    learner.active = (0, 2)
     with pytest.raises(DataError):
-        learner_of(teachers=of_owner_1, bank=bank, members=(0, 2)).step()
+        learner.step()
 
 
 def test_the_learning_rate_rises_and_falls_as_a_cosine() -> None:
@@ -303,8 +308,9 @@ def test_calibration_sees_views_that_were_not_learned_from(monkeypatch: pytest.M
 )
 def test_a_config_builds_its_regulariser_of_every_so_many_steps(kind: Any, built: type) -> None:
     config = RegularisationConfig(kind=kind, every=3)
-    assert [type(config.at(step)) for step in range(1, 7)] == [MeanGradient, MeanGradient, built] * 2
-    assert type(RegularisationConfig(kind=kind, every=1).at(1)) is built
+    assert [config.is_due(step) for step in range(1, 7)] == [False, False, True] * 2
+    assert type(config.build()) is built
+    assert RegularisationConfig(kind=kind, every=1).is_due(1)
 
 
 @pytest.mark.parametrize("kind", ["implicit", "explicit"])
@@ -313,7 +319,7 @@ def test_fewer_steps_are_regularised_as_much_more_strongly(kind: Any) -> None:
     losses = [lambda own: own["w"].square().sum(), lambda own: (own["w"] ** 3).sum()]
     always, seldom = (
         RegularisationConfig(kind=kind, displacement=1e-3, strength=1e-2, every=every)
-        .at(4)
+        .build()
         .direction(losses, parameters)
         for every in (1, 4)
     )
@@ -349,14 +355,14 @@ def test_an_impossible_config_is_refused(wrong: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kind", ["implicit", "explicit", "mean"])
 def test_steps_played_back_from_a_recording_learn_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Two pools of views, groups of two sizes, some or all teachers heard: eight recordings.
+    # Two pools of views, groups of two sizes, some or all teachers active: eight recordings.
     regularisation = RegularisationConfig.model_validate({"kind": kind, "displacement": 1e-2, "strength": 1e-2})
     config = changed(steps=9, steps_per_views=5, regularisation=regularisation)
 
     def learn() -> tuple[dict[str, Tensor], list[list[float]]]:
         learner, reports = learner_of(config), []
         for number in range(config.steps):
-            learner.heard = ((0, 1), None, (0, 2))[number % 3]
+            learner.active = ((0, 1), None, (0, 2))[number % 3]
             reports.append(learner.step())
         return learner.state(), [[float(value) for value in vars(report).values()] for report in reports]
 

@@ -42,6 +42,7 @@ def visits(iteration: int) -> Sequence[Visit]:
                 labels,
                 identities,
                 lambda images, weight=weight: 4 * (images - 0.5).mean((2, 3)) @ weight,
+                teacher,
             )
         )
     return found

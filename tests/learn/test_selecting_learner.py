@@ -1,4 +1,3 @@
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,10 +9,11 @@ from metazoo.data import EpisodeList, ImageSet
 from metazoo.errors import DataError
 from metazoo.features.batch_norm import batch_statistics
 from metazoo.learn.draw_policy import DrawPolicy
-from metazoo.learn.group_learning import DrawGroup, GroupLearner
+from metazoo.learn.group_learning import GroupLearner
 from metazoo.learn.learning_config import LearningConfig
 from metazoo.learn.selecting_learner import SelectingLearner, accuracy_on
 from metazoo.storage.tensor_files import read_tensors, write_tensors
+from metazoo.taskspace import FixedGrouping, Partition
 
 CONFIG = LearningConfig(steps=12, teachers_per_step=1, batch_size=8, learning_rate=0.02, warm_up_steps=1, views=12)
 
@@ -31,14 +31,10 @@ def episodes(count: int = 5) -> EpisodeList:
 
 
 def selecting(seed: int = 0, steps_per_draw: int = 3, own_student: int = 0) -> SelectingLearner:
-    def learner(draw_group: DrawGroup) -> GroupLearner:
-        return GroupLearner(student(own_student), resident_bank(), ((0, 2), (1,)), draw_group, targets, CONFIG, seed)
-
-    def one_of(heard: Sequence[int], random: torch.Generator) -> tuple[int, ...]:
-        return (heard[int(torch.randint(len(heard), (1,), generator=random))],)
-
+    grouping = FixedGrouping(Partition(((0, 2), (1,)), "random"))
+    learner = GroupLearner(student(own_student), resident_bank(), grouping, targets, CONFIG, seed)
     policy = DrawPolicy(3, 2, 0.1)
-    return SelectingLearner(learner, one_of, policy, accuracy_on(images(), episodes()), steps_per_draw, seed)
+    return SelectingLearner(learner, policy, accuracy_on(images(), episodes()), steps_per_draw, seed)
 
 
 def test_accuracy_is_that_of_the_nearest_mean_on_one_batch() -> None:
@@ -66,7 +62,7 @@ def test_a_draw_serves_some_steps_and_is_then_rewarded_by_the_accuracy(monkeypat
     for _ in range(12):
         before.append(learner.policy.preferences)
         report = learner.step()
-        drawn.append(learner.learner.heard)
+        drawn.append(learner.learner.active)
         accuracies.append(report.validation_accuracy)
         assert 1 <= report.models_in_use <= 3
     assert rewards == accuracies[3::3]
@@ -94,8 +90,8 @@ def test_restored_it_ends_as_if_it_had_not_stopped(tmp_path: Path, stopped_after
         selecting().restore(12, whole.learner.state())
 
 
-@pytest.mark.parametrize("heard", [None, (0, 2)])
-def test_a_step_asks_for_what_those_say_who_are_heard(heard: tuple[int, ...] | None) -> None:
+@pytest.mark.parametrize("active", [None, (0, 2)])
+def test_a_step_draws_and_reproduces_the_active_teachers_alone(active: tuple[int, ...] | None) -> None:
     def state(factor: float) -> dict[str, torch.Tensor]:
         def other(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             features, logits = targets(pixels)
@@ -104,12 +100,12 @@ def test_a_step_asks_for_what_those_say_who_are_heard(heard: tuple[int, ...] | N
             return features, logits
 
         learner = GroupLearner(
-            student(), resident_bank(), ((0, 2), (1,)), lambda _: (0, 2), other, CONFIG, 0,
+            student(), resident_bank(), FixedGrouping(Partition(((0, 1, 2),), "single")), other, CONFIG, 0,
             weights=torch.tensor([1.0, 0.7, 0.5]),
         )  # fmt: skip
-        learner.heard = heard
+        learner.active = active
         learner.step()
         return learner.state()
 
     one, other = state(1), state(-1)
-    assert all(torch.equal(value, other[name]) for name, value in one.items()) is (heard is not None)
+    assert all(torch.equal(value, other[name]) for name, value in one.items()) is (active is not None)

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from metazoo.errors import UsageError
-from metazoo.models import ClassifierSpec, architectures, build_classifier
+from metazoo.models import ClassifierSpec, architectures, build_classifier, square_images
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
 
@@ -128,3 +128,29 @@ def test_a_spec_that_cannot_be_built_is_wrong_use_and_leaves_the_generator_alone
 
 def test_a_spec_comes_back_from_json() -> None:
     assert ClassifierSpec.model_validate_json(spec().model_dump_json()) == spec()
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "top", "left"), [(11, 8, 1, 0), (8, 13, 0, 2), (10, 8, 1, 0), (9, 8, 0, 0)]
+)
+def test_the_centre_is_kept_and_the_odd_row_or_column_is_cut_off_last(
+    height: int, width: int, top: int, left: int
+) -> None:
+    images = torch.rand(2, 3, height, width)
+    assert torch.equal(square_images(images, 8), images[..., top : top + 8, left : left + 8])
+    square = images[..., top : top + 8, left : left + 8]
+    expected = nn.functional.interpolate(square, (5, 5), mode="bilinear", antialias=True)
+    assert torch.equal(square_images(images, 5), expected)
+    assert torch.equal(build_classifier(spec()).preprocess(images), build_classifier(spec()).preprocess(square))
+
+
+@pytest.mark.parametrize("side", [3, 16, 40])
+def test_eight_bits_are_not_rounded_to_again(side: int) -> None:
+    images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    expected = images.float() / 255
+    if side != 16:
+        expected = nn.functional.interpolate(expected, (side, side), mode="bilinear", antialias=True)
+    assert torch.equal(square_images(images, side), expected)
+    assert torch.equal(square_images(images.float() / 255, side), expected)
+    if side == 16:
+        assert square_images(expected, side) is expected

@@ -45,7 +45,7 @@ def learn(folder: Path, *, stop_after: int | None = None, seconds: float = 0.0) 
             raise Interrupted("stopped")
 
     run = RunFolder(folder)
-    workspace = Workspace(Zoo(folder, []), run, MetricsLog(folder / "m.jsonl"), 0, 1, check, False)
+    workspace = Workspace(Zoo(folder, []), run, MetricsLog(folder / "m.jsonl"), 0, check, False)
     try:
         learn_in_steps(
             workspace, learner, 10, steps_between_checkpoints=4, steps_between_metrics=2,

@@ -1,6 +1,7 @@
 """Tiny teachers that learn a few letters in less than a second."""
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch.nn import functional
 from metazoo.data.glyphs.glyph_classes import Glyph
 from metazoo.data.glyphs.glyphs import render_glyph
 from metazoo.models import ClassifierSpec, ImageClassifier, Network, build_classifier
-from metazoo.recover import Health
+from metazoo.recover import GeneratorConfig, Health, RecoveredImages, RecoveryConfig
 from metazoo.zoo import ModelContract, WhiteBoxTeacher
 
 LETTERS = "AOSXTLVHCE"
@@ -82,6 +83,19 @@ def teacher_of(classifier: ImageClassifier, name: str = "letters") -> WhiteBoxTe
         name=name, spec=classifier.spec, class_names=names, domain="letters", weights_sha256="0" * 64
     )
     return WhiteBoxTeacher(contract, classifier)
+
+
+def recover(
+    teacher: WhiteBoxTeacher,
+    labels: Tensor,
+    config: RecoveryConfig | GeneratorConfig,
+    random: torch.Generator,
+    *,
+    check: Callable[[], None] = lambda: None,
+    **options: Any,
+) -> RecoveredImages:
+    """The images of one bucket; `options` as of `inversions`."""
+    return next(config.inversions(teacher, [labels], random, **options)).run(check).best()
 
 
 def distances(health: Health) -> tuple[float, float]:

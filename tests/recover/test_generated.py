@@ -2,9 +2,9 @@ from typing import Literal
 
 import pytest
 import torch
-from recover_helpers import distances, spec_of, teacher_of, trained
+from recover_helpers import distances, recover, spec_of, teacher_of, trained
 
-from metazoo.recover import GeneratorConfig, recover_through_generator
+from metazoo.recover import GeneratorConfig
 from metazoo.zoo import WhiteBoxTeacher
 
 WANTED = torch.arange(4).repeat(6)
@@ -20,7 +20,7 @@ def test_the_teacher_recognises_what_is_recovered_and_is_as_it_was(teacher: Whit
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     hooks = sum(len(module._forward_pre_hooks) + len(module._forward_hooks) for module in teacher.modules())
     config = SMALL.model_copy(update={"shared_augmentation": shared})
-    (result,) = recover_through_generator(teacher, [WANTED], config, seeded())
+    result = recover(teacher, WANTED, config, seeded())
     assert (result.images.shape, result.images.dtype) == ((24, 3, 16, 16), torch.uint8)
     assert torch.equal(result.labels, WANTED)
     assert result.health.agreement > 0.8
@@ -30,10 +30,10 @@ def test_the_teacher_recognises_what_is_recovered_and_is_as_it_was(teacher: Whit
     assert hooks == sum(len(module._forward_pre_hooks) + len(module._forward_hooks) for module in teacher.modules())
 
 
-def test_a_second_bucket_goes_on_with_the_generator_of_the_first(teacher: WhiteBoxTeacher) -> None:
+def test_a_second_bucket_continues_with_the_generator_of_the_first(teacher: WhiteBoxTeacher) -> None:
     short = SMALL.model_copy(update={"iterations": 10})
-    one, two = recover_through_generator(teacher, [WANTED, WANTED], short, seeded())
-    (alone,) = recover_through_generator(teacher, [WANTED], short, seeded())
+    one, two = (inversion.run().best() for inversion in short.inversions(teacher, [WANTED, WANTED], seeded()))
+    alone = recover(teacher, WANTED, short, seeded())
     assert torch.equal(one.images, alone.images)
     pairs = zip(distances(one.health), distances(two.health), strict=True)
     assert all(second < first for first, second in pairs)
@@ -42,6 +42,6 @@ def test_a_second_bucket_goes_on_with_the_generator_of_the_first(teacher: WhiteB
 @pytest.mark.parametrize(("side", "channels"), [(18, 3), (16, 1)])
 def test_every_size_and_channel_of_teacher_is_served(side: int, channels: Literal[1, 3]) -> None:
     teacher = teacher_of(trained(spec_of(4, side, channels)))
-    (result,) = recover_through_generator(teacher, [WANTED], SMALL, seeded())
+    result = recover(teacher, WANTED, SMALL, seeded())
     assert result.images.shape == (24, channels, -(-side // 4) * 4, -(-side // 4) * 4)
     assert result.health.agreement > 0.6

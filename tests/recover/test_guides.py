@@ -3,16 +3,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from recover_helpers import LETTERS, VISION_TRANSFORMER, distances, spec_of, teacher_of, trained
+from recover_helpers import LETTERS, VISION_TRANSFORMER, distances, recover, spec_of, teacher_of, trained
 
 from metazoo.bank import Bank
 from metazoo.errors import RunError
 from metazoo.models import ClassifierSpec
-from metazoo.recover import RecoveryBudget, RecoveryConfig, guides_for, recover_images, recover_zoo
+from metazoo.recover import RecoveryBudget, RecoveryConfig, guides_for, recover_zoo
 from metazoo.recover.guides import choose_guides
 from metazoo.recover.inversion import RecoveredImages
 from metazoo.recover.objectives import batch_norm_distance
-from metazoo.recover.statistics import read_batch_norm
+from metazoo.recover.statistics import BatchNormReader
 from metazoo.recover.units import RecoveryUnit, recover_unit
 from metazoo.zoo import WhiteBoxTeacher, Zoo
 from metazoo.zoo.contract import Permission
@@ -33,7 +33,8 @@ def add(zoo: Zoo, name: str, spec: ClassifierSpec, domain: str = "letters", perm
 def recovered(zoo: Zoo, name: str, *, guide: str | None = None) -> RecoveredImages:
     guided_by = None if guide is None else zoo.contract(guide)
     config = RecoveryConfig(iterations=8)
-    unit = RecoveryUnit(zoo.folder, zoo.contract(name), 0, (0,), (WANTED,), config, 84, 3, guided_by)
+    reference = zoo.reference(*filter(None, (zoo.contract(name), guided_by)))
+    unit = RecoveryUnit(reference, zoo.contract(name), 0, (0,), (WANTED,), config, 84, 3, guided_by)
     (found,) = recover_unit(unit)
     return found
 
@@ -90,13 +91,13 @@ def test_images_come_nearer_to_the_statistics_of_the_guide(teacher: WhiteBoxTeac
     config = RecoveryConfig(iterations=60)
 
     def distance(images: torch.Tensor) -> float:
-        with read_batch_norm(teacher) as reader, torch.no_grad():
+        with BatchNormReader(teacher) as reader, torch.no_grad():
             teacher(images)
             return batch_norm_distance(reader.observed, reader.stored).item()
 
     results = {}
     for guide in (None, teacher):
-        result = recover_images(plain, WANTED, config, torch.Generator().manual_seed(0), guide=guide)
+        result = recover(plain, WANTED, config, torch.Generator().manual_seed(0), guide=guide)
         assert result.health.batch_norm_distance is None
         assert result.health.agreement > 0.9
         results[guide] = distance(result.images.float() / 255)
@@ -108,14 +109,14 @@ def test_with_itself_as_a_guide_a_model_is_recovered_as_alone_in_half_of_the_ite
     teacher: WhiteBoxTeacher,
 ) -> None:
     random = torch.Generator()
-    led = recover_images(teacher, WANTED, RecoveryConfig(iterations=9), random.manual_seed(0), guide=teacher)
-    alone = recover_images(teacher, WANTED, RecoveryConfig(iterations=5), random.manual_seed(0))
+    led = recover(teacher, WANTED, RecoveryConfig(iterations=9), random.manual_seed(0), guide=teacher)
+    alone = recover(teacher, WANTED, RecoveryConfig(iterations=5), random.manual_seed(0))
     assert (led.images.int() - alone.images.int()).abs().float().mean() < 0.5
     assert distances(led.health) == pytest.approx(distances(alone.health), rel=1e-2)
 
 
 @pytest.mark.parametrize("noise", [3, 1e9])  # far statistics, and none that are finite
-def test_a_guide_of_ruined_weights_is_let_go(zoo: Zoo, noise: float) -> None:
+def test_a_guide_of_ruined_weights_is_rejected(zoo: Zoo, noise: float) -> None:
     add(zoo, "a", spec_of())
     ruined = trained(spec_of(), steps=2)
     with torch.no_grad():
@@ -124,7 +125,7 @@ def test_a_guide_of_ruined_weights_is_let_go(zoo: Zoo, noise: float) -> None:
     zoo.add("ruined", ruined, class_names=tuple(LETTERS[: ruined.spec.classes]), domain="letters")
     led, alone = recovered(zoo, "a", guide="ruined"), recovered(zoo, "a")
     assert torch.equal(led.images, alone.images)
-    assert led.health == replace(alone.health, guide_let_go=True)
+    assert led.health == replace(alone.health, guide_rejected=True)
     assert led.health.figures() == {**alone.health.figures(), "guide_let_go": 1}
 
 
@@ -141,13 +142,13 @@ def test_a_bank_says_who_guided(zoo: Zoo, tmp_path: Path) -> None:
     add(zoo, "conv", spec_of(5))
     config, budget = RecoveryConfig(iterations=2), RecoveryBudget(images_per_class=4, bucket_size=8)
     bank, alone = (Bank.create(tmp_path / name) for name in ("bank", "alone"))
-    recover_zoo(zoo, bank, config, budget, 3, workers=1)
+    recover_zoo(zoo, bank, config, budget, 3)
     made = bank.made_with("vit")
     assert (made["guide"], made["guide_sha256"]) == ("conv", zoo.contract("conv").weights_sha256)
     assert "guide" not in bank.made_with("conv")
-    recover_zoo(zoo, alone, config.model_copy(update={"guided": False}), budget, 3, workers=1)
+    recover_zoo(zoo, alone, config.model_copy(update={"guided": False}), budget, 3)
     assert not torch.equal(alone.images_of("vit")[0], bank.images_of("vit")[0])
     assert torch.equal(alone.images_of("conv")[0], bank.images_of("conv")[0])
     zoo.remove({"conv"})
     with pytest.raises(RunError, match="'vit' made with guide conv, not None"):
-        recover_zoo(zoo, bank, config, budget, 3, workers=1)
+        recover_zoo(zoo, bank, config, budget, 3)

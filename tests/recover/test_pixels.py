@@ -4,14 +4,14 @@ from typing import Literal
 
 import pytest
 import torch
-from recover_helpers import distances, letters, spec_of, teacher_of, trained
+from recover_helpers import distances, letters, recover, spec_of, teacher_of, trained
 from torch import Tensor
 
 from metazoo.data.augment import ShiftAndFlip
 from metazoo.errors import Interrupted, ZooError
-from metazoo.recover import inversion
+from metazoo.recover import objectives, teacher_pass
 from metazoo.recover.adam import PlainAdam
-from metazoo.recover.pixels import RecoveryConfig, cosine_decay, recover_images
+from metazoo.recover.pixels import RecoveryConfig, cosine_decay
 from metazoo.recover.start_images import start_images
 from metazoo.zoo import WhiteBoxTeacher
 
@@ -37,7 +37,7 @@ def test_adam_is_that_of_torch() -> None:
 
 def test_the_teacher_recognises_what_is_recovered_and_its_statistics_come_nearer(teacher: WhiteBoxTeacher) -> None:
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    result = recover_images(teacher, WANTED, RecoveryConfig(iterations=80), seeded())
+    result = recover(teacher, WANTED, RecoveryConfig(iterations=80), seeded())
     assert (result.images.shape, result.images.dtype) == ((32, 3, 16, 16), torch.uint8)
     assert torch.equal(result.labels, WANTED)
     assert result.health.agreement > 0.9
@@ -52,7 +52,7 @@ def test_the_teacher_recognises_what_is_recovered_and_its_statistics_come_nearer
 @pytest.mark.parametrize(("side", "channels", "batch_norm"), [(16, 1, True), (20, 3, True), (16, 3, False)])
 def test_every_kind_of_teacher_is_recovered(side: int, channels: Literal[1, 3], batch_norm: bool) -> None:
     teacher = teacher_of(trained(spec_of(4, side, channels), batch_norm=batch_norm))
-    result = recover_images(teacher, WANTED, RecoveryConfig(iterations=80), seeded())
+    result = recover(teacher, WANTED, RecoveryConfig(iterations=80), seeded())
     assert result.images.shape == (32, channels, side, side)
     assert result.health.agreement > 0.9
     if batch_norm:
@@ -64,7 +64,7 @@ def test_every_kind_of_teacher_is_recovered(side: int, channels: Literal[1, 3], 
 
 def test_the_generator_alone_decides(teacher: WhiteBoxTeacher) -> None:
     config = RecoveryConfig(iterations=3, canvas="noise", l2=0.1)
-    first, again, other = (recover_images(teacher, WANTED, config, seeded(seed)) for seed in (0, 0, 1))
+    first, again, other = (recover(teacher, WANTED, config, seeded(seed)) for seed in (0, 0, 1))
     assert torch.equal(first.images, again.images)
     assert first.health == again.health
     assert not torch.equal(first.images, other.images)
@@ -73,9 +73,9 @@ def test_the_generator_alone_decides(teacher: WhiteBoxTeacher) -> None:
 def test_a_batch_in_parts_has_the_gradients_of_the_whole(
     teacher: WhiteBoxTeacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = recover_images(teacher, WANTED, RecoveryConfig(iterations=3), seeded())
-    monkeypatch.setattr(inversion, "_VALUES_AT_ONCE", 5 * 8 * 16 * 16)  # five images
-    parts = recover_images(teacher, WANTED, RecoveryConfig(iterations=3), seeded())
+    whole = recover(teacher, WANTED, RecoveryConfig(iterations=3), seeded())
+    monkeypatch.setattr(teacher_pass, "_VALUES_AT_ONCE", 5 * 8 * 16 * 16)  # five images
+    parts = recover(teacher, WANTED, RecoveryConfig(iterations=3), seeded())
     assert (whole.images.int() - parts.images.int()).abs().float().mean() < 0.1
     assert parts.health.batch_norm_distance == pytest.approx(whole.health.batch_norm_distance, rel=1e-2)
 
@@ -91,15 +91,15 @@ def test_the_iterate_with_the_lowest_loss_is_kept(teacher: WhiteBoxTeacher, monk
     monkeypatch.setattr(ShiftAndFlip, "apply", spy)
     # Steps this wild make the second iterate worse than the start, and nothing mends it.
     config = RecoveryConfig(iterations=3, learning_rate=100.0, cross_entropy=0, batch_norm=0, total_variation=1)
-    result = recover_images(teacher, WANTED, config, seeded())
-    losses = [inversion.total_variation(images).item() for images in seen]
+    result = recover(teacher, WANTED, config, seeded())
+    losses = [objectives.total_variation(images).item() for images in seen]
     assert losses[0] == min(losses) < max(losses)
     assert torch.equal(result.images, (seen[0] * 255).round().to(torch.uint8))
 
 
 def test_without_any_weight_the_start_is_kept(teacher: WhiteBoxTeacher) -> None:
     config = RecoveryConfig(iterations=2, cross_entropy=0, batch_norm=0, total_variation=0)
-    result = recover_images(teacher, WANTED, config, seeded())
+    result = recover(teacher, WANTED, config, seeded())
     start = start_images("leaves", 32, 3, 16, seeded())
     assert torch.equal(result.images, (start * 255).round().to(torch.uint8))
     assert result.health.batch_norm_distance == pytest.approx(result.health.batch_norm_distance_at_start, rel=0.05)
@@ -107,11 +107,11 @@ def test_without_any_weight_the_start_is_kept(teacher: WhiteBoxTeacher) -> None:
 
 def test_large_images_are_stored_smaller_and_judged_as_they_are_stored(teacher: WhiteBoxTeacher) -> None:
     config = RecoveryConfig(iterations=60)
-    small = recover_images(teacher, WANTED, config, seeded(), stored_side=10)
+    small = recover(teacher, WANTED, config, seeded(), stored_side=10)
     assert small.images.shape == (32, 3, 10, 10)
     agreement = (teacher(small.images.float() / 255).argmax(1) == WANTED).double().mean().item()
     assert small.health.agreement == agreement
-    same = [recover_images(teacher, WANTED[:4], config, seeded(), stored_side=side).images for side in (16, 99, None)]
+    same = [recover(teacher, WANTED[:4], config, seeded(), stored_side=side).images for side in (16, 99, None)]
     assert torch.equal(same[0], same[1])
     assert torch.equal(same[0], same[2])
 
@@ -137,7 +137,7 @@ def test_a_teacher_that_is_not_finite_is_named(
     change: Callable[[WhiteBoxTeacher], object], teacher: WhiteBoxTeacher
 ) -> None:
     with pytest.raises(ZooError, match=r"model 'letters' gave outputs or gradients that are not finite.*zoo verify"):
-        recover_images(broken(change, teacher), WANTED, RecoveryConfig(iterations=2), seeded())
+        recover(broken(change, teacher), WANTED, RecoveryConfig(iterations=2), seeded())
 
 
 def test_a_stop_comes_through_and_nothing_is_left_in_the_teacher(teacher: WhiteBoxTeacher) -> None:
@@ -149,7 +149,7 @@ def test_a_stop_comes_through_and_nothing_is_left_in_the_teacher(teacher: WhiteB
             raise Interrupted("enough")
 
     with pytest.raises(Interrupted, match="enough"):
-        recover_images(teacher, WANTED, RecoveryConfig(iterations=9), seeded(), check=check)
+        recover(teacher, WANTED, RecoveryConfig(iterations=9), seeded(), check=check)
     assert not any("forward" in vars(part) for part in teacher.modules())
 
 

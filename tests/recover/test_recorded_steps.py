@@ -3,12 +3,11 @@ from collections.abc import Callable
 import pytest
 import torch
 from recorded_operations import PlayedBack, RecordedOperations
-from recover_helpers import VISION_TRANSFORMER, spec_of, teacher_of, trained
+from recover_helpers import VISION_TRANSFORMER, recover, spec_of, teacher_of, trained
 
 from metazoo.execution.compute import Compute
 from metazoo.execution.repeat import Repeated, record
 from metazoo.recover import GeneratorConfig, RecoveredImages, RecoveryConfig, inversion
-from metazoo.recover.units import recover_buckets
 from metazoo.zoo import WhiteBoxTeacher
 
 WANTED = torch.arange(4).repeat(6)
@@ -35,7 +34,8 @@ def test_a_recorded_step_played_back_recovers_the_same_images(
 
     def recover() -> list[RecoveredImages]:
         with Compute.choose("cpu", precision).mixed():
-            return recover_buckets(teacher, [WANTED] * (1 + isinstance(config, GeneratorConfig)), config, seeded())
+            buckets = [WANTED] * (1 + isinstance(config, GeneratorConfig))
+            return [inversion.run().best() for inversion in config.inversions(teacher, buckets, seeded())]
 
     called = recover()
     monkeypatch.setattr(inversion, "Repeated", PlayedBack)
@@ -47,9 +47,9 @@ def test_a_recorded_step_played_back_recovers_the_same_images(
 
 def test_so_does_one_with_a_guide(teacher: WhiteBoxTeacher, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = teacher_of(trained(spec_of(), batch_norm=False))
-    (called,) = recover_buckets(plain, [WANTED], PIXELS, seeded(), guide=teacher)
+    called = recover(plain, WANTED, PIXELS, seeded(), guide=teacher)
     monkeypatch.setattr(inversion, "Repeated", PlayedBack)
-    (played,) = recover_buckets(plain, [WANTED], PIXELS, seeded(), guide=teacher)
+    played = recover(plain, WANTED, PIXELS, seeded(), guide=teacher)
     assert torch.equal(called.images, played.images)
 
 
@@ -91,7 +91,7 @@ def test_vision_transformers_that_lose_patches_are_not_recorded(monkeypatch: pyt
     teacher = teacher_of(trained(VISION_TRANSFORMER, steps=1))
     for share in (0.0, 0.5):
         config = RecoveryConfig(iterations=4, dropped_tokens=share)
-        recover_buckets(teacher, [WANTED], config, seeded())
+        recover(teacher, WANTED, config, seeded())
     assert asked == [True, False]
 
 

@@ -10,6 +10,7 @@ from recover_helpers import LETTERS, spec_of, trained
 
 from metazoo.bank import Bank, Setting
 from metazoo.errors import ArtefactError, Interrupted, RunError, UsageError, ZooError
+from metazoo.execution.local_executor import LocalExecutor
 from metazoo.recover import units as units_module
 from metazoo.recover.budget import RecoveryBudget
 from metazoo.recover.health import health_rows
@@ -34,7 +35,7 @@ def zoo(zoo_folder: Path) -> Zoo:
 def whole(zoo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Bank:
     """The whole zoo, recovered in this process without a break."""
     bank = Bank.create(tmp_path_factory.mktemp("whole"))
-    recover_zoo(Zoo.open(zoo_folder), bank, CONFIG, BUDGET, 7, workers=1)
+    recover_zoo(Zoo.open(zoo_folder), bank, CONFIG, BUDGET, 7)
     return bank
 
 
@@ -63,7 +64,8 @@ def test_the_plan_is_what_comes_of_it(zoo: Zoo, whole: Bank, tmp_path: Path) -> 
 
 
 def test_two_workers_store_the_same_bytes_as_one(zoo: Zoo, whole: Bank, tmp_path: Path) -> None:
-    recover_zoo(zoo, Bank.create(tmp_path), CONFIG, BUDGET, 7, workers=2)
+    with LocalExecutor(2) as executor:
+        recover_zoo(zoo, Bank.create(tmp_path), CONFIG, BUDGET, 7, executor=executor)
     assert files(tmp_path) == files(whole.folder)
 
 
@@ -79,7 +81,7 @@ def test_interrupted_and_called_again_the_bank_ends_the_same(zoo: Zoo, whole: Ba
                 raise Interrupted("enough")
 
         try:
-            recover_zoo(zoo, bank, CONFIG, BUDGET, 7, workers=1, check=check)
+            recover_zoo(zoo, bank, CONFIG, BUDGET, 7, check=check)
         except Interrupted:
             assert units_module._held == []
         stored.append(plan_recovery(zoo, BUDGET, bank).stored_buckets)
@@ -92,7 +94,7 @@ def test_interrupted_and_called_again_the_bank_ends_the_same(zoo: Zoo, whole: Ba
     assert stored == sorted(set(stored))
     assert files(tmp_path) == files(whole.folder)
     before = files(tmp_path)
-    recover_zoo(zoo, bank, CONFIG, BUDGET, 7, workers=1)  # nothing is left to do
+    recover_zoo(zoo, bank, CONFIG, BUDGET, 7)  # nothing is left to do
     assert files(tmp_path) == before
 
 
@@ -112,7 +114,7 @@ def write_index(path, index):
 bank.write_index = write_index
 config = RecoveryConfig.model_validate_json({CONFIG.model_dump_json()!r})
 budget = RecoveryBudget.model_validate_json({BUDGET.model_dump_json()!r})
-recover_zoo(Zoo.open({str(zoo.folder)!r}), Bank.create({str(tmp_path)!r}), config, budget, 7, workers=1)
+recover_zoo(Zoo.open({str(zoo.folder)!r}), Bank.create({str(tmp_path)!r}), config, budget, 7)
 """
     process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
     assert process.returncode == -signal.SIGKILL, process.stderr
@@ -120,14 +122,14 @@ recover_zoo(Zoo.open({str(zoo.folder)!r}), Bank.create({str(tmp_path)!r}), confi
     bank.verify()
     assert plan_recovery(zoo, BUDGET, bank).stored_buckets == 3
     assert len(list(tmp_path.rglob("*.safetensors"))) == 4
-    recover_zoo(zoo, bank, CONFIG, BUDGET, 7, workers=1)
+    recover_zoo(zoo, bank, CONFIG, BUDGET, 7)
     assert files(tmp_path) == files(whole.folder)
 
 
 def test_a_further_generation_has_other_images_of_the_same_classes(zoo: Zoo, whole: Bank, tmp_path: Path) -> None:
     bank = Bank.open(shutil.copytree(whole.folder, tmp_path / "bank"))
     further = BUDGET.model_copy(update={"generation": 1})
-    recover_zoo(zoo, bank, RecoveryConfig(iterations=2), further, 7, workers=1)
+    recover_zoo(zoo, bank, RecoveryConfig(iterations=2), further, 7)
     after = files(tmp_path / "bank")
     assert all(after[name] == content for name, content in files(whole.folder).items())
     for name in bank.teachers:
@@ -138,7 +140,7 @@ def test_a_further_generation_has_other_images_of_the_same_classes(zoo: Zoo, who
 
 def test_buckets_teachers_and_seeds_do_not_share_their_randomness(zoo: Zoo, whole: Bank, tmp_path: Path) -> None:
     other = Bank.create(tmp_path)
-    recover_zoo(zoo, other, CONFIG, BUDGET, 8, workers=1)
+    recover_zoo(zoo, other, CONFIG, BUDGET, 8)
     seen = [images for bank in (whole, other) for images in bank.images_of("colour")[0].split(8)]
     assert len({bytes(images.numpy()) for images in seen}) == 6
 
@@ -151,8 +153,8 @@ def test_images_that_were_made_otherwise_are_not_mixed(zoo: Zoo, whole: Bank) ->
         (CONFIG, BUDGET, 8, "seed 7, not 8"),
     ):
         with pytest.raises(RunError, match=rf"images of 'colour' made with {what}; ask for generation 1, or"):
-            recover_zoo(zoo, whole, config, budget, seed, workers=1)
-    recover_zoo(zoo, whole, CONFIG, BUDGET.model_copy(update={"disk_megabytes": 9}), 7, workers=1)
+            recover_zoo(zoo, whole, config, budget, seed)
+    recover_zoo(zoo, whole, CONFIG, BUDGET.model_copy(update={"disk_megabytes": 9}), 7)
     assert files(whole.folder) == before
 
 
@@ -166,30 +168,30 @@ def test_images_made_before_an_option_existed_were_made_with_its_default(
 
     monkeypatch.setattr(Bank, "made_with", without)
     before = files(whole.folder)
-    recover_zoo(zoo, whole, CONFIG, BUDGET, 7, workers=1)
+    recover_zoo(zoo, whole, CONFIG, BUDGET, 7)
     assert files(whole.folder) == before
     with pytest.raises(RunError, match=r"'colour' made with dropped_tokens 0\.0, not 0\.5"):
-        recover_zoo(zoo, whole, CONFIG.model_copy(update={"dropped_tokens": 0.5}), BUDGET, 7, workers=1)
+        recover_zoo(zoo, whole, CONFIG.model_copy(update={"dropped_tokens": 0.5}), BUDGET, 7)
 
 
 def test_a_teacher_that_was_trained_again_is_noticed(zoo: Zoo, whole: Bank) -> None:
     contract = zoo.contract("colour").model_copy(update={"weights_sha256": "1" * 64})
     with pytest.raises(RunError, match="images of 'colour' made with weights_sha256"):
-        recover_zoo(Zoo(zoo.folder, [contract]), whole, CONFIG, BUDGET, 7, workers=1)
+        recover_zoo(Zoo(zoo.folder, [contract]), whole, CONFIG, BUDGET, 7)
 
 
 def test_too_much_for_the_disk_is_refused_before_anything_is_recovered(
     zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(units_module, "recover_images", pytest.fail)
+    monkeypatch.setattr(RecoveryConfig, "inversions", pytest.fail)
     bank = Bank.create(tmp_path)
     budget = RecoveryBudget(images_per_class=500, disk_megabytes=4)
     with pytest.raises(UsageError, match=r"would take 5 MB of disk, more than disk_megabytes 4 .*images_per_class"):
-        recover_zoo(zoo, bank, CONFIG, budget, 0, workers=1)
+        recover_zoo(zoo, bank, CONFIG, budget, 0)
     # What is stored already counts as well.
     bank.add("other", 0, 0, torch.zeros(100, 3, 64, 64, dtype=torch.uint8), torch.zeros(100, dtype=torch.int64))
     with pytest.raises(UsageError, match="would take 1 MB of disk"):
-        recover_zoo(zoo, bank, CONFIG, BUDGET.model_copy(update={"disk_megabytes": 1}), 0, workers=1)
+        recover_zoo(zoo, bank, CONFIG, BUDGET.model_copy(update={"disk_megabytes": 1}), 0)
     assert bank.teachers == ("other",)
 
 
@@ -202,11 +204,11 @@ def test_a_damaged_or_unsound_model_is_named(tmp_path: Path) -> None:
         zoo.add(name, classifier, class_names=tuple(LETTERS[:4]), domain="letters")
     bank = Bank.create(tmp_path / "bank")
     with pytest.raises(ZooError, match="model 'huge' gave outputs or gradients that are not finite"):
-        recover_zoo(zoo, bank, CONFIG, BUDGET, 0, workers=1)
+        recover_zoo(zoo, bank, CONFIG, BUDGET, 0)
     (tmp_path / "zoo" / "models" / "lost.safetensors").unlink()
     zoo.remove(["huge"])
     with pytest.raises(ArtefactError, match="model 'lost' cannot be used"):
-        recover_zoo(zoo, bank, CONFIG, BUDGET, 0, workers=1)
+        recover_zoo(zoo, bank, CONFIG, BUDGET, 0)
     assert bank.teachers == ()
 
 
@@ -214,7 +216,7 @@ def test_progress_says_what_is_there_and_what_comes(
     zoo: Zoo, whole: Bank, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bank = Bank.open(shutil.copytree(whole.folder, tmp_path / "bank"))
-    recover_zoo(zoo, bank, CONFIG, BUDGET, 7, workers=1)
+    recover_zoo(zoo, bank, CONFIG, BUDGET, 7)
     assert capsys.readouterr().err == ""
-    recover_zoo(zoo, bank, CONFIG, BUDGET, 7, workers=1, progress=True)
+    recover_zoo(zoo, bank, CONFIG, BUDGET, 7, progress=True)
     assert "recovering: 9/9, done in" in capsys.readouterr().err

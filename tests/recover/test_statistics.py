@@ -2,15 +2,15 @@ import copy
 
 import pytest
 import torch
-from recover_helpers import letters, spec_of
+from recover_helpers import letters, recover, spec_of
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from metazoo.models import build_classifier
 from metazoo.recover.objectives import batch_norm_distance
-from metazoo.recover.pixels import RecoveryConfig, recover_images
-from metazoo.recover.statistics import read_batch_norm
+from metazoo.recover.pixels import RecoveryConfig
+from metazoo.recover.statistics import BatchNormReader
 from metazoo.zoo import WhiteBoxTeacher
 
 
@@ -54,7 +54,7 @@ def test_what_is_observed_is_what_each_layer_was_given(architecture: str, parts:
     classifier = build_classifier(spec_of(architecture=architecture), torch.Generator().manual_seed(0)).eval()
     images = torch.rand(10, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     plain = classifier(images)
-    with read_batch_norm(classifier) as reader, torch.no_grad():
+    with BatchNormReader(classifier) as reader, torch.no_grad():
         classifier(images[:3])
         reader.clear()  # what follows is not mixed with that
         outputs = torch.cat([classifier(part) for part in images.tensor_split(parts)])
@@ -79,7 +79,7 @@ def test_gradients_agree_with_finite_differences(norm: type[_BatchNorm], memory_
     images = torch.randn(3, 2, 4, 4, generator=random, dtype=torch.float64).contiguous(memory_format=memory_format)
 
     def loss(values: Tensor) -> tuple[Tensor, Tensor]:
-        with read_batch_norm(network) as reader:
+        with BatchNormReader(network) as reader:
             outputs = torch.cat([network(part) for part in values.tensor_split(2)])
             return outputs.square().sum(), batch_norm_distance(reader.observed, reader.stored)
 
@@ -92,7 +92,7 @@ def test_gradients_are_those_of_torch_itself(of_outputs: bool, of_statistics: bo
     images = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
 
     def gradient(network: nn.Module) -> Tensor:
-        with read_batch_norm(network) as reader:
+        with BatchNormReader(network) as reader:
             logits = network(images)
             loss = (images * 0).sum()
             loss = loss + (functional.cross_entropy(logits, torch.arange(6) % 4) if of_outputs else 0)
@@ -117,21 +117,21 @@ def test_nothing_is_left_behind_also_after_an_error(teacher: WhiteBoxTeacher) ->
     odd = smooth_network(NormAndActivation)
     for network in (teacher, odd):
         before = traces(network)
-        with read_batch_norm(network):
+        with BatchNormReader(network):
             assert traces(network) != before
         assert traces(network) == before
-        with pytest.raises(ZeroDivisionError), read_batch_norm(network):
+        with pytest.raises(ZeroDivisionError), BatchNormReader(network):
             raise ZeroDivisionError
         assert traces(network) == before
     before = traces(teacher)
-    recover_images(teacher, torch.tensor([0, 1]), RecoveryConfig(iterations=2), torch.Generator())
+    recover(teacher, torch.tensor([0, 1]), RecoveryConfig(iterations=2), torch.Generator())
     assert traces(teacher) == before
 
 
 def test_readers_within_each_other_both_see_and_clean_up(teacher: WhiteBoxTeacher) -> None:
     before, images = traces(teacher), torch.rand(3, 3, 16, 16)
-    with read_batch_norm(teacher) as outer:
-        with read_batch_norm(teacher) as inner:
+    with BatchNormReader(teacher) as outer:
+        with BatchNormReader(teacher) as inner:
             teacher(images)
         assert len(inner.observed) == len(outer.observed) == 4
         for (mean, variance), (other_mean, other_variance) in zip(inner.observed, outer.observed, strict=True):
@@ -147,7 +147,7 @@ def test_layers_that_remember_nothing_learn_or_do_not_run_are_left_out() -> None
     network[3].unused = nn.BatchNorm2d(5)
     network.eval()
     network[1].train()
-    with read_batch_norm(network) as reader:
+    with BatchNormReader(network) as reader:
         network(torch.randn(4, 2, 3, 3))
         assert reader.observed == reader.stored == []
         assert batch_norm_distance(reader.observed, reader.stored).item() == 0
@@ -156,7 +156,7 @@ def test_layers_that_remember_nothing_learn_or_do_not_run_are_left_out() -> None
 def test_a_layer_that_runs_twice_counts_both_inputs() -> None:
     norm = nn.BatchNorm1d(3).eval()
     first, second = torch.randn(5, 3), torch.randn(8, 3) + 2
-    with read_batch_norm(norm) as reader:
+    with BatchNormReader(norm) as reader:
         norm(first)
         norm(second)
         ((mean, variance),) = reader.observed
@@ -168,7 +168,7 @@ def test_a_layer_that_runs_twice_counts_both_inputs() -> None:
 def test_a_trained_teacher_is_nearer_to_its_letters_than_to_noise(teacher: WhiteBoxTeacher) -> None:
     distances = []
     for images in (letters(4, 16)[0], torch.rand(120, 3, 16, 16)):
-        with read_batch_norm(teacher) as reader, torch.no_grad():
+        with BatchNormReader(teacher) as reader, torch.no_grad():
             teacher(images)
             distances.append(batch_norm_distance(reader.observed, reader.stored).item())
     assert distances[0] < distances[1] / 2

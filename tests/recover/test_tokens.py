@@ -2,12 +2,12 @@ from typing import Any
 
 import pytest
 import torch
-from recover_helpers import teacher_of, trained
+from recover_helpers import recover, teacher_of, trained
 from torch import Tensor
 
 from metazoo.data.augment import shift_and_flip
 from metazoo.models import ClassifierSpec, LibraryNetwork, build_classifier, build_network
-from metazoo.recover import RecoveryConfig, recover_images
+from metazoo.recover import RecoveryConfig
 from metazoo.recover.tokens import DROPS, PatchSelection, PatchTokens, patch_tokens
 
 SIDE, PATCH = 16, 4
@@ -133,8 +133,8 @@ def test_a_transformer_recognises_what_was_recovered_from_part_of_it() -> None:
     teacher, wanted = teacher_of(trained(spec, steps=160)), torch.arange(4).repeat(4)
     # Not moved: a letter is another one in a mirror, and this teacher has never seen one shifted.
     config = RecoveryConfig(iterations=60, total_variation=1, shift=0, dropped_tokens=0.5)
-    result = recover_images(teacher, wanted, config, seeded())
+    result = recover(teacher, wanted, config, seeded())
     assert result.health.agreement > 0.8
-    assert torch.equal(recover_images(teacher, wanted, config, seeded()).images, result.images)
-    everywhere = recover_images(teacher, wanted, config.model_copy(update={"dropped_tokens": 0.0}), seeded())
+    assert torch.equal(recover(teacher, wanted, config, seeded()).images, result.images)
+    everywhere = recover(teacher, wanted, config.model_copy(update={"dropped_tokens": 0.0}), seeded())
     assert not torch.equal(everywhere.images, result.images)

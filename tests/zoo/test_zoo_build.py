@@ -201,7 +201,7 @@ def test_a_newer_torch_is_not_another_model(built: Zoo, image_set: ImageSet, mon
         ({"train_fraction": 1.0}, "must lie between 0 and 1"),
         ({"domain": ""}, "domain: a text has 1 to 500"),
         ({"config": TrainingConfig(optimiser="adam", momentum=0.5)}, "adam takes no momentum"),
-        ({"workers": 0}, "at least 1 worker, not 0"),
+        ({"workers": 0}, "workers must be 1 or more, not 0"),
     ],
 )
 def test_impossible_builds_are_refused_before_anything_is_made(

@@ -11,6 +11,7 @@ from zoo_helpers import SIDE, coloured_images
 
 from metazoo.data import ImageSet, split_images
 from metazoo.errors import Interrupted, UsageError, ZooError
+from metazoo.execution.signals import stopped_by
 from metazoo.models import ClassifierSpec, build_classifier
 from metazoo.zoo import TrainingConfig, train_classifier, with_pixel_statistics
 from metazoo.zoo.building import classifier_training
@@ -162,8 +163,8 @@ def test_it_stops_after_an_epoch_when_asked_to(image_set: ImageSet) -> None:
         if len(epochs) == 2:
             raise Interrupted("stop")
 
-    with pytest.raises(Interrupted):
-        train(image_set, SHORT, check=check)
+    with pytest.raises(Interrupted), stopped_by(check):
+        train(image_set, SHORT)
     assert len(epochs) == 2
 
 

@@ -2,38 +2,47 @@
 
 import copy
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Self, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from metazoo.adapt.storage import CARD, ClassifierCard, read_classifier, write_classifier
-from metazoo.adapt.stored import check_tensors
+from metazoo.adapt.bundle import Bundle, ClassifierDescription, read_bundle
+from metazoo.adapt.card import classifier_card
 from metazoo.adapt.support import checked_images, checked_labels
-from metazoo.errors import ArtefactError, UsageError
-from metazoo.features.batch_norm import BatchNormMode, batch_norm_mode, has_batch_norm
+from metazoo.errors import UsageError
+from metazoo.features.batch_norm import (
+    BatchNormMode,
+    batch_norm_mode,
+    batch_statistics,
+    has_batch_norm,
+    stored_statistics,
+)
 from metazoo.features.embedders import (
     Embedder,
     JointFeatures,
     MirroredFeatures,
     MultiDomainClassifier,
     SideBySide,
-    told_domain,
+    device_of,
+    for_known_domain,
 )
-from metazoo.features.heads import DEFAULT_HEAD, FittedHead, extra_tensor, get_head, query_features
-from metazoo.models import ImageClassifier, build_classifier, network_without_weights
+from metazoo.features.heads import DEFAULT_HEAD, FittedHead, HeadKind, get_head
+from metazoo.features.heads.base import checked, in_batches
+from metazoo.models import ImageClassifier, square_images
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a classifier says of n images.
+    """The prediction for n images.
 
     Attributes:
-        class_names: in the order of the probabilities.
-        probabilities: float [n, ways] on the CPU, rows summing to 1; they rank, and are not calibrated.
+        class_names: names of the classes in the order of the probabilities.
+        probabilities: float [n, ways] on the CPU, rows summing to 1; they rank classes and are not calibrated.
     """
 
     class_names: tuple[str, ...]
@@ -51,85 +60,140 @@ class Prediction:
 
 
 @final
-class FewShotClassifier:
-    """One network, or several side by side, and a head that has learned a task; made by `adapt` or `load`."""
+class FewShotModule(nn.Module):
+    """A few-shot classifier from images to probabilities, in tensor operations alone.
 
-    def __init__(self, module: ImageClassifier | SideBySide, fitted: FittedHead, card: ClassifierCard) -> None:
-        self._module, self._fitted, self.card = module, fitted, card
-        self._embedder: Embedder = MirroredFeatures(module) if card.mirrored else module
+    The steps: `square_images`, normalisation, features of every network and perhaps of the mirror image, head.
+    `torch.export` may leave the number and the size of images open, from 2 pixels on. Of a transductive classifier each
+    batch is the whole query set, and an export has to fix its size.
+    """
+
+    def __init__(
+        self, module: ImageClassifier | SideBySide, fitted: FittedHead, description: ClassifierDescription
+    ) -> None:
+        super().__init__()
+        self._embedder = MirroredFeatures(module) if description.mirrored else module
+        self._statistics = batch_statistics if description.batch_norm == "query" else stored_statistics
+        self.side = max(spec.input_size for spec in description.networks)
+        self._kind: HeadKind = fitted.kind
+        self._head = nn.Module()
+        for name, tensor in fitted.tensors.items():
+            self._head.register_buffer(name, tensor)
+
+    @property
+    def embedder(self) -> Embedder:
+        """The networks, without the mirror image."""
+        return self._embedder.embedder if isinstance(self._embedder, MirroredFeatures) else self._embedder
+
+    @property
+    def fitted(self) -> FittedHead:
+        """The head."""
+        return FittedHead(self._kind, **dict(self._head.named_buffers()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Probabilities [n, ways] of `images` [n, 1 or 3, h, w], uint8 or float in [0, 1]."""
+        squares = square_images(images, self.side)
+        with self._statistics(self._embedder):
+            return self.fitted.probabilities(self._embedder.features(squares))
+
+
+@final
+class FewShotClassifier:
+    """One network, or several side by side, and a head that has learned a task; made by `adapt` or `load`.
+
+    Attributes:
+        description: head, batch norm, class names and networks, as `bundle.json` holds them.
+    """
+
+    def __init__(
+        self, module: ImageClassifier | SideBySide, fitted: FittedHead, description: ClassifierDescription
+    ) -> None:
+        self.description, self._module = description, FewShotModule(module, fitted, description).eval()
+
+    @property
+    def card(self) -> ClassifierDescription:
+        """The former name of `description`."""
+        text = "FewShotClassifier.card is now description; the former name will be removed in the next minor version"
+        warnings.warn(text, FutureWarning, stacklevel=2)
+        return self.description
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The classes it tells apart."""
-        return self.card.class_names
+        """The classes that it distinguishes."""
+        return self.description.class_names
 
     @property
     def side(self) -> int:
-        """The size in pixels to read images at: the largest input of its networks."""
-        return max(spec.input_size for spec in self.card.networks)
+        """Height and width in pixels of the squares that images are fitted to: the largest input of its networks."""
+        return self._module.side
 
     @property
     def transductive(self) -> bool:
-        """Whether what it says of one image depends on the others of the same call.
+        """Whether the prediction for one image depends on the others of the same call.
 
-        So it is with soft k-means heads, which refine the classes by the images of a call, and with batch norm `query`,
+        It does with soft k-means heads, which refine the classes by the images of a call, and with batch norm `query`,
         which normalises them by each other.
         """
-        by_batch_norm = self.card.batch_norm == "query" and has_batch_norm(self._module)
-        return self._fitted.transductive or by_batch_norm
+        by_batch_norm = self.description.batch_norm == "query" and has_batch_norm(self._module.embedder)
+        return self._module.fitted.transductive or by_batch_norm
 
     def __repr__(self) -> str:
-        """What it is, in one line."""
-        networks = ", ".join(spec.architecture for spec in self.card.networks)
-        return f"FewShotClassifier({', '.join(self.class_names[:10])}: head {self.card.head} on {networks})"
+        networks = ", ".join(spec.architecture for spec in self.description.networks)
+        return f"FewShotClassifier({', '.join(self.class_names[:10])}: head {self.description.head} on {networks})"
 
     def predict(self, images: Any) -> Prediction:
-        """Classify `images`: float [n, 3, h, w] in [0, 1] or uint8, of any size, a tensor or an array of NumPy.
+        """Classify images, each by itself unless the classifier is `transductive`.
 
-        Every image is judged for itself, unless the classifier is `transductive`.
+        Args:
+            images: uint8, or float in [0, 1], [n, 3, h, w], of any size, a tensor or an array of NumPy; or the paths of
+                n files. Files and tensors of the same pixels give the same probabilities.
 
         Raises:
-            DataError: the images are no such tensor.
+            UsageError: a file does not exist.
+            DataError: the images are no such tensor, or a file cannot be read.
         """
-        features = query_features(self._embedder, checked_images(images), self.card.batch_norm)
-        return Prediction(self.class_names, self._fitted.probabilities(features).cpu())
+        squares = checked_images(images, self.side).to(device_of(self._module.embedder) or "cpu")
+        with torch.no_grad():
+            parts = [self._module(part) for part in ([squares] if self.transductive else in_batches(squares))]
+        return Prediction(self.class_names, checked(torch.cat(parts)).cpu())
 
-    def to(self, device: str | torch.device) -> "FewShotClassifier":
-        """The same classifier on `device`; this one is moved with it."""
-        head = {name: tensor.to(device) for name, tensor in self._fitted.tensors.items()}
-        return FewShotClassifier(self._module.to(device), FittedHead(self._fitted.kind, **head), self.card)
+    def as_module(self) -> FewShotModule:
+        """The module that `predict` uses, weights included: decoded images in, probabilities out.
+
+        Give a copy to whoever trains or moves it.
+        """
+        return self._module
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move the classifier to `device`, and return it."""
+        self._module.to(device)
+        return self
 
     def save(self, folder: Path | str) -> None:
-        """Write the classifier folder, whole or not at all; an earlier classifier there is replaced.
+        """Write the bundle, whole or not at all; an earlier classifier there is replaced.
 
         Raises:
             UsageError: the folder holds something else, which is left alone.
             ArtefactError: it cannot be written.
         """
-        head = {f"head.{name}": tensor for name, tensor in self._fitted.tensors.items()}
-        write_classifier(folder, self.card, head | _state(self._module))
+        head = {f"head.{name}": tensor for name, tensor in self._module.fitted.tensors.items()}
+        card = classifier_card(self._module.embedder, self.description, transductive=self.transductive)
+        Bundle(self.description, _networks(self._module.embedder), head, card).write(folder)
 
     @classmethod
     def load(cls, folder: Path | str) -> "FewShotClassifier":
-        """Read a classifier folder, to the CPU.
+        """Read a bundle, also of version 0.1, to the CPU.
 
         Raises:
-            UsageError: the folder does not exist.
+            UsageError: the folder does not exist, or is a run, a zoo or a meta-model.
             ArtefactError: a file is missing, damaged, changed, or does not fit the other.
         """
-        folder = Path(folder)
-        card, tensors = read_classifier(folder)
-        try:
-            check_tensors(folder, CARD, tensors, _expected(card), "adapt again")
-            networks = [build_classifier(spec, torch.Generator().manual_seed(0)).eval() for spec in card.networks]
-        except UsageError as error:
-            raise ArtefactError(f"{folder} cannot be built: {error}") from error
-        several = JointFeatures if card.joint else SideBySide if card.weighed else None
-        module = networks[0] if several is None else several(networks).eval()
-        for name, target in _state(module).items():
-            target.copy_(tensors[name])
-        head = {name.removeprefix("head."): tensor for name, tensor in tensors.items() if name.startswith("head.")}
-        return cls(module, FittedHead(card.kind, **head), card)
+        bundle = read_bundle(folder, ClassifierDescription)
+        description = bundle.description
+        several = JointFeatures if description.joint else SideBySide if description.weighed else None
+        module = bundle.networks[0] if several is None else several(bundle.networks).eval()
+        head = {name.removeprefix("head."): tensor for name, tensor in bundle.tensors.items()}
+        return cls(module, FittedHead(description.head_kind, **head), description)
 
 
 def adapt(
@@ -149,26 +213,27 @@ def adapt(
     Args:
         module: an `ImageClassifier` or `MultiDomainClassifier` (a meta-model's `module`), a zoo's teacher, or
             `JointFeatures` of classifiers and teachers; it is copied.
-        support_images: float [n, 3, h, w] in [0, 1], or uint8; a tensor or an array of NumPy.
+        support_images: uint8, or float in [0, 1], [n, 3, h, w], a tensor or an array of NumPy; or the paths of n files.
         support_labels: [n] whole numbers, 0 to ways - 1; a tensor, an array or a list. Classes may differ in their
             counts.
-        class_names: one a class; its number if not given.
-        head: the name of one of `metazoo.features.heads.HEADS`.
+        class_names: one name a class; its number if not given.
+        head: name of one of `metazoo.features.heads.HEADS`.
         batch_norm: `running`, `support` or `query`.
         mirrored: whether features are those of `MirroredFeatures`, also later.
-        domain: of a meta-model's several, that the images are known to be of; None takes them for what they look like.
-        source: where the model comes from, a note for readers of the folder.
+        domain: known domain of the images, one of the meta-model's; None chooses by what they look like.
+        source: origin of the model, a note for readers of the bundle.
 
     Raises:
-        UsageError: an unknown head, mode or domain, labels or names that do not fit, or a module of another kind.
-        DataError: the images are no such tensor.
+        UsageError: an unknown head, mode or domain, labels or names that do not fit, a module of another type, or a
+            file that does not exist.
+        DataError: the images are no such tensor, or a file cannot be read.
     """
     domains: dict[str, float] = {}
     if domain is not None:
-        module, domains = told_domain(module, domain), {domain: 1.0}
+        module, domains = for_known_domain(module, domain), {domain: 1.0}
     embedder = _plain(module)
     mode: BatchNormMode = batch_norm_mode(batch_norm)
-    images = checked_images(support_images)
+    images = checked_images(support_images, max(network.spec.input_size for network in _networks(embedder)))
     labels, names = checked_labels(support_labels, len(images), class_names)
     embedder = MirroredFeatures(embedder) if mirrored else embedder
     adapted, fitted = get_head(head).fit(embedder, images, labels, len(names), mode)
@@ -179,19 +244,18 @@ def adapt(
         domains = dict(zip(own.recogniser.domains, fitted.shares.tolist(), strict=True))
         own, fitted = _those_that_count(own, fitted)
     assert isinstance(own, (ImageClassifier, SideBySide))
-    card = ClassifierCard(
+    description = ClassifierDescription(
+        networks=tuple(network.spec for network in _networks(own)),
         head=head,
-        kind=fitted.kind,
+        head_kind=fitted.kind,
         batch_norm=mode,
         mirrored=mirrored,
         domains=domains,
         class_names=names,
         joint=isinstance(own, JointFeatures),
-        networks=tuple(network.spec for network in _networks(own)),
-        weights_sha256="",
         source=source,
     )
-    return FewShotClassifier(own.eval(), fitted, card)
+    return FewShotClassifier(own, fitted, description)
 
 
 def _plain(module: Embedder) -> ImageClassifier | SideBySide:
@@ -226,26 +290,3 @@ def _those_that_count(
         own[0] if len(own) == 1 else SideBySide(own),
         dataclasses.replace(fitted, weight=fitted.weight[:, counts], scale=scale),
     )
-
-
-def _state(module: ImageClassifier | SideBySide) -> dict[str, Tensor]:
-    return {
-        f"networks.{index}.{name}": tensor
-        for index, network in enumerate(_networks(module))
-        for name, tensor in network.network.state_dict().items()
-    }
-
-
-def _expected(card: ClassifierCard) -> dict[str, Tensor]:
-    """What must be stored for `card`, on the meta device."""
-    networks = [network_without_weights(spec) for spec in card.networks]
-    size = sum(network.feature_size for network in networks)
-    weight = torch.empty(len(card.class_names), size, device="meta")
-    extra = extra_tensor(card.kind)
-    head = {"weight": weight, **({extra: weight[:, 0]} if extra else {})}
-    head |= {"scale": weight[0]} if card.weighed else {}
-    return {
-        f"networks.{index}.{name}": tensor
-        for index, network in enumerate(networks)
-        for name, tensor in network.state_dict().items()
-    } | {f"head.{name}": tensor for name, tensor in head.items()}

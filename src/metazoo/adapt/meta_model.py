@@ -2,43 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, final
 
-import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
+from metazoo.adapt.bundle import DESCRIPTION, Bundle, MetaModelDescription, read_bundle
+from metazoo.adapt.card import plain_card
 from metazoo.adapt.classifier import FewShotClassifier, adapt
-from metazoo.adapt.stored import check_tensors, other_kind, silent
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.features.domain_router import DomainRecogniser
 from metazoo.features.embedders import MultiDomainClassifier, recogniser_of
 from metazoo.features.heads import DEFAULT_HEAD
-from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier, network_without_weights
-from metazoo.storage.artefacts import read_json, write_json
-from metazoo.storage.tensor_files import read_tensors, write_tensors
-from metazoo.storage.validation import first_problem
-
-FORMAT_VERSION = 1
-_RECOGNISER = "recogniser.weight"
-DESCRIPTION, WEIGHTS = "meta-model.json", "model.safetensors"
-
-
-class MetaModelDescription(BaseModel):
-    """What `meta-model.json` says."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: Literal["metazoo-meta-model"] = "metazoo-meta-model"
-    format_version: Literal[1] = FORMAT_VERSION
-    method: str
-    setting: str
-    seed: int
-    spec: ClassifierSpec
-    domains: tuple[str, ...] = Field(default=(), description="that there are specialists of; none or at least two")
-    general: tuple[float, ...] = Field(
-        default=(), description="share of the general network in each; empty if it has none"
-    )
-    weights_sha256: str
+from metazoo.models import ClassifierSpec, ImageClassifier
 
 
 @final
@@ -46,14 +19,18 @@ class MetaModel:
     """A trained meta-model.
 
     Attributes:
-        module: what new tasks are learned from: an image classifier, or a specialist of each of several domains.
-        method: that it was trained by.
-        preset: of the method.
-        seed: of the run.
+        module: embedder that new tasks are learned from: an image classifier, or one for each of several domains.
+        method: name of the method that trained it.
+        preset: name of the preset of the method.
+        seed: number that all randomness of the run was counted from.
+        card: Markdown for readers; a short one if not given.
     """
 
-    def __init__(self, module: ImageClassifier | MultiDomainClassifier, *, method: str, preset: str, seed: int) -> None:
+    def __init__(
+        self, module: ImageClassifier | MultiDomainClassifier, *, method: str, preset: str, seed: int, card: str = ""
+    ) -> None:
         self.module, self.method, self.preset, self.seed = module, method, preset, seed
+        self.card = card or plain_card(module, method, preset, seed)
 
     def __repr__(self) -> str:
         """What it is, in one line."""
@@ -65,7 +42,7 @@ class MetaModel:
 
     @property
     def networks(self) -> tuple[ImageClassifier, ...]:
-        """Its one network, or those of its domains, all of one shape; images [n, 3, h, w] in [0, 1] go in."""
+        """The one network, or those of the domains and the general one, all of one shape."""
         return self.module.networks if isinstance(self.module, MultiDomainClassifier) else (self.module,)
 
     @property
@@ -99,81 +76,43 @@ class MetaModel:
         )
 
     def save(self, folder: Path | str) -> tuple[str, ...]:
-        """Write both files, weights first; their names are returned.
+        """Write the bundle, whole or not at all; an earlier meta-model there is replaced.
+
+        Returns:
+            The names of its files.
 
         Raises:
+            UsageError: the folder holds something else, which is left alone.
             ArtefactError: the folder cannot be written.
         """
-        folder = Path(folder)
         recogniser = recogniser_of(self.module)
-        tensors = {
-            f"{prefix}{name}": tensor
-            for prefix, own in zip(_prefixes(len(self.networks)), self.networks, strict=True)
-            for name, tensor in own.network.state_dict().items()
-        }
-        if recogniser is not None:
-            tensors[_RECOGNISER] = recogniser.weight
-        sha256 = write_tensors(folder / WEIGHTS, tensors)
         description = MetaModelDescription(
+            networks=tuple(own.spec for own in self.networks),
             method=self.method,
-            setting=self.preset,
+            preset=self.preset,
             seed=self.seed,
-            spec=self.spec,
             domains=() if recogniser is None else recogniser.domains,
             general=recogniser.general if recogniser is not None and recogniser.is_general else (),
-            weights_sha256=sha256,
         )
-        write_json(folder / DESCRIPTION, description.model_dump(mode="json", exclude=silent(description)))
-        return WEIGHTS, DESCRIPTION
+        others = {} if recogniser is None else {"recogniser.weight": recogniser.weight}
+        return Bundle(description, self.networks, others, self.card).write(folder)
 
     @classmethod
     def load(cls, folder: Path | str) -> "MetaModel":
-        """Read a meta-model, to the CPU.
+        """Read a bundle, also of version 0.1, to the CPU.
 
         Raises:
-            UsageError: the folder does not exist, or is that of a run or a zoo.
+            UsageError: the folder does not exist, or is a run, a zoo or a classifier.
             ArtefactError: a file is missing, damaged, changed, or does not fit the other.
         """
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise UsageError(f"{folder} is not a folder; give that of a meta-model, such as RUN/meta-model")
-        found = None if (folder / DESCRIPTION).exists() else other_kind(folder)
-        if found is not None:
-            remedy = f"give {folder / 'meta-model'}" if found == "a run" else "give that of a run"
-            raise UsageError(f"{folder} is {found}, not a meta-model; {remedy}")
-        try:
-            description = MetaModelDescription.model_validate(read_json(folder / DESCRIPTION))
-            network = network_without_weights(description.spec)
-        except (ValidationError, UsageError) as error:
-            reason = first_problem(error) if isinstance(error, ValidationError) else error
-            raise ArtefactError(f"{folder / DESCRIPTION} does not describe a meta-model: {reason}") from error
-        tensors = read_tensors(folder / WEIGHTS, description.weights_sha256)
-        domains = description.domains
-        prefixes = _prefixes(max(1, len(domains) + any(description.general)))
-        expected = {f"{prefix}{name}": own for prefix in prefixes for name, own in network.state_dict().items()}
-        if domains:
-            expected[_RECOGNISER] = torch.empty(len(domains) * network.feature_size + 1, len(domains), device="meta")
-        check_tensors(folder, DESCRIPTION, tensors, expected, "restore both files")
-        networks = []
-        for prefix in prefixes:
-            classifier = build_classifier(description.spec, torch.Generator().manual_seed(0))
-            classifier.network.load_state_dict({name: tensors[f"{prefix}{name}"] for name in network.state_dict()})
-            networks.append(classifier.eval().requires_grad_(False))
-        module: ImageClassifier | MultiDomainClassifier = networks[0]
-        if domains:
+        bundle = read_bundle(folder, MetaModelDescription)
+        description, module = bundle.description, bundle.networks[0]
+        if description.domains:
             try:
-                recogniser = DomainRecogniser(domains, tensors[_RECOGNISER], description.general or None)
+                weight = bundle.tensors["recogniser.weight"]
+                recogniser = DomainRecogniser(description.domains, weight, description.general or None)
+                module = MultiDomainClassifier(bundle.networks, recogniser).eval()
             except UsageError as error:
-                raise ArtefactError(f"{folder / DESCRIPTION} does not describe a meta-model: {error}") from error
-            module = MultiDomainClassifier(networks, recogniser).eval()
-        return cls(
-            module,
-            method=description.method,
-            preset=description.setting,
-            seed=description.seed,
-        )
-
-
-def _prefixes(networks: int) -> list[str]:
-    """Of the names of each network's tensors in the file."""
-    return [""] if networks == 1 else [f"networks.{index}." for index in range(networks)]
+                raise ArtefactError(f"{Path(folder) / DESCRIPTION} does not describe a meta-model: {error}") from error
+        values = {name: getattr(description, name) for name in ("method", "preset", "seed")}
+        return cls(module, card=bundle.card, **values)

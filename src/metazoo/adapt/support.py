@@ -1,17 +1,36 @@
-"""The few images a user has: reading a support folder, checking tensors."""
+"""The few images a user has: reading files, checking tensors and labels."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from metazoo.data import ImageSet, load_images
+from metazoo.data import decoded_images
+from metazoo.data.image_files import class_folders, files_of_classes
 from metazoo.errors import DataError, UsageError
+from metazoo.features.heads.base import in_batches
+from metazoo.models import square_images
 
 
-def load_support_folder(path: Path | str, side: int) -> ImageSet:
+@dataclass(frozen=True, eq=False)
+class SupportSet:
+    """Labelled images of a user.
+
+    Attributes:
+        images: float [n, 3, side, side] in [0, 1], as `square_images` makes them.
+        labels: int64 [n], indices into `class_names`.
+        class_names: names of the class folders, sorted.
+    """
+
+    images: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+
+
+def load_support_folder(path: Path | str, side: int) -> SupportSet:
     """Read a folder with one folder a class, each with at least one image; classes may differ in their counts.
 
     Args:
@@ -25,39 +44,42 @@ def load_support_folder(path: Path | str, side: int) -> ImageSet:
     path = Path(path)
     if not path.is_dir():
         raise UsageError(f"{path} is not a folder; give a folder with one folder of images a class")
-    support = load_images(path, side=side)
-    if len(support.class_names) < 2:
-        only = ", ".join(support.class_names)
-        raise UsageError(f"{path} holds the one class {only!r}; give at least two class folders")
-    return support
+    folders = class_folders(path)
+    if len(folders) < 2:
+        raise UsageError(f"{path} holds the one class {folders[0].name!r}; give at least two class folders")
+    files, labels = files_of_classes(folders)
+    return SupportSet(checked_images(files, side), labels, tuple(folder.name for folder in folders))
 
 
-def checked_images(images: Any) -> Tensor:
-    """Float images [n, 1 or 3, h, w] in [0, 1], from the same or from uint8; arrays of NumPy are taken too.
+def checked_images(images: Any, side: int) -> Tensor:
+    """Images of any size as the float squares [n, 1 or 3, side, side] in [0, 1] that `square_images` makes.
+
+    Args:
+        images: uint8, or float in [0, 1], [n, 1 or 3, h, w], a tensor or an array of NumPy; or the paths of n files.
+        side: height and width of the result in pixels.
 
     Raises:
-        DataError: another shape or type, no image, or values outside the range.
+        UsageError: a file does not exist.
+        DataError: another shape or type, no image, values outside the range, or a file that cannot be read.
     """
-    if isinstance(images, str | Path) or (
-        isinstance(images, Sequence) and all(isinstance(i, str | Path) for i in images)
-    ):
-        raise DataError(
-            "images are a tensor, not paths; read files by metazoo.data.load_image_files, a folder with one folder a "
-            "class by metazoo.adapt.load_support_folder"
-        )
+    if isinstance(images, str | Path):
+        raise DataError("images are a tensor or a list of paths, not one path; put it into a list")
+    if isinstance(images, Sequence) and len(images) > 0 and all(isinstance(image, str | Path) for image in images):
+        return torch.cat([square_images(image.unsqueeze(0), side) for image in decoded_images(images)])
     images = _tensor(images, "images")
     if images.dim() != 4 or images.shape[1] not in (1, 3) or 0 in images.shape:
         raise DataError(
             f"images must be [n, 3, height, width] (or 1 channel), not {list(images.shape)}{_remedy(images.shape)}"
         )
-    if images.dtype == torch.uint8:
-        return images.float() / 255
-    if not images.is_floating_point():
-        raise DataError(f"images must be uint8, or float from 0 to 1, not {str(images.dtype).removeprefix('torch.')}")
-    low, high = (float(edge) for edge in images.aminmax())
-    if not (low >= 0 and high <= 1):
-        raise DataError(f"float images must lie between 0 and 1, not between {low:g} and {high:g}; scale them")
-    return images.float()
+    if images.dtype != torch.uint8:
+        if not images.is_floating_point():
+            name = str(images.dtype).removeprefix("torch.")
+            raise DataError(f"images must be uint8, or float from 0 to 1, not {name}")
+        low, high = (float(edge) for edge in images.aminmax())
+        if not (low >= 0 and high <= 1):
+            raise DataError(f"float images must lie between 0 and 1, not between {low:g} and {high:g}; scale them")
+        images = images.float()
+    return torch.cat([square_images(part, side) for part in in_batches(images)])
 
 
 def checked_labels(labels: Any, images: int, names: Sequence[str] | None) -> tuple[Tensor, tuple[str, ...]]:
@@ -65,7 +87,7 @@ def checked_labels(labels: Any, images: int, names: Sequence[str] | None) -> tup
 
     Raises:
         UsageError: labels that do not fit the images or the names, fewer than two classes, one without an image, or a
-            name that stands twice.
+            duplicate name.
     """
     labels = _tensor(labels, "labels")
     if labels.shape != (images,) or labels.is_floating_point() or labels.dtype == torch.bool:

@@ -2,7 +2,7 @@
 
 from metazoo.audit.class_conflicts import class_conflicts, class_means
 from metazoo.audit.domains import kinds_of_images
-from metazoo.audit.trust import Trust, nearest_mean_skill, skill_matrix, trust_of
+from metazoo.audit.trust import Trust, nearest_mean_skill, partners_of, skill_on, trust_of
 
 __all__ = [
     "Trust",
@@ -10,6 +10,7 @@ __all__ = [
     "class_means",
     "kinds_of_images",
     "nearest_mean_skill",
-    "skill_matrix",
+    "partners_of",
+    "skill_on",
     "trust_of",
 ]

@@ -20,7 +20,7 @@ def kinds_of_images(skill: Tensor, domains: Sequence[str], alike: float) -> list
     they are not alike.
 
     Args:
-        skill: see `skill_matrix`, [N, N].
+        skill: see `trust_of`, [N, N].
         domains: of the N models.
         alike: a share, above 0.
 

@@ -34,15 +34,11 @@ from metazoo.bank import ResidentBank
 from metazoo.data.images import first_of_each
 from metazoo.errors import DataError
 from metazoo.execution.randomness import generator
-from metazoo.execution.threads import CALLING_THREAD, WorkerThreads
 
 _POWER, _ROUNDS = 4, 100
 _OF_ANOTHER_DOMAIN = 0.05
 _LEAST_WITHIN, _LEAST_BETWEEN = 0.75, 0.5  # of what is usual within; between honest ones measured 0.51 to 0.72
 _TIE = 1e-9  # a model that answers everything alike must not be right by rounding
-
-FeaturesOf = Callable[[int], Callable[[Tensor], Tensor]]
-"""For the index of a model: its features [n, d] of float images [n, 3, side, side] in [0, 1]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,56 +82,37 @@ def nearest_mean_skill(features: Tensor, labels: Tensor) -> float:
     return max(0.0, (accuracy * classes - 1) / (classes - 1))
 
 
-@torch.no_grad()
-def skill_matrix(
-    bank: ResidentBank,
-    features_of: FeaturesOf,
-    *,
-    images_per_class: int = 30,
-    partners: int = 24,
-    seed: int = 0,
-    threads: WorkerThreads = CALLING_THREAD,
-    after_model: Callable[[], None] = lambda: None,
-) -> Tensor:
-    """How well each model's features separate the classes of each other model's recovered images.
+def partners_of(count: int, partners: int, seed: int) -> list[list[int]]:
+    """The models that each of `count` models judges, by their indices: all others, or as many as `partners`.
 
-    A thread has one model and one other's images at work at a time. In a zoo of more than `partners` + 1 models each
-    judges, and is judged by, that many others, drawn once.
-
-    Args:
-        bank: the recovered images of N models.
-        features_of: see there; called once a model, in their order.
-        images_per_class: the first so many of a class are used.
-        partners: at least 1.
-        seed: of the draw of partners.
-        threads: that share the models.
-        after_model: called after each model.
-
-    Returns:
-        Float64 [N, N]: row the model whose images they are, column whose features; NaN on the diagonal and where nobody
-        was asked. See `nearest_mean_skill`.
+    In a zoo of more than `partners` + 1 models each judges, and is judged by, that many others, drawn once by `seed`.
     """
-    count = len(bank.names)
-    skill = torch.full((count, count), float("nan"), dtype=torch.float64)
     order = torch.randperm(count, generator=generator(seed, "trust", "partners")).tolist()
     place = {model: position for position, model in enumerate(order)}
+    steps = range(1, min(partners, count - 1) + 1)
+    return [[order[(place[judge] + step) % count] for step in steps] for judge in range(count)]
 
-    def judged_by(pair: tuple[int, Callable[[Tensor], Tensor]]) -> None:
-        judge, features = pair
-        for step in range(1, min(partners, count - 1) + 1):
-            subject = order[(place[judge] + step) % count]
-            own = bank.places_of(subject)
-            places = own.start + first_of_each(bank.labels[own], images_per_class)
-            found = torch.cat([features(bank.pixels(part)).cpu() for part in bank.in_parts(places)])
-            skill[subject, judge] = nearest_mean_skill(found, bank.labels[places])
 
-    for _ in threads.map(judged_by, ((judge, features_of(judge)) for judge in range(count))):
-        after_model()
-    return skill
+@torch.no_grad()
+def skill_on(features: Callable[[Tensor], Tensor], bank: ResidentBank, images_per_class: int) -> float:
+    """How well a model's features separate the classes of the recovered images of the first model in `bank`.
+
+    Args:
+        features: function of float images [n, 3, side, side] in [0, 1] that returns features [n, d].
+        bank: see above.
+        images_per_class: images of a class that are used, at most; the first ones.
+
+    Returns:
+        As `nearest_mean_skill`.
+    """
+    own = bank.places_of(0)
+    places = first_of_each(bank.labels[own], images_per_class)
+    found = torch.cat([features(bank.pixels(part)).cpu() for part in bank.in_parts(places)])
+    return nearest_mean_skill(found, bank.labels[places])
 
 
 def trust_of(skill: Tensor, domains: Sequence[str] | None = None) -> Trust:
-    """Trust from `skill_matrix`: the square root of claims times service, each weighed by the trust of who says so.
+    """Trust from skills: the square root of claims times service, each weighed by the trust of who says so.
 
     The opinion of a model of another domain weighs a twentieth. For the score every skill is divided by what is usual:
     within a domain the mean there or, if that is greater, three quarters of the mean within all; between two the mean
@@ -149,7 +126,8 @@ def trust_of(skill: Tensor, domains: Sequence[str] | None = None) -> Trust:
     nothing is known, or in a zoo where nobody tells anything apart, has score 1: nothing speaks against it.
 
     Args:
-        skill: [N, N], see there.
+        skill: float64 [N, N], row the model whose images they are, column whose features; NaN on the diagonal and where
+            nobody was asked. See `skill_on`.
         domains: of the N models; None: all are of one.
 
     Raises:

@@ -10,7 +10,7 @@ once; the index stays and says so. There is one writer at a time: whoever holds 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -59,8 +59,8 @@ class Bank:
         return cls(folder, {})
 
     @classmethod
-    def open(cls, folder: Path | str) -> "Bank":
-        """Read the indices; images are read when they are asked for.
+    def open(cls, folder: Path | str, teachers: Collection[str] | None = None) -> "Bank":
+        """Read the indices, of `teachers` alone if any are named; images are read when they are asked for.
 
         Raises:
             ArtefactError: no bank, one of another format version, or a damaged index, which is named.
@@ -73,7 +73,8 @@ class Bank:
             raise ArtefactError(f"{folder / NAME} is not that of a bank; restore it or recover into another folder")
         check_version(folder / NAME, content)
         indices: dict[str, dict[int, GenerationIndex]] = {}
-        for path in sorted(folder.glob("*/generation-*.json")):
+        folders = folder.glob("*/") if teachers is None else map(folder.joinpath, teachers)
+        for path in sorted(path for own in folders for path in own.glob("generation-*.json")):
             teacher, match = path.parent.name, _INDEX.fullmatch(path.name)
             if match is not None and _TEACHER.fullmatch(teacher):
                 indices.setdefault(teacher, {})[int(match[1])] = read_index(path, teacher, int(match[1]))

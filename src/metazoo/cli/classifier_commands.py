@@ -12,10 +12,10 @@ from rich.text import Text
 
 from metazoo.adapt import FewShotClassifier, Prediction, load_support_folder
 from metazoo.adapt import adapt as adapt_module
-from metazoo.adapt.storage import check_out
+from metazoo.adapt.bundle import ClassifierDescription, check_out
 from metazoo.cli.feature_source import open_source
 from metazoo.cli.output import print_table
-from metazoo.data import image_files, load_image_files
+from metazoo.data import image_files
 from metazoo.errors import UsageError
 from metazoo.execution.compute import Compute
 from metazoo.execution.progress import message
@@ -28,7 +28,7 @@ _FILES_AT_ONCE = 256
 
 def adapt(options: Namespace) -> None:
     """Make a classifier folder."""
-    check_out(options.out, options.overwrite)
+    check_out(options.out, ClassifierDescription, overwrite=options.overwrite)
     source = open_source(options.subject)
     if source.meta_model is not None:
         networks = source.meta_model.networks
@@ -52,13 +52,13 @@ def adapt(options: Namespace) -> None:
             source=str(options.subject),
         )
     classifier.save(options.out)
-    classes = len(support.class_names)
-    print(f"{options.out}: a classifier of {classes} classes, made from {len(support)} images{_domains(classifier)}")
+    classes, images = len(support.class_names), len(support.images)
+    print(f"{options.out}: a classifier of {classes} classes, made from {images} images{_domains(classifier)}")
 
 
 def _domains(classifier: FewShotClassifier) -> str:
-    """What domains a meta-model of several has taken the images for: those that round to a percent or more."""
-    domains = sorted(classifier.card.domains.items(), key=lambda item: -item[1])
+    """The domains that the images were taken for, with shares that round to a percent or more."""
+    domains = sorted(classifier.description.domains.items(), key=lambda item: -item[1])
     named = [f"{printable(name)} ({100 * share:.0f} %)" for name, share in domains if share >= 0.005]
     return f", taken for {', '.join(named)}" if named else ""
 
@@ -73,17 +73,17 @@ def predict(options: Namespace) -> None:
         message(_transductive(classifier))
     parts = [files[start : start + size] for start in range(0, len(files), size)]
     with torch_threads(options.threads):
-        predictions = [(part, classifier.predict(load_image_files(part, classifier.side))) for part in parts]
+        predictions = [(part, classifier.predict(part)) for part in parts]
     _WRITERS[options.format](predictions)
 
 
 def _transductive(classifier: FewShotClassifier) -> str:
-    card = classifier.card
+    made = classifier.description
     text = (
-        f"note: this classifier (head {card.head}, batch norm {card.batch_norm}) judges all images together: "
+        f"note: this classifier (head {made.head}, batch norm {made.batch_norm}) judges all images together: "
         "what it says of one depends on the others"
     )
-    if card.kind == "soft-k-means-balanced":
+    if made.head_kind == "soft-k-means-balanced":
         text += ", and it takes them to be equally many a class"
     return text
 

@@ -12,15 +12,13 @@ from rich.text import Text
 
 from metazoo.adapt import FewShotClassifier, load_support_folder
 from metazoo.cli.feature_source import open_source
-from metazoo.cli.output import print_table
+from metazoo.cli.output import print_sections, print_table
 from metazoo.data import ImageSet, assert_disjoint, load_images
 from metazoo.evaluate import evaluate, results_table
-from metazoo.execution.process_memory import keep_freed_memory
 from metazoo.execution.progress import Progress
 from metazoo.execution.signals import graceful
 from metazoo.execution.threads import torch_threads
 from metazoo.report import write_report
-from metazoo.report.run_tables import GroupedModels, group_table
 from metazoo.report.zoo_tables import model_rows, model_table
 from metazoo.runs.record import Run
 from metazoo.runs.train import train
@@ -49,7 +47,6 @@ CONFIG = {
 def demo(options: Namespace) -> None:
     """Build, train, evaluate, adapt and predict; called again, it goes on where it was."""
     start = time.monotonic()
-    keep_freed_memory()
     out = Path(options.out)
     with graceful() as stop:
         _say(
@@ -68,7 +65,7 @@ def demo(options: Namespace) -> None:
             workers=options.workers,
             progress=True,
         )
-        print_table(group_table(GroupedModels.of(run, zoo)))
+        print_sections(run, zoo, about_models=False)
         _say(f"Measured on scripts that no model saw: {UNSEEN.removeprefix('glyphs:')}")
         unseen = load_images(UNSEEN, images_per_class=40)
         assert_disjoint({name for contract in zoo for name in contract.class_names}, unseen.class_names)
@@ -121,7 +118,9 @@ def _adapt_and_predict(out: Path, run: Run) -> None:
     support, query = out / "new-script" / "support", out / "new-script" / "query"
     for folder, first, last in ((support, 0, 5), (query, 5, 15)):
         _write_pictures(folder, chosen, first, last)
-    classifier = _adapted(run, support)
+    meta_model = run.meta_model
+    shown = load_support_folder(support, meta_model.spec.input_size)
+    classifier = meta_model.adapt(shown.images, shown.labels, shown.class_names)
     classifier.save(out / "classifier")
     held_back = load_support_folder(query, classifier.side)
     prediction = FewShotClassifier.load(out / "classifier").predict(held_back.images)
@@ -134,12 +133,6 @@ def _adapt_and_predict(out: Path, run: Run) -> None:
         wrong = sorted({prediction.names[place] for place in torch.nonzero(own & ~right).flatten().tolist()})
         table.add_row(Text(name), f"{int(right[own].sum())} of {int(own.sum())}", Text(", ".join(wrong) or "-"))
     print_table(table)
-
-
-def _adapted(run: Run, support: Path) -> FewShotClassifier:
-    meta_model = run.meta_model
-    images = load_support_folder(support, meta_model.spec.input_size)
-    return meta_model.adapt(images.images, images.labels, images.class_names)
 
 
 def _write_pictures(folder: Path, images: ImageSet, first: int, last: int) -> None:

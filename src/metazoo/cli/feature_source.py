@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metazoo.adapt import MetaModel
-from metazoo.adapt.meta_model import DESCRIPTION as META_MODEL
+from metazoo.adapt.bundle import DESCRIPTION, description_file
 from metazoo.data.load import DEFAULT_SIDE
 from metazoo.errors import MetazooError, UsageError
 from metazoo.evaluate import (
@@ -107,13 +107,13 @@ def open_source(path: str) -> Source:
         return Source(folder, run.meta_model, Path(run.description["zoo"]["path"]), run.selection_classes)
     if (folder / "zoo.json").is_file():
         return Source(folder, None, folder)
-    if (folder / META_MODEL).is_file():
+    if description_file(folder) is not None:
         return Source(folder, MetaModel.load(folder), None)
     if not folder.exists():
         raise UsageError(f"{folder} does not exist; give a run folder, a zoo folder or a meta-model folder")
     raise UsageError(
         f"{folder} is no run folder (it has no run.json), no zoo folder (no zoo.json) and no meta-model folder "
-        f"(no {META_MODEL})"
+        f"(no {DESCRIPTION})"
     )
 
 

@@ -10,8 +10,11 @@ from collections.abc import Sequence
 
 from metazoo.cli.parser import build_parser, early_options
 from metazoo.errors import Interrupted, MetazooError
+from metazoo.execution.process_memory import keep_freed_memory
 from metazoo.plugins import load_plugin
 from metazoo.text import printable
+
+_LEARNING = {"demo:demo", "measure_commands:evaluate", "train_commands:train", "zoo_commands:build"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for name in early.plugin:
                 load_plugin(name)
             options = build_parser().parse_args(rest)
+            if options.command in _LEARNING:
+                keep_freed_memory()
             module, _, function = options.command.partition(":")
             return int(getattr(importlib.import_module(f"metazoo.cli.{module}"), function)(options) or 0)
         finally:

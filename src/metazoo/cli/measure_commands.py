@@ -14,7 +14,6 @@ from metazoo.errors import MetazooError, UsageError
 from metazoo.evaluate import Comparison, compare, comparison_table, exclude_known, find_contamination, results_table
 from metazoo.evaluate import evaluate as evaluate_subjects
 from metazoo.execution.compute import Compute
-from metazoo.execution.process_memory import keep_freed_memory
 from metazoo.execution.progress import Progress, message
 from metazoo.execution.signals import graceful
 from metazoo.execution.threads import torch_threads
@@ -66,7 +65,6 @@ def _write_csv(comparisons: Sequence[Comparison]) -> None:
 
 def evaluate(options: Namespace) -> None:
     """Measure, print the table, write RESULT.json."""
-    keep_freed_memory()
     source = open_source(options.subject)
     side = options.image_size or (None if has_own_side(options.data) else source.side())
     images = load_images(options.data, side=side, images_per_class=options.images_per_class)

@@ -21,6 +21,7 @@ HEADS = (
 DEFAULT_HEAD = "logistic"
 BATCH_NORM_MODES = ("running", "support", "query")
 PRECISIONS = ("float32", "bfloat16")
+EXECUTORS = ("local", "ray")
 DATA_HELP = (
     "an .npz pack, a folder with one folder a class, glyphs, glyphs:SCRIPT,SCRIPT, or a part (train, val, test) of "
     "cifar-fs, mini-imagenet or cub in the folder ROOT, such as cifar-fs/train:ROOT"
@@ -73,6 +74,20 @@ def images_per_class(command: argparse.ArgumentParser) -> None:
     )
 
 
+class _FormerName(argparse.Action):
+    """An option by its name in version 0.1, which warns."""
+
+    def __call__(self, _: object, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
+        print(f"warning: {option} is now called --{self.dest}, and will be removed", file=sys.stderr)
+        setattr(namespace, self.dest, values)
+
+
+def preset(command: argparse.ArgumentParser) -> None:
+    """Add the option for the preset of a method."""
+    command.add_argument("--preset", help="of the method (default: default)")
+    command.add_argument("--setting", dest="preset", action=_FormerName, help="the name of --preset in version 0.1")
+
+
 def threads(command: argparse.ArgumentParser) -> None:
     """Of torch."""
     command.add_argument("--threads", type=positive, default=1, help="threads of torch (default: %(default)s)")
@@ -84,6 +99,18 @@ def workers(command: argparse.ArgumentParser) -> None:
         "--workers",
         type=positive,
         help="processes, threads of learning (default: one a core, at most 4 on a GPU)",
+    )
+
+
+def executor(command: argparse.ArgumentParser) -> None:
+    """Where independent work runs."""
+    workers(command)
+    command.add_argument(
+        "--executor",
+        choices=EXECUTORS,
+        default=EXECUTORS[0],
+        help="local: processes of this machine; ray: those of Ray, for which the extra ray is needed "
+        "(default: %(default)s)",
     )
 
 

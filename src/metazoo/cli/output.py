@@ -8,6 +8,11 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from metazoo.execution.progress import message
+from metazoo.report.sections import sections_of
+from metazoo.runs.record import Run
+from metazoo.zoo import Zoo
+
 _WIDEST = 100_000
 
 
@@ -25,3 +30,20 @@ def _tighten(table: Table) -> None:
     table.box, table.show_edge, table.padding = SIMPLE_HEAD, False, 0
     for column in table.columns:
         column.no_wrap = column.justify == "right"
+
+
+def print_sections(run: Run, zoo: Zoo, *, about_models: bool) -> bool:
+    """Print the tables of what a run has recorded, and its warnings to standard error; False if there are none.
+
+    Args:
+        run: a run on `zoo`.
+        zoo: the models as they are now.
+        about_models: whether to print what describes single models, or the rest.
+    """
+    contents = [content for _, content in sections_of(run, zoo, about_models=about_models)]
+    for content in contents:
+        for table in content.tables:
+            print_table(table)
+        for warning in content.warnings:
+            message(f"warning: {warning}")
+    return bool(contents)

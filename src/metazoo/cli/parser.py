@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         "with its value and what it means, as a file that `metazoo train --config` takes.",
     )
     methods.add_argument("method", metavar="METHOD", nargs="?", help="whose options to list (default: tgr)")
-    methods.add_argument("--preset", help="of the method (default: default)")
+    options.preset(methods)
     methods.set_defaults(command="train_commands:methods")
     _train(commands)
     measuring(commands)
@@ -111,7 +111,7 @@ def _zoo(commands: Any) -> None:
     )
     add_recovered_images(build)
     options.images_per_class(build)
-    options.workers(build)
+    options.executor(build)
     options.device(build)
     build.set_defaults(command="zoo_commands:build")
     adding(commands)
@@ -125,9 +125,7 @@ def _zoo(commands: Any) -> None:
             command.add_argument("--seconds", type=number, default=120.0, help="that one model may take (default: 120)")
             command.add_argument("--memory", type=number, metavar="MB", help="likewise (default: most of what is free)")
         else:
-            command.add_argument(
-                "--run", help="a run on this zoo: show how far it trusts each model, and whom it has selected"
-            )
+            command.add_argument("--run", help="run on this zoo: show what it has recorded of each model")
         command.set_defaults(command=f"zoo_commands:{name}")
     change = commands.add_parser(
         "set",
@@ -155,7 +153,7 @@ def _train(commands: Any) -> None:
     train.add_argument("--zoo", required=True, help="zoo folder")
     train.add_argument("--out", required=True, help="run folder, made if missing")
     train.add_argument("--method", help="see `metazoo methods` (default: tgr)")
-    train.add_argument("--preset", help="of the method (default: default)")
+    options.preset(train)
     train.add_argument(
         "--config", help="YAML file with the options that differ from the preset (of a resumed run: as it was begun)"
     )
@@ -169,7 +167,7 @@ def _train(commands: Any) -> None:
     train.add_argument("--resume", action="store_true", help="go on with the run in OUT, or begin it")
     train.add_argument("--plan", action="store_true", help="say what time, memory and disk it would take, and stop")
     train.add_argument("--threads", type=positive, help="of torch for learning (default: 1, or as the run was begun)")
-    options.workers(train)
+    options.executor(train)
     options.device(train, ", or as the run was begun")
     train.add_argument(
         "--precision",

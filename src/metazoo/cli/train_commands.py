@@ -5,31 +5,33 @@ from argparse import Namespace
 from rich.table import Table
 from rich.text import Text
 
-from metazoo.cli.output import print_table
+from metazoo.cli.output import print_sections, print_table
+from metazoo.execution.process_memory import keep_freed_memory
 from metazoo.methods import METHODS
-from metazoo.report.run_tables import GroupedModels, group_table
+from metazoo.pipeline.layout import META_MODEL
 from metazoo.runs.config import resolve_config
 from metazoo.runs.train import train as train_run
 from metazoo.zoo import Zoo
 
 
 def methods(options: Namespace) -> None:
-    """List what `--method` and `--preset` take, or all options of one preset."""
+    """List the methods with their presets and requirements, or all options of one preset."""
     if options.method is not None or options.preset is not None:
         from metazoo.runs.option_list import options_listing
 
         print(options_listing(resolve_config(method=options.method, preset=options.preset)), end="")
         return
     table = Table()
-    for column in ("method", "presets", "what"):
+    for column in ("method", "presets", "requires", "reference"):
         table.add_column(column)
     for method in METHODS:
-        table.add_row(method.name, ", ".join(method.presets), Text(method.reference))
+        table.add_row(method.name, ", ".join(method.presets), str(method.requires), Text(method.reference))
     print_table(table)
 
 
 def train(options: Namespace) -> None:
-    """Learn a meta-model, or say what that would take."""
+    """Learn a meta-model, or estimate what that would take."""
+    keep_freed_memory()
     if options.plan:
         from metazoo.runs.plan import plan_run, plan_table
 
@@ -54,11 +56,12 @@ def train(options: Namespace) -> None:
         seed=options.seed,
         resume=options.resume,
         workers=options.workers,
+        executor=options.executor,
         threads=options.threads,
         device=options.device,
         precision=options.precision,
         progress=True,
         images=options.images,
     )
-    print_table(group_table(GroupedModels.of(run, zoo)))
-    print(f"{run.path}: meta-model in {run.path / 'meta-model'}")
+    print_sections(run, zoo, about_models=False)
+    print(f"{run.path}: meta-model in {run.path / META_MODEL}")

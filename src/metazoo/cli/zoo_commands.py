@@ -8,15 +8,11 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from metazoo.cli.output import print_table
+from metazoo.cli.output import print_sections, print_table
 from metazoo.data import load_images
 from metazoo.errors import UsageError, ZooError
 from metazoo.execution.bounded import Limits
-from metazoo.execution.process_memory import keep_freed_memory
-from metazoo.execution.progress import message
 from metazoo.execution.signals import graceful
-from metazoo.pipeline.layout import SELECTION, TRUST
-from metazoo.report.run_tables import selection_table, trust_table
 from metazoo.report.zoo_tables import domain_rows, domain_table, model_rows, model_table
 from metazoo.runs.record import Run
 from metazoo.text import printable
@@ -27,8 +23,7 @@ _LARGEST_CLASS_FILE = 20_000_000
 
 
 def build(options: Namespace) -> None:
-    """Build models of one kind."""
-    keep_freed_memory()
+    """Build models of one domain and architecture."""
     images = load_images(options.data, side=options.input_size, images_per_class=options.images_per_class)
     zoo = build_zoo(
         options.out,
@@ -48,6 +43,7 @@ def build(options: Namespace) -> None:
         width=options.width,
         recovered_images=options.recovered_images,
         workers=options.workers,
+        executor=options.executor,
         device=options.device,
         progress=True,
     )
@@ -81,25 +77,17 @@ def add(options: Namespace) -> None:
 
 
 def inspect(options: Namespace) -> None:
-    """List the models, how far a run trusts them, and which ones it has selected."""
+    """List the models, and what a run has recorded of each."""
     zoo = Zoo.open(options.zoo)
     run = None if options.run is None else Run.open(options.run)
-    trust, selection = (None if run is None else run.record(name) for name in (TRUST, SELECTION))
-    if run is not None and trust is None and selection is None:
-        raise UsageError(
-            f"{options.run} has not judged its models; a run by tgr in the preset default does, once it has recovered "
-            "images"
-        )
     if run is not None:
+        if not run.model_names():
+            raise UsageError(f"{options.run} has recorded nothing of its models; continue it by train --resume")
         run.check_zoo(zoo)
     print_table(model_table(model_rows(zoo)))
     print_table(domain_table(domain_rows(zoo)))
-    if trust is not None:
-        print_table(trust_table(trust))
-        if trust["warning"] is not None:
-            message(f"warning: {trust['warning']}")
-    if selection is not None:
-        print_table(selection_table(selection))
+    if run is not None:
+        print_sections(run, zoo, about_models=True)
 
 
 def verify(options: Namespace) -> None:

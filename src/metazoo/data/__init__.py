@@ -2,7 +2,7 @@
 
 from metazoo.data.episodes import Episode, EpisodeList
 from metazoo.data.glyphs.glyphs import glyph_scripts
-from metazoo.data.image_files import image_files, load_image_files
+from metazoo.data.image_files import decoded_images, image_files, load_image_files
 from metazoo.data.images import ImageSet
 from metazoo.data.load import load_images
 from metazoo.data.splits import assert_disjoint, split_classes, split_images
@@ -12,6 +12,7 @@ __all__ = [
     "EpisodeList",
     "ImageSet",
     "assert_disjoint",
+    "decoded_images",
     "glyph_scripts",
     "image_files",
     "load_image_files",

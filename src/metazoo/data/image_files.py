@@ -1,7 +1,7 @@
 """Image folders (one folder a class) and plain image files."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -56,17 +56,22 @@ def load_class_folders(folders: Sequence[Path], class_names: Sequence[str], side
     Raises:
         DataError: a class folder holds no picture, or a picture cannot be read; it is named.
     """
+    files, labels = files_of_classes(folders)
+    return ImageSet(images=load_image_files(files, side), labels=labels, class_names=tuple(class_names), name=name)
+
+
+def files_of_classes(folders: Sequence[Path]) -> tuple[list[Path], Tensor]:
+    """The pictures directly in each of `folders`, and the index of the folder of each, int64.
+
+    Raises:
+        DataError: a folder holds no picture, or one of a format that is not read; it is named.
+    """
     files = [image_files(folder) for folder in folders]
     for folder, members in zip(folders, files, strict=True):
         if not members:
             raise DataError(f"class folder {folder} holds no image; put {_accepted()} images into it or remove it")
     counts = torch.tensor([len(members) for members in files])
-    return ImageSet(
-        images=load_image_files([file for members in files for file in members], side),
-        labels=torch.arange(len(folders)).repeat_interleave(counts),
-        class_names=tuple(class_names),
-        name=name,
-    )
+    return [file for members in files for file in members], torch.arange(len(folders)).repeat_interleave(counts)
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -85,6 +90,7 @@ def image_files(folder: Path) -> list[Path]:
 def load_image_files(paths: Sequence[Path | str], side: int) -> Tensor:
     """Read pictures as uint8 RGB [n, 3, side, side]: the shorter side resized to `side`, then cropped at the centre.
 
+    This is how data sets are read, quickly and rounded to 8 bits; a few-shot classifier reads `decoded_images`.
     Orientation marks of cameras are obeyed; grey, palette, 16-bit and CMYK pictures become RGB; transparency is laid on
     white.
 
@@ -93,17 +99,30 @@ def load_image_files(paths: Sequence[Path | str], side: int) -> Tensor:
         DataError: a file is damaged, no picture, of another format or larger than 64 megapixels; it is named.
     """
     images = torch.empty(len(paths), 3, side, side, dtype=torch.uint8)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), ThreadPoolExecutor(_READERS) as pool:
         # Pillow warns of large or oddly marked files; what matters of that is checked here and raised.
         warnings.simplefilter("ignore")
-        with ThreadPoolExecutor(_READERS) as pool:
-            pixels = pool.map(lambda path: _read_square(Path(path), side), paths)
-            for position, array in enumerate(pixels):
-                images[position] = torch.from_numpy(array).permute(2, 0, 1)
+        for position, array in enumerate(pool.map(lambda path: _pixels(Path(path), side), paths)):
+            images[position] = torch.from_numpy(array).permute(2, 0, 1)
     return images
 
 
-def _read_square(path: Path, side: int) -> np.ndarray:
+def decoded_images(paths: Sequence[Path | str]) -> Iterator[Tensor]:
+    """Yield pictures whole, as uint8 RGB [3, h, w], in the order of `paths`; at most 4 are in memory.
+
+    Raises:
+        UsageError, DataError: as `load_image_files`.
+    """
+    for start in range(0, len(paths), _READERS):
+        with warnings.catch_warnings(), ThreadPoolExecutor(_READERS) as pool:
+            warnings.simplefilter("ignore")
+            arrays = list(pool.map(lambda path: _pixels(Path(path)), paths[start : start + _READERS]))
+        while arrays:
+            yield torch.from_numpy(arrays.pop(0)).permute(2, 0, 1).contiguous()
+
+
+def _pixels(path: Path, side: int | None = None) -> np.ndarray:
+    """RGB [h, w, 3] of a whole picture, or of its centre resized to `side`."""
     try:
         with Image.open(path, formats=_DECODERS) as picture:
             if picture.width * picture.height > _MOST_MEGAPIXELS * 10**6:
@@ -111,10 +130,11 @@ def _read_square(path: Path, side: int) -> np.ndarray:
                     f"{path} has {picture.width} x {picture.height} pixels; "
                     f"shrink it below {_MOST_MEGAPIXELS} megapixels"
                 )
-            # Lets the JPEG decoder shrink a large photograph while it reads; other formats ignore it.
-            picture.draft(None, (4 * side, 4 * side))
+            if side is not None:
+                # Lets the JPEG decoder shrink a large photograph while it reads; other formats ignore it.
+                picture.draft(None, (4 * side, 4 * side))
             upright = _as_rgb(ImageOps.exif_transpose(picture))
-            return np.array(ImageOps.fit(upright, (side, side), Image.Resampling.BILINEAR))
+            return np.array(upright if side is None else ImageOps.fit(upright, (side, side), Image.Resampling.BILINEAR))
     except FileNotFoundError as error:
         raise UsageError(f"{path} does not exist; give the path of an image") from error
     except UnidentifiedImageError as error:

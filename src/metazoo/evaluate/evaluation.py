@@ -15,7 +15,7 @@ from metazoo.evaluate.protocol import Advance, evaluate_lists
 from metazoo.evaluate.results import Result, write_results
 from metazoo.evaluate.subjects import Subject
 from metazoo.features.batch_norm import batch_norm_mode, has_batch_norm
-from metazoo.features.embedders import MirroredFeatures, recogniser_of, told_domain
+from metazoo.features.embedders import MirroredFeatures, for_known_domain, recogniser_of
 from metazoo.features.heads import DEFAULT_HEAD, get_head
 
 
@@ -117,7 +117,7 @@ def evaluate(
 
 
 def _told(subject: Subject, domain: str) -> Subject:
-    return Subject.of(subject.name, subject.method, told_domain(subject.module, domain))
+    return Subject.of(subject.name, subject.method, for_known_domain(subject.module, domain))
 
 
 def _check(subjects: Sequence[Subject], shots: Sequence[int], episodes: int) -> None:

@@ -54,7 +54,7 @@ class Contract(Protocol):
         ...
 
 
-class Teacher(Protocol):
+class RatedTeacher(Protocol):
     """What is needed of a frozen zoo model."""
 
     @property
@@ -79,13 +79,13 @@ def random_initialisation(spec: ClassifierSpec, seed: int) -> Subject:
     return Subject.of("random initialisation", "random-initialisation", classifier.eval())
 
 
-def parameter_average(teachers: Sequence[Teacher], spec: ClassifierSpec) -> Subject | None:
+def parameter_average(teachers: Sequence[RatedTeacher], spec: ClassifierSpec) -> Subject | None:
     """The row of `metazoo.fusion.average_parameters`; None if fewer than 2 teachers fit."""
     average = average_parameters((teacher.classifier for teacher in teachers), spec)
     return None if average is None else Subject.of("parameter average", "parameter-average", average)
 
 
-def best_teacher(teachers: Sequence[Teacher]) -> Subject | None:
+def best_teacher(teachers: Sequence[RatedTeacher]) -> Subject | None:
     """The teacher with the highest recorded accuracy (of equals the first by name); None if none has one."""
     contracts = [teacher.contract for teacher in teachers]
     recorded = [
@@ -101,7 +101,7 @@ def best_teacher(teachers: Sequence[Teacher]) -> Subject | None:
 _ENSEMBLE = "zoo ensemble", "zoo-ensemble"
 
 
-def zoo_ensemble(teachers: Sequence[Teacher]) -> Subject:
+def zoo_ensemble(teachers: Sequence[RatedTeacher]) -> Subject:
     """The untrained ensemble: all teachers' normalised features side by side.
 
     Raises:

@@ -9,20 +9,16 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from multiprocessing import get_context
 from multiprocessing.connection import wait
-from typing import Any, TypeVar
+from typing import Any
 
 import psutil
 
 from metazoo.errors import MetazooError, RunError
-from metazoo.execution.executor import Worker, end_workers, explain_death, opened, packed_task
 from metazoo.execution.process_memory import memory_of_this_process
+from metazoo.execution.tasks import Result, Unit, Work
+from metazoo.execution.worker import Worker, end_workers
 
-Unit = TypeVar("Unit")
-Result = TypeVar("Result")
-
-_NAME = "the process that is limited"
 _SECONDS_BETWEEN_LOOKS = 0.2
 _SECONDS_TO_START = 600.0
 _PART_OF_WHAT_IS_FREE = 0.8
@@ -64,7 +60,7 @@ def map_bounded(
     MemoryError, or what torch makes of it, and may go on. Elsewhere it is watched, and ended.
 
     Args:
-        function: as of `metazoo.execution.executor.map_units`.
+        function: as of `metazoo.execution.executor.Executor.map`.
         units: taken one by one.
         limits: of a single unit, beyond what the process holds before its first one.
         name_of: how a unit is called in errors.
@@ -72,19 +68,22 @@ def map_bounded(
         check: called between units and several times a second; what it raises ends the process.
 
     Raises:
-        RunError: no process can be started.
+        RunError: no process can be started, or none but this one knows what was registered in `__main__`.
     """
     most = limits.bytes
-    prepare = functools.partial(_prepare, function, most)
+    preparation = Work(functools.partial(_prepare, function), [most], lambda _: "the process that is limited", threads)
+    if preparation.needs_this_process:
+        raise RunError("no other process can import what is registered in __main__; register it in a module of its own")
     worker: Worker | None = None
     try:
         for unit in units:
             check()
+            work = Work(function, [unit], name_of, threads)
             if worker is None:
-                worker = Worker(get_context("spawn"), threads)
-                _up(worker, packed_task(prepare, None, _NAME), check)
+                worker = Worker()
+                _up(worker, preparation, check)
             worker.unit = 0
-            worker.connection.send_bytes(packed_task(function, unit, name_of(unit)))
+            worker.send(work.packed(0))
             answer = _answer(worker, limits.seconds, most, check)
             worker.unit = None
             if isinstance(answer, ExceededError):
@@ -94,14 +93,14 @@ def map_bounded(
                 yield answer
                 continue
             try:
-                yield opened(answer, name_of(unit))
+                yield work.unpacked(0, answer)
             except MetazooError as error:
                 yield error
     finally:
         end_workers([worker] if worker is not None else [])
 
 
-def _prepare(_function: Callable[..., Any], most: int, _: None) -> None:
+def _prepare(_function: Callable[..., Any], most: int) -> None:
     """In the new process; the function has come along so that what its module imports is there already."""
     if sys.platform.startswith("linux"):
         import resource
@@ -114,16 +113,15 @@ def _prepare(_function: Callable[..., Any], most: int, _: None) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
 
-def _up(worker: Worker, task: bytes, check: Callable[[], None]) -> None:
-    for message in (None, task):
-        if message is not None:
-            worker.connection.send_bytes(message)
-        answer = _answer(worker, _SECONDS_TO_START, None, check)
-        if isinstance(answer, ExceededError):
-            explain_death(worker, None, check)
-        worker.up = True
-        if message is not None:
-            opened(answer, _NAME)
+def _up(worker: Worker, preparation: Work[int, None], check: Callable[[], None]) -> None:
+    if isinstance(_answer(worker, _SECONDS_TO_START, None, check), ExceededError):
+        worker.explain_death(None, check)
+    worker.up = True
+    worker.send(preparation.packed(0))
+    answer = _answer(worker, _SECONDS_TO_START, None, check)
+    if isinstance(answer, ExceededError):
+        worker.explain_death(None, check)
+    preparation.unpacked(0, answer)
 
 
 def _answer(worker: Worker, seconds: float, most: int | None, check: Callable[[], None]) -> bytes | ExceededError:
@@ -134,8 +132,7 @@ def _answer(worker: Worker, seconds: float, most: int | None, check: Callable[[]
             try:
                 return worker.connection.recv_bytes()
             except (EOFError, OSError):
-                worker.process.join(2.0)
-                code = worker.process.exitcode or 0
+                code = worker.exit_code()
                 ending = f"a signal ({-code})" if code < 0 else f"exit code {code}"
                 return ExceededError(f"ended its process with {ending}, perhaps for want of memory")
         check()

@@ -1,9 +1,10 @@
-"""Ending cleanly when asked to: SIGINT and SIGTERM are noticed between units of work."""
+"""Ending cleanly when asked to: SIGINT and SIGTERM are noticed between units of work, and within long ones."""
 
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from types import FrameType
 
 from metazoo.errors import Interrupted
@@ -37,6 +38,27 @@ class StopRequest:
 
 
 _active: StopRequest | None = None
+_check: ContextVar[Callable[[], None] | None] = ContextVar("check", default=None)
+
+
+def check_stop() -> None:
+    """Raise what ends the unit of work at hand; to be called within long units, wherever leaving them does no harm.
+
+    A unit that runs in a process of its own is ended from outside, so there nothing happens.
+    """
+    check = _check.get()
+    if check is not None:
+        check()
+
+
+@contextlib.contextmanager
+def stopped_by(check: Callable[[], None]) -> Iterator[None]:
+    """Let `check_stop` call `check` for the length of the block, in this thread."""
+    token = _check.set(check)
+    try:
+        yield
+    finally:
+        _check.reset(token)
 
 
 @contextlib.contextmanager

@@ -1,49 +1,121 @@
-"""The other end of `metazoo.execution.executor`: what a worker process does.
+"""Both ends of a worker process: how it is started and ended, and what it does in between.
 
-Nothing here imports torch: that takes seconds, and a worker does so with the first unit whose function needs it.
+It is a fresh interpreter that imports this module and nothing of the program that starts it. The two are connected by a
+socket that it inherits, which needs POSIX.
 """
 
-import multiprocessing
+import contextlib
+import json
 import os
-import pickle
 import signal
+import socket
+import subprocess
 import sys
 import threading
-import traceback
-from collections.abc import Callable
-from multiprocessing.connection import Connection, wait
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
 from types import FrameType
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
-from metazoo.errors import MetazooError, RunError
+from metazoo.errors import RunError
 from metazoo.execution.process_memory import keep_freed_memory
-from metazoo.execution.signals import let_through
+from metazoo.execution.signals import held_back, let_through
+from metazoo.execution.tasks import do_packed
 
-Unit = TypeVar("Unit")
-Result = TypeVar("Result")
+_SECONDS_TO_END = 2.0
+_SECONDS_BETWEEN_LOOKS = 0.5
+_START = """\
+import json, sys
+from multiprocessing.connection import Connection
+connection = Connection(int(sys.argv[1]))
+sys.path[:] = json.loads(connection.recv_bytes())
+from metazoo.execution.worker import serve
+serve(connection, int(sys.argv[2]))
+"""
 
 
-def call(function: Callable[[Unit], Result], unit: Unit, name: str) -> Result:
-    """`function(unit)`; whatever is no MetazooError becomes a RunError that names the unit."""
+class Worker:
+    """The parent's end: the process, the connection, whether it has come up, and the index of the unit it works on.
+
+    It ignores SIGINT, and ends with its parent.
+
+    Raises:
+        RunError: the system does not let another process start.
+    """
+
+    def __init__(self) -> None:
+        self.up = False
+        self.unit: int | None = None
+        ours, theirs = socket.socketpair()
+        self.connection = Connection(ours.detach())
+        command = [sys.executable, "-P", "-c", _START, str(theirs.fileno()), str(os.getpid())]
+        try:
+            with held_back():
+                self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+        except OSError as error:
+            self.connection.close()
+            raise RunError(f"cannot start a worker process: {error.strerror}; use fewer workers") from error
+        finally:
+            theirs.close()
+        self.send(json.dumps([entry for entry in sys.path if isinstance(entry, str)]).encode())
+
+    def send(self, content: bytes) -> None:
+        """Send a task; a process that has died is met when its answer is read."""
+        with contextlib.suppress(OSError):
+            self.connection.send_bytes(content)
+
+    def exit_code(self) -> int:
+        """Exit code of a process that has closed its connection, or the negative signal."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.process.wait(_SECONDS_TO_END)
+        return 0
+
+    def explain_death(self, name: str | None, check: Callable[[], None]) -> NoReturn:
+        """Raise the RunError that says how a process ended that worked on the unit of this name."""
+        code, subject = self.exit_code(), f"the process of {name or 'no unit yet'}"
+        # A signal to the whole group may reach a worker a moment before this process.
+        for _ in range(10):
+            check()
+            time.sleep(0.05)
+        if code == -signal.SIGKILL:
+            raise RunError(f"{subject} was killed, probably for want of memory; use fewer workers")
+        if not self.up and code > 0:
+            raise RunError("a worker process could not start, for the reason above; put that right, or use one worker")
+        ending = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+        raise RunError(f"{subject} ended unexpectedly {ending}; call again, with one worker to see more")
+
+
+def end_workers(workers: Sequence[Worker]) -> None:
+    """End every worker; one at work has a moment to delete the temporary file it may be writing."""
     try:
-        return function(unit)
-    except MetazooError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise RunError(f"{name} failed: {type(error).__name__}: {error}") from error
+        for worker in workers:
+            worker.connection.close()
+            if worker.unit is not None:
+                worker.process.terminate()
+            elif not worker.up:
+                worker.process.kill()
+        deadline = time.monotonic() + _SECONDS_TO_END
+        for worker in workers:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                worker.process.wait(max(0.0, deadline - time.monotonic()))
+    finally:
+        for worker in workers:
+            worker.process.kill()
+            worker.process.wait()
 
 
-def work(connection: Connection, threads: int) -> None:
+def serve(connection: Connection, parent: int) -> None:
     """Answer tasks until the connection closes, after a first message that says that this process has come up."""
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, _Ended.handle)
         let_through()
         keep_freed_memory()
-        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
         connection.send_bytes(b"ready")
         while True:
-            connection.send_bytes(_answer(connection.recv_bytes(), threads))
+            connection.send_bytes(do_packed(connection.recv_bytes()))
     except (EOFError, OSError):
         return
     except _Ended:
@@ -51,45 +123,14 @@ def work(connection: Connection, threads: int) -> None:
 
 
 class _Ended(BaseException):
-    """The parent has no more use for this worker."""
+    """The parent has no more use for this process."""
 
     @classmethod
     def handle(cls, _number: int, _frame: FrameType | None) -> NoReturn:
         raise cls
 
 
-def _answer(task: bytes, threads: int) -> bytes:
-    name = "a unit"
-    try:
-        function, unit, name = pickle.loads(task)  # noqa: S301 - sent by the process that has started this one
-        # With the function came its module, and torch if that module uses it.
-        torch = sys.modules.get("torch")
-        if torch is not None:
-            torch.set_num_threads(threads)
-        result = call(function, unit, name)
-        if torch is None and "torch" in sys.modules:
-            raise RunError(f"{name} imports torch too late to set its threads; import it at the top of the module")
-        return pickle.dumps((True, result))
-    except MetazooError as error:
-        return _packed(error)
-    except Exception as error:
-        remedy = "give a module-level function with plain results"
-        return _packed(RunError(f"{name} or its result cannot travel between processes ({error}); {remedy}"))
-
-
-def _packed(error: MetazooError) -> bytes:
-    if error.__cause__ is not None:
-        error.add_note("In the worker process:\n" + "".join(traceback.format_exception(error.__cause__)).rstrip())
-    try:
-        packed = pickle.dumps((False, error))
-        pickle.loads(packed)  # noqa: S301 - an error that cannot be rebuilt must be noticed on this side
-    except Exception:
-        packed = pickle.dumps((False, RunError(str(error))))
-    return packed
-
-
-def _end_with_parent(parent: int) -> None:
-    process = multiprocessing.parent_process()
-    while process is not None and os.getppid() == parent and not wait([process.sentinel], timeout=1.0):
-        pass
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
     os._exit(1)

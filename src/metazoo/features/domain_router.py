@@ -1,9 +1,9 @@
-"""Which domains a new task is of, for a meta-model that has a specialist of each.
+"""Which domains a new task is of, for a meta-model that has a network for each.
 
-One network cannot serve every domain as well as a network of each domain serves its own: what tells two traffic signs
-apart varies for no reason between two animals. A new task takes the features of the specialists whose domain its
-support images look like, by what tells the domains' recovered images apart. A specialist of few models knows little but
-these; so beside it stands, by a share of its own, the general network that it has come from.
+One network cannot serve every domain as well as a network of each domain serves its own: what distinguishes two traffic
+signs varies for no reason between two animals. A new task takes the features of the networks whose domain its support
+images look like, by a classifier of the recovered images of the domains. A per-domain network of few models knows
+little beyond these; so the general network that it was made from stands beside it with a share of its own.
 
 SUR (Dvornik et al. 2020) selects among networks of many domains by descent on the support, and URL (Li et al. 2021)
 distils them into one; both have the domains' real images. Deviations: no image but recovered ones, and the choice is by
@@ -21,7 +21,7 @@ from metazoo.errors import UsageError
 from metazoo.features.linear_models import logistic_regression, normalised_inputs
 
 JOINT = " + "
-"""Between the names of domains that are one kind of images."""
+"""Between the names of domains in the name of a merged domain."""
 _INDEPENDENT_IMAGES = 3
 _LEAST_SHARE = 0.02
 _CERTAIN = 1e4
@@ -30,14 +30,14 @@ _PENALTY, _IMAGES, _STEPS = 0.3, 6000, 300
 
 @final
 class DomainRecogniser(nn.Module):
-    """What tells apart the domains that a meta-model has specialists of.
+    """A linear classifier of the domains of a meta-model by the features of its per-domain networks.
 
     Args:
-        domains: their names, at least two, all different.
-        weight: float [d + 1, domains], from the `normalised_inputs` of the specialists' features [n, d], side by side,
-            to the logits of the domains.
-        general: of each domain the share of the general network's features, whose specialist has the rest, in [0, 1];
-            None for none.
+        domains: names, at least two, all different.
+        weight: float [d + 1, domains], from the `normalised_inputs` of the networks' features [n, d], side by side, to
+            the logits of the domains.
+        general: share of the features of the general network in each domain, in [0, 1], the rest being the per-domain
+            network's; None for none.
 
     Raises:
         UsageError: shapes or names do not fit, or a share is none.
@@ -60,39 +60,39 @@ class DomainRecogniser(nn.Module):
 
     @property
     def size(self) -> int:
-        """Of one specialist's features."""
+        """Number of features of one network."""
         return len(self.weight) // len(self.domains)
 
     @property
     def is_general(self) -> bool:
-        """Whether the general network's features count, which then stand after the specialists'."""
+        """Whether the features of the general network count; they then come after those of the other networks."""
         return any(self.general)
 
-    def place_of(self, domain: str) -> int:
-        """The place of `domain` in `domains`, or of the one that it is a part of, as `a` is of `a + b`.
+    def index_of(self, domain: str) -> int:
+        """The index in `domains` of `domain`, or of the merged domain that it is a part of, as `a` is of `a + b`.
 
         Raises:
             UsageError: there is no such domain.
         """
         if domain in self.domains:
             return self.domains.index(domain)
-        for place, name in enumerate(self.domains):
+        for index, name in enumerate(self.domains):
             if domain in name.split(JOINT):
-                return place
+                return index
         raise UsageError(f"the meta-model knows no domain {domain!r}; choose one of {', '.join(self.domains)}")
 
-    def told(self, domain: str) -> "DomainRecogniser":
-        """The same for tasks that are known to be of `domain`, whatever their images look like.
+    def for_domain(self, domain: str) -> "DomainRecogniser":
+        """A recogniser that takes every task to be of `domain`, whatever its images look like.
 
         Raises:
-            UsageError: as `place_of`.
+            UsageError: as `index_of`.
         """
         weight = torch.zeros_like(self.weight)
-        weight[-1, self.place_of(domain)] = _CERTAIN
+        weight[-1, self.index_of(domain)] = _CERTAIN
         return DomainRecogniser(self.domains, weight, self.general)
 
     def shares(self, support_features: Tensor) -> Tensor:
-        """How much a task is of each domain: [..., domains], summing to 1, from its support's features [..., n, d].
+        """Shares of the domains in a task, [..., domains], summing to 1, from its support features [..., n, d].
 
         The images of a task are no independent evidence, as they may be unlike every domain in the same way. So the
         mean of their log-probabilities counts as that of three images, however many there are. A share below 2 % (of
@@ -105,7 +105,7 @@ class DomainRecogniser(nn.Module):
         return found / found.sum(-1, keepdim=True)
 
     def scale(self, shares: Tensor) -> Tensor:
-        """What the features of tasks of these `shares` [..., domains] are multiplied by: [..., d].
+        """Factors of the features, [..., d], of tasks of these `shares` [..., domains].
 
         The inner product of two features is then the mean of the networks', weighed by the shares.
         """
@@ -124,11 +124,11 @@ class DomainRecogniser(nn.Module):
 def fitted_recogniser(
     domains: Sequence[str], features: Sequence[Tensor], general: Sequence[float] | None = None
 ) -> DomainRecogniser:
-    """Logistic regression of the domain; domains count alike. Of more than 6000 images so many are used, spread evenly.
+    """Fit a recogniser by logistic regression on at most 6000 images, the same number of each domain.
 
     Args:
-        domains: their names.
-        features: of the specialists, of recovered images of each domain, [n, d].
+        domains: names.
+        features: features [n, d] by the networks of all domains, side by side, of recovered images of each domain.
         general: see `DomainRecogniser`.
 
     Raises:

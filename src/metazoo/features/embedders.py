@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from metazoo.errors import UsageError
 from metazoo.features.domain_router import DomainRecogniser
-from metazoo.models import ImageClassifier, Network
+from metazoo.models import ImageClassifier, Network, square_images
 
 
 class Embedder(Protocol):
@@ -106,14 +106,14 @@ class MirroredFeatures(nn.Module):
 
 
 class MultiDomainClassifier(SideBySide):
-    """A specialist of each of several domains, and what tells of which domains a new task is.
+    """A network for each of several domains, and the recogniser of the domains that a new task is of.
 
     Its features are those of all networks; heads find by `recogniser_of` how a task weighs them.
 
     Args:
-        networks: of one architecture and input size: the specialists in the order of the recogniser's domains and the
-            general network where it has a share.
-        recogniser: of the specialists' features.
+        networks: classifiers of one architecture and input size: one per domain in the order of the recogniser's
+            domains, then the general network where it has a share.
+        recogniser: of domains by the features of the per-domain networks.
 
     Raises:
         UsageError: they do not fit.
@@ -131,21 +131,21 @@ class MultiDomainClassifier(SideBySide):
 
     @property
     def networks(self) -> tuple[ImageClassifier, ...]:
-        """The specialists, then perhaps the general one."""
+        """The per-domain networks, then the general one if there is one."""
         return tuple(member for member in self.members if isinstance(member, ImageClassifier))
 
-    def told(self, domain: str) -> "ImageClassifier | MultiDomainClassifier":
-        """What serves tasks that are known to be of `domain`; weights are shared.
+    def for_domain(self, domain: str) -> "ImageClassifier | MultiDomainClassifier":
+        """The embedder for tasks of the known domain `domain`; weights are shared.
 
         Raises:
             UsageError: there is no such domain.
         """
-        told, place = self.recogniser.told(domain), self.recogniser.place_of(domain)
-        return self.networks[place] if told.general[place] == 0 else MultiDomainClassifier(self.networks, told).eval()
+        known, index = self.recogniser.for_domain(domain), self.recogniser.index_of(domain)
+        return self.networks[index] if known.general[index] == 0 else MultiDomainClassifier(self.networks, known).eval()
 
 
 class PixelFeatures(nn.Module):
-    """The image itself as its features, resized (bilinear, antialiased) to `side` x `side` pixels.
+    """The image itself as its features, fitted to `side` x `side` pixels by `square_images`.
 
     Raises:
         UsageError: `side` is not positive.
@@ -159,33 +159,30 @@ class PixelFeatures(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Features [n, channels * side * side] in [0, 1]."""
-        size = (self.side, self.side)
-        if images.shape[-2:] != size:
-            images = functional.interpolate(images, size=size, mode="bilinear", antialias=True)
-        return images.flatten(1)
+        return square_images(images, self.side).flatten(1)
 
 
 def recogniser_of(module: Embedder) -> DomainRecogniser | None:
-    """What tells how tasks weigh the features of this module; None if they take them as they are."""
+    """The recogniser by which tasks weigh the features of this module; None if they take them as they are."""
     module = module.embedder if isinstance(module, MirroredFeatures) else module
     return module.recogniser if isinstance(module, MultiDomainClassifier) else None
 
 
-def told_domain(module: Embedder, domain: str) -> ImageClassifier | MultiDomainClassifier:
-    """What serves tasks that are known to be of `domain`.
+def for_known_domain(module: Embedder, domain: str) -> ImageClassifier | MultiDomainClassifier:
+    """The embedder for tasks of the known domain `domain`.
 
     Raises:
-        UsageError: the module serves all tasks alike, or it knows no such domain.
+        UsageError: the module serves all tasks alike, or has no such domain.
     """
     if not isinstance(module, MultiDomainClassifier):
         raise UsageError(f"domain {domain!r} would change nothing: this model sees all images alike; leave it out")
-    return module.told(domain)
+    return module.for_domain(domain)
 
 
 def count_parameters(module: Embedder) -> int:
-    """Parameters that features depend on: all but the class heads of networks, which every new task replaces.
+    """Number of parameters that features depend on: all but the class heads, which every new task replaces.
 
-    Those of a recogniser count too.
+    The weight of a recogniser of domains counts too.
     """
     heads = {id(p) for part in module.modules() if isinstance(part, Network) for p in part.head.parameters()}
     recogniser = recogniser_of(module)
@@ -194,7 +191,7 @@ def count_parameters(module: Embedder) -> int:
 
 
 def device_of(module: Embedder) -> torch.device | None:
-    """Where the module computes; None if it has neither parameters nor buffers, and so computes anywhere."""
+    """The device of the module; None if it has neither parameters nor buffers, and so computes anywhere."""
     for part in module.modules():
         for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False)):
             return tensor.device

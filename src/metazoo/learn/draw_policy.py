@@ -16,7 +16,7 @@ from metazoo.learn.meta_optimiser import MetaOptimiser
 
 _PREFERENCES, _BASELINE = "preferences", "baseline"
 # What one more reward makes up of its moving mean, and of its moving mean square deviation. The mean must follow a
-# meta-model that gets better by itself; the deviation only says how much is much.
+# meta-model that gets better by itself; the deviation only gives the scale.
 _MEAN_SHARE, _SPREAD_SHARE = 0.5, 0.1
 _LEAST_WEIGHT = 1e-30  # a weight of 0 could not be drawn at all
 
@@ -26,27 +26,27 @@ def order_log_probability(logits: Tensor, order: Sequence[int]) -> Tensor:
 
     Args:
         logits: logarithms of the items' weights up to a constant, float [n].
-        order: different places in `logits`, as they were drawn.
+        order: different indices into `logits`, in the order of the draw.
     """
     chosen = torch.tensor(order)
     left = torch.ones(len(order), len(logits), dtype=torch.bool)
-    for number, place in enumerate(order):
-        left[number + 1 :, place] = False
+    for number, index in enumerate(order):
+        left[number + 1 :, index] = False
     return (logits[chosen] - logits.expand_as(left).masked_fill(~left, -torch.inf).logsumexp(1)).sum()
 
 
 @final
 class DrawPolicy:
-    """Preferences of N teachers and what moves them.
+    """Preferences of N teachers, learned from rewards.
 
-    A reward is compared with a moving mean of the former ones and measured in their moving standard deviation, itself
-    among them, so that an advantage is of order 1 and no single one counts for much.
+    The advantage of a reward is its distance from the moving mean of former rewards, in units of their moving standard
+    deviation, which includes the reward itself. So an advantage is of order 1, and a single one has little effect.
 
     Args:
-        count: N.
-        size: of a draw, 1 to N.
-        learning_rate: of Adam on the preferences.
-        prior: weights of the teachers, above 0, [N], that those of the preferences multiply; None if all are alike.
+        count: number of teachers, N.
+        size: number of teachers of a draw, 1 to N.
+        learning_rate: learning rate of Adam on the preferences.
+        prior: weights of the teachers that multiply those of the preferences, above 0, [N]; None if all are alike.
     """
 
     def __init__(self, count: int, size: int, learning_rate: float, *, prior: Tensor | None = None) -> None:
@@ -59,12 +59,12 @@ class DrawPolicy:
 
     @property
     def preferences(self) -> Tensor:
-        """Float64 [N]; only their differences mean something."""
+        """Preferences of the teachers, float64 [N]; only their differences have a meaning."""
         return self._preferences.clone()
 
     @property
     def probabilities(self) -> Tensor:
-        """Of each teacher to be the one, were a single one drawn out of all: float64 [N], its sum 1."""
+        """Probability of each teacher in a draw of a single one: float64 [N], of sum 1."""
         return (self._preferences + self._prior).softmax(0)
 
     def draw(self, random: torch.Generator) -> tuple[int, ...]:
@@ -77,7 +77,7 @@ class DrawPolicy:
         """Make a draw likelier if its reward is above the baseline, else less likely; the first only sets the baseline.
 
         Returns:
-            The advantage: 0 the first time, and where all rewards are alike.
+            The advantage: 0 the first time, and if all rewards are equal.
 
         Raises:
             DataError: the reward is not finite.
@@ -103,14 +103,14 @@ class DrawPolicy:
         return deviation / math.sqrt(square) if square > 0 else 0.0
 
     def state(self) -> dict[str, Tensor]:
-        """For a checkpoint."""
+        """Tensors by name, for a checkpoint."""
         return {**self._optimiser.state(), _BASELINE: self._baseline}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from `state`.
+        """Resume from `state`.
 
         Raises:
-            DataError: the state is not one of so many teachers.
+            DataError: the tensors are not a state of as many teachers.
         """
         self._optimiser.restore(tensors)
         if _BASELINE not in tensors:

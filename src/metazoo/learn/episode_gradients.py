@@ -1,4 +1,4 @@
-"""What a batch of episodes asks of the parameters that all of them start from."""
+"""Gradients of batches of episodes with respect to the parameters that all of them start from."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,16 +27,16 @@ class BatchOfEpisodes:
 class EpisodeGradients:
     """Gradients of batches of episodes; no thread keeps more than one episode's graph alive.
 
-    A GPU is shown one episode of a shape as often as it takes to record its hundreds of launches, and plays them back.
+    On a GPU the hundreds of launches of an episode are recorded, for each shape of episodes, and played back.
 
     Attributes:
-        model: what the learner adapts.
+        model: classifier that the learner adapts.
 
     Args:
-        learner: see there.
-        model: see above.
-        parameters: of the model, where the gradient is taken: in a later batch, wherever they have come to in place.
-        threads: that share the episodes of a batch; on a GPU the calling thread alone, which can play back.
+        learner: way to learn an episode.
+        model: classifier that the learner adapts.
+        parameters: parameters of the model, at whose present values the gradient is taken; they may change in place.
+        threads: worker threads that share the episodes of a batch; on a GPU the calling thread alone, which can record.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The memory that episodes are drawn from: for every class a ring of the images that were recovered last."""
+"""Memory that episodes are drawn from: for every class a ring of the images recovered last."""
 
 from collections.abc import Mapping
 from typing import final
@@ -16,16 +16,15 @@ _ATTEMPTS = 100
 class EpisodeMemory:
     """Class-labelled recovered images, as TGR (ICML 2024) keeps them between meta-iterations.
 
-    A class has `slots` slots; one insertion fills the next slot of every class in it and displaces what was there. The
-    published code keeps the slots as folders of PNG files, listed and decoded anew for every episode; here they are
-    uint8 tensors.
+    A class has `slots` slots; one insertion replaces the next slot of every class in it. The published code keeps the
+    slots as folders of PNG files, listed and decoded anew for every episode; here they are uint8 tensors.
 
     Args:
         identities: number of classes.
-        slots: insertions that are remembered of each class.
-        conflicts: bool [identities, identities], symmetric: pairs that may not meet in one episode, because they may be
-            the same class; None if every class is known.
-        device: where images are kept and episodes come out.
+        slots: number of insertions remembered of each class.
+        conflicts: pairs of classes that may not meet in one episode because they may be the same, bool [identities,
+            identities], symmetric; None if every class is known.
+        device: device of the images and of the episodes drawn.
     """
 
     def __init__(
@@ -39,24 +38,24 @@ class EpisodeMemory:
     def add(self, images: Tensor, identities: Tensor) -> None:
         """Insert `images` (uint8 [n, 3, side, side]) of the classes `identities` (int64 [n])."""
         for identity in identities.unique().tolist():
-            ring, place = self._rings[identity], self._next[identity]
+            ring, slot = self._rings[identity], self._next[identity]
             own = images[identities == identity].to(self._device)
-            if place == len(ring):
+            if slot == len(ring):
                 ring.append(own)
             else:
-                ring[place] = own
-            self._next[identity] = (place + 1) % self._slots
+                ring[slot] = own
+            self._next[identity] = (slot + 1) % self._slots
 
     def counts(self) -> Tensor:
         """Stored images of every class, int64 [identities]."""
         return torch.tensor([sum(map(len, ring)) for ring in self._rings])
 
     def holds(self, ways: int, images_per_class: int) -> bool:
-        """Whether there are `ways` classes that may meet, with as many images each."""
+        """Whether there are `ways` classes that may meet, with `images_per_class` images each."""
         return self._draw_classes(ways, images_per_class, torch.Generator().manual_seed(0)) is not None
 
     def images(self, count: int, random: torch.Generator) -> Tensor:
-        """Up to `count` different images of whatever classes, float [n, 3, side, side] in [0, 1]."""
+        """Up to `count` different images of any classes, float [n, 3, side, side] in [0, 1]."""
         stored = torch.cat([images for ring in self._rings for images in ring])
         return stored[torch.randperm(len(stored), generator=random)[:count]].float() / 255
 
@@ -76,9 +75,9 @@ class EpisodeMemory:
         support, query = [], []
         for identity in chosen:
             images = torch.cat(self._rings[identity])
-            places = torch.randperm(len(images), generator=random)[: shots + queries]
-            support.append(images[places[:shots]])
-            query.append(images[places[shots:]])
+            indices = torch.randperm(len(images), generator=random)[: shots + queries]
+            support.append(images[indices[:shots]])
+            query.append(images[indices[shots:]])
         return EpisodeImages(
             torch.cat(support).float() / 255,
             torch.arange(ways, device=self._device).repeat_interleave(shots),
@@ -108,10 +107,10 @@ class EpisodeMemory:
         return tensors | {"memory.next": torch.tensor(self._next)}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `state` gave; other tensors are left alone.
+        """Resume from `state`; tensors of other names are ignored.
 
         Raises:
-            DataError: the state is not one of a memory of as many classes.
+            DataError: the tensors are not a state of a memory of as many classes.
         """
         following = tensors.get("memory.next")
         if following is None or following.shape != (len(self._rings),):

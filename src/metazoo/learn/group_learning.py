@@ -1,7 +1,7 @@
-"""The meta-model while it learns: its network, and what it predicts of every teacher."""
+"""Learning from groups of teachers: the student and its steps."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -18,23 +18,27 @@ from metazoo.execution.threads import CALLING_THREAD, ThreadCopies, WorkerThread
 from metazoo.features.batch_norm import batch_statistics, calibrate_statistics
 from metazoo.learn.learning_config import LearningConfig
 from metazoo.learn.losses import distillation_loss, joint_feature_loss, relational_loss, zoo_cosines
-from metazoo.learn.meta_optimiser import MetaOptimiser
-from metazoo.learn.regularisers import Direction, Loss, Parameters, Regulariser
+from metazoo.learn.meta_optimiser import GROUPING, REGULARISER, MetaOptimiser, of_prefix, with_prefix
+from metazoo.learn.regularisers import Direction, Loss, MeanGradient, Parameters, Regulariser
+from metazoo.learn.update_rules import MemberStep, UpdateRule, build_update
 from metazoo.learn.views import Targets, Views, draw_views, judge_views
 from metazoo.models import ClassifierSpec, build_classifier
+from metazoo.taskspace import FixedGrouping, Grouping, Partition, draw_members
+
+Groups = Sequence[Sequence[int]]
 
 
 @final
 class Student(nn.Module):
     """A classifier whose features are mapped linearly to every teacher's features and logits.
 
-    The two maps only exist while learning; the meta-model is `classifier`. Its own head is not trained.
+    The two maps exist only while learning; the meta-model is `classifier`, whose own head is not trained.
 
     Args:
-        spec: of the meta-model.
-        feature_sizes: of the teachers.
-        class_counts: of the teachers.
-        seed: of the run; settles the first weights.
+        spec: architecture and input of the meta-model.
+        feature_sizes: feature sizes, one per teacher.
+        class_counts: numbers of classes, one per teacher.
+        seed: seed of the run, which determines the first weights.
     """
 
     def __init__(
@@ -56,7 +60,7 @@ class Student(nn.Module):
         return features, self.to_features(features), self.to_logits(features)
 
     def trained_parameters(self) -> dict[str, Tensor]:
-        """Every parameter but those of the classifier's own head, by name; the tensors themselves."""
+        """Parameters by name, except those of the classifier's own head; the tensors themselves."""
         return {
             name: parameter
             for name, parameter in self.named_parameters()
@@ -73,13 +77,12 @@ def _linear(inputs: int, outputs: int, random: torch.Generator) -> nn.Linear:
 
 
 _CALIBRATION_VIEWS, _CALIBRATION_BATCH = 4096, 256
-
-DrawGroup = Callable[[torch.Generator], tuple[int, ...]]
+_MIXED_GROUPS = "views.groups"
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """Figures of one step; tensors of no dimension, so that nobody waits for a device who does not read them."""
+    """Figures of one step; tensors of no dimension, so that only reading them waits for the device."""
 
     step: int
     loss: Tensor
@@ -94,48 +97,56 @@ class GroupLearner:
     """A student and its optimiser, step by step.
 
     Every step draws from a generator of its own and every pool of views from another, so the state is the parameters,
-    the optimiser's moments and the number of steps done; see `state` and `restore`.
+    the optimiser's moments, the number of steps done, and what regulariser and grouping keep; see `state` and
+    `restore`.
 
     Args:
-        student: trained in place.
+        student: network that is trained in place.
         bank: recovered images at the student's input size.
-        groups: partition of the teachers' indices.
-        draw_group: the teachers of one step.
-        targets: what the teachers say; see `views.Targets`.
-        config: see there.
-        seed: of the run.
-        weights: of the teachers in what is reproduced, at least 0, float32 [teachers]; None if all count alike.
-        threads: that share the members of a group.
-        check: called now and then while views are drawn.
+        grouping: groups of the teachers that steps learn from.
+        targets: teacher outputs; see `views.Targets`.
+        config: options of the learning.
+        seed: seed of the run.
+        weights: weights of the teachers in the draw of members and in what is reproduced, above 0, float32 [teachers];
+            None if all count alike.
+        regulariser: regulariser of this learner alone; None: that of the config.
+        update: rule by which a step moves the parameters; None: that of the config.
+        threads: worker threads that share the members of a step.
+        check: function that is called now and then while views are drawn, and may raise.
 
     Attributes:
-        heard: the teachers, at least one, whose answers the coming steps ask for; None for all.
+        active: the teachers, at least one, that the coming steps draw members from, without `weights`, and whose
+            outputs they reproduce; None for all.
     """
 
     def __init__(
         self,
         student: Student,
         bank: ResidentBank,
-        groups: Sequence[Sequence[int]],
-        draw_group: DrawGroup,
+        grouping: Grouping,
         targets: Targets,
         config: LearningConfig,
         seed: int,
         *,
         weights: Tensor | None = None,
+        regulariser: Regulariser | None = None,
+        update: UpdateRule | None = None,
         threads: WorkerThreads = CALLING_THREAD,
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self.student, self.steps_done = student, 0
-        self.heard: Sequence[int] | None = None
+        self.active: Sequence[int] | None = None
         self._copies, self._threads = ThreadCopies(student), threads
-        self._bank, self._groups, self._draw_group, self._targets = bank, groups, draw_group, targets
+        self._bank, self._grouping, self._targets = bank, grouping, targets
         self._config, self._seed, self._check = config, seed, check
-        self._weights = None if weights is None else weights.to(bank.images.device)
+        self._weights = weights
+        self._regulariser, self._mean = regulariser or config.regularisation.build(), MeanGradient()
+        self._update = update or build_update(config.update, config.teachers_per_update)
         self._parameters = student.trained_parameters()
         self._optimiser = MetaOptimiser(self._parameters, config.learning_rate)
         self._views: tuple[int, Views, list[Tensor]] | None = None
-        self._directed: dict[tuple[bool, type[Regulariser]], Repeated[Direction]] = {}
+        self._mixed: tuple[int, Groups] | None = None  # number of the pool of views, and groups that it mixes within
+        self._directed: dict[tuple[bool, Regulariser], Repeated[Direction]] = {}
 
     def step(self) -> StepReport:
         """Learn from one group.
@@ -143,23 +154,41 @@ class GroupLearner:
         Raises:
             DataError: the loss is not finite; the step is named.
         """
+        config = self._config
         random = generator(self._seed, "learn", "step", self.steps_done)
-        members = self._draw_group(random)
-        views, by_owner = self._current_views()
-        size = max(2, self._config.batch_size // len(members))
-        direction = self._direct(views, torch.stack([_some(by_owner[member], size, random) for member in members]))
-        if not bool(direction.losses.isfinite().all()):
-            raise DataError(
-                f"the meta-model's loss is not finite at step {self.steps_done}; lower learning.learning_rate or "
-                "learning.regularisation.strength"
-            )
-        return self._descend(direction)
+        partition = self._grouping.draw(self.steps_done, random)
+        drawable = partition if self.active is None else partition.among(self.active)
+        draw_weights, target_weights = self._weights if self.active is None else None, self._target_weights()
+        number, members = draw_members(drawable, config.teachers_per_step, random, weights=draw_weights)
+        views, by_owner = self._current_views(partition)
+        size = max(2, config.batch_size // len(members))
+        indices = torch.stack([_some(by_owner[member], size, random) for member in members])
+        regulariser = self._regulariser if config.regularisation.is_due(self.steps_done + 1) else self._mean
+        held_out = None
+        if regulariser.needs_held_out:
+            random = generator(self._seed, "learn", "held out", self.steps_done)
+            teacher = _another(members, (drawable.groups[number], sum(drawable.groups, ())), random)
+            held_out = _some(by_owner[teacher], size, random).unsqueeze(0)
+        rate = config.learning_rate * self._schedule()
+        step = MemberStep(
+            members,
+            lambda positions: self._direct(regulariser, views, indices[list(positions)], held_out, target_weights),
+            lambda: self._losses(views, indices, target_weights),
+            self._optimiser,
+            learning_rate=rate,
+            grouping=self._grouping,
+        )
+        self._update.step(step)
+        self.steps_done += 1
+        return StepReport(self.steps_done, *step.figures(), rate)
 
-    def _current_views(self) -> tuple[Views, list[Tensor]]:
+    def _current_views(self, partition: Partition) -> tuple[Views, list[Tensor]]:
         number = self.steps_done // self._config.steps_per_views
+        if self._mixed is None or self._mixed[0] != number:
+            self._mixed = number, partition.groups
         if self._views is None or self._views[0] != number:
             self._forget_views()  # the former pool must not be held while the next one is made
-            images, owners = self._draw("views", number, self._config.views)
+            images, owners = self._draw("views", number, self._config.views, self._mixed[1])
             views = judge_views(images, owners, self._targets, folder=self._bank.folder, check=self._check)
             give_back_memory(images.device)
             self._views = (number, views, [views.of(owner) for owner in range(len(self._bank.names))])
@@ -170,25 +199,42 @@ class GroupLearner:
         self._directed.clear()
         give_back_memory(self._bank.images.device)
 
-    def _direct(self, views: Views, places: Tensor) -> Direction:
-        """The direction of members that each see the views at a row of `places`, until the next is asked for."""
-        weights = self._weights if self.heard is None else self._weights_of(self.heard)
-        regulariser = self._config.regularisation.at(self.steps_done + 1)
-        kind = weights is None, type(regulariser)
-        if kind not in self._directed:
+    def _direct(
+        self,
+        regulariser: Regulariser,
+        views: Views,
+        indices: Tensor,
+        held_out: Tensor | None,
+        weights: Tensor | None,
+    ) -> Direction:
+        """Direction of members that each see the views at a row of `indices`, valid until the next call."""
+        device, key = self._bank.images.device, (weights is None, regulariser)
+        if key not in self._directed:
 
-            def direct(places: Tensor, weights: Tensor | None = None) -> Direction:
-                losses = [self._loss(views, row, weights) for row in places]
-                return regulariser.direction(losses, self._parameters, self._threads)
+            def direct(rows: Tensor, weights: Tensor | None = None) -> Direction:
+                losses = [self._loss(views, row, weights) for row in rows]
+                last = losses.pop() if regulariser.needs_held_out else None
+                return regulariser.direction(losses, self._parameters, self._threads, held_out=last)
 
-            self._directed[kind] = Repeated(direct, self._bank.images.device)
-        places = places.to(self._bank.images.device)
-        return self._directed[kind](places) if weights is None else self._directed[kind](places, weights)
+            self._directed[key] = Repeated(direct, device, recordable=regulariser.recordable)
+        rows = (indices if held_out is None else torch.cat([indices, held_out])).to(device)
+        found = self._directed[key](rows) if weights is None else self._directed[key](rows, weights)
+        if not bool(found.losses.isfinite().all()):
+            raise DataError(
+                f"the meta-model's loss is not finite at step {self.steps_done}; lower learning.learning_rate or "
+                "learning.regularisation.strength"
+            )
+        return found
 
-    def _draw(self, purpose: str, number: int, count: int) -> tuple[Tensor, Tensor]:
+    def _losses(self, views: Views, indices: Tensor, weights: Tensor | None) -> Tensor:
+        with torch.no_grad():
+            losses = [self._loss(views, row, weights) for row in indices.to(self._bank.images.device)]
+            return torch.stack(list(self._threads.map(lambda loss: loss(self._parameters), losses)))
+
+    def _draw(self, purpose: str, number: int, count: int, groups: Groups) -> tuple[Tensor, Tensor]:
         return draw_views(
             self._bank,
-            self._groups,
+            groups,
             max(count, len(self._bank.names)),
             generator(self._seed, "learn", purpose, number),
             shift=round(self._config.shift * self._bank.images.shape[-1]),
@@ -196,25 +242,30 @@ class GroupLearner:
         )
 
     def calibrate(self) -> None:
-        """Give the student's network stored batch-norm statistics: those of fresh views, as it has learned from.
+        """Give the student's network stored batch-norm statistics, those of fresh views.
 
         Views serve better than the images they are made from, whose contrast is higher.
         """
         self._forget_views()
-        images, _ = self._draw("calibration", 0, _CALIBRATION_VIEWS)
+        random = generator(self._seed, "learn", "calibration groups", 0)
+        groups = self._mixed[1] if self._mixed else self._grouping.draw(self.steps_done, random).groups
+        images, _ = self._draw("calibration", 0, _CALIBRATION_VIEWS, groups)
         parts = [part.float() / 255 for part in images.split(_CALIBRATION_BATCH)]
         calibrate_statistics(self.student.classifier, parts)
 
-    def _weights_of(self, heard: Sequence[int]) -> Tensor:
-        weights = torch.zeros(len(self._bank.names))
-        weights[list(heard)] = 1.0
-        weights = weights.to(self._bank.images.device)
-        return weights if self._weights is None else weights * self._weights
+    def _target_weights(self) -> Tensor | None:
+        """Weights of the teachers in what is reproduced, [teachers]; None if all count alike."""
+        weights = self._weights
+        if self.active is not None:
+            is_active = torch.zeros(len(self._bank.names))
+            is_active[list(self.active)] = 1.0
+            weights = is_active if weights is None else is_active * weights
+        return None if weights is None else weights.to(self._bank.images.device)
 
-    def _loss(self, views: Views, places: Tensor, weights: Tensor | None) -> Loss:
+    def _loss(self, views: Views, indices: Tensor, weights: Tensor | None) -> Loss:
         config = self._config
-        images = views.images[places].float() / 255
-        features, logits = views.features[places].float(), views.logits[places]
+        images = views.images[indices].float() / 255
+        features, logits = views.features[indices].float(), views.logits[indices]
 
         def loss(parameters: Parameters) -> Tensor:
             student = self._copies.own
@@ -235,37 +286,41 @@ class GroupLearner:
 
         return loss
 
-    def _descend(self, direction: Direction) -> StepReport:
-        rate = self._config.learning_rate * self._schedule()
-        self._optimiser.step(direction.gradient, rate)
-        self.steps_done += 1
-        # Copies, since the next step may be played back into the same tensors.
-        return StepReport(
-            self.steps_done,
-            direction.losses.mean(),
-            direction.agreement.clone(),
-            direction.disagreement.clone(),
-            direction.relative_change.clone(),
-            rate,
-        )
-
     def _schedule(self) -> float:
         rising = min(1.0, (self.steps_done + 1) / max(1, self._config.warm_up_steps))
         return rising * 0.5 * (1 + math.cos(math.pi * self.steps_done / self._config.steps))
 
     def state(self) -> dict[str, Tensor]:
-        """Parameters and moments by name, for a checkpoint."""
-        return self._optimiser.state()
+        """Tensors by name, for a checkpoint: parameters, moments, and the state of regulariser and grouping."""
+        tensors = self._optimiser.state() | with_prefix(REGULARISER, self._regulariser.state())
+        if self._mixed is not None and not isinstance(self._grouping, FixedGrouping):
+            pairs = [(number, index) for number, group in enumerate(self._mixed[1]) for index in group]
+            tensors[_MIXED_GROUPS] = torch.tensor(pairs)
+        return tensors | with_prefix(GROUPING, self._grouping.state())
 
-    def restore(self, steps_done: int, tensors: dict[str, Tensor]) -> None:
-        """Go on from `state` after `steps_done` steps.
+    def restore(self, steps_done: int, tensors: Mapping[str, Tensor]) -> None:
+        """Resume from `state` after `steps_done` steps.
 
         Raises:
-            DataError: the state is not one of this student.
+            DataError: the tensors are not a state of this student, regulariser or grouping.
         """
         self._optimiser.restore(tensors)
-        self.steps_done = steps_done
+        self._regulariser.restore(of_prefix(REGULARISER, tensors))
+        self._grouping.restore(of_prefix(GROUPING, tensors))
+        self.steps_done, self._mixed = steps_done, None
+        if _MIXED_GROUPS in tensors:
+            groups: dict[int, list[int]] = {}
+            for number, index in tensors[_MIXED_GROUPS].tolist():
+                groups.setdefault(number, []).append(index)
+            self._mixed = (steps_done - 1) // self._config.steps_per_views, tuple(groups.values())
 
 
-def _some(places: Tensor, count: int, random: torch.Generator) -> Tensor:
-    return places[torch.randint(len(places), (count,), generator=random)]
+def _some(indices: Tensor, count: int, random: torch.Generator) -> Tensor:
+    return indices[torch.randint(len(indices), (count,), generator=random)]
+
+
+def _another(members: Sequence[int], groups: Sequence[Sequence[int]], random: torch.Generator) -> int:
+    """A teacher of the first group that has one besides `members`; one of these if there is no other."""
+    others = ([index for index in group if index not in members] for group in groups)
+    candidates = next(filter(None, others), members)
+    return candidates[int(torch.randint(len(candidates), (1,), generator=random))]

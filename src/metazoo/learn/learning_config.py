@@ -1,4 +1,4 @@
-"""The options of learning from groups."""
+"""Options of learning from groups."""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from metazoo.learn.regularisers import ExplicitRegularisation, ImplicitRegularisation, MeanGradient, Regulariser
+from metazoo.learn.update_rules import UpdateName
 from metazoo.plugins import Registry
 
 _RegulariserFactory = Callable[["RegularisationConfig"], Regulariser]
@@ -29,8 +30,8 @@ decorator `register_regulariser(name)`."""
 class RegularisationConfig(BaseModel):
     """How the members' gradients are joined; see `metazoo.learn.regularisers`.
 
-    A step that is regularised takes the time of several that are not, so few are, each as much more strongly (as Karras
-    et al. 2020 regularise a generator, in their section 3.1).
+    A regularised step takes the time of several others, so only one in `every` steps is regularised, with `every` times
+    the strength (lazy regularisation, Karras et al. 2020, section 3.1).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -39,16 +40,29 @@ class RegularisationConfig(BaseModel):
     displacement: float = Field(default=2e-3, gt=0, description="r of the implicit form")
     strength: float = Field(default=2e-3, ge=0, description="weight of the disagreement; not used by mean")
     differentiate_displacement: bool = Field(default=False, description="as published: it doubles the strength")
-    every: int = Field(default=1, ge=1, description="one step in so many, so many times as strongly")
+    every: int = Field(
+        default=1, ge=1, description="one step in every so many is regularised, as many times as strongly"
+    )
+
+    def is_due(self, step: int) -> bool:
+        """Whether this step, counted from 1, is regularised; else it follows the mean gradient."""
+        return step % self.every == 0
 
     @property
     def step_strength(self) -> float:
         """The strength of a step that is regularised."""
         return self.strength * self.every
 
-    def at(self, step: int) -> Regulariser:
-        """The regulariser of this step, counted from 1."""
-        return MeanGradient() if step % self.every else REGULARISERS.get(self.kind)(self)
+    def build(self) -> Regulariser:
+        """The regulariser of the steps that are regularised."""
+        return REGULARISERS.get(self.kind)(self)
+
+
+# Options of every learner; see `metazoo.learn.update_rules`.
+Update = Annotated[
+    UpdateName, Field(description="joint: one update a step; in-turn: one for each sub-group of teachers")
+]
+TeachersPerUpdate = Annotated[int, Field(ge=1, description="teachers of a sub-group; not used by update joint")]
 
 
 class LearningConfig(BaseModel):
@@ -57,7 +71,7 @@ class LearningConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     steps: int = Field(
-        default=3000, ge=1, description="steps of Adam; for each of several kinds domains.specialise more"
+        default=3000, ge=1, description="steps of Adam; for each of several domains domains.specialise more"
     )
     teachers_per_step: int = Field(default=4, ge=1, description="members of a group that a step learns from")
     batch_size: int = Field(default=128, ge=2, description="views a step, of all its teachers together")
@@ -72,6 +86,8 @@ class LearningConfig(BaseModel):
     mix: bool = Field(default=True, description="whether a view may show two images of its group")
     shift: float = Field(default=0.125, ge=0, lt=0.5, description="largest shift of a view, as a share of the side")
     regularisation: RegularisationConfig = RegularisationConfig()
+    update: Update = "joint"
+    teachers_per_update: TeachersPerUpdate = 1
 
     @model_validator(mode="after")
     def _check(self) -> "LearningConfig":

@@ -1,4 +1,4 @@
-"""The optimiser of a meta-model: directions come from whoever knows the tasks, the state goes into checkpoints."""
+"""The optimiser of a meta-model's parameters, and the names of tensors in checkpoints."""
 
 from collections.abc import Mapping
 from typing import final
@@ -8,14 +8,17 @@ from torch import Tensor
 
 from metazoo.errors import DataError
 
+REGULARISER, GROUPING = "regulariser.", "grouping."
+"""Prefixes of what these parts of a learner keep in its checkpoints."""
+
 
 @final
 class MetaOptimiser:
     """Adam on named parameters, in place.
 
     Args:
-        parameters: by name; the tensors themselves.
-        learning_rate: of steps that do not name theirs.
+        parameters: tensors to move, by name.
+        learning_rate: learning rate of the steps that are given none.
     """
 
     def __init__(self, parameters: Mapping[str, Tensor], learning_rate: float) -> None:
@@ -41,23 +44,33 @@ class MetaOptimiser:
         return tensors
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `state` gave; other tensors are left alone.
+        """Resume from `state`; tensors of other names are ignored.
 
         Raises:
-            DataError: the state is not one of these parameters.
+            DataError: the tensors are not a state of these parameters.
         """
-        kinds = {name.split(".")[1] for name in tensors if name.startswith("optimiser.")}
+        moment_names = {name.split(".")[1] for name in tensors if name.startswith("optimiser.")}
         try:
             for name, parameter in self.parameters.items():
                 with torch.no_grad():
                     parameter.copy_(tensors[f"parameters.{name}"])
-                moments = {kind: tensors[f"optimiser.{kind}.{name}"] for kind in kinds}
+                moments = {key: tensors[f"optimiser.{key}.{name}"] for key in moment_names}
                 self._adam.state[parameter] = {
-                    kind: torch.empty_like(parameter).copy_(moment) if moment.dim() else moment
-                    for kind, moment in moments.items()
+                    key: torch.empty_like(parameter).copy_(moment) if moment.dim() else moment
+                    for key, moment in moments.items()
                 }
         except (KeyError, RuntimeError) as error:
             raise DataError(f"the checkpoint does not fit the meta-model ({error}); start the run again") from error
+
+
+def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of one part of a learner, named `prefix` and what it calls them."""
+    return {f"{prefix}{name}": value for name, value in tensors.items()}
+
+
+def of_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that `with_prefix` named so, as their part of the learner calls them."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _format_of(parameter: Tensor) -> torch.memory_format:

@@ -11,14 +11,14 @@ gradients do not wait for one another, so worker threads may compute them at onc
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
-from metazoo.errors import UsageError
+from metazoo.errors import DataError, UsageError
 from metazoo.execution.threads import CALLING_THREAD, WorkerThreads
 from metazoo.learn.second_derivatives import QuickSecondDerivatives
 
@@ -28,11 +28,11 @@ Loss = Callable[[Parameters], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Direction:
-    """What one group asks for.
+    """Direction of descent that the members of a group agree on.
 
     Attributes:
-        gradient: to be given to an optimiser, by parameter name.
-        losses: of the members at the given parameters, [T].
+        gradient: gradients for an optimiser, by parameter name.
+        losses: losses of the members at the given parameters, [T].
         agreement: mean cosine of two members' gradients, in [-1, 1]; 1 for a single member.
         disagreement: R, at least 0.
         relative_change: length of what regularisation added, relative to the mean gradient.
@@ -46,7 +46,19 @@ class Direction:
 
 
 class Regulariser(ABC):
-    """A way to join the members' gradients."""
+    """A way to join the members' gradients. One object serves all steps of a learner.
+
+    A regulariser may have tensors of its own, such as the weights of a small network, which `direction` trains; they
+    belong to its `state`.
+
+    Attributes:
+        recordable: whether `direction` works on tensors of one device alone and decides nothing in Python that differs
+            from call to call, so that a GPU may play it back (see `metazoo.execution.repeat`).
+        needs_held_out: whether `direction` is to be given the loss of a teacher that is not among the members.
+    """
+
+    recordable: ClassVar[bool] = False
+    needs_held_out: ClassVar[bool] = False
 
     @abstractmethod
     def direction(
@@ -56,21 +68,38 @@ class Regulariser(ABC):
         threads: WorkerThreads = CALLING_THREAD,
         *,
         displaced: Sequence[Loss] | None = None,
+        held_out: Loss | None = None,
     ) -> Direction:
-        """Join the gradients of `losses` (T functions of the parameters, deterministic) at `parameters`.
+        """Join the gradients of the members' losses at `parameters`.
 
         Args:
-            losses: of the members.
-            parameters: by name.
-            threads: that share the members.
-            displaced: the members' losses at displaced points, where other images judge these; `losses` if None. Only
+            losses: losses of the T members, deterministic functions of the parameters.
+            parameters: parameters by name, which are left alone.
+            threads: worker threads that share the members.
+            displaced: losses of the members on other images, for gradients at displaced points; None: `losses`. Only
                 the implicit form has such points.
+            held_out: loss of another teacher; None unless `needs_held_out`.
         """
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors by name, for a checkpoint."""
+        return {}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Resume from `state`, which may have been empty.
+
+        Raises:
+            DataError: the tensors are not a state of this regulariser.
+        """
+        if tensors:
+            raise DataError("the checkpoint holds the state of another regulariser; start the run again")
 
 
 @final
 class MeanGradient(Regulariser):
-    """The mean of the members' gradients: multi-task learning as usual."""
+    """The mean of the members' gradients: plain multi-task learning."""
+
+    recordable = True
 
     def direction(  # noqa: D102
         self,
@@ -79,6 +108,7 @@ class MeanGradient(Regulariser):
         threads: WorkerThreads = CALLING_THREAD,
         *,
         displaced: Sequence[Loss] | None = None,
+        held_out: Loss | None = None,
     ) -> Direction:
         values, gradients = _gradients(losses, parameters, threads)
         mean = gradients.mean(0)
@@ -87,7 +117,7 @@ class MeanGradient(Regulariser):
 
 @final
 class ImplicitRegularisation(Regulariser):
-    """Gradients at displaced points (TGR): each member is judged where its own deviation leads uphill.
+    """Gradients at displaced points (TGR): each member's loss is taken where its own deviation leads uphill.
 
     With g_i and g at the parameters and ĝ_i the gradient of L_i at theta - r (g - g_i), the direction is
     g + strength / r * (mean_i ĝ_i - g) = g + strength * gradient of R + O(strength * r). With `strength` equal to r it
@@ -101,8 +131,10 @@ class ImplicitRegularisation(Regulariser):
     Args:
         displacement: r, above 0; small, for the O(r) term to stay small.
         strength: weight of R, at least 0.
-        differentiate_displacement: as published.
+        differentiate_displacement: whether the gradient flows through the displacement, as published.
     """
+
+    recordable = True
 
     def __init__(self, displacement: float, strength: float, *, differentiate_displacement: bool = False) -> None:
         if not displacement > 0 or not strength >= 0:
@@ -120,6 +152,7 @@ class ImplicitRegularisation(Regulariser):
         threads: WorkerThreads = CALLING_THREAD,
         *,
         displaced: Sequence[Loss] | None = None,
+        held_out: Loss | None = None,
     ) -> Direction:
         attached = _Attached(losses, parameters, threads) if self._differentiate else None
         if attached is not None:
@@ -143,6 +176,8 @@ class ImplicitRegularisation(Regulariser):
 class ExplicitRegularisation(Regulariser):
     """The exact gradient of the mean loss plus `strength` (at least 0) times R, by T Hessian-vector products."""
 
+    recordable = True
+
     def __init__(self, strength: float) -> None:
         if not strength >= 0:
             raise UsageError(f"the strength of regularisation must be at least 0, not {strength}")
@@ -155,6 +190,7 @@ class ExplicitRegularisation(Regulariser):
         threads: WorkerThreads = CALLING_THREAD,
         *,
         displaced: Sequence[Loss] | None = None,
+        held_out: Loss | None = None,
     ) -> Direction:
         attached = _Attached(losses, parameters, threads)
         gradients, mean = attached.gradients, attached.gradients.mean(0)

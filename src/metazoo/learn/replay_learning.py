@@ -1,6 +1,6 @@
-"""Replay: episodes from memory, through a learner, until they stop getting better."""
+"""Learning by meta-iterations: gradients of visited teachers, then replay of episodes until it stops improving."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -17,11 +17,13 @@ from metazoo.features.batch_norm import calibrate_statistics
 from metazoo.learn.episode_gradients import EpisodeGradients
 from metazoo.learn.episode_memory import EpisodeMemory
 from metazoo.learn.learners import FunctionalClassifier, Learner, LearnerName, build_learner
-from metazoo.learn.learning_config import RegularisationConfig
+from metazoo.learn.learning_config import RegularisationConfig, TeachersPerUpdate, Update
 from metazoo.learn.losses import distillation_loss, published_distillation_loss
-from metazoo.learn.meta_optimiser import MetaOptimiser
-from metazoo.learn.regularisers import Loss, Parameters
+from metazoo.learn.meta_optimiser import GROUPING, REGULARISER, MetaOptimiser, of_prefix, with_prefix
+from metazoo.learn.regularisers import Direction, Loss, MeanGradient, Parameters, Regulariser
+from metazoo.learn.update_rules import MemberStep, UpdateRule, build_update
 from metazoo.models import ImageClassifier
+from metazoo.taskspace import Grouping
 
 
 class ReplayConfig(BaseModel):
@@ -40,13 +42,13 @@ class ReplayConfig(BaseModel):
     slots: int = Field(default=20, ge=1, description="insertions that the memory keeps of each class")
 
     def build_learner(self) -> Learner:
-        """The learner described."""
+        """Make the learner of these options."""
         return build_learner(self.learner, steps=self.inner_steps, learning_rate=self.inner_learning_rate)
 
 
 @dataclass(frozen=True)
 class ReplayReport:
-    """Figures of one replay: updates made, and loss and accuracy (0 to 1) of the best one's episodes."""
+    """Figures of one replay: number of updates, and loss and accuracy (0 to 1) on the episodes of the best one."""
 
     updates: int
     loss: float
@@ -65,18 +67,18 @@ def replay(
 ) -> ReplayReport:
     """Update the parameters of `optimiser` on batches of episodes from `memory`.
 
-    Every update descends along the gradient of the summed losses of a batch. It ends once `patience` updates in a row
-    brought no higher accuracy on the batch at hand than the best of this replay (published stopping rule). As long as
-    the memory holds too few classes for an episode nothing happens.
+    Every update descends along the gradient of the summed losses of a batch. The replay ends once `patience` updates in
+    a row brought no higher accuracy on their own batch than the best so far (published stopping rule). While the memory
+    holds too few classes for an episode, nothing happens.
 
     Args:
-        gradients: of episodes, at the parameters that the optimiser holds.
-        optimiser: shared with the other half of the meta-iteration, as published.
-        memory: of recovered images.
-        config: see there.
-        seed: of the run.
-        iteration: number of the meta-iteration, which the episodes are drawn by.
-        check: called before every update.
+        gradients: gradients of episodes, at the parameters of the optimiser.
+        optimiser: optimiser shared with the other half of the meta-iteration, as published.
+        memory: memory of recovered images.
+        config: options of the replay.
+        seed: seed of the run.
+        iteration: number of the meta-iteration, which determines the draw of episodes.
+        check: function that is called before every update, and may raise.
 
     Raises:
         DataError: a loss is not finite.
@@ -109,19 +111,22 @@ _CALIBRATION_IMAGES, _CALIBRATION_BATCH = 2048, 256
 
 @dataclass(frozen=True, eq=False)
 class Visit:
-    """What one teacher contributes to a meta-iteration.
+    """Contribution of one teacher to a meta-iteration.
 
     Attributes:
-        images: recovered, uint8 [n, 3, side, side] at the meta-model's size, on any device.
-        labels: int64 [n], relative: from 0 to the number of classes chosen of the teacher - 1.
-        identities: int64 [n], the class of each image in the memory.
-        logits: of the teacher for its chosen classes, of float images [m, 3, side, side] in [0, 1]: [m, classes].
+        images: recovered images, uint8 [n, 3, side, side] at the meta-model's size, on any device.
+        labels: relative labels, int64 [n], from 0 to the number of classes chosen of the teacher - 1.
+        identities: class of each image in the memory, int64 [n].
+        logits: function from float images [m, 3, side, side] in [0, 1] to the teacher's logits of the chosen classes,
+            [m, classes].
+        teacher: index of the teacher.
     """
 
     images: Tensor
     labels: Tensor
     identities: Tensor
     logits: Callable[[Tensor], Tensor]
+    teacher: int
 
 
 VisitTeachers = Callable[[int], Sequence[Visit]]
@@ -149,12 +154,14 @@ class ReplayLearningConfig(BaseModel):
     regularisation: RegularisationConfig = RegularisationConfig(
         displacement=1e-3, strength=1e-3, differentiate_displacement=True
     )
+    update: Update = "joint"
+    teachers_per_update: TeachersPerUpdate = 1
     replay: ReplayConfig = ReplayConfig()
 
 
 @dataclass(frozen=True)
 class IterationReport:
-    """Figures of one meta-iteration; those of `Direction` and of `ReplayReport`."""
+    """Figures of one meta-iteration: means over those of `Direction`, and those of `ReplayReport`."""
 
     step: int
     loss: float
@@ -170,17 +177,21 @@ class IterationReport:
 class ReplayLearner:
     """A meta-model, its optimiser and its memory, meta-iteration by meta-iteration.
 
-    All draws are counted from the seed and the number of the iteration, so the state is what `state` gives.
+    All draws derive from the seed and the number of the iteration, so the state is what `state` gives.
 
     Args:
-        classifier: trained in place, its head included.
-        memory: of the classes of all teachers.
-        visit: makes the contributions of the teachers.
-        config: see there.
-        seed: of the run.
+        classifier: meta-model that is trained in place, its head included.
+        memory: memory of the classes of all teachers.
+        visit: contributions of the teachers by iteration. Where the regulariser needs a held-out loss, the last of two
+            or more visits gives it, in place of a direction.
+        config: options of the learning.
+        seed: seed of the run.
+        grouping: grouping that the visited teachers are drawn from; None: it neither observes nor has a state.
+        regulariser: regulariser of this learner alone; None: that of the config.
+        update: rule by which the visits move the parameters; None: that of the config.
         grows: whether visits fill the memory; else it is full from the start, and no part of the state.
-        threads: that gradients of teachers and episodes are computed by.
-        check: called where the work can be broken off; the state then is that of the last whole iteration on disk.
+        threads: worker threads that compute the gradients of teachers and episodes.
+        check: function that is called before every update of the replay, and may raise.
     """
 
     def __init__(
@@ -191,6 +202,9 @@ class ReplayLearner:
         config: ReplayLearningConfig,
         seed: int,
         *,
+        grouping: Grouping | None = None,
+        regulariser: Regulariser | None = None,
+        update: UpdateRule | None = None,
         grows: bool = True,
         threads: WorkerThreads = CALLING_THREAD,
         check: Callable[[], None] = lambda: None,
@@ -202,11 +216,14 @@ class ReplayLearner:
         self._gradients = EpisodeGradients(
             config.replay.build_learner(), self._model, self._optimiser.parameters, threads=threads
         )
+        self._regulariser, self._mean = regulariser or config.regularisation.build(), MeanGradient()
+        self._update = update or build_update(config.update, config.teachers_per_update)
+        self._grouping = grouping
         self._threads = threads
         self._visit, self._config, self._seed, self._grows, self._check = visit, config, seed, grows, check
 
     def step(self) -> IterationReport:
-        """One meta-iteration.
+        """Do one meta-iteration.
 
         Raises:
             DataError: a loss is not finite; the iteration is named.
@@ -217,28 +234,34 @@ class ReplayLearner:
             if self._grows:
                 self.memory.add(visit.images, visit.identities)
         losses = self._losses(visits, "augment", number)
-        second = self._losses(visits, "augment again", number) if self._config.second_augmentation else None
-        regulariser = self._config.regularisation.at(number + 1)
-        direction = regulariser.direction(losses, self._optimiser.parameters, self._threads, displaced=second)
-        if not bool(direction.losses.isfinite().all()):
-            raise DataError(
-                f"the meta-model's loss is not finite in meta-iteration {number}; lower learning.learning_rate"
-            )
-        self._optimiser.step(direction.gradient)
+        second = self._losses(visits, "augment again", number) if self._config.second_augmentation else losses
+        regulariser = self._regulariser if self._config.regularisation.is_due(number + 1) else self._mean
+        held_out = losses.pop() if regulariser.needs_held_out and len(losses) > 1 else None
+        parameters = self._optimiser.parameters
+
+        def direct(positions: Sequence[int]) -> Direction:
+            own, displaced = ([given[position] for position in positions] for given in (losses, second))
+            found = regulariser.direction(own, parameters, self._threads, displaced=displaced, held_out=held_out)
+            if not bool(found.losses.isfinite().all()):
+                raise DataError(
+                    f"the meta-model's loss is not finite in meta-iteration {number}; lower learning.learning_rate"
+                )
+            return found
+
+        def values() -> Tensor:
+            with torch.no_grad():
+                return torch.stack(list(self._threads.map(lambda loss: loss(parameters), losses)))
+
+        members = [visit.teacher for visit in visits[: len(losses)]]
+        step = MemberStep(members, direct, values, self._optimiser, grouping=self._grouping)
+        self._update.step(step)
         replayed = replay(
             self._gradients, self._optimiser, self.memory, self._config.replay, self._seed, number, check=self._check
         )
         self.steps_done += 1
-        return IterationReport(
-            self.steps_done,
-            direction.losses.mean().item(),
-            direction.agreement.item(),
-            direction.disagreement.item(),
-            direction.relative_change.item(),
-            replayed.updates,
-            replayed.loss,
-            replayed.accuracy,
-        )
+        loss, agreement, disagreement, change = (figure.item() for figure in step.figures())
+        replay_figures = replayed.updates, replayed.loss, replayed.accuracy
+        return IterationReport(self.steps_done, loss, agreement, disagreement, change, *replay_figures)
 
     def _losses(self, visits: Sequence[Visit], draw: str, number: int) -> list[Loss]:
         images = self._augmented(visits, generator(self._seed, "learn", draw, number))
@@ -274,16 +297,21 @@ class ReplayLearner:
         calibrate_statistics(self.classifier, images.split(_CALIBRATION_BATCH))
 
     def state(self) -> dict[str, Tensor]:
-        """Parameters, moments and memory by name, for a checkpoint."""
-        return self._optimiser.state() | (self.memory.state() if self._grows else {})
+        """Tensors by name, for a checkpoint: parameters, moments, memory, and the state of regulariser and grouping."""
+        tensors = self._optimiser.state() | (self.memory.state() if self._grows else {})
+        tensors |= with_prefix(REGULARISER, self._regulariser.state())
+        return tensors | with_prefix(GROUPING, self._grouping.state() if self._grouping else {})
 
-    def restore(self, steps_done: int, tensors: dict[str, Tensor]) -> None:
-        """Go on from `state` after `steps_done` iterations.
+    def restore(self, steps_done: int, tensors: Mapping[str, Tensor]) -> None:
+        """Resume from `state` after `steps_done` iterations.
 
         Raises:
-            DataError: the state is not one of this meta-model and memory.
+            DataError: the tensors are not a state of this meta-model, memory, regulariser or grouping.
         """
         self._optimiser.restore(tensors)
+        self._regulariser.restore(of_prefix(REGULARISER, tensors))
+        if self._grouping is not None:
+            self._grouping.restore(of_prefix(GROUPING, tensors))
         if self._grows:
             self.memory.restore(tensors)
         self.steps_done = steps_done

@@ -1,6 +1,6 @@
-"""Learning from groups while it is learned which teachers help: the accuracy of the meta-model is the reward."""
+"""Learning from groups with a learned selection of teachers; the accuracy of the meta-model is the reward."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -14,14 +14,13 @@ from metazoo.features.embedders import Embedder
 from metazoo.features.episode_accuracy import episode_accuracies, used_images
 from metazoo.features.heads import NearestMean, query_features
 from metazoo.learn.draw_policy import DrawPolicy
-from metazoo.learn.group_learning import DrawGroup, GroupLearner, StepReport
+from metazoo.learn.group_learning import GroupLearner, StepReport
+from metazoo.learn.meta_optimiser import of_prefix, with_prefix
 
 _OWN = "selection."
 _ACCURACY = "accuracy"
 
 Measure = Callable[[Embedder], float]
-DrawAmong = Callable[[Sequence[int], torch.Generator], tuple[int, ...]]
-"""For the teachers that are heard: those among them whose images one step learns from."""
 
 
 def accuracy_on(images: ImageSet, episodes: EpisodeList) -> Measure:
@@ -45,8 +44,8 @@ class SelectionReport(StepReport):
     """Figures of one step.
 
     Attributes:
-        validation_accuracy: as last measured, in percent.
-        models_in_use: the exponential of the entropy of the policy's probabilities: 1 to the number of teachers.
+        validation_accuracy: accuracy as last measured, in percent.
+        models_in_use: exponential of the entropy of the policy's probabilities, from 1 to the number of teachers.
     """
 
     validation_accuracy: float
@@ -55,75 +54,68 @@ class SelectionReport(StepReport):
 
 @final
 class SelectingLearner:
-    """A `GroupLearner` that hears only the teachers that a policy draws.
+    """A `GroupLearner` whose active teachers a policy draws.
 
-    A draw serves some steps. Then the meta-model's accuracy is its reward. The draw is counted by its number and the
-    policy stands still between rewards, so the state is that of the learner and of the policy, and the last accuracy.
+    A draw serves some steps; then the meta-model's accuracy is its reward. Draws are numbered, and the policy changes
+    only with a reward, so the state is that of the learner and of the policy, and the last accuracy.
 
     Args:
-        learner: makes the learner from what draws the teachers of a step.
-        draw_among: draws them among those that are heard.
-        policy: draws, and learns from the rewards.
-        measure: see `accuracy_on`.
-        steps_per_draw: at least 1.
-        seed: of the run.
+        learner: learner whose active teachers are selected.
+        policy: policy that draws them and learns from the rewards.
+        measure: accuracy of a model; see `accuracy_on`.
+        steps_per_draw: steps that one draw serves, at least 1.
+        seed: seed of the run.
     """
 
     def __init__(
-        self,
-        learner: Callable[[DrawGroup], GroupLearner],
-        draw_among: DrawAmong,
-        policy: DrawPolicy,
-        measure: Measure,
-        steps_per_draw: int,
-        seed: int,
+        self, learner: GroupLearner, policy: DrawPolicy, measure: Measure, steps_per_draw: int, seed: int
     ) -> None:
-        self._heard: tuple[int, ...] = ()
-        self.learner, self.policy = learner(lambda random: draw_among(self._heard, random)), policy
+        self.learner, self.policy = learner, policy
         self._measure, self._steps_per_draw, self._seed = measure, steps_per_draw, seed
         self._accuracy: float | None = None
 
     @property
     def steps_done(self) -> int:
-        """Of the learner."""
+        """Number of steps that the learner has done."""
         return self.learner.steps_done
 
     @property
     def accuracy(self) -> float:
-        """On the episodes, as last measured, in percent."""
+        """Accuracy on the episodes as last measured, in percent."""
         if self._accuracy is None:
             self._accuracy = self._measure(self.learner.student.classifier)
         return self._accuracy
 
     def step(self) -> SelectionReport:
-        """Learn from the teachers drawn; reward the draw after its last step.
+        """Learn from the active teachers; reward their draw after its last step.
 
         Raises:
             DataError: as `GroupLearner.step`.
             MetazooError: the features of the episodes' images are not finite.
         """
         number = self.steps_done // self._steps_per_draw
-        self._heard = self.learner.heard = self.policy.draw(generator(self._seed, "learn", "selection", number))
+        active = self.policy.draw(generator(self._seed, "learn", "selection", number))
+        self.learner.active = active
         report = self.learner.step()
         if self.steps_done % self._steps_per_draw == 0:
             self._accuracy = self._measure(self.learner.student.classifier)
-            self.policy.learn(self._heard, self._accuracy)
+            self.policy.learn(active, self._accuracy)
         probabilities = self.policy.probabilities
         entropy = -(probabilities * probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()).sum()
         return SelectionReport(**vars(report), validation_accuracy=self.accuracy, models_in_use=float(entropy.exp()))
 
     def state(self) -> dict[str, Tensor]:
-        """For a checkpoint."""
+        """Tensors by name, for a checkpoint."""
         own = {**self.policy.state(), _ACCURACY: torch.tensor(self.accuracy, dtype=torch.float64)}
-        return {**self.learner.state(), **{f"{_OWN}{name}": value for name, value in own.items()}}
+        return self.learner.state() | with_prefix(_OWN, own)
 
-    def restore(self, steps_done: int, tensors: dict[str, Tensor]) -> None:
-        """Go on from `state` after `steps_done` steps.
+    def restore(self, steps_done: int, tensors: Mapping[str, Tensor]) -> None:
+        """Resume from `state` after `steps_done` steps.
 
         Raises:
-            DataError: the state is not one of this learner.
+            DataError: the tensors are not a state of this learner.
         """
-        own = {name.removeprefix(_OWN): value for name, value in tensors.items() if name.startswith(_OWN)}
+        own = of_prefix(_OWN, tensors)
         if _ACCURACY not in own:
             raise DataError("the checkpoint does not know a selection of teachers; start the run again")
         self.policy.restore(own)

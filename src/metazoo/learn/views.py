@@ -1,4 +1,4 @@
-"""Views: the pictures that teachers and meta-model both see, with what the teachers say of them.
+"""Views: augmented images that teachers and meta-model both see, with the teachers' outputs.
 
 Teacher outputs are most of the cost of distillation, so they are computed once for a pool of views, which then serves
 many steps. Both sides see the very same pixels (Beyer et al. 2022, "a good teacher is patient and consistent").
@@ -42,7 +42,7 @@ class Views:
     logits: Tensor
 
     def of(self, owner: int) -> Tensor:
-        """Places (int64) of the views of one teacher."""
+        """Indices (int64) of the views of one teacher."""
         return (self.owners == owner).nonzero().flatten()
 
 
@@ -57,13 +57,13 @@ def draw_views(
 ) -> tuple[Tensor, Tensor]:
     """Draw `count` views, the same number of every teacher up to one.
 
-    A view is a shifted and perhaps mirrored image; with `mix` it is laid over another one of the owner's group, which
-    takes at most half of the weight (mix-up between unlike tasks, so that the space between them is covered too).
+    A view is a shifted and perhaps mirrored image; with `mix` it is mixed with another one of the owner's group, which
+    has at most half of the weight (mix-up between unlike tasks, which covers the space between them too).
 
     Args:
         bank: recovered images.
-        groups: partition of the teachers' indices.
-        count: at least one a teacher.
+        groups: groups of teachers' indices, a partition.
+        count: number of views, at least one a teacher.
         random: source of all draws.
         shift: largest shift in pixels.
         mix: whether to mix.
@@ -89,7 +89,7 @@ def draw_views(
     views = torch.empty(shape, dtype=torch.uint8, device=device, memory_format=torch.channels_last)
     # A chunk at a time, as numbers in float32 take many times the room of a view.
     for part in torch.arange(count).split(images_at_once(device, shape[-1])):
-        images = [moves.apply(bank.pixels(places[part]), draws[part].to(device)) for places, draws in shown]
+        images = [moves.apply(bank.pixels(indices[part]), draws[part].to(device)) for indices, draws in shown]
         weight = weights[part].view(-1, 1, 1, 1).to(device)
         mixed = weight * images[0] + (1 - weight) * images[1] if mix else images[0]
         # Rounded as they are stored, so that the teachers judge exactly what the meta-model will see.
@@ -105,17 +105,17 @@ def judge_views(
     folder: Path | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Views:
-    """Ask the teachers of views as `draw_views` returns them.
+    """Compute the teachers' outputs for views as `draw_views` returns them.
 
     Args:
-        images: of the views.
-        owners: of the views.
-        targets: what the teachers say.
-        folder: where features that are too many for the memory may wait; None: nowhere.
-        check: called now and then.
+        images: images of the views.
+        owners: owners of the views.
+        targets: teacher outputs of images.
+        folder: folder for features that are too many for the memory; None: they stay in memory.
+        check: function that is called now and then, and may raise.
 
     Raises:
-        ArtefactError: they cannot be written there.
+        ArtefactError: the features cannot be written to `folder`.
     """
     logits: list[Tensor] = []
 
@@ -140,12 +140,12 @@ def judge_views(
 
 
 def bytes_of_pool(views: int, side: int, features: int) -> tuple[float, float]:
-    """At most so much memory and disk do the images and features of a pool take while it is made on the CPU.
+    """Upper bounds of the bytes of memory and disk that a pool takes while it is made on the CPU.
 
     Args:
-        views: in the pool.
-        side: of a view in pixels.
-        features: joint features of each.
+        views: number of views in the pool.
+        side: side of a view in pixels.
+        features: number of joint features of a view.
     """
     # The views themselves, and seven copies of a chunk of them in float32.
     chunk = images_at_once(torch.device("cpu"), side)

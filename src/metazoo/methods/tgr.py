@@ -27,7 +27,7 @@ The preset `thorough` is `default` with twice the recovered images and twice the
 The preset `reference` is the published procedure, quirks included; see `tgr_reference`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, final
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -37,18 +37,27 @@ from metazoo.execution.progress import message
 from metazoo.features.embedders import MultiDomainClassifier
 from metazoo.learn.learning_config import LearningConfig, RegularisationConfig
 from metazoo.methods.base import Method
-from metazoo.methods.tgr_reference import PublishedTgrConfig, check_config, train_as_published
+from metazoo.methods.tgr_reference import PublishedTgrConfig, check_config, plan_as_published, train_as_published
 from metazoo.models import ImageClassifier, network_without_weights
 from metazoo.pipeline.audit_stage import DomainConfig, TrustConfig, apply_trust, find_kinds, specialised
-from metazoo.pipeline.domain_models import with_specialists
+from metazoo.pipeline.domain_models import with_domain_models
 from metazoo.pipeline.embedding_stage import check_probe, embed_and_group
 from metazoo.pipeline.learning_stage import learn_from_groups
 from metazoo.pipeline.options import GroupingConfig, ImageSourceConfig, MetaModelConfig
 from metazoo.pipeline.recovery_stage import images_from
 from metazoo.pipeline.selection_stage import SelectionConfig, Validation, load_validation
+from metazoo.pipeline.stage_plan import (
+    StagePlan,
+    embedding_plans,
+    group_learning_plans,
+    per_domain_plans,
+    recovery_plans,
+    selection_plans,
+    trust_plans,
+)
 from metazoo.pipeline.workspace import Workspace
 from metazoo.recover import RecoveryBudget, RecoveryConfig
-from metazoo.taskspace import ImageNetProbe, ProbeConfig
+from metazoo.taskspace import FixedGrouping, ImageNetProbe, ProbeConfig
 from metazoo.zoo import Zoo
 
 
@@ -111,6 +120,19 @@ class TaskGroupingsRegularization(Method):
         else:
             Validation.load(config.selection, spec.input_size, seed)
 
+    def plan(self, zoo: Zoo, config: TgrConfig | PublishedTgrConfig) -> Sequence[StagePlan]:  # noqa: D102
+        if isinstance(config, PublishedTgrConfig):
+            return plan_as_published(zoo, config)
+        spec, shows_classes = config.meta_model.spec(zoo), config.source.shows_classes
+        return [
+            *recovery_plans(zoo, config.recovery, config.budget, config.source),
+            *(trust_plans(zoo, config.trust, config.budget, spec.input_size) if shows_classes else []),
+            *embedding_plans(zoo, config.probe, config.budget),
+            *group_learning_plans(zoo, config.learning, config.meta_model),
+            *selection_plans(config.selection, config.learning.steps, spec),
+            *(per_domain_plans(zoo, config.learning, config.meta_model, config.domains) if shows_classes else []),
+        ]
+
     def train(  # noqa: D102
         self, workspace: Workspace, config: TgrConfig | PublishedTgrConfig
     ) -> ImageClassifier | MultiDomainClassifier:
@@ -131,10 +153,16 @@ class TaskGroupingsRegularization(Method):
                 f"note: {len(kinds)} kinds of images, so {more.steps} steps of learning more for each: "
                 f"{', '.join(kinds)}"
             )
-        grouping = embed_and_group(workspace, banks, config.probe, config.grouping)
+        partition = embed_and_group(workspace, banks, config.probe, config.grouping)
         classifier = learn_from_groups(
-            workspace, banks, grouping, config.learning, config.meta_model, weights, validation
+            workspace, banks, FixedGrouping(partition), config.learning, config.meta_model, weights, validation
         )
         if not kinds:
             return classifier
-        return with_specialists(workspace, banks, grouping, classifier, kinds, more, config.domains.images, weights)
+
+        def learn_domain(part: Workspace, own: Sequence[int], start: ImageClassifier, stage: str) -> ImageClassifier:
+            own_weights = None if weights is None else weights[list(own)]
+            grouping = FixedGrouping(partition.within(own))
+            return learn_from_groups(part, banks, grouping, more, start, own_weights, stage=stage)
+
+        return with_domain_models(workspace, banks, classifier, kinds, learn_domain, config.domains.images, weights)

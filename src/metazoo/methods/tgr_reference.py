@@ -47,9 +47,10 @@ from metazoo.pipeline.embedding_stage import check_probe, embed_and_group
 from metazoo.pipeline.options import GroupingConfig, MetaModelConfig
 from metazoo.pipeline.recovery_stage import recover_images
 from metazoo.pipeline.replay_stage import VisitConfig, check_episodes, learn_by_replay
+from metazoo.pipeline.stage_plan import StagePlan, embedding_plans, recovery_plans, replay_plans
 from metazoo.pipeline.workspace import Workspace
 from metazoo.recover import GeneratorConfig, RecoveryBudget
-from metazoo.taskspace import Partition, ProbeConfig
+from metazoo.taskspace import FixedGrouping, Partition, ProbeConfig
 from metazoo.zoo import ClassIdentity, Zoo, identify_classes
 
 
@@ -87,12 +88,22 @@ def check_config(zoo: Zoo, config: PublishedTgrConfig) -> ClassIdentity:
     return identity
 
 
+def plan_as_published(zoo: Zoo, config: PublishedTgrConfig) -> list[StagePlan]:
+    """The stages of `train_as_published`."""
+    return [
+        *recovery_plans(zoo, config.recovery, config.budget),
+        *embedding_plans(zoo, config.probe, config.budget),
+        *replay_plans(zoo, config.visits, config.recovery, config.budget, config.learning, config.meta_model),
+    ]
+
+
 def train_as_published(workspace: Workspace, config: PublishedTgrConfig) -> ImageClassifier:
     """Pre-invert, group, and learn by meta-iterations."""
     identity = keep_classes(workspace, lambda: check_config(workspace.zoo, config))
     check_probe(workspace, config.probe)
     bank = recover_images(workspace, config.recovery, config.budget)
-    grouping, identity = _group_and_compare(workspace, bank, identity, config)
+    partition, identity = _group_and_compare(workspace, bank, identity, config)
+    grouping = FixedGrouping(partition)
     return learn_by_replay(
         workspace, bank, grouping, identity, config.visits, config.recovery, config.learning, config.meta_model
     )

@@ -1,6 +1,7 @@
 """Network architectures and the classifier that wraps them. Knows no other room."""
 
-from metazoo.models.classifier import ClassifierSpec, ImageClassifier, build_classifier
+from metazoo.models.adapters import AdapterSpec
+from metazoo.models.classifier import ClassifierSpec, ImageClassifier, build_classifier, square_images
 from metazoo.models.generator import Generator
 from metazoo.models.library import LIBRARIES, LibraryNetwork, is_library_name
 from metazoo.models.network import Argument, Network, import_library
@@ -19,6 +20,7 @@ __all__ = [
     "LARGEST_WIDTH",
     "LIBRARIES",
     "TRANSFORMERS_CLASSES",
+    "AdapterSpec",
     "ArchitectureName",
     "Argument",
     "ClassifierSpec",
@@ -36,4 +38,5 @@ __all__ = [
     "network_with_weights",
     "network_without_weights",
     "register_architecture",
+    "square_images",
 ]

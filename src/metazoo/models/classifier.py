@@ -1,12 +1,13 @@
 """An image classifier that takes pictures as they are: preprocessing and network in one module."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from metazoo.models.adapters import AdapterSpec, add_adapters, merged_state
 from metazoo.models.network import Argument, Network
 from metazoo.models.registry import build_network
 
@@ -25,6 +26,13 @@ class ClassifierSpec(BaseModel):
     channels: Literal[1, 3] = 3
     mean: tuple[float, ...] = Field(description="subtracted from each channel of [0, 1] images")
     std: tuple[float, ...] = Field(description="then divided by")
+    adapter: AdapterSpec | None = Field(default=None, description="low-rank updates, not written if None")
+
+    @model_serializer(mode="wrap")
+    def _without_silent_adapter(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Records and hashes of specs without one stay those of version 0.1.
+        record = handler(self)
+        return {key: value for key, value in record.items() if key != "adapter" or value is not None}
 
     @model_validator(mode="after")
     def _check_normalisation(self) -> "ClassifierSpec":
@@ -50,10 +58,8 @@ class ImageClassifier(nn.Module):
         self.register_buffer("_luma", torch.tensor(_LUMA).view(1, 3, 1, 1), persistent=False)
 
     def preprocess(self, images: Tensor) -> Tensor:
-        """Fit `images` to the network: bilinear (antialiased) resize, grey by luma or repeated, mean and std."""
-        side = self.spec.input_size
-        if images.shape[-2:] != (side, side):
-            images = functional.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
+        """Fit `images` to the network: `square_images`, grey by luma or repeated, mean and std."""
+        images = square_images(images, self.spec.input_size)
         if images.shape[1] == 3 and self.spec.channels == 1:
             images = (images * self._luma).sum(1, keepdim=True)  # pyright: ignore[reportOperatorIssue]
         elif images.shape[1] == 1 and self.spec.channels == 3:
@@ -67,6 +73,40 @@ class ImageClassifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits [n, spec.classes]."""
         return self.network(self.preprocess(images))
+
+    def merged(self) -> "ImageClassifier":
+        """A copy without adapters that gives the same outputs, their updates added to the weights."""
+        spec = self.spec.model_copy(update={"adapter": None})
+        plain = build_classifier(spec, torch.Generator().manual_seed(0)).train(self.training)
+        plain.network.load_state_dict(merged_state(self.network))
+        return plain.to(self.network.head.weight.device)
+
+
+def square_images(images: Tensor, side: int) -> Tensor:
+    """Crop the centre square of images and resize it to `side` x `side` pixels, bilinear and antialiased.
+
+    The only preprocessing of sizes there is: for files, tensors and exported modules alike. Of an odd number of rows or
+    columns to cut off, the greater part is at the bottom or on the right.
+
+    Args:
+        images: uint8, or float in [0, 1], [n, channels, h, w].
+        side: height and width of the result in pixels.
+
+    Returns:
+        Float in [0, 1], [n, channels, side, side], not rounded in between.
+    """
+    height, width = images.shape[-2:]
+    # An export may leave sizes open; these must not decide which operations are recorded.
+    is_open = any(isinstance(size, torch.SymInt) for size in (height, width))
+    if is_open or height != width:
+        length = torch.sym_min(height, width)
+        for dimension, size in ((-2, height), (-1, width)):
+            kept = torch.arange(length, device=images.device) + (size - length) // 2
+            images = images.index_select(dimension, kept)
+    images = images.float() / 255 if images.dtype == torch.uint8 else images
+    if is_open or height != side or width != side:
+        images = functional.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
+    return images
 
 
 def build_classifier(spec: ClassifierSpec, generator: torch.Generator | None = None) -> ImageClassifier:
@@ -85,4 +125,6 @@ def build_classifier(spec: ClassifierSpec, generator: torch.Generator | None = N
             input_size=spec.input_size,
             arguments=spec.arguments,
         )
+        if spec.adapter is not None:
+            add_adapters(network, spec.adapter)
     return ImageClassifier(spec, network).to(memory_format=torch.channels_last)

@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 
 from metazoo.models.classifier import ClassifierSpec, build_classifier
 from metazoo.models.network import Network
-from metazoo.models.registry import build_network, is_built_in
+from metazoo.models.registry import is_built_in
 
 
 def network_without_weights(spec: ClassifierSpec) -> Network:
@@ -19,13 +19,7 @@ def network_without_weights(spec: ClassifierSpec) -> Network:
         UsageError: as `build_network`.
     """
     with torch.device("meta"), _NothingInPlace():
-        return build_network(
-            spec.architecture,
-            classes=spec.classes,
-            channels=spec.channels,
-            input_size=spec.input_size,
-            arguments=spec.arguments,
-        )
+        return build_classifier(spec).network
 
 
 def network_with_weights(spec: ClassifierSpec, state: Mapping[str, Tensor]) -> Network:

@@ -1,24 +1,30 @@
 """The stage that says which models to doubt, and what a run makes of it; see `metazoo.audit.trust`."""
 
+import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from metazoo.audit import kinds_of_images, skill_matrix, trust_of
-from metazoo.bank import ResidentBanks
+from metazoo.audit import kinds_of_images, partners_of, skill_on, trust_of
+from metazoo.bank import Bank, ResidentBank, ResidentBanks
+from metazoo.execution.compute import Compute
+from metazoo.execution.process_memory import give_back_memory
 from metazoo.execution.progress import message
+from metazoo.execution.signals import check_stop
 from metazoo.features.domain_router import JOINT
 from metazoo.learn.learning_config import LearningConfig
 from metazoo.pipeline.layout import DOMAINS, SKILL, TRUST
 from metazoo.pipeline.workspace import Workspace
 from metazoo.storage.run_folder import RunFolder
 from metazoo.text import some_of
-from metazoo.zoo import ModelContract, Zoo
+from metazoo.zoo import ModelContract, Zoo, ZooReference
 
 _STEEPNESS, _LEAST_WEIGHT = 8, 1e-6
 
@@ -39,32 +45,72 @@ class TrustConfig(BaseModel):
     partners: int = Field(default=24, ge=1, description="models that each model is judged by, at most")
 
 
+@dataclass(frozen=True)
+class _Judge:
+    """A unit of work: one model, and those whose recovered images it is shown."""
+
+    zoo: ZooReference
+    bank: Path
+    subjects: tuple[str, ...]
+    side: int
+    images_per_class: int
+    compute: Compute
+
+
+def _name_of(unit: _Judge) -> str:
+    return f"the judgement of model {unit.zoo.models[0][0]!r}"
+
+
+def _judge(unit: _Judge) -> list[float]:
+    """The skill of the judge on the images of each subject."""
+    (name, _), device = unit.zoo.models[0], unit.compute.device
+    teacher, bank = unit.zoo.open().teacher(name).to(device), Bank.open(unit.bank, unit.subjects)
+
+    def features(images: Tensor) -> Tensor:
+        with unit.compute.mixed():
+            return teacher.features(images).float()
+
+    found = []
+    for subject in unit.subjects:
+        check_stop()
+        shown = ResidentBank.load(bank, [subject], unit.side).to(device)
+        found.append(skill_on(features, shown, unit.images_per_class))
+    give_back_memory(torch.device(device))
+    return found
+
+
+def _skills(workspace: Workspace, bank: Bank, config: TrustConfig, side: int) -> Tensor:
+    """How well each model's features separate the classes of others' images; see `trust_of`."""
+    zoo, count, folder = workspace.zoo, len(workspace.zoo), bank.folder.absolute()
+    partners = partners_of(count, config.partners, workspace.seed)
+    units = [
+        _Judge(
+            zoo.reference(contract),
+            folder,
+            tuple(zoo.contracts[subject].name for subject in subjects),
+            side,
+            config.images_per_class,
+            workspace.compute,
+        )
+        for contract, subjects in zip(zoo, partners, strict=True)
+    ]
+    skill = torch.full((count, count), float("nan"), dtype=torch.float64)
+    results = workspace.executor.map(
+        _judge, units, name_of=_name_of, threads=torch.get_num_threads(), short=True, check=workspace.check
+    )
+    with workspace.progress_of("trust", count) as advance, contextlib.closing(results):
+        for judge, found in results:
+            skill[partners[judge], judge] = torch.tensor(found, dtype=torch.float64)
+            advance()
+    return skill
+
+
 def judge_models(workspace: Workspace, banks: ResidentBanks, config: TrustConfig, side: int) -> dict[str, Any]:
     """Score every model on recovered images of `side` pixels, once, and warn of doubtful ones; the content of TRUST."""
-    folder, zoo, compute = workspace.folder, workspace.zoo, workspace.compute
+    folder, zoo = workspace.folder, workspace.zoo
     if not folder.has(TRUST):
         names = [contract.name for contract in zoo]
-        teachers = zoo.teachers_in_turn(compute.device)
-
-        def features_of(index: int) -> Callable[[Tensor], Tensor]:
-            teacher = teachers[index]
-
-            def features(images: Tensor) -> Tensor:
-                with compute.mixed():
-                    return teacher.features(images).float()
-
-            return features
-
-        with workspace.progress_of("trust", len(names)) as advance:
-            skill = skill_matrix(
-                banks.at(side, names),
-                features_of,
-                images_per_class=config.images_per_class,
-                partners=config.partners,
-                seed=workspace.seed,
-                threads=workspace.worker_threads(),
-                after_model=advance,
-            )
+        skill = _skills(workspace, banks.bank, config, side)
         folder.write_tensors(SKILL, {"skill": skill})
         trust = trust_of(skill, [contract.domain for contract in zoo])
         columns = {"score": trust.score, "claims": trust.claims, "service": trust.service}
@@ -94,7 +140,7 @@ def kept_models(folder: RunFolder, zoo: Zoo) -> Zoo:
 
 
 def skill_of(workspace: Workspace) -> Tensor:
-    """`skill_matrix` of the models of the workspace's zoo, of a run that has judged them, be some dropped or not."""
+    """The skills (see `trust_of`) of the models of a workspace whose run has judged them, be some dropped or not."""
     judged = [row["model"] for row in workspace.folder.read_json(TRUST)["models"]]
     places = [judged.index(contract.name) for contract in workspace.zoo]
     return workspace.folder.read_tensors(SKILL)["skill"][places][:, places]

@@ -1,21 +1,30 @@
 """The stage that embeds every teacher in the task space and groups the teachers."""
 
 import contextlib
+import functools
 from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from metazoo.bank import ResidentBanks
+from metazoo.bank import Bank, ResidentBank, ResidentBanks
 from metazoo.data.images import evenly_of_each
-from metazoo.pipeline.layout import DISTANCE, EMBEDDINGS, GROUPING
+from metazoo.execution.executor import in_order
+from metazoo.execution.process_memory import give_back_memory
+from metazoo.models import build_classifier
+from metazoo.pipeline.layout import DISTANCE, EMBEDDINGS, GROUPING, PROBE
 from metazoo.pipeline.options import GroupingConfig
 from metazoo.pipeline.workspace import Workspace
+from metazoo.storage.tensor_files import read_tensors
 from metazoo.taskspace import (
     PUBLISHED_DECIMALS,
     PUBLISHED_EPSILON,
     FisherEmbeddings,
     ImageNetProbe,
     Partition,
+    Probe,
     ProbeConfig,
     TaskEmbedding,
     dissimilarity_matrix,
@@ -25,6 +34,7 @@ from metazoo.taskspace import (
     train_probe,
     write_embeddings,
 )
+from metazoo.taskspace.probe import probe_spec
 
 
 def check_probe(workspace: Workspace, config: ProbeConfig) -> None:
@@ -47,6 +57,7 @@ def embed_and_group(
             with contextlib.closing(_embeddings(workspace, banks, probe_config)) as embeddings:
                 write_embeddings(folder.path / EMBEDDINGS, names, embeddings)
             folder.record(EMBEDDINGS)
+        folder.delete(PROBE)
         embeddings = FisherEmbeddings.load(folder.path / EMBEDDINGS, folder.sha256(EMBEDDINGS))
         distance = dissimilarity_matrix(_similarity(embeddings, grouping_config))
         grouping = group(distance, grouping_config.strategy, grouping_config.groups, keys=names, seed=workspace.seed)
@@ -64,21 +75,76 @@ def _similarity(embeddings: FisherEmbeddings, config: GroupingConfig) -> Tensor:
     return similarity_matrix(embeddings)
 
 
+@dataclass(frozen=True)
+class _ProbeFile:
+    """The weights of a probe, for the classes of each teacher."""
+
+    path: Path
+    sha256: str | None
+    config: ProbeConfig
+    class_counts: tuple[tuple[str, int], ...]
+    device: str
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A unit of work: the teacher to embed."""
+
+    name: str
+    bank: Path
+    probe: _ProbeFile
+
+
+@functools.lru_cache(maxsize=1)
+def _probe(file: _ProbeFile) -> Probe | ImageNetProbe:
+    """Read once a process."""
+    if not file.config.trained:
+        probe = ImageNetProbe.load(file.path)
+        probe.network.to(file.device)
+        return probe
+    counts = dict(file.class_counts)
+    classifier = build_classifier(probe_spec(file.config, sum(counts.values())), torch.Generator())
+    classifier.load_state_dict(read_tensors(file.path, file.sha256))
+    return Probe(classifier.to(file.device).eval(), counts)
+
+
+def _name_of(task: _Task) -> str:
+    return f"the embedding of model {task.name!r}"
+
+
+def _embedding(task: _Task) -> TaskEmbedding:
+    config, device = task.probe.config, task.probe.device
+    resident = ResidentBank.load(Bank.open(task.bank, [task.name]), [task.name], config.input_size).to(device)
+    shown = evenly_of_each(resident.labels, config.fisher_images)
+    found = _probe(task.probe).embed(task.name, resident.images[shown], resident.labels[shown], config)
+    give_back_memory(torch.device(device))
+    return TaskEmbedding(found.name, {name: values.cpu() for name, values in found.tensors.items()})
+
+
 def _embeddings(
     workspace: Workspace, banks: ResidentBanks, config: ProbeConfig
 ) -> Generator[TaskEmbedding, None, None]:
+    folder, device = workspace.folder, workspace.compute.device
     counts = {contract.name: contract.spec.classes for contract in workspace.zoo}
-    resident = banks.at(config.input_size, list(counts))
-    steps = config.steps if config.trained else 0
+    steps = config.steps if config.trained and not folder.has(PROBE) else 0
     with workspace.progress_of("task space", steps + len(counts)) as advance:
+        path, sha256 = Path(config.weights or ""), None
         if config.trained:
-            probe = train_probe(resident, counts, config, workspace.seed, after_step=advance)
-        else:
-            probe = ImageNetProbe.load(config.weights)
-            probe.network.to(workspace.compute.device)
-        for index, name in enumerate(counts):
-            own = resident.places_of(index)
-            images, labels = resident.images[own], resident.labels[own]
-            shown = evenly_of_each(labels, config.fisher_images)
-            yield probe.embed(name, images[shown], labels[shown], config)
-            advance()
+            if not folder.has(PROBE):
+                trained = train_probe(
+                    banks.at(config.input_size, list(counts)), counts, config, workspace.seed, after_step=advance
+                )
+                folder.write_tensors(PROBE, trained.classifier.state_dict())
+            path, sha256 = folder.path / PROBE, folder.sha256(PROBE)
+        file = _ProbeFile(path.absolute(), sha256, config, tuple(counts.items()), device)
+        tasks = [_Task(name, banks.bank.folder.absolute(), file) for name in counts]
+        results = workspace.executor.map(
+            _embedding, tasks, name_of=_name_of, threads=torch.get_num_threads(), short=True, check=workspace.check
+        )
+        try:
+            for embedding in in_order(results):
+                yield embedding
+                advance()
+        finally:
+            results.close()
+            _probe.cache_clear()

@@ -26,7 +26,7 @@ def recover_images(workspace: Workspace, config: RecoveryConfig | GeneratorConfi
         config,
         budget,
         workspace.seed,
-        workers=workspace.workers,
+        executor=workspace.executor,
         compute=workspace.compute,
         check=workspace.check,
         progress=workspace.progress,

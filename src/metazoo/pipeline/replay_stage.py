@@ -1,4 +1,4 @@
-"""The stage of meta-iterations: teachers of a group are inverted, their gradients joined, episodes replayed."""
+"""The stage of meta-iterations: invert teachers of a group, join their gradients, replay episodes."""
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -8,13 +8,15 @@ from metazoo.data.images import draw_of_each
 from metazoo.errors import UsageError
 from metazoo.execution.randomness import generator
 from metazoo.learn.episode_memory import EpisodeMemory
+from metazoo.learn.regularisers import Regulariser
 from metazoo.learn.replay_learning import ReplayLearner, ReplayLearningConfig, Visit
+from metazoo.learn.update_rules import UpdateRule
 from metazoo.models import ImageClassifier, build_classifier
 from metazoo.pipeline.options import MetaModelConfig
 from metazoo.pipeline.stepping import learn_in_steps
 from metazoo.pipeline.workspace import Workspace
 from metazoo.recover import GeneratorConfig, Request, recover_requests
-from metazoo.taskspace import Partition, draw_members
+from metazoo.taskspace import Grouping, draw_members
 from metazoo.zoo import ClassIdentity, Zoo
 
 _STORED_SIDE = 1024
@@ -27,19 +29,19 @@ class VisitConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    teachers: int = Field(default=4, ge=1, description="visits an iteration")
+    teachers: int = Field(default=4, ge=1, description="number of visits of an iteration")
     replacement: bool = Field(default=True, description="whether a teacher may be visited twice in one iteration")
     reinversion: bool = Field(
         default=True,
         description="whether images are recovered afresh; else visits and replay draw from the bank",
     )
-    images_per_class: int = Field(default=30, ge=1, description="of a visited teacher")
+    images_per_class: int = Field(default=30, ge=1, description="images of each class of a visited teacher")
 
 
 def check_episodes(
     zoo: Zoo, identity: ClassIdentity, images_kept: int, config: ReplayLearningConfig, meta_model: MetaModelConfig
 ) -> None:
-    """Say what would keep a memory of `images_kept` images a class from ever holding an episode, however long the run.
+    """Raise an error if a memory of `images_kept` images a class can never hold an episode, however long the run.
 
     Raises:
         UsageError: a model has a single class, or too few classes may meet, or too few images of each are remembered.
@@ -60,24 +62,39 @@ def check_episodes(
     full.add(torch.zeros(names, 3, 1, 1, dtype=torch.uint8), torch.arange(names))
     if not full.holds(ways, 1):
         raise UsageError(
-            f"the models have no {ways} classes that can be told apart, of {names}; lower meta_model.ways or add models"
+            f"of {names} classes of the models, no {ways} are known to differ; lower meta_model.ways or add models"
         )
 
 
 def learn_by_replay(
     workspace: Workspace,
     bank: Bank,
-    grouping: Partition,
+    grouping: Grouping,
     identity: ClassIdentity,
     visits: VisitConfig,
     recovery: GeneratorConfig,
     config: ReplayLearningConfig,
     meta_model: MetaModelConfig,
+    *,
+    regulariser: Regulariser | None = None,
+    update: UpdateRule | None = None,
 ) -> ImageClassifier:
     """Train the meta-model, its head included, by meta-iterations and give it stored batch-norm statistics.
 
     A teacher of more classes than the meta-model has outputs contributes a fresh draw of that many at every visit, its
     logits being those of the drawn classes; one of fewer uses the first outputs.
+
+    Args:
+        workspace: run at work; its zoo has the teachers.
+        bank: recovered images of all teachers.
+        grouping: groups of the teachers.
+        identity: classes of all teachers.
+        visits: options of the visits.
+        recovery: options of the inversion at a visit.
+        config: options of the learning.
+        meta_model: options of the meta-model.
+        regulariser: regulariser of this learning alone; None: that of `config`.
+        update: rule by which the visits move the parameters; None: that of `config`.
     """
     zoo, seed = workspace.zoo, workspace.seed
     spec = meta_model.spec(zoo)
@@ -90,7 +107,8 @@ def learn_by_replay(
 
     def visit(iteration: int) -> list[Visit]:
         random = generator(seed, "visits", "iteration", iteration)
-        members = draw_members(grouping, visits.teachers, random, replacement=visits.replacement)[1]
+        partition = grouping.draw(iteration, random)
+        members = draw_members(partition, visits.teachers, random, replacement=visits.replacement)[1]
         contracts = [zoo.contracts[member] for member in members]
         offered = [
             torch.arange(contract.spec.classes) if visits.reinversion else stored[member][1].unique()
@@ -108,7 +126,7 @@ def learn_by_replay(
                 recovery,
                 seed,
                 iteration,
-                workers=workspace.workers,
+                executor=workspace.executor,
                 stored_side=_STORED_SIDE,
                 compute=workspace.compute,
                 check=workspace.check,
@@ -126,6 +144,7 @@ def learn_by_replay(
                 (labels.unsqueeze(1) == classes).int().argmax(1),
                 identity.of(member)[labels],
                 lambda pixels, member=member, classes=classes: teachers[member](pixels)[:, classes],
+                member,
             )
             for (images, labels), member, classes in zip(pairs, members, chosen, strict=True)
         ]
@@ -140,6 +159,9 @@ def learn_by_replay(
         visit,
         config,
         seed,
+        grouping=grouping,
+        regulariser=regulariser,
+        update=update,
         grows=visits.reinversion,
         threads=workspace.worker_threads(),
         check=workspace.check,

@@ -1,4 +1,4 @@
-"""Automatic selection of models by policy gradient, on a small labelled validation set: no longer free of data.
+"""The stage of automatic model selection: policy gradient on a small labelled validation set, so not data-free.
 
 The automatic model selection of Hu, Wei, Shen, Wang, Wu, Yuan and Tao, Task-Distributionally Robust Data-Free
 Meta-Learning (arXiv:2311.14756, code Egg-Hu/Trustworthy-DFML, method/taco6.py). There one scalar a model is learned by
@@ -7,12 +7,12 @@ of the scalars. Deviations:
 
 - A draw without replacement has its own probability, that of one choice after another among what is left
   (Plackett-Luce); published, the logarithms of 4 independent draws are added up.
-- A draw is half of the zoo and serves a few steps (published: 4 models, until the replay memory is refilled). Every one
-  of them draws its group and members as ever, but among those models, and asks for what these say alone. So a reward
-  tells one half of the models from the other, and a step still has many teachers; with draws of half a group the
-  meta-model learned far less (docs/studies/trust.md).
-- The episodes of the rewards are the same ones every time, and their images pass as one batch (published: fresh
-  episodes), so that a reward changes only because the meta-model did.
+- A draw is half of the zoo, the active teachers, and serves a few steps (published: 4 models, until the replay memory
+  is refilled). These steps draw group and members among the active teachers, and reproduce the outputs of these alone.
+  So a reward distinguishes one half of the models from the other, and a step still has many teachers; with draws of
+  half a group the meta-model learned far less (docs/studies/trust.md).
+- Every reward is measured on the same episodes, whose images pass as one batch (published: fresh episodes), so that
+  a reward changes only because the meta-model did.
 - The baseline is a moving mean that follows fast, and advantages are measured in their moving standard deviation
   (published: a mean over all refills, which begins at 40 %, whatever the number of classes).
 - Only the user's validation set is seen, never one that a test uses, and the last meta-model is kept (published: the
@@ -20,12 +20,9 @@ of the scalars. Deviations:
 - Weights of `trust.mode: weigh` multiply those of the policy; what `drop` has dropped cannot be selected.
 """
 
-import dataclasses
 import math
-from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
@@ -33,17 +30,16 @@ from metazoo.data import EpisodeList, ImageSet, load_images
 from metazoo.errors import RunError
 from metazoo.execution.progress import message
 from metazoo.learn.draw_policy import DrawPolicy
-from metazoo.learn.group_learning import DrawGroup, GroupLearner
+from metazoo.learn.group_learning import GroupLearner
 from metazoo.learn.selecting_learner import SelectingLearner, accuracy_on
 from metazoo.pipeline.layout import SELECTION, SELECTION_DATA
 from metazoo.pipeline.workspace import Workspace
 from metazoo.storage.run_folder import RunFolder
-from metazoo.taskspace import Partition, draw_members
 from metazoo.zoo import Zoo
 
 
 class SelectionConfig(BaseModel):
-    """How the draw of teachers is learned; with no validation set it is not, and the run is free of data."""
+    """How the draw of teachers is learned; without a validation set it is not, and the run is data-free."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -79,7 +75,7 @@ class Validation:
         return cls(config, load_images(config.validation, side=side), seed)
 
     def as_record(self) -> dict[str, Any]:
-        """What a run keeps of them: no image."""
+        """Record that a run keeps of them; it holds no image."""
         return {
             "format_version": 1,
             "source": self.config.validation,
@@ -115,37 +111,25 @@ def load_validation(workspace: Workspace, config: SelectionConfig, side: int) ->
 
 
 def selecting_learner(
-    learner: Callable[[DrawGroup], GroupLearner],
-    validation: Validation,
-    grouping: Partition,
-    teachers_per_step: int,
-    weights: Tensor | None,
-    seed: int,
+    learner: GroupLearner, validation: Validation, teachers: int, weights: Tensor | None, seed: int
 ) -> SelectingLearner:
-    """A learner whose teachers are selected.
+    """Make a learner whose active teachers are selected.
 
     Args:
-        learner: makes it from what draws the teachers of a step.
-        validation: that rewards.
-        grouping: of the teachers.
-        teachers_per_step: at most.
-        weights: of the teachers from the first, above 0, [N]; None if all are alike.
-        seed: of the run.
+        learner: learner from groups of teachers.
+        validation: images and episodes of the rewards.
+        teachers: number of teachers, N.
+        weights: weights that multiply those of the policy, above 0, [N]; None if all are alike.
+        seed: seed of the run.
     """
-    config, count = validation.config, sum(map(len, grouping.groups))
-
-    def draw_among(heard: Sequence[int], random: torch.Generator) -> tuple[int, ...]:
-        parts = [tuple(member for member in members if member in heard) for members in grouping.groups]
-        left = dataclasses.replace(grouping, groups=tuple(filter(None, parts)))
-        return draw_members(left, teachers_per_step, random)[1]
-
-    policy = DrawPolicy(count, math.ceil(config.share * count), config.learning_rate, prior=weights)
+    config = validation.config
+    policy = DrawPolicy(teachers, math.ceil(config.share * teachers), config.learning_rate, prior=weights)
     measure = accuracy_on(validation.images, validation.episodes)
-    return SelectingLearner(learner, draw_among, policy, measure, config.steps_per_draw, seed)
+    return SelectingLearner(learner, policy, measure, config.steps_per_draw, seed)
 
 
 def record_selection(folder: RunFolder, zoo: Zoo, learner: SelectingLearner) -> None:
-    """Say what became of the policy."""
+    """Write the probabilities that the policy has learned, and the accuracy reached."""
     policy = learner.policy
     rows = [
         {"model": contract.name, "probability": round(probability, 6), "preference": round(preference, 6)}

@@ -1,4 +1,4 @@
-"""Learning step by step, with checkpoints to go on from."""
+"""Learning step by step, with checkpoints to resume from."""
 
 import contextlib
 import time
@@ -14,22 +14,22 @@ LEARNING = "learning"
 
 
 class StepLearner(Protocol):
-    """What `learn_in_steps` takes forward: something that counts its steps, whose state is tensors by name."""
+    """A learner that counts its steps and whose state is tensors by name."""
 
     @property
     def steps_done(self) -> int:
-        """So far."""
+        """Number of steps done."""
         ...
 
     def step(self) -> Any:
-        """Do one step; the fields of the report, `step` among them, go into the run's diary."""
+        """Do one step; the fields of the report, `step` among them, go into the metrics of the run."""
 
     def state(self) -> dict[str, Tensor]:
-        """For a checkpoint."""
+        """Tensors by name, for a checkpoint."""
         ...
 
     def restore(self, steps_done: int, tensors: dict[str, Tensor], /) -> None:
-        """Go on from `state`."""
+        """Resume from `state` after `steps_done` steps."""
 
 
 def learn_in_steps(
@@ -44,8 +44,8 @@ def learn_in_steps(
 ) -> None:
     """Bring `learner` to `steps` steps, from the latest checkpoint of `stage` if there is one.
 
-    Where checkpoints are asked to lie some seconds apart, those that come sooner are left out, but for the last one. A
-    run that is asked to stop keeps the step that it is at, and does no other.
+    With `seconds_between_checkpoints`, checkpoints that come sooner are left out, except the last one. A run that is
+    asked to stop finishes and keeps its current step.
     """
     folder, metrics = workspace.folder, workspace.metrics
     checkpoint = folder.latest_checkpoint(stage)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from metazoo.errors import Interrupted
 from metazoo.execution.compute import CPU, Compute
+from metazoo.execution.executor import Executor
+from metazoo.execution.local_executor import THIS_PROCESS
 from metazoo.execution.progress import Progress
 from metazoo.execution.threads import CALLING_THREAD, WorkerThreads, threads_for
 from metazoo.storage.metrics import MetricsLog
@@ -22,26 +24,28 @@ class Workspace:
         folder: where artefacts go; what stands in its manifest is not made again.
         metrics: the run's diary.
         seed: of the run.
-        workers: processes for work that falls into independent units, or threads where the units are small.
         check: to be called where the state on disk is whole; raises `Interrupted` once a stop was asked for.
         progress: whether to say on standard error how far the run is.
         compute: where teachers and meta-model are, and how exactly teachers answer.
         images: whether recovered images of models whose contract allows it may be shown.
+        executor: where independent units of work run.
+        learning_threads: torch threads of this process that learning may use, all worker threads together.
     """
 
     zoo: Zoo
     folder: RunFolder
     metrics: MetricsLog
     seed: int
-    workers: int
     check: Callable[[], None]
     progress: bool
     compute: Compute = CPU
     images: bool = True
+    executor: Executor = THIS_PROCESS
+    learning_threads: int = 1
 
     def worker_threads(self) -> WorkerThreads:
-        """For calls of small networks: `threads_for` the workers; on a GPU none but the calling thread."""
-        return threads_for(self.workers) if self.compute.device == "cpu" else CALLING_THREAD
+        """For calls of small networks: `threads_for` all of them; on a GPU none but the calling thread."""
+        return threads_for(self.learning_threads) if self.compute.device == "cpu" else CALLING_THREAD
 
     def is_stopping(self) -> bool:
         """Whether `check` would raise now."""

@@ -1,4 +1,4 @@
-"""Adam whose every step is the same work on the same tensors, whatever its number.
+"""Adam whose every step is the same work on the same tensors, so that it can be recorded.
 
 The update of Kingma & Ba (2015) as `torch.optim.Adam` computes it. Making one of those imports torch's compiler, which
 takes four seconds of every worker process, and inversion needs none of its options. Steps are counted on the device and
@@ -17,12 +17,15 @@ _EPSILON = 1e-8
 
 @final
 class PlainAdam:
-    """State of Adam for some tensors (float, any shapes, of one device), which are changed in place.
+    """The optimiser Adam for steps whose learning rates are known before.
 
     Args:
-        values: the tensors.
-        betas: see Kingma & Ba.
-        learning_rates: of the steps to come.
+        values: float tensors of any shapes on one device, changed in place.
+        betas: decay rates of both moments, in [0, 1); see Kingma & Ba.
+        learning_rates: learning rates of all steps.
+
+    Attributes:
+        steps_done: number of steps, int64 [1] on the device.
     """
 
     def __init__(self, values: Sequence[Tensor], betas: tuple[float, float], learning_rates: Sequence[float]) -> None:

@@ -1,4 +1,4 @@
-"""How much is recovered: which classes of a teacher, how many images of each, in which buckets."""
+"""The amount of recovery: classes of a teacher, images of each, and buckets."""
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -47,12 +47,12 @@ def plan_buckets(classes: int, budget: RecoveryBudget, seed: int, teacher: str) 
 
     Args:
         classes: number of classes of the teacher.
-        budget: how many images, and how many together.
-        seed: of the run.
-        teacher: its name; with the seed it settles everything that is drawn.
+        budget: numbers of images and of classes, and the size of a bucket.
+        seed: seed of the run.
+        teacher: name of the teacher, which with the seed determines all draws.
 
     Returns:
-        For every bucket the wanted local classes, int64 [size].
+        Wanted local classes of each bucket, int64 [size].
     """
     # Whole rounds over the classes, cut wherever a bucket is full.
     labels = chosen_classes(classes, budget, seed, teacher).repeat(budget.images_per_class)

@@ -1,4 +1,4 @@
-"""How well a zoo was recovered, teacher by teacher, for people and for logs."""
+"""Health of a recovered zoo by teacher, for people and for logs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from metazoo.bank import Bank, Shard
+from metazoo.recover.inversion import GUIDE_REJECTED
 from metazoo.text import some_of
 
 LEAST_AGREEMENT = 0.5
@@ -16,8 +17,8 @@ LEAST_AGREEMENT = 0.5
 class TeacherHealth:
     """Means over the recovered images of one teacher; see `inversion.Health`.
 
-    The batch-norm distances are None for a teacher without batch norm; `without_guide` is the guide without which some
-    of the images were recovered, since it led astray, or None.
+    The batch-norm distances are None for a teacher without batch norm; `without_guide` is the name of a guide that was
+    rejected for some of the images, or None.
     """
 
     teacher: str
@@ -34,7 +35,7 @@ class TeacherHealth:
 
 
 def health_rows(bank: Bank, generation: int | None = None) -> list[TeacherHealth]:
-    """The health of every teacher in the bank, by name, in one generation (each teacher's latest if None).
+    """Health of every teacher in the bank, by name, in one generation (the latest of each teacher if None).
 
     Teachers without that generation are left out; an agreement that was not recorded counts as 0.
     """
@@ -44,10 +45,10 @@ def health_rows(bank: Bank, generation: int | None = None) -> list[TeacherHealth
             shards = bank.shards_of(teacher, generation)
             images = sum(shard.images for shard in shards)
             agreement, distance, at_start = (_mean(shards, field) for field in _FIGURES)
-            if at_start == 0:  # how older banks say that there is no batch norm
+            if at_start == 0:  # older banks without batch norm
                 distance = at_start = None
-            let_go = any("guide_let_go" in shard.health for shard in shards)
-            guide = str(bank.made_with(teacher, generation)["guide"]) if let_go else None
+            rejected = any(GUIDE_REJECTED in shard.health for shard in shards)
+            guide = str(bank.made_with(teacher, generation)["guide"]) if rejected else None
             rows.append(TeacherHealth(teacher, images, agreement or 0.0, distance, at_start, guide))
     return rows
 
@@ -82,7 +83,7 @@ _CAPTION = (
 
 
 def health_warning(rows: Sequence[TeacherHealth]) -> str | None:
-    """A sentence on the doubtful teachers, the worst first, and one on those whose guide was let go; None without."""
+    """Sentences on doubtful teachers, the worst first, and on those whose guide was rejected; None if all is well."""
     sentences = []
     doubtful = sorted((row for row in rows if row.doubtful), key=lambda row: (row.agreement, row.teacher))
     if doubtful:

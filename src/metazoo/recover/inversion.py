@@ -1,53 +1,58 @@
-"""The loop of model inversion: whatever images are made of is moved until a frozen teacher recognises them."""
+"""Model inversion: what images are made of is moved until a frozen teacher recognises them."""
 
-import contextlib
+import functools
+import operator
+import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Self, final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from metazoo.data.augment import Augmentation
-from metazoo.errors import ZooError
+from metazoo.errors import UsageError, ZooError
 from metazoo.execution.repeat import Repeated
 from metazoo.recover.adam import PlainAdam
-from metazoo.recover.objectives import batch_norm_distance, cross_entropy, l2, total_variation
-from metazoo.recover.statistics import BatchNormReader, read_batch_norm
-from metazoo.recover.tokens import PatchSelection, PatchTokens
+from metazoo.recover.objectives import Objective, TeacherOutputs, batch_norm_distance
+from metazoo.recover.teacher_pass import TeacherPass
+from metazoo.recover.tokens import PatchSelection
 from metazoo.zoo.teachers import WhiteBoxTeacher
 
-# 4 MB of activations stay in a core's cache, and blocks of that size serve one step after the other. A bucket of
-# 150 images of 32 pixels through conv4 (20 MB) takes half as long again in one piece.
-_VALUES_AT_ONCE = 2**20
-_GUESSED_CHANNELS = 32
+GUIDE_REJECTED = "guide_let_go"
+"""Name of `Health.guide_rejected` in a bank, which is that of version 0.1."""
 
 
 @dataclass(frozen=True)
 class Health:
     """How well one bucket was recovered, judged by its own teacher on the stored 8-bit images.
 
-    `agreement` is the share of images that the teacher gives the wanted class; a low one is a bad sign, but a high one
-    does not say that the images teach much. The distances are `objectives.batch_norm_distance` of the result and of the
-    start, None for a teacher without batch norm; one well below that of the start is sound. `guide_let_go` says that a
-    guide was there, but led astray, so that the images were recovered without it.
+    Attributes:
+        agreement: share of the images, in [0, 1], that the teacher gives the wanted class; a low one is a bad sign, but
+            a high one does not say that the images teach much.
+        batch_norm_distance: `objectives.batch_norm_distance` of the images; None for a teacher without batch norm. One
+            well below that of the start is sound.
+        batch_norm_distance_at_start: distance of the images that the inversion started from.
+        guide_rejected: whether a guide led astray, so that the images were recovered without it.
     """
 
     agreement: float
     batch_norm_distance: float | None
     batch_norm_distance_at_start: float | None
-    guide_let_go: bool = False
+    guide_rejected: bool = False
 
     @property
-    def went_astray(self) -> bool:
+    def is_worse_than_start(self) -> bool:
         """Whether the teacher's own statistics are no nearer than at the start; False for one without batch norm."""
         distance, at_start = self.batch_norm_distance, self.batch_norm_distance_at_start
         return distance is not None and at_start is not None and distance >= at_start
 
     def figures(self) -> dict[str, float]:
-        """Those that there are, by name; 1 for a guide that was let go."""
-        return {name: float(value) for name, value in vars(self).items() if value is not None and value is not False}
+        """The known figures by their names in a bank; 1 for a rejected guide."""
+        stored = {GUIDE_REJECTED if name == "guide_rejected" else name: value for name, value in vars(self).items()}
+        return {name: float(value) for name, value in stored.items() if value is not None and value is not False}
 
 
 @dataclass(frozen=True)
@@ -59,10 +64,16 @@ class RecoveredImages:
     health: Health
 
 
-class InversionCanvas(ABC):
-    """What images are made of. `parameters` are the tensors that inversion moves."""
+class Canvas(ABC):
+    """What images are made of.
+
+    Attributes:
+        parameters: the tensors that inversion moves, on one device.
+        selection: patches of a vision transformer that are still inverted; None for all.
+    """
 
     parameters: Sequence[Tensor]
+    selection: PatchSelection | None = None
 
     @abstractmethod
     def images(self) -> Tensor:
@@ -72,150 +83,168 @@ class InversionCanvas(ABC):
         """Bring the parameters back into their range after a step."""
 
 
-@dataclass(frozen=True)
-class LossWeights:
-    """Weights of the terms in `metazoo.recover.objectives`."""
+@final
+class Inversion:
+    """The inversion of one teacher into the images of a canvas, which can be driven step by step.
 
-    cross_entropy: float
-    batch_norm: float
-    total_variation: float = 0.0
-    l2: float = 0.0
-
-
-def invert(
-    teacher: WhiteBoxTeacher,
-    canvas: InversionCanvas,
-    labels: Tensor,
-    weights: LossWeights,
-    augmentation: Augmentation,
-    generator: torch.Generator,
-    learning_rates: Sequence[float],
-    *,
-    betas: tuple[float, float],
-    selection: PatchSelection | None = None,
-    guide: WhiteBoxTeacher | None = None,
-    stored_side: int | None = None,
-    check: Callable[[], None] = lambda: None,
-) -> RecoveredImages:
-    """Move `canvas` by Adam, one step for each of `learning_rates`, so that `teacher` sees `labels` in its images.
-
-    The iterate with the lowest loss is kept, as in the published code, but chosen on the device: no step waits for the
-    host, and a GPU plays back what it recorded of one. Without any step the images are those that the canvas starts as,
-    and their labels what the teacher says.
+    Each `step` is one of Adam on the canvas. Whoever owns another optimiser, of a canvas or a generator that several
+    teachers share, or of the starting values of a generator, takes the gradient of `loss` instead. The iterate with the
+    lowest loss is kept, as in the published code of TGR, but chosen on the device: no step waits for the host, and a
+    GPU plays back what it recorded of one. The teacher is as it was between two calls.
 
     Args:
-        teacher: a frozen model; it is as it was afterwards.
-        canvas: on the teacher's device; moved.
-        labels: int64 [n], the wanted local class of every image.
-        weights: of the terms of the loss.
-        augmentation: of the images [n, channels, side, side] before the teacher sees them.
-        generator: source of its draws, on the CPU.
-        learning_rates: of the steps.
-        betas: of Adam.
-        selection: leaves out patches as it goes; None keeps them all.
-        guide: another model; in place of the teacher's own batch-norm distance, if it has one, the mean of both counts.
-        stored_side: larger images are scaled down to this side (bilinear, antialiased) before they are judged; None
-            keeps their own size.
-        check: called before every step; what it raises ends the recovery, of which nothing is kept.
+        teacher: a frozen model.
+        canvas: what is moved, on the teacher's device. Its parameters are made to ask for gradients.
+        labels: wanted local class of every image, int64 [n].
+        objectives: terms of the loss, added in this order; see `Objective` for what makes steps recordable.
+        augmentation: change of the images before the teacher sees them, drawn anew each time.
+        generator: source of the draws of the augmentation, on the CPU. Those of all steps are drawn at once.
+        learning_rates: learning rates of the steps; none if only `loss` is used.
+        betas: decay rates of Adam.
+        guide: another model on the same device, whose batch-norm statistics go to the objectives as well.
+        stored_side: largest stored side in pixels; larger images are scaled down to it (bilinear, antialiased) before
+            they are judged. None keeps their size.
+
+    Attributes:
+        steps_left: number of steps for which there is a learning rate.
 
     Raises:
-        ZooError: the teacher's outputs or gradients are not finite.
+        UsageError: there is no objective.
     """
-    with torch.no_grad():
-        best_images = canvas.images().clone()
-    best_loss = torch.full((), torch.inf if learning_rates else 0.0, device=best_images.device)
-    device = best_images.device
-    wanted = labels.to(device)
-    for parameter in canvas.parameters:
-        parameter.requires_grad_(True)
-    with read_batch_norm(teacher) as reader, _reading(guide) as judge:
+
+    def __init__(
+        self,
+        teacher: WhiteBoxTeacher,
+        canvas: Canvas,
+        labels: Tensor,
+        objectives: Sequence[Objective],
+        augmentation: Augmentation,
+        generator: torch.Generator,
+        *,
+        learning_rates: Sequence[float] = (),
+        betas: tuple[float, float] = (0.5, 0.99),
+        guide: WhiteBoxTeacher | None = None,
+        stored_side: int | None = None,
+    ) -> None:
+        if not objectives:
+            raise UsageError(f"inversion of model {teacher.name!r} has no objective; give one, such as CrossEntropy()")
+        self.teacher, self.canvas, self.steps_left = teacher, canvas, len(learning_rates)
+        self._objectives, self._augmentation, self._generator = tuple(objectives), augmentation, generator
+        self._with_features = any(getattr(objective, "uses_features", False) for objective in objectives)
+        self._stored_side = stored_side
+        self._pass = TeacherPass(teacher)
+        self._guide = None if guide is None else TeacherPass(guide)
         with torch.no_grad():
-            _, distance_at_start = _run(teacher, reader, best_images)
-        has_batch_norm = bool(reader.observed)
-        steps = range(max(1, len(learning_rates)))
-        draws = torch.stack([augmentation.draw(len(labels), generator) for _ in steps]).to(device)
-        optimiser = PlainAdam(canvas.parameters, betas, learning_rates)
+            self._best_images = canvas.images().clone()
+        device = self._best_images.device
+        self._best_loss = torch.full((), torch.inf, device=device)
+        self._evaluated = torch.zeros(1, dtype=torch.int64, device=device)
+        self._labels = labels.to(device)
+        for parameter in canvas.parameters:
+            parameter.requires_grad_(True)
+        _, self._distance_at_start, self._has_batch_norm = self._judge(self._best_images)
+        self._repeated: Repeated[None] | None = None
+        if learning_rates:
+            draws = torch.stack([augmentation.draw(len(labels), generator) for _ in learning_rates]).to(device)
+            optimiser = PlainAdam(canvas.parameters, betas, learning_rates)
+            # A cycle of references would keep images, moments and recordings until the collector comes by.
+            move = functools.partial(Inversion._move, weakref.proxy(self), optimiser, draws)
+            recordable = canvas.selection is None and all(getattr(own, "recordable", False) for own in objectives)
+            self._repeated = Repeated(move, device, recordable=recordable)
 
-        def step() -> None:
-            images = canvas.images()
-            drawn = draws.index_select(0, optimiser.steps_done).squeeze(0)
-            if selection is None:
-                seen = augmentation.apply(images, drawn)
-                logits, distance = _run(teacher, reader, seen)
-            else:
-                seen, kept = selection.detached(augmentation.apply(selection.attached(images), drawn))
-                logits, distance = _run(teacher, reader, seen, selection.tokens, kept)
-            if judge is not None:
-                distance = (distance + judge(seen)) / (2 if has_batch_norm else 1)
-            loss = weights.cross_entropy * cross_entropy(logits, wanted) + weights.batch_norm * distance
-            if weights.total_variation:
-                loss = loss + weights.total_variation * total_variation(images)
-            if weights.l2:
-                loss = loss + weights.l2 * l2(images)
-            gradients = torch.autograd.grad(loss, canvas.parameters)
-            with torch.no_grad():
-                improved = loss < best_loss
-                torch.where(improved, images, best_images, out=best_images)
-                torch.where(improved, loss, best_loss, out=best_loss)
-                optimiser.step(gradients)
-                canvas.confine()
-            if selection is not None:
-                selection.step()
+    def step(self) -> None:
+        """Move the canvas by one step.
 
-        repeated = Repeated(step, device, recordable=selection is None)
-        for _ in learning_rates:
+        Raises:
+            UsageError: a step for each learning rate has been done.
+        """
+        if self._repeated is None or not self.steps_left:
+            raise UsageError(
+                f"inversion of model {self.teacher.name!r} has no learning rate for a further step; give more of them"
+            )
+        self._repeated()
+        self.steps_left -= 1
+
+    def run(self, check: Callable[[], None] = lambda: None) -> Self:
+        """Do all steps that are left, and return this inversion.
+
+        Args:
+            check: function that is called before every step; what it raises ends the run.
+        """
+        for _ in range(self.steps_left):
             check()
-            repeated()
-        stored = _stored(best_images, stored_side)
-        with torch.no_grad():
-            logits, distance = _run(teacher, reader, stored.float() / 255)
-    finite = (logits, distance, best_loss, *(parameter.detach() for parameter in canvas.parameters))
-    if not all(bool(torch.isfinite(values).all()) for values in finite):
-        raise ZooError(
-            f"model {teacher.contract.name!r} gave outputs or gradients that are not finite during recovery; "
-            "check it with `metazoo zoo verify` or remove it with `metazoo zoo remove`"
+            self.step()
+        return self
+
+    def loss(self) -> Tensor:
+        """Loss of the current iterate, a scalar that is differentiable in the canvas, under a fresh augmentation."""
+        draws = self._augmentation.draw(len(self._labels), self._generator).to(self._labels.device)
+        images, loss = self._evaluate(draws)
+        self._keep_best(images, loss)
+        return loss
+
+    def best(self) -> RecoveredImages:
+        """The iterate of the lowest loss that `step` or `loss` has met, as it is stored, judged by the teacher.
+
+        Before any of them it is the start, and its labels are the classes that the teacher predicts.
+
+        Raises:
+            ZooError: the teacher's outputs or gradients are not finite.
+        """
+        stored = _stored(self._best_images, self._stored_side)
+        logits, distance, _ = self._judge(stored.float() / 255)
+        evaluated = bool(self._evaluated)
+        parameters = [parameter.detach() for parameter in self.canvas.parameters]
+        finite = (logits, distance, *parameters, *([self._best_loss] if evaluated else []))
+        if not all(bool(torch.isfinite(values).all()) for values in finite):
+            raise ZooError(
+                f"model {self.teacher.name!r} gave outputs or gradients that are not finite during recovery; "
+                "check it with `metazoo zoo verify` or remove it with `metazoo zoo remove`"
+            )
+        labels = self._labels if evaluated else logits.argmax(1)
+        health = Health(
+            (logits.argmax(1) == labels).double().mean().item(),
+            distance.item() if self._has_batch_norm else None,
+            self._distance_at_start.item() if self._has_batch_norm else None,
         )
-    if not learning_rates:
-        wanted = logits.argmax(1)
-    health = Health(
-        (logits.argmax(1) == wanted).double().mean().item(),
-        distance.item() if has_batch_norm else None,
-        distance_at_start.item() if has_batch_norm else None,
-    )
-    return RecoveredImages(stored.cpu(), wanted.cpu(), health)
+        return RecoveredImages(stored.cpu(), labels.cpu(), health)
 
+    def _move(self, optimiser: PlainAdam, draws: Tensor) -> None:
+        images, loss = self._evaluate(draws.index_select(0, optimiser.steps_done).squeeze(0))
+        gradients = torch.autograd.grad(loss, self.canvas.parameters)
+        self._keep_best(images, loss)
+        with torch.no_grad():
+            optimiser.step(gradients)
+            self.canvas.confine()
+        if self.canvas.selection is not None:
+            self.canvas.selection.step()
 
-@contextlib.contextmanager
-def _reading(guide: WhiteBoxTeacher | None) -> Iterator[Callable[[Tensor], Tensor] | None]:
-    if guide is None:
-        yield None
-        return
-    with read_batch_norm(guide) as reader:
-        yield lambda images: _run(guide, reader, images)[1]
+    def _evaluate(self, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """Images of the canvas and their loss when they are augmented as `draws` say."""
+        images, selection = self.canvas.images(), self.canvas.selection
+        if selection is None:
+            tokens, kept, shown = None, None, self._augmentation.apply(images, draws)
+        else:
+            tokens = selection.tokens
+            shown, kept = selection.detached(self._augmentation.apply(selection.attached(images), draws))
+        logits, features, statistics = self._pass(shown, tokens, kept, with_features=self._with_features)
+        of_guide = None if self._guide is None else self._guide(shown)[2]
+        outputs = TeacherOutputs(shown, self._labels, logits, statistics, of_guide, features)
+        step = self._evaluated.clone()
+        return images, functools.reduce(operator.add, (own(images, outputs, step) for own in self._objectives))
 
+    @torch.no_grad()
+    def _keep_best(self, images: Tensor, loss: Tensor) -> None:
+        improved = loss < self._best_loss
+        torch.where(improved, images, self._best_images, out=self._best_images)
+        torch.where(improved, loss, self._best_loss, out=self._best_loss)
+        self._evaluated.add_(1)
 
-def _run(
-    teacher: WhiteBoxTeacher,
-    reader: BatchNormReader,
-    images: Tensor,
-    tokens: PatchTokens | None = None,
-    kept: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Logits [n, classes] and the batch-norm distance of one batch, which a CPU takes in parts.
-
-    With `kept` (int64 [n, k]) the teacher goes on with these patches of `tokens` alone.
-    """
-    count, _, height, width = images.shape
-    largest = reader.largest_input or _GUESSED_CHANNELS * height * width
-    parts = -(-count * largest // _VALUES_AT_ONCE) if images.device.type == "cpu" else 1
-    parts = min(parts, count)
-    reader.clear()
-    logits = []
-    chosen = [None] * parts if kept is None else kept.tensor_split(parts)
-    for part, patches in zip(images.tensor_split(parts), chosen, strict=True):
-        with contextlib.nullcontext() if tokens is None else tokens.only(patches):
-            logits.append(teacher(part.contiguous(memory_format=torch.channels_last)))
-    return torch.cat(logits), batch_norm_distance(reader.observed, reader.stored)
+    @torch.no_grad()
+    def _judge(self, images: Tensor) -> tuple[Tensor, Tensor, bool]:
+        """Logits and batch-norm distance of images as they are, and whether the teacher has batch norm."""
+        logits, _, statistics = self._pass(images)
+        return logits, batch_norm_distance(*statistics), bool(statistics.observed)
 
 
 def _stored(pixels: Tensor, stored_side: int | None) -> Tensor:

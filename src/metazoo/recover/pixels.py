@@ -5,7 +5,7 @@ pixels themselves are optimised (DeepInversion, CVPR 2020): at 32 pixels the gen
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import final
 
 import torch
@@ -13,11 +13,35 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from metazoo.data.augment import ShiftAndFlip
-from metazoo.recover.inversion import InversionCanvas, LossWeights, RecoveredImages, invert
-from metazoo.recover.start_images import Canvas, start_images
+from metazoo.recover.inversion import Canvas, Inversion
+from metazoo.recover.objectives import L2, BatchNormDistance, CrossEntropy, Objective, TotalVariation
+from metazoo.recover.start_images import StartImages, start_images
 from metazoo.recover.statistics import batch_norm_layers
 from metazoo.recover.tokens import PatchSelection, patch_tokens
 from metazoo.zoo.teachers import WhiteBoxTeacher
+
+
+@final
+class PixelCanvas(Canvas):
+    """Images whose pixels are moved.
+
+    Args:
+        start: float [n, channels, side, side] in [0, 1]; changed in place.
+        selection: patches that are still inverted; None for all.
+    """
+
+    def __init__(self, start: Tensor, selection: PatchSelection | None = None) -> None:
+        self.parameters, self.selection = (start,), selection
+
+    def images(self) -> Tensor:
+        """The pixels; no gradient comes to those of dropped patches."""
+        pixels = self.parameters[0]
+        return pixels if self.selection is None else self.selection.frozen(pixels)
+
+    @torch.no_grad()
+    def confine(self) -> None:
+        """Clamp the pixels to [0, 1]."""
+        self.parameters[0].clamp_(0, 1)
 
 
 class RecoveryConfig(BaseModel):
@@ -31,7 +55,7 @@ class RecoveryConfig(BaseModel):
     learning_rate: float = Field(
         default=0.05, gt=0, description="largest step in units of the [0, 1] range; falls as a cosine"
     )
-    canvas: Canvas = Field(default="leaves", description="what the images start as")
+    canvas: StartImages = Field(default="leaves", description="what the images start as")
     cross_entropy: float = Field(default=1.0, ge=0, description="weight of the wanted class")
     batch_norm: float = Field(default=1.0, ge=0, description="weight of the batch-norm statistics")
     total_variation: float = Field(default=20.0, ge=0, description="weight of smoothness")
@@ -54,70 +78,52 @@ class RecoveryConfig(BaseModel):
         description="share of its patches that a vision transformer is inverted without in the end; others ignore it",
     )
 
+    def inversions(
+        self,
+        teacher: WhiteBoxTeacher,
+        buckets: Iterable[Tensor],
+        random: torch.Generator,
+        *,
+        guide: WhiteBoxTeacher | None = None,
+        stored_side: int | None = None,
+        objectives: Sequence[Objective] = (),
+    ) -> Iterator[Inversion]:
+        """Yield the inversion of each bucket, to be run before the next one.
 
-@final
-class _Pixels(InversionCanvas):
-    def __init__(self, start: Tensor, selection: PatchSelection | None) -> None:
-        self.parameters = (start,)
-        self._selection = selection
+        Deterministic on a CPU given `random` and the number of threads.
 
-    def images(self) -> Tensor:
-        pixels = self.parameters[0]
-        return pixels if self._selection is None else self._selection.frozen(pixels)
-
-    def confine(self) -> None:
-        self.parameters[0].clamp_(0, 1)
-
-
-def recover_images(
-    teacher: WhiteBoxTeacher,
-    labels: Tensor,
-    config: RecoveryConfig,
-    generator: torch.Generator,
-    *,
-    guide: WhiteBoxTeacher | None = None,
-    stored_side: int | None = None,
-    check: Callable[[], None] = lambda: None,
-) -> RecoveredImages:
-    """Recover one image for every entry of `labels` (int64 [n], local classes of `teacher`) on the teacher's device.
-
-    Deterministic on a CPU given the generator and the number of threads.
-
-    Args:
-        teacher: a frozen model; it is as it was afterwards.
-        labels: the wanted class of every image.
-        config: weights of the loss and the optimiser.
-        generator: on the CPU.
-        guide: see `metazoo.recover.guides`; on the teacher's device. If the teacher has batch norm too, half of the
-            iterations are done.
-        stored_side: see `invert`.
-        check: see `invert`.
-
-    Raises:
-        ZooError: the teacher's outputs or gradients are not finite.
-    """
-    spec = teacher.contract.spec
-    start = start_images(config.canvas, len(labels), spec.channels, spec.input_size, generator)
-    start = start.to(next(teacher.parameters()).device)
-    halved = guide is not None and bool(batch_norm_layers(teacher))
-    iterations = -(-config.iterations // 2) if halved else config.iterations
-    tokens = patch_tokens(teacher.classifier.network) if config.dropped_tokens else None
-    selection = None if tokens is None else PatchSelection(tokens, start, config.dropped_tokens, iterations)
-    padding = round(spec.input_size * config.shift)
-    return invert(
-        teacher,
-        _Pixels(start, selection),
-        labels,
-        LossWeights(config.cross_entropy, config.batch_norm, config.total_variation, config.l2),
-        ShiftAndFlip(padding),
-        generator,
-        [config.learning_rate * cosine_decay(step / iterations) for step in range(iterations)],
-        betas=(0.5, 0.99),
-        selection=selection,
-        guide=guide,
-        stored_side=stored_side,
-        check=check,
-    )
+        Args:
+            teacher: a frozen model.
+            buckets: wanted local classes of the images of each bucket, int64 [n].
+            random: source of all draws, on the CPU.
+            guide: see `metazoo.recover.guides`; on the teacher's device. If the teacher has batch norm too, half of the
+                iterations are done.
+            stored_side: see `Inversion`.
+            objectives: further terms of the loss, added to those of this config.
+        """
+        halved = guide is not None and bool(batch_norm_layers(teacher))
+        iterations = -(-self.iterations // 2) if halved else self.iterations
+        rates = [self.learning_rate * cosine_decay(step / iterations) for step in range(iterations)]
+        terms: list[Objective] = [CrossEntropy(self.cross_entropy), BatchNormDistance(self.batch_norm)]
+        smooth = (TotalVariation(self.total_variation), L2(self.l2))
+        terms += [term for term in smooth if term.weight]
+        tokens = patch_tokens(teacher.classifier.network) if self.dropped_tokens else None
+        for labels in buckets:
+            start = start_images(self.canvas, len(labels), teacher.channels, teacher.input_size, random)
+            start = start.to(teacher.device)
+            selection = None if tokens is None else PatchSelection(tokens, start, self.dropped_tokens, iterations)
+            yield Inversion(
+                teacher,
+                PixelCanvas(start, selection),
+                labels,
+                [*terms, *objectives],
+                ShiftAndFlip(round(teacher.input_size * self.shift)),
+                random,
+                learning_rates=rates,
+                betas=(0.5, 0.99),
+                guide=guide,
+                stored_side=stored_side,
+            )
 
 
 def cosine_decay(progress: float, floor: float = 0.05) -> float:

@@ -1,4 +1,4 @@
-"""What an image is before it is recovered: the starting canvases of pixel inversion.
+"""Starting images of pixel inversion.
 
 Inversion moves a starting image only as far as the teacher asks. What the teacher does not ask for stays as it was, so
 the start decides much of the low-level statistics that the recovered images bring to the meta-model. *Dead leaves*
@@ -16,16 +16,16 @@ from torch import Tensor
 from metazoo.data.glyphs.glyph_classes import glyphs_of, scripts
 from metazoo.data.glyphs.glyphs import render_glyph
 
-Canvas = Literal["leaves", "noise", "fractals", "glyphs"]
+StartImages = Literal["leaves", "noise", "fractals", "glyphs"]
 
 
-def start_images(canvas: Canvas, count: int, channels: int, side: int, generator: torch.Generator) -> Tensor:
+def start_images(start: StartImages, count: int, channels: int, side: int, generator: torch.Generator) -> Tensor:
     """Draw `count` starting images [count, channels, side, side] in [0, 1]."""
-    if canvas == "noise":
+    if start == "noise":
         return torch.rand(count, channels, side, side, generator=generator)
-    if canvas == "fractals":
+    if start == "fractals":
         return fractals(count, channels, side, generator)
-    if canvas == "glyphs":
+    if start == "glyphs":
         return _glyphs(count, channels, side, generator)
     return dead_leaves(count, channels, side, generator)
 

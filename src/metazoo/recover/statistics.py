@@ -1,38 +1,75 @@
 """Reading batch-norm statistics while a frozen teacher runs, without leaving anything behind in it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.hooks import RemovableHandle
+
+
+class BatchNormStatistics(NamedTuple):
+    """Moments of the inputs of some batch-norm layers, each a mean and a biased variance [channels].
+
+    Attributes:
+        observed: moments of a batch over images and space, differentiable.
+        stored: running moments of the same layers.
+    """
+
+    observed: Sequence[tuple[Tensor, Tensor]]
+    stored: Sequence[tuple[Tensor, Tensor]]
 
 
 class BatchNormReader:
-    """What the batch-norm layers of one network have seen since the last `clear`, and what they remember.
+    """Context manager that records what the batch-norm layers of a frozen network see.
 
-    A batch may go through the network in several parts. Layers that have not run are absent; of a layer that runs twice
-    in one pass both inputs count, as they did for the statistics that it stores.
+    All layers count that are in evaluation mode and keep running statistics. Within the context the network computes
+    what it always does, and gradients reach its inputs, but not the weights of these layers. Afterwards it is as it was
+    before, also after an exception. A batch may go through the network in several parts. Layers that have not run since
+    `clear` are absent; of a layer that runs twice in one pass both inputs count, as they did for the statistics that it
+    stores.
+
+    Args:
+        network: a network whose weights and running statistics do not change any more.
+
+    Attributes:
+        largest_input: values of one image in the largest layer so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, network: nn.Module) -> None:
+        self._layers = [layer for layer in batch_norm_layers(network) if not layer.training]
+        # A subclass with a forward of its own, such as one with an activation in it, is only watched.
+        self._affine = {layer: _affine(layer) for layer in self._layers if type(layer).forward is _BatchNorm.forward}
         self._seen: dict[_BatchNorm, list[tuple[int, Tensor, Tensor]]] = {}
-        self.largest_input = 0  # values of one image in the largest layer so far
+        self._replaced: list[_BatchNorm] = []
+        self._handles: list[RemovableHandle] = []
+        self.largest_input = 0
+
+    def __enter__(self) -> Self:
+        for layer in self._layers:
+            if layer in self._affine and "forward" not in vars(layer):
+                # An attribute of the instance goes before the method of its class.
+                vars(layer)["forward"] = self._recording_forward(layer, *self._affine[layer])
+                self._replaced.append(layer)
+            else:
+                self._handles.append(layer.register_forward_pre_hook(self._hook))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._replaced:
+            vars(self._replaced.pop()).pop("forward", None)
+        while self._handles:
+            self._handles.pop().remove()
 
     def clear(self) -> None:
-        """Forget the statistics: another batch follows."""
+        """Forget the statistics, before or after a batch."""
         self._seen.clear()
-
-    def record(self, layer: _BatchNorm, inputs: Tensor, mean: Tensor, mean_square: Tensor) -> None:
-        """Take in that `layer` saw `inputs` [n, channels, ...] with these moments, each [channels]."""
-        self.largest_input = max(self.largest_input, inputs[0].numel())
-        self._seen.setdefault(layer, []).append((inputs.numel() // inputs.shape[1], mean, mean_square))
 
     @property
     def observed(self) -> list[tuple[Tensor, Tensor]]:
-        """Per layer, mean and biased variance [channels] of its inputs over batch and space, differentiable."""
+        """Mean and biased variance [channels] of every layer's inputs over images and space, differentiable."""
         statistics = []
         for parts in self._seen.values():
             count = sum(part for part, _, _ in parts)
@@ -43,8 +80,27 @@ class BatchNormReader:
 
     @property
     def stored(self) -> list[tuple[Tensor, Tensor]]:
-        """Per layer of `observed`, the running mean and variance [channels]."""
+        """Running mean and variance [channels] of every layer of `observed`."""
         return [(layer.running_mean, layer.running_var) for layer in self._seen]  # pyright: ignore[reportReturnType]
+
+    def _record(self, layer: _BatchNorm, inputs: Tensor, mean: Tensor, mean_square: Tensor) -> None:
+        self.largest_input = max(self.largest_input, inputs[0].numel())
+        self._seen.setdefault(layer, []).append((inputs.numel() // inputs.shape[1], mean, mean_square))
+
+    def _recording_forward(self, layer: _BatchNorm, scale: Tensor, shift: Tensor) -> Callable[[Tensor], Tensor]:
+        def forward(inputs: Tensor) -> Tensor:
+            outputs, *moments = _NormaliseAndObserve.apply(inputs, scale, shift)  # pyright: ignore[reportGeneralTypeIssues]
+            self._record(layer, inputs, *moments)
+            return outputs
+
+        return forward
+
+    def _hook(self, layer: nn.Module, arguments: tuple[Any, ...]) -> None:
+        inputs: Tensor = arguments[0]
+        dimensions = _all_but_channels(inputs)
+        exact = torch.promote_types(inputs.dtype, torch.float32)  # not what mixed precision hands on
+        moments = (values.mean(dimensions, dtype=exact) for values in (inputs, inputs.square()))
+        self._record(cast(_BatchNorm, layer), inputs, *moments)
 
 
 def batch_norm_layers(network: nn.Module) -> list[_BatchNorm]:
@@ -53,60 +109,16 @@ def batch_norm_layers(network: nn.Module) -> list[_BatchNorm]:
     return [layer for layer in layers if layer.running_mean is not None]
 
 
-@contextmanager
-def read_batch_norm(network: nn.Module) -> Iterator[BatchNormReader]:
-    """Attach a reader to every batch-norm layer that is in evaluation mode and keeps running statistics.
-
-    The network computes what it always does and is as it was afterwards, also after an exception. Meanwhile gradients
-    reach its inputs, but not the weights of these layers: it is for frozen networks.
-    """
-    layers = [layer for layer in batch_norm_layers(network) if not layer.training]
-    # A subclass with a forward of its own, such as one with an activation in it, is only watched.
-    plain = [layer for layer in layers if type(layer).forward is _BatchNorm.forward and "forward" not in vars(layer)]
-    reader = BatchNormReader()
-    handles = []
-    try:
-        for layer in layers:
-            if layer in plain:
-                # An attribute of the instance goes before the method of its class.
-                layer.forward = _recording_forward(layer, reader)
-            else:
-                handles.append(layer.register_forward_pre_hook(_recording_hook(layer, reader)))
-        yield reader
-    finally:
-        for layer in plain:
-            vars(layer).pop("forward", None)
-        for handle in handles:
-            handle.remove()
-
-
-def _recording_forward(layer: _BatchNorm, reader: BatchNormReader) -> Any:
+def _affine(layer: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """Scale and shift [channels] that the layer applies in evaluation mode."""
     mean, variance = cast(tuple[Tensor, Tensor], (layer.running_mean, layer.running_var))
     scale = torch.rsqrt(variance + layer.eps)
     scale = scale if layer.weight is None else scale * layer.weight.detach()
-    shift = -mean * scale if layer.bias is None else layer.bias.detach() - mean * scale
-
-    def forward(inputs: Tensor) -> Tensor:
-        outputs, *moments = _NormaliseAndObserve.apply(inputs, scale, shift)  # pyright: ignore[reportGeneralTypeIssues]
-        reader.record(layer, inputs, *moments)
-        return outputs
-
-    return forward
-
-
-def _recording_hook(layer: _BatchNorm, reader: BatchNormReader) -> Any:
-    def hook(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-        inputs: Tensor = arguments[0]
-        dimensions = _all_but_channels(inputs)
-        exact = torch.promote_types(inputs.dtype, torch.float32)  # not what mixed precision hands on
-        moments = (values.mean(dimensions, dtype=exact) for values in (inputs, inputs.square()))
-        reader.record(layer, inputs, *moments)
-
-    return hook
+    return scale, -mean * scale if layer.bias is None else layer.bias.detach() - mean * scale
 
 
 class _NormaliseAndObserve(torch.autograd.Function):
-    """Batch norm by stored statistics, together with the first two moments of its input.
+    """Batch norm by stored statistics, and the first two moments of its input.
 
     The gradient of all three is affine in the input, so it takes two passes over the activations; torch's own backward
     also works out gradients of the weights, which a frozen layer has no use for.

@@ -1,12 +1,12 @@
-"""Leaving out, step by step, the patches that matter least to a vision transformer: sparse inversion.
+"""Sparse inversion: the patches that matter least to a vision transformer are left out step by step.
 
 After SMI (Hu et al., ICML 2024, "Sparse Model Inversion"), which stops inverting patches of little attention, so that
-every further pass has fewer tokens. Deviations: what a patch matters is the squared gradient that has reached its
-pixels since the last drop (published: the attention that the class token pays to it), which asks nothing more of the
-teacher than a gradient, costs no pass, and suits networks without a class token; patches are dropped in `DROPS` steps
-over the first half of the iterations (published: at iterations 50, 100, 200 and 300); and a shifted image is
-seen through as many of the teacher's patches as are kept, those that show most of the kept pixels, so shifts
-need not be whole patches. Dropped patches stay as they were and are stored with the rest.
+every further pass has fewer tokens. Deviations: the importance of a patch is the squared gradient that has reached its
+pixels since the last drop (published: the attention that the class token pays to it), which needs only a gradient of
+the teacher, costs no pass, and suits networks without a class token; patches are dropped in `DROPS` steps over the
+first half of the iterations (published: at iterations 50, 100, 200 and 300); and a shifted image is shown through as
+many of the teacher's patches as are kept, those that cover most of the kept pixels, so shifts need not be whole
+patches. Dropped patches stay as they were and are stored with the rest.
 """
 
 from collections.abc import Iterator
@@ -25,19 +25,23 @@ DROPS = 4
 
 @dataclass(frozen=True)
 class PatchTokens:
-    """Where a vision transformer has just made one token of every patch, with its position.
+    """The tokens of a vision transformer, one for every patch, with their positions added.
 
-    `place` is the module that puts the tokens out: [n, prefix + rows * columns, width].
+    Attributes:
+        module: module whose outputs they are, [n, prefix + rows * columns, width].
+        prefix: number of tokens before those of the patches, such as a class token.
+        rows: number of patches from top to bottom.
+        columns: number of patches from left to right.
     """
 
-    place: nn.Module
+    module: nn.Module
     prefix: int
     rows: int
     columns: int
 
     @contextmanager
     def only(self, kept: Tensor | None) -> Iterator[None]:
-        """Let the network go on with the patches `kept` of each image alone (int64 [n, k]); with all if None."""
+        """Keep only the patches `kept` (int64 [n, k]) of each image within the context; all if None."""
         if kept is None:
             yield
             return
@@ -46,7 +50,7 @@ class PatchTokens:
             chosen = kept[..., None].expand(-1, -1, tokens.shape[-1])
             return torch.cat([tokens[:, : self.prefix], tokens[:, self.prefix :].gather(1, chosen)], 1)
 
-        handle = self.place.register_forward_hook(drop)
+        handle = self.module.register_forward_hook(drop)
         try:
             yield
         finally:
@@ -54,7 +58,7 @@ class PatchTokens:
 
 
 def patch_tokens(network: Network) -> PatchTokens | None:
-    """The tokens of a vision transformer of timm or torchvision with absolute positions; None of anything else."""
+    """Find the tokens of a vision transformer of timm or torchvision with absolute positions; else None."""
     body = network.body if isinstance(network, LibraryNetwork) else None
     if type(body).__name__ != "VisionTransformer":
         return None
@@ -70,13 +74,13 @@ def patch_tokens(network: Network) -> PatchTokens | None:
 
 @final
 class PatchSelection:
-    """Which patches of a batch are still inverted in pixels.
+    """The patches of a batch that are still inverted in pixels.
 
     Args:
-        tokens: of the teacher.
-        start: the images that inversion starts from, [n, channels, side, side].
-        share: of the patches that is left out in the end, in [0, 1).
-        steps: of the inversion.
+        tokens: tokens of the teacher.
+        start: images that inversion starts from, [n, channels, side, side].
+        share: share of the patches that is left out in the end, in [0, 1).
+        steps: number of steps of the inversion.
     """
 
     def __init__(self, tokens: PatchTokens, start: Tensor, share: float, steps: int) -> None:
@@ -89,41 +93,41 @@ class PatchSelection:
         }
         self._steps_done = 0
         self._kept = torch.arange(patches, device=start.device).expand(len(start), -1)
-        self._matters = start.new_zeros(len(start), patches)
+        self._importance = start.new_zeros(len(start), patches)
         self._mask = torch.ones_like(start[:, :1])
 
     def frozen(self, pixels: Tensor) -> Tensor:
-        """The same pixels [n, channels, side, side]; no gradient comes to those of dropped patches."""
+        """The same pixels [n, channels, side, side], without a gradient to those of dropped patches."""
         return torch.where(self._mask.bool(), pixels, pixels.detach())
 
     def attached(self, images: Tensor) -> Tensor:
-        """The images [n, c, side, side] with the mask as a further channel, which follows them when they are moved."""
+        """Images [n, c, side, side] with the mask as a further channel, so that it is moved with them."""
         joined = torch.cat([images, self._mask], 1)
         if joined.requires_grad:
             joined.register_hook(self._observe)
         return joined
 
     def detached(self, joined: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The moved images, and the teacher's patches that show most of what is kept; None as long as all are."""
+        """The moved images, and the patches that cover most of the kept pixels; None as long as all are kept."""
         images, mask = joined[:, :-1], joined[:, -1:].detach()
-        if self._kept.shape[1] == self._matters.shape[1]:
+        if self._kept.shape[1] == self._importance.shape[1]:
             return images, None
         return images, self._by_patch(mask).topk(self._kept.shape[1], 1).indices
 
     def step(self) -> None:
-        """Count a step, after its gradient has been taken, and drop patches when it is time."""
+        """Count a step after its gradient has been taken, and drop patches when they are due."""
         self._steps_done += 1
         if self._steps_done in self._counts:
-            matters = self._matters.gather(1, self._kept)
-            best = matters.topk(self._counts[self._steps_done], 1).indices
+            importance = self._importance.gather(1, self._kept)
+            best = importance.topk(self._counts[self._steps_done], 1).indices
             self._kept = self._kept.gather(1, best)
-            grid = torch.zeros_like(self._matters).scatter_(1, self._kept, 1.0)
+            grid = torch.zeros_like(self._importance).scatter_(1, self._kept, 1.0)
             grid = grid.view(-1, 1, self.tokens.rows, self.tokens.columns)
             self._mask = functional.interpolate(grid, size=self._mask.shape[-2:], mode="nearest")
-            self._matters.zero_()
+            self._importance.zero_()
 
     def _observe(self, gradient: Tensor) -> None:
-        self._matters += self._by_patch(gradient[:, :-1].detach().square().sum(1, keepdim=True))
+        self._importance += self._by_patch(gradient[:, :-1].detach().square().sum(1, keepdim=True))
 
     def _by_patch(self, values: Tensor) -> Tensor:
         return functional.adaptive_avg_pool2d(values, (self.tokens.rows, self.tokens.columns)).flatten(1)

@@ -1,30 +1,29 @@
-"""One piece of recovery work, as a process does it."""
+"""Units of recovery work that a process does."""
 
 import contextlib
-import functools
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from metazoo.errors import ZooError
 from metazoo.execution.compute import CPU, Compute
-from metazoo.execution.executor import map_units
+from metazoo.execution.executor import Executor, in_order
 from metazoo.execution.process_memory import give_back_memory
 from metazoo.execution.randomness import generator
-from metazoo.recover.generated import GeneratorConfig, recover_through_generator
+from metazoo.execution.signals import check_stop
+from metazoo.recover.generated import GeneratorConfig
 from metazoo.recover.inversion import RecoveredImages
-from metazoo.recover.pixels import RecoveryConfig, recover_images
-from metazoo.zoo import ModelContract, WhiteBoxTeacher, Zoo
+from metazoo.recover.pixels import RecoveryConfig
+from metazoo.zoo import ModelContract, WhiteBoxTeacher, Zoo, ZooReference
 
 
 @dataclass(frozen=True)
 class RecoveryUnit:
-    """Buckets of one teacher to recover; it travels to a worker process."""
+    """Buckets to recover from one teacher, sent to a worker process. `zoo` names the teacher and its guide."""
 
-    zoo: Path
+    zoo: ZooReference
     contract: ModelContract
     generation: int
     buckets: tuple[int, ...]
@@ -41,76 +40,48 @@ def _name_of(unit: RecoveryUnit) -> str:
     return f"recovery from model {unit.contract.name!r} (bucket {unit.buckets[0]})"
 
 
-def recover_unit(unit: RecoveryUnit, check: Callable[[], None] = lambda: None) -> list[RecoveredImages]:
-    """Recover the images of each of its buckets; the same for every process and order of units.
+def recover_unit(unit: RecoveryUnit, check: Callable[[], None] = check_stop) -> list[RecoveredImages]:
+    """Recover the images of each of its buckets; the same in every process and for every order of units.
 
-    A guide that leads astray, as one of ruined weights does, is let go: the images are recovered without it.
+    A guide is rejected, and the images are recovered without it, if it keeps them from becoming finite or from coming
+    nearer to the teacher's own statistics, as one of ruined weights does.
     """
-    wanted = (unit.contract,) if unit.guide is None else (unit.contract, unit.guide)
-    teacher, *guides = _teachers(unit.zoo, wanted, unit.compute.device)
-    guide = guides[0] if guides else None
-    found = None if guide is None else _guided(unit, teacher, guide, check)
-    if found is None:
+    teacher, *guides = _teachers(unit.zoo, unit.compute.device)
+    found: list[RecoveredImages] = []
+    for guide in guides:
+        with contextlib.suppress(ZooError):
+            guided = _recovered(unit, teacher, guide, check)
+            found = [] if any(recovered.health.is_worse_than_start for recovered in guided) else guided
+    if not found:
         alone = _recovered(unit, teacher, None, check)
-        found = [replace(one, health=replace(one.health, guide_let_go=guide is not None)) for one in alone]
+        found = [replace(one, health=replace(one.health, guide_rejected=bool(guides))) for one in alone]
     give_back_memory(torch.device(unit.compute.device))
     return found
-
-
-def _guided(
-    unit: RecoveryUnit, teacher: WhiteBoxTeacher, guide: WhiteBoxTeacher, check: Callable[[], None]
-) -> list[RecoveredImages] | None:
-    """None if the guide keeps images from becoming finite, or from coming nearer to the teacher's own statistics."""
-    with contextlib.suppress(ZooError):
-        found = _recovered(unit, teacher, guide, check)
-        if not any(recovered.health.went_astray for recovered in found):
-            return found
-    return None
 
 
 def _recovered(
     unit: RecoveryUnit, teacher: WhiteBoxTeacher, guide: WhiteBoxTeacher | None, check: Callable[[], None]
 ) -> list[RecoveredImages]:
     random = generator(unit.seed, unit.stage, f"{unit.contract.name}/{unit.generation}", unit.buckets[0])
-    side = unit.stored_side
     with unit.compute.mixed():
-        return recover_buckets(teacher, unit.labels, unit.config, random, guide=guide, stored_side=side, check=check)
-
-
-def recover_buckets(
-    teacher: WhiteBoxTeacher,
-    buckets: Sequence[Tensor],
-    config: RecoveryConfig | GeneratorConfig,
-    random: torch.Generator,
-    *,
-    guide: WhiteBoxTeacher | None = None,
-    stored_side: int | None = None,
-    check: Callable[[], None] = lambda: None,
-) -> list[RecoveredImages]:
-    """Recover the images of `buckets` (int64 [n] each) in whichever way; in pixels there is a single one.
-
-    A guide is for pixels alone.
-
-    Raises:
-        ZooError: as `recover_images`.
-    """
-    if isinstance(config, GeneratorConfig):
-        return recover_through_generator(teacher, buckets, config, random, stored_side=stored_side, check=check)
-    (labels,) = buckets
-    return [recover_images(teacher, labels, config, random, guide=guide, stored_side=stored_side, check=check)]
+        inversions = unit.config.inversions(teacher, unit.labels, random, guide=guide, stored_side=unit.stored_side)
+        return [inversion.run(check).best() for inversion in inversions]
 
 
 def recover_units(
-    units: Sequence[RecoveryUnit], workers: int, *, threads: int = 1, check: Callable[[], None] = lambda: None
+    units: Sequence[RecoveryUnit],
+    executor: Executor,
+    *,
+    threads: int = 1,
+    short: bool = False,
+    check: Callable[[], None] = lambda: None,
 ) -> Generator[tuple[int, list[RecoveredImages]]]:
-    """Yield the index of a unit and its images as they come; see `metazoo.execution.executor.map_units`.
+    """Yield the index of a unit and its images as they come; see `metazoo.execution.executor.Executor.map`.
 
     Close it when it is left early, so that the teacher at hand is let go.
     """
-    inline = workers == 1 or len(units) == 1
-    function = functools.partial(recover_unit, check=check) if inline else recover_unit
     try:
-        yield from map_units(function, units, workers, name_of=_name_of, threads=threads, check=check)
+        yield from executor.map(recover_unit, units, name_of=_name_of, threads=threads, short=short, check=check)
     finally:
         _held.clear()
 
@@ -130,7 +101,7 @@ def recover_requests(
     seed: int,
     iteration: int,
     *,
-    workers: int,
+    executor: Executor,
     stored_side: int,
     compute: Compute = CPU,
     check: Callable[[], None] = lambda: None,
@@ -139,10 +110,11 @@ def recover_requests(
 
     What comes depends on the seed, the number of the iteration and the place of a request among the others.
     """
+    contracts = [zoo.contract(request.teacher) for request in requests]
     units = [
         RecoveryUnit(
-            zoo.folder,
-            zoo.contract(request.teacher),
+            zoo.reference(contract),
+            contract,
             iteration,
             (place,),
             (request.labels,),
@@ -152,22 +124,21 @@ def recover_requests(
             stage="recover again",
             compute=compute,
         )
-        for place, request in enumerate(requests)
+        for place, (contract, request) in enumerate(zip(contracts, requests, strict=True))
     ]
     # A process takes longer to come up on a GPU than it would take the last of these units to wait for the others.
-    workers = workers if compute.device == "cpu" else 1
-    found = {index: recovered for index, (recovered,) in recover_units(units, workers, check=check)}
-    return [found[place] for place in range(len(units))]
+    results = recover_units(units, executor, short=compute.device != "cpu", check=check)
+    with contextlib.closing(results):
+        return [recovered for (recovered,) in in_order(results)]
 
 
 # The last teacher of this process and its guide, because the buckets of one follow each other.
-_held: list[tuple[Path, str, WhiteBoxTeacher]] = []
+_held: list[tuple[ZooReference, str, list[WhiteBoxTeacher]]] = []
 
 
-def _teachers(folder: Path, contracts: Sequence[ModelContract], device: str) -> list[WhiteBoxTeacher]:
-    held = [(path, place, teacher.contract) for path, place, teacher in _held]
-    if held != [(folder, device, contract) for contract in contracts]:
+def _teachers(zoo: ZooReference, device: str) -> list[WhiteBoxTeacher]:
+    if [held[:2] for held in _held] != [(zoo, device)]:
         _held.clear()
-        # Of all contracts these alone: nothing of a large zoo is read for each of its models.
-        _held.extend((folder, device, Zoo(folder, [one]).teacher(one.name).to(device)) for one in contracts)
-    return [teacher for *_, teacher in _held]
+        opened = zoo.open()
+        _held.append((zoo, device, [opened.teacher(name).to(device) for name, _ in zoo.models]))
+    return _held[0][2]

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from metazoo.bank import Bank, Setting
 from metazoo.errors import RunError, UsageError
 from metazoo.execution.compute import CPU, Compute
+from metazoo.execution.executor import Executor
+from metazoo.execution.local_executor import THIS_PROCESS
 from metazoo.execution.progress import Progress
 from metazoo.execution.signals import graceful
 from metazoo.recover.budget import RecoveryBudget, plan_buckets
@@ -58,7 +60,7 @@ def recover_zoo(
     budget: RecoveryBudget,
     seed: int,
     *,
-    workers: int | None = None,
+    executor: Executor = THIS_PROCESS,
     threads: int = 1,
     compute: Compute = CPU,
     check: Callable[[], None] = lambda: None,
@@ -66,7 +68,7 @@ def recover_zoo(
 ) -> None:
     """Recover every bucket that the bank lacks, and store each as it comes.
 
-    What is stored depends neither on the number of workers nor on how often this was interrupted and called again.
+    What is stored depends neither on the executor nor on how often this was interrupted and called again.
 
     Args:
         zoo: the teachers.
@@ -74,7 +76,7 @@ def recover_zoo(
         config: how a bucket is recovered.
         budget: what is recovered, and the disk that it may take.
         seed: of the run.
-        workers: processes; `compute.default_workers` if None.
+        executor: where units of work run.
         threads: torch threads of each process; with another number images may differ by rounding.
         compute: where teachers are, and how exact; images depend on it.
         check: called between buckets and while waiting; what it raises ends the recovery, and finished buckets stay.
@@ -96,7 +98,6 @@ def recover_zoo(
     units = _missing_units(zoo, bank, guides, config, budget, seed, compute)
     _check_disk(bank, units, budget)
     remove_stale_temporaries(bank.folder)
-    workers = compute.default_workers if workers is None else workers
     plan = plan_recovery(zoo, budget, bank)
     bar = Progress("recovering", plan.buckets, plan.stored_buckets) if progress else None
     with graceful() as stop, bar or contextlib.nullcontext():
@@ -105,7 +106,7 @@ def recover_zoo(
             check()
             stop.check()
 
-        results_of_units = recover_units(units, workers, threads=threads, check=checked)
+        results_of_units = recover_units(units, executor, threads=threads, check=checked)
         with contextlib.closing(results_of_units):
             for index, results in results_of_units:
                 unit, name = units[index], units[index].contract.name
@@ -149,7 +150,7 @@ def _missing_units(
         parts = [planned] if isinstance(config, GeneratorConfig) else [{key: planned[key]} for key in planned]
         units += [
             RecoveryUnit(
-                zoo.folder,
+                zoo.reference(contract, *filter(None, [guides.get(contract.name)])),
                 contract,
                 budget.generation,
                 tuple(part),

@@ -1,5 +1,9 @@
-"""What people look at: model cards, reports of runs, tables of what runs have found."""
+"""What people look at: reports of runs, their sections, tables of zoos."""
 
+from metazoo.renamed import former_names
 from metazoo.report.page import write_report
+from metazoo.report.sections import Picture, Section, SectionContent, register_section
 
-__all__ = ["write_report"]
+__all__ = ["Picture", "Section", "SectionContent", "register_section", "write_report"]
+
+__getattr__ = former_names(__name__, "metazoo.adapt.card")

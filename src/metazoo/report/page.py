@@ -10,13 +10,13 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from metazoo.adapt import MetaModel
+from metazoo.adapt.card_text import counted, fate_of_images, images_used, source_of, summary, what_it_is
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.evaluate import read_contamination, read_results, results_table
-from metazoo.features.embedders import recogniser_of
-from metazoo.pipeline.layout import GROUPING, HEALTH, REPORT, SELECTION, TRUST, sheet_of
-from metazoo.report.run_tables import GroupedModels, group_table, health_table, html_table, selection_table, trust_table
+from metazoo.pipeline.layout import REPORT, SELECTION, sheet_of
+from metazoo.report.run_tables import html_table
+from metazoo.report.sections import IMAGES, sections_of
 from metazoo.report.zoo_tables import domain_rows, domain_table, model_rows, model_table
-from metazoo.runs.card_text import counted, fate_of_images, images_used, source_of, summary, what_it_is
 from metazoo.runs.config import RunConfig
 from metazoo.runs.record import Run
 from metazoo.storage.artefacts import read_bytes, write_text
@@ -62,14 +62,17 @@ def write_report(
         zoo = Zoo(zoo.folder, [contract for contract in zoo if contract.name in names or not names])
     config, selection = run.config, run.record(SELECTION)
     meta_model = run.meta_model if run.finished else None
+    sheets = _sheets(run, zoo, images)
+    shown = [_sheet(run, name) for name in sheets[:_MOST_SHEETS]]
+    here = f"This page shows some of {counted(len(shown), 'model')}." if shown else "This page shows none."
+    allowed = run.description.get("images", True)
     content = {
         **_about(run, config, meta_model, selection),
         **_models(run, zoo),
         "measured": [_measured(Path(path)) for path in results],
-        **_recovered(run, config, zoo, images),
-        "selection": None if selection is None else html_table(selection_table(selection)),
-        **_task_space(run, zoo),
-        "learning": _learning(run, meta_model),
+        "chapters": _chapters(run, zoo, config, shown),
+        "more_sheets": len(sheets) - len(shown),
+        "reveals": "" if zoo is None else fate_of_images(config.as_record(), zoo, allowed, here),
     }
     write_text(out, _rendered(content))
     return out
@@ -87,8 +90,14 @@ def _about(
 ) -> dict[str, Any]:
     begun = run.description["zoo"]
     which = f"{counted(begun['models'], 'model')}, SHA-256 {begun['sha256']}"
-    used = " and ".join(images_used(config, selection)) or "no training images"
-    rows = [] if meta_model is None else what_it_is(config, run.description, which, meta_model)
+    used = " and ".join(images_used(config.as_record(), selection)) or "no training images"
+    rows = (
+        []
+        if meta_model is None
+        else what_it_is(
+            meta_model.module, config.as_record(), run.description, reference=config.method.reference, zoo=which
+        )
+    )
     machine = [*map(str, run.description.get("machine", {}).values()), run.description.get("device", "cpu")]
     return {
         "name": printable(run.path.resolve().name),
@@ -104,7 +113,7 @@ def _about(
 def _models(run: Run, zoo: Zoo | None) -> dict[str, Any]:
     return {
         "zoo": None if zoo is None else html_table(model_table(model_rows(zoo))),
-        "kinds": None if zoo is None else html_table(domain_table(domain_rows(zoo))),
+        "domains": None if zoo is None else html_table(domain_table(domain_rows(zoo))),
         "zoo_path": printable(run.description["zoo"]["path"]),
     }
 
@@ -124,29 +133,48 @@ def _measured(path: Path) -> dict[str, Any]:
     }
 
 
-def _recovered(run: Run, config: RunConfig, zoo: Zoo | None, images: bool) -> dict[str, Any]:
-    folder = RunFolder(run.path)
-    health, trust = run.record(HEALTH), run.record(TRUST)
-    allowed = run.description.get("images", True)
-    sheets = [
+def _chapters(run: Run, zoo: Zoo | None, config: RunConfig, sheets: list[tuple[str, str]]) -> list[dict[str, Any]]:
+    """The sections under the headings of their chapters, recovered images among them."""
+    chapters: dict[str, dict[str, Any]] = {}
+    source = source_of(config.as_record())["kind"]
+
+    def chapter(name: str) -> dict[str, Any]:
+        other = f": nothing, but images of another source ({source})"
+        heading = name + other if name == IMAGES and source != "recovered" else name
+        empty = {"heading": heading, "warnings": [], "sheets": [], "sections": []}
+        return chapters.setdefault(name, empty)
+
+    if sheets:
+        chapter(IMAGES)["sheets"] = sheets
+    for section, content in sections_of(run, zoo):
+        own = chapter(section.chapter or section.title)
+        own["warnings"] += map(printable, content.warnings)
+        shown = {
+            "title": section.title if section.chapter else None,
+            "text": content.text,
+            "pictures": [
+                {"image": _embedded("svg+xml", one.draw()), "alt": one.alt, "caption": one.caption}
+                for one in content.pictures
+            ],
+            "tables": [html_table(table) for table in content.tables],
+        }
+        own["sections"].append(shown)
+    return [*chapters.values()]
+
+
+def _sheets(run: Run, zoo: Zoo | None, images: bool) -> list[str]:
+    """The models whose contact sheets may be shown."""
+    folder, allowed = RunFolder(run.path), images and run.description.get("images", True)
+    return [
         contract.name
         for contract in _in_turn(zoo or ())
-        if images and allowed and contract.recovered_images == "show" and folder.has(sheet_of(contract.name))
+        if allowed and contract.recovered_images == "show" and folder.has(sheet_of(contract.name))
     ]
-    shown = sheets[:_MOST_SHEETS]
-    here = f"This page shows some of {counted(len(shown), 'model')}." if shown else "This page shows none."
-    return {
-        "reveals": "" if zoo is None else fate_of_images(config, zoo, allowed, here),
-        "health": None if health is None else html_table(health_table(health)),
-        "trust": None if trust is None else html_table(trust_table(trust)),
-        "warnings": [printable(found["warning"]) for found in (health, trust) if found and found["warning"]],
-        "sheets": [
-            (printable(name), _embedded("png", read_bytes(run.path / sheet_of(name), folder.sha256(sheet_of(name)))))
-            for name in shown
-        ],
-        "more_sheets": len(sheets) - len(shown),
-        "source": source_of(config).kind,
-    }
+
+
+def _sheet(run: Run, name: str) -> tuple[str, str]:
+    content = read_bytes(run.path / sheet_of(name), RunFolder(run.path).sha256(sheet_of(name)))
+    return printable(name), _embedded("png", content)
 
 
 def _in_turn(contracts: Iterable[ModelContract]) -> list[ModelContract]:
@@ -157,33 +185,6 @@ def _in_turn(contracts: Iterable[ModelContract]) -> list[ModelContract]:
         turns.append((seen[contract.domain], contract))
         seen[contract.domain] += 1
     return [contract for _, contract in sorted(turns, key=lambda turn: turn[0])]
-
-
-def _task_space(run: Run, zoo: Zoo | None) -> dict[str, Any]:
-    if zoo is None or not RunFolder(run.path).has(GROUPING):
-        return {"groups": None, "task_space": None}
-    models = GroupedModels.of(run, zoo)
-    table = html_table(group_table(models))
-    if len(models.zoo) < 3:
-        return {"groups": table, "task_space": None}
-    from metazoo.report.figures import task_space_figure
-
-    figure = task_space_figure(models.distance, models.grouping.groups, models.names, models.domains)
-    return {"groups": table, "task_space": _embedded("svg+xml", figure)}
-
-
-def _learning(run: Run, meta_model: MetaModel | None) -> str | None:
-    recogniser = None if meta_model is None else recogniser_of(meta_model.module)
-    names = {} if recogniser is None else {f"specialist-{n}": name for n, name in enumerate(recogniser.domains, 1)}
-    curves: dict[str, list[dict[str, float]]] = {}
-    for row in run.metrics():
-        if "loss" in row:
-            curves.setdefault(names.get(row["stage"]) or str(row["stage"]), []).append(row)
-    if not curves:
-        return None
-    from metazoo.report.figures import learning_figure
-
-    return _embedded("svg+xml", learning_figure(curves))
 
 
 def _embedded(kind: str, content: str | bytes) -> str:

@@ -1,73 +1,44 @@
-"""The group table of a run."""
+"""Tables of what a run has recorded."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from metazoo.pipeline.audit_stage import kept_models
-from metazoo.pipeline.layout import DISTANCE, GROUPING
-from metazoo.runs.card_text import counted, figure
-from metazoo.runs.record import Run
-from metazoo.storage.run_folder import RunFolder
+from metazoo.adapt.card_text import counted, figure
 from metazoo.taskspace import Partition, group_quality, group_rows
 from metazoo.text import printable
 from metazoo.zoo import Zoo
 
 
-@dataclass(frozen=True, eq=False)
-class GroupedModels:
-    """The models that a run learns from, in the order of `distance` [n, n], and their groups."""
+def group_table(zoo: Zoo, partition: Partition, distance: Tensor) -> Table:
+    """One row for each group of models, with their mean dissimilarity.
 
-    zoo: Zoo
-    grouping: Partition
-    distance: Tensor
-
-    @classmethod
-    def of(cls, run: Run, zoo: Zoo) -> "GroupedModels":
-        """Those of a run that has grouped the models of `zoo`.
-
-        Raises:
-            ArtefactError: a file of the run is missing or has changed.
-        """
-        folder = RunFolder(run.path)
-        kept = kept_models(folder, zoo)
-        grouping = Partition.from_record(folder.read_json(GROUPING), [contract.name for contract in kept])
-        return cls(kept, grouping, folder.read_tensors(DISTANCE)["distance"])
-
-    @property
-    def names(self) -> list[str]:
-        """Of the models."""
-        return [contract.name for contract in self.zoo]
-
-    @property
-    def domains(self) -> list[str]:
-        """Of the models."""
-        return [contract.domain for contract in self.zoo]
-
-
-def group_table(models: GroupedModels) -> Table:
-    """Which models of a run learn together, and how unlike they are."""
+    Args:
+        zoo: models that a run learns from.
+        partition: groups of their indices.
+        distance: dissimilarities, float [models, models].
+    """
     rows = group_rows(
-        models.distance,
-        models.grouping,
-        names=models.names,
-        domains=models.domains,
-        architectures=[contract.spec.architecture for contract in models.zoo],
+        distance,
+        partition,
+        names=[contract.name for contract in zoo],
+        domains=[contract.domain for contract in zoo],
+        architectures=[contract.spec.architecture for contract in zoo],
     )
-    quality = group_quality(models.distance, models.grouping)
+    quality = group_quality(distance, partition)
     caption = "mean D: mean dissimilarity of the members in the task space"
     if quality.within_mean is not None and quality.between_mean is not None:
         caption += f"; {quality.within_mean:.4f} within groups, {quality.between_mean:.4f} between them"
-    table = Table(title=Text(f"{counted(len(rows), 'group')}, {models.grouping.strategy}"), caption=caption)
+    table = Table(title=Text(f"{counted(len(rows), 'group')}, {partition.strategy}"), caption=caption)
     for column in ("group", "members", "domains", "architectures"):
         table.add_column(column, overflow="fold")
     table.add_column("mean D", justify="right")
     for row in rows:
-        kinds = (_counts(row.domains), _counts(row.architectures))
-        table.add_row(str(row.index + 1), Text("\n".join(row.members)), *kinds, figure(row.mean_distance, 4))
+        names = Text("\n".join(row.members))
+        counts = (_counts(row.domains), _counts(row.architectures))
+        table.add_row(str(row.index + 1), names, *counts, figure(row.mean_distance, 4))
     return table
 
 
@@ -76,10 +47,10 @@ def _counts(values: dict[str, int]) -> Text:
 
 
 def health_table(record: dict[str, Any]) -> Table:
-    """One row a model; `record` is a run's `recovery.json`."""
+    """One row for each model."""
     table = Table(
         title="Recovery",
-        caption="recognised: share of its recovered images that the model takes for the class they were made for; "
+        caption="recognised: share of its recovered images that the model assigns to the class they were made for; "
         "batch norm: distance of their statistics from the stored ones, at the start of recovery and after it; -: it "
         "has none",
     )
@@ -92,27 +63,16 @@ def health_table(record: dict[str, Any]) -> Table:
     return table
 
 
-@dataclass(frozen=True)
-class HtmlTable:
-    """Plain text of a table, not escaped; `numbers` says which columns are of numbers."""
-
-    title: str
-    caption: str
-    headings: list[str]
-    numbers: list[bool]
-    rows: list[list[str]]
-
-
-def html_table(table: Table) -> HtmlTable:
-    """The text of a table whose cells are texts; lines within a cell stay lines."""
+def html_table(table: Table) -> dict[str, Any]:
+    """Plain text of a table for a template, not escaped; `numbers` are the columns of numbers."""
     columns = [[_text(cell) for cell in column.cells] for column in table.columns]
-    return HtmlTable(
-        title=_text(table.title or ""),
-        caption=_text(table.caption or ""),
-        headings=[_text(column.header) for column in table.columns],
-        numbers=[column.justify == "right" for column in table.columns],
-        rows=[list(row) for row in zip(*columns, strict=True)],
-    )
+    return {
+        "title": _text(table.title or ""),
+        "caption": _text(table.caption or ""),
+        "headings": [_text(column.header) for column in table.columns],
+        "numbers": [column.justify == "right" for column in table.columns],
+        "rows": list(zip(*columns, strict=True)),
+    }
 
 
 def _text(cell: object) -> str:
@@ -120,15 +80,15 @@ def _text(cell: object) -> str:
 
 
 def trust_table(record: dict[str, Any]) -> Table:
-    """One row a model, the least trusted first; doubtful ones are marked."""
+    """One row for each model, the least trusted first; doubtful ones are marked."""
     table = Table(
         title="Trust",
-        caption="claims: others see the classes that this model's recovered images stand for; service: it sees those "
-        f"of others; both from 0, chance, to 1; trust: both, relative to the most trusted model; below "
-        f"{record['threshold']:g}: doubtful (!); -: nobody could judge",
+        caption="recognised by others: other models see the classes that this model's recovered images stand for; "
+        "recognises others: it sees those of other models; both from 0, chance, to 1; trust: both, relative to the "
+        f"most trusted model; below {record['threshold']:g}: doubtful (!); -: nobody could judge",
     )
     table.add_column("model", overflow="fold")
-    for heading in ("trust", "claims", "service"):
+    for heading in ("trust", "recognised by others", "recognises others"):
         table.add_column(heading, justify="right")
     for row in sorted(record["models"], key=lambda row: (row["score"], row["model"])):
         is_doubtful = row["model"] in record["doubtful"]
@@ -140,11 +100,11 @@ def trust_table(record: dict[str, Any]) -> Table:
 
 
 def selection_table(record: dict[str, Any]) -> Table:
-    """One row a model, the least likely first."""
+    """One row for each model, the least likely first."""
     seen = record["validation"]
     table = Table(
         title="Selection",
-        caption="chance that a single model drawn at the end of the run were this one; learned from the accuracy on "
+        caption="chance of being drawn, for a single draw at the end of the run; learned from the accuracy on "
         f"{seen['images']} labelled images ({seen['accuracy']:.1f} % at the end), so the run is not data-free",
     )
     table.add_column("model", overflow="fold")

@@ -9,7 +9,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from metazoo.errors import UsageError, shown
-from metazoo.methods.registry import Method, get_method
+from metazoo.execution.progress import message
+from metazoo.methods.base import Method
+from metazoo.methods.registry import get_method
+from metazoo.renamed import renamed_arguments
 from metazoo.storage.validation import check_format_version, first_problem, read_mapping, remedy_for_unknown
 
 FORMAT_VERSION = 1
@@ -18,13 +21,13 @@ _MARK = "format_version"
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A run, fully described: every option has its value.
+    """Complete description of a run; every option has a value.
 
     Attributes:
-        method: that learns.
-        preset: of the method, whose values hold where nothing else is said.
-        seed: that all randomness of the run is counted from.
-        options: the method's options, of the type of the preset.
+        method: learning method.
+        preset: preset of the method, whose values hold where no other is given.
+        seed: source of all randomness of the run.
+        options: options of the method, of the type of the preset.
     """
 
     method: Method
@@ -33,15 +36,16 @@ class RunConfig:
     options: BaseModel
 
     def as_record(self) -> dict[str, Any]:
-        """The content of a run's `config.yaml`."""
+        """Content of `config.yaml`."""
         head = {_MARK: FORMAT_VERSION, "method": self.method.name, "preset": self.preset, "seed": self.seed}
         return head | self.options.model_dump(mode="json")
 
     def as_yaml(self) -> str:
-        """The text of a run's `config.yaml`."""
+        """Text of `config.yaml`."""
         return yaml.safe_dump(self.as_record(), sort_keys=False)
 
 
+@renamed_arguments(setting="preset")
 def resolve_config(
     options: Mapping[str, Any] | Path | str | None = None,
     *,
@@ -55,10 +59,10 @@ def resolve_config(
     Args:
         options: a YAML file or its content: `method`, `preset`, `seed`, and the options of the method that differ from
             the preset, such as `{"learning": {"steps": 500}}`.
-        method: overrides that of `options`; `tgr` if neither says.
-        preset: likewise; `default` if neither says.
-        seed: likewise; 0 if neither says.
-        begun: whether `options` are all that there were when the run began; one that is missing did not exist then, and
+        method: method, overrides that of `options`; `tgr` if neither is given.
+        preset: preset, overrides that of `options`; `default` if neither is given.
+        seed: seed, overrides that of `options`; 0 if neither is given.
+        begun: whether `options` are those of a run that has begun. An option that is missing did not exist then; it
             has the default of its class, which does what was done before, and not that of the preset.
 
     Raises:
@@ -71,8 +75,11 @@ def resolve_config(
         place, given = "the options", dict(options or {})
     check_format_version(place, given.pop(_MARK, FORMAT_VERSION), FORMAT_VERSION, UsageError)
     chosen = get_method(str(method or given.pop("method", None) or "tgr"))
-    former = given.pop("setting", None)  # the name in version 0.1
-    named = str(preset or given.pop("preset", None) or former or "default")
+    if "setting" in given and "preset" not in given:
+        given["preset"] = given.pop("setting")
+        if not begun:
+            message(f"warning: {place}: setting is now called preset, and will be removed")
+    named = str(preset or given.pop("preset", None) or "default")
     if named not in chosen.presets:
         raise UsageError(f"{chosen.name} has no preset {named!r}; choose one of {', '.join(chosen.presets)}")
     counted = seed if seed is not None else given.pop("seed", 0)
@@ -104,7 +111,7 @@ def _check_keys(place: str, model: type[BaseModel], given: Mapping[Any, Any], pr
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of `base` with those of `over` in their place, option by option at every level."""
+    """Options of `base`, replaced by those of `over` one by one at every level."""
     result = dict(base)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)

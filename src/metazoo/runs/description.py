@@ -1,4 +1,4 @@
-"""What a run folder says of its run, and whether a call means the same run."""
+"""Description of a run in its folder, and the check that a call means the same run."""
 
 import platform
 from importlib.metadata import version
@@ -21,7 +21,7 @@ FORMAT_VERSION = 1
 
 
 def check_run_folder(out: Path, resume: bool) -> None:
-    """See that a run may begin, or go on, in `out`.
+    """Check that a run may begin, or continue, in `out`.
 
     Raises:
         UsageError: it holds something else, or a run and `resume` is False.
@@ -35,11 +35,11 @@ def check_run_folder(out: Path, resume: bool) -> None:
     if not begins and not ((out / DESCRIPTION).is_file() and RunFolder(out).has(DESCRIPTION)):
         raise UsageError(f"{out} holds {foreign or held[0]!r} and is not a run; choose a new or empty folder")
     if not resume:
-        raise UsageError(f"{out} holds a run already; go on with it by --resume, or choose another folder")
+        raise UsageError(f"{out} holds a run already; continue it by --resume, or choose another folder")
 
 
 def recorded_compute(folder: RunFolder, device: str | None, precision: str | None) -> tuple[str | None, str | None]:
-    """Device and precision: what was asked for, or else what the run began with."""
+    """Device and precision that are asked for, or else those that the run began with."""
     if not folder.has(DESCRIPTION):
         return device, precision
     begun = folder.read_json(DESCRIPTION)
@@ -49,7 +49,7 @@ def recorded_compute(folder: RunFolder, device: str | None, precision: str | Non
 def begun_config(
     out: Path, method: str | None = None, preset: str | None = None, seed: int | None = None
 ) -> RunConfig | None:
-    """What the run in `out` was begun with; None if none was begun there.
+    """Configuration that the run in `out` began with; None if there is no run.
 
     Raises:
         RunError: it was begun with another method, preset or seed than are given (None: not given), or by a metazoo of
@@ -114,22 +114,22 @@ def begin(
         )
     if description.get("images", True) and not images:
         raise RunError(
-            f"{folder.path} was begun with images; go on without --no-images after `metazoo zoo set {zoo.folder} "
+            f"{folder.path} was begun with images; continue without --no-images after `metazoo zoo set {zoo.folder} "
             "--recovered-images keep`, which forbids them, or choose another folder"
         )
     return description
 
 
 def _begun_with(folder: RunFolder, description: dict[str, Any]) -> RunConfig:
-    """What the run was described by; an option that did not exist then does what was done before."""
+    """Stored configuration; an option that did not exist then does what was done before."""
     stored = yaml.safe_load(folder.read_text(CONFIG))
     try:
         return resolve_config(stored, begun=True)
     except UsageError as error:
         begun = description.get("versions", {}).get("metazoo", "of another version")
         raise RunError(
-            f"{folder.path} was begun by metazoo {begun}, whose options are not those of this one ({error}); go on by "
-            "that version, or choose another folder"
+            f"{folder.path} was begun by metazoo {begun}, whose options are not those of this one ({error}); continue "
+            "with that version, or choose another folder"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""All options of a preset as YAML, each with what it means."""
+"""All options of a preset as YAML, each with a comment."""
 
 import inspect
 from typing import Any, Literal, get_args, get_origin
@@ -14,9 +14,9 @@ _INDENT = "  "
 
 
 def options_listing(config: RunConfig) -> str:
-    """The text of a `config.yaml` that says the same as `config`, with a comment on every option.
+    """Text of a `config.yaml` equal to `config`, with a comment on every option.
 
-    Whatever a run does not change may be left out of its own file.
+    A run may leave out of its own file what it does not change.
     """
     head = {"method": config.method.name, "preset": config.preset, "seed": config.seed}
     lines = [f"# {config.method.reference}", *(_entry(key, value) for key, value in head.items())]
@@ -43,7 +43,7 @@ def _entry(name: str, value: Any) -> str:
 
 
 def _choices(field: FieldInfo) -> str:
-    """The values that an option of names can have."""
+    """Names that an option of names accepts."""
     names = [name for kind in _kinds(field.annotation) if get_origin(kind) is Literal for name in get_args(kind)]
     for validator in field.metadata:
         registry = getattr(getattr(validator, "func", None), "__self__", None)

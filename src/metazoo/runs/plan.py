@@ -1,61 +1,65 @@
-"""What a run would take, measured on a few steps of its own before it begins."""
+"""What a run would take: one unit of every stage that its method declares, timed before the run begins."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from rich.table import Table
 
-from metazoo.bank import Bank
 from metazoo.execution.executor import default_workers
-from metazoo.execution.process_memory import keep_freed_memory, memory_of_this_process, peak_growth
+from metazoo.execution.process_memory import memory_of_this_process, peak_growth
 from metazoo.execution.progress import duration, message
 from metazoo.execution.threads import threads_for, torch_threads
-from metazoo.methods.tgr import TgrConfig
-from metazoo.methods.tgr_reference import PublishedTgrConfig
-from metazoo.pipeline.audit_stage import most_kinds, specialised
-from metazoo.recover import guides_for, plan_recovery
+from metazoo.methods.base import check_before_work
+from metazoo.pipeline.stage_plan import PlanContext, UnitCost
+from metazoo.renamed import renamed_arguments
 from metazoo.runs.config import resolve_config
-from metazoo.runs.step_costs import (
-    resident_bytes,
-    time_group_learning,
-    time_recovery,
-    time_replay_learning,
-    time_selection,
-    time_task_space,
-    time_trust,
-)
 from metazoo.zoo import Zoo, zoo_with_models
 
 _WORKER_BYTES, _PICTURE_BYTES, _MARGIN = 450e6, 150e6, 1.1
-"""What a worker process holds besides its images, the interpreter and its share of torch; what draws pictures; and room
-for the gaps that hours of work leave."""
+"""What a worker process holds besides its unit, what drawing pictures takes, and room for the gaps of hours of work."""
+_SECONDS_TO_START = 4.0
+
+
+@dataclass(frozen=True)
+class StageEstimate:
+    """A stage: how many units it has, by noun, and its `seconds` on this machine when idle; None: not known."""
+
+    units: Mapping[str, int]
+    seconds: float | None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Estimates: `seconds` by stage on this machine when idle, upper bounds of `memory` and `disk` in bytes.
+    """Estimates of a run.
 
-    Domains are taken for as many kinds of images as they can be, each with a specialist whose steps take as long as
-    those of the whole zoo.
-
-    The memory is that of all processes together at the greatest stage.
+    Attributes:
+        stages: by name, in the order of the run; empty if the method declares none.
+        memory: upper bound for all processes together, in bytes.
+        disk: upper bound in bytes.
+        models: models of the zoo.
     """
 
-    seconds: dict[str, float]
+    stages: Mapping[str, StageEstimate]
     memory: float
     disk: float
     models: int
-    images: int
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the time of every stage is known."""
+        return bool(self.stages) and all(stage.seconds is not None for stage in self.stages.values())
 
     @property
     def total_seconds(self) -> float:
-        """Of all stages."""
-        return sum(self.seconds.values())
+        """Seconds of all stages whose time is known."""
+        return sum(stage.seconds or 0.0 for stage in self.stages.values())
 
 
+@renamed_arguments(setting="preset")
 def plan_run(
     zoo: Zoo | Path | str,
     method: str | None = None,
@@ -66,73 +70,74 @@ def plan_run(
     threads: int = 1,
     progress: bool = False,
 ) -> Plan:
-    """Time a few steps of every stage, one kind of teacher at a time, and count the rest.
+    """Time one unit of every stage that the method declares, and multiply by their number.
 
-    It takes some seconds; for the preset `reference` up to a minute or two. How long a replay goes on is guessed.
+    It takes some seconds; for the preset `reference` up to a minute or two.
 
     Raises:
         UsageError: as `metazoo.train`.
         ArtefactError, ZooError: a model is damaged.
     """
-    resolved = resolve_config(config, method=method, preset=preset)
-    options, zoo = resolved.options, zoo_with_models(zoo)
-    assert isinstance(options, TgrConfig | PublishedTgrConfig)
-    resolved.method.check(zoo, options, resolved.seed)
-    if progress:
-        message("timing a few steps of every stage")
-    keep_freed_memory()
-    at_first = resident_bytes()
-    workers = default_workers() if workers is None else workers
-    teachers = zoo.teachers_in_turn()
-    recovery, guides = plan_recovery(zoo, options.budget), guides_for(zoo, options.recovery, 0)
-    with tempfile.TemporaryDirectory() as folder:
-        bank = Bank.create(Path(folder) / "bank")
-        with torch_threads(1):
-            inversion = time_recovery(teachers, guides, options.recovery, options.budget, bank)
-        with torch_threads(threads):
-            sharing = threads_for(workers)
-            probing = time_task_space(zoo, options.probe, options.budget, bank)
-            selecting = 0.0
-            if not isinstance(options, PublishedTgrConfig):
-                kinds = most_kinds(zoo, options.domains) if options.source.shows_classes else 1
-                probing += time_trust(zoo, teachers, options, sharing)
-                selecting = time_selection(zoo, options)
-                more = kinds * specialised(options.learning, options.domains).steps if kinds > 1 else 0
-                longest = options.learning.model_copy(update={"steps": options.learning.steps + more})
-                options = options.model_copy(update={"learning": longest})
-            with peak_growth() as grown:
-                if isinstance(options, PublishedTgrConfig):
-                    learning = time_replay_learning(zoo, options, bank, inversion, workers, sharing)
-                else:
-                    learning = time_group_learning(zoo, teachers, options, bank, sharing)
-            here = resident_bytes() if grown.bytes is None else memory_of_this_process("VmHWM")
-    is_reference = isinstance(options, PublishedTgrConfig)
-    parallel = min(workers, len(zoo) if is_reference else recovery.buckets)
-    inverting = parallel * (_WORKER_BYTES + inversion.memory) * (parallel > 1)
-    learning_too = here + learning.memory
-    # The published procedure inverts while it learns; else this process only grows once all images are recovered.
-    most = learning_too + inverting if is_reference else max(learning_too, at_first + inverting)
-    return Plan(
-        seconds={
-            "recovery": inversion.seconds / parallel + 4 * (workers > 1),
-            "task space": probing,
-            "learning": learning.seconds + selecting,
-        },
-        memory=_MARGIN * most + _PICTURE_BYTES,
-        disk=recovery.bytes * 1.1 + learning.disk + 0.3e6 * len(zoo),
-        models=len(zoo),
-        images=recovery.images,
-    )
+    resolved, zoo = resolve_config(config, method=method, preset=preset), zoo_with_models(zoo)
+    check_before_work(resolved.method, zoo, resolved.options, resolved.seed)
+    plans = resolved.method.plan(zoo, resolved.options)
+    if progress and plans:
+        message("timing one unit of every stage")
+    capacity, here = default_workers() if workers is None else workers, _resident_bytes()
+    measured: dict[Callable[[PlanContext], UnitCost], tuple[UnitCost, float, float]] = {}
+    with tempfile.TemporaryDirectory() as folder, torch_threads(threads):
+        context = PlanContext.prepare(zoo, Path(folder) / "bank", capacity, threads_for(capacity))
+        for plan in plans:
+            if plan.measure is not None and plan.measure not in measured:
+                with torch_threads(1 if plan.parts > 1 else threads):
+                    measured[plan.measure] = _measured(plan.measure, context)
+    stages: dict[str, StageEstimate] = {}
+    starting, processes, disk = _SECONDS_TO_START, 0.0, 0.0
+    for plan in plans:
+        stage, at_once, seconds = stages.get(plan.stage, StageEstimate({}, 0.0)), min(capacity, plan.parts), None
+        disk += plan.disk
+        if plan.measure is not None:
+            cost, growth, peak = measured[plan.measure]
+            disk += cost.disk
+            seconds = plan.units * cost.seconds / at_once
+            if at_once > 1:  # processes are kept until the run ends
+                processes = max(processes, at_once * (_WORKER_BYTES + growth))
+                seconds, starting = seconds + starting, 0.0
+            else:
+                here = max(here, peak + cost.memory)
+        units = {**stage.units, plan.unit: stage.units.get(plan.unit, 0) + plan.units}
+        known = None if seconds is None or stage.seconds is None else stage.seconds + seconds
+        stages[plan.stage] = StageEstimate(units, known)
+    return Plan(stages, _MARGIN * (here + processes) + _PICTURE_BYTES, disk, len(zoo))
+
+
+def _measured(measure: Callable[[PlanContext], UnitCost], context: PlanContext) -> tuple[UnitCost, float, float]:
+    """What a unit takes, by how many bytes this process grew meanwhile, and how many it held at most."""
+    before = _resident_bytes()
+    with peak_growth() as grown:
+        cost = measure(context)
+    if grown.bytes is None:  # peaks are known on Linux alone
+        return cost, max(0.0, _resident_bytes() - before), _resident_bytes()
+    return cost, grown.bytes, memory_of_this_process("VmHWM")
+
+
+def _resident_bytes() -> float:
+    return float(psutil.Process().memory_info().rss)
 
 
 def plan_table(plan: Plan) -> Table:
     """The estimates for a rich console."""
     table = Table(show_header=False)
     table.add_row("models", f"{plan.models:,}")
-    table.add_row("images to recover", f"{plan.images:,}")
-    for stage, seconds in plan.seconds.items():
-        table.add_row(f"time, {stage}", duration(seconds))
-    table.add_row("time, in all", duration(plan.total_seconds))
+    if not plan.stages:
+        table.add_row("time, memory, disk", "cannot be told: the method declares no stages")
+        return table
+    for name, stage in plan.stages.items():
+        seconds = "cannot be told" if stage.seconds is None else duration(stage.seconds)
+        units = ", ".join(f"{count:,} {unit}{'' if count == 1 else 's'}" for unit, count in stage.units.items())
+        table.add_row(f"time, {name}", f"{seconds} ({units})")
+    least = "" if plan.is_complete else "at least "
+    table.add_row("time, in all", least + duration(plan.total_seconds))
     table.add_row("memory, at most", f"{plan.memory / 1e9:.1f} GB")
     table.add_row("disk, at most", f"{plan.disk / 1e6:,.0f} MB")
     return table

@@ -1,4 +1,4 @@
-"""A run as its folder has it, begun or finished."""
+"""A run folder, begun or finished."""
 
 from pathlib import Path
 from typing import Any, final
@@ -6,9 +6,10 @@ from typing import Any, final
 from metazoo.adapt import MetaModel
 from metazoo.errors import RunError, UsageError
 from metazoo.execution.progress import message
-from metazoo.pipeline.layout import DESCRIPTION, FINISHED, HEALTH, META_MODEL, METRICS, SELECTION, SELECTION_DATA, TRUST
+from metazoo.pipeline.layout import DESCRIPTION, FINISHED, META_MODEL, METRICS, SELECTION_DATA
 from metazoo.runs.config import RunConfig
 from metazoo.runs.description import begun_config
+from metazoo.storage.manifest import Manifest
 from metazoo.storage.metrics import MetricsLog
 from metazoo.storage.run_folder import RunFolder
 from metazoo.zoo import Zoo
@@ -19,8 +20,8 @@ class Run:
     """A run folder.
 
     Attributes:
-        path: of the folder.
-        description: the content of `run.json`: zoo, versions, threads.
+        path: where it is.
+        description: content of `run.json`: zoo, versions, threads.
     """
 
     def __init__(self, path: Path, description: dict[str, Any]) -> None:
@@ -41,8 +42,8 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the meta-model is there."""
-        return RunFolder(self.path).has(FINISHED)
+        """Whether the run has its meta-model."""
+        return any(map(RunFolder(self.path).has, FINISHED))
 
     @property
     def config(self) -> RunConfig:
@@ -58,14 +59,14 @@ class Run:
 
     @property
     def meta_model(self) -> MetaModel:
-        """What the run has learned.
+        """The learned meta-model.
 
         Raises:
             RunError: the run has not finished.
             ArtefactError: a file is missing or has changed.
         """
         if not self.finished:
-            raise RunError(f"{self.path} has not finished; go on with it by train --resume")
+            raise RunError(f"{self.path} has not finished; continue it by train --resume")
         return MetaModel.load(self.path / META_MODEL)
 
     @property
@@ -75,11 +76,16 @@ class Run:
         return () if found is None else tuple(found["classes"])
 
     def record(self, name: str) -> Any:
-        """What the run has written under that name, such as `recovery.json`; None if nothing, or nothing yet.
+        """Read a JSON file that the run has written, such as `recovery.json`, or the rows of `metrics.jsonl`.
+
+        Returns:
+            Its content; None if the run has not written it, or not yet.
 
         Raises:
             ArtefactError: it is missing or has changed.
         """
+        if name == METRICS:
+            return self.metrics() or None
         folder = RunFolder(self.path)
         return folder.read_json(name) if folder.has(name) else None
 
@@ -98,14 +104,18 @@ class Run:
                 f"{self.path} is of another zoo: {zoo.folder} has no model {lacking[0]!r}; give that of the run, "
                 f"{self.description['zoo']['path']}"
             )
-        message(f"note: {zoo.folder} is not as {self.path} began with; what it says of the models may no longer hold")
+        message(
+            f"note: {zoo.folder} has changed since {self.path} began; what the run says of models may no longer hold"
+        )
 
     def model_names(self) -> set[str]:
-        """Names of the models that the run has recovered images from, judged or selected; empty if none yet."""
-        records = [record for record in map(self.record, (HEALTH, TRUST, SELECTION)) if record is not None]
-        rows = [row for record in records for row in record.get("teachers", record.get("models"))]
-        return {row.get("teacher", row.get("model")) for row in rows}
+        """Names of the models that records have rows of (`{"model": NAME, ...}`); empty if there are none yet."""
+        names = [name for name in Manifest(self.path).files if name.endswith(".json") and META_MODEL not in name]
+        records = [record for record in map(self.record, names) if isinstance(record, dict)]
+        lists = [value for record in records for value in record.values() if isinstance(value, list)]
+        rows = [row for rows in lists for row in rows if isinstance(row, dict)]
+        return {row[key] for row in rows for key in ("model", "teacher") if isinstance(row.get(key), str)}
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The rows of the run's diary."""
+        """All rows of `metrics.jsonl`."""
         return MetricsLog(self.path / METRICS).rows()

@@ -5,15 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from metazoo.adapt import MetaModel
+from metazoo.adapt.card import meta_model_card
 from metazoo.errors import UsageError
 from metazoo.execution.compute import Compute
-from metazoo.execution.process_memory import keep_freed_memory
+from metazoo.execution.executor import Executor, ExecutorName, executor_for
 from metazoo.execution.signals import graceful
 from metazoo.execution.threads import torch_threads
-from metazoo.pipeline.layout import DESCRIPTION, FINISHED, META_MODEL, METRICS
+from metazoo.methods.base import check_before_work
+from metazoo.pipeline.layout import DESCRIPTION, FINISHED, GROUPING, HEALTH, META_MODEL, METRICS, SELECTION, TRUST
 from metazoo.pipeline.privacy import discard_images, hide_images
 from metazoo.pipeline.workspace import Workspace
-from metazoo.runs.card import meta_model_card
+from metazoo.renamed import renamed_arguments
 from metazoo.runs.config import RunConfig, resolve_config
 from metazoo.runs.description import begin, begun_config, check_run_folder, recorded_compute
 from metazoo.runs.record import Run
@@ -24,8 +26,10 @@ from metazoo.zoo import Zoo, zoo_with_models
 
 # Small layers gain little from more threads, and wait many times longer where another program wants a core as well.
 _THREADS = 1
+_CARD_RECORDS = {"health": HEALTH, "trust": TRUST, "selection": SELECTION, "groups": GROUPING}
 
 
+@renamed_arguments(setting="preset")
 def train(
     zoo: Zoo | Path | str,
     method: str | None = None,
@@ -36,6 +40,7 @@ def train(
     seed: int | None = None,
     resume: bool = False,
     workers: int | None = None,
+    executor: Executor | ExecutorName = "local",
     threads: int | None = None,
     device: str | None = None,
     precision: str | None = None,
@@ -43,6 +48,9 @@ def train(
     images: bool = True,
 ) -> Run:
     """Learn one meta-model from a zoo, without data.
+
+    The command line lets this process keep freed memory, which makes learning by small networks on the CPU several
+    times faster; elsewhere call `metazoo.execution.process_memory.keep_freed_memory` before, once.
 
     On the CPU a run that is interrupted or killed and resumed ends bit-equal to one that was not, as long as the number
     of threads is the same; it is recorded, and a resumed run takes it from there.
@@ -58,6 +66,8 @@ def train(
         resume: go on with the run that is in `out`, or begin it.
         workers: processes for independent work, and on the CPU threads of the learning, each with networks at work in
             memory; one a core if None, at most 4 on a GPU. It changes no result.
+        executor: where independent work runs: `local`, `ray` (needs the extra), or an executor, which stays open and
+            has workers of its own. It changes no result.
         threads: torch threads of the learning, of which every worker thread has so many and there are fewer of those; 1
             if None, which suits networks as small as Conv4.
         device: `cpu`, `cuda` or `cuda:1`; the first GPU, else the CPU if None. It is recorded, and a resumed run stays
@@ -86,38 +96,49 @@ def train(
     resolved = begun or resolve_config(config, method=method, preset=preset, seed=seed)
     zoo = zoo_with_models(zoo)
     check_run_folder(out, resume)
-    keep_freed_memory()
     if not (out / DESCRIPTION).is_file():
-        resolved.method.check(zoo, resolved.options, resolved.seed)
+        check_before_work(resolved.method, zoo, resolved.options, resolved.seed)
     with graceful() as stop, exclusive(out):
         folder = RunFolder(out)
         folder.tidy()
         compute = Compute.choose(*recorded_compute(folder, device, precision))
-        description = begin(folder, zoo, resolved, threads or _THREADS, compute, images)
-        workspace = Workspace(
-            zoo=zoo,
-            folder=folder,
-            metrics=MetricsLog(out / METRICS),
-            seed=resolved.seed,
-            workers=compute.default_workers if workers is None else workers,
-            check=stop.check,
-            progress=progress,
-            compute=compute,
-            images=description.get("images", True),
-        )
-        hide_images(workspace)
-        if not folder.has(FINISHED):
-            _learn(workspace, resolved, description)
-        folder.drop_checkpoints()
-        discard_images(workspace)
+        workers = compute.default_workers if workers is None else workers
+        with executor_for(executor, workers) as running:
+            description = begin(folder, zoo, resolved, threads or _THREADS, compute, images)
+            workspace = Workspace(
+                zoo=zoo,
+                folder=folder,
+                metrics=MetricsLog(out / METRICS),
+                seed=resolved.seed,
+                check=stop.check,
+                progress=progress,
+                compute=compute,
+                images=description.get("images", True),
+                executor=running,
+                learning_threads=workers,
+            )
+            hide_images(workspace)
+            if not any(map(folder.has, FINISHED)):
+                _learn(workspace, resolved, description)
+            folder.drop_checkpoints()
+            discard_images(workspace)
     return Run(out, description)
 
 
 def _learn(workspace: Workspace, config: RunConfig, description: dict[str, Any]) -> None:
     with torch_threads(int(description["threads"])):
         module = config.method.train(workspace, config.options)
-    folder = workspace.folder
-    meta_model = MetaModel(module, method=config.method.name, preset=config.preset, seed=config.seed)
-    folder.write_text(f"{META_MODEL}/card.md", meta_model_card(workspace.zoo, config, description, meta_model, folder))
+    folder, method = workspace.folder, config.method
+    records = {name: folder.read_json(file) for name, file in _CARD_RECORDS.items() if folder.has(file)}
+    card = meta_model_card(
+        module,
+        workspace.zoo,
+        config.as_record(),
+        description,
+        records,
+        title=method.title,
+        reference=method.reference,
+    )
+    meta_model = MetaModel(module, method=method.name, preset=config.preset, seed=config.seed, card=card)
     files = meta_model.save(folder.path / META_MODEL)
     folder.record(METRICS, *(f"{META_MODEL}/{name}" for name in files))

@@ -1,8 +1,17 @@
 """The task space: Fisher embeddings of tasks, how alike they are, and groups of teachers."""
 
+from metazoo.renamed import former_names
 from metazoo.taskspace.embeddings import FisherEmbeddings, TaskEmbedding, write_embeddings
 from metazoo.taskspace.fisher import diagonal_fisher
-from metazoo.taskspace.groupings import GROUPINGS, Partition, Strategy, group, register_grouping
+from metazoo.taskspace.groupings import (
+    GROUPINGS,
+    FixedGrouping,
+    Grouping,
+    Partition,
+    Strategy,
+    group,
+    register_grouping,
+)
 from metazoo.taskspace.imagenet_probe import ImageNetProbe
 from metazoo.taskspace.probe import Probe, ProbeConfig, train_probe
 from metazoo.taskspace.quality import GroupQuality, GroupRow, draw_members, group_quality, group_rows
@@ -18,8 +27,10 @@ __all__ = [
     "PUBLISHED_DECIMALS",
     "PUBLISHED_EPSILON",
     "FisherEmbeddings",
+    "FixedGrouping",
     "GroupQuality",
     "GroupRow",
+    "Grouping",
     "ImageNetProbe",
     "Partition",
     "Probe",
@@ -37,3 +48,5 @@ __all__ = [
     "train_probe",
     "write_embeddings",
 ]
+
+__getattr__ = former_names(__name__, "metazoo.audit")

@@ -1,5 +1,8 @@
 """Groups of teachers: which tasks the meta-model learns from together.
 
+A `Partition` is one split of the zoo, made here from distances; a `Grouping` says which partition holds at a step of
+learning, and may change it while the meta-model learns.
+
 TGR (ICML 2024) puts unlike teachers into one group. What it asks for is the maximum-dispersion or anticlustering
 problem: split N items into groups of equal size so that the distances within the groups are greatest (Späth 1986;
 Brusco, Cradit and Steinley 2020). `dispersed` solves that directly; the published spectral clustering of the distance,
@@ -7,9 +10,9 @@ taken as an affinity, only leans towards it and leaves the sizes free.
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol, final
 
 import numpy as np
 import torch
@@ -37,14 +40,19 @@ class Partition:
     def __len__(self) -> int:
         return len(self.groups)
 
+    def among(self, indices: Collection[int]) -> "Partition":
+        """The partition of `indices` alone: each group without its other members, empty groups left out."""
+        parts = (tuple(index for index in members if index in indices) for members in self.groups)
+        return Partition(tuple(filter(None, parts)), self.strategy, self.notes)
+
     def within(self, indices: Sequence[int]) -> "Partition":
-        """What is left of the groups among `indices`, as a partition of these in their order."""
-        place = {index: position for position, index in enumerate(indices)}
-        parts = (tuple(place[index] for index in members if index in place) for members in self.groups)
-        return Partition(tuple(part for part in parts if part), self.strategy, self.notes)
+        """The partition of a smaller zoo that has the teachers `indices` in this order: as `among`, renumbered."""
+        position = {index: number for number, index in enumerate(indices)}
+        groups = (tuple(position[index] for index in members) for members in self.among(position).groups)
+        return Partition(tuple(groups), self.strategy, self.notes)
 
     def as_record(self, names: Sequence[str]) -> dict[str, Any]:
-        """The grouping in JSON's terms, with the members by name (`names` of the zoo, in the order of the indices)."""
+        """JSON form of the partition, with members by name (`names` of the zoo's models, in the order of indices)."""
         return {
             "format_version": 1,
             "strategy": self.strategy,
@@ -54,7 +62,7 @@ class Partition:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], names: Sequence[str]) -> "Partition":
-        """Read what `as_record` made, for a zoo of the same models in any order.
+        """Read a record of `as_record`, for a zoo of the same models in any order.
 
         Raises:
             ArtefactError: the record is of another format, or not of this zoo.
@@ -71,6 +79,63 @@ class Partition:
         position = {name: index for index, name in enumerate(names)}
         groups = tuple(tuple(position[name] for name in group) for group in members)
         return cls(groups, strategy, tuple(str(note) for note in notes))
+
+
+class Grouping(Protocol):
+    """Groups of teachers that may change while a meta-model learns from them.
+
+    Subclass it to get the defaults: nothing observed, no state.
+
+    Attributes:
+        observes: whether `observe` is called, which costs the losses of a step's members once more after the step.
+    """
+
+    observes: bool = False
+
+    def draw(self, step: int, random: torch.Generator) -> Partition:
+        """Partition of all teachers that a step learns from; called once a step, in the order of the steps.
+
+        Args:
+            step: number of the step, from 0.
+            random: generator of this step, the only source of randomness, so that a resumed run draws the same.
+        """
+        ...
+
+    def observe(
+        self, sources: Sequence[int], members: Sequence[int], losses_before: Tensor, losses_after: Tensor
+    ) -> None:
+        """Take note of what one update of the parameters did to the losses.
+
+        Args:
+            sources: indices of the teachers whose losses the update descended along; some or all of `members`.
+            members: indices of the teachers of the step, [T].
+            losses_before: losses of `members` before the update, [T].
+            losses_after: losses of `members` on the same images after it, [T].
+        """
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors by name, for a checkpoint."""
+        return {}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Resume from `state`, which may have been empty.
+
+        Raises:
+            DataError: the tensors are not a state of this grouping.
+        """
+        if tensors:
+            raise DataError("the checkpoint holds groups of another strategy; start the run again")
+
+
+@final
+class FixedGrouping(Grouping):
+    """The same partition at every step."""
+
+    def __init__(self, partition: Partition) -> None:
+        self.partition = partition
+
+    def draw(self, step: int, random: torch.Generator) -> Partition:  # noqa: D102
+        return self.partition
 
 
 def group(distance: Tensor, strategy: str, groups: int, *, keys: Sequence[str], seed: int = 0) -> Partition:

@@ -1,4 +1,4 @@
-"""What a grouping is worth, in figures, and the draw of teachers from it."""
+"""Figures of a partition into groups, and the draw of the teachers of a step from it."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from metazoo.taskspace.groupings import Partition
 
 @dataclass(frozen=True)
 class GroupQuality:
-    """Mean distances of a grouping over pairs of teachers; None where there is no such pair.
+    """Mean distances of a partition over pairs of teachers; None where there is no such pair.
 
     `within_mean` and `between_mean`: over all pairs of one group and of two groups; `ratio`: their quotient, above 1
     where groups hold unlike teachers, None too where `between_mean` is 0; `closest_within`: the smallest distance
-    within a group, 0 for duplicates in one group; `sizes` and `group_means` by group; `notes` of the grouping.
+    within a group, 0 for duplicates in one group; `sizes` and `group_means` by group; `notes` of the partition.
     """
 
     strategy: str
@@ -31,7 +31,7 @@ class GroupQuality:
     notes: tuple[str, ...]
 
     def as_record(self) -> dict[str, Any]:
-        """The figures in JSON's terms."""
+        """JSON form of the figures."""
         return asdict(self)
 
 
@@ -46,37 +46,37 @@ class GroupRow:
     mean_distance: float | None
 
 
-def group_quality(distance: Tensor, grouping: Partition) -> GroupQuality:
-    """Figures of `grouping` by `distance` [N, N], symmetric.
+def group_quality(distance: Tensor, partition: Partition) -> GroupQuality:
+    """Figures of `partition` by `distance` [N, N], symmetric.
 
     Raises:
-        DataError: the grouping is not a partition of the N teachers.
+        DataError: the groups are not a partition of the N teachers.
     """
     count = len(distance)
     labels = torch.full((count,), -1)
-    if sorted(index for members in grouping.groups for index in members) != list(range(count)):
-        raise DataError(f"the grouping is not a partition of the {count} teachers of the distance; group them again")
-    for number, members in enumerate(grouping.groups):
+    if sorted(index for members in partition.groups for index in members) != list(range(count)):
+        raise DataError(f"the groups are not a partition of the {count} teachers of the distance; group them again")
+    for number, members in enumerate(partition.groups):
         labels[list(members)] = number
     rows, columns = torch.triu_indices(count, count, 1)
     values = distance.detach().double().cpu()[rows, columns]
     same = labels[rows] == labels[columns]
     within, between = _mean(values[same]), _mean(values[~same])
     return GroupQuality(
-        strategy=grouping.strategy,
-        sizes=tuple(len(members) for members in grouping.groups),
+        strategy=partition.strategy,
+        sizes=tuple(len(members) for members in partition.groups),
         within_mean=within,
         between_mean=between,
         ratio=within / between if within is not None and between else None,
         closest_within=float(values[same].min()) if same.any() else None,
-        group_means=tuple(_mean(values[same & (labels[rows] == number)]) for number in range(len(grouping))),
-        notes=grouping.notes,
+        group_means=tuple(_mean(values[same & (labels[rows] == number)]) for number in range(len(partition))),
+        notes=partition.notes,
     )
 
 
 def group_rows(
     distance: Tensor,
-    grouping: Partition,
+    partition: Partition,
     *,
     names: Sequence[str],
     domains: Sequence[str],
@@ -85,11 +85,11 @@ def group_rows(
     """The group table, one row a group; `names`, `domains` and `architectures` are those of the N teachers.
 
     Raises:
-        DataError: the grouping is not a partition of the N teachers, or a label is missing.
+        DataError: the groups are not a partition of the N teachers, or a label is missing.
     """
     if not len(names) == len(domains) == len(architectures) == len(distance):
         raise DataError(f"the group table needs a name, domain and architecture for each of {len(distance)} teachers")
-    means = group_quality(distance, grouping).group_means
+    means = group_quality(distance, partition).group_means
     return tuple(
         GroupRow(
             index=number,
@@ -98,12 +98,12 @@ def group_rows(
             architectures=dict(sorted(Counter(architectures[index] for index in members).items())),
             mean_distance=means[number],
         )
-        for number, members in enumerate(grouping.groups)
+        for number, members in enumerate(partition.groups)
     )
 
 
 def draw_members(
-    grouping: Partition,
+    partition: Partition,
     group_size: int,
     generator: torch.Generator,
     *,
@@ -124,14 +124,14 @@ def draw_members(
     if group_size < 1:
         raise UsageError(f"the number of teachers a step must be at least 1, not {group_size}")
     if weights is not None:
-        own = [weights[list(members)].double() for members in grouping.groups]
+        own = [weights[list(members)].double() for members in partition.groups]
         number = int(torch.multinomial(torch.stack([values.mean() for values in own]), 1, generator=generator))
-        members = grouping.groups[number]
+        members = partition.groups[number]
         most = group_size if replacement else min(group_size, len(members))
         drawn = torch.multinomial(own[number], most, replacement, generator=generator)
         return number, tuple(members[position] for position in drawn.tolist())
-    number = int(torch.randint(len(grouping), (1,), generator=generator))
-    members = grouping.groups[number]
+    number = int(torch.randint(len(partition), (1,), generator=generator))
+    members = partition.groups[number]
     if replacement:
         drawn = torch.randint(len(members), (group_size,), generator=generator)
     else:

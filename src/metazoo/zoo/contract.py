@@ -114,6 +114,11 @@ class ModelContract(BaseModel):
         """The JSON form of what the model is: all but what may be done with its recovered images."""
         return {key: value for key, value in self.as_record().items() if key != "recovered_images"}
 
+    @property
+    def is_white_box(self) -> bool:
+        """Whether its weights are known, and not only a way to ask it."""
+        return bool(self.weights_sha256)
+
     @model_validator(mode="after")
     def _check(self) -> "ModelContract":
         if len(self.class_names) != self.spec.classes:

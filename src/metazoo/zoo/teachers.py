@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Self, final, overload
+from typing import ClassVar, Protocol, Self, final, overload
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,28 @@ from torch import Tensor, nn
 from metazoo.models import ImageClassifier
 from metazoo.zoo.contract import ModelContract
 from metazoo.zoo.weights import read_weights
+
+
+class Teacher(Protocol):
+    """A frozen image classifier that answers queries.
+
+    Attributes:
+        name: name in its zoo or of its service.
+        classes: number of its classes.
+        input_size: side of its square input in pixels; images of other sizes are fitted to it.
+        channels: 1 or 3; images of the other number are converted.
+        is_white_box: whether it is a `WhiteBoxTeacher`: weights, features and gradients may be used.
+    """
+
+    name: str
+    classes: int
+    input_size: int
+    channels: int
+    is_white_box: ClassVar[bool]
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits [n, classes] of `images` [n, 1 or 3, h, w] in [0, 1], of any size; no gradient is promised."""
+        ...
 
 
 @final
@@ -24,9 +46,13 @@ class WhiteBoxTeacher(nn.Module):
         classifier: its network behind its preprocessing, in channels-last memory format.
     """
 
+    is_white_box: ClassVar[bool] = True
+
     def __init__(self, contract: ModelContract, classifier: ImageClassifier) -> None:
         super().__init__()
-        self.contract = contract
+        self.contract, spec = contract, contract.spec
+        self.name, self.classes = contract.name, spec.classes
+        self.input_size, self.channels = spec.input_size, spec.channels
         self.classifier = classifier.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.requires_grad_(False)
         self.eval()
@@ -38,6 +64,15 @@ class WhiteBoxTeacher(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits [n, classes] of `images` [n, 1 or 3, h, w] in [0, 1], of any size."""
         return self.classifier(images)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits, as `forward`; see `Teacher`. Gradients reach the images."""
+        return self(images)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return next(self.parameters()).device
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode, whatever `mode` is."""

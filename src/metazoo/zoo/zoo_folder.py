@@ -5,13 +5,15 @@ moment leaves a whole zoo, and at most a weights file that no contract names.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from metazoo.errors import ArtefactError, UsageError
+from metazoo.errors import ArtefactError, UsageError, ZooError
 from metazoo.models import ImageClassifier
 from metazoo.storage.artefacts import remove_stale_temporaries
 from metazoo.storage.lock import exclusive
@@ -75,8 +77,12 @@ class Zoo:
 
         What may be done with recovered images is not part of it: a run goes on, and obeys, when that is changed.
         """
-        content = [contract.identity() for contract in self.contracts]
-        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        return _sha256_of([contract.identity() for contract in self.contracts])
+
+    def reference(self, *contracts: ModelContract) -> "ZooReference":
+        """These models of the zoo, for a unit of work that needs no others."""
+        hashes = tuple((contract.name, _sha256_of(contract.identity())) for contract in contracts)
+        return ZooReference(self.folder.absolute(), hashes)
 
     def contract(self, name: str) -> ModelContract:
         """The contract of one model.
@@ -228,6 +234,46 @@ class Zoo:
         contracts = _sorted(contracts)
         write_listing(self.folder, contracts)
         self.contracts = contracts
+
+
+@dataclass(frozen=True)
+class ZooReference:
+    """Models of a zoo by name and content, and where this machine finds them; it travels with a unit of work.
+
+    Attributes:
+        path: folder of the zoo.
+        models: name and SHA-256 of the contract of each model; through the contract, of its weights.
+    """
+
+    path: Path
+    models: tuple[tuple[str, str], ...]
+
+    def open(self) -> Zoo:
+        """The zoo of these models alone. A process reads the list of contracts once, and again if it does not fit.
+
+        Raises:
+            ZooError: a model is missing or another one than when the unit of work was made; it is named.
+            UsageError, ArtefactError: as `Zoo.open`.
+        """
+        if any(_listed(self.path).get(name, ("",))[0] != sha256 for name, sha256 in self.models):
+            _listed.cache_clear()
+        listed = _listed(self.path)
+        for name, sha256 in self.models:
+            if name not in listed or listed[name][0] != sha256:
+                problem = "has changed" if name in listed else "is gone"
+                subject = f"model {name!r} of {self.path}"
+                raise ZooError(f"{subject} {problem} since this work began; restore it, or begin anew")
+        return Zoo(self.path, [listed[name][1] for name, _ in self.models])
+
+
+@functools.lru_cache(maxsize=1)
+def _listed(folder: Path) -> dict[str, tuple[str, ModelContract]]:
+    """The contracts of a zoo by name, with the hash of each."""
+    return {contract.name: (_sha256_of(contract.identity()), contract) for contract in read_listing(folder)}
+
+
+def _sha256_of(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def zoo_with_models(zoo: Zoo | Path | str) -> Zoo:

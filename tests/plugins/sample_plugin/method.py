@@ -4,7 +4,7 @@ Every model is inverted once, and one meta-model learns from the images what all
 groups, no regularisation.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, final
 
 from pydantic import BaseModel, ConfigDict
@@ -17,9 +17,10 @@ from metazoo.models import ImageClassifier, network_without_weights
 from metazoo.pipeline.learning_stage import learn_from_groups
 from metazoo.pipeline.options import MetaModelConfig
 from metazoo.pipeline.recovery_stage import recover_images
+from metazoo.pipeline.stage_plan import StagePlan, group_learning_plans, recovery_plans
 from metazoo.pipeline.workspace import Workspace
 from metazoo.recover import RecoveryBudget, RecoveryConfig
-from metazoo.taskspace import Partition
+from metazoo.taskspace import FixedGrouping, Partition
 from metazoo.zoo import Zoo
 
 
@@ -48,9 +49,14 @@ class SampleDistillation(Method):
         """Build the shapes of the meta-model, which fails early where the options do not fit."""
         network_without_weights(config.meta_model.spec(zoo))
 
+    def plan(self, zoo: Zoo, config: DistillationConfig) -> Sequence[StagePlan]:
+        """Plan the two stages that `train` composes."""
+        recovery = recovery_plans(zoo, config.recovery, config.budget)
+        return [*recovery, *group_learning_plans(zoo, config.learning, config.meta_model)]
+
     def train(self, workspace: Workspace, config: DistillationConfig) -> ImageClassifier:
         """Recover, then learn from all models as one group."""
         bank = recover_images(workspace, config.recovery, config.budget)
         banks = ResidentBanks(bank, workspace.compute.device)
-        everyone = Partition((tuple(range(len(workspace.zoo))),), "single")
+        everyone = FixedGrouping(Partition((tuple(range(len(workspace.zoo))),), "single"))
         return learn_from_groups(workspace, banks, everyone, config.learning, config.meta_model)

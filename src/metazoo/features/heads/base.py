@@ -126,9 +126,13 @@ def query_features(module: Embedder, images: Tensor, batch_norm: BatchNormMode =
     if batch_norm_mode(batch_norm) == "query":
         with batch_statistics(module):
             return checked(module.features(on_device(module, images)))
-    size = max(8, _PIXELS_A_BATCH // (images.shape[-1] * images.shape[-2]))
     with stored_statistics(module):
-        return checked(torch.cat([module.features(on_device(module, part)) for part in images.split(size)]))
+        return checked(torch.cat([module.features(on_device(module, part)) for part in in_batches(images)]))
+
+
+def in_batches(images: Tensor) -> tuple[Tensor, ...]:
+    """Images [n, c, h, w] in batches of at most 262,144 pixels, or of 8 images where these have more."""
+    return images.split(max(8, _PIXELS_A_BATCH // (images.shape[-1] * images.shape[-2])))
 
 
 def on_device(module: Embedder, images: Tensor) -> Tensor:

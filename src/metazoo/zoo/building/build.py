@@ -8,11 +8,12 @@ from pathlib import Path
 from metazoo.data import ImageSet
 from metazoo.errors import UsageError
 from metazoo.execution.compute import Compute
-from metazoo.execution.executor import map_units
+from metazoo.execution.executor import Executor, ExecutorName, executor_for
 from metazoo.execution.progress import Progress
 from metazoo.execution.randomness import generator
 from metazoo.execution.signals import graceful
 from metazoo.models import ImageClassifier
+from metazoo.renamed import renamed_arguments
 from metazoo.zoo.building.classifier_training import train_classifier, with_pixel_statistics
 from metazoo.zoo.building.jobs import Job, check_same, plan_jobs
 from metazoo.zoo.contract import Permission
@@ -20,6 +21,7 @@ from metazoo.zoo.training_config import TrainingConfig
 from metazoo.zoo.zoo_folder import Zoo
 
 
+@renamed_arguments(recipe="config")
 def build_zoo(
     out: Path | str,
     image_set: ImageSet,
@@ -36,6 +38,7 @@ def build_zoo(
     train_fraction: float = 0.8,
     recovered_images: Permission | None = None,
     workers: int | None = None,
+    executor: Executor | ExecutorName = "local",
     device: str | None = None,
     check: Callable[[], None] = lambda: None,
     progress: bool = False,
@@ -62,7 +65,8 @@ def build_zoo(
         train_fraction: part of each class's images, taken from the first, to train on; the rest validates.
         recovered_images: what may be done with images recovered from the new models, see `ModelContract`; `show` if
             None. Models that are there already must say the same, unless it is None.
-        workers: processes of one thread each; one a core if None, at most 4 on a GPU.
+        workers: processes of one thread each; one a core if None, at most 4 on a GPU. An executor has its own.
+        executor: where models are trained: `local`, `ray` (needs the extra), or an executor, which stays open.
         device: to train on; the first GPU, else the CPU if None. Weights depend on it.
         check: called between models and while waiting; what it raises ends the build, and finished models stay.
         progress: whether to say on standard error how far it is.
@@ -90,26 +94,23 @@ def build_zoo(
         train_fraction=train_fraction,
     )
     compute = Compute.choose(device)
-    workers = compute.default_workers if workers is None else workers
-    if workers < 1:
-        raise UsageError(f"a zoo is built by at least 1 worker, not {workers}")
+    pool = executor_for(executor, compute.default_workers if workers is None else workers)
     zoo = Zoo.create(out)
     if not _missing(zoo, jobs, recovered_images):
         zoo.settle()
         return zoo
-    with graceful() as stop, zoo.writing():
+    with pool as running, graceful() as stop, zoo.writing():
         missing = _missing(zoo, jobs, recovered_images)
 
         def checked() -> None:
             check()
             stop.check()
 
-        inline = workers == 1 or len(missing) == 1
-        train = functools.partial(_train, device=compute.device, **({"check": checked} if inline else {}))
+        train = functools.partial(_train, device=compute.device)
         bar = Progress("training", models, models - len(missing)) if progress else None
         with bar or contextlib.nullcontext():
-            for index, (classifier, accuracy) in map_units(
-                train, missing, workers, name_of=lambda job: job.contract.name, check=checked
+            for index, (classifier, accuracy) in running.map(
+                train, missing, name_of=lambda job: job.contract.name, check=checked
             ):
                 contract = missing[index].contract
                 zoo.add(
@@ -143,7 +144,7 @@ def _missing(zoo: Zoo, jobs: list[Job], recovered_images: Permission | None) -> 
     return missing
 
 
-def _train(job: Job, *, device: str, check: Callable[[], None] = lambda: None) -> tuple[ImageClassifier, float]:
+def _train(job: Job, *, device: str) -> tuple[ImageClassifier, float]:
     contract, (training_set, validation_set) = job.contract, job.images()
     record = job.record
     return train_classifier(
@@ -154,5 +155,4 @@ def _train(job: Job, *, device: str, check: Callable[[], None] = lambda: None) -
         generator(record.seed, "zoo-build-training", job.kind, record.index),
         name=contract.name,
         device=device,
-        check=check,
     )

@@ -1,7 +1,6 @@
 """Supervised training of one classifier, as the models of a zoo get it."""
 
 import itertools
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,9 @@ from metazoo.data.augment import ShiftAndFlip
 from metazoo.errors import UsageError, ZooError
 from metazoo.execution import randomness
 from metazoo.execution.repeat import Repeated
+from metazoo.execution.signals import check_stop
 from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
+from metazoo.renamed import renamed_arguments
 from metazoo.zoo.training_config import TrainingConfig
 
 _IMAGES_AT_ONCE = 256
@@ -37,6 +38,7 @@ def with_pixel_statistics(spec: ClassifierSpec, images: Tensor) -> ClassifierSpe
     return spec.model_copy(update={k: tuple(round(x, 4) for x in v.tolist()) for k, v in rounded.items()})
 
 
+@renamed_arguments(recipe="config")
 def train_classifier(
     spec: ClassifierSpec,
     training_set: ImageSet,
@@ -46,7 +48,6 @@ def train_classifier(
     *,
     name: str = "of no name yet",
     device: str = "cpu",
-    check: Callable[[], None] = lambda: None,
 ) -> tuple[ImageClassifier, float]:
     """Train a fresh classifier; the weights of the last step are kept.
 
@@ -60,7 +61,6 @@ def train_classifier(
         generator: of the first weights, the order of the images and their augmentation.
         name: of the model, for errors.
         device: to train on.
-        check: called after every epoch; what it raises ends the training.
 
     Returns:
         The classifier, in evaluation mode and on the CPU, and its accuracy on the validation images in percent.
@@ -105,7 +105,7 @@ def train_classifier(
                 raise _not_finite("loss", name, epoch, config)
             if not all(bool(parameter.isfinite().all()) for parameter in classifier.parameters()):
                 raise _not_finite("weights", name, epoch, config)
-            check()
+            check_stop()
     return classifier.cpu().eval(), _accuracy(classifier, validation_set)
 
 

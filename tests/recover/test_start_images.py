@@ -3,24 +3,24 @@ from typing import get_args
 import pytest
 import torch
 
-from metazoo.recover.start_images import Canvas, _densities, dead_leaves, fractals, start_images
+from metazoo.recover.start_images import StartImages, _densities, dead_leaves, fractals, start_images
 
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("canvas", get_args(Canvas))
+@pytest.mark.parametrize("start", get_args(StartImages))
 @pytest.mark.parametrize(("count", "channels", "side"), [(7, 3, 32), (2, 1, 16), (1, 3, 8)])
 def test_starts_are_in_range_and_the_generator_alone_decides(
-    canvas: Canvas, count: int, channels: int, side: int
+    start: StartImages, count: int, channels: int, side: int
 ) -> None:
-    images = start_images(canvas, count, channels, side, seeded())
+    images = start_images(start, count, channels, side, seeded())
     assert (images.shape, images.dtype) == ((count, channels, side, side), torch.float32)
     assert bool((images >= 0).all())
     assert bool((images <= 1).all())
-    assert torch.equal(images, start_images(canvas, count, channels, side, seeded()))
-    assert not torch.equal(images, start_images(canvas, count, channels, side, seeded(1)))
+    assert torch.equal(images, start_images(start, count, channels, side, seeded()))
+    assert not torch.equal(images, start_images(start, count, channels, side, seeded(1)))
 
 
 def test_leaves_have_edges_and_plains_colour_and_no_two_alike() -> None:

@@ -1,0 +1,319 @@
+"""The bundle: a folder with `bundle.json`, `model.safetensors` and a card, `README.md`; written whole or not at all.
+
+Meta-models and few-shot classifiers are stored alike. Folders of version 0.1 are read too.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+import psutil
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from torch import Tensor
+
+from metazoo.errors import ArtefactError, UsageError
+from metazoo.features.batch_norm import BatchNormMode
+from metazoo.features.heads import HeadKind, extra_tensor
+from metazoo.models import ClassifierSpec, ImageClassifier, network_with_weights, network_without_weights
+from metazoo.storage.artefacts import flush_folder, read_bytes, read_json, write_json, write_text
+from metazoo.storage.tensor_files import read_tensors, write_tensors
+from metazoo.storage.validation import check_format_version, first_problem
+from metazoo.zoo.weights import unsound
+
+FORMAT_VERSION = 2
+DESCRIPTION, WEIGHTS, CARD = "bundle.json", "model.safetensors", "README.md"
+_FORMER_DESCRIPTIONS, _FORMER_CARD, _FORMER_VERSION = ("meta-model.json", "classifier.json"), "card.md", 1
+_OTHER_FOLDERS = {"run.json": "a run", "zoo.json": "a zoo"}
+
+
+class BundleDescription(BaseModel):
+    """What `bundle.json` says of every bundle."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    noun: ClassVar[str]
+    example: ClassVar[str]
+    remedy: ClassVar[str]
+
+    format: Literal["metazoo-bundle"] = "metazoo-bundle"
+    format_version: Literal[2] = FORMAT_VERSION
+    networks: tuple[ClassifierSpec, ...] = Field(min_length=1)
+    weights_sha256: str = ""
+
+    @property
+    def prefixes(self) -> list[str]:
+        """Prefixes of the names of each network's tensors."""
+        return [f"networks.{index}." for index in range(len(self.networks))]
+
+    def other_tensors(self, feature_sizes: Sequence[int]) -> dict[str, Tensor]:
+        """Tensors besides those of the networks, on the meta device.
+
+        Args:
+            feature_sizes: of the networks.
+        """
+        raise NotImplementedError
+
+
+class MetaModelDescription(BundleDescription):
+    """What `bundle.json` says of a meta-model."""
+
+    noun = "a meta-model"
+    example = "a meta-model folder, such as RUN/meta-model"
+    remedy = "restore both files"
+
+    kind: Literal["meta-model"] = "meta-model"
+    method: str
+    preset: str
+    seed: int
+    domains: tuple[str, ...] = Field(default=(), description="with a network each; none or at least two")
+    general: tuple[float, ...] = Field(
+        default=(), description="share of the general network, the last one, in each domain; empty if there is none"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "MetaModelDescription":
+        if len(self.networks) != max(1, len(self.domains) + any(self.general)):
+            raise ValueError(f"{len(self.networks)} networks do not fit {len(self.domains)} domains")
+        if self.general and len(self.general) != len(self.domains):
+            raise ValueError(f"{len(self.general)} general shares do not fit {len(self.domains)} domains")
+        return self
+
+    @property
+    def prefixes(self) -> list[str]:
+        """Prefixes of the names of each network's tensors; none of a single network."""
+        return super().prefixes if len(self.networks) > 1 else [""]
+
+    def other_tensors(self, feature_sizes: Sequence[int]) -> dict[str, Tensor]:
+        """The weight of the recogniser of domains."""
+        count = len(self.domains)
+        return {"recogniser.weight": torch.empty(count * feature_sizes[0] + 1, count, device="meta")} if count else {}
+
+
+class ClassifierDescription(BundleDescription):
+    """What `bundle.json` says of a few-shot classifier."""
+
+    noun = "a classifier"
+    example = "a classifier folder as adapt writes it"
+    remedy = "adapt again"
+
+    kind: Literal["classifier"] = "classifier"
+    head: str
+    head_kind: HeadKind
+    batch_norm: BatchNormMode
+    mirrored: bool = Field(default=False, description="whether features are means over an image and its mirror image")
+    domains: dict[str, float] = Field(default={}, description="shares of the domains in the task; empty if none")
+    class_names: tuple[str, ...] = Field(min_length=2)
+    joint: bool = Field(description="whether features are the networks' normalised ones side by side")
+    source: str = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> "ClassifierDescription":
+        if len(set(self.class_names)) < len(self.class_names):
+            raise ValueError("a class name is there twice")
+        if self.weighed and not self.domains:
+            raise ValueError("several networks must be joint, or of domains")
+        return self
+
+    @property
+    def weighed(self) -> bool:
+        """Whether features are those of several networks, each weighed by its share."""
+        return len(self.networks) > 1 and not self.joint
+
+    def other_tensors(self, feature_sizes: Sequence[int]) -> dict[str, Tensor]:
+        """The tensors of the head."""
+        weight = torch.empty(len(self.class_names), sum(feature_sizes), device="meta")
+        extra = extra_tensor(self.head_kind)
+        head = {"weight": weight, **({extra: weight[:, 0]} if extra else {})}
+        head |= {"scale": weight[0]} if self.weighed else {}
+        return {f"head.{name}": tensor for name, tensor in head.items()}
+
+
+Description = TypeVar("Description", bound=BundleDescription)
+_KINDS: tuple[type[BundleDescription], ...] = (MetaModelDescription, ClassifierDescription)
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle(Generic[Description]):
+    """The content of a bundle.
+
+    Attributes:
+        description: that `bundle.json` holds, or will hold once the hash of the weights is known.
+        networks: of the description, frozen and in evaluation mode, on the CPU if read.
+        tensors: those besides the networks'.
+        card: Markdown; empty if there is none.
+    """
+
+    description: Description
+    networks: Sequence[ImageClassifier]
+    tensors: Mapping[str, Tensor]
+    card: str
+
+    def write(self, folder: Path | str) -> tuple[str, ...]:
+        """Write all files to a folder beside `folder`, which then takes its place; parents are made.
+
+        An earlier bundle of the same kind is replaced. It stays if anything fails.
+
+        Returns:
+            The names of the files.
+
+        Raises:
+            UsageError: `folder` is a file, or holds anything but such a bundle.
+            ArtefactError: it cannot be written.
+        """
+        folder = Path(folder).resolve()
+        if not folder.name:
+            raise UsageError(f"{folder} cannot be {self.description.noun} folder; choose another")
+        temporary, former = (folder.with_name(f".{folder.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
+        tensors = dict(self.tensors)
+        for prefix, own in zip(self.description.prefixes, self.networks, strict=True):
+            tensors |= {f"{prefix}{name}": tensor for name, tensor in own.network.state_dict().items()}
+        try:
+            check_out(folder, type(self.description), overwrite=True)
+            sha256 = write_tensors(temporary / WEIGHTS, tensors)
+            write_text(temporary / CARD, self.card)
+            written = self.description.model_copy(update={"weights_sha256": sha256})
+            write_json(temporary / DESCRIPTION, written.model_dump(mode="json"))
+            _take_place(temporary, folder, former)
+        except OSError as error:
+            raise ArtefactError(f"cannot write {folder}: {error.strerror or error}; choose another folder") from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return WEIGHTS, CARD, DESCRIPTION
+
+
+def read_bundle(folder: Path | str, kind: type[Description]) -> Bundle[Description]:
+    """Read a bundle of `kind` and check the hash, the shapes and the values of its tensors.
+
+    Raises:
+        UsageError: `folder` does not exist, or is a run, a zoo or a bundle of another kind.
+        ArtefactError: a file is missing, damaged, changed, of another format version or does not fit the other.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder; give {kind.example}")
+    path = description_file(folder) or folder / DESCRIPTION
+    other = None if path.is_file() else next((n for f, n in _OTHER_FOLDERS.items() if (folder / f).is_file()), None)
+    if other is None:
+        description = _read_description(path)
+        if isinstance(description, kind):
+            return _read(folder, path, description)
+        other = description.noun
+    raise UsageError(f"{folder} is {other}, not {kind.noun}; give {kind.example}")
+
+
+def description_file(folder: Path) -> Path | None:
+    """The file that says what a bundle is, by the names of this version and of 0.1; None if there is none."""
+    return next((folder / name for name in (DESCRIPTION, *_FORMER_DESCRIPTIONS) if (folder / name).is_file()), None)
+
+
+def check_out(folder: Path | str, kind: type[BundleDescription], *, overwrite: bool) -> None:
+    """Say before the work what would keep a bundle of `kind` from being written to `folder`.
+
+    Raises:
+        UsageError: `folder` is a file, holds anything but such a bundle, or holds one and `overwrite` is False.
+    """
+    folder = Path(folder).resolve()
+    _recover(folder)
+    _check_replaceable(folder, kind)
+    if description_file(folder) and not overwrite:
+        raise UsageError(f"{folder} holds {kind.noun} already; give another folder, or --overwrite it")
+
+
+def _read(folder: Path, path: Path, description: Description) -> Bundle[Description]:
+    try:
+        shapes = [network_without_weights(spec) for spec in description.networks]
+    except UsageError as error:
+        raise ArtefactError(f"{path} cannot be built: {error}; {description.remedy}") from error
+    expected = description.other_tensors([shape.feature_size for shape in shapes])
+    others = [*expected]
+    for prefix, shape in zip(description.prefixes, shapes, strict=True):
+        expected |= {f"{prefix}{name}": tensor for name, tensor in shape.state_dict().items()}
+    tensors = read_tensors(folder / WEIGHTS, description.weights_sha256)
+    problem = unsound(tensors, expected)
+    if problem is not None:
+        raise ArtefactError(f"{folder / WEIGHTS} does not fit {path.name}: it {problem}; {description.remedy}")
+    networks = []
+    for prefix, spec, shape in zip(description.prefixes, description.networks, shapes, strict=True):
+        own = network_with_weights(spec, {name: tensors[f"{prefix}{name}"] for name in shape.state_dict()})
+        networks.append(ImageClassifier(spec, own).to(memory_format=torch.channels_last).eval().requires_grad_(False))  # pyright: ignore[reportCallIssue]
+    card = folder / (CARD if path.name == DESCRIPTION else _FORMER_CARD)
+    text = read_bytes(card).decode(errors="replace") if card.is_file() else ""
+    return Bundle(description, networks, {name: tensors[name] for name in others}, text)
+
+
+def _read_description(path: Path) -> BundleDescription:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ArtefactError(f"{path} is not the description of a bundle; restore it or make it again")
+    if content.get("format") == "metazoo-bundle":
+        check_format_version(path, content.get("format_version"), FORMAT_VERSION)
+    elif path.name in _FORMER_DESCRIPTIONS:
+        check_format_version(path, content.get("format_version"), _FORMER_VERSION)
+        content = _converted(content)
+    kind = next((kind for kind in _KINDS if kind.model_fields["kind"].default == content.get("kind")), _KINDS[0])
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise ArtefactError(f"{path} does not describe {kind.noun} ({first_problem(error)}); {kind.remedy}") from error
+
+
+def _converted(content: dict[str, Any]) -> dict[str, Any]:
+    """The description of a bundle from a description of version 0.1."""
+    former = content.get("format")
+    content = {key: value for key, value in content.items() if key not in ("format", "format_version")}
+    if former == "metazoo-classifier":
+        renamed = {"head_kind": content.pop("kind", None)}
+        return content | renamed | {"kind": "classifier"}
+    if former != "metazoo-meta-model":
+        return content | {"format": former}
+    lists = [value if isinstance(value, list) else [] for value in map(content.get, ("domains", "general"))]
+    networks = [content.pop("spec", None)] * max(1, len(lists[0]) + any(lists[1]))
+    return content | {"kind": "meta-model", "preset": content.pop("setting", None), "networks": networks}
+
+
+def _check_replaceable(folder: Path, kind: type[BundleDescription]) -> None:
+    if not folder.exists():
+        return
+    refusal = f"{folder} exists and is not {kind.noun} folder; choose another or remove it"
+    try:
+        names = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
+        if names and not isinstance(_read_description(description_file(folder) or folder / DESCRIPTION), kind):
+            raise UsageError(refusal)
+    except (OSError, ArtefactError) as error:
+        raise UsageError(refusal) from error
+    foreign = sorted(names - {DESCRIPTION, WEIGHTS, CARD, *_FORMER_DESCRIPTIONS, _FORMER_CARD})
+    if foreign:
+        raise UsageError(f"{folder} holds {foreign[0]} besides {kind.noun}; choose another folder or move it away")
+
+
+def _take_place(temporary: Path, folder: Path, former: Path) -> None:
+    replaces = folder.exists()
+    if replaces:
+        folder.rename(former)
+    try:
+        temporary.rename(folder)
+    except BaseException:
+        if replaces:
+            former.rename(folder)
+        raise
+    flush_folder(folder.parent)
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def _recover(folder: Path) -> None:
+    """Tidy what a killed process left beside `folder`; the former bundle comes back if it had been moved away."""
+    for left in folder.parent.glob(".*"):
+        name, _, kind = left.name.rpartition(".")
+        name, _, process = name.rpartition(".")
+        if name != f".{folder.name}" or kind not in ("tmp", "old") or not process.isdecimal():
+            continue
+        if int(process) != os.getpid() and psutil.pid_exists(int(process)):
+            continue
+        if kind == "old" and not folder.exists():
+            left.rename(folder)
+        else:
+            shutil.rmtree(left, ignore_errors=True)

@@ -1,0 +1,67 @@
+"""Low-rank adapters (LoRA, Hu et al. 2022): a network learns through a small update of weights that stay as they are.
+
+The weight W of a linear or convolutional layer becomes W + alpha / rank * up @ down, that of a convolution taken as the
+matrix [outputs, inputs * height * width]. `up` starts at zero, so that a fresh adapter changes no output. The class
+head has none, since a new task replaces it.
+"""
+
+import math
+from typing import final
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from metazoo.models.network import Network
+
+
+class AdapterSpec(BaseModel):
+    """The size of the adapters of a network."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rank: int = Field(ge=1, le=1024, description="of the updates; at most that of the layer's own weight is used")
+    alpha: float = Field(gt=0, le=1e6, description="the update is scaled by alpha / rank")
+
+
+@final
+class LowRankUpdate(nn.Module):
+    """The weight of a layer plus the update of an adapter, as a parametrisation of torch."""
+
+    def __init__(self, weight: Tensor, spec: AdapterSpec) -> None:
+        super().__init__()
+        outputs, inputs = weight.flatten(1).shape
+        rank = min(spec.rank, outputs, inputs)
+        self.scale = spec.alpha / rank
+        self.down = nn.Parameter(torch.empty(rank, inputs, dtype=weight.dtype, device=weight.device))
+        self.up = nn.Parameter(torch.zeros(outputs, rank, dtype=weight.dtype, device=weight.device))
+        nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The updated weight, of the shape of `weight`."""
+        return weight + (self.scale * (self.up @ self.down)).view(weight.shape)
+
+
+def add_adapters(network: Network, spec: AdapterSpec) -> None:
+    """Freeze the parameters of a network and give each of its linear and convolutional layers an adapter to learn.
+
+    `down` of each is drawn from torch's global generator. In the state of the network the weight of a layer is then
+    `LAYER.parametrizations.weight.original`, beside `LAYER.parametrizations.weight.0.down` and `.up`.
+    """
+    for parameter in network.parameters():
+        parameter.requires_grad = False
+    for layer in [part for part in network.modules() if isinstance(part, nn.Linear | nn.Conv2d)]:
+        if layer is not network.head:
+            parametrize.register_parametrization(layer, "weight", LowRankUpdate(layer.weight, spec))
+
+
+def merged_state(network: Network) -> dict[str, Tensor]:
+    """The state of the same network without adapters, their updates added to the weights."""
+    state = network.state_dict()
+    for name, layer in network.named_modules():
+        if parametrize.is_parametrized(layer, "weight"):
+            prefix = f"{name}.parametrizations.weight."
+            state = {key: value for key, value in state.items() if not key.startswith(prefix)}
+            state[f"{name}.weight"] = layer.weight.detach()  # pyright: ignore[reportCallIssue]
+    return state

@@ -1,0 +1,369 @@
+"""Stages as a method declares them before a run, and how one unit of each is timed on this machine.
+
+Times are of the processor, which other programs at work hardly change.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from metazoo.bank import Bank, ResidentBank, fitted
+from metazoo.data.augment import shift_and_flip
+from metazoo.execution.compute import CPU
+from metazoo.execution.threads import WorkerThreads
+from metazoo.features.heads import query_features
+from metazoo.learn.episode_memory import EpisodeMemory
+from metazoo.learn.group_learning import GroupLearner, Student
+from metazoo.learn.learning_config import LearningConfig
+from metazoo.learn.replay_learning import ReplayLearner, ReplayLearningConfig, Visit
+from metazoo.learn.views import bytes_of_pool
+from metazoo.models import ClassifierSpec, build_classifier
+from metazoo.pipeline.audit_stage import DomainConfig, TrustConfig, most_kinds, specialised
+from metazoo.pipeline.learning_stage import teacher_targets
+from metazoo.pipeline.options import ImageSourceConfig, MetaModelConfig
+from metazoo.pipeline.replay_stage import VisitConfig
+from metazoo.pipeline.selection_stage import SelectionConfig
+from metazoo.recover import GeneratorConfig, RecoveryBudget, RecoveryConfig, guides_for, plan_recovery
+from metazoo.recover.budget import plan_buckets
+from metazoo.taskspace import FixedGrouping, ImageNetProbe, Partition, ProbeConfig, train_probe
+from metazoo.zoo import ModelContract, WhiteBoxTeacher, Zoo
+
+_ITERATIONS, _STEPS, _VIEWS, _TRUST_IMAGES, _IMAGES_PER_TEACHER = 4, 6, 256, 64, 150
+_BANK_OVERHEAD, _SHEET_BYTES = 1.1, 0.3e6
+_UNSHARED = 0.15
+"""Share of a step, of replay, or of teacher outputs that further threads make no shorter (0.1 to 0.25 by two)."""
+
+
+@dataclass(frozen=True)
+class PlanContext:
+    """What the timing of a unit works with.
+
+    Attributes:
+        zoo: the teachers.
+        teachers: the same, loaded when they are asked for.
+        bank: noise in place of the recovered images, 150 at most of each teacher; in a folder that is deleted later.
+        capacity: units that the executor of the run works on at once.
+        threads: threads that learning shares its calls among.
+    """
+
+    zoo: Zoo
+    teachers: Sequence[WhiteBoxTeacher]
+    bank: Bank
+    capacity: int
+    threads: WorkerThreads
+
+    @classmethod
+    def prepare(cls, zoo: Zoo, folder: Path, capacity: int, threads: WorkerThreads) -> "PlanContext":
+        """Fill a bank in `folder`."""
+        bank, random = Bank.create(folder), torch.Generator().manual_seed(0)
+        for contract in zoo:
+            labels = torch.arange(_IMAGES_PER_TEACHER) % contract.spec.classes
+            images = torch.randint(0, 256, (len(labels), 3, 16, 16), generator=random, dtype=torch.uint8)
+            bank.add(contract.name, 0, 0, images, labels)
+        return cls(zoo, zoo.teachers_in_turn(), bank, capacity, threads)
+
+    def images_at(self, side: int) -> ResidentBank:
+        """The images of the bank at `side` pixels."""
+        return ResidentBank.load(self.bank, [contract.name for contract in self.zoo], side)
+
+
+@dataclass(frozen=True)
+class UnitCost:
+    """Seconds of one unit; bytes of memory and disk of the whole stage beyond what timing one unit has taken."""
+
+    seconds: float
+    memory: float = 0.0
+    disk: float = 0.0
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """Equal units of work in one stage. Several may have the same `stage`.
+
+    Attributes:
+        stage: name, such as `recovery`.
+        unit: noun in the singular, such as `image` or `step`.
+        units: how many there are.
+        measure: times one unit; equal ones are called once. None: the time cannot be told before the run.
+        parts: independent parts that processes work on at once; 1 for work of the main process.
+        disk: bytes on disk of all units, as far as they are known without timing.
+    """
+
+    stage: str
+    unit: str
+    units: int
+    measure: Callable[[PlanContext], UnitCost] | None = None
+    parts: int = 1
+    disk: float = 0.0
+
+
+def recovery_plans(
+    zoo: Zoo,
+    config: RecoveryConfig | GeneratorConfig,
+    budget: RecoveryBudget,
+    source: ImageSourceConfig | None = None,
+) -> list[StagePlan]:
+    """Plan the recovery of every teacher, one plan for each kind of network; of real images the time is not told."""
+    if source is not None and source.kind == "images":
+        return [StagePlan("recovery", "image", plan_recovery(zoo, budget).images)]
+    if source is not None and source.kind != "recovered":
+        config = config.model_copy(update={"canvas": source.kind, "iterations": 0})
+    parts = len(zoo) if isinstance(config, GeneratorConfig) else plan_recovery(zoo, budget).buckets
+    plans = []
+    for timing, contracts in _inversions(zoo, config, budget).items():
+        wanted = plan_recovery(Zoo(zoo.folder, contracts), budget)
+        disk = _BANK_OVERHEAD * wanted.bytes + _SHEET_BYTES * len(contracts)
+        plans.append(StagePlan("recovery", "image", wanted.images, timing, parts, disk))
+    return plans
+
+
+@dataclass(frozen=True)
+class _Inversion:
+    """Times the inversion of one image, among `images` of one teacher that are inverted together."""
+
+    teacher: int
+    guide: int | None
+    config: RecoveryConfig | GeneratorConfig
+    images: int
+
+    def __call__(self, context: PlanContext) -> UnitCost:
+        teacher = context.teachers[self.teacher]
+        guide = None if self.guide is None else context.teachers[self.guide]
+        labels, random = torch.arange(self.images) % teacher.contract.spec.classes, torch.Generator().manual_seed(0)
+        timed = min(_ITERATIONS, self.config.iterations)
+
+        def invert(iterations: int) -> object:
+            config = self.config.model_copy(update={"iterations": iterations})
+            return next(config.inversions(teacher, [labels], random, guide=guide)).run().best()
+
+        invert(min(1, timed))
+        seconds = _seconds(lambda: invert(timed)) / self.images
+        return UnitCost(seconds * self.config.iterations / timed if timed else seconds)
+
+
+def _inversions(
+    zoo: Zoo, config: RecoveryConfig | GeneratorConfig, budget: RecoveryBudget
+) -> dict[_Inversion, list[ModelContract]]:
+    """The models that take equally long, by the timing of the first of them."""
+    guides = guides_for(zoo, config, 0)
+    indices = {contract.name: index for index, contract in enumerate(zoo)}
+    first: dict[tuple[object, ...], _Inversion] = {}
+    found: dict[_Inversion, list[ModelContract]] = {}
+    for index, contract in enumerate(zoo):
+        guide, images = guides.get(contract.name), len(plan_buckets(contract.spec.classes, budget, 0, contract.name)[0])
+        kind = (_kind(contract.spec), None if guide is None else _kind(guide.spec), images)
+        own = _Inversion(index, None if guide is None else indices[guide.name], config, images)
+        found.setdefault(first.setdefault(kind, own), []).append(contract)
+    return found
+
+
+def _kind(spec: ClassifierSpec) -> tuple[object, ...]:
+    return (spec.architecture, tuple(spec.arguments.items()), spec.input_size, spec.channels)
+
+
+def trust_plans(zoo: Zoo, config: TrustConfig, budget: RecoveryBudget, side: int) -> list[StagePlan]:
+    """Plan the judging of every model's images of `side` pixels by the others."""
+    classes = sum(min(contract.spec.classes, budget.classes_per_teacher) for contract in zoo) / len(zoo)
+    asked = classes * min(config.images_per_class, budget.images_per_class) * min(config.partners, len(zoo) - 1)
+
+    def measure(context: PlanContext) -> UnitCost:
+        targets = teacher_targets(context.teachers, CPU)
+        images = torch.rand(_TRUST_IMAGES, 3, side, side, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            targets(images)
+            of_an_image = _seconds(lambda: targets(images)) / len(images)
+        return UnitCost(of_an_image * asked / len(zoo))
+
+    return [StagePlan("trust", "model", len(zoo), measure, len(zoo))]
+
+
+def embedding_plans(zoo: Zoo, config: ProbeConfig, budget: RecoveryBudget) -> list[StagePlan]:
+    """Plan the training of the probe, if it is trained, and the embedding of every model."""
+    counts = {contract.name: contract.spec.classes for contract in zoo}
+    images = min(config.fisher_images, budget.images_per_class * max(counts.values()))
+
+    def measure_step(context: PlanContext) -> UnitCost:
+        resident, few = context.images_at(config.input_size), config.model_copy(update={"steps": 3})
+        train_probe(resident, counts, few, 0)
+        return UnitCost(_seconds(lambda: train_probe(resident, counts, few, 0)) / few.steps)
+
+    def measure_embedding(context: PlanContext) -> UnitCost:
+        resident, name = context.images_at(config.input_size), zoo.contracts[0].name
+        sample = slice(0, min(16, resident.places_of(0).stop))
+        shown, labels = resident.images[sample], resident.labels[sample]
+        once = config.model_copy(update={"steps": 1})
+        probe = train_probe(resident, counts, once, 0) if config.trained else ImageNetProbe.load(config.weights)
+        return UnitCost(_seconds(lambda: probe.embed(name, shown, labels, config)) / len(labels) * images)
+
+    training = [StagePlan("task space", "step", config.steps, measure_step)] if config.trained else []
+    return [*training, StagePlan("task space", "model", len(zoo), measure_embedding, len(zoo))]
+
+
+def group_learning_plans(zoo: Zoo, config: LearningConfig, meta_model: MetaModelConfig) -> list[StagePlan]:
+    """Plan the steps on groups of teachers, and the teacher outputs that they learn from."""
+    outputs = config.views * math.ceil(config.steps / config.steps_per_views)
+    # Neither the number of steps nor the learning rate makes a step longer, so equal stages are timed once.
+    alike = config.model_copy(update={"steps": 10_000, "learning_rate": 1e-3})
+    return [
+        StagePlan("learning", "step", config.steps, _GroupStep(alike, meta_model)),
+        StagePlan("learning", "augmented image", outputs, _TeacherOutputs(alike, meta_model)),
+    ]
+
+
+def per_domain_plans(
+    zoo: Zoo, learning: LearningConfig, meta_model: MetaModelConfig, config: DomainConfig
+) -> list[StagePlan]:
+    """Plan the models of each domain, taken for as many as there can be, each learning from the whole zoo."""
+    domains = most_kinds(zoo, config)
+    plans = group_learning_plans(zoo, specialised(learning, config), meta_model) if domains > 1 else []
+    return [dataclasses.replace(plan, stage="per-domain models", units=domains * plan.units) for plan in plans]
+
+
+@dataclass(frozen=True)
+class _GroupStep:
+    """Times a step on a group."""
+
+    config: LearningConfig
+    meta_model: MetaModelConfig
+
+    def __call__(self, context: PlanContext) -> UnitCost:
+        spec, config = self.meta_model.spec(context.zoo), self.config
+        members = min(config.teachers_per_step, len(context.zoo))
+        learner = GroupLearner(
+            Student(spec, _feature_sizes(context), [contract.spec.classes for contract in context.zoo], 0),
+            context.images_at(spec.input_size),
+            FixedGrouping(Partition((tuple(range(len(context.zoo))),), "single")),
+            teacher_targets(context.teachers, CPU, context.threads),
+            config.model_copy(update={"views": max(_VIEWS, len(context.zoo))}),
+            0,
+            threads=context.threads,
+        )
+        learner.step()
+        steps = math.ceil(_STEPS / config.regularisation.every) * config.regularisation.every
+        seconds = _seconds(lambda: [learner.step() for _ in range(steps)]) / steps
+        return UnitCost(shared(seconds, members, context.threads), disk=3 * _bytes_of(learner.state()))
+
+
+@dataclass(frozen=True)
+class _TeacherOutputs:
+    """Times the outputs of all teachers for one image."""
+
+    config: LearningConfig
+    meta_model: MetaModelConfig
+
+    def __call__(self, context: PlanContext) -> UnitCost:
+        spec, views = self.meta_model.spec(context.zoo), self.config.views
+        resident, targets = context.images_at(spec.input_size), teacher_targets(context.teachers, CPU, context.threads)
+        pixels = resident.pixels(torch.arange(len(resident))[:_VIEWS])
+        images = shift_and_flip(pixels, 2, torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            targets(images)
+            seconds = _seconds(lambda: targets(images)) / len(images)
+        memory, disk = bytes_of_pool(views, spec.input_size, sum(_feature_sizes(context)))
+        # The logits twice, until their parts are joined.
+        memory += views * 8.0 * sum(contract.spec.classes for contract in context.zoo)
+        return UnitCost(shared(seconds, len(context.zoo), context.threads), memory, disk)
+
+
+def _feature_sizes(context: PlanContext) -> list[int]:
+    return [teacher.classifier.network.feature_size for teacher in context.teachers]
+
+
+def selection_plans(config: SelectionConfig, steps: int, spec: ClassifierSpec) -> list[StagePlan]:
+    """Plan how often a meta-model of `spec` is measured in `steps` to select models; an upper bound.
+
+    Episodes may share images. Without a validation set there is nothing to plan.
+    """
+    size = config.episodes * config.ways * (config.shots + config.queries)
+
+    def measure(_: PlanContext) -> UnitCost:
+        random = torch.Generator().manual_seed(0)
+        classifier, shape = build_classifier(spec, random), (size, 3, spec.input_size, spec.input_size)
+        images = torch.randint(0, 256, shape, generator=random, dtype=torch.uint8)
+        query_features(classifier, images, "query")
+        return UnitCost(_seconds(lambda: query_features(classifier, images, "query")))
+
+    draws = math.ceil(steps / config.steps_per_draw)
+    return [] if config.validation is None else [StagePlan("selection", "draw", draws, measure)]
+
+
+def replay_plans(
+    zoo: Zoo,
+    visits: VisitConfig,
+    recovery: GeneratorConfig,
+    budget: RecoveryBudget,
+    config: ReplayLearningConfig,
+    meta_model: MetaModelConfig,
+) -> list[StagePlan]:
+    """Plan the meta-iterations, with a replay of twice the shortest length, and the inversions that they repeat."""
+    again = config.iterations * visits.teachers * visits.images_per_class * meta_model.ways / len(zoo)
+    plans = [
+        StagePlan("learning", "re-inverted image", round(again * len(contracts)), timing, visits.teachers)
+        for timing, contracts in _inversions(zoo, recovery, budget).items()
+        if visits.reinversion
+    ]
+    iteration = _MetaIteration(visits, config, meta_model)
+    return [*plans, StagePlan("learning", "meta-iteration", config.iterations, iteration)]
+
+
+@dataclass(frozen=True)
+class _MetaIteration:
+    """Times a step on made-up visits and an update of the replay."""
+
+    visits: VisitConfig
+    config: ReplayLearningConfig
+    meta_model: MetaModelConfig
+
+    def __call__(self, context: PlanContext) -> UnitCost:
+        zoo, visits, config, threads = context.zoo, self.visits, self.config, context.threads
+        spec, random = self.meta_model.spec(zoo), torch.Generator().manual_seed(0)
+        ways, side, replay = spec.classes, spec.input_size, config.replay
+        labels = torch.arange(ways).repeat(max(visits.images_per_class, replay.shots + replay.queries))
+        images = fitted(context.bank.images_of(zoo.contracts[0].name)[0], side)
+        some = images[torch.randint(len(images), (len(labels),), generator=random)]
+        visit = Visit(some, labels, labels, lambda pixels: torch.zeros(len(pixels), ways), 0)
+
+        def time_step(updates: int) -> tuple[float, ReplayLearner]:
+            options = replay.model_copy(update={"most_updates": updates, "patience": max(1, updates)})
+            learner = ReplayLearner(
+                build_classifier(spec, random).to(memory_format=torch.contiguous_format),
+                EpisodeMemory(ways),
+                lambda _: [visit] * visits.teachers,
+                config.model_copy(update={"replay": options}),
+                0,
+                threads=threads,
+            )
+            learner.step()
+            return _seconds(learner.step), learner
+
+        (step, _), (with_update, learner) = time_step(0), time_step(1)
+        updates = min(replay.most_updates, 2 * (replay.patience + 1))
+        seconds = shared(step, visits.teachers, threads)
+        seconds += updates * shared(max(0.0, with_update - step), replay.episodes_per_update, threads)
+        classes = sum(contract.spec.classes for contract in zoo)
+        kept = classes * min(replay.slots, config.iterations) * visits.images_per_class
+        memory = 3.0 * side**2 * min(kept, config.iterations * visits.teachers * len(labels))
+        return UnitCost(seconds, memory, 2 * (memory + _bytes_of(learner.state())))
+
+
+def shared(seconds: float, calls: int, threads: WorkerThreads) -> float:
+    """Seconds that `seconds` of the processor take on threads that share `calls` equal calls."""
+    at_once = calls / math.ceil(calls / threads.count)
+    return seconds * (_UNSHARED + (1 - _UNSHARED) / at_once)
+
+
+def _bytes_of(tensors: Mapping[str, Tensor]) -> float:
+    return sum(float(tensor.numel() * tensor.element_size()) for tensor in tensors.values())
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    """Seconds of the processor, of every torch thread."""
+    start = time.process_time()
+    function()
+    return (time.process_time() - start) / torch.get_num_threads()

@@ -1,1 +1,0 @@
-"""Runs: atomic hashed artefacts, counted randomness, executors, progress. Knows no other room."""

@@ -1,0 +1,156 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from adapt_helpers import NAMES, made, network, of_two_domains
+
+from metazoo.adapt import FewShotClassifier, MetaModel
+from metazoo.adapt.card import escape, meta_model_card
+from metazoo.methods.registry import get_method
+from metazoo.runs.config import resolve_config
+from metazoo.zoo import Zoo
+
+
+@pytest.fixture
+def zoo(tmp_path: Path) -> Zoo:
+    zoo = Zoo.create(tmp_path / "zoo")
+    zoo.add("one", network(), class_names=("a", "b", "c"), domain="<script>|x|[y](z)`", accuracy=75.25)
+    return zoo
+
+
+def card(
+    zoo: Zoo, records: dict[str, Any] | None = None, channels: int = 3, images: bool = True, **options: Any
+) -> str:
+    description = {"versions": {"metazoo": "1", "torch": "2"}, "images": images}
+    method, config = get_method("tgr"), resolve_config(options, seed=7).as_record()
+    return meta_model_card(
+        network(channels=channels),
+        zoo,
+        config,
+        description,
+        records or {},
+        title=method.title,
+        reference=method.reference,
+    )
+
+
+def test_a_card_says_what_is_known_and_nothing_else(zoo: Zoo) -> None:
+    text = card(zoo)
+    assert "learned from 1 pre-trained model and **no training images**" in text
+    assert "| architecture | conv4, width 4 |" in text
+    assert "| input | 16 x 16 pixels, 3 channels, in" in text
+    assert f"| zoo | 1 model, SHA-256 {zoo.sha256} |" in text
+    assert "preset default, seed 7 |" in text
+    assert "Groups are" not in text
+    assert "None" not in text.replace("null", "")
+    assert ", 1 channel, in" in card(zoo, channels=1)
+
+
+def test_its_front_matter_and_its_run_are_yaml(zoo: Zoo) -> None:
+    text = card(zoo)
+    _, front, rest = text.split("---\n", 2)
+    assert yaml.safe_load(front)["tags"][-1] == "tgr"
+    assert yaml.safe_load(rest.split("```yaml\n")[1].split("```")[0]) == resolve_config(seed=7).as_record()
+
+
+def test_names_of_foreign_origin_are_only_text(zoo: Zoo) -> None:
+    text = card(zoo)
+    (row,) = (line for line in text.splitlines() if line.startswith("| one |"))
+    assert row == r"| one | conv4 | &lt;script&gt;\|x\|\[y\]\(z\)\` | 3 | 16 px | 75.2 % |  |  |"
+
+
+def test_what_a_run_has_found_is_told(zoo: Zoo) -> None:
+    health = {"teachers": [{"teacher": "one", "agreement": 0.914}], "warning": "1 of 1 teachers is weak"}
+    trust = {"models": [{"model": "one", "score": 0.426}], "warning": "1 of 1 models is alone"}
+    quality = {"group_means": [0.25, None], "within_mean": 0.25, "between_mean": None}
+    groups = [[f"m{number}" for number in range(14)], ["one"]]
+    grouping = {"strategy": "dispersed", "groups": groups, "quality": quality}
+    text = card(zoo, {"health": health, "trust": trust, "groups": grouping})
+    assert "| one | conv4 | " in text
+    assert "| 75.2 % | 91 % | 0.43 |" in text
+    assert "1 of 1 teachers is weak" in text
+    assert "1 of 1 models is alone" in text
+    assert "Groups are dispersed: mean dissimilarity 0.2500 within groups.\n" in text
+    assert "m10, m11, ... | 0.2500 |" in text
+    assert "| 2 | one | - |" in text
+
+
+def test_the_fate_of_recovered_images_is_told(zoo: Zoo) -> None:
+    for name in ("two", "three"):
+        zoo.add(name, network(), class_names=("a", "b", "c"), domain="d")
+    kept = {"show": "and shown as contact sheets there", "keep": "and shown nowhere", "discard": "were deleted once"}
+    for permission, words in kept.items():
+        zoo.permit(["one", "two", "three"], permission)  # pyright: ignore[reportArgumentType]
+        text = card(zoo)
+        assert [other for other in kept if kept[other] in text] == [permission]
+        assert (
+            f"Those of 3 models {'' if permission == 'discard' else 'are kept in the run folder (`bank`) '}{words}"
+            in text
+        )
+    zoo.permit(["one", "two"], "show")
+    text = card(zoo, images=False)
+    assert "Those of 2 models are kept in the run folder (`bank`) and shown nowhere. Those of 1 model were" in text
+
+
+def test_a_study_on_real_images_says_so(zoo: Zoo) -> None:
+    text = card(zoo, source={"kind": "images", "data": "some_photos"})
+    assert "learned from 1 pre-trained model and real images of their classes." in text
+    assert "real ones of some\\_photos, for a study, so this run is **not data-free**" in text
+    assert "the run folder holds real ones. Those of 1 model are kept" in text
+    assert "data-free" not in yaml.safe_load(text.split("---\n", 2)[1])["tags"]
+    assert "seen a real image" not in text
+    assert "no training images" not in text
+
+
+def test_images_by_formulas_reveal_nothing(zoo: Zoo) -> None:
+    text = card(zoo, source={"kind": "leaves"})
+    assert "No image was recovered" in text
+    assert "can resemble" not in text
+    assert "nothing of this run has seen a real image" in text
+    assert "data-free" in yaml.safe_load(text.split("---\n", 2)[1])["tags"]
+
+
+def test_escaped_text_stays_on_its_line() -> None:
+    assert escape("a\n# b\r\n<img>&*_") == r"a \# b &lt;img&gt;&amp;\*\_"
+
+
+def test_a_selection_by_labelled_images_is_told(zoo: Zoo) -> None:
+    seen = {"images": 20, "classes": ["x", "y"], "sha256": "0f"}
+    text = card(zoo, {"selection": {"validation": seen, "models": [{"model": "one", "probability": 0.75}]}})
+    assert "accuracy on 20 labelled images of 2 classes, SHA-256 0f. So this run is **not data-free**" in text
+    assert "| 75.2 % |  |  | 75 % |" in text
+
+
+def test_a_meta_model_without_its_run_has_a_card_of_what_is_known(tmp_path: Path) -> None:
+    MetaModel(of_two_domains(), method="<tgr>", preset="default", seed=7).save(tmp_path / "m")
+    text = (tmp_path / "m" / "README.md").read_text()
+    assert "# Meta-model by &lt;tgr&gt;\n" in text
+    assert "| architecture | conv4, width 4 |" in text
+    assert "| domains | birds, ships, with a network for each" in text
+    assert "preset default, seed 7 |" in text
+    assert yaml.safe_load(text.split("---\n", 2)[1])["library_name"] == "metazoo"
+    own = MetaModel.load(tmp_path / "m")
+    own.card = "mine\n"
+    own.save(tmp_path / "m")
+    assert MetaModel.load(tmp_path / "m").card == (tmp_path / "m" / "README.md").read_text() == "mine\n"
+
+
+def test_a_classifier_has_a_card(tmp_path: Path) -> None:
+    names = ("<b>\n# x", "a|b", "\udcff")
+    classifier = made(head="soft-k-means-free", class_names=names, mirrored=True, source="runs/first")
+    classifier.save(tmp_path / "c")
+    text = (tmp_path / "c" / "README.md").read_text()
+    assert "# Few-shot classifier of 3 classes\n" in text
+    assert "It judges all images of a call together" in text
+    for row in ("made from | runs/first", "head | soft-k-means-free", "batch norm | running", "input | squares of 16 "):
+        assert f"| {row}" in text
+    assert "| features | means over an image and its mirror image |" in text
+    assert "\n0. &lt;b&gt;\\\\n\\# x\n1. a\\|b\n2. \\\\udcff\n" in text
+    FewShotClassifier.load(tmp_path / "c").save(tmp_path / "again")
+    assert (tmp_path / "again" / "README.md").read_text() == text
+    made(module=of_two_domains(), class_names=NAMES).save(tmp_path / "c")
+    text = (tmp_path / "c" / "README.md").read_text()
+    assert "It judges every image by itself." in text
+    assert "conv4, width 4 \\(2 networks\\)" in text
+    assert "| domains | birds " in text

@@ -1,0 +1,160 @@
+"""Judging and embedding as units of work, against the same in this process in one piece."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from training_helpers import untrained
+
+from metazoo.audit import nearest_mean_skill, partners_of
+from metazoo.bank import Bank, ResidentBank, ResidentBanks
+from metazoo.data.images import evenly_of_each, first_of_each
+from metazoo.errors import Interrupted, ZooError
+from metazoo.execution.executor import Executor
+from metazoo.execution.local_executor import THIS_PROCESS, LocalExecutor
+from metazoo.pipeline import embedding_stage
+from metazoo.pipeline.audit_stage import TrustConfig, judge_models
+from metazoo.pipeline.embedding_stage import embed_and_group
+from metazoo.pipeline.layout import BANK, EMBEDDINGS, PROBE, SKILL
+from metazoo.pipeline.options import GroupingConfig
+from metazoo.pipeline.workspace import Workspace
+from metazoo.recover import RecoveryBudget, RecoveryConfig, recover_zoo
+from metazoo.storage.metrics import MetricsLog
+from metazoo.storage.run_folder import RunFolder
+from metazoo.taskspace import FisherEmbeddings, ProbeConfig, train_probe
+from metazoo.zoo import Zoo
+
+SIDE, SEED = 18, 3
+TRUST = TrustConfig(images_per_class=3, partners=3)
+PROBE_CONFIG = ProbeConfig(width=4, input_size=20, steps=3, batch_size=8, fisher_images=7)
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
+    return untrained(tmp_path_factory.mktemp("zoo") / "zoo", ("some",) * 5)
+
+
+@pytest.fixture(scope="module")
+def bank(zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> Bank:
+    bank = Bank.create(tmp_path_factory.mktemp("bank") / "bank")
+    recover_zoo(zoo, bank, RecoveryConfig(iterations=2), RecoveryBudget(images_per_class=5, bucket_size=6), SEED)
+    return bank
+
+
+@pytest.fixture(scope="module")
+def warm() -> Iterator[Executor]:
+    with LocalExecutor(2) as executor:
+        yield executor
+
+
+def warmed(executor: Executor) -> Executor:
+    """One whose processes are there, so that short units go to them."""
+    list(executor.map(abs, [-1, -2]))
+    assert executor.is_warm
+    return executor
+
+
+def workspace(
+    zoo: Zoo, bank: Bank, folder: Path, executor: Executor, check: Callable[[], None] = lambda: None
+) -> tuple[Workspace, ResidentBanks]:
+    if not folder.exists():
+        shutil.copytree(bank.folder, folder / BANK)
+    run = RunFolder(folder)
+    banks = ResidentBanks(Bank.open(folder / BANK))
+    return Workspace(zoo, run, MetricsLog(folder / "m.jsonl"), SEED, check, False, executor=executor), banks
+
+
+def skill_in_one_piece(zoo: Zoo, bank: Bank) -> Tensor:
+    resident, teachers = ResidentBank.load(bank, [contract.name for contract in zoo], SIDE), zoo.teachers()
+    skill = torch.full((len(zoo), len(zoo)), float("nan"), dtype=torch.float64)
+    for judge, subjects in enumerate(partners_of(len(zoo), TRUST.partners, SEED)):
+        for subject in subjects:
+            own = resident.places_of(subject)
+            places = own.start + first_of_each(resident.labels[own], TRUST.images_per_class)
+            with torch.no_grad():
+                found = teachers[judge].features(resident.pixels(places))
+            skill[subject, judge] = nearest_mean_skill(found, resident.labels[places])
+    return skill
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_models_judge_each_other_as_in_one_piece(
+    zoo: Zoo, bank: Bank, warm: Executor, tmp_path: Path, workers: int
+) -> None:
+    executor = THIS_PROCESS if workers == 1 else warmed(warm)
+    space, banks = workspace(zoo, bank, tmp_path / "run", executor)
+    judge_models(space, banks, TRUST, SIDE)
+    found, expected = space.folder.read_tensors(SKILL)["skill"], skill_in_one_piece(zoo, bank)
+    assert torch.equal(found.nan_to_num(2), expected.nan_to_num(2))
+    assert len(found[found.isfinite()].unique()) > 2
+    assert int(found.isfinite().sum()) == 15
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_models_are_embedded_as_in_one_piece_after_a_stop_too(
+    zoo: Zoo, bank: Bank, warm: Executor, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = {contract.name: contract.spec.classes for contract in zoo}
+    resident = ResidentBank.load(bank, list(counts), PROBE_CONFIG.input_size)
+    probe = train_probe(resident, counts, PROBE_CONFIG, SEED)
+    expected = []
+    for index, name in enumerate(counts):
+        own = resident.places_of(index)
+        images, labels = resident.images[own], resident.labels[own]
+        shown = evenly_of_each(labels, PROBE_CONFIG.fisher_images)
+        expected.append(probe.embed(name, images[shown], labels[shown], PROBE_CONFIG))
+
+    left = PROBE_CONFIG.steps + 4
+
+    def check() -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise Interrupted("stop")
+
+    space, banks = workspace(zoo, bank, tmp_path / "run", THIS_PROCESS, check)
+    with pytest.raises(Interrupted):
+        embed_and_group(space, banks, PROBE_CONFIG, GroupingConfig(groups=2))
+    assert space.folder.has(PROBE)
+    assert not space.folder.has(EMBEDDINGS)
+    monkeypatch.setattr(embedding_stage, "train_probe", pytest.fail)
+    executor = THIS_PROCESS if workers == 1 else warmed(warm)
+    space, banks = workspace(zoo, bank, tmp_path / "run", executor)
+    embed_and_group(space, banks, PROBE_CONFIG, GroupingConfig(groups=2))
+    found = FisherEmbeddings.load(space.folder.path / EMBEDDINGS)
+    assert found.names == tuple(counts)
+    for name in expected[0].tensors:
+        rows = torch.stack([embedding.tensors[name].flatten() for embedding in expected])
+        assert torch.equal(torch.as_tensor(found.tensors[name][:]), rows)
+    assert not (space.folder.path / PROBE).exists()
+
+
+def test_a_unit_names_its_models_by_what_they_are(zoo: Zoo, tmp_path: Path) -> None:
+    def opened_anew() -> list[str]:
+        zoo.reference(zoo.contracts[0]).open()  # a process remembers one list
+        return [contract.name for contract in reference.open()]
+
+    own = Zoo.open(shutil.copytree(zoo.folder, tmp_path / "zoo"))
+    first, second = own.contracts[:2]
+    reference = own.reference(first, second)
+    own.permit([first.name], "keep")  # which changes no model
+    own.remove([own.contracts[2].name])
+    assert opened_anew() == [first.name, second.name]
+    teacher = own.teacher(first.name)
+    own.remove([second.name])
+    with pytest.raises(ZooError, match=rf"model '{second.name}' of .* is gone since this work began; restore it"):
+        opened_anew()
+    own.add(second.name, teacher.classifier, class_names=first.class_names, domain="other")
+    with pytest.raises(ZooError, match=rf"model '{second.name}' of .* has changed since this work began"):
+        reference.open()
+    assert [contract.name for contract in own.reference(first).open()] == [first.name]
+
+
+def test_the_list_of_a_zoo_is_read_once(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    references = [zoo.reference(contract) for contract in zoo]
+    references[0].open()
+    monkeypatch.setattr("metazoo.zoo.zoo_folder.read_listing", pytest.fail)
+    assert [next(iter(reference.open())) for reference in references] == list(zoo)
