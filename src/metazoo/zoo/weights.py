@@ -59,8 +59,8 @@ def read_weights(zoo: Path, contract: ModelContract) -> ImageClassifier:
         expected = network_without_weights(contract.spec).state_dict()
     except UsageError as error:
         raise ZooError(
-            f"model {name!r} of {zoo} cannot be built: {error}; update metazoo, or remove "
-            "the model with `metazoo zoo remove`"
+            f"model {name!r} of {zoo} cannot be built: {error}; update metazoo, or take the model out with "
+            "`metazoo zoo remove`"
         ) from error
     try:
         _check_size(path, sum(tensor.numel() * tensor.element_size() for tensor in expected.values()))
