@@ -210,7 +210,8 @@ def test_the_skill_on_images_is_that_of_the_first_ones_of_each_class() -> None:
         return torch.cat([images.mean((1, 2, 3))[:, None] - 0.3, torch.ones(len(images), 1)], 1)
 
     assert skill_on(features, bank, 2) == 1
-    plain = ResidentBank(("a",), bank.images - 150 * bank.labels[:, None, None, None], bank.labels, bank.starts)
+    images = bank.images[:] - 150 * bank.labels[:, None, None, None]
+    plain = ResidentBank(("a",), images, bank.labels, bank.starts)
     assert skill_on(features, plain, 2) == pytest.approx(
         by_loop(features(plain.pixels(torch.arange(4))), plain.labels[:4])
     )

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from training_helpers import OPTIONS, untrained
 
+from metazoo.cli import main
 from metazoo.execution import process_memory
+from metazoo.runs.train import train
 
 _SCRIPT = """
 import json, sys
@@ -99,3 +102,23 @@ def test_a_peak_that_cannot_be_measured_is_not_told(monkeypatch: pytest.MonkeyPa
     with process_memory.peak_growth() as grown:
         pass
     assert grown.bytes is None
+
+
+def test_a_library_call_leaves_the_allocator_alone_and_the_command_line_tunes_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[str] = []
+
+    class Library:
+        def __getattr__(self, name: str) -> object:
+            asked.append(name)
+            raise AttributeError(name)
+
+    zoo = untrained(tmp_path / "zoo", ("none",))
+    (tmp_path / "options.yaml").write_text(json.dumps(OPTIONS))
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: Library())
+    run = train(zoo, out=tmp_path / "run", config=OPTIONS, workers=1)
+    assert "mallopt" not in asked
+    given = ("--zoo", zoo.folder, "--out", run.path, "--config", tmp_path / "options.yaml", "--resume")
+    assert main(["train", *map(str, given)]) == 0
+    assert ("mallopt" in asked) == sys.platform.startswith("linux")

@@ -1,5 +1,6 @@
 """Units of work in processes on this machine."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
@@ -24,7 +25,7 @@ class LocalExecutor(Executor):
     """
 
     def __init__(self, workers: int) -> None:
-        super().__init__(workers)
+        super().__init__(workers if os.name == "posix" else min(workers, 1))
         self._pool: list[Worker] = []
         self._lock, self._is_busy = threading.Lock(), False
         self._idle: threading.Timer | None = None

@@ -53,9 +53,9 @@ class Worker:
         try:
             with held_back():
                 self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self.connection.close()
-            raise RunError(f"cannot start a worker process: {error.strerror}; use fewer workers") from error
+            raise RunError(f"cannot start a worker process: {error}; use fewer workers") from error
         finally:
             theirs.close()
         self.send(json.dumps([entry for entry in sys.path if isinstance(entry, str)]).encode())

@@ -57,10 +57,6 @@ class _Judge:
     compute: Compute
 
 
-def _name_of(unit: _Judge) -> str:
-    return f"the judgement of model {unit.zoo.models[0][0]!r}"
-
-
 def _judge(unit: _Judge) -> list[float]:
     """The skill of the judge on the images of each subject."""
     (name, _), device = unit.zoo.models[0], unit.compute.device
@@ -96,7 +92,12 @@ def _skills(workspace: Workspace, bank: Bank, config: TrustConfig, side: int) ->
     ]
     skill = torch.full((count, count), float("nan"), dtype=torch.float64)
     results = workspace.executor.map(
-        _judge, units, name_of=_name_of, threads=torch.get_num_threads(), short=True, check=workspace.check
+        _judge,
+        units,
+        name_of=lambda unit: f"the judgement of model {unit.zoo.models[0][0]!r}",
+        threads=torch.get_num_threads(),
+        short=True,
+        check=workspace.check,
     )
     with workspace.progress_of("trust", count) as advance, contextlib.closing(results):
         for judge, found in results:

@@ -108,10 +108,6 @@ def _probe(file: _ProbeFile) -> Probe | ImageNetProbe:
     return Probe(classifier.to(file.device).eval(), counts)
 
 
-def _name_of(task: _Task) -> str:
-    return f"the embedding of model {task.name!r}"
-
-
 def _embedding(task: _Task) -> TaskEmbedding:
     config, device = task.probe.config, task.probe.device
     resident = ResidentBank.load(Bank.open(task.bank, [task.name]), [task.name], config.input_size).to(device)
@@ -139,7 +135,12 @@ def _embeddings(
         file = _ProbeFile(path.absolute(), sha256, config, tuple(counts.items()), device)
         tasks = [_Task(name, banks.bank.folder.absolute(), file) for name in counts]
         results = workspace.executor.map(
-            _embedding, tasks, name_of=_name_of, threads=torch.get_num_threads(), short=True, check=workspace.check
+            _embedding,
+            tasks,
+            name_of=lambda task: f"the embedding of model {task.name!r}",
+            threads=torch.get_num_threads(),
+            short=True,
+            check=workspace.check,
         )
         try:
             for embedding in in_order(results):
