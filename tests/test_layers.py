@@ -109,6 +109,20 @@ def test_no_method_imports_another_method() -> None:
         assert [module for module in imports_of(text_of(name), name) if f"{module}.".startswith(others)] == []
 
 
+def test_no_name_stands_for_two_things() -> None:
+    """Modules by stem, public classes and functions by name; commands are called what the functions they call are."""
+    homes: dict[tuple[str, str], set[str]] = {}
+    for name in FILES:
+        found = [("module", Path(name).stem)]
+        if not name.startswith("cli/"):
+            nodes = ast.parse(text_of(name)).body
+            found += [("name", node.name) for node in nodes if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+        for kind, one in found:
+            if not one.startswith("_") and one != "registry":
+                homes.setdefault((kind, one), set()).add(name)
+    assert {one: found for one, found in homes.items() if len(found) > 1} == {}
+
+
 @pytest.mark.parametrize(
     ("name", "source", "rooms"),
     [

@@ -16,6 +16,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 _ROOMS = {"run": "storage execution", "learn": "features", "taskspace": "audit", "methods": "pipeline runs"}
 # Modules that got another name, or were split.
 _MODULES = {
+    "learn.heads.base": "features.heads.head",
     "learn.memory": "learn.episode_memory",
     "learn.recipe": "learn.learning_config",
     "learn.recogniser": "features.domain_router",
@@ -25,12 +26,13 @@ _MODULES = {
     "methods.classes": "pipeline.layout pipeline.class_stage",
     "methods.domains": "pipeline.layout pipeline.audit_stage",
     "methods.planning": "runs.plan",
-    "methods.recipes": "pipeline.options",
+    "methods.recipes": "pipeline.shared_config",
     "methods.selection": "pipeline.layout pipeline.selection_stage",
     "methods.specialists": "pipeline.domain_models",
     "methods.stages": "pipeline.layout pipeline.recovery_stage pipeline.embedding_stage pipeline.learning_stage",
     "methods.steps": "pipeline.stepping",
     "methods.trust": "pipeline.layout pipeline.audit_stage",
+    "models.registry": "models.architectures",
     "recover.canvas": "recover.start_images",
     "recover.sheet": "bank.contact_sheet",
     "recover.stage": "recover.zoo_recovery",
@@ -56,7 +58,6 @@ _MODULES = {
 }
 _NAMES = {
     "GroupRow": "DomainRow",
-    "Grouping": "Partition",
     "SourceRecipe": "ImageSourceConfig",
     "TgrReferenceRecipe": "PublishedTgrConfig",
     "group_rows": "domain_rows",

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from metazoo.audit import class_conflicts, class_means
+from metazoo.audit import class_conflicts, joint_class_means
 from metazoo.bank import ResidentBank
 from metazoo.errors import DataError, UsageError
 
@@ -117,7 +117,7 @@ def test_means_are_over_the_first_images_of_every_class(monkeypatch: pytest.Monk
         batches.append(len(batch))
         return batch.flatten(1)
 
-    means = class_means(bank, [2, 4], features, images_per_class=3)
+    means = joint_class_means(bank, [2, 4], features, images_per_class=3)
     own = {0: [1, 4], 1: [0, 2, 3], 2: [6, 7, 9], 4: [8, 10]}
     for index, places in own.items():
         torch.testing.assert_close(means[index], (images[places].float() / 255).flatten(1).mean(0))

@@ -19,7 +19,7 @@ from metazoo.pipeline import embedding_stage
 from metazoo.pipeline.audit_stage import TrustConfig, judge_models
 from metazoo.pipeline.embedding_stage import embed_and_group
 from metazoo.pipeline.layout import BANK, EMBEDDINGS, PROBE, SKILL
-from metazoo.pipeline.options import GroupingConfig
+from metazoo.pipeline.shared_config import GroupingConfig
 from metazoo.pipeline.workspace import Workspace
 from metazoo.recover import RecoveryBudget, RecoveryConfig, recover_zoo
 from metazoo.storage.metrics import MetricsLog

@@ -13,7 +13,7 @@ from metazoo.features.heads import HEADS
 from metazoo.learn.learners import LEARNERS
 from metazoo.learn.learning_config import REGULARISERS
 from metazoo.methods import METHODS
-from metazoo.models.registry import ARCHITECTURES
+from metazoo.models.architectures import ARCHITECTURES
 from metazoo.plugins import Registry
 from metazoo.taskspace import GROUPINGS
 

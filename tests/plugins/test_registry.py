@@ -12,7 +12,7 @@ from plugin_helpers import call, done, refused, without_plugins
 import metazoo
 from metazoo.errors import UsageError
 from metazoo.methods import METHODS
-from metazoo.models.registry import ARCHITECTURES
+from metazoo.models.architectures import ARCHITECTURES
 from metazoo.plugins import Registry, load_plugin, registered_modules
 
 MODULES = ("first_plugin", "second_plugin", "third_plugin")

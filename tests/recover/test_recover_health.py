@@ -1,12 +1,10 @@
-import io
 from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 
 from metazoo.bank import Bank
-from metazoo.recover.health import health_rows, health_table, health_warning
+from metazoo.recover.health import health_rows, health_warning
 
 
 def add(bank: Bank, teacher: str, generation: int, bucket: int, count: int, figures: tuple[float, ...]) -> None:
@@ -81,15 +79,3 @@ def test_guides_that_were_let_go_are_named_with_whom_they_led_astray(bank: Bank)
     assert warning is not None
     assert warning.startswith("1 of 5 teachers recognise")
     assert warning.endswith(f"remove those teachers from the zoo. {alone}")
-
-
-def test_the_table_shows_every_teacher(bank: Bank) -> None:
-    console = Console(file=io.StringIO(), width=120, color_system=None)
-    console.print(health_table(health_rows(bank)))
-    text = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]
-    assert rows == [
-        ["bad", "5", "20.0 % !", "9.00", "9.00"],
-        ["good", "40", "85.0 %", "3.50", "14.00"],
-        ["plain", "4", "75.0 %", "none", "none"],
-    ]

@@ -32,7 +32,7 @@ from metazoo.features.embedders import (
     for_known_domain,
 )
 from metazoo.features.heads import DEFAULT_HEAD, FittedHead, HeadKind, get_head
-from metazoo.features.heads.base import checked, in_batches
+from metazoo.features.heads.head import checked, in_batches
 from metazoo.models import ImageClassifier, square_images
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from metazoo.data import decoded_images
 from metazoo.data.image_files import class_folders, files_of_classes
 from metazoo.errors import DataError, UsageError
-from metazoo.features.heads.base import in_batches
+from metazoo.features.heads.head import in_batches
 from metazoo.models import square_images
 
 

@@ -1,13 +1,13 @@
 """What models say of each other's images: trust, domains, class identity."""
 
-from metazoo.audit.class_conflicts import class_conflicts, class_means
+from metazoo.audit.class_conflicts import class_conflicts, joint_class_means
 from metazoo.audit.domains import kinds_of_images
 from metazoo.audit.trust import Trust, nearest_mean_skill, partners_of, skill_on, trust_of
 
 __all__ = [
     "Trust",
     "class_conflicts",
-    "class_means",
+    "joint_class_means",
     "kinds_of_images",
     "nearest_mean_skill",
     "partners_of",

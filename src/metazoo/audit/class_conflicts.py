@@ -25,7 +25,7 @@ _BLOCK = 1024
 
 
 @torch.no_grad()
-def class_means(
+def joint_class_means(
     bank: ResidentBank,
     class_counts: Sequence[int],
     features: Callable[[Tensor], Tensor],
@@ -70,7 +70,7 @@ def class_conflicts(means: Tensor, class_counts: Sequence[int], false_alarms: fl
     estimate, and fewer of the pairs that are the same are found (59 % and 71 %, where 5 classes find 93 %).
 
     Args:
-        means: float [all classes, features], as `class_means`; a class that is NaN conflicts with none.
+        means: float [all classes, features], as `joint_class_means`; a class that is NaN conflicts with none.
         class_counts: classes of each teacher, in the order of `means`.
         false_alarms: in [0, 1): the larger, the more pairs are marked. About this fraction of all pairs is.
 

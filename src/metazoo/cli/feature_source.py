@@ -23,7 +23,7 @@ from metazoo.zoo import ModelContract, WhiteBoxTeacher, Zoo, zoo_with_models
 
 
 @dataclass(frozen=True)
-class Source:
+class FeatureSource:
     """A meta-model, or a zoo (`meta_model` is None).
 
     Attributes:
@@ -93,7 +93,7 @@ class Source:
         return [row for row in rows if row is not None]
 
 
-def open_source(path: str) -> Source:
+def open_source(path: str) -> FeatureSource:
     """Open what the user names.
 
     Raises:
@@ -104,11 +104,11 @@ def open_source(path: str) -> Source:
     folder = Path(path)
     if (folder / "run.json").is_file():
         run = Run.open(folder)
-        return Source(folder, run.meta_model, Path(run.description["zoo"]["path"]), run.selection_classes)
+        return FeatureSource(folder, run.meta_model, Path(run.description["zoo"]["path"]), run.selection_classes)
     if (folder / "zoo.json").is_file():
-        return Source(folder, None, folder)
+        return FeatureSource(folder, None, folder)
     if description_file(folder) is not None:
-        return Source(folder, MetaModel.load(folder), None)
+        return FeatureSource(folder, MetaModel.load(folder), None)
     if not folder.exists():
         raise UsageError(f"{folder} does not exist; give a run folder, a zoo folder or a meta-model folder")
     raise UsageError(

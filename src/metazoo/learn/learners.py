@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from metazoo.execution.threads import ThreadCopies
 from metazoo.features.batch_norm import batch_statistics
-from metazoo.features.heads.base import raw_class_means
+from metazoo.features.heads.head import raw_class_means
 from metazoo.learn.regularisers import Parameters
 from metazoo.learn.second_derivatives import QuickSecondDerivatives
 from metazoo.models import ImageClassifier

@@ -43,9 +43,9 @@ from metazoo.pipeline.audit_stage import DomainConfig, TrustConfig, apply_trust,
 from metazoo.pipeline.domain_models import with_domain_models
 from metazoo.pipeline.embedding_stage import check_probe, embed_and_group
 from metazoo.pipeline.learning_stage import learn_from_groups
-from metazoo.pipeline.options import GroupingConfig, ImageSourceConfig, MetaModelConfig
 from metazoo.pipeline.recovery_stage import images_from
 from metazoo.pipeline.selection_stage import SelectionConfig, Validation, load_validation
+from metazoo.pipeline.shared_config import GroupingConfig, ImageSourceConfig, MetaModelConfig
 from metazoo.pipeline.stage_plan import (
     StagePlan,
     embedding_plans,

@@ -44,9 +44,9 @@ from metazoo.learn.replay_learning import ReplayLearningConfig
 from metazoo.models import ImageClassifier
 from metazoo.pipeline.class_stage import keep_classes, mark_conflicts
 from metazoo.pipeline.embedding_stage import check_probe, embed_and_group
-from metazoo.pipeline.options import GroupingConfig, MetaModelConfig
 from metazoo.pipeline.recovery_stage import recover_images
 from metazoo.pipeline.replay_stage import VisitConfig, check_episodes, learn_by_replay
+from metazoo.pipeline.shared_config import GroupingConfig, MetaModelConfig
 from metazoo.pipeline.stage_plan import StagePlan, embedding_plans, recovery_plans, replay_plans
 from metazoo.pipeline.workspace import Workspace
 from metazoo.recover import GeneratorConfig, RecoveryBudget

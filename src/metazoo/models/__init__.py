@@ -1,11 +1,7 @@
 """Network architectures and the classifier that wraps them. Knows no other room."""
 
 from metazoo.models.adapters import AdapterSpec
-from metazoo.models.classifier import ClassifierSpec, ImageClassifier, build_classifier, square_images
-from metazoo.models.generator import Generator
-from metazoo.models.library import LIBRARIES, LibraryNetwork, is_library_name
-from metazoo.models.network import Argument, Network, import_library
-from metazoo.models.registry import (
+from metazoo.models.architectures import (
     LARGEST_WIDTH,
     ArchitectureName,
     architectures,
@@ -13,6 +9,10 @@ from metazoo.models.registry import (
     check_width,
     register_architecture,
 )
+from metazoo.models.classifier import ClassifierSpec, ImageClassifier, build_classifier, square_images
+from metazoo.models.generator import Generator
+from metazoo.models.library import LIBRARIES, LibraryNetwork, is_library_name
+from metazoo.models.network import Argument, Network, import_library
 from metazoo.models.transformers_networks import TRANSFORMERS_CLASSES, arguments_from_config
 from metazoo.models.without_weights import network_with_weights, network_without_weights
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from metazoo.models.adapters import AdapterSpec, add_adapters, merged_state
+from metazoo.models.architectures import build_network
 from metazoo.models.network import Argument, Network
-from metazoo.models.registry import build_network
 
 _LUMA = (0.299, 0.587, 0.114)
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from metazoo.models.architectures import is_built_in
 from metazoo.models.classifier import ClassifierSpec, build_classifier
 from metazoo.models.network import Network
-from metazoo.models.registry import is_built_in
 
 
 def network_without_weights(spec: ClassifierSpec) -> Network:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from metazoo.audit import class_conflicts, class_means
+from metazoo.audit import class_conflicts, joint_class_means
 from metazoo.bank import ResidentBanks
 from metazoo.pipeline.layout import CLASSES, CONFLICTS
 from metazoo.pipeline.learning_stage import teacher_targets
@@ -33,7 +33,7 @@ def mark_conflicts(workspace: Workspace, banks: ResidentBanks, identity: ClassId
         resident = banks.at(side, [contract.name for contract in zoo])
         teachers = zoo.teachers_in_turn(workspace.compute.device)
         targets = teacher_targets(teachers, workspace.compute, workspace.worker_threads())
-        means = class_means(resident, counts, lambda images: targets(images)[0], after_batch=workspace.check)
+        means = joint_class_means(resident, counts, lambda images: targets(images)[0], after_batch=workspace.check)
         pairs = class_conflicts(means, counts).triu().nonzero().tolist()
         folder.write_json(CONFLICTS, {"format_version": 1, "pairs": pairs})
     conflicts = torch.zeros(len(identity.flat), len(identity.flat), dtype=torch.bool)

@@ -15,7 +15,7 @@ from metazoo.execution.executor import in_order
 from metazoo.execution.process_memory import give_back_memory
 from metazoo.models import build_classifier
 from metazoo.pipeline.layout import DISTANCE, EMBEDDINGS, GROUPING, PROBE
-from metazoo.pipeline.options import GroupingConfig
+from metazoo.pipeline.shared_config import GroupingConfig
 from metazoo.pipeline.workspace import Workspace
 from metazoo.storage.tensor_files import read_tensors
 from metazoo.taskspace import (

@@ -15,8 +15,8 @@ from metazoo.learn.regularisers import Regulariser
 from metazoo.learn.update_rules import UpdateRule
 from metazoo.learn.views import Targets
 from metazoo.models import ImageClassifier
-from metazoo.pipeline.options import MetaModelConfig
 from metazoo.pipeline.selection_stage import Validation, record_selection, selecting_learner
+from metazoo.pipeline.shared_config import MetaModelConfig
 from metazoo.pipeline.stepping import LEARNING, learn_in_steps
 from metazoo.pipeline.workspace import Workspace
 from metazoo.taskspace import Grouping

@@ -11,7 +11,7 @@ from metazoo.errors import RunError, UsageError
 from metazoo.execution.progress import message
 from metazoo.execution.randomness import generator
 from metazoo.pipeline.layout import BANK, HEALTH, sheet_of
-from metazoo.pipeline.options import ImageSourceConfig
+from metazoo.pipeline.shared_config import ImageSourceConfig
 from metazoo.pipeline.workspace import Workspace
 from metazoo.recover import GeneratorConfig, RecoveryBudget, RecoveryConfig, health_rows, health_warning, recover_zoo
 

@@ -12,7 +12,7 @@ from metazoo.learn.regularisers import Regulariser
 from metazoo.learn.replay_learning import ReplayLearner, ReplayLearningConfig, Visit
 from metazoo.learn.update_rules import UpdateRule
 from metazoo.models import ImageClassifier, build_classifier
-from metazoo.pipeline.options import MetaModelConfig
+from metazoo.pipeline.shared_config import MetaModelConfig
 from metazoo.pipeline.stepping import learn_in_steps
 from metazoo.pipeline.workspace import Workspace
 from metazoo.recover import GeneratorConfig, Request, recover_requests

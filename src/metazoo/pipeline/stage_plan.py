@@ -26,9 +26,9 @@ from metazoo.learn.views import bytes_of_pool
 from metazoo.models import ClassifierSpec, build_classifier
 from metazoo.pipeline.audit_stage import DomainConfig, TrustConfig, most_kinds, specialised
 from metazoo.pipeline.learning_stage import teacher_targets
-from metazoo.pipeline.options import ImageSourceConfig, MetaModelConfig
 from metazoo.pipeline.replay_stage import VisitConfig
 from metazoo.pipeline.selection_stage import SelectionConfig
+from metazoo.pipeline.shared_config import ImageSourceConfig, MetaModelConfig
 from metazoo.recover import GeneratorConfig, RecoveryBudget, RecoveryConfig, guides_for, plan_recovery
 from metazoo.recover.budget import plan_buckets
 from metazoo.taskspace import FixedGrouping, ImageNetProbe, Partition, ProbeConfig, train_probe

@@ -2,7 +2,7 @@
 
 from metazoo.recover.budget import RecoveryBudget
 from metazoo.recover.generated import GeneratorCanvas, GeneratorConfig
-from metazoo.recover.health import TeacherHealth, health_rows, health_table, health_warning
+from metazoo.recover.health import TeacherHealth, health_rows, health_warning
 from metazoo.recover.inversion import Canvas, Health, Inversion, RecoveredImages
 from metazoo.recover.objectives import L2, BatchNormDistance, CrossEntropy, Objective, TeacherOutputs, TotalVariation
 from metazoo.recover.pixels import PixelCanvas, RecoveryConfig
@@ -31,7 +31,6 @@ __all__ = [
     "TotalVariation",
     "guides_for",
     "health_rows",
-    "health_table",
     "health_warning",
     "plan_recovery",
     "recover_requests",

@@ -3,9 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.table import Table
-from rich.text import Text
-
 from metazoo.bank import Bank, Shard
 from metazoo.recover.inversion import GUIDE_REJECTED
 from metazoo.text import some_of
@@ -59,27 +56,6 @@ _FIGURES = ("agreement", "batch_norm_distance", "batch_norm_distance_at_start")
 def _mean(shards: Sequence[Shard], figure: str) -> float | None:
     known = [(shard.images, shard.health[figure]) for shard in shards if figure in shard.health]
     return sum(images * value for images, value in known) / sum(images for images, _ in known) if known else None
-
-
-def health_table(rows: Sequence[TeacherHealth]) -> Table:
-    """One row a teacher, for a rich console; doubtful ones are marked."""
-    table = Table(title="Recovered images", caption=_CAPTION)
-    table.add_column("teacher")
-    for heading in ("images", "agreement", "batch-norm distance", "at start"):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        agreement = Text(f"{100 * row.agreement:.1f} %" + (" !" if row.doubtful else ""))
-        agreement.stylize("bold red" if row.doubtful else "")
-        distances = (row.batch_norm_distance, row.batch_norm_distance_at_start)
-        cells = ("none" if distance is None else f"{distance:.2f}" for distance in distances)
-        table.add_row(Text(row.teacher), f"{row.images:,}", agreement, *cells)
-    return table
-
-
-_CAPTION = (
-    "agreement: images that their own teacher gives the wanted class; "
-    "batch-norm distance: from what the teacher remembers of its training images"
-)
 
 
 def health_warning(rows: Sequence[TeacherHealth]) -> str | None:

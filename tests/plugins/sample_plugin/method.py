@@ -15,8 +15,8 @@ from metazoo.learn.learning_config import LearningConfig, RegularisationConfig
 from metazoo.methods import Method
 from metazoo.models import ImageClassifier, network_without_weights
 from metazoo.pipeline.learning_stage import learn_from_groups
-from metazoo.pipeline.options import MetaModelConfig
 from metazoo.pipeline.recovery_stage import recover_images
+from metazoo.pipeline.shared_config import MetaModelConfig
 from metazoo.pipeline.stage_plan import StagePlan, group_learning_plans, recovery_plans
 from metazoo.pipeline.workspace import Workspace
 from metazoo.recover import RecoveryBudget, RecoveryConfig

@@ -4,9 +4,9 @@ Evaluation and the classifier that users get are made by these same objects. A h
 given.
 """
 
-from metazoo.features.heads.base import FeatureHead, Head, class_means, query_features
 from metazoo.features.heads.fine_tune import FineTune, FineTuneOwn
 from metazoo.features.heads.fitted import COSINE_SCALE, FittedHead, HeadKind, extra_tensor
+from metazoo.features.heads.head import FeatureHead, Head, class_means, query_features
 from metazoo.features.heads.linear import Logistic, Ridge
 from metazoo.features.heads.nearest_mean import NearestMean, NearestMeanEuclidean
 from metazoo.features.heads.soft_k_means import SoftKMeansBalanced, SoftKMeansFree

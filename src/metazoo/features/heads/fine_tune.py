@@ -17,8 +17,8 @@ from metazoo.features.batch_norm import (
     stored_statistics,
 )
 from metazoo.features.embedders import Embedder, MirroredFeatures, recogniser_of
-from metazoo.features.heads.base import Head, check_labels, checked, class_means, on_device
 from metazoo.features.heads.fitted import FittedHead
+from metazoo.features.heads.head import Head, check_labels, checked, class_means, on_device
 from metazoo.models import ImageClassifier
 
 

@@ -5,8 +5,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from metazoo.features.heads.base import FeatureHead, one_hot
 from metazoo.features.heads.fitted import COSINE_SCALE, FittedHead, normalised_linear
+from metazoo.features.heads.head import FeatureHead, one_hot
 from metazoo.features.linear_models import logistic_regression, normalised_inputs
 
 

@@ -4,8 +4,8 @@ from typing import final
 
 from torch import Tensor
 
-from metazoo.features.heads.base import FeatureHead, class_means, raw_class_means
 from metazoo.features.heads.fitted import FittedHead
+from metazoo.features.heads.head import FeatureHead, class_means, raw_class_means
 
 
 @final

@@ -5,8 +5,8 @@ from typing import ClassVar, final
 from torch import Tensor
 from torch.nn import functional
 
-from metazoo.features.heads.base import FeatureHead, one_hot
 from metazoo.features.heads.fitted import FittedHead, HeadKind
+from metazoo.features.heads.head import FeatureHead, one_hot
 
 
 class _SoftKMeans(FeatureHead):

@@ -47,7 +47,7 @@ def _one_for_all(value: Any) -> Any:
     return (value,) if isinstance(value, int | float) else value
 
 
-Statistics = Annotated[tuple[float, ...], BeforeValidator(_one_for_all)]
+PixelStatistics = Annotated[tuple[float, ...], BeforeValidator(_one_for_all)]
 
 
 class ModelDescription(BaseModel):
@@ -61,8 +61,8 @@ class ModelDescription(BaseModel):
     classes: tuple[ShortText, ...] | None = Field(default=None, min_length=1, max_length=1_000_000)
     input_size: int | None = Field(default=None, ge=1, le=1024)
     channels: Literal[1, 3] | None = None
-    mean: Statistics | None = Field(default=None, description="of images in [0, 1]; one number for every channel")
-    std: Statistics | None = Field(default=None, description="likewise")
+    mean: PixelStatistics | None = Field(default=None, description="of images in [0, 1]; one number for every channel")
+    std: PixelStatistics | None = Field(default=None, description="likewise")
     domain: ShortText | None = None
     accuracy: float | None = Field(default=None, ge=0, le=100)
     recovered_images: Permission | None = None
