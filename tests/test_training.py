@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import signal
@@ -67,6 +68,25 @@ def test_a_run_holds_everything_it_made_with_its_hash(whole: Run, zoo: Zoo) -> N
     manifest = Manifest(whole.path)
     assert manifest.files.keys() == expected - {"manifest.json"}
     manifest.verify()
+
+
+def test_a_finished_run_of_version_0_1_is_finished(whole: Run, zoo: Zoo, copied: Path) -> None:
+    folder = copied
+    bundle, manifest = json.loads((folder / "meta-model" / "bundle.json").read_text()), Manifest(folder)
+    manifest.discard("meta-model/bundle.json", "meta-model/README.md")
+    (folder / "meta-model" / "bundle.json").unlink()
+    (folder / "meta-model" / "README.md").rename(folder / "meta-model" / "card.md")
+    former = {name: bundle[name] for name in ("method", "seed", "weights_sha256")}
+    former |= {"format": "metazoo-meta-model", "format_version": 1, "setting": "default", "spec": bundle["networks"][0]}
+    (folder / "meta-model" / "meta-model.json").write_text(json.dumps(former))
+    manifest.add("meta-model/meta-model.json", "meta-model/card.md")
+    before = content(folder)
+    run = again(zoo, folder)
+    assert run.finished
+    assert content(folder) == before
+    assert run.meta_model.card == whole.meta_model.card
+    state = whole.meta_model.module.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in run.meta_model.module.state_dict().items())
 
 
 def test_a_run_describes_itself(whole: Run, zoo: Zoo) -> None:

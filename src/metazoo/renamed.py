@@ -16,6 +16,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 _ROOMS = {"run": "storage execution", "learn": "features", "taskspace": "audit", "methods": "pipeline runs"}
 # Modules that got another name, or were split.
 _MODULES = {
+    "adapt.classifier": "adapt.few_shot",
     "learn.heads.base": "features.heads.head",
     "learn.memory": "learn.episode_memory",
     "learn.recipe": "learn.learning_config",

@@ -142,7 +142,7 @@ def test_a_classifier_has_a_card(tmp_path: Path) -> None:
     classifier.save(tmp_path / "c")
     text = (tmp_path / "c" / "README.md").read_text()
     assert "# Few-shot classifier of 3 classes\n" in text
-    assert "It judges all images of a call together" in text
+    assert "It judges all images of a call together, each depending on the others." in text
     for row in ("made from | runs/first", "head | soft-k-means-free", "batch norm | running", "input | squares of 16 "):
         assert f"| {row}" in text
     assert "| features | means over an image and its mirror image |" in text
@@ -151,6 +151,6 @@ def test_a_classifier_has_a_card(tmp_path: Path) -> None:
     assert (tmp_path / "again" / "README.md").read_text() == text
     made(module=of_two_domains(), class_names=NAMES).save(tmp_path / "c")
     text = (tmp_path / "c" / "README.md").read_text()
-    assert "It judges every image by itself." in text
+    assert "It judges each image by itself." in text
     assert "conv4, width 4 \\(2 networks\\)" in text
     assert "| domains | birds " in text

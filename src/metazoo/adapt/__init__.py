@@ -1,6 +1,6 @@
 """The user's few-shot classifier: adapt, predict, save, load."""
 
-from metazoo.adapt.classifier import FewShotClassifier, FewShotModule, Prediction, adapt
+from metazoo.adapt.few_shot import FewShotClassifier, FewShotModule, Prediction, adapt
 from metazoo.adapt.meta_model import MetaModel
 from metazoo.adapt.support import SupportSet, load_support_folder
 

@@ -177,7 +177,17 @@ class Bundle(Generic[Description]):
             write_text(temporary / CARD, self.card)
             written = self.description.model_copy(update={"weights_sha256": sha256})
             write_json(temporary / DESCRIPTION, written.model_dump(mode="json"))
-            _take_place(temporary, folder, former)
+            replaces = folder.exists()
+            if replaces:
+                folder.rename(former)
+            try:
+                temporary.rename(folder)
+            except BaseException:
+                if replaces:
+                    former.rename(folder)
+                raise
+            flush_folder(folder.parent)
+            shutil.rmtree(former, ignore_errors=True)
         except OSError as error:
             raise ArtefactError(f"cannot write {folder}: {error.strerror or error}; choose another folder") from error
         finally:
@@ -218,8 +228,19 @@ def check_out(folder: Path | str, kind: type[BundleDescription], *, overwrite: b
     """
     folder = Path(folder).resolve()
     _recover(folder)
-    _check_replaceable(folder, kind)
-    if description_file(folder) and not overwrite:
+    if not folder.exists():
+        return
+    refusal = f"{folder} exists and is not {kind.noun} folder; choose another or remove it"
+    try:
+        names = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
+        if names and not isinstance(_read_description(description_file(folder) or folder / DESCRIPTION), kind):
+            raise UsageError(refusal)
+    except (OSError, ArtefactError) as error:
+        raise UsageError(refusal) from error
+    foreign = sorted(names - {DESCRIPTION, WEIGHTS, CARD, *_FORMER_DESCRIPTIONS, _FORMER_CARD})
+    if foreign:
+        raise UsageError(f"{folder} holds {foreign[0]} besides {kind.noun}; choose another folder or move it away")
+    if names and not overwrite:
         raise UsageError(f"{folder} holds {kind.noun} already; give another folder, or --overwrite it")
 
 
@@ -266,42 +287,12 @@ def _converted(content: dict[str, Any]) -> dict[str, Any]:
     former = content.get("format")
     content = {key: value for key, value in content.items() if key not in ("format", "format_version")}
     if former == "metazoo-classifier":
-        renamed = {"head_kind": content.pop("kind", None)}
-        return content | renamed | {"kind": "classifier"}
+        return content | {"kind": "classifier", "head_kind": content.get("kind")}
     if former != "metazoo-meta-model":
         return content | {"format": former}
     lists = [value if isinstance(value, list) else [] for value in map(content.get, ("domains", "general"))]
     networks = [content.pop("spec", None)] * max(1, len(lists[0]) + any(lists[1]))
     return content | {"kind": "meta-model", "preset": content.pop("setting", None), "networks": networks}
-
-
-def _check_replaceable(folder: Path, kind: type[BundleDescription]) -> None:
-    if not folder.exists():
-        return
-    refusal = f"{folder} exists and is not {kind.noun} folder; choose another or remove it"
-    try:
-        names = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
-        if names and not isinstance(_read_description(description_file(folder) or folder / DESCRIPTION), kind):
-            raise UsageError(refusal)
-    except (OSError, ArtefactError) as error:
-        raise UsageError(refusal) from error
-    foreign = sorted(names - {DESCRIPTION, WEIGHTS, CARD, *_FORMER_DESCRIPTIONS, _FORMER_CARD})
-    if foreign:
-        raise UsageError(f"{folder} holds {foreign[0]} besides {kind.noun}; choose another folder or move it away")
-
-
-def _take_place(temporary: Path, folder: Path, former: Path) -> None:
-    replaces = folder.exists()
-    if replaces:
-        folder.rename(former)
-    try:
-        temporary.rename(folder)
-    except BaseException:
-        if replaces:
-            former.rename(folder)
-        raise
-    flush_folder(folder.parent)
-    shutil.rmtree(former, ignore_errors=True)
 
 
 def _recover(folder: Path) -> None:

@@ -94,23 +94,17 @@ def classifier_card(embedder: Embedder, description: ClassifierDescription, *, t
         ("head", description.head),
         ("batch norm", description.batch_norm),
         ("features", "means over an image and its mirror image" if description.mirrored else "of the image itself"),
-        *(
-            [("domains", ", ".join(f"{n} {100 * s:.0f} %" for n, s in description.domains.items()))]
-            * bool(description.domains)
-        ),
     ]
-    judged = (
-        "It judges all images of a call together: what it says of one depends on the others."
-        if transductive
-        else "It judges every image by itself."
-    )
+    if description.domains:
+        rows.append(("domains", ", ".join(f"{name} {100 * s:.0f} %" for name, s in description.domains.items())))
+    judged = "all images of a call together, each depending on the others" if transductive else "each image by itself"
     classes = "\n".join(f"{number}. {escape(printable(name))}" for number, name in enumerate(names[:_MOST_ROWS]))
     more = f"\n\n{len(names) - _MOST_ROWS} more classes are not listed." if len(names) > _MOST_ROWS else ""
     parts = [
         _front_matter([]),
         f"# Few-shot classifier of {len(names)} classes",
-        f"An image classifier learned from a few images a class. {judged} Its probabilities rank the classes and are "
-        "not calibrated; its accuracy was not measured.",
+        f"An image classifier learned from a few images a class. It judges {judged}. Its probabilities rank the "
+        "classes and are not calibrated; its accuracy was not measured.",
         "## Use",
         _USE_CLASSIFIER,
         "## What it is",
@@ -144,11 +138,8 @@ Or `metazoo predict CLASSIFIER IMAGES`."""
 
 
 def _front_matter(tags: list[str]) -> str:
-    content = {
-        "library_name": "metazoo",
-        "pipeline_tag": "image-classification",
-        "tags": ["few-shot-learning", "meta-learning", *tags],
-    }
+    tags = ["few-shot-learning", "meta-learning", *tags]
+    content = {"library_name": "metazoo", "pipeline_tag": "image-classification", "tags": tags}
     return f"---\n{yaml.safe_dump(content, sort_keys=False)}---"
 
 

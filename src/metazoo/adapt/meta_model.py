@@ -6,7 +6,7 @@ from typing import Any, final
 
 from metazoo.adapt.bundle import DESCRIPTION, Bundle, MetaModelDescription, read_bundle
 from metazoo.adapt.card import plain_card
-from metazoo.adapt.classifier import FewShotClassifier, adapt
+from metazoo.adapt.few_shot import FewShotClassifier, adapt
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.features.domain_router import DomainRecogniser
 from metazoo.features.embedders import MultiDomainClassifier, recogniser_of

@@ -118,13 +118,23 @@ def build_classifier(spec: ClassifierSpec, generator: torch.Generator | None = N
     with torch.random.fork_rng(devices=[], enabled=generator is not None):
         if generator is not None:
             torch.manual_seed(int(torch.randint(0, 2**62, (1,), generator=generator)))
-        network = build_network(
-            spec.architecture,
-            classes=spec.classes,
-            channels=spec.channels,
-            input_size=spec.input_size,
-            arguments=spec.arguments,
-        )
-        if spec.adapter is not None:
-            add_adapters(network, spec.adapter)
+        network = network_of(spec)
     return ImageClassifier(spec, network).to(memory_format=torch.channels_last)
+
+
+def network_of(spec: ClassifierSpec) -> Network:
+    """The network of `spec`, adapters included, with fresh weights from torch's global generator.
+
+    Raises:
+        UsageError: as `build_network`.
+    """
+    network = build_network(
+        spec.architecture,
+        classes=spec.classes,
+        channels=spec.channels,
+        input_size=spec.input_size,
+        arguments=spec.arguments,
+    )
+    if spec.adapter is not None:
+        add_adapters(network, spec.adapter)
+    return network

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from metazoo.models.architectures import is_built_in
-from metazoo.models.classifier import ClassifierSpec, build_classifier
+from metazoo.models.classifier import ClassifierSpec, build_classifier, network_of
 from metazoo.models.network import Network
 
 
@@ -19,7 +19,7 @@ def network_without_weights(spec: ClassifierSpec) -> Network:
         UsageError: as `build_network`.
     """
     with torch.device("meta"), _NothingInPlace():
-        return build_classifier(spec).network
+        return network_of(spec)
 
 
 def network_with_weights(spec: ClassifierSpec, state: Mapping[str, Tensor]) -> Network:

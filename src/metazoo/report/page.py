@@ -91,13 +91,10 @@ def _about(
     begun = run.description["zoo"]
     which = f"{counted(begun['models'], 'model')}, SHA-256 {begun['sha256']}"
     used = " and ".join(images_used(config.as_record(), selection)) or "no training images"
-    rows = (
-        []
-        if meta_model is None
-        else what_it_is(
-            meta_model.module, config.as_record(), run.description, reference=config.method.reference, zoo=which
-        )
-    )
+    rows = []
+    if meta_model is not None:
+        reference = config.method.reference
+        rows = what_it_is(meta_model.module, config.as_record(), run.description, reference=reference, zoo=which)
     machine = [*map(str, run.description.get("machine", {}).values()), run.description.get("device", "cpu")]
     return {
         "name": printable(run.path.resolve().name),
