@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, Self, get_args
 
 from metazoo.errors import UsageError
-from metazoo.execution.progress import message
 from metazoo.execution.tasks import Result, Unit, Work
 
 ExecutorName = Literal["local", "ray"]
@@ -106,6 +105,8 @@ class Executor(ABC):
         if not work.needs_this_process:
             return False
         if not self._has_said and self.capacity > 1:
+            from metazoo.execution.progress import message  # which imports rich, and a worker needs none of it
+
             message(
                 "note: work runs in this process alone, as no other one can import what is defined or registered in "
                 "__main__; put that into a module of its own"
