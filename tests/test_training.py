@@ -165,7 +165,7 @@ def test_a_run_goes_on_after_an_option_was_added_that_does_what_was_done_before(
     assert (copied / weights).read_bytes() == (whole.path / weights).read_bytes()
     stored["learning"]["mixture"] = 3
     folder.write_text("config.yaml", yaml.safe_dump(stored))
-    with pytest.raises(RunError, match=r"begun by metazoo .*unknown option learning\.'?mixture.*by that version"):
+    with pytest.raises(RunError, match=r"begun by metazoo .*unknown option learning\.'?mixture.*with that version"):
         again(zoo, copied)
 
 

@@ -115,7 +115,7 @@ def test_any_method_may_continue_its_learning_by_domain(zoo: Zoo, by_domain: Run
         return other
 
     workspace = Workspace(
-        zoo, RunFolder(tmp_path), MetricsLog(tmp_path / "metrics.jsonl"), 5, 1, lambda: None, progress=False
+        zoo, RunFolder(tmp_path), MetricsLog(tmp_path / "metrics.jsonl"), 5, lambda: None, progress=False
     )
     banks, domains = ResidentBanks(Bank.open(by_domain.path / BANK)), {"grey": [4, 3], "colours": [0, 2]}
     module = with_domain_models(workspace, banks, start, domains, shifted, 40)
