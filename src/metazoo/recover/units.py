@@ -40,7 +40,7 @@ def _name_of(unit: RecoveryUnit) -> str:
     return f"recovery from model {unit.contract.name!r} (bucket {unit.buckets[0]})"
 
 
-def recover_unit(unit: RecoveryUnit, check: Callable[[], None] = check_stop) -> list[RecoveredImages]:
+def recover_unit(unit: RecoveryUnit) -> list[RecoveredImages]:
     """Recover the images of each of its buckets; the same in every process and for every order of units.
 
     A guide is rejected, and the images are recovered without it, if it keeps them from becoming finite or from coming
@@ -50,22 +50,20 @@ def recover_unit(unit: RecoveryUnit, check: Callable[[], None] = check_stop) -> 
     found: list[RecoveredImages] = []
     for guide in guides:
         with contextlib.suppress(ZooError):
-            guided = _recovered(unit, teacher, guide, check)
+            guided = _recovered(unit, teacher, guide)
             found = [] if any(recovered.health.is_worse_than_start for recovered in guided) else guided
     if not found:
-        alone = _recovered(unit, teacher, None, check)
+        alone = _recovered(unit, teacher, None)
         found = [replace(one, health=replace(one.health, guide_rejected=bool(guides))) for one in alone]
     give_back_memory(torch.device(unit.compute.device))
     return found
 
 
-def _recovered(
-    unit: RecoveryUnit, teacher: WhiteBoxTeacher, guide: WhiteBoxTeacher | None, check: Callable[[], None]
-) -> list[RecoveredImages]:
+def _recovered(unit: RecoveryUnit, teacher: WhiteBoxTeacher, guide: WhiteBoxTeacher | None) -> list[RecoveredImages]:
     random = generator(unit.seed, unit.stage, f"{unit.contract.name}/{unit.generation}", unit.buckets[0])
     with unit.compute.mixed():
         inversions = unit.config.inversions(teacher, unit.labels, random, guide=guide, stored_side=unit.stored_side)
-        return [inversion.run(check).best() for inversion in inversions]
+        return [inversion.run(check_stop).best() for inversion in inversions]
 
 
 def recover_units(
