@@ -1,14 +1,30 @@
 """Every error that metazoo raises on purpose.
 
-A message names the thing (file, model, option) and the remedy in one plain sentence. The command line prints that
-sentence and ends with `exit_code`: 2 for wrong use, 1 for a job that failed.
+The message is made from the fields: `subject: problem; remedy`. The command line prints it and ends with `exit_code`:
+2 for wrong use, 1 for a job that failed.
 """
 
 
 class MetazooError(Exception):
-    """A job that could not be done."""
+    """A job that could not be done.
+
+    Args:
+        subject: file, model, option or argument at fault, such as `--ways` or `zoo/models/a.json`; or the complete
+            message, if nothing else is given.
+        problem: what is wrong with it, such as `must be 2 or more, not 1`.
+        remedy: what to do about it, in the imperative, such as `choose one of adapt, evaluate`.
+    """
 
     exit_code = 1
+
+    def __init__(self, subject: object, problem: str = "", remedy: str = "") -> None:
+        super().__init__(str(subject), problem, remedy)
+        self.subject, self.problem, self.remedy = str(subject), problem, remedy
+
+    def __str__(self) -> str:
+        """The message in one line."""
+        message = f"{self.subject}: {self.problem}" if self.problem else self.subject
+        return f"{message}; {self.remedy}" if self.remedy else message
 
 
 class UsageError(MetazooError):
@@ -33,14 +49,13 @@ class QueryBudgetError(ZooError):
     """More images were asked of a query teacher than its budget leaves; none of them was sent."""
 
     def __init__(self, teacher: str, budget: int, queries: int, asked: int) -> None:
-        super().__init__(teacher, budget, queries, asked)
-        self.teacher, self.budget, self.queries, self.asked = teacher, budget, queries, asked
-
-    def __str__(self) -> str:
-        return (
-            f"teacher {self.teacher!r} was asked for {self.asked} images, but only {self.budget - self.queries} of its "
-            f"budget of {self.budget} queries are left; raise the budget or ask for fewer images"
+        super().__init__(
+            f"teacher {teacher!r}",
+            f"{asked} images exceed the {budget - queries} queries left of its budget of {budget}",
+            "raise the budget or ask for fewer images",
         )
+        self.args = teacher, budget, queries, asked
+        self.teacher, self.budget, self.queries, self.asked = teacher, budget, queries, asked
 
 
 class RunError(MetazooError):
@@ -52,6 +67,7 @@ class Interrupted(MetazooError):  # noqa: N818 - like KeyboardInterrupt, it repo
 
     def __init__(self, message: str, exit_code: int = 130) -> None:
         super().__init__(message)
+        self.args = message, exit_code
         self.exit_code = exit_code
 
 

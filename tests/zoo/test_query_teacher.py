@@ -96,7 +96,7 @@ def test_nothing_is_sent_beyond_the_budget(own: WhiteBoxTeacher) -> None:
     teacher = asking(service, budget=12)
     teacher.logits(images())
     with pytest.raises(
-        QueryBudgetError, match=r"'remote' was asked for 3 images, but only 2 of its budget of 12"
+        QueryBudgetError, match=r"'remote': 3 images exceed the 2 queries left of its budget of 12"
     ) as info:
         teacher.logits(images(3))
     assert (info.value.teacher, info.value.budget, info.value.queries, info.value.asked) == ("remote", 12, 10, 3)
