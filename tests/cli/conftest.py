@@ -18,6 +18,12 @@ def own(workshop: Workshop, tmp_path: Path) -> Workshop:
     return Workshop(shutil.copytree(workshop.folder, tmp_path / "workshop"))
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables as wide as they are, so that a row is a line."""
+    monkeypatch.setenv("COLUMNS", "1000")
+
+
 @pytest.fixture
 def cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """Call a command in this process."""

@@ -249,7 +249,7 @@ def test_a_run_outlives_its_zoo(cli: Cli, refused: Refused, own: Workshop) -> No
     error = refused(2, "evaluate", own.run, "--data", own.unseen, *SMALL, "--exclude-known")
     assert "no model's classes are known, so none can be excluded" in error
     error = refused(2, "evaluate", own.run, "--data", own.unseen, *SMALL, "--baselines")
-    assert "none is not a folder; give a zoo" in error
+    assert "none: not a folder; give a" in error
 
 
 def test_images_are_read_at_the_largest_input_of_the_models(cli: Cli, workshop: Workshop, own: Workshop) -> None:

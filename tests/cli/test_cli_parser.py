@@ -1,17 +1,20 @@
 import argparse
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from cli_helpers import Outcome
+from error_checks import raises
 
 import metazoo
-from metazoo.cli.options import BATCH_NORM_MODES, DEFAULT_HEAD, EXECUTORS, HEADS, PRECISIONS
-from metazoo.cli.parser import EXAMPLE, PERMISSIONS, build_parser
-from metazoo.execution import compute, executor
-from metazoo.features import batch_norm, heads
-from metazoo.zoo import contract
-from metazoo.zoo.importing import model_description
+from metazoo import choices
+from metazoo.cli.parser import build_parser
+from metazoo.errors import UsageError
+from metazoo.features import heads
 
 Cli = Callable[..., Outcome]
 Refused = Callable[..., str]
@@ -26,6 +29,14 @@ def commands(parser: argparse.ArgumentParser, words: tuple[str, ...] = ()) -> It
 
 
 COMMANDS = list(commands(build_parser()))
+
+
+def parser_of(words: tuple[str, ...]) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = build_parser()
+    for word in words:
+        (inner,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+        parser = inner.choices[word]
+    return parser
 
 
 def test_the_commands_are_there() -> None:
@@ -44,11 +55,7 @@ def test_every_command_has_help(cli: Cli, words: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_every_argument_is_explained(words: tuple[str, ...]) -> None:
-    parser = build_parser()
-    for word in words:
-        (inner,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-        parser = inner.choices[word]
-    for action in parser._actions:
+    for action in parser_of(words)._actions:
         if not isinstance(action, argparse._SubParsersAction):
             assert re.search("[a-z]{3}", re.sub(r"\(default.*", "", action.help or "")), action
 
@@ -57,14 +64,55 @@ def test_the_version_is_said(cli: Cli) -> None:
     assert cli("--version") == Outcome(0, f"metazoo {metazoo.__version__}\n", "")
 
 
-def test_heads_and_modes_are_those_of_the_library() -> None:
-    assert heads.HEADS.names() == HEADS
-    assert heads.DEFAULT_HEAD == DEFAULT_HEAD
-    assert batch_norm.BATCH_NORM_MODES == BATCH_NORM_MODES
-    assert compute.PRECISIONS == PRECISIONS
-    assert executor.EXECUTORS == EXECUTORS
-    assert contract.PERMISSIONS == PERMISSIONS
-    assert model_description.EXAMPLE == EXAMPLE
+def test_every_built_in_head_is_described() -> None:
+    assert heads.HEADS.names()[: len(choices.HEADS)] == tuple(choices.HEADS)
+
+
+def test_help_loads_neither_torch_nor_rich() -> None:
+    code = "import sys; from metazoo.cli.parser import build_parser; build_parser().format_help(); "
+    code += "print(sorted({'torch', 'numpy', 'rich', 'pydantic', 'shtab'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_help_text_reads_alone(words: tuple[str, ...]) -> None:
+    for action in parser_of(words)._actions:
+        if not isinstance(action, argparse._SubParsersAction | argparse._HelpAction):
+            assert re.match("[A-Z]", action.help or ""), action
+            assert not re.search(r"\b(likewise|see there|so many|kind of images)\b|^(Of|The same)\b", action.help or "")
+
+
+@pytest.mark.parametrize(
+    ("words", "subject"),
+    [
+        (("zoo", "inspect", "https://example.org/zoo"), "https://example.org/zoo"),
+        (("zoo", "add", "zoo", "https://example.org/a.pt"), "https://example.org/a.pt"),
+        (("predict", "classifier", "-"), "-"),
+        (("evaluate", "run", "--data", "ftp://a/b.npz"), "ftp://a/b.npz"),
+    ],
+)
+def test_urls_and_standard_input_are_refused_as_such(words: tuple[str, ...], subject: str) -> None:
+    with raises(UsageError, subject=subject, problem="not read"):
+        build_parser().parse_args(words)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_the_shell_completes_commands_options_and_choices(cli: Cli, tmp_path: Path) -> None:
+    script = tmp_path / "completion.sh"
+    script.write_text(cli("completion", "bash").out)
+    for words, expected in (
+        (["metazoo", "zo"], "zoo"),
+        (["metazoo", "zoo", "ins"], "inspect"),
+        (["metazoo", "evaluate", "--exc"], "--exclude-known"),
+        (["metazoo", "evaluate", "--batch-norm", "sup"], "support"),
+    ):
+        code = f'. "{script}"; COMP_WORDS=({" ".join(words)}); COMP_CWORD={len(words) - 1}; _shtab_metazoo; '
+        code += 'echo "${COMPREPLY[@]}"'
+        done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == [expected], (words, done.stderr)
+    for shell in ("zsh", "tcsh"):
+        assert "metazoo" in cli("completion", shell).out
 
 
 EVALUATE = ("evaluate", "zoo", "--data", "glyphs:lao")
@@ -95,7 +143,7 @@ TRAIN = ("train", "--zoo", "zoo", "--out", "run")
         ((*EVALUATE, "--shots", "1,"), r"--shots: '1,' is not a list"),
         ((*EVALUATE, "--ways", "five"), r"--ways: 'five' is not a whole number of at least 1"),
         ((*EVALUATE, "--episodes", "0"), r"--episodes: '0' is not a whole number of at least 1"),
-        ((*EVALUATE, "--head", "svm"), r"--head: unknown head 'svm'; choose one of nearest-mean, .*fine-tune"),
+        ((*EVALUATE, "--head", "svm"), r"--head: invalid choice: 'svm' \(choose from .*nearest-mean'?, .*fine-tune"),
         ((*EVALUATE, "--batch-norm", "none"), r"--batch-norm: invalid choice: 'none' \(choose from .*running"),
         (("predict", "c", "i", "--format", "xml"), r"--format: invalid choice: 'xml' \(choose from .*jsonl"),
         (("zoo", "build", "z", "--data", "d", "--models", "x"), r"--models: 'x' is not a whole number"),
@@ -115,7 +163,7 @@ def test_debug_shows_where_an_error_arose(cli: Cli) -> None:
         assert outcome.code == 2
         assert outcome.err.startswith("Traceback (most recent call last):")
         assert "UsageError" in outcome.err
-        assert outcome.err.splitlines()[-1].startswith("metazoo: nowhere is not a folder")
+        assert outcome.err.splitlines()[-1].startswith("metazoo: nowhere: not a folder")
 
 
 def test_what_nobody_foresaw_is_one_sentence_too(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,4 +185,4 @@ def test_ctrl_c_is_no_error_to_be_explained(cli: Cli, monkeypatch: pytest.Monkey
 
 
 def test_an_error_cannot_steer_the_terminal(refused: Refused) -> None:
-    assert refused(2, "zoo", "inspect", "x\x1b[31m\ny\u202e").startswith(r"metazoo: x\x1b[31m y\u202e is not a folder")
+    assert refused(2, "zoo", "inspect", "x\x1b[31m\ny\u202e").startswith(r"metazoo: x\x1b[31m y\u202e: not a folder")

@@ -168,7 +168,7 @@ def test_wrong_use_is_refused(refused: Refused, own: Workshop) -> None:
     new = ("--out", own.new)
     assert "unknown method 'maml'" in refused(2, *train(own, *new, "--method", "maml"))
     assert "has no preset 'secret'" in refused(2, *train(own, *new, "--preset", "secret"))
-    assert "none is not a folder; give a zoo" in refused(2, *train(own, *new, "--zoo", own.none))
+    assert "none: not a folder; give a" in refused(2, *train(own, *new, "--zoo", own.none))
     assert "none.yaml does not exist; give a YAML file" in refused(
         2, *train(own, *new, "--config", own.folder / "none.yaml")
     )

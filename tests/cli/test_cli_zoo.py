@@ -1,5 +1,9 @@
+import csv
+import io
+import json
 import pickle
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +26,7 @@ SMALL = ("--ways", 3, "--width", 4, "--input-size", 16, "--epochs", 2, "--worker
 def test_building_again_changes_nothing(cli: Cli, own: Workshop) -> None:
     before = content(own.zoo)
     outcome = cli("zoo", "build", own.zoo, "--data", own.seen, "--arch", "conv4", "--models", 2, "--seed", 0, *SMALL)
-    assert (outcome.code, outcome.err) == (0, "")
+    assert (outcome.code, outcome.err) == (0, f"note: {own.zoo} holds 2 such models already; none was trained\n")
     assert content(own.zoo) == before
 
 
@@ -43,6 +47,54 @@ def test_inspecting_lists_every_model(cli: Cli, workshop: Workshop) -> None:
     assert (outcome.code, outcome.err) == (0, "")
     for name in NAMES:
         assert re.search(rf"{name} +│ seen +│ conv4 width 4 +│ +3 │ +16 │ +3 │ +[\d.]+ % │", outcome.out)
+
+
+def test_class_names_are_shown_shortened_and_whole_for_machines(cli: Cli, own: Workshop) -> None:
+    zoo = Zoo.open(own.zoo)
+    names = ("x" * 30, "🐱 cat", "[bold]")
+    zoo.add("odd", zoo.teacher(NAMES[0]).classifier, class_names=names, domain="d")
+    table = cli("zoo", "inspect", own.zoo).out
+    assert f"{'x' * 19}…, 🐱 cat, [bold]" in table
+    records = json.loads(cli("zoo", "inspect", own.zoo, "--format", "json").out)
+    assert [record["class_names"] for record in records] == [list(contract.class_names) for contract in zoo]
+    rows = list(csv.DictReader(io.StringIO(cli("zoo", "inspect", own.zoo, "--format", "csv").out)))
+    assert [row["name"] for row in rows] == [contract.name for contract in zoo]
+    assert rows[0]["class_names"].split("|") == list(names)
+
+
+def test_a_table_in_a_pipe_has_at_most_100_columns(
+    cli: Cli, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS")
+    lines = cli("zoo", "inspect", workshop.zoo).out.splitlines()
+    assert 60 < max(map(len, lines)) <= 100
+
+
+def test_copies_of_a_model_are_noted(cli: Cli, own: Workshop) -> None:
+    zoo = Zoo.open(own.zoo)
+    classes = zoo.contract(NAMES[0]).class_names
+    zoo.add("copy", zoo.teacher(NAMES[0]).classifier, class_names=classes, domain="d")
+    outcome = cli("zoo", "verify", own.zoo)
+    assert outcome.code == 0
+    assert re.search(rf"copy, {NAMES[0]} +│ note .*2 models with the same weights", outcome.out)
+    build = ("zoo", "build", own.zoo, "--data", own.seen, "--models", 1, *SMALL)
+    assert f"note: copy, {NAMES[0]}: 2 models with the same weights" in cli(*build).err
+
+
+def test_a_build_that_has_nothing_to_do_and_equal_classes_are_noted(cli: Cli, own: Workshop) -> None:
+    shutil.rmtree(own.seen / "colour-3")
+    shutil.copytree(own.seen / "colour-2", own.seen / "colour-3")
+    build = ("zoo", "build", own.new, "--data", own.seen, "--models", 1, *SMALL)
+    assert "note: classes colour-2, colour-3 of seen have the same images\n" in cli(*build).err
+    outcome = cli(*build)
+    assert outcome.code == 0
+    assert f"note: {own.new} holds 1 such models already; none was trained\n" in outcome.err
+
+
+def test_a_control_zoo_is_shown_as_such(cli: Cli, own: Workshop) -> None:
+    build = ("zoo", "build", own.new, "--data", own.seen, "--models", 1, *SMALL, "--control", "untrained")
+    assert "(untrained control)" in cli(*build).out
+    assert "seen-conv4-w4-untrained-s0-000" in cli("zoo", "inspect", own.new).out
 
 
 def test_inspecting_shows_how_far_a_run_trusts_the_models(
@@ -132,7 +184,7 @@ def test_an_unsound_model_is_named_by_every_command(cli: Cli, refused: Refused, 
     change(path)
     if damage in ("shapes", "nan", "pickle"):
         sha256 = sha256_of_file(path)
-        edit_json(own.zoo / "zoo.json", lambda listing: listing["models"][1].update(weights_sha256=sha256))
+        edit_json(own.zoo / "models" / f"{NAMES[1]}.json", lambda contract: contract.update(weights_sha256=sha256))
     outcome = cli("zoo", "verify", own.zoo)
     assert outcome.code == 1
     assert outcome.err == f"metazoo: unsound models in {own.zoo}: 1 of 2; the table says what to do\n"
@@ -168,8 +220,8 @@ def test_a_stray_file_is_a_note(cli: Cli, own: Workshop) -> None:
 
 @pytest.mark.parametrize("act", ["inspect", "verify"])
 def test_what_is_no_zoo_is_named(refused: Refused, workshop: Workshop, act: str) -> None:
-    assert "none is not a folder; give a zoo as" in refused(2, "zoo", act, workshop.none)
-    assert "seen is not a zoo (it has no zoo.json)" in refused(2, "zoo", act, workshop.seen)
+    assert "none: not a folder; give a" in refused(2, "zoo", act, workshop.none)
+    assert "seen: not a zoo, it has no zoo.json" in refused(2, "zoo", act, workshop.seen)
 
 
 def test_a_damaged_list_is_named(refused: Refused, own: Workshop) -> None:
@@ -213,8 +265,8 @@ def test_data_that_cannot_be_used_is_named(refused: Refused, own: Workshop) -> N
     def build(code: int, data: object) -> str:
         return refused(code, "zoo", "build", own.new, "--data", data, "--models", 1, *SMALL)
 
-    assert "none does not exist; give an .npz pack, an image folder, glyphs" in build(2, own.none)
-    assert "config is neither an .npz pack nor a folder" in build(2, own.config)
+    assert "none: does not exist; give an .npz pack, a folder" in build(2, own.none)
+    assert "config: neither an .npz pack nor a folder" in build(2, own.config)
     assert "martian" in build(2, "glyphs:martian")
     assert "colour-0 has no class folders" in build(2, own.seen / "colour-0")
     (own.folder / "bad.npz").write_bytes(b"PK")

@@ -54,7 +54,7 @@ def test_classes_come_from_a_file(cli: Cli, tmp_path: Path, weights: Path, name:
 
 def test_the_classes_of_imagenet_have_a_name(refused: Refused, tmp_path: Path, weights: Path) -> None:
     words = ("zoo", "add", tmp_path / "zoo", weights, "--arch", "timm:test_efficientnet", "--classes", "imagenet-1k")
-    assert "does not fit timm:test_efficientnet of 1000 classes" in refused(1, *words, *SAID)
+    assert "does not fit timm:test_efficientnet with 1000 classes" in refused(1, *words, *SAID)
 
 
 def test_a_folder_is_added(cli: Cli, tmp_path: Path, weights: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_folder_is_added(cli: Cli, tmp_path: Path, weights: Path) -> None:
         (("timm:resnet18",), "needs weights: give a file with --weights, or --pretrained"),
         (("x.pth", "--classes", "none.txt"), "none.txt is neither a list such as cat,dog nor a file"),
         (("x.pth", "--mean", "a"), "'a' is not a list of numbers"),
-        (("x.pth", "--name", "a/b"), "what is given says what cannot be: name"),
+        (("x.pth", "--name", "a/b"), "what is given: impossible values: name"),
         (("x.pth", "--classes", "a,a\x1b"), "a text has 1 to 500 characters"),
     ],
 )

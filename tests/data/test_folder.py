@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from error_checks import raises
 from PIL import Image
 
 from metazoo.data import image_files, load_image_files, load_images
@@ -133,7 +134,7 @@ def test_what_is_no_class_folder_is_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="one folder a class"):
         load_images(tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty holds no image"):
+    with raises(DataError, subject="empty", problem="without images"):
         load_images(tmp_path)
     with pytest.raises(UsageError, match="neither"):
         load_images(tmp_path / "1.png")
@@ -155,3 +156,15 @@ def test_plain_files_come_in_the_order_given(tmp_path: Path) -> None:
     assert load_image_files(files[::-1], 8)[:, 0, 0, 0].tolist() == list(range(29, -1, -1))
     assert image_files(tmp_path) == sorted(files)
     assert load_image_files([], 8).shape == (0, 3, 8, 8)
+
+
+def test_folders_in_a_class_folder_are_named_with_a_remedy(tmp_path: Path) -> None:
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "train" / "cat" / "1.png")
+    with raises(DataError, subject=str(tmp_path / "train"), problem="cat", remedy=f"give {tmp_path / 'train'}"):
+        load_images(tmp_path)
+
+
+def test_a_url_is_refused_as_such() -> None:
+    with raises(UsageError, subject="https://example.org/pets.npz", problem="URLs are not read"):
+        load_images("https://example.org/pets.npz")

@@ -105,3 +105,10 @@ def test_entries_are_taken_evenly_of_each_value(classes: int) -> None:
 def test_values_that_are_used_up_leave_their_part_to_others() -> None:
     assert evenly_of_each(torch.tensor([2, 2, 2, 0, 2, 1, 0]), 5).tolist() == [0, 1, 3, 5, 6]
     assert evenly_of_each(torch.tensor([2, 2, 2, 0, 2]), 4).tolist() == [0, 1, 2, 3]
+
+
+def test_classes_with_the_same_images_in_any_order_are_found() -> None:
+    images = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8)
+    order = torch.tensor([0, 1, 2, 2, 0, 1, 0, 1])
+    labels = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2])
+    assert ImageSet(images[order], labels, ("a", "b", "c", "empty", "none")).equal_classes() == [("a", "b")]

@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from error_checks import raises
 from torch import nn
 
 from metazoo.errors import UsageError
@@ -148,7 +149,7 @@ def test_other_arguments_are_refused(architecture: str, arguments: dict[str, int
 
 def test_a_library_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(UsageError, match=r"this needs timm; install the extra `metazoo\[timm\]`"):
+    with raises(UsageError, subject="timm", remedy='pip install "metazoo[timm]"'):
         build_network("timm:test_vit", classes=3, channels=3, input_size=32)
     assert not library.is_library_name("timm:")
 

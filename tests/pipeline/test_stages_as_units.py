@@ -156,5 +156,5 @@ def test_a_unit_names_its_models_by_what_they_are(zoo: Zoo, tmp_path: Path) -> N
 def test_the_list_of_a_zoo_is_read_once(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
     references = [zoo.reference(contract) for contract in zoo]
     references[0].open()
-    monkeypatch.setattr("metazoo.zoo.zoo_folder.read_listing", pytest.fail)
+    monkeypatch.setattr("metazoo.zoo.zoo_folder.read_contracts", pytest.fail)
     assert [next(iter(reference.open())) for reference in references] == list(zoo)

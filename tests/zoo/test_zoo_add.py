@@ -6,13 +6,15 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from error_checks import raises
 from import_helpers import SAID, SIDE, library_model, outputs
 from safetensors.torch import save_file
 from zoo_helpers import classifier, content
 
+from metazoo.choices import MODEL_EXAMPLE
 from metazoo.errors import MetazooError, UsageError, ZooError
 from metazoo.zoo import Zoo, add_folder, add_model, verify_zoo
-from metazoo.zoo.importing.model_description import EXAMPLE, described, numbered
+from metazoo.zoo.importing.model_description import described, numbered
 
 NAMES = ["timm:test_vit", "timm:test_efficientnet", "timm:mobilenetv3_small_050", "torchvision:resnet18"]
 IMAGES = torch.rand(4, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
@@ -65,29 +67,37 @@ def test_own_architectures_come_from_files_with_a_description_beside_them(tmp_pa
 
 
 def test_the_example_says_all_that_must_be_known() -> None:
-    spec = described(yaml.safe_load(EXAMPLE), "the example").spec("the example")
+    spec = described(yaml.safe_load(MODEL_EXAMPLE), "the example").spec("the example")
     assert (spec.architecture, spec.classes, spec.input_size) == ("timm:convnext_atto", 2, 32)
 
 
 @pytest.mark.parametrize(
-    ("said", "message"),
+    ("said", "problem", "remedy"),
     [
-        ({"arch": "conv4"}, "says arch, which is unknown; did you mean architecture?"),
-        ({"input-size": 16}, "did you mean input_size?"),
-        ({"arch": "a", "class": 1}, r"mean architecture\? And class, which is unknown; did you mean classes\?"),
-        ({"colour": "red"}, "says colour, which is unknown; there is name, architecture, "),
-        ({"std": "a", "classes": "cat", "input_size": 0}, "classes: must be a list, not 'cat'; input_size: .*; std: "),
+        ({"arch": "conv4"}, "arch", "architecture"),
+        ({"input-size": 16}, "input-size", "input_size"),
+        ({"arch": "a", "class": 1}, "arch, class", "architecture"),
+        ({"colour": "red"}, "colour", "name, architecture, "),
+        ({"classes": "cat", "input_size": 0}, "classes: must be a list, not 'cat'; input_size: ", ""),
+        ({"classes": ["yes ma'am", False]}, "class 2 was read as YAML `no`", "quote it"),
+        ({"classes": [True]}, "class 1 was read as YAML `yes`", "quote it"),
+        ({"classes": ["a", "b", 7]}, "class 3 was read as YAML `7`", "quote it"),
     ],
 )
-def test_what_is_wrong_with_a_description_is_named(said: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+def test_what_is_wrong_with_a_description_is_named(said: dict[str, Any], problem: str, remedy: str) -> None:
+    with raises(UsageError, subject="pets.yaml", problem=problem, remedy=remedy):
         described(said, "pets.yaml")
+
+
+def test_everything_that_is_missing_is_named_by_its_option() -> None:
+    with raises(UsageError, subject="pets.pt", problem="missing --input-size, --mean, --std, --domain"):
+        described({"architecture": "conv4", "classes": ["a", "b"]}, "pets.pt").spec("pets.pt")
 
 
 @pytest.mark.parametrize("field", ["mean", "std"])
 def test_statistics_of_pixels_up_to_255_are_refused(field: str) -> None:
-    said = yaml.safe_load(EXAMPLE) | {field: 127.0}
-    with pytest.raises(UsageError, match=f"the {field} is 127, which is that of pixels up to 255; divide it by 255"):
+    said = yaml.safe_load(MODEL_EXAMPLE) | {field: 127.0}
+    with raises(UsageError, subject="pets.yaml", problem=f"--{field} 127", remedy="divide it by 255"):
         described(said, "pets.yaml").spec("pets.yaml")
 
 
@@ -128,9 +138,9 @@ def test_what_is_not_known_is_asked_for(tmp_path: Path, field: str) -> None:
     path = tmp_path / "weights.pth"
     torch.save(library_model("timm:test_vit").state_dict(), path)
     said = {key: value for key, value in SAID.items() if key != field}
-    with pytest.raises(UsageError, match=rf"nothing says: give --{field.replace('_', '-')} "):
+    with raises(UsageError, subject="timm:test_vit", problem=f"missing --{field.replace('_', '-')}"):
         add_model(tmp_path / "zoo", "timm:test_vit", weights=path, **said)
-    with pytest.raises(UsageError, match="nothing says: give --arch, --classes, --input-size, --mean, --std, --domain"):
+    with raises(UsageError, problem="missing --arch, --classes, --input-size, --mean, --std, --domain"):
         add_model(tmp_path / "zoo", str(path))
     assert not (tmp_path / "zoo").exists()
 
@@ -145,7 +155,7 @@ WRONG = {
         "timm:test_resnet",
         lambda state: None,
         SAID,
-        "does not fit timm:test_resnet of 3",
+        "does not fit timm:test_resnet with 3",
     ),
     "classes": (NET, lambda state: None, SAID | {"classes": ("a", "b")}, r"must be float32 \[2\]"),
     "channels": (
@@ -230,7 +240,7 @@ def test_a_folder_is_added_and_gone_on_with(tmp_path: Path) -> None:
         ("test_convnext.pth", "added"),
         ("test_vit.pth", "added"),
     ]
-    assert "has no file beside it that describes the model; write alone.yaml" in first[0].text
+    assert "no file beside it describes the model; write alone.yaml" in first[0].text
     before = content(zoo)
     assert [addition.status for addition in add_folder(zoo, folder, domain="pets")] == ["problem", "present", "present"]
     torch.save(library_model("timm:test_vit", classes=3).double().state_dict(), folder / "test_vit.pth")
@@ -263,7 +273,7 @@ def test_a_zoo_of_before_provenance_keeps_its_hash_and_its_file(zoo: Zoo) -> Non
     records = [contract.model_dump(mode="json", exclude=young) for contract in zoo]
     text = json.dumps(records, sort_keys=True, separators=(",", ":"))
     assert zoo.sha256 == hashlib.sha256(text.encode()).hexdigest()
-    assert "provenance" not in (zoo.folder / "zoo.json").read_text()
+    assert "provenance" not in (zoo.folder / "models" / "first.json").read_text()
 
 
 def test_provenance_is_kept(tmp_path: Path) -> None:
@@ -284,12 +294,12 @@ def test_a_hostile_architecture_in_a_zoo_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     torch.save(library_model("timm:test_vit").state_dict(), path)
     name = add_model(tmp_path / "zoo", "timm:test_vit", weights=path, **SAID).name
-    listing = tmp_path / "zoo" / "zoo.json"
+    contract = tmp_path / "zoo" / "models" / f"{name}.json"
     for hostile in ("timm:os.system", "torchvision:get_model", "timm:hf-hub:evil/model", "builtins:eval"):
-        listing.write_text(listing.read_text().replace("timm:test_vit", hostile, 1))
+        contract.write_text(contract.read_text().replace("timm:test_vit", hostile, 1))
         with pytest.raises(MetazooError, match="cannot be built"):
             Zoo.open(tmp_path / "zoo").teacher(name)
-        listing.write_text(listing.read_text().replace(hostile, "timm:test_vit", 1))
+        contract.write_text(contract.read_text().replace(hostile, "timm:test_vit", 1))
 
 
 def test_names_that_stand_twice_are_numbered() -> None:

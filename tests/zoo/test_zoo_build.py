@@ -6,8 +6,10 @@ from typing import Any, cast
 
 import pytest
 import torch
+from error_checks import raises
 from zoo_helpers import SIDE, coloured_images, content
 
+from metazoo.choices import CONTROLS, Control
 from metazoo.data import ImageSet, split_images
 from metazoo.errors import DataError, Interrupted, MetazooError, RunError, UsageError, ZooError
 from metazoo.storage.lock import exclusive
@@ -256,3 +258,23 @@ def test_an_error_of_the_listing_is_met_before_training(built: Zoo, image_set: I
     (tmp_path / "zoo.json").write_text(json.dumps({"format": "metazoo-zoo", "format_version": 9}))
     with pytest.raises(MetazooError, match="format version 9"):
         build(tmp_path, image_set)
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_a_control_model_differs_in_its_weights_alone_and_is_recorded(
+    built: Zoo, image_set: ImageSet, tmp_path: Path, control: Control
+) -> None:
+    zoo = build(tmp_path / "zoo", image_set, 1, control=control)
+    (contract,), trained = zoo, built.contracts[0]
+    assert contract.name == f"colours-thin-resnet-w4-{control}-s7-000"
+    assert (contract.class_names, contract.spec) == (trained.class_names, trained.spec)
+    assert contract.training is not None
+    assert contract.training.control == contract.as_record()["training"]["control"] == control
+    assert "control" not in trained.as_record()["training"]
+    assert contract.weights_sha256 != trained.weights_sha256
+    if control == "untrained":
+        statistics = zoo.teacher(contract.name).classifier.network.state_dict()["stem.1.running_mean"]
+        assert torch.equal(statistics, torch.zeros_like(statistics))
+    assert content(build(tmp_path / "again", image_set, 1, control=control).folder) == content(zoo.folder)
+    with raises(UsageError, problem="control", remedy=""):
+        build(tmp_path / "zoo", image_set, 1, control="random")

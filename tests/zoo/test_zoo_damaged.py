@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from error_checks import raises
 from torch import Tensor
 from zoo_helpers import BAD_NAMES, content
 
@@ -19,11 +21,12 @@ from metazoo.zoo import Zoo
 REMOVE = "take .* out with `metazoo zoo remove`"
 
 
-def edited(zoo: Zoo, change: Callable[[Any], Any]) -> Zoo:
-    """The zoo with `change` made to the content of zoo.json."""
-    path = zoo.folder / "zoo.json"
+def edited(zoo: Zoo, name: str, change: Callable[[Any], Any]) -> Zoo:
+    """The zoo with `change` made to the contract of a model."""
+    path = zoo.folder / "models" / f"{name}.json"
     content = json.loads(path.read_text())
-    path.write_text(json.dumps(change(content) or content))
+    change(content)
+    path.write_text(json.dumps(content))
     return Zoo.open(zoo.folder)
 
 
@@ -31,8 +34,7 @@ def with_file(zoo: Zoo, name: str, change: Callable[[Path], object]) -> Zoo:
     """The zoo with another weights file, and its hash in the contract."""
     path = zoo.folder / "models" / f"{name}.safetensors"
     change(path)
-    position = [contract.name for contract in zoo].index(name)
-    return edited(zoo, lambda content: content["models"][position].update(weights_sha256=sha256_of_file(path)))
+    return edited(zoo, name, lambda content: content.update(weights_sha256=sha256_of_file(path)))
 
 
 def with_tensors(zoo: Zoo, change: Callable[[dict[str, Tensor]], object]) -> Zoo:
@@ -44,62 +46,71 @@ def with_tensors(zoo: Zoo, change: Callable[[dict[str, Tensor]], object]) -> Zoo
     return with_file(zoo, "second", rewrite)
 
 
+ZOO = {"format": "metazoo-zoo", "format_version": 2}
+
+
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "problem"),
     [
         ("", "zoo.json is not valid JSON"),
         ('{"format": "metazoo-zoo", ', "zoo.json is not valid JSON"),
         ("[" * 100_000, "zoo.json is not valid JSON"),
-        ("[]", "is not the list of a zoo; restore it"),
-        ('{"format": "other"}', "is not the list of a zoo"),
-        ('{"format": "metazoo-zoo"}', "has format version None, this metazoo reads 1; update metazoo"),
-        ('{"format": "metazoo-zoo", "format_version": 2}', "has format version 2, this metazoo reads 1; update"),
-        ('{"format": "metazoo-zoo", "format_version": 1}', "must hold models and nothing else"),
-        ('{"format": "metazoo-zoo", "format_version": 1, "models": {}}', "must hold models and nothing else"),
-        ('{"format": "metazoo-zoo", "format_version": 1, "models": [], "import": "os"}', "models and nothing else"),
-        ('{"format": "metazoo-zoo", "format_version": 1, "models": [7]}', "model number 1 in .*zoo.json is damaged"),
-        (
-            '{"format": "metazoo-zoo", "format_version": 1, "models": [{"name": "x"}]}',
-            r"model 'x' .* \(spec: is missing",
-        ),
+        ("[]", "not the mark of a zoo"),
+        ('{"format": "other"}', "not the mark of a zoo"),
+        ('{"format": "metazoo-zoo"}', "has format version None, this metazoo reads 2"),
+        (json.dumps(ZOO | {"format_version": 3}), "has format version 3, this metazoo reads 2"),
+        (json.dumps(ZOO | {"models": []}), "damaged"),
+        (json.dumps(ZOO | {"format_version": 1}), "damaged"),
+        (json.dumps(ZOO | {"format_version": 1, "models": {}}), "damaged"),
+        (json.dumps(ZOO | {"format_version": 1, "models": [], "import": "os"}), "damaged"),
+        (json.dumps(ZOO | {"format_version": 1, "models": [7]}), "damaged contract"),
+        (json.dumps(ZOO | {"format_version": 1, "models": [{"name": "x"}]}), "of model 'x' (spec: is missing"),
     ],
 )
-def test_a_damaged_list_is_a_clear_error(zoo: Zoo, text: str, message: str) -> None:
-    (zoo.folder / "zoo.json").write_text(text)
+def test_a_damaged_mark_or_former_list_is_a_clear_error(zoo: Zoo, text: str, problem: str) -> None:
+    path = zoo.folder / "zoo.json"
+    path.write_text(text)
     for act in (lambda: Zoo.open(zoo.folder), lambda: Zoo.create(zoo.folder), lambda: zoo.remove(["first"])):
-        with pytest.raises(ArtefactError, match=message):
+        with raises(ArtefactError, subject=str(path)) as caught:
             act()
+        assert problem in str(caught.value)
 
 
 @pytest.mark.parametrize("name", [*BAD_NAMES, 7, None, ["a"]])
-def test_names_in_the_list_cannot_escape(zoo: Zoo, name: object) -> None:
-    with pytest.raises(ArtefactError, match=r"zoo.json is damaged \(name: "):
-        edited(zoo, lambda content: content["models"][0].update(name=name))
+def test_names_in_a_contract_or_former_list_cannot_escape(zoo: Zoo, name: object) -> None:
+    path = zoo.folder / "models" / "first.json"
+    record = json.loads(path.read_text())
+    with raises(ArtefactError, subject=str(path), problem="name: "):
+        edited(zoo, "first", lambda content: content.update(name=name))
+    del record["format_version"]
+    (zoo.folder / "zoo.json").write_text(json.dumps(ZOO | {"format_version": 1, "models": [record | {"name": name}]}))
+    with raises(ArtefactError, subject="zoo.json", problem="name: "):
+        Zoo.open(zoo.folder)
 
 
-def test_contracts_in_the_list_are_checked(zoo: Zoo) -> None:
-    whole = json.loads((zoo.folder / "zoo.json").read_text())
-    for change, message in (
+def test_contracts_are_checked(zoo: Zoo) -> None:
+    path = zoo.folder / "models" / "first.json"
+    whole = path.read_text()
+    for change, problem in (
         (lambda model: model.update(code="os.system"), "code: is unknown"),
         (lambda model: model["spec"].update(std=[0.5, 0, 1]), "std must be positive"),
-        (lambda model: model["spec"].update(architecture="a" * 101), "name of the architecture .* is too long"),
+        (lambda model: model["spec"].update(architecture="a" * 101), "name of the architecture"),
         (lambda model: model["spec"].update(classes=3), "2 class names for 3 classes"),
         (lambda model: model.update(weights_sha256="../../../etc/passwd"), "weights_sha256: "),
         (lambda model: model.update(accuracy=-1), "accuracy: "),
         (lambda model: model.update(training={"seed": 1}), "training.source: is missing"),
     ):
-        model = json.loads(json.dumps(whole["models"][0]))
-        change(model)
-        with pytest.raises(
-            ArtefactError, match=f"model 'first' in .*zoo.json is damaged .*{message}.*; restore it or r"
-        ):
-            edited(zoo, lambda _, model=model: {**whole, "models": [model]})
-    with pytest.raises(ArtefactError, match="two models called 'FIRST'"):
-        edited(zoo, lambda _: {**whole, "models": [whole["models"][0], whole["models"][0] | {"name": "FIRST"}]})
+        path.write_text(whole)
+        with raises(ArtefactError, subject=str(path), problem=problem):
+            edited(zoo, "first", change)
+    (zoo.folder / "models" / "FIRST.json").write_text(whole.replace('"first"', '"FIRST"'))
+    path.write_text(whole)
+    with raises(ArtefactError, problem="ignoring capitals"):
+        Zoo.open(zoo.folder)
 
 
-def test_opening_reads_the_list_alone(zoo: Zoo) -> None:
-    for path in (zoo.folder / "models").iterdir():
+def test_opening_reads_the_contracts_alone(zoo: Zoo) -> None:
+    for path in (zoo.folder / "models").glob("*.safetensors"):
         path.write_bytes(b"")
     assert len(Zoo.open(zoo.folder)) == 2
 
@@ -124,13 +135,13 @@ def test_a_missing_or_changed_file_is_named_with_its_model(zoo: Zoo) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_a_pipe_in_the_place_of_a_file_does_not_hang(zoo: Zoo) -> None:
-    for path in (zoo.folder / "models" / "first.safetensors", zoo.folder / "zoo.json"):
+    files = [zoo.folder / name for name in ("models/first.safetensors", "models/first.json", "zoo.json")]
+    errors = (ArtefactError, "missing"), (ArtefactError, "not a file"), (UsageError, "not a zoo")
+    for path, (error, problem) in zip(files, errors, strict=True):
         path.unlink()
         os.mkfifo(path)
-    with pytest.raises(ArtefactError, match="is missing"):
-        zoo.teacher("first")
-    with pytest.raises(UsageError, match="is not a zoo"):
-        Zoo.open(zoo.folder)
+        with pytest.raises(error, match=problem):
+            Zoo.open(zoo.folder).teacher("first")
 
 
 class _Exploit:
@@ -194,7 +205,7 @@ def test_a_variance_of_zero_is_sound(zoo: Zoo) -> None:
     ],
 )
 def test_a_spec_that_cannot_be_built_is_named(zoo: Zoo, spec: dict[str, Any], problem: str) -> None:
-    changed = edited(zoo, lambda content: content["models"][1]["spec"].update(spec))
+    changed = edited(zoo, "second", lambda content: content["spec"].update(spec))
     with pytest.raises(
         ZooError, match=f"model 'second' of .* cannot be built: .*{problem}.*; update metazoo, or take the model out"
     ):
@@ -206,11 +217,11 @@ def test_a_gigantic_spec_takes_no_memory(zoo: Zoo) -> None:
     gigantic = {"architecture": "conv4", "arguments": {"width": 4096}, "input_size": 1024, "classes": classes}
 
     def grow(content: Any) -> None:
-        content["models"][1]["spec"].update(gigantic)
-        content["models"][1]["class_names"] = [str(number) for number in range(classes)]
+        content["spec"].update(gigantic)
+        content["class_names"] = [str(number) for number in range(classes)]
 
     with pytest.raises(ZooError, match=r"model 'second' is not sound: .* lacks tensor blocks"):
-        edited(zoo, grow).teacher("second")
+        edited(zoo, "second", grow).teacher("second")
 
 
 def test_weights_outside_the_zoo_are_refused(zoo: Zoo, tmp_path: Path) -> None:
@@ -220,7 +231,7 @@ def test_weights_outside_the_zoo_are_refused(zoo: Zoo, tmp_path: Path) -> None:
 
     def refused() -> None:
         for act in (lambda: zoo.teacher("first"), lambda: zoo.remove(["first"])):
-            with pytest.raises(ZooError, match=r"first.safetensors leads out of the zoo through a link; put the file"):
+            with pytest.raises(ZooError, match="leads out of the zoo through a link; put the file"):
                 act()
         assert content(outside) == before
 
@@ -228,11 +239,12 @@ def test_weights_outside_the_zoo_are_refused(zoo: Zoo, tmp_path: Path) -> None:
     refused()
     models.unlink()
     models.mkdir()
+    shutil.copy(outside / "first.json", models)
     (models / "first.safetensors").symlink_to(outside / "first.safetensors")
     refused()
     (models / "first.safetensors").unlink()
     (models / "first.safetensors").symlink_to("first.safetensors")
-    with pytest.raises(MetazooError, match=r"first.safetensors (leads out|is missing)"):
+    with pytest.raises(MetazooError, match=r"first.safetensors: leads out|first.safetensors is missing"):
         zoo.teacher("first")
 
 

@@ -55,7 +55,7 @@ def test_removing_deletes_the_weights_and_an_unknown_name_removes_nothing(zoo: Z
         zoo.remove(["first", "third"])
     assert content(zoo.folder) == before
     zoo.remove("first")
-    assert sorted(content(zoo.folder)) == ["models/second.safetensors", "zoo.json"]
+    assert sorted(content(zoo.folder)) == ["models/second.json", "models/second.safetensors", "zoo.json"]
     assert [contract.name for contract in Zoo.open(zoo.folder)] == ["second"]
     zoo.remove(["second"])
     assert len(Zoo.open(zoo.folder)) == 0
@@ -73,7 +73,7 @@ def test_a_model_whose_file_is_lost_or_damaged_can_still_be_removed(zoo: Zoo) ->
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_names_cannot_escape(zoo: Zoo, name: str) -> None:
     before = content(zoo.folder.parent)
-    with pytest.raises(UsageError, match="cannot be described: name: a name has 1 to 100 letters"):
+    with pytest.raises(UsageError, match="name: a name has 1 to 100 letters"):
         add(zoo, name)
     with pytest.raises(UsageError, match="has no model"):
         zoo.remove([name])
@@ -91,7 +91,7 @@ def test_what_cannot_be_described_is_refused(zoo: Zoo) -> None:
         ({"accuracy": 100.5}, "accuracy: Input should be less than or equal to 100"),
         ({"accuracy": float("nan")}, "accuracy: "),
     ):
-        with pytest.raises(UsageError, match=f"model 'new' cannot be described: .*{message}"):
+        with pytest.raises(UsageError, match=f"model 'new': .*{message}"):
             zoo.add("new", classifier(), **cast(Any, {"class_names": ("a", "b", "c"), "domain": "letters"} | change))
     for name in ("first", "FIRST"):
         with pytest.raises(UsageError, match="has a model 'first' already; choose another name"):
@@ -123,9 +123,9 @@ def test_what_is_not_a_zoo_is_wrong_use(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_text("x")
     for missing in (tmp_path / "nowhere", tmp_path / "file", tmp_path / ("x" * 300), Path("\0")):
-        with pytest.raises(UsageError, match=r"is not a folder; give a zoo|cannot be opened: File name too long"):
+        with pytest.raises(UsageError, match=r"not a folder; give|cannot be opened: File name too long"):
             Zoo.open(missing)
-    with pytest.raises(UsageError, match=r"photos is not a zoo \(it has no zoo.json\); give one"):
+    with pytest.raises(UsageError, match=r"photos: not a zoo, it has no zoo.json"):
         Zoo.open(tmp_path / "photos")
     with pytest.raises(UsageError, match=r"photos holds 'cat.jpg' and is not a zoo; choose a new or empty folder"):
         Zoo.create(tmp_path / "photos")
@@ -154,7 +154,7 @@ def test_a_second_writer_is_refused_and_readers_are_not(zoo: Zoo) -> None:
 
 def test_a_zoo_that_is_gone_is_not_made_again_by_a_writer(zoo: Zoo, tmp_path: Path) -> None:
     zoo.folder.rename(tmp_path / "moved")
-    with pytest.raises(UsageError, match="is not a folder"):
+    with pytest.raises(UsageError, match="not a folder"):
         add(zoo, "third")
     assert not zoo.folder.exists()
 
@@ -165,14 +165,20 @@ def test_a_failed_commit_leaves_the_zoo_as_it_was(zoo: Zoo, monkeypatch: pytest.
 
     before = zoo.sha256
     with monkeypatch.context() as patch:
-        patch.setattr("metazoo.zoo.zoo_index.write_json", fail)
+        patch.setattr("metazoo.zoo.contract_files.write_json", fail)
         with pytest.raises(ArtefactError, match="No space left"):
             add(zoo, "third", seed=1)
         with pytest.raises(ArtefactError, match="No space left"):
-            zoo.remove(["first"])
+            zoo.permit(["first"], "keep")
     assert zoo.sha256 == Zoo.open(zoo.folder).sha256 == before
     assert len(zoo.teachers()) == 2
     # The weights of the failed attempt are replaced by those of the next one.
     add(zoo, "third", seed=2)
     expected = classifier(seed=2).network.head.weight
     assert torch.equal(zoo.teacher("third").classifier.network.head.weight, expected)
+
+
+def test_its_repr_says_what_it_holds(zoo: Zoo, tmp_path: Path) -> None:
+    assert repr(zoo) == f"Zoo({str(tmp_path / 'zoo')!r}, 2 models, 2 domains)"
+    zoo.remove(["first"])
+    assert repr(zoo).endswith("1 model, 1 domain)")

@@ -1,4 +1,4 @@
-"""Whatever stands in zoo.json, nothing but a MetazooError comes out, and a zoo that opens is what it says."""
+"""Whatever stands in a contract or a former list, nothing but a MetazooError comes out."""
 
 import contextlib
 import json
@@ -29,7 +29,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sound(folder: Path) -> Any:
-    return json.loads((folder / "zoo.json").read_text())
+    """The list of version 0.1, all contracts in one, and through the migration the contract files."""
+    models = [json.loads(path.read_text()) for path in sorted((folder / "models").glob("*.json"))]
+    for model in models:
+        del model["format_version"]
+    return {"format": "metazoo-zoo", "format_version": 1, "models": models}
 
 
 def _use(folder: Path) -> None:

@@ -71,8 +71,8 @@ CONFIGS = {
     "changed": (timm_config("test_vit", model_args={"depth": 1000}), "changes its architecture"),
     "pooling": (timm_config("test_vit", global_pool="max"), "pools its features in another way"),
     "another": (timm_config("test_efficientnet"), "does not fit timm:test_efficientnet"),
-    "mean": (timm_config("test_vit", pretrained_cfg={"mean": "os.system"}), "says what cannot be: mean"),
-    "names": (timm_config("test_vit", label_names=["\x1b[2J", "b", "c"]), "says what cannot be: classes.0"),
+    "mean": (timm_config("test_vit", pretrained_cfg={"mean": "os.system"}), "impossible values: mean"),
+    "names": (timm_config("test_vit", label_names=["\x1b[2J", "b", "c"]), "impossible values: classes.0"),
     "more": (
         timm_config("test_vit", label_names=[f"class {number}" for number in range(4)]),
         "does not fit",

@@ -14,8 +14,8 @@ from metazoo.zoo import Zoo, verify_zoo
 if sys.platform == "win32":
     pytest.skip("needs fork and SIGKILL", allow_module_level=True)
 
-# A build of two models: owner of the lock, list, owner again, weights and line of each model, list, end of the lines.
-MOMENTS_OF_A_BUILD = 9
+# A build of two models: owner of the lock, mark, owner again, weights and contract of each model.
+MOMENTS_OF_A_BUILD = 7
 
 # One interpreter imports the library and forks a child a case, so that the import is paid for once.
 _HARNESS = """
@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-from metazoo.zoo import Zoo, zoo_index
+from metazoo.zoo import Zoo
 from zoo_helpers import build_small, classifier
 
 def die_at(count, when):
@@ -40,8 +40,8 @@ def die_at(count, when):
             if seen[0] == count and when == "after":
                 os.kill(os.getpid(), signal.SIGKILL)
         return patched
-    os.replace, zoo_index.append_line = moment(os.replace), moment(zoo_index.append_line)
-    Path.unlink = moment(Path.unlink, lambda path: path.name == zoo_index.ADDED and path.exists())
+    os.replace = moment(os.replace)
+    Path.unlink = moment(Path.unlink, lambda path, **_: path.parent.name == "models" and path.exists())
 
 def add(folder):
     Zoo.open(folder).add("added", classifier(), class_names=("a", "b", "c"), domain="d")

@@ -6,7 +6,7 @@ from zoo_helpers import classifier
 
 from metazoo.report.zoo_tables import DomainRow, domain_rows, domain_table, model_rows, model_table
 from metazoo.zoo import Zoo
-from metazoo.zoo.zoo_index import write_listing
+from metazoo.zoo.contract_files import write_contract
 
 
 def shown(table: Table) -> str:
@@ -49,7 +49,7 @@ def test_groups_are_counted_and_averaged(zoo: Zoo) -> None:
 def test_what_cannot_be_known_does_not_stop_it(zoo: Zoo) -> None:
     (zoo.folder / "models" / "first.safetensors").unlink()
     spec = zoo.contract("second").spec.model_copy(update={"architecture": "of-tomorrow"})
-    write_listing(zoo.folder, [zoo.contract("first"), zoo.contract("second").model_copy(update={"spec": spec})])
+    write_contract(zoo.folder, zoo.contract("second").model_copy(update={"spec": spec}))
     first, second = model_rows(Zoo.open(zoo.folder))
     assert first.file_bytes is None
     assert second.parameters is None

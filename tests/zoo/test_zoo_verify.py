@@ -12,7 +12,7 @@ from metazoo.models import ClassifierSpec, build_classifier
 from metazoo.storage.artefacts import sha256_of_file
 from metazoo.storage.tensor_files import read_tensors, write_tensors
 from metazoo.zoo import Finding, Zoo, verify_zoo
-from metazoo.zoo.zoo_index import write_listing
+from metazoo.zoo.contract_files import write_contract
 
 
 def test_a_sound_zoo(zoo: Zoo) -> None:
@@ -49,7 +49,7 @@ def test_outputs_that_are_not_finite_are_found(zoo: Zoo) -> None:
     tensors["head.weight"].fill_(1e30)
     write_tensors(path, tensors)
     changed = zoo.contract("second").model_copy(update={"weights_sha256": sha256_of_file(path)})
-    write_listing(zoo.folder, [zoo.contract("first"), changed])
+    write_contract(zoo.folder, changed)
     first, second = verify_zoo(Zoo.open(zoo.folder))
     assert first.status == "sound"
     assert second.status == "problem"

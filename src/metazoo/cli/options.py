@@ -1,76 +1,83 @@
-"""Options that several commands take. Nothing heavy is imported here."""
+"""Types of option values, and options that several commands have in common. Nothing heavy is imported here."""
 
 import argparse
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
-from metazoo.plugins import unknown_name
-
-# Those of `metazoo.features` and `metazoo.execution`, which bring in torch; a test compares them.
-HEADS = (
-    "nearest-mean",
-    "nearest-mean-euclidean",
-    "ridge",
-    "logistic",
-    "soft-k-means-balanced",
-    "soft-k-means-free",
-    "fine-tune",
-    "fine-tune-own",
-)
-DEFAULT_HEAD = "logistic"
-BATCH_NORM_MODES = ("running", "support", "query")
-PRECISIONS = ("float32", "bfloat16")
-EXECUTORS = ("local", "ray")
-DATA_HELP = (
-    "an .npz pack, a folder with one folder a class, glyphs, glyphs:SCRIPT,SCRIPT, or a part (train, val, test) of "
-    "cifar-fs, mini-imagenet or cub in the folder ROOT, such as cifar-fs/train:ROOT"
-)
+from metazoo import choices
+from metazoo.errors import UsageError
+from metazoo.text import local_path
 
 
-def _head_name(text: str) -> str:
-    # Only a plug-in, loaded before, can have registered another one, and that brings the registry in.
+class Parser(argparse.ArgumentParser):
+    """A parser that takes whole option names only and raises a UsageError for anything else."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse a command line."""
+        raise UsageError(f"{message}; see `{self.prog} --help`")
+
+
+def command(commands: Any, name: str, function: str, text: str, description: str = "", epilog: str = "") -> Parser:
+    """Add a command.
+
+    Args:
+        commands: subparsers of the group.
+        name: word to type.
+        function: `module:function` within `metazoo.cli` that does it.
+        text: line in the list of commands, without a full stop.
+        description: first paragraph of its own help; `text` if empty.
+        epilog: last paragraph.
+    """
+    line = text[0].lower() + text[1:]
+    parser = commands.add_parser(name, help=line, description=description or f"{text}.", epilog=epilog)
+    parser.set_defaults(command=function)
+    return parser
+
+
+def data(parser: Parser, flag: str = "--data", text: str = "Images", **settings: Any) -> None:
+    """Add the option for labelled images."""
+    parser.add_argument(flag, type=local_path, help=f"{text}: {choices.DATA}", **settings)
+
+
+def head(parser: Parser) -> None:
+    """Add the options for learning a new task."""
+    # Only a plug-in, loaded before, can have registered another head, and that brings the registry in.
     loaded = sys.modules.get("metazoo.features.heads")
-    known = HEADS if loaded is None else loaded.HEADS.names()
-    if text not in known:
-        raise argparse.ArgumentTypeError(unknown_name("head", text, known))
-    return text
-
-
-def head(command: argparse.ArgumentParser) -> None:
-    """How a new task is learned."""
-    command.add_argument(
+    parser.add_argument(
         "--head",
-        type=_head_name,
-        default=DEFAULT_HEAD,
-        help="nearest-mean (by cosine), nearest-mean-euclidean: class means of the features; ridge, logistic: a linear "
-        "classifier on them; soft-k-means-balanced, soft-k-means-free: means refined by the queries (transductive), as "
-        "many of each class or in any proportion; fine-tune: some steps of the whole network; fine-tune-own: likewise, "
-        "from the head that is stored with it (default: %(default)s)",
+        metavar="HEAD",
+        choices=tuple(choices.HEADS) if loaded is None else loaded.HEADS.names(),
+        default=choices.DEFAULT_HEAD,
+        help="Head that learns a task. "
+        + "; ".join(f"{name}: {text}" for name, text in choices.HEADS.items())
+        + " (default: %(default)s)",
     )
-    command.add_argument(
+    parser.add_argument(
         "--batch-norm",
-        choices=BATCH_NORM_MODES,
-        default=BATCH_NORM_MODES[0],
-        help="running: stored statistics; support: those of the support; query: each batch its own, transductive "
-        "(default: %(default)s)",
+        choices=choices.BATCH_NORM_MODES,
+        default=choices.BATCH_NORM_MODES[0],
+        help="Statistics of batch normalisation. running: the stored ones; support: those of the support images; "
+        "query: those of each query batch, which is transductive (default: %(default)s)",
     )
-    command.add_argument(
+    parser.add_argument(
         "--mirror",
         action="store_true",
-        help="features are means over an image and its mirror image: better for photographs, worse where left and "
-        "right matter, as in characters and signs",
+        help="Mean features of each image and its mirror image; better for photographs, worse where left and right "
+        "matter, as in characters and signs",
     )
-    command.add_argument(
-        "--domain",
-        help="what the images are, of the domains of a meta-model of several (default: what they look like)",
+    parser.add_argument(
+        "--domain", help="Domain of the images, for a meta-model with several (default: recognised from the images)"
     )
 
 
-def images_per_class(command: argparse.ArgumentParser) -> None:
-    """Of the glyphs."""
-    command.add_argument(
-        "--images-per-class", type=positive, default=100, help="pictures of each glyph (default: %(default)s)"
+def images_per_class(parser: Parser) -> None:
+    """Add the option for the number of glyph images."""
+    parser.add_argument(
+        "--images-per-class", type=positive, default=100, help="Images of each glyph (default: %(default)s)"
     )
 
 
@@ -82,41 +89,60 @@ class _FormerName(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
-def preset(command: argparse.ArgumentParser) -> None:
+def preset(parser: Parser) -> None:
     """Add the option for the preset of a method."""
-    command.add_argument("--preset", help="of the method (default: default)")
-    command.add_argument("--setting", dest="preset", action=_FormerName, help="the name of --preset in version 0.1")
+    parser.add_argument("--preset", help="Preset of the method (default: default)")
+    parser.add_argument("--setting", dest="preset", action=_FormerName, help="Name of --preset in version 0.1")
 
 
-def threads(command: argparse.ArgumentParser) -> None:
-    """Of torch."""
-    command.add_argument("--threads", type=positive, default=1, help="threads of torch (default: %(default)s)")
+def seed(parser: Parser, default: int | None = 0) -> None:
+    """Add the option for the seed; without a `default`, the command knows its own."""
+    parser.add_argument("--seed", type=natural, default=default, help="Seed of all randomness (default: 0)")
 
 
-def workers(command: argparse.ArgumentParser) -> None:
-    """Of independent work."""
-    command.add_argument(
-        "--workers",
-        type=positive,
-        help="processes, threads of learning (default: one a core, at most 4 on a GPU)",
+def threads(parser: Parser) -> None:
+    """Add the option for the threads of torch."""
+    parser.add_argument("--threads", type=positive, default=1, help="Number of torch threads (default: %(default)s)")
+
+
+def workers(parser: Parser) -> None:
+    """Add the option for the number of worker processes."""
+    parser.add_argument(
+        "--workers", type=positive, help="Number of worker processes (default: one per core, at most 4 on a GPU)"
     )
 
 
-def executor(command: argparse.ArgumentParser) -> None:
-    """Where independent work runs."""
-    workers(command)
-    command.add_argument(
+def executor(parser: Parser) -> None:
+    """Add the options for where independent work runs."""
+    workers(parser)
+    parser.add_argument(
         "--executor",
-        choices=EXECUTORS,
-        default=EXECUTORS[0],
-        help="local: processes of this machine; ray: those of Ray, for which the extra ray is needed "
+        choices=choices.EXECUTORS,
+        default=choices.EXECUTORS[0],
+        help="Place of the worker processes. local: this machine; ray: a Ray cluster, which needs the extra ray "
         "(default: %(default)s)",
     )
 
 
-def device(command: argparse.ArgumentParser, more: str = "") -> None:
-    """Where tensors are; `more` is said of the default."""
-    command.add_argument("--device", help=f"cpu, cuda or cuda:1 (default: the first GPU, else the CPU{more})")
+def device(parser: Parser, more: str = "") -> None:
+    """Add the option for the device.
+
+    Args:
+        parser: parser of the command.
+        more: text after the default.
+    """
+    parser.add_argument("--device", help=f"Device: cpu, cuda or cuda:1 (default: the first GPU, else the CPU{more})")
+
+
+def recovered_images(parser: Parser, **settings: Any) -> None:
+    """Add the option for the use of recovered images."""
+    parser.add_argument(
+        "--recovered-images",
+        choices=choices.PERMISSIONS,
+        help="Use of images recovered from the models. show: a run may keep and show them; keep: a run may keep them "
+        "but not show them; discard: a run deletes them when it has finished (default: show)",
+        **settings,
+    )
 
 
 def _typed(convert: Callable[[str], Any], allowed: Callable[[Any], bool], description: str) -> Callable[[str], Any]:

@@ -13,13 +13,15 @@ from metazoo.report.sections import sections_of
 from metazoo.runs.record import Run
 from metazoo.zoo import Zoo
 
-_WIDEST = 100_000
+_WIDEST, _WIDTH_IN_A_PIPE = 100_000, 100
 
 
 def print_table(table: Table) -> None:
-    """Print a table: plain and as wide as it is, or fitted to the terminal if there is one."""
+    """Print a table, fitted to the terminal, or to COLUMNS or 100 characters where there is none."""
     terminal = sys.stdout.isatty() and os.environ.get("TERM", "") != "dumb"
-    console = Console(width=None if terminal else _WIDEST, highlight=False, no_color=not terminal)
+    columns = os.environ.get("COLUMNS", "")
+    width = int(columns) if columns.isdecimal() and int(columns) else _WIDTH_IN_A_PIPE
+    console = Console(width=None if terminal else width, highlight=False, no_color=not terminal)
     if Measurement.get(console, console.options.update(width=_WIDEST), table).maximum > console.width:
         _tighten(table)
     console.print(table)

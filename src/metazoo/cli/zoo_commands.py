@@ -1,8 +1,12 @@
 """`metazoo zoo ...`."""
 
+import csv
 import json
+import sys
 from argparse import Namespace
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from rich.table import Table
@@ -12,11 +16,14 @@ from metazoo.cli.output import print_sections, print_table
 from metazoo.data import load_images
 from metazoo.errors import UsageError, ZooError
 from metazoo.execution.bounded import Limits
+from metazoo.execution.progress import message
 from metazoo.execution.signals import graceful
-from metazoo.report.zoo_tables import domain_rows, domain_table, model_rows, model_table
+from metazoo.report.zoo_tables import ModelRow, domain_rows, domain_table, model_rows, model_table
 from metazoo.runs.record import Run
-from metazoo.text import printable
+from metazoo.text import printable, some_of
 from metazoo.zoo import Finding, TrainingConfig, Zoo, add_folder, add_model, build_zoo, verify_zoo
+from metazoo.zoo.checking.duplicates import duplicate_models
+from metazoo.zoo.checking.verify import duplicate_text
 from metazoo.zoo.importing.model_sources import IMAGENET, imagenet_classes
 
 _LARGEST_CLASS_FILE = 20_000_000
@@ -25,6 +32,8 @@ _LARGEST_CLASS_FILE = 20_000_000
 def build(options: Namespace) -> None:
     """Build models of one domain and architecture."""
     images = load_images(options.data, side=options.input_size, images_per_class=options.images_per_class)
+    for names in images.equal_classes():
+        message(f"note: classes {', '.join(map(printable, names))} of {printable(images.name)} have the same images")
     zoo = build_zoo(
         options.out,
         images,
@@ -45,15 +54,17 @@ def build(options: Namespace) -> None:
         workers=options.workers,
         executor=options.executor,
         device=options.device,
+        control=options.control,
         progress=True,
     )
     print_table(domain_table(domain_rows(zoo)))
+    _note_duplicates(zoo)
 
 
 def add(options: Namespace) -> None:
-    """Add what is asked for; a ZooError if a file of a folder could not be added."""
-    fields = ("name", "input_size", "channels", "mean", "std", "domain", "licence", "recovered_images")
-    said = {field: getattr(options, field) for field in fields} | {"architecture": options.arch}
+    """Add one model or a folder of models; a ZooError if a file of a folder could not be added."""
+    known = ("name", "input_size", "channels", "mean", "std", "domain", "licence", "recovered_images")
+    said = {field: getattr(options, field) for field in known} | {"architecture": options.arch}
     said["classes"] = None if options.classes is None else _classes(options.classes)
     said = {field: value for field, value in said.items() if value is not None}
     if (options.source is None) == (options.from_folder is None):
@@ -73,7 +84,15 @@ def add(options: Namespace) -> None:
         if problems:
             raise ZooError(f"not added from {options.from_folder}: {problems} of {len(additions)}; the table says why")
         added = {addition.text for addition in additions}
-    print_table(model_table(row for row in model_rows(Zoo.open(options.zoo)) if row.name in added))
+    zoo = Zoo.open(options.zoo)
+    print_table(model_table(row for row in model_rows(zoo) if row.name in added))
+    _note_duplicates(zoo, added)
+
+
+def _note_duplicates(zoo: Zoo, among: AbstractSet[str] | None = None) -> None:
+    for names in duplicate_models(zoo):
+        if among is None or not among.isdisjoint(names):
+            message(f"note: {some_of(names)}: {duplicate_text(names)}")
 
 
 def inspect(options: Namespace) -> None:
@@ -84,10 +103,24 @@ def inspect(options: Namespace) -> None:
         if not run.model_names():
             raise UsageError(f"{options.run} has recorded nothing of its models; continue it by train --resume")
         run.check_zoo(zoo)
+    if options.format != "table":
+        _write_models(zoo, options.format)
+        return
     print_table(model_table(model_rows(zoo)))
     print_table(domain_table(domain_rows(zoo)))
     if run is not None:
         print_sections(run, zoo, about_models=True)
+
+
+def _write_models(zoo: Zoo, form: str) -> None:
+    """Write one record per model, as a JSON list or as CSV, whose class names are separated by `|`."""
+    records = [asdict(row) for row in model_rows(zoo)]
+    if form == "json":
+        print(json.dumps(records, indent=2, ensure_ascii=False))
+        return
+    writer = csv.DictWriter(sys.stdout, [field.name for field in fields(ModelRow)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**record, "class_names": "|".join(record["class_names"])} for record in records)
 
 
 def verify(options: Namespace) -> None:

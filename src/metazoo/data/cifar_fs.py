@@ -106,10 +106,8 @@ def _read_with_torchvision(root: Path) -> Iterator[_Part]:
     try:
         from torchvision.datasets import CIFAR100
     except ImportError as error:
-        raise UsageError(
-            f"{root / _PICKLED} is read by torchvision, which is missing; install it by `pip install "
-            f"metazoo[torchvision]`, or unpack {_BINARY}.tar.gz in {root}, which is read without it"
-        ) from error
+        remedy = f'run `pip install "metazoo[torchvision]"`, or unpack {_BINARY}.tar.gz in {root}'
+        raise UsageError(root / _PICKLED, "cannot be read without torchvision", remedy) from error
     for train in (True, False):
         try:
             content = CIFAR100(root, train=train, download=False)

@@ -69,7 +69,14 @@ def files_of_classes(folders: Sequence[Path]) -> tuple[list[Path], Tensor]:
     files = [image_files(folder) for folder in folders]
     for folder, members in zip(folders, files, strict=True):
         if not members:
-            raise DataError(f"class folder {folder} holds no image; put {_accepted()} images into it or remove it")
+            inner = next((entry for entry in _entries(folder) if entry.is_dir() and image_files(entry)), None)
+            if inner is not None:
+                raise DataError(
+                    folder,
+                    f"class folder with images in folders below it, such as {inner.name}",
+                    f"move all images of a class into its folder, or give {folder} if its folders are the classes",
+                )
+            raise DataError(folder, "class folder without images", f"add {_accepted()} images or remove the folder")
     counts = torch.tensor([len(members) for members in files])
     return [file for members in files for file in members], torch.arange(len(folders)).repeat_interleave(counts)
 

@@ -75,6 +75,15 @@ class ImageSet:
                 digest.update(tensor.cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
+    def equal_classes(self) -> list[tuple[str, ...]]:
+        """Names of classes that have the same images, in any order; one tuple for each such group of classes."""
+        hashes = [hashlib.sha256(image.cpu().contiguous().numpy().data).digest() for image in self.images]
+        contents: dict[tuple[bytes, ...], list[str]] = {}
+        for index, name in enumerate(self.class_names):
+            own = tuple(sorted(hashes[position] for position in self.indices_of(index).tolist()))
+            contents.setdefault(own, []).append(name)
+        return [tuple(names) for images, names in contents.items() if images and len(names) > 1]
+
     def indices_of(self, class_index: int) -> Tensor:
         """Positions (int64 [m], ascending) of the images of one class."""
         return torch.nonzero(self.labels == class_index).flatten()

@@ -2,16 +2,17 @@
 
 from pathlib import Path
 
+from metazoo.choices import DATA
 from metazoo.data.glyphs.glyphs import load_glyphs
 from metazoo.data.image_files import load_folder
 from metazoo.data.images import ImageSet
 from metazoo.data.npz import load_npz
 from metazoo.data.published import find_published, load_published
 from metazoo.errors import UsageError
+from metazoo.text import local_path
 
 DEFAULT_SIDE = 32
 _SMALLEST_SIDE, _LARGEST_SIDE = 8, 1024
-_NAMED = "glyphs, glyphs:SCRIPT,SCRIPT or NAME/PART:ROOT such as cifar-fs/train:ROOT"
 
 
 def load_images(source: str | Path, *, side: int | None = None, seed: int = 0, images_per_class: int = 100) -> ImageSet:
@@ -36,14 +37,13 @@ def load_images(source: str | Path, *, side: int | None = None, seed: int = 0, i
         return load_glyphs(chosen, images_per_class=images_per_class, side=side or DEFAULT_SIDE, seed=seed)
     if isinstance(source, str) and find_published(source) is not None:
         return load_published(source, side)
-    path = Path(source).expanduser()
+    path = Path(local_path(str(source))).expanduser()
     if path.is_dir():
         return load_folder(path, side or DEFAULT_SIDE)
     if path.is_file() and path.suffix.lower() == ".npz":
         pack = load_npz(path)
         return pack if side is None else pack.resized(side)
-    problem = "is neither an .npz pack nor a folder" if path.exists() else "does not exist"
-    raise UsageError(f"{path} {problem}; give an .npz pack, an image folder, {_NAMED}")
+    raise UsageError(path, "neither an .npz pack nor a folder" if path.exists() else "does not exist", f"give {DATA}")
 
 
 def has_own_side(source: str) -> bool:

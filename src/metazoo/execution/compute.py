@@ -4,15 +4,14 @@ import contextlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import cast
 
 import torch
 
+from metazoo.choices import PRECISIONS, Precision
 from metazoo.errors import UsageError
 from metazoo.execution.executor import default_workers
 
-Precision = Literal["float32", "bfloat16"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 _MOST_WORKERS_ON_A_GPU = 4
 _IMAGES_ON_A_CORE, _PIXELS_ON_A_GPU = 64, 2**22
 

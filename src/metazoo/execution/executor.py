@@ -5,13 +5,12 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self
 
+from metazoo.choices import EXECUTORS, ExecutorName
 from metazoo.errors import UsageError
 from metazoo.execution.tasks import Result, Unit, Work
 
-ExecutorName = Literal["local", "ray"]
-EXECUTORS: tuple[ExecutorName, ...] = get_args(ExecutorName)
 # What is left of short units to a single process must take so long before it pays to start others.
 _SECONDS_WORTH_PROCESSES = 10.0
 

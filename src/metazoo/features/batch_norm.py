@@ -11,17 +11,15 @@ to evaluation mode meanwhile.
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from metazoo.choices import BATCH_NORM_MODES, BatchNormMode
 from metazoo.errors import UsageError
 from metazoo.features.embedders import Embedder
-
-BatchNormMode = Literal["running", "support", "query"]
-BATCH_NORM_MODES: tuple[BatchNormMode, ...] = get_args(BatchNormMode)
 
 Statistics = dict[_BatchNorm, tuple[Tensor, Tensor]]
 

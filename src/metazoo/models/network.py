@@ -41,12 +41,12 @@ def import_library(name: str, module: str) -> Any:
     """A module of an optional library.
 
     Raises:
-        UsageError: the library is not installed; the extra is named.
+        UsageError: the library is not installed; the command that installs it is named.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise UsageError(f"this needs {name}; install the extra `metazoo[{name}]`") from error
+        raise UsageError(name, "not installed", f'run `pip install "metazoo[{name}]"`') from error
 
 
 def cannot_be_built(

@@ -14,11 +14,11 @@ from collections.abc import Callable
 
 import torch
 
+from metazoo.choices import PERMISSIONS
 from metazoo.execution.randomness import generator
 from metazoo.models import ClassifierSpec, network_without_weights
 from metazoo.recover.statistics import batch_norm_layers
 from metazoo.zoo import ModelContract, Zoo
-from metazoo.zoo.contract import PERMISSIONS
 
 
 def choose_guides(zoo: Zoo, seed: int, *, all_models: bool = False) -> dict[str, ModelContract]:

@@ -9,9 +9,12 @@ from rich.text import Text
 
 from metazoo.errors import UsageError, ZooError
 from metazoo.models import ClassifierSpec, is_library_name, network_without_weights
-from metazoo.zoo.contract import Permission
+from metazoo.text import printable, some_of
+from metazoo.zoo.contract import ModelContract, Permission
 from metazoo.zoo.weights import weights_path
 from metazoo.zoo.zoo_folder import Zoo
+
+_MOST_NAMES, _LONGEST_NAME = 5, 20
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class ModelRow:
     parameters: int | None
     file_bytes: int | None
     recovered_images: Permission = "show"
+    class_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def model_rows(zoo: Zoo) -> list[ModelRow]:
             ModelRow(
                 name=contract.name,
                 domain=contract.domain,
-                architecture=_label(spec),
+                architecture=_label(contract),
                 classes=spec.classes,
                 input_size=spec.input_size,
                 channels=spec.channels,
@@ -61,6 +65,7 @@ def model_rows(zoo: Zoo) -> list[ModelRow]:
                 parameters=count(spec.model_dump_json()),
                 file_bytes=_file_bytes(zoo, contract.name),
                 recovered_images=contract.recovered_images,
+                class_names=contract.class_names,
             )
         )
     return rows
@@ -70,7 +75,7 @@ def domain_rows(zoo: Zoo) -> list[DomainRow]:
     """One row for each domain and architecture, sorted."""
     groups: dict[tuple[str, str], list[float | None]] = {}
     for contract in zoo:
-        groups.setdefault((contract.domain, _label(contract.spec)), []).append(contract.accuracy)
+        groups.setdefault((contract.domain, _label(contract)), []).append(contract.accuracy)
     return [DomainRow(*key, len(values), _mean(values)) for key, values in sorted(groups.items())]
 
 
@@ -80,6 +85,7 @@ def model_table(rows: Iterable[ModelRow]) -> Table:
     table = _table(
         ("model", "domain", "architecture"), ("classes", "pixels", "channels", "accuracy", "parameters", "file")
     )
+    table.add_column("class names", overflow="fold")
     restricted = any(row.recovered_images != "show" for row in rows)
     if restricted:
         table.add_column("recovered images")
@@ -89,7 +95,8 @@ def model_table(rows: Iterable[ModelRow]) -> Table:
         numbers = (row.classes, row.input_size, row.channels, _percent(row.accuracy), parameters, file)
         # Text, so that brackets in a name are not taken for styles.
         cells = (row.name, row.domain, row.architecture, *map(str, numbers))
-        table.add_row(*map(Text, cells), *([row.recovered_images] if restricted else []))
+        words = (_shortened(row.class_names), *([row.recovered_images] if restricted else []))
+        table.add_row(*map(Text, (*cells, *words)))
     return table
 
 
@@ -110,10 +117,17 @@ def _table(words: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
     return table
 
 
-def _label(spec: ClassifierSpec) -> str:
-    if is_library_name(spec.architecture):
-        return spec.architecture
-    return " ".join([spec.architecture, *(f"{name} {value}" for name, value in sorted(spec.arguments.items()))])
+def _shortened(names: tuple[str, ...]) -> str:
+    shown = [printable(name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…") for name in names]
+    return some_of(shown, _MOST_NAMES)
+
+
+def _label(contract: ModelContract) -> str:
+    """Architecture and arguments, and how a control model was made."""
+    spec, control = contract.spec, None if contract.training is None else contract.training.control
+    arguments = {} if is_library_name(spec.architecture) else spec.arguments
+    label = " ".join([spec.architecture, *(f"{name} {value}" for name, value in sorted(arguments.items()))])
+    return label if control is None else f"{label} ({control} control)"
 
 
 def _parameters(spec: str) -> int | None:

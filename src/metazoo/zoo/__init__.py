@@ -1,11 +1,12 @@
 """Zoos of pre-trained image classifiers: their contracts, folder, building and checking, and their frozen teachers."""
 
+from metazoo.choices import Permission
 from metazoo.renamed import former_names
 from metazoo.zoo.building.build import build_zoo
 from metazoo.zoo.building.classifier_training import train_classifier, with_pixel_statistics
 from metazoo.zoo.checking.verify import Finding, verify_zoo
 from metazoo.zoo.class_map import ClassIdentity, identify_classes
-from metazoo.zoo.contract import ModelContract, Permission, Provenance, TrainingRecord
+from metazoo.zoo.contract import ModelContract, Provenance, TrainingRecord
 from metazoo.zoo.importing.add import Addition, add_folder, add_model
 from metazoo.zoo.importing.model_description import ModelDescription
 from metazoo.zoo.query_teacher import QueryTeacher

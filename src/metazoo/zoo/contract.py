@@ -1,10 +1,11 @@
 """What must be known of one model of a zoo, apart from its weights."""
 
 import re
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from metazoo.choices import Control, Permission
 from metazoo.errors import UsageError
 from metazoo.models import ClassifierSpec
 from metazoo.storage.validation import first_problem
@@ -30,14 +31,14 @@ ModelName = Annotated[str, AfterValidator(_check_name)]
 # Control characters could forge the lines of a terminal or a report.
 ShortText = Annotated[str, AfterValidator(_check_text)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Permission = Literal["show", "keep", "discard"]
-"""What a run may do with the images that it recovers from a model: keep and show them; keep them in its bank, but show
-them nowhere; or learn from them and delete them once it has finished."""
-PERMISSIONS: tuple[Permission, ...] = get_args(Permission)
-
 _LONGEST_NAME_IN_A_SPEC = 100
 # Fields that are younger than format version 1; with the value beside them they are not written.
-_SILENT = {("recovered_images",): "show", ("provenance",): None, ("training", "recipe", "largest_shift"): None}
+_SILENT = {
+    ("recovered_images",): "show",
+    ("provenance",): None,
+    ("training", "recipe", "largest_shift"): None,
+    ("training", "control"): None,
+}
 
 
 class TrainingRecord(BaseModel):
@@ -55,6 +56,7 @@ class TrainingRecord(BaseModel):
     validation_images: int = Field(ge=1)
     recipe: TrainingConfig = Field(description="with a value in the place of every default")
     torch_version: ShortText
+    control: Control | None = Field(default=None, description="how a control was made; None for a trained model")
 
     @model_validator(mode="after")
     def _check(self) -> "TrainingRecord":
@@ -131,7 +133,7 @@ class ModelContract(BaseModel):
 
 
 def checked_contract(**values: Any) -> ModelContract:
-    """A contract of values that a user has given.
+    """Make a contract of values from a user.
 
     Raises:
         UsageError: one of them is out of bounds.
@@ -139,6 +141,4 @@ def checked_contract(**values: Any) -> ModelContract:
     try:
         return ModelContract(**values)
     except ValidationError as error:
-        raise UsageError(
-            f"model {values['name']!r} cannot be described: {first_problem(error)}; change that"
-        ) from error
+        raise UsageError(f"model {values['name']!r}", first_problem(error), "change that value") from error

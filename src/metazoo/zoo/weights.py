@@ -17,19 +17,31 @@ _LARGEST_HEADER = 1 << 20
 _REMEDY = "restore its file, or take it out with `metazoo zoo remove`"
 
 
-def weights_path(zoo: Path, name: str) -> Path:
-    """Where the weights of model `name` are.
+def models_folder(zoo: Path) -> Path:
+    """The folder of the models' files.
 
     Raises:
-        ZooError: that place is not within the zoo, through a symbolic link.
+        ZooError: it is not within the zoo, through a symbolic link.
     """
-    path = zoo / FOLDER / f"{name}{SUFFIX}"
+    return _within(zoo, zoo / FOLDER)
+
+
+def weights_path(zoo: Path, name: str) -> Path:
+    """The path of the weights of model `name`.
+
+    Raises:
+        ZooError: it is not within the zoo, through a symbolic link.
+    """
+    return _within(zoo, zoo / FOLDER / f"{name}{SUFFIX}")
+
+
+def _within(zoo: Path, path: Path) -> Path:
     try:
         inside = path.resolve().is_relative_to(zoo.resolve())
     except (OSError, RuntimeError):  # links in a circle
         inside = False
     if not inside:
-        raise ZooError(f"{path} leads out of the zoo through a link; put the file itself there")
+        raise ZooError(path, "leads out of the zoo through a link", "put the file or folder itself there")
     return path
 
 

@@ -1,7 +1,7 @@
-"""The zoo folder: the list of all contracts (`listing`), and `models/NAME.safetensors` with each model's weights.
+"""The zoo folder: for each model `models/NAME.json`, its contract, and `models/NAME.safetensors`, its weights.
 
-Weights are written before the contract that names them and deleted after it is gone, so that a process killed at any
-moment leaves a whole zoo, and at most a weights file that no contract names.
+Weights are written before their contract and deleted after it, so that a process killed at any moment leaves a whole
+zoo, and at most a weights file without a contract. Adding a model costs the same, however many there are.
 """
 
 import contextlib
@@ -13,23 +13,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from metazoo.choices import Permission
 from metazoo.errors import ArtefactError, UsageError, ZooError
 from metazoo.models import ImageClassifier
 from metazoo.storage.artefacts import remove_stale_temporaries
 from metazoo.storage.lock import exclusive
 from metazoo.storage.run_folder import names_in
 from metazoo.text import some_of
-from metazoo.zoo.contract import ModelContract, Permission, Provenance, TrainingRecord, checked_contract
+from metazoo.zoo.contract import ModelContract, Provenance, TrainingRecord, checked_contract
+from metazoo.zoo.contract_files import NAME, delete_contract, mark_as_zoo, migrate, read_contracts, write_contract
 from metazoo.zoo.teachers import Teachers, WhiteBoxTeacher
 from metazoo.zoo.weights import read_weights, weights_path, write_weights
-from metazoo.zoo.zoo_index import NAME, add_to_listing, has_additions, read_listing, write_listing
 
 
 class Zoo:
     """Models of any architectures, domains and classes in one folder. Iterating gives the contracts, sorted by name.
 
-    Opening reads the list of the contracts alone; a model's weights are read and checked when its teacher is asked for.
-    What another process adds or removes meanwhile is seen by opening again.
+    Opening reads the contracts alone; the weights of a model are read and checked when its teacher is asked for. What
+    another process adds or removes meanwhile is seen by opening again.
     """
 
     def __init__(self, folder: Path, contracts: Collection[ModelContract]) -> None:
@@ -43,10 +44,10 @@ class Zoo:
 
         Raises:
             UsageError: there is no such folder, or it is not a zoo.
-            ArtefactError: its `zoo.json` is damaged or of another format version; the model is named where it is one.
+            ArtefactError: a contract or `zoo.json` is damaged or of another format version; the file is named.
         """
         folder = Path(folder)
-        return cls(folder, read_listing(folder))
+        return cls(folder, read_contracts(folder))
 
     @classmethod
     def create(cls, folder: Path | str) -> Self:
@@ -62,11 +63,17 @@ class Zoo:
             _check_free(folder)
             with exclusive(folder):
                 if not (folder / NAME).exists():
-                    write_listing(folder, ())
+                    mark_as_zoo(folder)
         return cls.open(folder)
 
     def __len__(self) -> int:
         return len(self.contracts)
+
+    def __repr__(self) -> str:
+        """Folder and size, such as `Zoo('my-zoo', 12 models, 3 domains)`."""
+        domains = len({contract.domain for contract in self})
+        counts = [f"{n} {noun}{'' if n == 1 else 's'}" for n, noun in ((len(self), "model"), (domains, "domain"))]
+        return f"Zoo({str(self.folder)!r}, {', '.join(counts)})"
 
     def __iter__(self) -> Iterator[ModelContract]:
         return iter(self.contracts)
@@ -144,17 +151,13 @@ class Zoo:
         values |= {"domain": domain, "accuracy": accuracy, "training": training, "recovered_images": recovered_images}
         values["provenance"] = provenance
         checked_contract(**values, weights_sha256="0" * 64)
-        one_of_many = self._held
         with self.writing():
             present = self.find(name)
             if present is not None:
                 raise UsageError(f"{self.folder} has a model {present.name!r} already; choose another name")
             contract = ModelContract(**values, weights_sha256=write_weights(self.folder, name, classifier))
-            if one_of_many:
-                add_to_listing(self.folder, contract)
-                self.contracts = _sorted((*self.contracts, contract))
-            else:
-                self._commit((*self.contracts, contract))
+            write_contract(self.folder, contract)
+            self.contracts = _sorted((*self.contracts, contract))
         return contract
 
     def remove(self, names: Collection[str]) -> None:
@@ -167,16 +170,16 @@ class Zoo:
         """
         names = {names} if isinstance(names, str) else set(names)
         with self.writing():
-            paths = [weights_path(self.folder, self.contract(name).name) for name in sorted(names)]
-            self._commit([contract for contract in self.contracts if contract.name not in names])
-            for path in paths:
+            for path in [weights_path(self.folder, self.contract(name).name) for name in sorted(names)]:
+                delete_contract(self.folder, path.stem)
+                self.contracts = tuple(contract for contract in self.contracts if contract.name != path.stem)
                 try:
                     path.unlink(missing_ok=True)
                 except OSError as error:
-                    raise ArtefactError(f"cannot delete {path}: {error.strerror}; delete it yourself") from error
+                    raise ArtefactError(path, f"cannot be deleted: {error.strerror}", "delete it yourself") from error
 
     def permit(self, names: Collection[str], recovered_images: Permission) -> None:
-        """Say what may be done with images recovered from models, all at once; their contracts stay else as they are.
+        """Set what may be done with images recovered from models; the rest of their contracts stays.
 
         Raises:
             UsageError: there is no model of one of these names, or no such permission; then nothing is changed.
@@ -189,13 +192,13 @@ class Zoo:
                 name: checked_contract(**dict(self.contract(name)) | {"recovered_images": recovered_images})
                 for name in sorted(names)
             }
-            self._commit([changed.get(contract.name, contract) for contract in self.contracts])
+            for contract in changed.values():
+                write_contract(self.folder, contract)
+            self.contracts = tuple(changed.get(contract.name, contract) for contract in self.contracts)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """Hold the zoo for several changes through this object, and read what others have changed before.
-
-        Each change is on the disk when it is made; what one model more costs does not depend on how many there are.
 
         Raises:
             RunError: another process, or another object of this one, is writing to this zoo.
@@ -204,36 +207,16 @@ class Zoo:
         if self._held:
             yield
             return
-        read_listing(self.folder)  # a folder that is gone must not be made again
+        read_contracts(self.folder)  # a folder that is gone must not be made again
         with exclusive(self.folder):
             remove_stale_temporaries(self.folder)
-            self.contracts = _sorted(read_listing(self.folder))
-            self._settle()
+            self.contracts = _sorted(read_contracts(self.folder))
+            migrate(self.folder, self.contracts)
             self._held = True
             try:
                 yield
             finally:
                 self._held = False
-                self._settle()
-
-    def settle(self) -> None:
-        """Put what a killed process has added into `zoo.json`, if there is any; else nothing is locked or written.
-
-        Raises:
-            RunError, ArtefactError: as `writing`.
-        """
-        if has_additions(self.folder):
-            with self.writing():
-                pass
-
-    def _settle(self) -> None:
-        if has_additions(self.folder):
-            self._commit(self.contracts)
-
-    def _commit(self, contracts: Collection[ModelContract]) -> None:
-        contracts = _sorted(contracts)
-        write_listing(self.folder, contracts)
-        self.contracts = contracts
 
 
 @dataclass(frozen=True)
@@ -269,7 +252,7 @@ class ZooReference:
 @functools.lru_cache(maxsize=1)
 def _listed(folder: Path) -> dict[str, tuple[str, ModelContract]]:
     """The contracts of a zoo by name, with the hash of each."""
-    return {contract.name: (_sha256_of(contract.identity()), contract) for contract in read_listing(folder)}
+    return {contract.name: (_sha256_of(contract.identity()), contract) for contract in read_contracts(folder)}
 
 
 def _sha256_of(content: Any) -> str:

@@ -4,6 +4,7 @@ Evaluation and the classifier that users get are made by these same objects. A h
 given.
 """
 
+from metazoo.choices import DEFAULT_HEAD
 from metazoo.features.heads.fine_tune import FineTune, FineTuneOwn
 from metazoo.features.heads.fitted import COSINE_SCALE, FittedHead, HeadKind, extra_tensor
 from metazoo.features.heads.head import FeatureHead, Head, class_means, query_features
@@ -26,8 +27,6 @@ HEADS: Registry[Head] = Registry("head", values={head.name: head for head in _BU
 get_head = HEADS.get
 register_head = HEADS.register_named
 """Register a `Head`, as an object or as a class (also as a class decorator), under its attribute `name`."""
-DEFAULT_HEAD = Logistic.name
-"""The most accurate of those that leave the model alone and judge every query for itself (docs/studies/heads.md)."""
 
 __all__ = [
     "COSINE_SCALE",

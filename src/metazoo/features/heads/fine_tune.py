@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from metazoo import choices
 from metazoo.errors import MetazooError, UsageError
 from metazoo.features.batch_norm import (
     BatchNormMode,
@@ -97,7 +98,7 @@ class FineTune(_FullBatchDescent):
     the features stands in for it.
     """
 
-    name = "fine-tune"
+    name = choices.FINE_TUNE
 
     def start(self, module: Embedder, features: Tensor, labels: Tensor, ways: int) -> tuple[Tensor, Tensor]:  # noqa: D102
         weight = functional.normalize(class_means(features, labels, ways), dim=-1)
@@ -111,7 +112,7 @@ class FineTuneOwn(_FullBatchDescent):
     It suits a meta-model whose head was learned with it (preset `reference`) and tasks of as many classes as it has.
     """
 
-    name = "fine-tune-own"
+    name = choices.FINE_TUNE_OWN
 
     def start(self, module: Embedder, features: Tensor, labels: Tensor, ways: int) -> tuple[Tensor, Tensor]:  # noqa: D102
         module = module.embedder if isinstance(module, MirroredFeatures) else module

@@ -5,6 +5,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from metazoo import choices
 from metazoo.features.heads.fitted import COSINE_SCALE, FittedHead, normalised_linear
 from metazoo.features.heads.head import FeatureHead, one_hot
 from metazoo.features.linear_models import logistic_regression, normalised_inputs
@@ -19,7 +20,7 @@ class Logistic(FeatureHead):
     constant 1.
     """
 
-    name = "logistic"
+    name = choices.LOGISTIC
     penalty = 0.1
 
     def fit_features(self, support_features: Tensor, support_labels: Tensor, ways: int) -> FittedHead:  # noqa: D102
@@ -37,7 +38,7 @@ class Ridge(FeatureHead):
     probabilities alone.
     """
 
-    name = "ridge"
+    name = choices.RIDGE
     penalty = 0.5
 
     def fit_features(self, support_features: Tensor, support_labels: Tensor, ways: int) -> FittedHead:  # noqa: D102

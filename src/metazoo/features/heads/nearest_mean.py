@@ -4,6 +4,7 @@ from typing import final
 
 from torch import Tensor
 
+from metazoo import choices
 from metazoo.features.heads.fitted import FittedHead
 from metazoo.features.heads.head import FeatureHead, class_means, raw_class_means
 
@@ -15,7 +16,7 @@ class NearestMean(FeatureHead):
     Prototypes as of Snell et al. 2017 with the cosine in place of the squared distance.
     """
 
-    name = "nearest-mean"
+    name = choices.NEAREST_MEAN
 
     def fit_features(self, support_features: Tensor, support_labels: Tensor, ways: int) -> FittedHead:  # noqa: D102
         return FittedHead("cosine", class_means(support_features, support_labels, ways))
@@ -29,7 +30,7 @@ class NearestMeanEuclidean(FeatureHead):
     features, and what is added is the same for all classes of a query, so the softmax is the paper's.
     """
 
-    name = "nearest-mean-euclidean"
+    name = choices.NEAREST_MEAN_EUCLIDEAN
 
     def fit_features(self, support_features: Tensor, support_labels: Tensor, ways: int) -> FittedHead:  # noqa: D102
         means = raw_class_means(support_features, support_labels, ways)

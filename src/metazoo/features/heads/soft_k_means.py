@@ -5,6 +5,7 @@ from typing import ClassVar, final
 from torch import Tensor
 from torch.nn import functional
 
+from metazoo import choices
 from metazoo.features.heads.fitted import FittedHead, HeadKind
 from metazoo.features.heads.head import FeatureHead, one_hot
 
@@ -28,7 +29,7 @@ class SoftKMeansFree(_SoftKMeans):
     on validation classes of CIFAR-FS; more refinements were worse there).
     """
 
-    name = "soft-k-means-free"
+    name = choices.SOFT_K_MEANS_FREE
     kind = "soft-k-means-free"
 
 
@@ -40,5 +41,5 @@ class SoftKMeansBalanced(_SoftKMeans):
     set, true of the usual episodes: where the queries are not balanced, choose `soft-k-means-free`.
     """
 
-    name = "soft-k-means-balanced"
+    name = choices.SOFT_K_MEANS_BALANCED
     kind = "soft-k-means-balanced"

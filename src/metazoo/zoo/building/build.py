@@ -1,22 +1,25 @@
 """Building a zoo: many small models, each on a few classes of one image set."""
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
+from metazoo.choices import Control, Permission
 from metazoo.data import ImageSet
 from metazoo.errors import UsageError
 from metazoo.execution.compute import Compute
 from metazoo.execution.executor import Executor, ExecutorName, executor_for
-from metazoo.execution.progress import Progress
+from metazoo.execution.progress import Progress, message
 from metazoo.execution.randomness import generator
 from metazoo.execution.signals import graceful
-from metazoo.models import ImageClassifier
+from metazoo.models import ImageClassifier, build_classifier
 from metazoo.renamed import renamed_arguments
-from metazoo.zoo.building.classifier_training import train_classifier, with_pixel_statistics
+from metazoo.zoo.building.classifier_training import train_classifier, validation_accuracy, with_pixel_statistics
 from metazoo.zoo.building.jobs import Job, check_same, plan_jobs
-from metazoo.zoo.contract import Permission
 from metazoo.zoo.training_config import TrainingConfig
 from metazoo.zoo.zoo_folder import Zoo
 
@@ -37,6 +40,7 @@ def build_zoo(
     width: int | None = None,
     train_fraction: float = 0.8,
     recovered_images: Permission | None = None,
+    control: Control | None = None,
     workers: int | None = None,
     executor: Executor | ExecutorName = "local",
     device: str | None = None,
@@ -65,6 +69,8 @@ def build_zoo(
         train_fraction: part of each class's images, taken from the first, to train on; the rest validates.
         recovered_images: what may be done with images recovered from the new models, see `ModelContract`; `show` if
             None. Models that are there already must say the same, unless it is None.
+        control: kind of control models, recorded in their contracts and names: `untrained` for random weights,
+            `shuffled-labels` for training on labels permuted among the images; None for trained models.
         workers: processes of one thread each; one a core if None, at most 4 on a GPU. An executor has its own.
         executor: where models are trained: `local`, `ray` (needs the extra), or an executor, which stays open.
         device: to train on; the first GPU, else the CPU if None. Weights depend on it.
@@ -92,12 +98,16 @@ def build_zoo(
         channels=channels,
         width=width,
         train_fraction=train_fraction,
+        control=control,
     )
     compute = Compute.choose(device)
     pool = executor_for(executor, compute.default_workers if workers is None else workers)
     zoo = Zoo.create(out)
     if not _missing(zoo, jobs, recovered_images):
-        zoo.settle()
+        if progress:
+            prefix = jobs[0].contract.name.rpartition("-")[0]
+            present = sum(contract.name.rpartition("-")[0] == prefix for contract in zoo)
+            message(f"note: {zoo.folder} holds {present} such models already; none was trained")
         return zoo
     with pool as running, graceful() as stop, zoo.writing():
         missing = _missing(zoo, jobs, recovered_images)
@@ -109,7 +119,7 @@ def build_zoo(
         train = functools.partial(_train, device=compute.device)
         bar = Progress("training", models, models - len(missing)) if progress else None
         with bar or contextlib.nullcontext():
-            for index, (classifier, accuracy) in running.map(
+            for index, (classifier, percent) in running.map(
                 train, missing, name_of=lambda job: job.contract.name, check=checked
             ):
                 contract = missing[index].contract
@@ -118,12 +128,12 @@ def build_zoo(
                     classifier,
                     class_names=contract.class_names,
                     domain=contract.domain,
-                    accuracy=accuracy,
+                    accuracy=percent,
                     training=contract.training,
                     recovered_images=recovered_images or "show",
                 )
                 if bar is not None:
-                    bar.advance(note=f"{contract.name} {accuracy:.1f} %")
+                    bar.advance(note=f"{contract.name} {percent:.1f} %")
     return zoo
 
 
@@ -147,12 +157,15 @@ def _missing(zoo: Zoo, jobs: list[Job], recovered_images: Permission | None) -> 
 def _train(job: Job, *, device: str) -> tuple[ImageClassifier, float]:
     contract, (training_set, validation_set) = job.contract, job.images()
     record = job.record
+    spec = with_pixel_statistics(contract.spec, training_set.images)
+    random = generator(record.seed, "zoo-build-training", job.kind, record.index)
+    if record.control == "untrained":
+        classifier = build_classifier(spec, random).eval()
+        return classifier, validation_accuracy(classifier, validation_set)
+    if record.control == "shuffled-labels":
+        shuffle = generator(record.seed, "zoo-build-shuffled-labels", job.kind, record.index)
+        order = torch.randperm(len(training_set), generator=shuffle)
+        training_set = dataclasses.replace(training_set, labels=training_set.labels[order])
     return train_classifier(
-        with_pixel_statistics(contract.spec, training_set.images),
-        training_set,
-        validation_set,
-        record.recipe,
-        generator(record.seed, "zoo-build-training", job.kind, record.index),
-        name=contract.name,
-        device=device,
+        spec, training_set, validation_set, record.recipe, random, name=contract.name, device=device
     )

@@ -106,7 +106,7 @@ def train_classifier(
             if not all(bool(parameter.isfinite().all()) for parameter in classifier.parameters()):
                 raise _not_finite("weights", name, epoch, config)
             check_stop()
-    return classifier.cpu().eval(), _accuracy(classifier, validation_set)
+    return classifier.cpu().eval(), validation_accuracy(classifier, validation_set)
 
 
 def _optimiser(classifier: ImageClassifier, config: TrainingConfig) -> torch.optim.Optimizer:
@@ -117,7 +117,8 @@ def _optimiser(classifier: ImageClassifier, config: TrainingConfig) -> torch.opt
     return torch.optim.SGD(classifier.parameters(), lr=rate, weight_decay=decay, momentum=momentum)
 
 
-def _accuracy(classifier: ImageClassifier, image_set: ImageSet) -> float:
+def validation_accuracy(classifier: ImageClassifier, image_set: ImageSet) -> float:
+    """Accuracy on an image set, in percent."""
     correct = 0
     with torch.inference_mode():
         for images, labels in zip(

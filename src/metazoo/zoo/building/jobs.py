@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
+from metazoo.choices import Control
 from metazoo.data import ImageSet, split_images
 from metazoo.errors import UsageError
 from metazoo.execution.randomness import generator
@@ -67,6 +68,7 @@ def plan_jobs(
     channels: int,
     width: int | None,
     train_fraction: float,
+    control: Control | None = None,
 ) -> list[Job]:
     """The models that a build is asked for; see `build_zoo`.
 
@@ -91,14 +93,19 @@ def plan_jobs(
     tiny = dataclasses.replace(image_set, images=torch.zeros(len(image_set), 3, 1, 1, dtype=torch.uint8))
     training, validation = (torch.bincount(part.labels, minlength=total) for part in split_images(tiny, train_fraction))
     label = architecture if width is None else f"{architecture}-w{width}"
-    file_label = label.replace(":", "-")
+    file_label = label.replace(":", "-") + (f"-{control}" if control else "")
     kind, resolved = f"{domain}/{label}", config.resolved(architecture)
     jobs = []
     for index in range(models):
         draw = torch.randperm(total, generator=generator(seed, "zoo-build-classes", kind, index))[:ways]
         values = {"source": image_set.name, "data_sha256": image_set.sha256, "seed": seed, "index": index, "ways": ways}
         values |= {"training_images": int(training[draw].sum()), "validation_images": int(validation[draw].sum())}
-        values |= {"train_fraction": train_fraction, "recipe": resolved, "torch_version": torch.__version__}
+        values |= {
+            "train_fraction": train_fraction,
+            "recipe": resolved,
+            "torch_version": torch.__version__,
+            "control": control,
+        }
         contract = checked_contract(
             name=f"{_safe(domain)}-{file_label}-s{seed}-{index:03d}",
             spec=spec,

@@ -12,13 +12,14 @@ from metazoo.data import ImageSet
 from metazoo.errors import ArtefactError, MetazooError
 from metazoo.execution.bounded import ExceededError, Limits, map_bounded
 from metazoo.execution.process_memory import peak_growth
-from metazoo.zoo import weights, zoo_index
+from metazoo.zoo import contract_files, weights
+from metazoo.zoo.checking.duplicates import duplicate_models
 from metazoo.zoo.checking.normalisation import check_normalisation
 from metazoo.zoo.contract import ModelContract
 from metazoo.zoo.teachers import WhiteBoxTeacher
 from metazoo.zoo.zoo_folder import Zoo
 
-_OWN_FILES = frozenset({zoo_index.NAME, zoo_index.ADDED, ".lock", ".lock-owner.json"})
+_OWN_FILES = frozenset({contract_files.NAME, contract_files.ADDED, ".lock", ".lock-owner.json"})
 _IMAGES_AT_ONCE, _SECONDS_TO_MEASURE = 8, 0.02
 _REMOVE = "remove it with `metazoo zoo remove`"
 _ALLOW = f"allow it more with --seconds or --memory, or {_REMOVE}"
@@ -60,14 +61,21 @@ def verify_zoo(
             it or hold it up; and the memory that it takes is measured. None: in this process, without limits.
 
     Returns:
-        One finding a model, in the order of the contracts, then one a stray file.
+        One finding for each model, in the order of the contracts, then one for each group of duplicate models and for
+        each stray file.
 
     Raises:
         ArtefactError: the zoo's folder cannot be listed.
         RunError: with `limits`, no process can be started.
     """
     findings = list(_found(zoo, check, images, limits))
+    findings += [Finding(", ".join(names), "note", duplicate_text(names)) for names in duplicate_models(zoo)]
     return findings + [_stray(name) for name in stray_files(zoo)]
+
+
+def duplicate_text(names: tuple[str, ...]) -> str:
+    """A note on duplicate models, without their names."""
+    return f"{len(names)} models with the same weights, which count {len(names)} times; remove all but one"
 
 
 def stray_files(zoo: Zoo) -> list[str]:
@@ -76,7 +84,8 @@ def stray_files(zoo: Zoo) -> list[str]:
     Raises:
         ArtefactError: a folder cannot be listed.
     """
-    expected = {f"{weights.FOLDER}/{contract.name}{weights.SUFFIX}" for contract in zoo}
+    suffixes = (weights.SUFFIX, contract_files.SUFFIX)
+    expected = {f"{weights.FOLDER}/{contract.name}{suffix}" for contract in zoo for suffix in suffixes}
     found = []
     for place, prefix in ((zoo.folder, ""), (zoo.folder / weights.FOLDER, f"{weights.FOLDER}/")):
         names = [prefix + name for name in _names_in(place)]

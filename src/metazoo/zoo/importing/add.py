@@ -9,16 +9,17 @@ from typing import Any, Literal
 
 import torch
 
+from metazoo.choices import MODEL_EXAMPLE
 from metazoo.errors import MetazooError, UsageError, ZooError
 from metazoo.models import ImageClassifier, network_with_weights, network_without_weights
 from metazoo.storage.artefacts import sha256_of_file
 from metazoo.zoo.contract import ModelContract, Provenance, checked_contract
+from metazoo.zoo.contract_files import NAME as MARK
 from metazoo.zoo.importing.checkpoint import SUFFIXES, most_bytes, own_state, read_checkpoint
-from metazoo.zoo.importing.model_description import EXAMPLE, ModelDescription, described, read_sidecar
+from metazoo.zoo.importing.model_description import ModelDescription, described, read_sidecar
 from metazoo.zoo.importing.model_sources import Source, find_source, library_version
 from metazoo.zoo.weights import unsound
 from metazoo.zoo.zoo_folder import Zoo
-from metazoo.zoo.zoo_index import NAME as LISTING
 
 _LONGEST_NAME = 100
 
@@ -103,7 +104,7 @@ class _Destination:
 
     def __init__(self, folder: Path, held: contextlib.ExitStack | None = None) -> None:
         self.folder, self._held, self._is_held = folder, held, False
-        self._zoo = Zoo.open(folder) if (folder / LISTING).exists() else None
+        self._zoo = Zoo.open(folder) if (folder / MARK).exists() else None
 
     def find(self, name: str) -> ModelContract | None:
         """The model of this name, capitals aside."""
@@ -125,9 +126,8 @@ def _addition(zoo: _Destination, folder: Path, path: Path, given: ModelDescripti
             if each.exists() and not each.resolve().is_relative_to(folder.resolve()):
                 raise UsageError(f"{each} leads out of the folder through a link; put the file itself there")
         if read_sidecar(path) is None:
-            raise UsageError(
-                f"{path} has no file beside it that describes the model; write {path.stem}.yaml, such as {EXAMPLE}"
-            )
+            remedy = f"write {path.stem}.yaml, such as {MODEL_EXAMPLE}"
+            raise UsageError(path, "no file beside it describes the model", remedy)
         source = find_source(str(path.absolute()))
         name = _name(given.over(source.description), source)
         present = zoo.find(name)
@@ -154,8 +154,10 @@ def _add(zoo: _Destination, source: Source, given: ModelDescription) -> ModelCon
         problem = unsound(state, empty.state_dict())
         if problem is not None:
             raise ZooError(
-                f"{source.name} does not fit {spec.architecture} of {spec.classes} classes, {spec.input_size} pixels "
-                f"and {spec.channels} channels: it {problem}; correct what is said of it"
+                source.name,
+                f"does not fit {spec.architecture} with {spec.classes} classes, {spec.input_size} pixels and "
+                f"{spec.channels} channels: it {problem}",
+                "check --arch, --classes and --input-size",
             )
         classifier = ImageClassifier(spec, network_with_weights(spec, state)).eval()
     _try(classifier, source.name)

@@ -1,6 +1,6 @@
-"""What is said of a model that is to be added, by its source, by a file beside its weights, or by the user.
+"""Descriptions of models to be added, from the source, from a file beside the weights, or from the user.
 
-That file has the name of the weights with the ending .yaml or .json, and holds any of the fields below:
+The file has the name of the weights with the ending .yaml or .json, and holds any of the fields below:
 
     architecture: timm:convnext_atto
     classes: [cat, dog]
@@ -9,7 +9,7 @@ That file has the name of the weights with the ending .yaml or .json, and holds 
     std: [0.229, 0.224, 0.225]
     domain: pets
 
-Of `mean` and `std` one number stands for every channel.
+A single number as `mean` or `std` stands for every channel.
 """
 
 from collections.abc import Mapping
@@ -18,10 +18,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from metazoo.choices import MODEL_EXAMPLE, Permission
 from metazoo.errors import UsageError, shown
 from metazoo.models import Argument, ClassifierSpec
 from metazoo.storage.validation import all_problems, first_problem, read_mapping, remedy_for_unknown
-from metazoo.zoo.contract import ModelName, Permission, ShortText
+from metazoo.zoo.contract import ModelName, ShortText
 
 SIDECARS = (".yaml", ".yml", ".json")
 # Some ten thousand class names; a megabyte of YAML takes seconds.
@@ -35,11 +36,6 @@ _OPTIONS = {
     "domain": "--domain",
 }
 """What must be known, and the option that says it."""
-EXAMPLE = (
-    "{architecture: timm:convnext_atto, classes: [cat, dog], input_size: 32, mean: [0.485, 0.456, 0.406], "
-    "std: [0.229, 0.224, 0.225], domain: pets}"
-)
-"""What a file beside weights may hold."""
 _LARGEST_STATISTIC = 2.0
 
 
@@ -61,8 +57,8 @@ class ModelDescription(BaseModel):
     classes: tuple[ShortText, ...] | None = Field(default=None, min_length=1, max_length=1_000_000)
     input_size: int | None = Field(default=None, ge=1, le=1024)
     channels: Literal[1, 3] | None = None
-    mean: PixelStatistics | None = Field(default=None, description="of images in [0, 1]; one number for every channel")
-    std: PixelStatistics | None = Field(default=None, description="likewise")
+    mean: PixelStatistics | None = Field(default=None, description="channel means of images in [0, 1]")
+    std: PixelStatistics | None = Field(default=None, description="channel deviations of images in [0, 1]")
     domain: ShortText | None = None
     accuracy: float | None = Field(default=None, ge=0, le=100)
     recovered_images: Permission | None = None
@@ -85,8 +81,7 @@ class ModelDescription(BaseModel):
         unknown = [option for field, option in _OPTIONS.items() if getattr(self, field) is None]
         if unknown:
             raise UsageError(
-                f"of {subject} must be known what nothing says: give {', '.join(unknown)} "
-                f"(or a .yaml file beside the weights that says it, such as {EXAMPLE})"
+                subject, f"missing {', '.join(unknown)}", f"give them, or a .yaml file such as {MODEL_EXAMPLE}"
             )
         assert self.classes is not None
         channels = self.channels or 3
@@ -95,33 +90,39 @@ class ModelDescription(BaseModel):
         for field in ("mean", "std"):
             given: tuple[float, ...] = getattr(self, field)
             if any(abs(value) > _LARGEST_STATISTIC for value in given):
+                values_given = ", ".join(f"{value:g}" for value in given)
                 raise UsageError(
-                    f"of {subject} the {field} is {', '.join(f'{value:g}' for value in given)}, which is that of "
-                    "pixels up to 255; divide it by 255, since metazoo's images lie in [0, 1]"
+                    subject,
+                    f"--{field} {values_given} is for pixels up to 255, but images lie in [0, 1]",
+                    "divide it by 255",
                 )
             values[field] = given * channels if len(given) == 1 else given
         try:
             return ClassifierSpec.model_validate(values)
         except ValidationError as error:
-            raise UsageError(f"{subject} cannot be built: {first_problem(error)}; change that") from error
+            raise UsageError(subject, f"cannot be built: {first_problem(error)}", "change that value") from error
 
 
 def described(values: Mapping[Any, Any], subject: str) -> ModelDescription:
-    """A description of foreign values.
+    """Check the values of a description.
 
     Raises:
-        UsageError: one of them is unknown or out of bounds; all that is wrong is named.
+        UsageError: one of them is unknown, out of bounds, or a class name that YAML does not read as text.
     """
     known = ModelDescription.model_fields
-    unknown = [
-        f"{shown(key)}, which is unknown; {remedy_for_unknown(key, known)}" for key in values if key not in known
-    ]
+    unknown = [key for key in values if key not in known]
     if unknown:
-        raise UsageError(f"{subject} says {' And '.join(unknown[:5])}")
+        problem = f"unknown {', '.join(shown(key) for key in unknown[:5])}"
+        raise UsageError(subject, problem, remedy_for_unknown(unknown[0], known))
+    classes = values.get("classes")
+    for number, name in enumerate(classes if isinstance(classes, list | tuple) else (), start=1):
+        if isinstance(name, bool | int | float | None):
+            spelled = {"False": "no", "True": "yes", "None": "null"}.get(str(name), str(name))
+            raise UsageError(subject, f"class {number} was read as YAML `{spelled}`", "quote it")
     try:
         return ModelDescription.model_validate(dict(values))
     except ValidationError as error:
-        raise UsageError(f"{subject} says what cannot be: {all_problems(error)}; correct it") from error
+        raise UsageError(subject, f"impossible values: {all_problems(error)}", "correct them") from error
 
 
 def read_sidecar(weights: Path) -> ModelDescription | None:

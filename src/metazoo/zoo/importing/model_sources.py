@@ -13,6 +13,7 @@ from typing import Any
 
 from metazoo.errors import UsageError
 from metazoo.models import import_library
+from metazoo.text import local_path
 from metazoo.zoo.importing.checkpoint import check_file
 from metazoo.zoo.importing.download import download, hub_file, hub_repository
 from metazoo.zoo.importing.model_description import ModelDescription, described, numbered, read_sidecar
@@ -59,7 +60,7 @@ def find_source(source: str, weights: Path | None = None, *, pretrained: bool = 
         UsageError: there is no such source, it is not supported, or cannot be reached.
         ArtefactError: what it says cannot be read.
     """
-    kind = source.partition(":")[0]
+    kind = local_path(source).partition(":")[0]
     if kind in ("timm", "torchvision"):
         return _of_library(source, weights, pretrained)
     if weights is not None or pretrained:
