@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from metazoo.data import ImageSet, assert_disjoint, split_classes, split_images
+from metazoo.data import ImageSet, assert_disjoint, split_images
 from metazoo.errors import DataError, UsageError
 
 
@@ -14,30 +14,6 @@ def make(labels: list[int], groups: list[int] | None = None) -> ImageSet:
         groups=None if groups is None else torch.tensor(groups),
         name="made",
     )
-
-
-@pytest.mark.parametrize(("sizes", "counts"), [((4, 3), [4, 3]), ((0.6, 0.2, 0.2), [6, 2, 2]), ((0.5,), [5])])
-def test_classes_are_parted_without_overlap(sizes: tuple[int, ...] | tuple[float, ...], counts: list[int]) -> None:
-    whole = make([index % 10 for index in range(40)])
-    parts = split_classes(whole, sizes, seed=0)
-    assert [len(part.class_names) for part in parts] == counts
-    names = [name for part in parts for name in part.class_names]
-    assert len(set(names)) == len(names)
-    assert all(part.class_names == tuple(sorted(part.class_names)) for part in parts)
-    assert [part.sha256 for part in parts] == [part.sha256 for part in split_classes(whole, sizes, seed=0)]
-    assert any(split_classes(whole, sizes, seed=seed)[0].class_names != parts[0].class_names for seed in range(1, 5))
-
-
-def test_fractions_that_add_up_to_one_leave_no_class_out() -> None:
-    for total in range(7, 40):
-        parts = split_classes(make(list(range(total))), (0.64, 0.16, 0.2), seed=0)
-        assert sum(len(part.class_names) for part in parts) == total
-
-
-@pytest.mark.parametrize("sizes", [(), (0,), (8, 3), (0.7, 0.4), (1, 0.5), (-1, 2), (0.5, 0.01)])
-def test_impossible_sizes_are_wrong_use(sizes: tuple[float, ...]) -> None:
-    with pytest.raises(UsageError):
-        split_classes(make(list(range(10))), sizes, seed=0)
 
 
 def test_a_class_on_both_sides_is_named() -> None:

@@ -70,9 +70,9 @@ def test_tensors_of_another_network_are_named() -> None:
     less = {key: value for key, value in state.items() if key != "classifier.bias"}
     wide = state | {"classifier.weight": torch.ones(3, 5)}
     for tensors, message in (
-        (extra, "they hold, besides, "),
+        (extra, "they have in addition "),
         (less, "they lack 'classifier.bias'"),
-        (wide, "not those"),
+        (wide, "not its own"),
     ):
         with pytest.raises(ZooError, match=message) as caught:
             network.own_state(tensors)

@@ -114,14 +114,14 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "code": ({"auto_map": {"AutoModelForImageClassification": "evil.Model"}}, r"code of its own \(auto_map\)"),
     "several at once": ({"problem_type": "multi_label_classification"}, "does not choose one class of several"),
     "many layers": ({"num_hidden_layers": 10**9}, "more than 256"),
-    "wide layers": ({"hidden_size": 4096, "intermediate_size": 16384}, "not those of|does not fit"),
+    "wide layers": ({"hidden_size": 4096, "intermediate_size": 16384}, "not its own|does not fit"),
     "a word": ({"hidden_size": "64"}, "cannot be built"),
     "a mapping": ({"hidden_act": {"a": 1}}, "says hidden_act in a way that is not supported"),
     "an act": ({"hidden_act": "../../etc"}, "cannot be built"),
     "channels": ({"num_channels": "three"}, "impossible values: channels"),
     "names": ({"id2label": {"0": "\x1b[2J", "1": "b", "2": "c"}}, r"impossible values: classes\.0"),
-    "more names": ({"id2label": {str(number): f"class {number}" for number in range(4)}}, "not those of|does not fit"),
-    "fewer layers": ({"num_hidden_layers": 1}, "they hold, besides,"),
+    "more names": ({"id2label": {str(number): f"class {number}" for number in range(4)}}, "not its own|does not fit"),
+    "fewer layers": ({"num_hidden_layers": 1}, "they have in addition"),
     "more layers": ({"num_hidden_layers": 3}, "they lack"),
 }
 

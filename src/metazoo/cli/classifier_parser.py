@@ -3,8 +3,7 @@
 from typing import Any
 
 from metazoo.cli import options
-from metazoo.cli.options import command
-from metazoo.text import local_path
+from metazoo.cli.options import command, path
 
 
 def add_commands(commands: Any) -> None:
@@ -16,10 +15,10 @@ def add_commands(commands: Any) -> None:
         "Make a classifier of new classes from a few images of each",
         "Make a classifier from a folder that holds one folder per class with a few images.",
     )
-    adapt.add_argument("subject", type=local_path, metavar="RUN_OR_ZOO", help="Folder of a run, a zoo or a meta-model")
-    adapt.add_argument("--support", type=local_path, required=True, help="Folder with one folder of images per class")
-    adapt.add_argument("--out", type=local_path, required=True, help="Classifier folder to write")
-    adapt.add_argument("--overwrite", action="store_true", help="Replacement of an existing classifier at OUT")
+    adapt.argument("subject", "RUN_OR_ZOO", "Folder of a run, a zoo or a meta-model")
+    adapt.option("--support", "Folder with one folder of images per class", path, required=True)
+    adapt.option("--out", "Classifier folder to write", path, required=True)
+    adapt.switch("--overwrite", "Replacement of an existing classifier at OUT")
     options.head(adapt)
     options.threads(adapt)
     options.device(adapt)
@@ -30,19 +29,8 @@ def add_commands(commands: Any) -> None:
         "Classify images",
         "Classify images with a classifier that `metazoo adapt` has made.",
     )
-    predict.add_argument("classifier", type=local_path, metavar="CLASSIFIER", help="Classifier folder")
-    predict.add_argument(
-        "images",
-        type=local_path,
-        metavar="IMAGE_OR_FOLDER",
-        nargs="+",
-        help="Images, or folders with images at any depth",
-    )
-    predict.add_argument(
-        "--format",
-        choices=("table", "csv", "jsonl"),
-        default="table",
-        help="Format of the output; jsonl holds the probability of every class (default: %(default)s)",
-    )
+    predict.argument("classifier", "CLASSIFIER", "Classifier folder")
+    predict.argument("images", "IMAGE_OR_FOLDER", "Images, or folders with images at any depth", nargs="+")
+    options.output_format(predict, "table", "csv", "jsonl", more="; jsonl holds the probability of every class")
     options.threads(predict)
     options.device(predict)

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from metazoo import choices
 from metazoo.errors import UsageError
-from metazoo.text import local_path
+from metazoo.text import local_path as path
 
 
 class Parser(argparse.ArgumentParser):
@@ -19,6 +19,30 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Refuse a command line."""
         raise UsageError(f"{message}; see `{self.prog} --help`")
+
+    def argument(self, name: str, metavar: str, text: str, kind: Callable[[str], Any] = path, **settings: Any) -> None:
+        """Add a positional argument, by default a path."""
+        self.add_argument(name, metavar=metavar, type=kind, help=text, **settings)
+
+    def option(
+        self, flag: str, text: str, kind: Callable[[str], Any] | None = None, default: Any = None, **settings: Any
+    ) -> None:
+        """Add an option with a value; the help text ends with the default, if there is one.
+
+        Args:
+            flag: name with its dashes.
+            text: help text, which starts with a noun.
+            kind: type of the value; text if None.
+            default: value without the option.
+            **settings: further arguments of `add_argument`.
+        """
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+        text = text if default is None else f"{text} (default: {shown})"
+        self.add_argument(flag, type=kind, default=default, help=text, **settings)
+
+    def switch(self, flag: str, text: str, **settings: Any) -> None:
+        """Add an option without a value, which is True if it is given, unless `settings` have another action."""
+        self.add_argument(flag, help=text, **{"action": "store_true", **settings})
 
 
 def command(commands: Any, name: str, function: str, text: str, description: str = "", epilog: str = "") -> Parser:
@@ -40,45 +64,35 @@ def command(commands: Any, name: str, function: str, text: str, description: str
 
 def data(parser: Parser, flag: str = "--data", text: str = "Images", **settings: Any) -> None:
     """Add the option for labelled images."""
-    parser.add_argument(flag, type=local_path, help=f"{text}: {choices.DATA}", **settings)
+    parser.option(flag, f"{text}: {choices.DATA}", path, **settings)
 
 
 def head(parser: Parser) -> None:
     """Add the options for learning a new task."""
     # Only a plug-in, loaded before, can have registered another head, and that brings the registry in.
     loaded = sys.modules.get("metazoo.features.heads")
-    parser.add_argument(
-        "--head",
-        metavar="HEAD",
-        choices=tuple(choices.HEADS) if loaded is None else loaded.HEADS.names(),
-        default=choices.DEFAULT_HEAD,
-        help="Head that learns a task. "
-        + "; ".join(f"{name}: {text}" for name, text in choices.HEADS.items())
-        + " (default: %(default)s)",
-    )
-    parser.add_argument(
+    names = tuple(choices.HEADS) if loaded is None else loaded.HEADS.names()
+    described = "; ".join(f"{name}: {text}" for name, text in choices.HEADS.items())
+    head_text = f"Head that learns a task. {described}"
+    parser.option("--head", head_text, default=choices.DEFAULT_HEAD, choices=names, metavar="HEAD")
+    parser.option(
         "--batch-norm",
-        choices=choices.BATCH_NORM_MODES,
+        "Statistics of batch normalisation. running: the stored ones; support: those of the support images; "
+        "query: those of each query batch, which is transductive",
         default=choices.BATCH_NORM_MODES[0],
-        help="Statistics of batch normalisation. running: the stored ones; support: those of the support images; "
-        "query: those of each query batch, which is transductive (default: %(default)s)",
+        choices=choices.BATCH_NORM_MODES,
     )
-    parser.add_argument(
+    parser.switch(
         "--mirror",
-        action="store_true",
-        help="Mean features of each image and its mirror image; better for photographs, worse where left and right "
+        "Mean features of each image and its mirror image; better for photographs, worse where left and right "
         "matter, as in characters and signs",
     )
-    parser.add_argument(
-        "--domain", help="Domain of the images, for a meta-model with several (default: recognised from the images)"
-    )
+    parser.option("--domain", "Domain of the images, for a meta-model with several (default: recognised)")
 
 
 def images_per_class(parser: Parser) -> None:
     """Add the option for the number of glyph images."""
-    parser.add_argument(
-        "--images-per-class", type=positive, default=100, help="Images of each glyph (default: %(default)s)"
-    )
+    parser.option("--images-per-class", "Images of each glyph", positive, 100)
 
 
 class _FormerName(argparse.Action):
@@ -91,36 +105,33 @@ class _FormerName(argparse.Action):
 
 def preset(parser: Parser) -> None:
     """Add the option for the preset of a method."""
-    parser.add_argument("--preset", help="Preset of the method (default: default)")
-    parser.add_argument("--setting", dest="preset", action=_FormerName, help="Name of --preset in version 0.1")
+    parser.option("--preset", "Preset of the method (default: default)")
+    parser.option("--setting", "Name of --preset in version 0.1", dest="preset", action=_FormerName)
 
 
-def seed(parser: Parser, default: int | None = 0) -> None:
-    """Add the option for the seed; without a `default`, the command knows its own."""
-    parser.add_argument("--seed", type=natural, default=default, help="Seed of all randomness (default: 0)")
+def seed(parser: Parser) -> None:
+    """Add the option for the seed."""
+    parser.option("--seed", "Seed of all randomness", natural, 0)
 
 
 def threads(parser: Parser) -> None:
     """Add the option for the threads of torch."""
-    parser.add_argument("--threads", type=positive, default=1, help="Number of torch threads (default: %(default)s)")
+    parser.option("--threads", "Number of torch threads", positive, 1)
 
 
 def workers(parser: Parser) -> None:
     """Add the option for the number of worker processes."""
-    parser.add_argument(
-        "--workers", type=positive, help="Number of worker processes (default: one per core, at most 4 on a GPU)"
-    )
+    parser.option("--workers", "Number of worker processes (default: one per core, at most 4 on a GPU)", positive)
 
 
 def executor(parser: Parser) -> None:
     """Add the options for where independent work runs."""
     workers(parser)
-    parser.add_argument(
+    parser.option(
         "--executor",
-        choices=choices.EXECUTORS,
+        "Place of the worker processes. local: this machine; ray: a Ray cluster, which needs the extra ray",
         default=choices.EXECUTORS[0],
-        help="Place of the worker processes. local: this machine; ray: a Ray cluster, which needs the extra ray "
-        "(default: %(default)s)",
+        choices=choices.EXECUTORS,
     )
 
 
@@ -131,18 +142,23 @@ def device(parser: Parser, more: str = "") -> None:
         parser: parser of the command.
         more: text after the default.
     """
-    parser.add_argument("--device", help=f"Device: cpu, cuda or cuda:1 (default: the first GPU, else the CPU{more})")
+    parser.option("--device", f"Device: cpu, cuda or cuda:1 (default: the first GPU, else the CPU{more})")
 
 
 def recovered_images(parser: Parser, **settings: Any) -> None:
     """Add the option for the use of recovered images."""
-    parser.add_argument(
+    parser.option(
         "--recovered-images",
-        choices=choices.PERMISSIONS,
-        help="Use of images recovered from the models. show: a run may keep and show them; keep: a run may keep them "
+        "Use of images recovered from the models. show: a run may keep and show them; keep: a run may keep them "
         "but not show them; discard: a run deletes them when it has finished (default: show)",
+        choices=choices.PERMISSIONS,
         **settings,
     )
+
+
+def output_format(parser: Parser, *names: str, more: str = "") -> None:
+    """Add the option for the format of the output; the first of `names` is the default."""
+    parser.option("--format", f"Format of the output{more}", default=names[0], choices=names)
 
 
 def _typed(convert: Callable[[str], Any], allowed: Callable[[Any], bool], description: str) -> Callable[[str], Any]:

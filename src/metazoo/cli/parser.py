@@ -5,14 +5,13 @@ from typing import Any, NoReturn
 
 from metazoo import choices
 from metazoo.cli import classifier_parser, measure_parser, options, zoo_parser
-from metazoo.cli.options import Parser, command, positive
-from metazoo.text import local_path
+from metazoo.cli.options import Parser, command, natural, path, positive
 
 
 def early_options() -> Parser:
     """The parser of options that may stand anywhere in a command line and are read before the rest."""
     parser = Parser(prog="metazoo", add_help=False)
-    parser.add_argument("--debug", action="store_true", help="Traceback of an error")
+    parser.switch("--debug", "Traceback of an error")
     parser.add_argument(
         "--plugin",
         metavar="PACKAGE",
@@ -31,7 +30,7 @@ def build_parser() -> Parser:
         epilog="--debug and --plugin may stand anywhere in a command line.",
         parents=[early_options()],
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="Version of metazoo")
+    parser.switch("--version", "Version of metazoo", action=_Version, nargs=0)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _demo(commands)
     zoo = commands.add_parser(
@@ -70,7 +69,7 @@ def _demo(commands: Any) -> None:
         "Run the whole way on embedded data, in a few minutes",
         "Build a zoo of glyph classifiers, learn a meta-model without data, and measure it on unseen classes.",
     )
-    demo.add_argument("--out", type=local_path, default="runs/demo", help="Output folder (default: %(default)s)")
+    demo.option("--out", "Output folder", path, "runs/demo")
     options.seed(demo)
     options.workers(demo)
 
@@ -84,7 +83,7 @@ def _methods(commands: Any) -> None:
         "List the methods and their presets. With a METHOD or --preset, print all its options with their values and "
         "meaning, as a file for `metazoo train --config`.",
     )
-    methods.add_argument("method", metavar="METHOD", nargs="?", help="Method whose options are listed (default: tgr)")
+    methods.argument("method", "METHOD", "Method whose options are listed (default: tgr)", str, nargs="?")
     options.preset(methods)
 
 
@@ -96,30 +95,28 @@ def _train(commands: Any) -> None:
         "Learn a meta-model from a zoo, without data",
         "Learn one meta-model from a zoo, without a single training image.",
     )
-    train.add_argument("--zoo", type=local_path, required=True, help="Zoo folder")
-    train.add_argument("--out", type=local_path, required=True, help="Run folder, made if missing")
-    train.add_argument("--method", help="Method, as `metazoo methods` lists it (default: tgr)")
+    train.option("--zoo", "Zoo folder", path, required=True)
+    train.option("--out", "Run folder, made if missing", path, required=True)
+    train.option("--method", "Method, as `metazoo methods` lists it (default: tgr)")
     options.preset(train)
-    train.add_argument(
-        "--config",
-        type=local_path,
-        help="YAML file of the options that differ from the preset (default of a resumed run: its own options)",
+    train.option(
+        "--config", "YAML file of the options that differ from the preset (default of a resumed run: its own)", path
     )
-    options.seed(train, None)
-    train.add_argument(
+    train.option("--seed", "Seed of all randomness (default: 0)", natural)
+    train.switch(
         "--no-images",
+        "No pictures of recovered images, whatever the models allow; stays in force when the run is resumed",
         dest="images",
         action="store_false",
-        help="No pictures of recovered images, whatever the models allow; stays in force when the run is resumed",
     )
-    train.add_argument("--resume", action="store_true", help="Continuation of the run in OUT, or its start")
-    train.add_argument("--plan", action="store_true", help="Estimate of time, memory and disk, without training")
-    train.add_argument("--threads", type=positive, help="Number of torch threads for learning (default: 1)")
+    train.switch("--resume", "Continuation of the run in OUT, or its start")
+    train.switch("--plan", "Estimate of time, memory and disk, without training")
+    train.option("--threads", "Number of torch threads for learning (default: 1)", positive)
     options.executor(train)
     options.device(train, "; a resumed run keeps its own")
-    train.add_argument(
+    train.option(
         "--precision",
+        "Precision of the frozen models; the meta-model learns in float32 (default: bfloat16 on a GPU, else float32; "
+        "a resumed run keeps its own)",
         choices=choices.PRECISIONS,
-        help="Precision of the frozen models; the meta-model learns in float32 (default: bfloat16 on a GPU, else "
-        "float32; a resumed run keeps its own)",
     )

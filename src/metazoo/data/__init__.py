@@ -5,7 +5,7 @@ from metazoo.data.glyphs.glyphs import glyph_scripts
 from metazoo.data.image_files import decoded_images, image_files, load_image_files
 from metazoo.data.images import ImageSet
 from metazoo.data.load import load_images
-from metazoo.data.splits import assert_disjoint, split_classes, split_images
+from metazoo.data.splits import assert_disjoint, split_images
 
 __all__ = [
     "Episode",
@@ -17,6 +17,5 @@ __all__ = [
     "image_files",
     "load_image_files",
     "load_images",
-    "split_classes",
     "split_images",
 ]

@@ -7,113 +7,37 @@ from metazoo.data.images import ImageSet
 from metazoo.data.splits import assert_disjoint
 from metazoo.errors import DataError, UsageError
 
+_LISTS = {
+    "train": """
+        n01532829 house finch; n01558993 robin; n01704323 triceratops; n01749939 green mamba; n01770081 harvestman;
+        n01843383 toucan; n01910747 jellyfish; n02074367 dugong; n02089867 Walker hound; n02091831 Saluki; n02101006
+        Gordon setter; n02105505 komondor; n02108089 boxer; n02108551 Tibetan mastiff; n02108915 French bulldog;
+        n02111277 Newfoundland; n02113712 miniature poodle; n02120079 Arctic fox; n02165456 ladybug; n02457408
+        three-toed sloth; n02606052 rock beauty; n02687172 aircraft carrier; n02747177 ashcan; n02795169 barrel;
+        n02823428 beer bottle; n02966193 carousel; n03017168 chime; n03047690 clog; n03062245 cocktail shaker; n03207743
+        dishrag; n03220513 dome; n03337140 file; n03347037 fire screen; n03400231 frying pan; n03476684 hair slide;
+        n03527444 holster; n03676483 lipstick; n03838899 oboe; n03854065 organ; n03888605 parallel bars; n03908618
+        pencil box; n03924679 photocopier; n03998194 prayer rug; n04067472 reel; n04243546 slot; n04251144 snorkel;
+        n04258138 solar dish; n04275548 spider web; n04296562 stage; n04389033 tank; n04435653 tile roof; n04443257
+        tobacco shop; n04509417 unicycle; n04515003 upright; n04596742 wok; n04604644 worm fence; n04612504 yawl;
+        n06794110 street sign; n07584110 consomme; n07697537 hotdog; n07747607 orange; n09246464 cliff; n13054560
+        bolete; n13133613 ear
+        """,
+    "val": """
+        n01855672 goose; n02091244 Ibizan hound; n02114548 white wolf; n02138441 meerkat; n02174001 rhinoceros beetle;
+        n02950826 cannon; n02971356 carton; n02981792 catamaran; n03075370 combination lock; n03417042 garbage truck;
+        n03535780 horizontal bar; n03584254 iPod; n03770439 miniskirt; n03773504 missile; n03980874 poncho; n09256479
+        coral reef
+        """,
+    "test": """
+        n01930112 nematode; n01981276 king crab; n02099601 golden retriever; n02110063 malamute; n02110341 dalmatian;
+        n02116738 African hunting dog; n02129165 lion; n02219486 ant; n02443484 black-footed ferret; n02871525 bookshop;
+        n03127925 crate; n03146219 cuirass; n03272010 electric guitar; n03544143 hourglass; n03775546 mixing bowl;
+        n04146614 school bus; n04149813 scoreboard; n04418357 theater curtain; n04522168 vase; n07613480 trifle
+        """,
+}
 CLASSES: dict[str, dict[str, str]] = {
-    "train": {
-        "n01532829": "house finch",
-        "n01558993": "robin",
-        "n01704323": "triceratops",
-        "n01749939": "green mamba",
-        "n01770081": "harvestman",
-        "n01843383": "toucan",
-        "n01910747": "jellyfish",
-        "n02074367": "dugong",
-        "n02089867": "Walker hound",
-        "n02091831": "Saluki",
-        "n02101006": "Gordon setter",
-        "n02105505": "komondor",
-        "n02108089": "boxer",
-        "n02108551": "Tibetan mastiff",
-        "n02108915": "French bulldog",
-        "n02111277": "Newfoundland",
-        "n02113712": "miniature poodle",
-        "n02120079": "Arctic fox",
-        "n02165456": "ladybug",
-        "n02457408": "three-toed sloth",
-        "n02606052": "rock beauty",
-        "n02687172": "aircraft carrier",
-        "n02747177": "ashcan",
-        "n02795169": "barrel",
-        "n02823428": "beer bottle",
-        "n02966193": "carousel",
-        "n03017168": "chime",
-        "n03047690": "clog",
-        "n03062245": "cocktail shaker",
-        "n03207743": "dishrag",
-        "n03220513": "dome",
-        "n03337140": "file",
-        "n03347037": "fire screen",
-        "n03400231": "frying pan",
-        "n03476684": "hair slide",
-        "n03527444": "holster",
-        "n03676483": "lipstick",
-        "n03838899": "oboe",
-        "n03854065": "organ",
-        "n03888605": "parallel bars",
-        "n03908618": "pencil box",
-        "n03924679": "photocopier",
-        "n03998194": "prayer rug",
-        "n04067472": "reel",
-        "n04243546": "slot",
-        "n04251144": "snorkel",
-        "n04258138": "solar dish",
-        "n04275548": "spider web",
-        "n04296562": "stage",
-        "n04389033": "tank",
-        "n04435653": "tile roof",
-        "n04443257": "tobacco shop",
-        "n04509417": "unicycle",
-        "n04515003": "upright",
-        "n04596742": "wok",
-        "n04604644": "worm fence",
-        "n04612504": "yawl",
-        "n06794110": "street sign",
-        "n07584110": "consomme",
-        "n07697537": "hotdog",
-        "n07747607": "orange",
-        "n09246464": "cliff",
-        "n13054560": "bolete",
-        "n13133613": "ear",
-    },
-    "val": {
-        "n01855672": "goose",
-        "n02091244": "Ibizan hound",
-        "n02114548": "white wolf",
-        "n02138441": "meerkat",
-        "n02174001": "rhinoceros beetle",
-        "n02950826": "cannon",
-        "n02971356": "carton",
-        "n02981792": "catamaran",
-        "n03075370": "combination lock",
-        "n03417042": "garbage truck",
-        "n03535780": "horizontal bar",
-        "n03584254": "iPod",
-        "n03770439": "miniskirt",
-        "n03773504": "missile",
-        "n03980874": "poncho",
-        "n09256479": "coral reef",
-    },
-    "test": {
-        "n01930112": "nematode",
-        "n01981276": "king crab",
-        "n02099601": "golden retriever",
-        "n02110063": "malamute",
-        "n02110341": "dalmatian",
-        "n02116738": "African hunting dog",
-        "n02129165": "lion",
-        "n02219486": "ant",
-        "n02443484": "black-footed ferret",
-        "n02871525": "bookshop",
-        "n03127925": "crate",
-        "n03146219": "cuirass",
-        "n03272010": "electric guitar",
-        "n03544143": "hourglass",
-        "n03775546": "mixing bowl",
-        "n04146614": "school bus",
-        "n04149813": "scoreboard",
-        "n04418357": "theater curtain",
-        "n04522168": "vase",
-        "n07613480": "trifle",
-    },
+    part: dict(entry.split(" ", 1) for entry in " ".join(text.split()).split("; ")) for part, text in _LISTS.items()
 }
 """WordNet ids of the classes of each part, with the first of ImageNet's names for them."""
 

@@ -1,53 +1,12 @@
-"""Splits: by class between learning and evaluation, by image within the classes of one model."""
+"""Splits of the images of each class, and a check of splits by class."""
 
-from collections.abc import Collection, Sequence
-from itertools import pairwise
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
 
 from metazoo.data.images import ImageSet
 from metazoo.errors import DataError, UsageError
-from metazoo.execution.randomness import generator
-
-
-def split_classes(image_set: ImageSet, sizes: Sequence[int] | Sequence[float], seed: int) -> tuple[ImageSet, ...]:
-    """Split by class into disjoint sets, drawn by `seed`; classes that no part asks for are left out.
-
-    Args:
-        image_set: what to split.
-        sizes: classes of each part, either all counts (int) or all fractions (float, in sum at most 1).
-        seed: of the draw.
-
-    Returns:
-        One set a part, its classes in their old order.
-
-    Raises:
-        UsageError: the sizes are no counts or fractions, a part would be empty, or they ask for more than there is.
-    """
-    total = len(image_set.class_names)
-    counts = _counts(sizes, total, image_set.name)
-    order = torch.randperm(total, generator=generator(seed, "split-classes", image_set.name))
-    parts = order[: sum(counts)].split(counts)
-    sets = tuple(image_set.select_classes(sorted(part.tolist())) for part in parts)
-    assert_disjoint(*(part.class_names for part in sets))
-    return sets
-
-
-def _counts(sizes: Sequence[int] | Sequence[float], total: int, name: str) -> list[int]:
-    if sizes and all(isinstance(size, int) and size > 0 for size in sizes):
-        counts = [int(size) for size in sizes]
-    elif sizes and all(isinstance(size, float) and size > 0 for size in sizes) and sum(sizes) <= 1 + 1e-9:
-        # Rounding the running sums gives every class a part when the fractions add up to 1.
-        edges = [round(total * sum(sizes[:end])) for end in range(len(sizes) + 1)]
-        counts = [after - before for before, after in pairwise(edges)]
-    else:
-        raise UsageError(
-            f"a split of classes takes positive counts, or fractions of at most 1 in sum, not {list(sizes)}"
-        )
-    if sum(counts) > total or min(counts) < 1:
-        raise UsageError(f"{name} has {total} classes, too few to be split into {list(sizes)}; ask for less")
-    return counts
 
 
 def assert_disjoint(*class_names: Collection[str]) -> None:

@@ -15,30 +15,16 @@ from torch import Tensor, nn
 from metazoo.errors import UsageError, ZooError
 from metazoo.models.network import Argument, import_library
 
-TRANSFORMERS_CLASSES = tuple(
-    f"{kind}ForImageClassification"
-    for kind in (
-        "Beit",
-        "Bit",
-        "ConvNext",
-        "ConvNextV2",
-        "DeiT",
-        "Dinov2",
-        "Dinov2WithRegisters",
-        "MobileNetV1",
-        "MobileNetV2",
-        "RegNet",
-        "ResNet",
-        "Swin",
-        "Swinv2",
-        "ViT",
-    )
+_NAMES = (
+    "Beit Bit ConvNext ConvNextV2 DeiT Dinov2 Dinov2WithRegisters MobileNetV1 MobileNetV2 RegNet ResNet Swin Swinv2"
 )
-"""Those that end in one linear layer on pooled features."""
+TRANSFORMERS_CLASSES = tuple(f"{name}ForImageClassification" for name in (*_NAMES.split(), "ViT"))
+"""Classes that end in one linear layer on pooled features."""
 # Said by the classifier itself, or of no meaning for it.
 _NOT_ARGUMENTS = {"image_size", "num_channels", "initializer_range", "encoder_stride", "semantic_loss_ignore_index"}
 _NOT_ARGUMENTS |= {"stage_names", "out_features", "out_indices", "pool_scales", "_out_features", "_out_indices"}
 _MOST_LAYERS, _LARGEST_NUMBER = 256, 65_536
+_CHECK = "check --arch, --classes and --input-size"
 _REMEDY = "see `metazoo.models.TRANSFORMERS_CLASSES`"
 
 
@@ -110,19 +96,14 @@ def library_state(body: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, T
             )
     except Exception as error:  # whatever the library says of shapes and names that it does not expect
         reason = " ".join(str(error).split())[:200]
-        raise ZooError(
-            f"the tensors are not those of {type(body).__name__} ({reason!a}); correct what is said"
-        ) from error
+        raise ZooError(type(body).__name__, f"the tensors are not its own ({reason!a})", _CHECK) from error
     finally:
         logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
-    for what, keys in (("lack", found["missing_keys"]), ("hold, besides,", found["unexpected_keys"])):
+    for what, keys in (("lack", found["missing_keys"]), ("have in addition", found["unexpected_keys"])):
         if keys:
-            raise ZooError(
-                f"the tensors are not those of {type(body).__name__}: they {what} {min(keys)[:100]!a}; "
-                "correct what is said"
-            )
+            raise ZooError(type(body).__name__, f"the tensors are not its own: they {what} {min(keys)[:100]!a}", _CHECK)
     return filled.state_dict()
 
 
