@@ -15,7 +15,7 @@ def printable(text: str) -> str:
 
 
 def some_of(names: Sequence[str], most: int = 5) -> str:
-    """The first names, at most so many, and how many more there are: `a, b and 3 more`."""
+    """The first `most` names and the number of the others: `a, b and 3 more`."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 

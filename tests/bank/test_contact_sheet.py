@@ -89,3 +89,9 @@ def test_what_cannot_be_drawn_or_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match=r"cannot write .*sheet\.png"):
         contact_sheet(tmp_path / "sheet.png", images, labels, ("a", "b"), title="t")
     assert list(tmp_path.glob("*")) == [tmp_path / "sheet.png"]
+
+
+def test_an_emoji_is_shown_by_its_name(tmp_path: Path) -> None:
+    for file, name in (("emoji.png", "🐱 👩\u200d🔬"), ("words.png", "[cat face] [woman][microscope]")):
+        contact_sheet(tmp_path / file, *pictures(1, 2, 8), (name,), title=name)
+    assert (tmp_path / "emoji.png").read_bytes() == (tmp_path / "words.png").read_bytes()

@@ -108,7 +108,7 @@ def test_images_of_a_transductive_classifier_are_judged_together_and_that_is_sai
         assert [record["class"] for record in records] == expected.names
         note = (
             f"note: this classifier (head soft-k-means-{prior}, batch norm running) judges all images together: "
-            "what it says of one depends on the others"
+            "the result of one depends on the others"
         )
         assert outcome.err == note + (", and it takes them to be equally many a class" * (prior == "balanced")) + "\n"
 

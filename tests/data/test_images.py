@@ -83,7 +83,7 @@ def test_what_does_not_fit_is_refused() -> None:
         ImageSet(good.images, good.labels[:5], good.class_names)
     with pytest.raises(DataError, match="image 2 has label 2"):
         ImageSet(good.images, good.labels, good.class_names[:2])
-    with pytest.raises(DataError, match="'class 0' stands twice"):
+    with pytest.raises(DataError, match="duplicate class name 'class 0'"):
         ImageSet(good.images, good.labels, ("class 0", "class 1", "class 0"))
     with pytest.raises(DataError, match="groups"):
         ImageSet(good.images, good.labels, good.class_names, good.labels[:3])

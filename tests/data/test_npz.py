@@ -52,7 +52,7 @@ def test_a_pack_is_read_as_it_was_written(tmp_path: Path) -> None:
         ({"labels": np.array([0, 1, 2, 0, -1, 2])}, "label -1"),
         ({"labels": np.array([0, 1, 2, 0, 2**64 - 1, 2], np.uint64)}, "image 4 has label"),
         ({"class_names": np.array([1, 2, 3])}, "list of strings"),
-        ({"class_names": np.array(["a", "b", "a"])}, "'a' stands twice"),
+        ({"class_names": np.array(["a", "b", "a"])}, "duplicate class name 'a'"),
         ({"groups": np.array(list("abcdef"))}, "groups are"),
         ({"class_names": np.array(["a", "b", None], dtype=object)}, "pickled objects"),
     ],

@@ -84,7 +84,7 @@ def test_what_cannot_be_described_is_refused(zoo: Zoo) -> None:
     before = content(zoo.folder)
     for change, message in (
         ({"class_names": ("a", "b")}, "2 class names for 3 classes"),
-        ({"class_names": ("a", "b", "a")}, "a class name stands twice"),
+        ({"class_names": ("a", "b", "a")}, "duplicate class name"),
         ({"class_names": ("a", "b", "")}, "class_names.2: a text has 1 to 500 characters"),
         ({"domain": "red\x1b[31m"}, "domain: a text has 1 to 500 characters, none of them a control"),
         ({"domain": "d" * 501}, "domain: a text has 1 to 500"),

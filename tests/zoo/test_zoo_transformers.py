@@ -88,7 +88,7 @@ def test_what_the_repository_does_not_say_is_asked_for(hub: Hub, tmp_path: Path)
     nameless = transformers_model(VIT, labels=["LABEL_0", "LABEL_1", "LABEL_2"])
     hub.files["owner/vit"] = stored(nameless, vit_processor(), tmp_path / "own")
     del hub.files["owner/vit"]["preprocessor_config.json"]
-    with pytest.raises(UsageError, match="nothing says: give --classes, --mean, --std, --domain "):
+    with pytest.raises(UsageError, match="missing --classes, --mean, --std, --domain"):
         add_model(tmp_path / "zoo", "hf:owner/vit")
     assert not any("model.safetensors" in request for request in hub.requests)
     said: dict[str, Any] = {"classes": ("x", "y", "z"), "mean": (0.5,), "std": (0.2,), "domain": "letters"}
@@ -161,10 +161,10 @@ def test_settings_that_are_no_numbers_of_the_class_are_left_alone(
         ({"rescale_offset": True}, "scales its images in a way that is not supported"),
         ({"rescale_factor": 0}, "scales its images in a way that is not supported"),
         ({"auto_map": {"AutoImageProcessor": "evil.Processor"}}, r"code of its own \(auto_map\)"),
-        ({"image_mean": "x"}, "nothing says: give --mean"),
+        ({"image_mean": "x"}, "missing --mean"),
         ({"image_std": [0, 0, 0]}, "std must be positive"),
-        ({"size": {"height": 24, "width": SIDE}}, "nothing says: give --input-size"),
-        ({"size": [[1], [1]]}, "nothing says: give --input-size"),
+        ({"size": {"height": 24, "width": SIDE}}, "missing --input-size"),
+        ({"size": [[1], [1]]}, "missing --input-size"),
     ],
 )
 def test_preprocessing_that_is_refused(hub: Hub, tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import re
+import unicodedata
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,8 @@ _MARGIN, _GAP, _LABEL_WIDTH = 24, 6, 190
 _TITLE_SIZE, _TEXT_SIZE, _LINE = 20, 14, 18
 _LEAST_CELL, _LARGEST_CELL = 72, 96
 _MOST_LINES = 3
+# Joiner of emoji and selector of their coloured form, which have no shape of their own.
+_JOINERS = "\u200d\ufe0f"
 
 
 def contact_sheet(
@@ -131,12 +134,16 @@ def _clipped(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 
 
 def _shown(text: str) -> str:
-    """The text with an escape for whatever the font cannot show."""
+    """The text with `[cat face]` for an emoji, and an escape for any other character that the font does not have."""
     known = _characters()
-    return "".join(
-        character if ord(character) in known and character.isprintable() else ascii(character)[1:-1]
-        for character in text[:300]
-    )
+    return "".join(c if ord(c) in known and c.isprintable() else _named(c) for c in text[:300])
+
+
+def _named(character: str) -> str:
+    if character in _JOINERS:
+        return ""
+    is_symbol = unicodedata.category(character).startswith("S")
+    return f"[{unicodedata.name(character).lower()}]" if is_symbol else ascii(character)[1:-1]
 
 
 @cache

@@ -81,7 +81,7 @@ def _transductive(classifier: FewShotClassifier) -> str:
     made = classifier.description
     text = (
         f"note: this classifier (head {made.head}, batch norm {made.batch_norm}) judges all images together: "
-        "what it says of one depends on the others"
+        "the result of one depends on the others"
     )
     if made.head_kind == "soft-k-means-balanced":
         text += ", and it takes them to be equally many a class"

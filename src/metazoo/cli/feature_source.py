@@ -27,10 +27,10 @@ class FeatureSource:
     """A meta-model, or a zoo (`meta_model` is None).
 
     Attributes:
-        path: as the user gave it.
+        path: path given by the user.
         meta_model: None if a zoo was given.
         zoo: the folder of the zoo, also of a run's; None if a meta-model was given without its run.
-        selection_classes: of the labelled images that a run's models were selected by, if they were.
+        selection_classes: classes of the labelled images by which a run selected its models, if it did.
     """
 
     path: Path

@@ -1,7 +1,6 @@
 """Images with labels, splits by class and by image, and few-shot episodes."""
 
 from metazoo.data.episodes import Episode, EpisodeList
-from metazoo.data.glyphs.glyphs import glyph_scripts
 from metazoo.data.image_files import decoded_images, image_files, load_image_files
 from metazoo.data.images import ImageSet
 from metazoo.data.load import load_images
@@ -13,7 +12,6 @@ __all__ = [
     "ImageSet",
     "assert_disjoint",
     "decoded_images",
-    "glyph_scripts",
     "image_files",
     "load_image_files",
     "load_images",

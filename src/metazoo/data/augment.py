@@ -3,7 +3,7 @@
 The published code draws one crop and one flip for a whole batch. One draw an image costs the same (all are one gather)
 and leaves no place in the batch that is never moved, so that is what metazoo does where nothing published is followed.
 
-Chance is drawn apart from what it does: the draws of many steps can lie on a device before the first of them.
+Drawing and applying are separate: the draws of many steps can lie on a device before the first of them.
 """
 
 from abc import ABC, abstractmethod
@@ -26,11 +26,11 @@ class Augmentation(ABC):
 
     @abstractmethod
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """What chance says of one batch of `count` images: int64 on the CPU, as is `generator`."""
+        """Draw the random numbers of one batch of `count` images: int64 on the CPU, as is `generator`."""
 
     @abstractmethod
     def apply(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Move `images` [n, c, h, w] (any range; differentiable) as `draws` on their device say; the same shape."""
+        """Move `images` [n, c, h, w] (any range; differentiable) by `draws` on their device; the same shape."""
 
 
 @final

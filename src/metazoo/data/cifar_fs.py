@@ -43,7 +43,7 @@ def load_cifar_fs(root: Path, part: str, side: int | None = None) -> ImageSet:
         root: folder that holds `cifar-100-binary`, which is preferred, or `cifar-100-python`, which torchvision reads
             (after it has checked it) and which is what `torchvision.datasets.CIFAR100` takes.
         part: `train`, `val` or `test`.
-        side: of the images in pixels; 32 if None.
+        side: side of the images in pixels; 32 if None.
 
     Raises:
         UsageError: neither folder is there, or torchvision is needed and missing.

@@ -23,7 +23,7 @@ class ImageSet:
         class_names: unique names, in the order of the labels.
         groups: int64 [n] or None. Images of one class and group (the frames of one video, say) show the same thing, so
             they never stand on two sides: support and query of an episode, training and validation.
-        name: what the source is called; the default domain of models built on it.
+        name: name of the source; the default domain of models built on it.
 
     Raises:
         DataError: a tensor's shape, type or range does not fit.
@@ -55,7 +55,7 @@ class ImageSet:
             )
         if len(set(self.class_names)) < len(self.class_names):
             twice = next(name for name in self.class_names if self.class_names.count(name) > 1)
-            raise DataError(f"{self.name}: class name {twice!r} stands twice; rename one")
+            raise DataError(self.name, f"duplicate class name {twice!r}", "rename one")
 
     def __len__(self) -> int:
         return len(self.images)

@@ -23,7 +23,7 @@ def load_images(source: str | Path, *, side: int | None = None, seed: int = 0, i
             the like, see `load_published`. A folder of one's own of such a name is meant by a `Path` or by `./glyphs`.
         side: height and width of the images in pixels; if None, a pack keeps its own, miniImageNet and CUB are read at
             84 and everything else at 32.
-        seed: of the glyphs' rendering; other sources ignore it.
+        seed: seed of the glyphs' rendering; other sources ignore it.
         images_per_class: how many images of each glyph are rendered; other sources give all they have.
 
     Raises:

@@ -53,7 +53,7 @@ def load_mini_imagenet(root: Path, part: str, side: int | None = None) -> ImageS
         root: folder that holds `train`, `val` and `test` with the folders of their classes, or one folder for every
             WordNet id (others, such as those of the whole of ImageNet, are passed over).
         part: `train`, `val` or `test`.
-        side: of the images in pixels; 84 if None.
+        side: side of the images in pixels; 84 if None.
 
     Raises:
         UsageError: `root` is of neither form.

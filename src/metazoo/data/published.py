@@ -19,7 +19,7 @@ class PublishedData:
     """A published data set.
 
     Attributes:
-        load: reads a part of it from a folder, at a side in pixels or its usual one.
+        load: function that reads a part of it from a folder, at a side in pixels or its usual one.
         has_one_side: whether all its images are of one size, so that they are best read at that.
     """
 
@@ -41,7 +41,7 @@ def load_cub(root: Path, part: str, side: int | None = None) -> ImageSet:
     Args:
         root: `CUB_200_2011`, or the folder `images` in it.
         part: `train`, `val` or `test`.
-        side: of the images in pixels; 84 if None.
+        side: side of the images in pixels; 84 if None.
 
     Raises:
         UsageError: there are no class folders.
@@ -78,7 +78,7 @@ def load_published(source: str, side: int | None = None) -> ImageSet:
     Args:
         source: NAME/PART:ROOT with a name of `cifar-fs`, `mini-imagenet`, `cub` and a part of `train`, `val`, `test`;
             what ROOT must hold is said by `load_cifar_fs`, `load_mini_imagenet` and `load_cub`.
-        side: of the images in pixels; the data set's own, 32 or 84, if None.
+        side: side of the images in pixels; the data set's own, 32 or 84, if None.
 
     Raises:
         UsageError: there is no such part or folder, or it holds something else.

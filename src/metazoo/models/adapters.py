@@ -21,7 +21,7 @@ class AdapterSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rank: int = Field(ge=1, le=1024, description="of the updates; at most that of the layer's own weight is used")
+    rank: int = Field(ge=1, le=1024, description="rank of the updates, at most that of the weight itself")
     alpha: float = Field(gt=0, le=1e6, description="the update is scaled by alpha / rank")
 
 

@@ -24,8 +24,8 @@ class ClassifierSpec(BaseModel):
     classes: int = Field(ge=1, le=1_000_000)
     input_size: int = Field(ge=1, le=1024, description="side of the square input in pixels")
     channels: Literal[1, 3] = 3
-    mean: tuple[float, ...] = Field(description="subtracted from each channel of [0, 1] images")
-    std: tuple[float, ...] = Field(description="then divided by")
+    mean: tuple[float, ...] = Field(description="channel means of [0, 1] images, subtracted")
+    std: tuple[float, ...] = Field(description="channel deviations of [0, 1] images, divided by")
     adapter: AdapterSpec | None = Field(default=None, description="low-rank updates, not written if None")
 
     @model_serializer(mode="wrap")

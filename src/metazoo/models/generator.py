@@ -16,7 +16,7 @@ class Generator(nn.Module):
     14.73 M at 84. Batch norm always uses the batch at hand, so the module stays in training mode.
 
     Args:
-        side: of the square images in pixels, a multiple of 4.
+        side: side of the square images in pixels, a multiple of 4.
         channels: 1 or 3.
         latent: size of the latent vectors.
         width: maps of the last hidden layer.

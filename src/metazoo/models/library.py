@@ -39,7 +39,7 @@ class LibraryNetwork(Network):
 
     Args:
         body: the library's network.
-        head_name: of the linear layer in `body`.
+        head_name: name of the linear layer in `body`.
     """
 
     def __init__(self, body: nn.Module, head_name: str) -> None:

@@ -94,11 +94,11 @@ class ResNet(Network):
 
     Args:
         stages: blocks of each of the four stages.
-        block: their kind.
+        block: type of the blocks.
         classes: outputs of the head.
         channels: 1 or 3.
         input_size: side of the square images in pixels; any will do.
-        width: of the first stage.
+        width: channels of the first stage.
     """
 
     def __init__(

@@ -36,8 +36,8 @@ class ClassIdentity:
     """The classes of a zoo, those that are the same counted once.
 
     Attributes:
-        identities: for each model, in the order of the zoo: int64 [classes], the identity of each of its classes.
-        names: of the identities, for people; identities count from 0 to `len(names)` - 1.
+        identities: identity of each class, int64 [classes] for each model in the order of the zoo.
+        names: names of the identities; identities count from 0 to `len(names)` - 1.
         conflicts: bool [len(names), len(names)], symmetric: pairs that may not meet in one episode because they may be
             the same class; None if nothing is known of any.
     """
@@ -72,7 +72,7 @@ def identify_classes(contracts: Iterable[ModelContract], class_map: Path | str |
     """Say which classes are the same.
 
     Args:
-        contracts: of the models of a zoo, in its order.
+        contracts: contracts of the models of a zoo, in its order.
         class_map: a file as above, `names`, or None, for which every class of every model is one of its own.
 
     Raises:

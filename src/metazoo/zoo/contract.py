@@ -54,24 +54,24 @@ class TrainingRecord(BaseModel):
     train_fraction: float = Field(gt=0, lt=1, description="part of each class's images that it was trained on")
     training_images: int = Field(ge=1)
     validation_images: int = Field(ge=1)
-    recipe: TrainingConfig = Field(description="with a value in the place of every default")
+    recipe: TrainingConfig = Field(description="configuration, with a value for every default")
     torch_version: ShortText
     control: Control | None = Field(default=None, description="how a control was made; None for a trained model")
 
     @model_validator(mode="after")
     def _check(self) -> "TrainingRecord":
         if not self.recipe.is_resolved:
-            raise ValueError("the recipe leaves a value open")
+            raise ValueError("the training configuration leaves a value open")
         return self
 
 
 class Provenance(BaseModel):
-    """Where imported weights come from, and what their source says of them. None stands for what is not known."""
+    """Where imported weights come from, and their properties by that source. None stands for an unknown value."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     source: ShortText = Field(description="as it was asked for, such as hf:OWNER/NAME; of a local file its name alone")
-    source_sha256: Sha256 = Field(description="of the file that the weights were read from")
+    source_sha256: Sha256 = Field(description="SHA-256 of the file of weights")
     revision: ShortText | None = Field(default=None, description="commit of a repository, or the published weights")
     licence: ShortText | None = None
     library: ShortText | None = Field(default=None, description="which builds the architecture, with its version")
@@ -79,7 +79,7 @@ class Provenance(BaseModel):
         default=None, ge=1, le=4096, description="pixels of the shorter side before cropping, as in its training"
     )
     crop: float | None = Field(default=None, gt=0, le=1, description="part of the resized side that is seen")
-    interpolation: ShortText | None = Field(default=None, description="of that resizing")
+    interpolation: ShortText | None = Field(default=None, description="interpolation of the resizing")
     output: Literal["logits"] = "logits"
 
 
@@ -94,12 +94,12 @@ class ModelContract(BaseModel):
     name: ModelName
     spec: ClassifierSpec
     class_names: tuple[ShortText, ...] = Field(description="what the outputs stand for, in their order")
-    domain: ShortText = Field(description="kind of images, such as the name of a data set")
+    domain: ShortText = Field(description="domain of the images, such as the name of a data set")
     weights_sha256: Sha256
-    accuracy: float | None = Field(default=None, ge=0, le=100, description="on validation images, in percent")
+    accuracy: float | None = Field(default=None, ge=0, le=100, description="accuracy on validation images in percent")
     training: TrainingRecord | None = Field(default=None, description="None for a model that was not trained here")
     recovered_images: Permission = Field(default="show", description="what may be done with images recovered from it")
-    provenance: Provenance | None = Field(default=None, description="of a model that was imported")
+    provenance: Provenance | None = Field(default=None, description="source of an imported model")
 
     def as_record(self) -> dict[str, Any]:
         """The JSON form. What older zoos do not know is left out where it says nothing."""
@@ -126,7 +126,7 @@ class ModelContract(BaseModel):
         if len(self.class_names) != self.spec.classes:
             raise ValueError(f"{len(self.class_names)} class names for {self.spec.classes} classes")
         if len(set(self.class_names)) < len(self.class_names):
-            raise ValueError("a class name stands twice")
+            raise ValueError("duplicate class name")
         if max(map(len, (self.spec.architecture, *self.spec.arguments))) > _LONGEST_NAME_IN_A_SPEC:
             raise ValueError("the name of the architecture or of an argument is too long")
         return self

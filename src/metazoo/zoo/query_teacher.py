@@ -63,7 +63,7 @@ class QueryTeacher:
                 std=(1.0,) * channels,
             )
         except ValidationError as error:
-            raise UsageError(f"teacher {name!r} cannot be described: {first_problem(error)}; change that") from error
+            raise UsageError(f"teacher {name!r}", first_problem(error), "change that value") from error
         if outputs not in get_args(Outputs) or batch_size < 1 or (budget is not None and budget < 0):
             raise UsageError(
                 f"teacher {name!r} has outputs {outputs!r}, batch_size {batch_size}, budget {budget}; choose outputs "

@@ -25,7 +25,7 @@ class TrainingConfig(BaseModel):
     )
     optimiser: Optimiser | None = Field(default=None, description="adam for conv4, sgd for every other architecture")
     learning_rate: float | None = Field(default=None, gt=0, le=1e6, description="0.01")
-    momentum: float | None = Field(default=None, ge=0, lt=1, description="of sgd: 0.9; adam has none")
+    momentum: float | None = Field(default=None, ge=0, lt=1, description="0.9 with sgd; adam has none")
     weight_decay: float | None = Field(default=None, ge=0, le=1e6, description="0 with adam, 5e-4 with sgd")
     milestones: tuple[int, ...] | None = Field(
         default=None,
@@ -40,7 +40,7 @@ class TrainingConfig(BaseModel):
         default=None,
         ge=0,
         le=1000,
-        description="images are mirrored at random and shifted by up to so many pixels; None: left as they are",
+        description="largest shift in pixels of images that are mirrored and shifted at random; None: no augmentation",
     )
 
     def resolved(self, architecture: str) -> "TrainingConfig":

@@ -82,7 +82,7 @@ class Zoo:
     def sha256(self) -> str:
         """Hash over all contracts, and through them over all weights, in hexadecimal.
 
-        What may be done with recovered images is not part of it: a run goes on, and obeys, when that is changed.
+        The use of recovered images is not part of it: when that changes, a run continues and obeys.
         """
         return _sha256_of([contract.identity() for contract in self.contracts])
 

@@ -17,11 +17,6 @@ from metazoo.errors import UsageError
 from metazoo.execution.randomness import generator
 
 
-def glyph_scripts() -> dict[str, int]:
-    """Number of classes of every script."""
-    return {script: len(glyphs_of(script)) for script in scripts()}
-
-
 def load_glyphs(
     script_names: Sequence[str] | None = None, *, images_per_class: int = 100, side: int = 32, seed: int = 0
 ) -> ImageSet:

@@ -50,32 +50,33 @@ def build_zoo(
     """Bring the zoo at `out` to hold models 0 to `models` - 1 of one domain, architecture and seed.
 
     Model `DOMAIN-ARCHITECTURE-sSEED-INDEX` learns `ways` classes drawn from `image_set`; the order of the draw is that
-    of its outputs. Models that are there already are left alone, so an interrupted build goes on where it was, and its
-    result is bit-equal to that of an uninterrupted one, whatever the number of workers. Other calls may add other
+    of its outputs. Existing models are kept, so an interrupted build continues where it was, and its result is
+    bit-equal to that of an uninterrupted one, whatever the number of workers. Other calls may add other
     domains, architectures and seeds to the same zoo.
 
     Args:
         out: the zoo; made if there is nothing.
-        image_set: what classes are drawn from.
+        image_set: images of the classes to draw from.
         architecture: one of `metazoo.models.architectures()`.
-        models: how many the zoo shall hold of this kind.
+        models: number of such models in the zoo, existing ones included.
         ways: classes of each model.
-        seed: of the draws, the first weights and the order of the images.
-        domain: kind of images; the name of the set if None.
-        config: of the training; the published one if None.
+        seed: seed of the draws, the first weights and the order of the images.
+        domain: domain of the images; the name of the set if None.
+        config: configuration of the training; the published one if None.
         input_size: side of the models' input in pixels; the side of the images if None.
         channels: 3, or 1 for models that see grey.
-        width: of the architecture; its own if None.
+        width: width of the architecture; its own if None.
         train_fraction: part of each class's images, taken from the first, to train on; the rest validates.
-        recovered_images: what may be done with images recovered from the new models, see `ModelContract`; `show` if
+        recovered_images: use of images recovered from the new models, see `ModelContract`; `show` if
             None. Models that are there already must say the same, unless it is None.
         control: kind of control models, recorded in their contracts and names: `untrained` for random weights,
             `shuffled-labels` for training on labels permuted among the images; None for trained models.
         workers: processes of one thread each; one a core if None, at most 4 on a GPU. An executor has its own.
-        executor: where models are trained: `local`, `ray` (needs the extra), or an executor, which stays open.
-        device: to train on; the first GPU, else the CPU if None. Weights depend on it.
-        check: called between models and while waiting; what it raises ends the build, and finished models stay.
-        progress: whether to say on standard error how far it is.
+        executor: place of the training: `local`, `ray` (needs the extra), or an executor, which stays open.
+        device: device to train on; the first GPU, else the CPU if None. Weights depend on it.
+        check: function called between models and while waiting; an exception from it ends the build, and finished
+            models stay.
+        progress: whether to show the progress on standard error.
 
     Raises:
         UsageError: something asked for is impossible, or a model of one of the names was made otherwise; then nothing

@@ -46,7 +46,7 @@ def train_classifier(
     config: TrainingConfig,
     generator: torch.Generator,
     *,
-    name: str = "of no name yet",
+    name: str = "without a name",
     device: str = "cpu",
 ) -> tuple[ImageClassifier, float]:
     """Train a fresh classifier; the weights of the last step are kept.
@@ -54,13 +54,13 @@ def train_classifier(
     Deterministic on a CPU given the generator and the number of threads. A GPU plays back what it recorded of a step.
 
     Args:
-        spec: of the classifier, its mean and standard deviation included.
+        spec: description of the classifier, its mean and standard deviation included.
         training_set: at least 2 images, with as many classes as `spec`.
-        validation_set: of the same classes.
+        validation_set: images of the same classes.
         config: values of None stand for the published ones of the architecture.
-        generator: of the first weights, the order of the images and their augmentation.
-        name: of the model, for errors.
-        device: to train on.
+        generator: source of the first weights, the order of the images and their augmentation.
+        name: name of the model, for errors.
+        device: device to train on.
 
     Returns:
         The classifier, in evaluation mode and on the CPU, and its accuracy on the validation images in percent.

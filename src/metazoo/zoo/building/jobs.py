@@ -27,10 +27,10 @@ class Job:
     """One model to be trained.
 
     Attributes:
-        contract: as it will be, but for the hash, the accuracy, and the mean and standard deviation of the pixels.
+        contract: contract without the hash, the accuracy, and the mean and standard deviation of the pixels.
         kind: domain and architecture, which together with the seed and the index name its randomness.
-        classes: to be learned, as indices into the classes of `image_set`.
-        image_set: they are part of.
+        classes: classes to learn, as indices into those of `image_set`.
+        image_set: image set that holds the classes.
     """
 
     contract: ModelContract
@@ -162,7 +162,7 @@ def _spec(architecture: str, ways: int, input_size: int, channels: int, width: i
             }
         )
     except ValidationError as error:
-        raise UsageError(f"no such model can be built: {first_problem(error)}; change that") from error
+        raise UsageError(architecture, first_problem(error), "change that value") from error
     network_without_weights(spec)
     return spec
 

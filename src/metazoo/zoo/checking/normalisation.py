@@ -58,9 +58,9 @@ def check_normalisation(
     """Try a model on labelled images.
 
     Args:
-        classifier: in evaluation mode.
-        class_names: of its outputs.
-        images: of any classes; those with the name of one of the model's are used.
+        classifier: classifier in evaluation mode.
+        class_names: names of its outputs.
+        images: images of any classes; those of classes whose name the model has are used.
 
     Returns:
         None if there are no images of its classes.

@@ -32,8 +32,8 @@ class Finding:
     Attributes:
         subject: name of the model, or the file's path within the zoo.
         status: `sound` or `problem` of a model, `note` of a stray file, or of a model whose normalisation looks wrong.
-        text: what it is, and what to do about a problem or a note.
-        images_per_second: of a model that runs, on one thread, in evaluation.
+        text: result, and the remedy for a problem or a note.
+        images_per_second: speed of a model in evaluation, on one thread.
         memory: bytes that reading and running it took at most, beyond what the process had; None if not measured.
     """
 
@@ -54,11 +54,11 @@ def verify_zoo(
     """Load every model with all checks and try it on random images.
 
     Args:
-        zoo: to be checked.
-        check: called before every model; what it raises ends the verification.
+        zoo: zoo to check.
+        check: function called before every model; an exception from it ends the verification.
         images: a few labelled ones, to see whether the declared normalisations are right; classes go by their names.
-        limits: of a single model, which is then tried in a process of its own kind, so that none can take this one with
-            it or hold it up; and the memory that it takes is measured. None: in this process, without limits.
+        limits: limits per model. Models are then tried in other processes, so that none can end or delay this one, and
+            their memory is measured. None tries them in this process, without limits.
 
     Returns:
         One finding for each model, in the order of the contracts, then one for each group of duplicate models and for

@@ -69,12 +69,12 @@ def add_model(
 def add_folder(zoo: Path | str, folder: Path | str, **said: Any) -> list[Addition]:
     """Add every file of weights that lies in `folder` with a .yaml or .json file of its name beside it.
 
-    Models that the zoo has already from the same file are left alone, so that what was interrupted can go on. What is
+    Models that the zoo has from the same file are kept, so that an interrupted call can be repeated. What is
     wrong with one file does not keep the others out. From the first model that is new on, the zoo is held for writing.
 
     Args:
         zoo: its folder, made if there is nothing.
-        folder: with the files.
+        folder: folder with the files.
         **said: fields of `ModelDescription` for all of them; they go before what the files beside them say.
 
     Returns:

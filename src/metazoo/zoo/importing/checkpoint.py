@@ -48,7 +48,7 @@ def read_checkpoint(path: Path, most: int) -> dict[str, Tensor]:
     """The tensors of a file by name, as they stand there, without a wrapper or prefix that all of them share.
 
     Args:
-        path: of the file.
+        path: path of the file.
         most: size in bytes of the largest file that is read.
 
     Raises:

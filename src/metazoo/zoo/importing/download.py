@@ -83,9 +83,9 @@ def download(url: str, folder: Path, most: int) -> Path:
     """Fetch published weights into `folder`, if they have at most `most` bytes.
 
     Args:
-        url: whose file name ends in a part of its SHA-256, as torchvision's do: NAME-0123abcd.pth.
-        folder: to put the file into.
-        most: of its bytes.
+        url: address whose file name ends in a part of its SHA-256, such as NAME-0123abcd.pth.
+        folder: folder for the file.
+        most: largest size in bytes.
 
     Raises:
         UsageError: they cannot be fetched, are larger, or are not those that the address names.

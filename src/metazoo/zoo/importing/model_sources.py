@@ -35,10 +35,10 @@ class Source:
     """One model that can be imported.
 
     Attributes:
-        name: as it may be shown and kept.
+        name: name to show and keep.
         stem: a name for the model, from that of the source.
-        description: what the source itself says.
-        fetch: gives the file of weights, which may be put into the folder given, if it has at most so many bytes.
+        description: description by the source itself.
+        fetch: function from a folder for downloads and a largest size in bytes to the file of weights.
     """
 
     name: str
