@@ -53,7 +53,7 @@ def test_one_class_is_not_enough(folder: Path) -> None:
 def test_a_class_without_images_is_named(folder: Path) -> None:
     (folder / "empty").mkdir()
     (folder / "empty" / "notes.txt").write_text("x")
-    with pytest.raises(DataError, match=f"class folder {folder / 'empty'} holds no image"):
+    with pytest.raises(DataError, match=f"{folder / 'empty'}: class folder without images"):
         load_support_folder(folder, 16)
 
 

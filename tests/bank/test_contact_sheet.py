@@ -92,6 +92,6 @@ def test_what_cannot_be_drawn_or_written_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_emoji_is_shown_by_its_name(tmp_path: Path) -> None:
-    for file, name in (("emoji.png", "🐱 👩\u200d🔬"), ("words.png", "[cat face] [woman][microscope]")):
+    for file, name in (("emoji.png", "🦊 👩\u200d🔬"), ("words.png", "[fox face] [woman][microscope]")):
         contact_sheet(tmp_path / file, *pictures(1, 2, 8), (name,), title=name)
     assert (tmp_path / "emoji.png").read_bytes() == (tmp_path / "words.png").read_bytes()

@@ -223,7 +223,7 @@ def test_a_support_folder_that_cannot_be_used_is_named(refused: Refused, own: Wo
     assert "none is not a folder; give a folder with one folder of images a class" in adapt(2, own.none)
     assert "colour-20 has no class folders" in adapt(2, own.support / "colour-20")
     (own.support / "empty").mkdir()
-    assert f"class folder {own.support / 'empty'} holds no image" in adapt(1, own.support)
+    assert f"{own.support / 'empty'}: class folder without images" in adapt(1, own.support)
     (own.support / "empty").rmdir()
     corrupt = own.support / "colour-21" / "1.png"
     whole = corrupt.read_bytes()

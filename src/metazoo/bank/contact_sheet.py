@@ -134,7 +134,7 @@ def _clipped(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 
 
 def _shown(text: str) -> str:
-    """The text with `[cat face]` for an emoji, and an escape for any other character that the font does not have."""
+    """The text with emoji that the font lacks as `[fox face]`, and other characters that it lacks as escapes."""
     known = _characters()
     return "".join(c if ord(c) in known and c.isprintable() else _named(c) for c in text[:300])
 
