@@ -25,14 +25,14 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(name, metavar=metavar, type=kind, help=text, **settings)
 
     def option(
-        self, flag: str, text: str, kind: Callable[[str], Any] | None = None, default: Any = None, **settings: Any
+        self, flag: str, text: str, kind: Callable[[str], Any] = str, default: Any = None, **settings: Any
     ) -> None:
         """Add an option with a value; the help text ends with the default, if there is one.
 
         Args:
             flag: name with its dashes.
             text: help text, which starts with a noun.
-            kind: type of the value; text if None.
+            kind: type of the value.
             default: value without the option.
             **settings: further arguments of `add_argument`.
         """
