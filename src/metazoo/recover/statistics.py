@@ -89,8 +89,10 @@ class BatchNormReader:
 
     def _recording_forward(self, layer: _BatchNorm, scale: Tensor, shift: Tensor) -> Callable[[Tensor], Tensor]:
         def forward(inputs: Tensor) -> Tensor:
-            centre = cast(Tensor, layer.running_mean).to(inputs.dtype)
-            outputs, *moments = _NormaliseAndObserve.apply(inputs, centre, scale, shift)  # pyright: ignore[reportGeneralTypeIssues]
+            mean = cast(Tensor, layer.running_mean)
+            centre = mean.to(inputs.dtype)
+            rest = shift + (centre - mean) * scale  # what rounding has put into the centre
+            outputs, *moments = _NormaliseAndObserve.apply(inputs, centre, scale, rest)  # pyright: ignore[reportGeneralTypeIssues]
             self._record(layer, inputs, centre.to(scale.dtype), *moments)
             return outputs
 
@@ -132,7 +134,7 @@ class _NormaliseAndObserve(torch.autograd.Function):
     def forward(
         ctx: Any, inputs: Tensor, centre: Tensor, scale: Tensor, shift: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Outputs, and mean and mean square [channels] of `inputs` [n, channels, ...] less `centre` of the same type."""
+        """Outputs, and mean and mean square [channels] of `inputs` [n, channels, ...] less `centre`."""
         dimensions, exact = _all_but_channels(inputs), scale.dtype
         scale = scale.to(inputs.dtype)
         centred = inputs - _by_channel(centre, inputs)
