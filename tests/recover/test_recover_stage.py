@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from error_checks import raises
 from recover_helpers import LETTERS, spec_of, trained
 
 from metazoo.bank import Bank, Setting
@@ -203,7 +204,7 @@ def test_a_damaged_or_unsound_model_is_named(tmp_path: Path) -> None:
     for name in ("huge", "lost"):
         zoo.add(name, classifier, class_names=tuple(LETTERS[:4]), domain="letters")
     bank = Bank.create(tmp_path / "bank")
-    with pytest.raises(ZooError, match="model 'huge' gave outputs or gradients that are not finite"):
+    with raises(ZooError, subject="model 'huge'", problem="not finite", remedy="zoo remove"):
         recover_zoo(zoo, bank, CONFIG, BUDGET, 0)
     (tmp_path / "zoo" / "models" / "lost.safetensors").unlink()
     zoo.remove(["huge"])
