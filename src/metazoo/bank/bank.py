@@ -91,11 +91,6 @@ class Bank:
         return tuple(sorted(self._indices))
 
     @property
-    def class_count(self) -> int:
-        """Number of classes that have images; the same local class of two teachers counts twice."""
-        return sum(len(self.classes_of(teacher)) for teacher in self._indices)
-
-    @property
     def total_bytes(self) -> int:
         """Size of all shards of all generations that are still there."""
         generations = [index for indices in self._indices.values() for index in indices.values()]
