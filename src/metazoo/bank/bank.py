@@ -105,11 +105,6 @@ class Bank:
         """The generations of one teacher's images, ascending; none if it has no image."""
         return tuple(sorted(self._indices.get(teacher, {})))
 
-    def classes_of(self, teacher: str) -> tuple[int, ...]:
-        """Local classes of `teacher` that have an image in any generation, ascending."""
-        indices = self._indices.get(teacher, {}).values()
-        return tuple(sorted({label for index in indices for shard in index.shards for label in shard.class_counts}))
-
     def shards_of(self, teacher: str, generation: int | None = None) -> tuple[Shard, ...]:
         """What is known of each shard of a generation (the latest if None), in the order of the buckets.
 
