@@ -125,7 +125,7 @@ def scaled(classifier: ImageClassifier, factor: float) -> ImageClassifier:
     """The same function, whose convolutions have outputs `factor` times as large."""
     other = copy.deepcopy(classifier)
     with torch.no_grad():
-        for convolution, norm, *_ in other.network.blocks:
+        for convolution, norm, *_ in other.network.blocks:  # pyright: ignore[reportGeneralTypeIssues]
             convolution.weight *= factor
             convolution.bias *= factor
             norm.running_mean *= factor

@@ -131,6 +131,7 @@ def test_dropped_patches_stay_as_they_were() -> None:
     inversion = next(config.inversions(teacher, [torch.arange(3)], seeded()))
     pixels, selection = inversion.canvas.parameters[0], inversion.canvas.selection
     assert selection is not None
+    dropped = torch.zeros(0)
     for _ in range(16):
         before, dropped = pixels.detach().clone(), (selection._mask == 0).expand_as(pixels)
         inversion.step()

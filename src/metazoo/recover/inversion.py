@@ -225,12 +225,14 @@ class Inversion:
                 "check it with `metazoo zoo verify` or remove it with `metazoo zoo remove`",
             )
         labels = self._labels if evaluated else logits.argmax(1)
-        distances: list[float | None] = [None] * 4
-        if self._has_batch_norm:
-            distances[:2] = distance.item(), self._distance_at_start.item()
-        if self._guide is not None:
-            distances[2:] = self._guide_distance(stored.float() / 255).item(), self._guide_distance_at_start.item()
-        health = Health((logits.argmax(1) == labels).double().mean().item(), *distances)
+        guided = self._guide is not None
+        health = Health(
+            (logits.argmax(1) == labels).double().mean().item(),
+            distance.item() if self._has_batch_norm else None,
+            self._distance_at_start.item() if self._has_batch_norm else None,
+            self._guide_distance(stored.float() / 255).item() if guided else None,
+            self._guide_distance_at_start.item() if guided else None,
+        )
         return RecoveredImages(stored.cpu(), labels.cpu(), health)
 
     def _move(self, optimiser: PlainAdam, draws: Tensor) -> None:

@@ -128,8 +128,11 @@ def absorbed_biases(network: nn.Module, images: Tensor) -> set[str]:
                 hooks.callback(hook.remove)
             elif isinstance(layer, _ConvNd | nn.Linear) and layer.bias is not None and layer.bias.requires_grad:
                 found = outputs.setdefault(f"{path}.bias", [])
-                hook = layer.register_forward_hook(lambda _, _inputs, output, found=found: found.append(output.grad_fn))
-                hooks.callback(hook.remove)
+
+                def note(_: nn.Module, _inputs: Any, output: Any, found: list[Any] = found) -> None:
+                    found.append(output.grad_fn)
+
+                hooks.callback(layer.register_forward_hook(note).remove)
         waiting = [network(images).grad_fn]
     while waiting:
         for used, _ in waiting.pop().next_functions:
