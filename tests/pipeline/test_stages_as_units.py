@@ -16,9 +16,10 @@ from metazoo.errors import Interrupted, ZooError
 from metazoo.execution.executor import Executor
 from metazoo.execution.local_executor import THIS_PROCESS, LocalExecutor
 from metazoo.pipeline import embedding_stage
-from metazoo.pipeline.audit_stage import TrustConfig, judge_models
+from metazoo.pipeline.audit_stage import TrustConfig, apply_trust, judge_models
 from metazoo.pipeline.embedding_stage import embed_and_group
 from metazoo.pipeline.layout import BANK, EMBEDDINGS, PROBE, SKILL
+from metazoo.pipeline.layout import TRUST as TRUST_RECORD
 from metazoo.pipeline.shared_config import GroupingConfig
 from metazoo.pipeline.workspace import Workspace
 from metazoo.recover import RecoveryBudget, RecoveryConfig, recover_zoo
@@ -91,6 +92,24 @@ def test_models_judge_each_other_as_in_one_piece(
     assert torch.equal(found.nan_to_num(2), expected.nan_to_num(2))
     assert len(found[found.isfinite()].unique()) > 2
     assert int(found.isfinite().sum()) == 15
+
+
+def test_copies_are_named_and_share_the_weight_of_one_model(tmp_path: Path) -> None:
+    zoo = untrained(tmp_path / "zoo", ("some",) * 3)
+    first, names = zoo.contracts[0], [contract.name for contract in zoo]
+    for name in ("x", "y"):
+        zoo.add(name, zoo.teacher(first.name).classifier, class_names=first.class_names, domain="some")
+    bank = Bank.create(tmp_path / "bank")
+    recover_zoo(zoo, bank, RecoveryConfig(iterations=1), RecoveryBudget(images_per_class=3, bucket_size=6), SEED)
+    space, banks = workspace(zoo, bank, tmp_path / "run", THIS_PROCESS)
+    weigh = TRUST.model_copy(update={"mode": "weigh", "threshold": 1e-9})
+    _, weights = apply_trust(space, banks, weigh, SIDE)
+    record = space.folder.read_json(TRUST_RECORD)
+    assert record["duplicates"] == [[first.name, "x", "y"]]
+    assert f"{first.name}, x, y" in record["warning"]
+    assert weights is not None
+    expected = {name: 1 / 3 if name in record["duplicates"][0] else 1.0 for name in (*names, "x", "y")}
+    torch.testing.assert_close(weights, torch.tensor([expected[contract.name] for contract in zoo]))
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -1,17 +1,23 @@
+import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from error_checks import raises
 from recover_helpers import LETTERS, VISION_TRANSFORMER, distances, recover, spec_of, teacher_of, trained
 
 from metazoo.bank import Bank
-from metazoo.errors import RunError
-from metazoo.models import ClassifierSpec
+from metazoo.data.augment import ShiftAndFlip
+from metazoo.errors import RunError, ZooError
+from metazoo.models import ClassifierSpec, ImageClassifier
 from metazoo.recover import RecoveryBudget, RecoveryConfig, guides_for, recover_zoo
 from metazoo.recover.guides import choose_guides
-from metazoo.recover.inversion import RecoveredImages
-from metazoo.recover.objectives import batch_norm_distance
+from metazoo.recover.inversion import Health, Inversion, RecoveredImages
+from metazoo.recover.objectives import BatchNormDistance, batch_norm_distance
+from metazoo.recover.pixels import PixelCanvas
+from metazoo.recover.start_images import start_images
 from metazoo.recover.statistics import BatchNormReader
 from metazoo.recover.units import RecoveryUnit, recover_unit
 from metazoo.zoo import WhiteBoxTeacher, Zoo
@@ -115,13 +121,95 @@ def test_with_itself_as_a_guide_a_model_is_recovered_as_alone_in_half_of_the_ite
     assert distances(led.health) == pytest.approx(distances(alone.health), rel=1e-2)
 
 
-@pytest.mark.parametrize("noise", [3, 1e9])  # far statistics, and none that are finite
-def test_a_guide_of_ruined_weights_is_rejected(zoo: Zoo, noise: float) -> None:
-    add(zoo, "a", spec_of())
+def scaled(classifier: ImageClassifier, factor: float) -> ImageClassifier:
+    """The same function, whose convolutions have outputs `factor` times as large."""
+    other = copy.deepcopy(classifier)
+    with torch.no_grad():
+        for convolution, norm, *_ in other.network.blocks:  # pyright: ignore[reportGeneralTypeIssues]
+            convolution.weight *= factor
+            convolution.bias *= factor
+            norm.running_mean *= factor
+            norm.running_var *= factor**2
+    return other
+
+
+def test_a_guide_of_larger_activations_counts_as_much_as_the_teacher(teacher: WhiteBoxTeacher) -> None:
+    guide = teacher_of(scaled(teacher.classifier, 30.0), "large")
+    config, random = RecoveryConfig(iterations=60), torch.Generator()
+    alike, large = (
+        recover(teacher, WANTED, config, random.manual_seed(0), guide=guide).health for guide in (teacher, guide)
+    )
+    own, start = distances(large)
+    assert large.agreement > 0.9
+    assert own < start / 2
+    assert own < 1.2 * distances(alike)[0]
+    assert large.guide_distance is not None
+    assert large.guide_distance_at_start is not None
+    assert large.guide_distance_at_start > 100 * start
+    assert large.guide_distance < large.guide_distance_at_start / 3
+    assert not large.is_worse_than_start
+
+
+def test_the_guided_distance_starts_as_the_distance_of_the_teacher(teacher: WhiteBoxTeacher) -> None:
+    def loss(guide: WhiteBoxTeacher | None) -> float:
+        canvas = PixelCanvas(torch.rand(32, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
+        augmentation, random = ShiftAndFlip(0), torch.Generator().manual_seed(0)
+        terms = [BatchNormDistance()]
+        return Inversion(teacher, canvas, WANTED, terms, augmentation, random, guide=guide).loss().item()
+
+    large = teacher_of(scaled(teacher.classifier, 30.0), "large")
+    assert loss(large) == pytest.approx(loss(None), rel=0.05)
+
+
+def test_a_guide_whose_own_statistics_are_not_reached_is_rejected_too() -> None:
+    health = Health(1.0, 1.0, 2.0, guide_distance=540.0, guide_distance_at_start=540.0)
+    assert health.is_worse_than_start
+    assert not replace(health, guide_distance=100.0).is_worse_than_start
+    assert replace(health, guide_distance=100.0, batch_norm_distance=2.0).is_worse_than_start
+
+
+GUIDES: list[WhiteBoxTeacher | None] = []
+
+
+class Noted(RecoveryConfig):
+    """Notes the guide of every inversion."""
+
+    def inversions(self, *arguments: Any, **options: Any) -> Any:
+        GUIDES.append(options["guide"])
+        return super().inversions(*arguments, **options)
+
+
+def test_an_unsound_teacher_is_named_without_another_try_that_blames_its_guide(zoo: Zoo) -> None:
+    add(zoo, "sound", spec_of())
     ruined = trained(spec_of(), steps=2)
     with torch.no_grad():
         for parameter in ruined.parameters():
-            parameter += noise * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+            parameter += 1e25 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    zoo.add("ruined", ruined, class_names=tuple(LETTERS[: ruined.spec.classes]), domain="letters")
+    reference = zoo.reference(zoo.contract("ruined"), zoo.contract("sound"))
+    unit = RecoveryUnit(
+        reference, zoo.contract("ruined"), 0, (0,), (WANTED,), Noted(iterations=2), 84, 3, zoo.contract("sound")
+    )
+    GUIDES.clear()
+    with raises(ZooError, subject="model 'ruined'", problem="not finite"):
+        recover_unit(unit)
+    assert [guide is not None for guide in GUIDES] == [True]
+
+
+@pytest.mark.parametrize("finite", [True, False])
+def test_a_guide_that_fails_is_rejected(zoo: Zoo, finite: bool) -> None:
+    add(zoo, "a", spec_of())
+    ruined = trained(spec_of(), steps=2)
+    with torch.no_grad():
+        if finite:  # its statistics are those of images to start from, so that all others are further away
+            with BatchNormReader(ruined) as reader:
+                ruined(start_images("leaves", 32, 3, 16, torch.Generator().manual_seed(5)))
+            for observed, stored in zip(reader.observed, reader.stored, strict=True):
+                for value, known in zip(observed, stored, strict=True):
+                    known.copy_(value)
+        else:
+            for parameter in ruined.parameters():
+                parameter += 1e9 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
     zoo.add("ruined", ruined, class_names=tuple(LETTERS[: ruined.spec.classes]), domain="letters")
     led, alone = recovered(zoo, "a", guide="ruined"), recovered(zoo, "a")
     assert torch.equal(led.images, alone.images)

@@ -4,6 +4,7 @@ from typing import Literal
 
 import pytest
 import torch
+from error_checks import raises
 from recover_helpers import distances, letters, recover, spec_of, teacher_of, trained
 from torch import Tensor
 
@@ -136,7 +137,7 @@ def broken(change: Callable[[WhiteBoxTeacher], object], teacher: WhiteBoxTeacher
 def test_a_teacher_that_is_not_finite_is_named(
     change: Callable[[WhiteBoxTeacher], object], teacher: WhiteBoxTeacher
 ) -> None:
-    with pytest.raises(ZooError, match=r"model 'letters' gave outputs or gradients that are not finite.*zoo verify"):
+    with raises(ZooError, subject="model 'letters'", problem="not finite", remedy="zoo verify"):
         recover(broken(change, teacher), WANTED, RecoveryConfig(iterations=2), seeded())
 
 

@@ -172,3 +172,25 @@ def test_a_trained_teacher_is_nearer_to_its_letters_than_to_noise(teacher: White
             teacher(images)
             distances.append(batch_norm_distance(reader.observed, reader.stored).item())
     assert distances[0] < distances[1] / 2
+
+
+def statistics_of(norm: _BatchNorm, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    with BatchNormReader(norm) as reader:
+        norm(inputs)
+        ((mean, variance),) = reader.observed
+    return mean, variance
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, NormAndActivation])
+@pytest.mark.parametrize(("dtype", "mean", "tolerance"), [(torch.float32, 3000.0, 1e-4), (torch.bfloat16, 3.0, 1e-3)])
+def test_the_variance_of_inputs_far_from_zero_is_exact(
+    norm: type[_BatchNorm], dtype: torch.dtype, mean: float, tolerance: float
+) -> None:
+    layer = norm(2).eval()
+    noise = torch.randn(40, 2, 16, 16, generator=torch.Generator().manual_seed(0))
+    layer.running_mean = torch.full((2,), mean + 0.1)
+    inputs = (mean + 0.4 * noise).to(dtype)
+    expected, expected_mean = torch.var_mean(inputs.double(), (0, 2, 3), correction=0)
+    found_mean, found = statistics_of(layer, inputs)
+    torch.testing.assert_close(found, expected.float(), rtol=tolerance, atol=0)
+    torch.testing.assert_close(found_mean, expected_mean.float(), rtol=1e-5, atol=0)

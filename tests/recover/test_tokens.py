@@ -6,7 +6,7 @@ from recover_helpers import recover, teacher_of, trained
 from torch import Tensor
 
 from metazoo.data.augment import shift_and_flip
-from metazoo.models import ClassifierSpec, LibraryNetwork, build_classifier, build_network
+from metazoo.models import ClassifierSpec, ImageClassifier, LibraryNetwork, build_classifier, build_network
 from metazoo.recover import RecoveryConfig
 from metazoo.recover.tokens import DROPS, PatchSelection, PatchTokens, patch_tokens
 
@@ -96,7 +96,7 @@ def test_the_patches_with_the_least_gradient_go_first() -> None:
             inside = torch.zeros(2, 16).scatter_(1, kept, 1.0).view(2, 1, 4, 4)
             inside = inside.repeat_interleave(PATCH, 2).repeat_interleave(PATCH, 3)
             assert torch.equal(gradient, (weights * inside).expand_as(gradient))
-        selection.step()
+        selection.step(start)
     assert left == [16, 11, 8, 6, 4, 4, 4, 4]
     assert len(set(left)) == DROPS + 1
 
@@ -111,7 +111,7 @@ def test_the_kept_patches_follow_an_image_that_is_moved() -> None:
         pixels = start.clone().requires_grad_()
         seen, kept = selection.detached(selection.attached(pixels))
         torch.autograd.grad((seen * weights).sum(), pixels)
-        selection.step()
+        selection.step(start)
     joined = selection.attached(start)
     images, kept = selection.detached(torch.roll(joined, (PATCH, -PATCH), (2, 3)))
     assert kept is not None
@@ -119,6 +119,25 @@ def test_the_kept_patches_follow_an_image_that_is_moved() -> None:
     assert torch.equal(images, torch.roll(start, (PATCH, -PATCH), (2, 3)))
     whole = shift_and_flip(start, 2, seeded(5))
     assert torch.equal(selection.detached(shift_and_flip(joined, 2, seeded(5)))[0], whole)
+
+
+def test_dropped_patches_stay_as_they_were() -> None:
+    network, _ = transformer()
+    spec = ClassifierSpec(
+        architecture="timm:test_vit", arguments={**ARGUMENTS}, classes=3, input_size=SIDE, mean=(0,) * 3, std=(1,) * 3
+    )
+    teacher = teacher_of(ImageClassifier(spec, network))
+    config = RecoveryConfig(iterations=16, dropped_tokens=0.75)
+    inversion = next(config.inversions(teacher, [torch.arange(3)], seeded()))
+    pixels, selection = inversion.canvas.parameters[0], inversion.canvas.selection
+    assert selection is not None
+    dropped = torch.zeros(0)
+    for _ in range(16):
+        before, dropped = pixels.detach().clone(), (selection._mask == 0).expand_as(pixels)
+        inversion.step()
+        assert torch.equal(pixels[dropped], before[dropped])
+        assert not torch.equal(pixels[~dropped], before[~dropped])
+    assert dropped.float().mean() == pytest.approx(0.75)
 
 
 def test_a_transformer_recognises_what_was_recovered_from_part_of_it() -> None:

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from torch.nn import functional
 from metazoo.errors import ArtefactError, DataError, UsageError
 from metazoo.models import build_network
 from metazoo.storage.tensor_files import write_tensors
-from metazoo.taskspace import FisherEmbeddings, TaskEmbedding, diagonal_fisher, write_embeddings
+from metazoo.taskspace import FisherEmbeddings, TaskEmbedding, diagonal_fisher, similarity_matrix, write_embeddings
+from metazoo.taskspace.fisher import absorbed_biases
 from metazoo.taskspace.layer_squares import kept_blocks
 
 SAMPLES, CLASSES, SIDE = 11, 4, 16
@@ -31,10 +33,15 @@ def task(request: pytest.FixtureRequest) -> tuple[nn.Module, Tensor, Tensor]:
     return network, images, labels
 
 
+def embedded(network: nn.Module) -> dict[str, Tensor]:
+    """The parameters except the biases of convolutions, all of which a batch norm follows."""
+    trainable = ((name, value) for name, value in network.named_parameters() if value.requires_grad)
+    return {name: value for name, value in trainable if not re.fullmatch(r"blocks\.\d\.0\.bias", name)}
+
+
 def loop(network: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
     network.eval()
-    names = [name for name, value in network.named_parameters() if value.requires_grad]
-    values = [value for value in network.parameters() if value.requires_grad]
+    names, values = zip(*embedded(network).items(), strict=True)
     totals = dict.fromkeys(names, torch.tensor(0.0))
     for image, label in zip(images, labels, strict=True):
         loss = functional.cross_entropy(network(image[None]), label[None])
@@ -96,8 +103,8 @@ def of_two_batches(network: nn.Module, images: Tensor, labels: Tensor, first: in
     expected: dict[str, Tensor] = {}
     for part in (slice(0, first), slice(first, None)):
         loss = functional.cross_entropy(network(images[part]), labels[part])
-        gradients = torch.autograd.grad(loss, list(network.parameters()))
-        for (name, _), gradient in zip(network.named_parameters(), gradients, strict=True):
+        gradients = torch.autograd.grad(loss, list(embedded(network).values()))
+        for name, gradient in zip(embedded(network), gradients, strict=True):
             expected[name] = expected.get(name, torch.tensor(0.0)) + gradient**2 / 2
     return expected
 
@@ -128,6 +135,44 @@ def test_a_batch_can_be_normalised_by_itself_and_the_network_is_left_as_it_was(
     assert_alike(found, expected)
     with pytest.raises(UsageError, match="leave no sample a gradient of its own; use them with batch_squared"):
         diagonal_fisher(network, images, labels, chunk=5, batch_statistics=True)
+
+
+class Mixed(nn.Module):
+    """Biases before a batch norm, before a batch norm and a sum, and before an activation; a tensor in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.absorbed, self.also_added, self.activated = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
+        self.norm, self.other_norm, self.last_norm = nn.BatchNorm2d(3), nn.BatchNorm2d(3), nn.BatchNorm1d(4)
+        self.flat, self.head = nn.Linear(3, 4), nn.Linear(4, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        values = self.norm(self.absorbed(images)).relu_()
+        values = self.also_added(values)
+        values = self.activated(values + self.other_norm(values)).relu_()
+        return self.head(self.last_norm(self.flat(values.mean((2, 3)))))
+
+
+def test_biases_that_go_into_a_batch_norm_and_nowhere_else_are_left_out() -> None:
+    network, images = Mixed().eval(), torch.randn(5, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    assert absorbed_biases(network, images) == {"absorbed.bias", "flat.bias"}
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+    network.flat.bias.requires_grad_(False)
+    fisher = diagonal_fisher(network, images, torch.arange(5) % CLASSES, chunk=4)
+    names = {name for name, value in network.named_parameters() if value.requires_grad}
+    assert set(fisher) == names - {"absorbed.bias"}
+
+
+def test_the_published_similarity_is_free_of_rounding_noise(task: tuple[nn.Module, Tensor, Tensor]) -> None:
+    network, images, labels = task
+    rows = []
+    for name, order in (("a", torch.arange(SAMPLES)), ("b", torch.arange(SAMPLES).flip(0))):
+        fisher = diagonal_fisher(
+            network, images[order], labels[order], chunk=SAMPLES, batch_squared=True, batch_statistics=True
+        )
+        rows.append(TaskEmbedding(name, fisher))
+    # One batch in two orders: all that differs is rounding.
+    assert float(similarity_matrix(FisherEmbeddings.stack(rows))[0, 1]) > 0.9999
 
 
 @pytest.mark.parametrize("batch_squared", [False, True])

@@ -122,27 +122,6 @@ def test_more_duplicates_than_groups_are_spread_evenly() -> None:
         assert counts[2] == 1
 
 
-@pytest.mark.parametrize(
-    ("gap", "others"),
-    [
-        pytest.param(0.0, 0.5, id="duplicates"),
-        pytest.param(0.01, 0.5, id="near-duplicates"),
-        pytest.param(0.0, 0.4, id="duplicates among near-duplicates"),
-    ],
-)
-def test_duplicates_are_separated_where_the_total_distance_would_keep_them_together(gap: float, others: float) -> None:
-    # teachers 0 and 1 are alike and far from 2 and 3, so the greatest total puts these four into one group
-    distance = torch.full((8, 8), others, dtype=torch.float64)
-    distance[:2, 2:4] = distance[2:4, :2] = 10.0
-    distance[0, 1] = distance[1, 0] = gap
-    distance.fill_diagonal_(0)
-    best = max(partitions(tuple(range(8)), 4), key=lambda groups: total_within(distance, groups))
-    assert any({0, 1} <= set(members) for members in best)
-    for seed in range(10):
-        grouping = group(distance, "dispersed", 2, keys=names(8), seed=seed)
-        assert not any({0, 1} <= set(members) for members in grouping.groups)
-
-
 @pytest.mark.parametrize("strategy", ["dispersed", "homogeneous"])
 def test_ties_are_ties_whatever_the_rounding(strategy: str) -> None:
     for seed in range(5):

@@ -2,11 +2,13 @@
 
 from metazoo.audit.class_conflicts import class_conflicts, joint_class_means
 from metazoo.audit.domains import kinds_of_images
+from metazoo.audit.same_outputs import duplicate_groups
 from metazoo.audit.trust import Trust, nearest_mean_skill, partners_of, skill_on, trust_of
 
 __all__ = [
     "Trust",
     "class_conflicts",
+    "duplicate_groups",
     "joint_class_means",
     "kinds_of_images",
     "nearest_mean_skill",

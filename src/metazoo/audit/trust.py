@@ -111,7 +111,7 @@ def skill_on(features: Callable[[Tensor], Tensor], bank: ResidentBank, images_pe
     return nearest_mean_skill(found, bank.labels[places])
 
 
-def trust_of(skill: Tensor, domains: Sequence[str] | None = None) -> Trust:
+def trust_of(skill: Tensor, domains: Sequence[str] | None = None, duplicates: Sequence[Sequence[int]] = ()) -> Trust:
     """Trust from skills: the square root of claims times service, each weighed by the trust of who says so.
 
     The opinion of a model of another domain weighs a twentieth. For the score every skill is divided by what is usual:
@@ -128,22 +128,28 @@ def trust_of(skill: Tensor, domains: Sequence[str] | None = None) -> Trust:
     Args:
         skill: float64 [N, N], row the model whose images they are, column whose features; NaN on the diagonal and where
             nobody was asked. See `skill_on`.
-        domains: of the N models; None: all are of one.
+        domains: domains of the N models; None: all are of one.
+        duplicates: groups of models that are copies of one another, by their indices. What copies say of each other is
+            ignored, and the opinions of a group weigh as much as those of one model.
 
     Raises:
         DataError: `skill` is not a square matrix of values in [0, 1] and NaN.
     """
     if skill.ndim != 2 or skill.shape[0] != skill.shape[1] or bool(((skill < 0) | (skill > 1)).any()):
         raise DataError(f"trust is computed from a square matrix of skills in [0, 1], not {list(skill.shape)}")
-    known = (skill.isfinite() & ~torch.eye(len(skill), dtype=torch.bool)).double()
+    copies, shares = torch.eye(len(skill), dtype=torch.bool), torch.ones(len(skill), dtype=torch.float64)
+    for group in duplicates:
+        copies[torch.tensor(group)[:, None], torch.tensor(group)] = True
+        shares[list(group)] = 1 / len(group)
+    known = (skill.isfinite() & ~copies).double()
     values = torch.where(known > 0, skill.double(), 0.0)
     domains = domains or [""] * len(skill)
     members = _members(domains)
     own = torch.tensor([[one == other for other in domains] for one in domains])
     heard = torch.where(own, known, _OF_ANOTHER_DOMAIN * known)
-    score = weights = torch.ones(len(skill), dtype=torch.float64)
+    score, weights = torch.ones_like(shares), shares
     for _ in range(_ROUNDS):
-        weights = score**_POWER
+        weights = shares * score**_POWER
         relative = values / _usual(values, known, weights, members, own)
         claims, service = _means(relative, heard, weights), _means(relative.T, heard.T, weights)
         product = torch.where(claims.isnan(), service, claims) * torch.where(service.isnan(), claims, service)

@@ -91,11 +91,6 @@ class Bank:
         return tuple(sorted(self._indices))
 
     @property
-    def class_count(self) -> int:
-        """Number of classes that have images; the same local class of two teachers counts twice."""
-        return sum(len(self.classes_of(teacher)) for teacher in self._indices)
-
-    @property
     def total_bytes(self) -> int:
         """Size of all shards of all generations that are still there."""
         generations = [index for indices in self._indices.values() for index in indices.values()]
@@ -109,11 +104,6 @@ class Bank:
     def generations_of(self, teacher: str) -> tuple[int, ...]:
         """The generations of one teacher's images, ascending; none if it has no image."""
         return tuple(sorted(self._indices.get(teacher, {})))
-
-    def classes_of(self, teacher: str) -> tuple[int, ...]:
-        """Local classes of `teacher` that have an image in any generation, ascending."""
-        indices = self._indices.get(teacher, {}).values()
-        return tuple(sorted({label for index in indices for shard in index.shards for label in shard.class_counts}))
 
     def shards_of(self, teacher: str, generation: int | None = None) -> tuple[Shard, ...]:
         """What is known of each shard of a generation (the latest if None), in the order of the buckets.

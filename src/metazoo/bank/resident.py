@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from metazoo.bank.bank import Bank
 from metazoo.execution.compute import images_at_once
-from metazoo.storage.matrices import RowsOnDisk, keep_rows
+from metazoo.storage.matrices import keep_rows
 
 _MOST_BYTES = 128_000_000
 
@@ -22,15 +22,14 @@ class ResidentBank:
     Attributes:
         names: of the teachers.
         images: uint8 [n, 3, side, side], on the device of `to`; grey images are repeated, other sizes resized
-            (bilinear, antialiased). More than 128 MB are left on the disk as long as they are on the CPU, and are
-            indexed in the same way.
+            (bilinear, antialiased). More than 128 MB are mapped from a file as long as they are on the CPU.
         labels: int64 [n], local classes of each image's teacher; on the CPU, where images are drawn.
         starts: where each teacher's images begin, and the end: len(names) + 1 numbers.
         folder: where what is too large for the memory may wait, in files without a name; None: in memory.
     """
 
     names: tuple[str, ...]
-    images: Tensor | RowsOnDisk
+    images: Tensor
     labels: Tensor
     starts: tuple[int, ...]
     folder: Path | None = None

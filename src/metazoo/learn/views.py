@@ -15,7 +15,7 @@ from torch import Tensor
 from metazoo.bank import ResidentBank
 from metazoo.data.augment import ShiftAndFlip
 from metazoo.execution.compute import images_at_once
-from metazoo.storage.matrices import RowsOnDisk, keep_rows
+from metazoo.storage.matrices import keep_rows
 
 Targets = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Teacher outputs of float images [n, 3, side, side] in [0, 1]: joint features [n, sum of sizes] (each teacher's
@@ -38,7 +38,7 @@ class Views:
 
     images: Tensor
     owners: Tensor
-    features: Tensor | RowsOnDisk
+    features: Tensor
     logits: Tensor
 
     def of(self, owner: int) -> Tensor:
@@ -130,7 +130,7 @@ def judge_views(
         rest = parts()
         first = next(rest)
         if folder is not None and first.device.type == "cpu" and _too_many(len(images), first.shape[1]):
-            features: Tensor | RowsOnDisk = keep_rows(folder, itertools.chain([first], rest))
+            features = keep_rows(folder, itertools.chain([first], rest))
         else:
             joined = first.new_empty(len(images), first.shape[1])
             for number, part in enumerate(itertools.chain([first], rest)):

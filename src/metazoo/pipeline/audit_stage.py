@@ -12,8 +12,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from metazoo.audit import kinds_of_images, partners_of, skill_on, trust_of
+from metazoo.audit import duplicate_groups, kinds_of_images, partners_of, skill_on, trust_of
 from metazoo.bank import Bank, ResidentBank, ResidentBanks
+from metazoo.data.images import evenly_of_each
 from metazoo.execution.compute import Compute
 from metazoo.execution.process_memory import give_back_memory
 from metazoo.execution.progress import message
@@ -25,7 +26,9 @@ from metazoo.pipeline.workspace import Workspace
 from metazoo.storage.run_folder import RunFolder
 from metazoo.text import some_of
 from metazoo.zoo import ModelContract, Zoo, ZooReference
+from metazoo.zoo.checking.duplicates import duplicate_models
 
+_COMPARED_IMAGES = 16
 _STEEPNESS, _LEAST_WEIGHT = 8, 1e-6
 
 
@@ -47,20 +50,21 @@ class TrustConfig(BaseModel):
 
 @dataclass(frozen=True)
 class _Judge:
-    """A unit of work: one model, and those whose recovered images it is shown."""
+    """A unit of work: one model, those whose recovered images it is shown, and the one whose images all are shown."""
 
     zoo: ZooReference
     bank: Path
     subjects: tuple[str, ...]
+    common: str
     side: int
     images_per_class: int
     compute: Compute
 
 
-def _judge(unit: _Judge) -> list[float]:
-    """The skill of the judge on the images of each subject."""
+def _judge(unit: _Judge) -> tuple[list[float], Tensor]:
+    """The skill of the judge on the images of each subject, and its outputs for the common images."""
     (name, _), device = unit.zoo.models[0], unit.compute.device
-    teacher, bank = unit.zoo.open().teacher(name).to(device), Bank.open(unit.bank, unit.subjects)
+    teacher, bank = unit.zoo.open().teacher(name).to(device), Bank.open(unit.bank, {*unit.subjects, unit.common})
 
     def features(images: Tensor) -> Tensor:
         with unit.compute.mixed():
@@ -71,12 +75,15 @@ def _judge(unit: _Judge) -> list[float]:
         check_stop()
         shown = ResidentBank.load(bank, [subject], unit.side).to(device)
         found.append(skill_on(features, shown, unit.images_per_class))
+    common = ResidentBank.load(bank, [unit.common], unit.side).to(device)
+    with torch.no_grad():
+        outputs = teacher(common.pixels(evenly_of_each(common.labels, _COMPARED_IMAGES))).float().cpu()
     give_back_memory(torch.device(device))
-    return found
+    return found, outputs
 
 
-def _skills(workspace: Workspace, bank: Bank, config: TrustConfig, side: int) -> Tensor:
-    """How well each model's features separate the classes of others' images; see `trust_of`."""
+def _skills(workspace: Workspace, bank: Bank, config: TrustConfig, side: int) -> tuple[Tensor, list[list[int]]]:
+    """How well each model's features separate the classes of others' images, and groups of copies; see `trust_of`."""
     zoo, count, folder = workspace.zoo, len(workspace.zoo), bank.folder.absolute()
     partners = partners_of(count, config.partners, workspace.seed)
     units = [
@@ -84,13 +91,14 @@ def _skills(workspace: Workspace, bank: Bank, config: TrustConfig, side: int) ->
             zoo.reference(contract),
             folder,
             tuple(zoo.contracts[subject].name for subject in subjects),
+            zoo.contracts[0].name,
             side,
             config.images_per_class,
             workspace.compute,
         )
         for contract, subjects in zip(zoo, partners, strict=True)
     ]
-    skill = torch.full((count, count), float("nan"), dtype=torch.float64)
+    skill, outputs = torch.full((count, count), float("nan"), dtype=torch.float64), [torch.zeros(0, 0)] * count
     results = workspace.executor.map(
         _judge,
         units,
@@ -100,10 +108,12 @@ def _skills(workspace: Workspace, bank: Bank, config: TrustConfig, side: int) ->
         check=workspace.check,
     )
     with workspace.progress_of("trust", count) as advance, contextlib.closing(results):
-        for judge, found in results:
+        for judge, (found, outputs[judge]) in results:
             skill[partners[judge], judge] = torch.tensor(found, dtype=torch.float64)
             advance()
-    return skill
+    places = {contract.name: index for index, contract in enumerate(zoo)}
+    same_weights = [[places[name] for name in names] for names in duplicate_models(zoo)]
+    return skill, duplicate_groups(outputs, same_weights)
 
 
 def judge_models(workspace: Workspace, banks: ResidentBanks, config: TrustConfig, side: int) -> dict[str, Any]:
@@ -111,16 +121,17 @@ def judge_models(workspace: Workspace, banks: ResidentBanks, config: TrustConfig
     folder, zoo = workspace.folder, workspace.zoo
     if not folder.has(TRUST):
         names = [contract.name for contract in zoo]
-        skill = _skills(workspace, banks.bank, config, side)
+        skill, duplicates = _skills(workspace, banks.bank, config, side)
         folder.write_tensors(SKILL, {"skill": skill})
-        trust = trust_of(skill, [contract.domain for contract in zoo])
+        trust = trust_of(skill, [contract.domain for contract in zoo], duplicates)
         columns = {"score": trust.score, "claims": trust.claims, "service": trust.service}
         rows = [
             {"model": name, **{key: _number(values[index]) for key, values in columns.items()}}
             for index, name in enumerate(names)
         ]
         doubtful = [row["model"] for row in rows if row["score"] < config.threshold]
-        warning = _warning(rows, config)
+        copies = [[names[index] for index in group] for group in duplicates]
+        warning = ". ".join(filter(None, (_warning(rows, config), _copies_warning(copies, config)))) or None
         if warning is not None:
             message(f"warning: {warning}")
         workspace.metrics.truncate_after("trust", 0)  # of a process killed before its next line
@@ -128,7 +139,7 @@ def judge_models(workspace: Workspace, banks: ResidentBanks, config: TrustConfig
             stage="trust", step=1, mode=config.mode, doubtful=len(doubtful), scores=trust.score.tolist()
         )
         record = {"format_version": 1, "mode": config.mode, "threshold": config.threshold, "models": rows}
-        folder.write_json(TRUST, {**record, "doubtful": doubtful, "warning": warning})
+        folder.write_json(TRUST, {**record, "doubtful": doubtful, "duplicates": copies, "warning": warning})
     return folder.read_json(TRUST)
 
 
@@ -153,15 +164,18 @@ def apply_trust(
     """Judge the models, and act by the config.
 
     Returns:
-        The workspace with the zoo that the run goes on with, and a weight in (0, 1] for each of its models, float32;
-        None if all count alike.
+        The workspace with the zoo that the run continues with, and a weight in (0, 1] for each of its models, float32;
+        None if all count alike. Copies of one model share its weight.
     """
     record = judge_models(workspace, banks, config, side)
     kept = dataclasses.replace(workspace, zoo=kept_models(workspace.folder, workspace.zoo))
     scores = torch.tensor([row["score"] for row in record["models"]], dtype=torch.float64)
-    if config.mode != "weigh" or bool((scores >= config.threshold).all()):
+    duplicates = record.get("duplicates", [])  # unknown in older runs
+    if config.mode != "weigh" or (bool((scores >= config.threshold).all()) and not duplicates):
         return kept, None
-    return kept, (scores / config.threshold).clamp(max=1).pow(_STEEPNESS).clamp(min=_LEAST_WEIGHT).float()
+    weights = (scores / config.threshold).clamp(max=1).pow(_STEEPNESS).clamp(min=_LEAST_WEIGHT)
+    copies = {name: len(group) for group in duplicates for name in group}
+    return kept, (weights / torch.tensor([copies.get(row["model"], 1) for row in record["models"]])).float()
 
 
 def _warning(rows: Sequence[dict[str, Any]], config: TrustConfig) -> str | None:
@@ -180,6 +194,19 @@ def _warning(rows: Sequence[dict[str, Any]], config: TrustConfig) -> str | None:
         f"{len(doubtful)} of {len(rows)} models do not agree with the others (trust below {config.threshold:g}): "
         f"{named}; {remedy}"
     )
+
+
+def _copies_warning(groups: Sequence[Sequence[str]], config: TrustConfig) -> str | None:
+    """A sentence on models that are copies of one another; None if there are none."""
+    if not groups:
+        return None
+    named = ", and ".join(some_of(list(names)) for names in groups)
+    remedy = (
+        "they weigh as one model"
+        if config.mode == "weigh"
+        else "each copy counts: remove all but one with `metazoo zoo remove`, or set trust.mode to weigh"
+    )
+    return f"some models are copies of one another: {named}; {remedy}"
 
 
 def _number(value: Tensor) -> float | None:

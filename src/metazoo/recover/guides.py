@@ -7,10 +7,9 @@ outside: images recovered from the teacher are shown to its guide as well, and t
 
 A model that has batch norm may be guided as well. Its own statistics are those of a few classes, which it may
 distinguish by any feature; a picture that another model of its domain also finds usual is more like a real one.
-The mean of both distances counts, in half of the iterations, which take as long as all without a guide.
+The mean of both distances counts, the guide's scaled to the teacher's at the start, in half of the iterations, which
+take as long as all without a guide.
 """
-
-from collections.abc import Callable
 
 import torch
 
@@ -31,8 +30,11 @@ def choose_guides(zoo: Zoo, seed: int, *, all_models: bool = False) -> dict[str,
     Raises:
         UsageError: an architecture cannot be built.
     """
-    knows = _batch_norm_by_architecture()
-    with_batch_norm = [contract for contract in zoo if knows(contract.spec)]
+    known: dict[tuple[object, ...], bool] = {}
+    for spec in (contract.spec for contract in zoo):
+        if _built(spec) not in known:
+            known[_built(spec)] = bool(batch_norm_layers(network_without_weights(spec)))
+    with_batch_norm = [contract for contract in zoo if known[_built(contract.spec)]]
     names = {contract.name for contract in with_batch_norm}
     guides = {}
     for contract in zoo:
@@ -50,14 +52,6 @@ def choose_guides(zoo: Zoo, seed: int, *, all_models: bool = False) -> dict[str,
     return guides
 
 
-def _batch_norm_by_architecture() -> Callable[[ClassifierSpec], bool]:
-    """Make a function that finds whether a network stores batch-norm statistics, and builds each architecture once."""
-    known: dict[tuple[object, ...], bool] = {}
-
-    def has_batch_norm(spec: ClassifierSpec) -> bool:
-        built = (spec.architecture, *sorted(spec.arguments.items()))
-        if built not in known:
-            known[built] = bool(batch_norm_layers(network_without_weights(spec)))
-        return known[built]
-
-    return has_batch_norm
+def _built(spec: ClassifierSpec) -> tuple[object, ...]:
+    """All that decides whether a network has batch norm."""
+    return (spec.architecture, *sorted(spec.arguments.items()))

@@ -25,6 +25,10 @@ GUIDE_REJECTED = "guide_let_go"
 """Name of `Health.guide_rejected` in a bank, which is that of version 0.1."""
 
 
+class GuideError(ZooError):
+    """A guide without which the images of a teacher would be finite."""
+
+
 @dataclass(frozen=True)
 class Health:
     """How well one bucket was recovered, judged by its own teacher on the stored 8-bit images.
@@ -35,19 +39,24 @@ class Health:
         batch_norm_distance: `objectives.batch_norm_distance` of the images; None for a teacher without batch norm. One
             well below that of the start is sound.
         batch_norm_distance_at_start: distance of the images that the inversion started from.
-        guide_rejected: whether a guide led astray, so that the images were recovered without it.
+        guide_distance: batch-norm distance of the images from the guide's statistics; None without a guide.
+        guide_distance_at_start: that distance of the images that the inversion started from.
+        guide_rejected: whether a guide failed, so that the images were recovered without it.
     """
 
     agreement: float
     batch_norm_distance: float | None
     batch_norm_distance_at_start: float | None
+    guide_distance: float | None = None
+    guide_distance_at_start: float | None = None
     guide_rejected: bool = False
 
     @property
     def is_worse_than_start(self) -> bool:
-        """Whether the teacher's own statistics are no nearer than at the start; False for one without batch norm."""
-        distance, at_start = self.batch_norm_distance, self.batch_norm_distance_at_start
-        return distance is not None and at_start is not None and distance >= at_start
+        """Whether the statistics of the teacher or of its guide are no nearer than at the start; False without any."""
+        own = self.batch_norm_distance, self.batch_norm_distance_at_start
+        pairs = own, (self.guide_distance, self.guide_distance_at_start)
+        return any(end is not None and start is not None and end >= start for end, start in pairs)
 
     def figures(self) -> dict[str, float]:
         """The known figures by their names in a bank; 1 for a rejected guide."""
@@ -90,7 +99,8 @@ class Inversion:
     Each `step` is one of Adam on the canvas. Whoever owns another optimiser, of a canvas or a generator that several
     teachers share, or of the starting values of a generator, takes the gradient of `loss` instead. The iterate with the
     lowest loss is kept, as in the published code of TGR, but chosen on the device: no step waits for the host, and a
-    GPU plays back what it recorded of one. The teacher is as it was between two calls.
+    GPU plays back what it recorded of one. After the last step its result is evaluated too, without a gradient. The
+    teacher is as it was between two calls.
 
     Args:
         teacher: a frozen model.
@@ -143,9 +153,14 @@ class Inversion:
         for parameter in canvas.parameters:
             parameter.requires_grad_(True)
         _, self._distance_at_start, self._has_batch_norm = self._judge(self._best_images)
+        self._guide_distance_at_start = self._guide_distance(self._best_images)
+        own, of_guide = self._distance_at_start, self._guide_distance_at_start
+        self._guide_scale = torch.where((own > 0) & (of_guide > 0), own / of_guide, 1.0)
         self._repeated: Repeated[None] | None = None
         if learning_rates:
-            draws = torch.stack([augmentation.draw(len(labels), generator) for _ in learning_rates]).to(device)
+            drawn = [augmentation.draw(len(labels), generator) for _ in range(len(learning_rates) + 1)]
+            draws = torch.stack(drawn).to(device)
+            self._last_draws = draws[-1]
             optimiser = PlainAdam(canvas.parameters, betas, learning_rates)
             # A cycle of references would keep images, moments and recordings until the collector comes by.
             move = functools.partial(Inversion._move, weakref.proxy(self), optimiser, draws)
@@ -164,6 +179,9 @@ class Inversion:
             )
         self._repeated()
         self.steps_left -= 1
+        if not self.steps_left:
+            with torch.no_grad():
+                self._keep_best(*self._evaluate(self._last_draws, self._evaluated - 1))
 
     def run(self, check: Callable[[], None] = lambda: None) -> Self:
         """Do all steps that are left, and return this inversion.
@@ -189,6 +207,7 @@ class Inversion:
         Before any of them it is the start, and its labels are the classes that the teacher predicts.
 
         Raises:
+            GuideError: the loss or the gradients are not finite, though those of the teacher alone are.
             ZooError: the teacher's outputs or gradients are not finite.
         """
         stored = _stored(self._best_images, self._stored_side)
@@ -197,15 +216,22 @@ class Inversion:
         parameters = [parameter.detach() for parameter in self.canvas.parameters]
         finite = (logits, distance, *parameters, *([self._best_loss] if evaluated else []))
         if not all(bool(torch.isfinite(values).all()) for values in finite):
-            raise ZooError(
-                f"model {self.teacher.name!r} gave outputs or gradients that are not finite during recovery; "
-                "check it with `metazoo zoo verify` or remove it with `metazoo zoo remove`"
+            error, failed = ZooError, self.teacher.name
+            if self._guide is not None and self._teacher_is_finite():
+                error, failed = GuideError, self._guide.name
+            raise error(
+                f"model {failed!r}",
+                "outputs or gradients are not finite during recovery",
+                "check it with `metazoo zoo verify` or remove it with `metazoo zoo remove`",
             )
         labels = self._labels if evaluated else logits.argmax(1)
+        guided = self._guide is not None
         health = Health(
             (logits.argmax(1) == labels).double().mean().item(),
             distance.item() if self._has_batch_norm else None,
             self._distance_at_start.item() if self._has_batch_norm else None,
+            self._guide_distance(stored.float() / 255).item() if guided else None,
+            self._guide_distance_at_start.item() if guided else None,
         )
         return RecoveredImages(stored.cpu(), labels.cpu(), health)
 
@@ -217,9 +243,9 @@ class Inversion:
             optimiser.step(gradients)
             self.canvas.confine()
         if self.canvas.selection is not None:
-            self.canvas.selection.step()
+            self.canvas.selection.step(self.canvas.images().detach())
 
-    def _evaluate(self, draws: Tensor) -> tuple[Tensor, Tensor]:
+    def _evaluate(self, draws: Tensor, step: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Images of the canvas and their loss when they are augmented as `draws` say."""
         images, selection = self.canvas.images(), self.canvas.selection
         if selection is None:
@@ -229,8 +255,8 @@ class Inversion:
             shown, kept = selection.detached(self._augmentation.apply(selection.attached(images), draws))
         logits, features, statistics = self._pass(shown, tokens, kept, with_features=self._with_features)
         of_guide = None if self._guide is None else self._guide(shown)[2]
-        outputs = TeacherOutputs(shown, self._labels, logits, statistics, of_guide, features)
-        step = self._evaluated.clone()
+        outputs = TeacherOutputs(shown, self._labels, logits, statistics, of_guide, features, self._guide_scale)
+        step = self._evaluated.clone() if step is None else step
         return images, functools.reduce(operator.add, (own(images, outputs, step) for own in self._objectives))
 
     @torch.no_grad()
@@ -245,6 +271,18 @@ class Inversion:
         """Logits and batch-norm distance of images as they are, and whether the teacher has batch norm."""
         logits, _, statistics = self._pass(images)
         return logits, batch_norm_distance(*statistics), bool(statistics.observed)
+
+    @torch.no_grad()
+    def _guide_distance(self, images: Tensor) -> Tensor:
+        """Batch-norm distance of images as they are from the guide's statistics; 0 without a guide."""
+        return batch_norm_distance(*self._guide(images)[2]) if self._guide else images.new_zeros(())
+
+    def _teacher_is_finite(self) -> bool:
+        """Whether outputs and gradients of the teacher alone are finite on the images that are kept."""
+        images = self._best_images.clone().requires_grad_(True)
+        logits, _, statistics = self._pass(images)
+        loss = functional.cross_entropy(logits, self._labels) + batch_norm_distance(*statistics)
+        return all(bool(values.isfinite().all()) for values in (loss, *torch.autograd.grad(loss, images)))
 
 
 def _stored(pixels: Tensor, stored_side: int | None) -> Tensor:

@@ -29,6 +29,8 @@ class TeacherOutputs:
         logits: [n, classes].
         batch_norm: statistics of the teacher's batch-norm layers; empty if it has none.
         guide_batch_norm: statistics of the guide's layers; None without a guide.
+        guide_scale: factor that makes the guide's batch-norm distance as large as the teacher's at the start; 1 where
+            one of them is unknown or 0.
         features: [n, feature_size] if an objective uses them, else None.
     """
 
@@ -38,6 +40,7 @@ class TeacherOutputs:
     batch_norm: BatchNormStatistics
     guide_batch_norm: BatchNormStatistics | None = None
     features: Tensor | None = None
+    guide_scale: Tensor | float = 1.0
 
 
 class Objective(Protocol):
@@ -55,7 +58,8 @@ class Objective(Protocol):
             images: images of the canvas before augmentation, [n, channels, side, side] in [0, 1], differentiable.
             outputs: what teacher and guide make of the augmented images.
             step: number of losses that the inversion has evaluated before, int64 [1] on the device, because a number
-                that Python counts would not change in a played-back step.
+                that Python counts would not change in a played-back step. The result of the last step is judged under
+                the number of that step.
         """
         ...
 
@@ -113,13 +117,16 @@ class CrossEntropy(_Weighted):
 
 
 class BatchNormDistance(_Weighted):
-    """Weighted `batch_norm_distance`: the teacher's, the guide's, or the mean of both where both have batch norm."""
+    """Weighted `batch_norm_distance`: the teacher's, the guide's, or the mean of both where both have batch norm.
+
+    Distances of networks differ by two orders of magnitude, so the guide's is scaled first, see `guide_scale`.
+    """
 
     def __call__(self, images: Tensor, outputs: TeacherOutputs, step: Tensor) -> Tensor:  # noqa: D102
         distance = batch_norm_distance(*outputs.batch_norm)
         if outputs.guide_batch_norm is not None:
-            both = distance + batch_norm_distance(*outputs.guide_batch_norm)
-            distance = both / (2 if outputs.batch_norm.observed else 1)
+            of_guide = batch_norm_distance(*outputs.guide_batch_norm)
+            distance = (distance + outputs.guide_scale * of_guide) / 2 if outputs.batch_norm.observed else of_guide
         return self.weight * distance
 
 

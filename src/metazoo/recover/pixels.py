@@ -40,8 +40,10 @@ class PixelCanvas(Canvas):
 
     @torch.no_grad()
     def confine(self) -> None:
-        """Clamp the pixels to [0, 1]."""
+        """Clamp the pixels to [0, 1], and leave dropped patches as they were."""
         self.parameters[0].clamp_(0, 1)
+        if self.selection is not None:
+            self.selection.restore(self.parameters[0])
 
 
 class RecoveryConfig(BaseModel):

@@ -42,7 +42,7 @@ class BatchNormReader:
         self._layers = [layer for layer in batch_norm_layers(network) if not layer.training]
         # A subclass with a forward of its own, such as one with an activation in it, is only watched.
         self._affine = {layer: _affine(layer) for layer in self._layers if type(layer).forward is _BatchNorm.forward}
-        self._seen: dict[_BatchNorm, list[tuple[int, Tensor, Tensor]]] = {}
+        self._seen: dict[_BatchNorm, list[tuple[int, Tensor, Tensor, Tensor]]] = {}
         self._replaced: list[_BatchNorm] = []
         self._handles: list[RemovableHandle] = []
         self.largest_input = 0
@@ -72,10 +72,10 @@ class BatchNormReader:
         """Mean and biased variance [channels] of every layer's inputs over images and space, differentiable."""
         statistics = []
         for parts in self._seen.values():
-            count = sum(part for part, _, _ in parts)
-            mean = torch.stack([moment * (part / count) for part, moment, _ in parts]).sum(0)
-            mean_square = torch.stack([moment * (part / count) for part, _, moment in parts]).sum(0)
-            statistics.append((mean, mean_square - mean.square()))
+            count, centre = sum(part for part, *_ in parts), parts[0][1]
+            mean = torch.stack([moment * (part / count) for part, _, moment, _ in parts]).sum(0)
+            mean_square = torch.stack([moment * (part / count) for part, _, _, moment in parts]).sum(0)
+            statistics.append((centre + mean, mean_square - mean.square()))
         return statistics
 
     @property
@@ -83,24 +83,28 @@ class BatchNormReader:
         """Running mean and variance [channels] of every layer of `observed`."""
         return [(layer.running_mean, layer.running_var) for layer in self._seen]  # pyright: ignore[reportReturnType]
 
-    def _record(self, layer: _BatchNorm, inputs: Tensor, mean: Tensor, mean_square: Tensor) -> None:
+    def _record(self, layer: _BatchNorm, inputs: Tensor, centre: Tensor, mean: Tensor, mean_square: Tensor) -> None:
         self.largest_input = max(self.largest_input, inputs[0].numel())
-        self._seen.setdefault(layer, []).append((inputs.numel() // inputs.shape[1], mean, mean_square))
+        self._seen.setdefault(layer, []).append((inputs.numel() // inputs.shape[1], centre, mean, mean_square))
 
     def _recording_forward(self, layer: _BatchNorm, scale: Tensor, shift: Tensor) -> Callable[[Tensor], Tensor]:
         def forward(inputs: Tensor) -> Tensor:
-            outputs, *moments = _NormaliseAndObserve.apply(inputs, scale, shift)  # pyright: ignore[reportGeneralTypeIssues]
-            self._record(layer, inputs, *moments)
+            mean = cast(Tensor, layer.running_mean)
+            centre = mean.to(inputs.dtype)
+            rest = shift + (centre - mean) * scale  # what rounding has put into the centre
+            outputs, *moments = _NormaliseAndObserve.apply(inputs, centre, scale, rest)  # pyright: ignore[reportGeneralTypeIssues]
+            self._record(layer, inputs, centre.to(scale.dtype), *moments)
             return outputs
 
         return forward
 
     def _hook(self, layer: nn.Module, arguments: tuple[Any, ...]) -> None:
         inputs: Tensor = arguments[0]
-        dimensions = _all_but_channels(inputs)
-        exact = torch.promote_types(inputs.dtype, torch.float32)  # not what mixed precision hands on
-        moments = (values.mean(dimensions, dtype=exact) for values in (inputs, inputs.square()))
-        self._record(cast(_BatchNorm, layer), inputs, *moments)
+        exact = torch.promote_types(inputs.dtype, torch.float32)  # mixed precision rounds the squares
+        centre = cast(Tensor, layer.running_mean).to(exact)
+        centred = inputs.to(exact) - _by_channel(centre, inputs)
+        moments = (values.mean(_all_but_channels(inputs)) for values in (centred, centred.square()))
+        self._record(cast(_BatchNorm, layer), inputs, centre, *moments)
 
 
 def batch_norm_layers(network: nn.Module) -> list[_BatchNorm]:
@@ -110,47 +114,65 @@ def batch_norm_layers(network: nn.Module) -> list[_BatchNorm]:
 
 
 def _affine(layer: _BatchNorm) -> tuple[Tensor, Tensor]:
-    """Scale and shift [channels] that the layer applies in evaluation mode."""
-    mean, variance = cast(tuple[Tensor, Tensor], (layer.running_mean, layer.running_var))
+    """Scale and shift [channels] that the layer applies in evaluation mode to inputs less its running mean."""
+    variance = cast(Tensor, layer.running_var)
     scale = torch.rsqrt(variance + layer.eps)
-    scale = scale if layer.weight is None else scale * layer.weight.detach()
-    return scale, -mean * scale if layer.bias is None else layer.bias.detach() - mean * scale
+    shift = torch.zeros_like(scale) if layer.bias is None else layer.bias.detach()
+    return scale if layer.weight is None else scale * layer.weight.detach(), shift
 
 
 class _NormaliseAndObserve(torch.autograd.Function):
-    """Batch norm by stored statistics, and the first two moments of its input.
+    """Batch norm by stored statistics, and the first two moments of its input about a centre.
 
-    The gradient of all three is affine in the input, so it takes two passes over the activations; torch's own backward
-    also works out gradients of the weights, which a frozen layer has no use for.
+    The centre is the stored mean, so that the variance is no small difference of two large moments, and neither it nor
+    the outputs lose what rounding to bfloat16 would take. The gradient of all three is affine in the input, so it takes
+    two passes over the activations; torch's own backward also works out gradients of the weights, which a frozen layer
+    has no use for.
     """
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Outputs, and mean and mean square [channels] of `inputs` [n, channels, ...]."""
+    def forward(
+        ctx: Any, inputs: Tensor, centre: Tensor, scale: Tensor, shift: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Outputs, and mean and mean square [channels] of `inputs` [n, channels, ...] less `centre`."""
         dimensions, exact = _all_but_channels(inputs), scale.dtype
-        scale, shift = scale.to(inputs.dtype), shift.to(inputs.dtype)  # under mixed precision they differ
-        mean = inputs.mean(dimensions, dtype=exact)
+        scale = scale.to(inputs.dtype)
+        centred = inputs - _by_channel(centre, inputs)
+        mean = centred.mean(dimensions, dtype=exact)
         # Moments add up over the parts of a batch, and on a CPU take a tenth of the time of `torch.var_mean`.
-        outputs = inputs.square()
-        mean_square = outputs.mean(dimensions, dtype=exact)
-        torch.addcmul(_by_channel(shift, inputs), inputs, _by_channel(scale, inputs), out=outputs)
-        ctx.save_for_backward(inputs, scale)
+        if exact == inputs.dtype:
+            mean_square = centred.square_().mean(dimensions)
+            offset = shift - centre * scale
+            outputs = torch.addcmul(_by_channel(offset, inputs), inputs, _by_channel(scale, inputs), out=centred)
+        else:  # under mixed precision; a norm takes its squares in the type of the sum
+            count = inputs.numel() // inputs.shape[1]
+            mean_square = torch.linalg.vector_norm(centred, dim=dimensions, dtype=exact).square() / count
+            outputs = torch.addcmul(
+                _by_channel(shift.to(inputs.dtype), inputs), centred, _by_channel(scale, inputs), out=centred
+            )
+        ctx.save_for_backward(inputs, centre, scale)
         ctx.set_materialize_grads(False)
         return outputs, mean, mean_square
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Gradient of the inputs: to_outputs * scale + to_mean / m + to_mean_square * 2 * inputs / m."""
+        """Gradient of the inputs: to_outputs * scale + to_mean / m + to_mean_square * 2 * (inputs - centre) / m."""
         to_outputs, to_mean, to_mean_square = gradients
-        inputs, scale = ctx.saved_tensors
+        inputs, centre, scale = ctx.saved_tensors
         count = inputs.numel() // inputs.shape[1]
-        offset = torch.zeros_like(scale) if to_mean is None else (to_mean / count).to(inputs.dtype)
-        slope = torch.zeros_like(scale) if to_mean_square is None else (to_mean_square * (2 / count)).to(inputs.dtype)
-        gradient = torch.addcmul(_by_channel(offset, inputs), inputs, _by_channel(slope, inputs))
+        offset = torch.zeros_like(scale) if to_mean is None else to_mean / count
+        slope = torch.zeros_like(scale) if to_mean_square is None else to_mean_square * (2 / count)
+        values = inputs
+        if slope.dtype == inputs.dtype:
+            offset = offset - centre * slope
+        else:  # a rounded offset would not cancel the centre
+            values = inputs - _by_channel(centre, inputs)
+        offset, slope = (_by_channel(factor.to(inputs.dtype), inputs) for factor in (offset, slope))
+        gradient = torch.addcmul(offset, values, slope)
         if to_outputs is not None:
             gradient.addcmul_(to_outputs, _by_channel(scale, inputs))
-        return gradient, None, None
+        return gradient, None, None, None
 
 
 def _all_but_channels(values: Tensor) -> list[int]:

@@ -25,7 +25,7 @@ class TeacherPass:
     """
 
     def __init__(self, teacher: WhiteBoxTeacher) -> None:
-        self._teacher, self._reader = teacher, BatchNormReader(teacher)
+        self.name, self._teacher, self._reader = teacher.name, teacher, BatchNormReader(teacher)
 
     def __call__(
         self,

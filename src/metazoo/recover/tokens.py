@@ -95,6 +95,7 @@ class PatchSelection:
         self._kept = torch.arange(patches, device=start.device).expand(len(start), -1)
         self._importance = start.new_zeros(len(start), patches)
         self._mask = torch.ones_like(start[:, :1])
+        self._at_drop = start.clone()
 
     def frozen(self, pixels: Tensor) -> Tensor:
         """The same pixels [n, channels, side, side], without a gradient to those of dropped patches."""
@@ -114,10 +115,15 @@ class PatchSelection:
             return images, None
         return images, self._by_patch(mask).topk(self._kept.shape[1], 1).indices
 
-    def step(self) -> None:
+    def restore(self, pixels: Tensor) -> None:
+        """Put dropped patches of `pixels`, which the momentum of an optimiser still moves, back in place."""
+        pixels.copy_(torch.where(self._mask.bool(), pixels, self._at_drop))
+
+    def step(self, pixels: Tensor) -> None:
         """Count a step after its gradient has been taken, and drop patches when they are due."""
         self._steps_done += 1
         if self._steps_done in self._counts:
+            self._at_drop.copy_(pixels)
             importance = self._importance.gather(1, self._kept)
             best = importance.topk(self._counts[self._steps_done], 1).indices
             self._kept = self._kept.gather(1, best)

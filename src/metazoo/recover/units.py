@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from metazoo.errors import ZooError
 from metazoo.execution.compute import CPU, Compute
 from metazoo.execution.executor import Executor, in_order
 from metazoo.execution.process_memory import give_back_memory
 from metazoo.execution.randomness import generator
 from metazoo.execution.signals import check_stop
 from metazoo.recover.generated import GeneratorConfig
-from metazoo.recover.inversion import RecoveredImages
+from metazoo.recover.inversion import GuideError, RecoveredImages
 from metazoo.recover.pixels import RecoveryConfig
 from metazoo.zoo import ModelContract, WhiteBoxTeacher, Zoo, ZooReference
 
@@ -44,12 +43,12 @@ def recover_unit(unit: RecoveryUnit) -> list[RecoveredImages]:
     """Recover the images of each of its buckets; the same in every process and for every order of units.
 
     A guide is rejected, and the images are recovered without it, if it keeps them from becoming finite or from coming
-    nearer to the teacher's own statistics, as one of ruined weights does.
+    nearer to the statistics of both models, as one of ruined weights does.
     """
     teacher, *guides = _teachers(unit.zoo, unit.compute.device)
     found: list[RecoveredImages] = []
     for guide in guides:
-        with contextlib.suppress(ZooError):
+        with contextlib.suppress(GuideError):
             guided = _recovered(unit, teacher, guide)
             found = [] if any(recovered.health.is_worse_than_start for recovered in guided) else guided
     if not found:

@@ -49,10 +49,6 @@ class Manifest:
         forgotten = {self._name(path) for path in paths}
         self._commit({name: entry for name, entry in self.files.items() if name not in forgotten})
 
-    def save(self) -> None:
-        """Commit to disk what stands in `files`."""
-        self._commit(self.files)
-
     def sha256(self, path: Path | str) -> str:
         """The recorded hash of a file.
 

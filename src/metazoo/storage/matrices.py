@@ -1,14 +1,13 @@
-"""Rows of tensors that are too many for the memory, in files."""
+"""Large tensors in files, mapped into memory, so that the system may take back the pages that were read."""
 
 import hashlib
-import json
-import os
 import tempfile
-import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, Self, final
+from typing import IO, Any
 
+import numpy as np
+import safetensors
 import torch
 from torch import Tensor
 
@@ -17,84 +16,38 @@ from metazoo.storage.artefacts import cannot_read, cannot_write, check_digest, w
 from metazoo.storage.tensor_files import read_tensor_metadata, tensor_header
 
 
-@final
-class RowsOnDisk:
-    """A tensor [n, ...] in a file, indexed by places (int64) or a slice along its first dimension as a tensor is.
-
-    Rows are read where they are asked for, and not mapped, so that the memory of the process does not grow with what
-    it has seen. Any number of threads may do so at once.
+def keep_rows(folder: Path, parts: Iterable[Tensor]) -> Tensor:
+    """Join tensors along their first dimension in a file without a name, which ends with the process.
 
     Args:
-        file: descriptor of the open file; this object keeps one of its own.
-        shape: of the whole.
-        dtype: of its numbers, which lie row after row.
-        start: byte of the file where they begin.
-    """
+        folder: folder of the file.
+        parts: tensors of one type, equal but for their first dimension.
 
-    device = torch.device("cpu")
-
-    def __init__(self, file: int, shape: Sequence[int], dtype: torch.dtype, start: int = 0) -> None:
-        self.shape, self.dtype = torch.Size(shape), dtype
-        self._file, self._start = os.dup(file), start
-        self._row = self.shape[1:].numel() * dtype.itemsize
-        weakref.finalize(self, os.close, self._file)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, places: Tensor | slice) -> Tensor:
-        if isinstance(places, slice):
-            start, stop, step = places.indices(len(self))
-            if step == 1:
-                found, target = self._empty(max(0, stop - start))
-                self._fill(target, start)
-                return found
-            places = torch.arange(start, stop, step)
-        found, target = self._empty(len(places))
-        for number, place in enumerate(places.tolist()):
-            self._fill(target[number * self._row : (number + 1) * self._row], range(len(self))[place])
-        return found
-
-    def to(self, device: str | torch.device) -> "Self | Tensor":
-        """Where the device has memory of its own, all of them as a tensor there."""
-        return self if torch.device(device).type == "cpu" else self[:].to(device)
-
-    def _empty(self, count: int) -> tuple[Tensor, memoryview]:
-        found = torch.empty((count, *self.shape[1:]), dtype=self.dtype)
-        return found, bytes_of(found)
-
-    def _fill(self, target: memoryview, row: int) -> None:
-        place = self._start + row * self._row
-        while target:
-            read = os.preadv(self._file, [target], place)  # at a place of its own, not at one that threads would share
-            if not read:
-                raise ArtefactError("a file of rows ends too soon; check the disk and call again")
-            target, place = target[read:], place + read
-
-
-def keep_rows(folder: Path, parts: Iterable[Tensor]) -> RowsOnDisk:
-    """Take the rows of `parts` in turn into a file without a name, which is gone with the process that made it.
+    Returns:
+        A tensor on the CPU, mapped from the file.
 
     Raises:
-        ArtefactError: they cannot be written into `folder`.
+        ArtefactError: the file cannot be written.
     """
     count, shape, dtype = 0, torch.Size(), torch.uint8
     try:
-        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+        with tempfile.TemporaryFile(dir=folder) as file:
             for part in parts:
                 shape, dtype = part.shape[1:], part.dtype
-                rest = bytes_of(part.contiguous())
-                while rest:
-                    rest = rest[file.write(rest) :]
+                file.write(_bytes_of(part.contiguous()))
                 count += len(part)
-            return RowsOnDisk(file.fileno(), (count, *shape), dtype)
+            file.flush()
+            if not count * shape.numel():
+                return torch.empty((count, *shape), dtype=dtype)
+            mapped = torch.from_numpy(np.memmap(file, np.uint8, "r+"))
+            return mapped.view(dtype).view(count, *shape)
     except OSError as error:
         raise ArtefactError(
-            f"cannot keep rows in {folder} for a while: {error.strerror}; free some space and call again"
+            str(folder), f"rows cannot be kept in a file there: {error.strerror}", "free some space and call again"
         ) from error
 
 
-def bytes_of(tensor: Tensor) -> memoryview:
+def _bytes_of(tensor: Tensor) -> memoryview:
     """The memory of a contiguous tensor on the CPU."""
     return tensor.detach().flatten().view(torch.uint8).numpy().data
 
@@ -110,10 +63,10 @@ def write_matrices(
     The rows wait in a file without a name, so that `path` is written at once, and whole, as `write_tensors` writes it.
 
     Args:
-        path: of the file.
-        count: at least 1.
+        path: file to write.
+        count: number of rows, at least 1.
         rows: `count` times one row, float32 [size], of every matrix.
-        metadata: as that of `write_tensors`.
+        metadata: text by name; see `write_tensors`.
 
     Returns:
         The SHA-256 of the file, in hexadecimal.
@@ -127,7 +80,7 @@ def write_matrices(
     kinds: dict[str, tuple[torch.Size, torch.dtype]] = {}
     end = number = 0
     try:
-        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+        with tempfile.TemporaryFile(dir=folder) as file:
             for number, row in enumerate(rows, start=1):
                 if number == 1:
                     for name in sorted(row):
@@ -136,10 +89,9 @@ def write_matrices(
                 if number > count or {name: (one.shape, one.dtype) for name, one in row.items()} != kinds:
                     raise ValueError(f"row {number} of {count} is not like the first one, or too much")
                 for name, one in row.items():
-                    data = bytes_of(one.cpu().contiguous())
+                    data = _bytes_of(one.cpu().contiguous())
                     file.seek(starts[name] + (number - 1) * len(data))
-                    while data:
-                        data = data[file.write(data) :]
+                    file.write(data)
             if number != count:
                 raise ValueError(f"there are {number} rows, not {count}")
             entries: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
@@ -163,30 +115,24 @@ def _parts(header: bytes, file: IO[bytes], end: int) -> Iterator[bytes]:
         end -= len(part)
 
 
-def read_matrices(path: Path | str, sha256: str | None = None) -> tuple[dict[str, RowsOnDisk], dict[str, str]]:
-    """Open what `write_matrices` has written: the matrices by name, in alphabetical order, and the metadata.
+def read_matrices(path: Path | str, sha256: str | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Map what `write_matrices` has written: the matrices by name, in alphabetical order, and the metadata.
 
-    The file is read once for its hash; it stays open as long as the matrices are there.
+    The file is read once for its hash. The matrices stay when the file is deleted or replaced.
 
     Raises:
         ArtefactError: the file is missing, damaged, not the one of that hash, or holds other things than matrices.
     """
     metadata = read_tensor_metadata(path)
     try:
-        with Path(path).open("rb", buffering=0) as file:
-            if sha256 is not None:
+        if sha256 is not None:
+            with Path(path).open("rb") as file:
                 check_digest(path, hashlib.file_digest(file, "sha256").hexdigest(), sha256)
-                file.seek(0)
-            length = int.from_bytes(file.read(8), "little")
-            entries = json.loads(file.read(length))
-            entries.pop("__metadata__", None)
-            matrices = {}
-            for name in sorted(entries):
-                entry = entries[name]
-                if entry["dtype"] != "F32" or len(entry["shape"]) != 2:
-                    raise ArtefactError(f"tensor {name[:100]!r} in {path} is no float32 matrix; make the file again")
-                start = 8 + length + entry["data_offsets"][0]
-                matrices[name] = RowsOnDisk(file.fileno(), entry["shape"], torch.float32, start)
-            return matrices, metadata
+        with safetensors.safe_open(path, framework="pt") as content:
+            matrices = {name: content.get_tensor(name) for name in sorted(content.keys())}
     except OSError as error:
         raise cannot_read(path, error) from error
+    for name, matrix in matrices.items():
+        if matrix.dtype != torch.float32 or matrix.dim() != 2:
+            raise ArtefactError(f"{path}", f"tensor {name[:100]!r} is no float32 matrix", "make the file again")
+    return matrices, metadata

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metazoo.errors import ArtefactError, DataError, UsageError
-from metazoo.storage.matrices import RowsOnDisk, read_matrices, write_matrices
+from metazoo.storage.matrices import read_matrices, write_matrices
 
 _FORMAT_VERSION = "1"
 _CHECKED_AT_ONCE = 1 << 20
@@ -27,11 +27,11 @@ class TaskEmbedding:
 class FisherEmbeddings:
     """The embeddings of a zoo: `names` of its N teachers and, per tensor of the probe, float32 values [N, size].
 
-    The values are tensors on any device or rows on the disk, which are read where they are asked for.
+    The values may be mapped from a file, so they are read in blocks.
     """
 
     names: tuple[str, ...]
-    tensors: Mapping[str, Tensor | RowsOnDisk]
+    tensors: Mapping[str, Tensor]
 
     def __post_init__(self) -> None:
         if len(set(self.names)) != len(self.names):

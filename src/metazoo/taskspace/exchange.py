@@ -4,9 +4,6 @@ Exchange from several random starts is the usual heuristic of the maximum-disper
 Klau 2021, "Using anticlustering to partition data sets into equivalent parts").
 """
 
-from collections.abc import Sequence
-from typing import TypeAlias
-
 import numpy as np
 import torch
 
@@ -15,26 +12,18 @@ from metazoo.errors import UsageError
 STARTS = 10
 MOST_ITEMS = 5000
 
-Spread: TypeAlias = np.ndarray
-"""Labels [N] of items; items of one label are to be spread over the groups as evenly as can be."""
 
-
-def largest_within(
-    weights: np.ndarray, groups: int, spreads: Sequence[Spread] = (), *, seed: int = 0, starts: int = STARTS
-) -> np.ndarray:
+def largest_within(weights: np.ndarray, groups: int, *, seed: int = 0, starts: int = STARTS) -> np.ndarray:
     """Balanced groups of the greatest total weight within groups, a local optimum over `starts` random starts.
 
-    Every start deals the items out in turn, those of one label after each other, which spreads each label as evenly as
-    can be; a pair of one label then weighs less than all weights together, so that no exchange undoes it. Where N is no
-    multiple of `groups`, weightless items that are spread likewise fill the smaller groups: exchanging one with an item
+    Where N is no multiple of `groups`, weightless items fill the smaller groups, one each: exchanging one with an item
     moves that item. All arithmetic is in whole numbers and hence exact.
 
     Args:
         weights: int64 [N, N], symmetric, zero diagonal, up to 1e6 in size; N up to 5000, so that no sum overflows.
-        groups: from 2 to N.
-        spreads: the most important first; labels of an earlier one must refine those of a later one.
-        seed: of the starts.
-        starts: at least 1; the best is taken, the first of equals.
+        groups: number of groups, from 2 to N.
+        seed: seed of the starts.
+        starts: number of starts, at least 1; the best is taken, the first of equals.
 
     Returns:
         int64 [N], the group of each item, in [0, groups).
@@ -44,36 +33,30 @@ def largest_within(
     """
     count = len(weights)
     if count > MOST_ITEMS:
-        raise UsageError(f"at most {MOST_ITEMS} teachers can be grouped by distance, not {count}; group them at random")
-    fillers = -count % groups
-    total = count + fillers
+        raise UsageError(
+            f"{count} teachers", f"at most {MOST_ITEMS} can be grouped by distance", "group them at random"
+        )
+    total = count + -count % groups
     padded = np.zeros((total, total), dtype=np.int64)
     padded[:count, :count] = weights
-    filled = [np.concatenate([labels, np.full(fillers, count)]) for labels in (*spreads, np.arange(count))]
-    # the items themselves are the finest labels; only the fillers share one, so this level keeps the sizes balanced
-    levels = [filled[-1], *filled[:-1]]
-    for labels in reversed(levels):
-        reach = 4 * (total // groups + 1) * int(np.abs(padded).max()) + 1
-        together = labels[:, None] == labels[None, :]
-        np.fill_diagonal(together, False)
-        padded -= reach * together
+    # Two fillers of one group weigh less than all items together, so that no exchange joins them.
+    padded[count:, count:] = -(4 * (total // groups + 1) * int(np.abs(weights).max()) + 1)
+    np.fill_diagonal(padded, 0)
     generator = torch.Generator().manual_seed(seed)
-    best, best_total = np.zeros(total, dtype=np.int64), None
+    best, best_total = np.zeros(count, dtype=np.int64), None
     for _ in range(starts):
-        assignment = _exchange(padded, _deal(levels, groups, generator), groups)
-        kept = assignment[:count]
-        found = int(weights[kept[:, None] == kept[None, :]].sum())
+        assignment = _exchange(padded, _deal(count, total, groups, generator), groups)[:count]
+        found = int(weights[assignment[:, None] == assignment[None, :]].sum())
         if best_total is None or found > best_total:
             best, best_total = assignment, found
-    return best[:count]
+    return best
 
 
-def _deal(levels: Sequence[np.ndarray], groups: int, generator: torch.Generator) -> np.ndarray:
-    total = len(levels[0])
-    shuffled = [torch.randperm(total, generator=generator).numpy()]
-    shuffled += [torch.randperm(total, generator=generator).numpy()[labels] for labels in levels]
+def _deal(count: int, total: int, groups: int, generator: torch.Generator) -> np.ndarray:
+    """Deal items out in turn, and the fillers one after the other."""
+    places, labels = (torch.randperm(total, generator=generator).numpy() for _ in range(2))
     assignment = np.empty(total, dtype=np.int64)
-    assignment[np.lexsort(shuffled)] = np.arange(total) % groups
+    assignment[np.lexsort((places, labels[np.minimum(np.arange(total), count)]))] = np.arange(total) % groups
     return assignment
 
 

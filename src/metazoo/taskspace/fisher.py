@@ -4,14 +4,17 @@ A task is what one teacher solves; its embedding says which of the probe's weigh
 "Task2Vec"; TGR, ICML 2024, uses the same embedding to compare teachers).
 """
 
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Literal
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from metazoo.errors import DataError, UsageError
 from metazoo.taskspace.layer_squares import kept_blocks, sum_of_squared_gradients
@@ -28,12 +31,16 @@ def diagonal_fisher(
     batch_statistics: bool = False,
     most_entries: int | None = None,
 ) -> dict[str, Tensor]:
-    """Diagonal of the Fisher information of every trainable tensor of `network`, a classifier, on one task.
+    """Diagonal of the Fisher information of the trainable tensors of `network`, a classifier, on one task.
 
     With labels given: the empirical Fisher, the mean over the samples of the squared gradient of one sample's
     cross-entropy. With `labels="sampled"`: a Monte-Carlo draw of the true Fisher, the labels being drawn from the
     network's own softmax. The network is used in eval mode, so batch norm takes its stored statistics and a sample's
     gradient does not depend on its neighbours; its modes are put back, and no `.grad` is touched.
+
+    Biases that a batch norm absorbs (see `absorbed_biases`) are left out. By stored statistics their gradient is that
+    of the batch norm's own shift, times a constant; by statistics of a batch it is rounding noise, of which the
+    similarity of two tasks, which ignores the scale of a tensor, would make as much as of any other tensor.
 
     Published (TGR, ICML 2024, official code), kept as `batch_squared=True`: the squared gradient of the *mean* loss of
     a batch of `chunk` samples, averaged over batches. It is not the Fisher (gradients of unlike samples cancel before
@@ -52,8 +59,8 @@ def diagonal_fisher(
         most_entries: of a tensor with more entries, at most so many are computed, see `kept_blocks`.
 
     Returns:
-        For each trainable parameter, by its name: a tensor of its shape, or the blocks of it that are kept;
-        float32 and at least 0, on its device.
+        For each trainable parameter except absorbed biases, by its name: a tensor of its shape, or the blocks of it
+        that are kept; float32 and at least 0, on its device.
 
     Raises:
         DataError: no images, labels that do not fit, or gradients that are not finite.
@@ -64,11 +71,13 @@ def diagonal_fisher(
         raise UsageError("statistics of a batch leave no sample a gradient of its own; use them with batch_squared")
     parameters = {name: value.detach() for name, value in network.named_parameters() if value.requires_grad}
     _check(network, parameters, images, chunk, most_entries)
+    with _mode(network, False):
+        absorbed = {name: parameters.pop(name) for name in absorbed_biases(network, images[:1])}
 
     kept = {} if most_entries is None else kept_blocks(parameters, most_entries)
 
     def loss(values: dict[str, Tensor], batch: Tensor, targets: Tensor) -> Tensor:
-        return functional.cross_entropy(functional_call(network, values, (batch,)), targets)
+        return functional.cross_entropy(functional_call(network, {**absorbed, **values}, (batch,)), targets)
 
     totals: dict[str, Tensor] = {}
     starts = list(range(0, len(images), chunk))
@@ -99,6 +108,44 @@ def diagonal_fisher(
     return fisher
 
 
+def absorbed_biases(network: nn.Module, images: Tensor) -> set[str]:
+    """Find the biases of convolutions and linear layers whose outputs are used as input of a batch norm only.
+
+    Args:
+        network: a network; only biases that require a gradient are found.
+        images: a batch that it accepts.
+
+    Returns:
+        Names of the parameters.
+    """
+    outputs: dict[str, list[Any]] = {}
+    normalised: set[Any] = set()
+    uses: Counter[Any] = Counter()
+    with torch.enable_grad(), ExitStack() as hooks:
+        for path, layer in network.named_modules():
+            if isinstance(layer, _BatchNorm):
+                hook = layer.register_forward_pre_hook(lambda _, inputs: normalised.add(inputs[0].grad_fn))
+                hooks.callback(hook.remove)
+            elif isinstance(layer, _ConvNd | nn.Linear) and layer.bias is not None and layer.bias.requires_grad:
+                found = outputs.setdefault(f"{path}.bias", [])
+
+                def note(_: nn.Module, _inputs: Any, output: Any, found: list[Any] = found) -> None:
+                    found.append(output.grad_fn)
+
+                hooks.callback(layer.register_forward_hook(note).remove)
+        waiting = [network(images).grad_fn]
+    while waiting:
+        for used, _ in waiting.pop().next_functions:
+            uses[used] += 1
+            if used is not None and uses[used] == 1:
+                waiting.append(used)
+    return {
+        name
+        for name, nodes in outputs.items()
+        if nodes and all(node in normalised and uses[node] == 1 for node in nodes)
+    }
+
+
 def _check(
     network: nn.Module, parameters: dict[str, Tensor], images: Tensor, chunk: int, most_entries: int | None
 ) -> None:
@@ -109,7 +156,7 @@ def _check(
     if images.ndim != 4 or len(images) == 0 or not images.is_floating_point():
         raise DataError(f"a task embedding needs float images [n, C, S, S] with n at least 1, not {list(images.shape)}")
     for name, module in network.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+        if isinstance(module, _BatchNorm) and module.running_mean is None:
             raise UsageError(
                 f"batch norm {name!r} of the probe stores no statistics, so one sample has no gradient of its own; use"
                 " track_running_stats=True"
@@ -147,7 +194,7 @@ def _targets(
 def _mode(network: nn.Module, batch_statistics: bool) -> Iterator[None]:
     """Eval mode for a while; batch norm may normalise each batch by itself, its stored statistics left as they are."""
     modes = [(module, module.training) for module in network.modules()]
-    batch_norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    batch_norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     tracking = [module.track_running_stats for module in batch_norms]
     network.eval()
     if batch_statistics:

@@ -22,9 +22,8 @@ from torch import Tensor
 
 from metazoo.errors import ArtefactError, DataError, UsageError
 from metazoo.plugins import Registry
-from metazoo.taskspace.exchange import Spread, largest_within
+from metazoo.taskspace.exchange import largest_within
 
-NEAR_DUPLICATE_RATIO = 0.25
 _SPECTRAL_SEED = 42
 _LEVELS = 1_000_000
 
@@ -153,11 +152,9 @@ def group(distance: Tensor, strategy: str, groups: int, *, keys: Sequence[str], 
     that no balanced group has one member unless N = 1; `spectral` may find fewer groups than asked, and says so in
     `notes`.
 
-    `dispersed` separates duplicates by construction, before it looks at anything else: teachers at distance 0 lie in
-    different groups as long as there are at most as many as groups, and are spread evenly otherwise; then so are
-    near-duplicates (linked by distances up to NEAR_DUPLICATE_RATIO of the zoo's mean distance). Within these bounds a
-    pairwise exchange search from several starts (see `exchange`) maximises the total distance: a local optimum, exact
-    for most small zoos.
+    `dispersed` and `homogeneous` are pairwise exchange searches from several starts (see `exchange`): local optima,
+    exact for most small zoos. `dispersed` needs no rule of its own for duplicates, whose distance of 0 gains nothing
+    within a group.
 
     The result is equivariant to the order of the zoo: everything runs in the order of `keys`, with distances counted in
     whole millionths of the greatest one, so that sums are exact and ties are ties. Members are sorted by key, groups by
@@ -214,27 +211,7 @@ def _random(values: np.ndarray, groups: int, seed: int) -> tuple[np.ndarray, tup
 def _searched(values: np.ndarray, groups: int, sign: int, seed: int) -> np.ndarray:
     greatest = values.max()
     levels = np.rint(values * (_LEVELS / greatest if greatest > 0 else 0)).astype(np.int64)
-    spreads: list[Spread] = []
-    if sign > 0:
-        count = len(levels)
-        mean = int(levels.sum()) / (count * (count - 1))
-        spreads = [_components(levels == 0), _components(levels <= NEAR_DUPLICATE_RATIO * mean)]
-    return largest_within(sign * levels, groups, spreads, seed=seed)
-
-
-def _components(adjacent: np.ndarray) -> np.ndarray:
-    """Connected components [N] of a symmetric boolean matrix, each named by its first node."""
-    labels = np.full(len(adjacent), -1)
-    for start in range(len(adjacent)):
-        if labels[start] >= 0:
-            continue
-        labels[start] = start
-        frontier = [start]
-        while frontier:
-            found = np.flatnonzero(adjacent[frontier.pop()] & (labels < 0))
-            labels[found] = start
-            frontier.extend(found.tolist())
-    return labels
+    return largest_within(sign * levels, groups, seed=seed)
 
 
 def _spectral(values: np.ndarray, groups: int, _seed: int) -> tuple[np.ndarray, tuple[str, ...]]:

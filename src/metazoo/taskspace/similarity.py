@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from metazoo.errors import DataError, UsageError
-from metazoo.storage.matrices import RowsOnDisk
 from metazoo.taskspace.embeddings import FisherEmbeddings
 
 PUBLISHED_EPSILON = 1e-6
@@ -72,13 +71,13 @@ def dissimilarity_matrix(similarity: Tensor) -> Tensor:
     return 1 - similarity
 
 
-def _tasks_held(fisher: Tensor | RowsOnDisk) -> int:
+def _tasks_held(fisher: Tensor) -> int:
     """How many tasks make a block."""
     count, most = len(fisher), _HELD_BYTES // (4 * max(1, fisher.shape[1]))
     return count if count <= most else max(1, most // 2)
 
 
-def _mean(fisher: Tensor | RowsOnDisk) -> float:
+def _mean(fisher: Tensor) -> float:
     tasks, shares = _tasks_held(fisher), []
     for start in range(0, len(fisher), tasks):
         part = fisher[start : start + tasks].double()
@@ -86,7 +85,7 @@ def _mean(fisher: Tensor | RowsOnDisk) -> float:
     return float(torch.stack(shares).sum())
 
 
-def _upper_cosines(fisher: Tensor | RowsOnDisk, scale: float, guard: float, block_elements: int) -> Tensor:
+def _upper_cosines(fisher: Tensor, scale: float, guard: float, block_elements: int) -> Tensor:
     """Cosines of all pairs i < j of one tensor [N, size] over `scale`, float64 [N, N] on the CPU, zero elsewhere."""
     count, tasks = len(fisher), _tasks_held(fisher)
     if scale == 0:  # no task has any Fisher in it
