@@ -362,7 +362,7 @@ def test_a_stop_is_answered_where_the_run_can_go_on(
     monkeypatch.setattr(learning_stage, "_STEPS_BETWEEN_CHECKPOINTS", 3)
     with monkeypatch.context() as patch:
         patch.setattr(owner, function, asked_to_stop)
-        with pytest.raises(Interrupted, match="call again to go on") as caught:
+        with pytest.raises(Interrupted, match="finished work is kept; continue with --resume") as caught:
             again(zoo, tmp_path)
     assert caught.value.exit_code == 143
     assert again(zoo, tmp_path).finished

@@ -5,7 +5,7 @@ import pytest
 
 from metazoo.errors import UsageError
 from metazoo.methods.tgr import TgrConfig
-from metazoo.methods.tgr_reference import PublishedTgrConfig
+from metazoo.methods.tgr_published import PublishedTgrConfig
 from metazoo.models import ClassifierSpec
 from metazoo.runs.config import resolve_config
 from metazoo.zoo import Zoo
@@ -24,13 +24,13 @@ def meta_model(setting: str, asked: dict[str, Any]) -> ClassifierSpec:
     [
         ("default", {}, {"width": 64}),
         ("thorough", {}, {"width": 64}),
-        ("reference", {}, {}),
+        ("published", {}, {}),
         ("default", {"width": None}, {}),
         ("default", {"width": 20}, {"width": 20}),
         ("default", {"width": [8, 8, 16, 16]}, {"width": (8, 8, 16, 16)}),
         ("default", {"architecture": "resnet10"}, {}),
-        ("reference", {"architecture": "resnet10"}, {}),
-        ("reference", {"width": "default"}, {"width": 64}),
+        ("published", {"architecture": "resnet10"}, {}),
+        ("published", {"width": "default"}, {"width": 64}),
         ("default", {"architecture": "thin-resnet", "width": 24}, {"width": 24}),
     ],
 )

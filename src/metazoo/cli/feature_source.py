@@ -30,13 +30,11 @@ class FeatureSource:
         path: as the user gave it.
         meta_model: None if a zoo was given.
         zoo: the folder of the zoo, also of a run's; None if a meta-model was given without its run.
-        selection_classes: of the labelled images that a run's models were selected by, if they were.
     """
 
     path: Path
     meta_model: MetaModel | None
     zoo: Path | None
-    selection_classes: tuple[str, ...] = ()
 
     def subject(self, in_turn_on: str | None = None) -> Subject:
         """The row of a table.
@@ -104,7 +102,7 @@ def open_source(path: str) -> FeatureSource:
     folder = Path(path)
     if (folder / "run.json").is_file():
         run = Run.open(folder)
-        return FeatureSource(folder, run.meta_model, Path(run.description["zoo"]["path"]), run.selection_classes)
+        return FeatureSource(folder, run.meta_model, Path(run.description["zoo"]["path"]))
     if (folder / "zoo.json").is_file():
         return FeatureSource(folder, None, folder)
     if description_file(folder) is not None:

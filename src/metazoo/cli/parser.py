@@ -157,6 +157,18 @@ def _train(commands: Any) -> None:
     train.add_argument(
         "--config", help="YAML file with the options that differ from the preset (of a resumed run: as it was begun)"
     )
+    train.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="option that differs from the preset and from --config, such as recovery.iterations=400; repeatable",
+    )
+    train.add_argument(
+        "--reuse-images",
+        metavar="RUN",
+        help="run with the same zoo, seed and recovery options, whose recovered images are used",
+    )
     train.add_argument("--seed", type=natural, help="of all randomness (default: 0)")
     train.add_argument(
         "--no-images",
@@ -295,7 +307,7 @@ def _evaluate(commands: Any) -> None:
     evaluate.add_argument(
         "--exclude-known",
         action="store_true",
-        help="leave out classes with the name of one that a model of the zoo was trained on, or the run selected by",
+        help="leave out classes with the name of one that a model of the zoo was trained on",
     )
     options.threads(evaluate)
     options.device(evaluate)
