@@ -122,7 +122,11 @@ def test_a_run_reuses_images_of_another_and_ends_as_if_it_had_not(
 
 @pytest.mark.parametrize(
     ("changes", "problem"),
-    [({"seed": 1}, "seed"), ({"recovery": {"iterations": 3}}, "recovery"), ({"budget.images_per_class": 5}, "budget")],
+    [
+        ({"seed": 1}, "seed"),
+        ({"recovery": {"iterations": 3}}, "recovery"),
+        ({"budget": {"images_per_class": 5}}, "budget"),
+    ],
 )
 def test_images_that_the_run_would_not_have_recovered_are_refused(
     zoo: Zoo, run: Run, tmp_path: Path, changes: dict[str, Any], problem: str

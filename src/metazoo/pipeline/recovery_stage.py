@@ -19,7 +19,7 @@ def copy_images(workspace: Workspace, other: Path) -> None:
     Raises:
         ArtefactError: the images are missing, damaged or cannot be copied.
     """
-    source, target = Bank.open(other / BANK), workspace.folder.path / BANK
+    source, target = Bank.open(other / BANK), Bank.open_or_create(workspace.folder.path / BANK).folder
     for name in source.teachers:
         if (target / name).exists() or source.is_discarded(name):
             continue
