@@ -41,7 +41,7 @@ CONFIG = {
     "budget": {"images_per_class": 30},
     "probe": {"steps": 100},
     "grouping": {"groups": 3},
-    "learning": {"steps": 700, "views": 2560, "steps_per_views": 350},
+    "learning": {"steps": 350, "views": 1280, "steps_per_views": 175},
 }
 
 

@@ -63,7 +63,7 @@ class TaskGroupingsRegularization(Method):
     reference = "Wei et al., Task Groupings Regularization, ICML 2024"
     presets: ClassVar[Mapping[str, BaseModel]] = {
         **_PRESETS,
-        "quick": _PRESETS["quick"].model_copy(update={"probe": ProbeConfig(steps=100)}),
+        "quick": _PRESETS["quick"].model_copy(update={"probe": ProbeConfig(steps=60)}),
         "published": PublishedTgrConfig(),
     }
 

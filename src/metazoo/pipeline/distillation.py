@@ -59,9 +59,9 @@ def distillation_presets(base: ZooDistillationConfig) -> dict[str, BaseModel]:
         "learning": base.learning.model_copy(update={"steps": 6000}),
     }
     quick = {
-        "recovery": RecoveryConfig(iterations=100, learning_rate=0.1),
+        "recovery": RecoveryConfig(iterations=60, learning_rate=0.1),
         "budget": RecoveryBudget(images_per_class=30),
-        "learning": base.learning.model_copy(update={"steps": 300, "views": 2048, "steps_per_views": 150}),
+        "learning": base.learning.model_copy(update={"steps": 250, "views": 1500, "steps_per_views": 125}),
         "meta_model": MetaModelConfig(),
     }
     return {

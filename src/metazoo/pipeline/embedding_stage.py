@@ -61,7 +61,7 @@ def embed_and_group(
         folder.delete(PROBE)
         embeddings = FisherEmbeddings.load(folder.path / EMBEDDINGS, folder.sha256(EMBEDDINGS))
         distance = dissimilarity_matrix(_similarity(embeddings, grouping_config))
-        grouping = _group(distance, grouping_config, names, workspace.seed)
+        grouping = grouped(distance, grouping_config, names, workspace.seed)
         folder.write_tensors(DISTANCE, {"distance": distance})
         quality = group_quality(distance, grouping).as_record()
         workspace.metrics.truncate_after("grouping", 0)  # of a process killed before its next line
@@ -70,7 +70,8 @@ def embed_and_group(
     return Partition.from_record(folder.read_json(GROUPING), names)
 
 
-def _group(distance: Tensor, config: GroupingConfig, names: list[str], seed: int) -> Partition:
+def grouped(distance: Tensor, config: GroupingConfig, names: list[str], seed: int) -> Partition:
+    """Group the teachers by their dissimilarities, float [N, N]; the control `shuffle` permutes the teachers before."""
     if config.shuffle:
         order = torch.randperm(len(names), generator=generator(seed, "grouping", "shuffle"))
         distance = distance[order][:, order]
