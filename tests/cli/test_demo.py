@@ -21,14 +21,14 @@ def test_the_demo_shows_both_methods_on_the_same_images(
         "budget.images_per_class": 4,
         "probe": {"width": 4, "steps": 2, "fisher_images": 4},
         "learning": {"steps": 3, "views": 40, "steps_per_views": 3},
-        "meta_model": {"width": 4, "input_size": 16},
+        "meta_model": {"width": 4},
     }
     monkeypatch.setattr(demo, "CONFIG", merged({"grouping": {"groups": 3}}, less))
     monkeypatch.setattr(demo, "TRAINING", TrainingConfig(epochs=1))
     monkeypatch.setattr(demo, "SCRIPTS", ("latin", "cyrillic"))
-    monkeypatch.setattr(demo, "KINDS", (("conv4", 3, 16),))
+    monkeypatch.setattr(demo, "KINDS", (("conv4", 3, 32),))
     monkeypatch.setattr(demo, "EPISODES", 2)
-    monkeypatch.setattr(demo, "_IMAGES_PER_CLASS", 10)
+    monkeypatch.setattr(demo, "_IMAGES_PER_CLASS", 20)
     demo.demo(Namespace(out=str(tmp_path), seed=0, workers=1))
     output = capsys.readouterr().out
     report = (tmp_path / "report.html").read_text()
