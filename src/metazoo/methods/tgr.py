@@ -46,7 +46,7 @@ from metazoo.zoo import Zoo
 class TgrConfig(ZooDistillationConfig):
     """All options of a run by TGR."""
 
-    learning: LearningConfig = LearningConfig()
+    learning: LearningConfig = LearningConfig()  # pyright: ignore[reportIncompatibleVariableOverride] - it is frozen
     probe: ProbeConfig = ProbeConfig()
     grouping: GroupingConfig = GroupingConfig()
 

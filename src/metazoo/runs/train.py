@@ -102,7 +102,7 @@ def train(
     check_run_folder(out, resume)
     if not (out / DESCRIPTION).is_file():
         check_before_work(resolved.method, zoo, resolved.options, resolved.seed)
-    source = None if reuse_images is None else Run.open(Path(getattr(reuse_images, "path", reuse_images)))
+    source = Run.open(reuse_images) if isinstance(reuse_images, str | Path) else reuse_images
     if source is not None:
         source.check_same_images(zoo, resolved)
     with graceful("continue with --resume") as stop, exclusive(out):
