@@ -27,7 +27,7 @@ def test_all_options_are_listed_as_a_file_to_begin_from(cli: Cli, refused: Refus
     assert (listed.code, listed.err) == (0, "")
     assert "iterations: 1200  # meta-iterations" in listed.out
     assert cli("methods", "--preset", "default").out == cli("methods", "tgr").out
-    assert "tgr has no preset 'none'; choose one of default" in refused(2, "methods", "--preset", "none")
+    assert "tgr: unknown preset none; choose one of default" in refused(2, "methods", "--preset", "none")
     assert "unknown method 'none'; choose one of tgr" in refused(2, "methods", "none")
 
 
