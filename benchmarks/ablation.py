@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.other_images import fill_with_drawn_images, fill_with_real_images, learn_from_bank
 from metazoo.bank import Bank, ResidentBanks
 from metazoo.data import EpisodeList, load_images
 from metazoo.evaluate import Subject, evaluate_lists, mean_interval, paired_difference
@@ -33,7 +34,6 @@ from metazoo.pipeline.learning_stage import learn_from_groups
 from metazoo.pipeline.workspace import Workspace
 from metazoo.runs.config import merged, resolve_config
 from metazoo.runs.record import Run
-from metazoo.runs.train import train
 from metazoo.storage.metrics import MetricsLog
 from metazoo.storage.run_folder import RunFolder
 from metazoo.taskspace import FixedGrouping, group
@@ -58,16 +58,14 @@ def variants(training_data: Path | None) -> dict[str, dict[str, Any]]:
     The default comes first. Other sources than recovered images meet all groupings by the default regulariser, and all
     regularisers by the groupings that differ most; real images are one where they are given.
     """
-    sources: dict[str, dict[str, Any]] = {kind: {"kind": kind} for kind in ("leaves", "fractals", "glyphs", "noise")}
-    if training_data is not None:
-        sources["real images"] = {"kind": "images", "data": str(training_data)}
+    sources = ["leaves", "fractals", "glyphs", "noise", *(["real images"] if training_data else [])]
     groupings = ("dispersed", "spectral", "homogeneous", "random", "single")
     recovered = [*itertools.product(groupings, REGULARISERS)]
     some = {*itertools.product(groupings, ("implicit",)), *itertools.product(("dispersed", "single"), REGULARISERS)}
     others = [(source, *pair) for source in sources for pair in recovered if pair in some]
     return {
         **{", ".join(pair): _changes(*pair) for pair in recovered},
-        **{", ".join((source, *pair)): {"source": sources[source], **_changes(*pair)} for source, *pair in others},
+        **{", ".join((source, *pair)): {"source": source, **_changes(*pair)} for source, *pair in others},
     }
 
 
@@ -75,27 +73,41 @@ def _changes(grouping: str, regulariser: str) -> dict[str, Any]:
     return {"grouping": {"strategy": grouping}, "learning": {"regularisation": REGULARISERS[regulariser]}}
 
 
-def with_source(run: Run, zoo: Zoo, source: Mapping[str, Any], seed: int, folder: Path) -> Run:
-    """A run with other images and the embeddings of the teachers on them, whose learning is of no account."""
-    config = merged(run.config.as_record(), {"source": source, "learning": {"steps": 1}})
-    return train(zoo, out=folder, config=config, seed=seed, resume=True)
+def with_source(run: Run, zoo: Zoo, source: str, training_data: Path | None, seed: int, folder: Path) -> Path:
+    """Folder with a bank of other images and the dissimilarities of the teachers on them."""
+    if not (folder / BANK).exists():
+        config = tgr_config(run, {"learning": {"steps": 1}})
+        bank, images_per_class = Bank.create(folder / BANK), config.budget.images_per_class
+        if source == "real images":
+            assert training_data is not None
+            fill_with_real_images(bank, zoo, load_images(training_data), images_per_class, seed)
+        else:
+            fill_with_drawn_images(bank, zoo, source, images_per_class, seed)
+        learn_from_bank(zoo, bank, config, seed, folder)
+    return folder
+
+
+def tgr_config(run: Run, changes: Mapping[str, Any]) -> TgrConfig:
+    """Options of the run with some changes."""
+    config = resolve_config(merged(run.config.as_record(), changes)).options
+    assert isinstance(config, TgrConfig)
+    return config
 
 
 def learned(
-    run: Run, zoo: Zoo, changes: Mapping[str, Any], seed: int, folder: Path
+    run: Run, zoo: Zoo, changes: Mapping[str, Any], seed: int, folder: Path, base: Path | None = None
 ) -> tuple[ImageClassifier, list[dict[str, Any]]]:
-    """The meta-model of one variant by the images and embeddings of `run`, and the rows of its diary."""
-    config = resolve_config(merged(run.config.as_record(), changes)).options
-    assert isinstance(config, TgrConfig)
+    """Meta-model of one variant by the images and dissimilarities in `base` (None: those of `run`), and its metrics."""
+    config, base = tgr_config(run, changes), base or run.path
     workspace = Workspace(
         zoo, RunFolder(folder), MetricsLog(folder / METRICS), seed, lambda: None, progress=False, images=False
     )
-    distance = RunFolder(run.path).read_tensors(DISTANCE)["distance"]
+    distance = RunFolder(base).read_tensors(DISTANCE)["distance"]
     names = [contract.name for contract in zoo]
     partition = group(distance, config.grouping.strategy, config.grouping.groups, keys=names, seed=seed)
-    banks = ResidentBanks(Bank.open(run.path / BANK))
-    classifier = learn_from_groups(workspace, banks, FixedGrouping(partition), config.learning, config.meta_model)
-    return classifier, workspace.metrics.rows()
+    banks = ResidentBanks(Bank.open(base / BANK))
+    student = learn_from_groups(workspace, banks, FixedGrouping(partition), config.learning, config.meta_model)
+    return student.classifier, workspace.metrics.rows()
 
 
 def main() -> None:
@@ -121,11 +133,11 @@ def main() -> None:
     rows = []
     for seed in map(int, options.seeds.split(",")):
         default: list[Tensor] = []
-        for number, (name, changes) in enumerate(chosen.items()):
-            shorter = merged({"learning": {"steps": options.steps}}, changes)
-            source = changes.get("source")
-            base = with_source(run, zoo, source, seed, options.out / f"{seed}-{source['kind']}") if source else run
-            classifier, figures = learned(base, zoo, shorter, seed, options.out / f"{seed}-{number}")
+        for number, (name, changes) in enumerate((name, dict(changes)) for name, changes in chosen.items()):
+            source = changes.pop("source", None)
+            shorter, folder = merged({"learning": {"steps": options.steps}}, changes), options.out / f"{seed}-{source}"
+            base = with_source(run, zoo, source, options.train, seed, folder) if source else None
+            classifier, figures = learned(run, zoo, shorter, seed, options.out / f"{seed}-{number}", base)
             subject = Subject.of(name, "tgr", classifier)
             accuracies = evaluate_lists(subject, validation, lists, get_head("nearest-mean"))
             default = default or accuracies

@@ -8,7 +8,7 @@ fidelity of a way is its accuracy relative to that of real images, and it stands
         [--ways pixels:50,pixels:100,pixels:200,generator:200] [--device DEVICE] [--precision PRECISION]
 
 SOURCE is what the teachers were trained on. Of a way, the number is that of its iterations; `pixels` and `generator`
-are the settings `default` and `reference` of TGR. One teacher and one process at a time; seconds are those of the
+are the presets `default` and `published` of TGR. One teacher and one process at a time; seconds are those of the
 processor on a CPU, and by the clock on a GPU, the start of CUDA and of its libraries not counted.
 """
 

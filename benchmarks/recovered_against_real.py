@@ -17,12 +17,16 @@ from typing import Any
 
 import torch
 
+from benchmarks.other_images import fill_with_real_images, learn_from_bank
 from benchmarks.peak_memory import PeakMemory
+from metazoo.bank import Bank
 from metazoo.cli.feature_source import open_source
 from metazoo.data import EpisodeList, load_images
 from metazoo.evaluate import Subject, evaluate_lists, mean_interval
 from metazoo.features.heads import get_head
-from metazoo.runs.config import merged, resolve_config
+from metazoo.methods.tgr import TgrConfig
+from metazoo.pipeline.layout import BANK
+from metazoo.runs.config import resolve_config
 from metazoo.runs.train import train
 from metazoo.zoo import Zoo
 
@@ -60,10 +64,12 @@ def main() -> None:
         classifier = run.meta_model.module
         measure("recovered", Subject.of("recovered", "tgr", classifier), seconds=seconds, peak_pss=memory.peak)
         if not options.skip_real:
-            changes = {"source": {"kind": "images", "data": str(options.train)}}
-            config = merged(resolve_config(options.config).as_record(), changes)
-            study = train(zoo, out=options.out / f"real-{seed}", config=config, seed=seed, resume=True, progress=True)
-            measure("real", Subject.of("real", "tgr", study.meta_model.module))
+            config = resolve_config(options.config).options
+            assert isinstance(config, TgrConfig)
+            bank = Bank.create(options.out / f"real-{seed}" / BANK)
+            fill_with_real_images(bank, zoo, load_images(options.train), config.budget.images_per_class, seed)
+            real = learn_from_bank(zoo, bank, config, seed, options.out / f"real-{seed}")
+            measure("real", Subject.of("real", "tgr", real))
     for kind in ("recovered", "real"):
         for column, shots in enumerate(SHOTS):
             means = [row["accuracy"][column][0] for row in rows if row["name"] == kind]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from training_helpers import OPTIONS, REFERENCE, SIDE, build, coloured_images
+from training_helpers import OPTIONS, PUBLISHED_OPTIONS, SIDE, build, coloured_images
 
 from metazoo.adapt import adapt
 from metazoo.evaluate import Subject, evaluate
@@ -49,7 +49,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         ("default", merged(LONGER, {"learning": {"regularisation": {"kind": "explicit", "every": 1}}})),
         ("default", merged(LONGER, {"learning": {"regularisation": PUBLISHED}})),
         ("default", merged(LONGER, {"domains": {"alike": 9.0}, "trust": {"mode": "weigh", "threshold": 1.0}})),
-        ("reference", merged(REFERENCE, {"recovery": {"iterations": 6}})),
+        ("published", merged(PUBLISHED_OPTIONS, {"recovery": {"iterations": 6}})),
     ],
 )
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -65,8 +65,8 @@ def test_a_run_finishes_and_all_its_steps_are_recorded(
 
 @pytest.mark.parametrize("learner", ["maml", "maml-first-order", "anil", "protonet"])
 def test_every_learner_is_recorded(zoo: Zoo, tmp_path: Path, recorded: list[bool], learner: str) -> None:
-    config = merged(REFERENCE, {"learning": {"replay": {"learner": learner, "episodes_per_update": 6}}})
-    run = train(zoo, out=tmp_path / "run", preset="reference", config=config, device="cuda", workers=1)
+    config = merged(PUBLISHED_OPTIONS, {"learning": {"replay": {"learner": learner, "episodes_per_update": 6}}})
+    run = train(zoo, out=tmp_path / "run", preset="published", config=config, device="cuda", workers=1)
     assert run.finished
     assert all(recorded)
 

@@ -196,7 +196,7 @@ def test_a_run_goes_on_with_its_own_zoo_only(zoo: Zoo, copied: Path) -> None:
 
 
 def test_a_run_is_not_begun_anew_by_mistake(zoo: Zoo, whole: Run, copied: Path) -> None:
-    with pytest.raises(UsageError, match="holds a run already; continue it by --resume"):
+    with pytest.raises(UsageError, match="holds a run already; continue it with --resume"):
         train(zoo, out=copied, config=OPTIONS)
     assert content(copied) == content(whole.path)
 
@@ -362,7 +362,7 @@ def test_a_stop_is_answered_where_the_run_can_go_on(
     monkeypatch.setattr(learning_stage, "_STEPS_BETWEEN_CHECKPOINTS", 3)
     with monkeypatch.context() as patch:
         patch.setattr(owner, function, asked_to_stop)
-        with pytest.raises(Interrupted, match="call again to go on") as caught:
+        with pytest.raises(Interrupted, match="finished work is kept; continue with --resume") as caught:
             again(zoo, tmp_path)
     assert caught.value.exit_code == 143
     assert again(zoo, tmp_path).finished

@@ -19,10 +19,9 @@ from metazoo.features.domain_router import fitted_recogniser
 from metazoo.features.embedders import MultiDomainClassifier
 from metazoo.learn.group_learning import GroupLearner, Student
 from metazoo.learn.learning_config import LearningConfig
-from metazoo.methods import tgr
 from metazoo.methods.tgr import TgrConfig
 from metazoo.models import ImageClassifier
-from metazoo.pipeline import audit_stage, domain_models
+from metazoo.pipeline import audit_stage, distillation, domain_models
 from metazoo.pipeline.audit_stage import skill_of
 from metazoo.pipeline.domain_models import softened, with_domain_models
 from metazoo.pipeline.layout import BANK, DOMAINS, GROUPING, SKILL, TRUST
@@ -69,6 +68,16 @@ def test_per_domain_models_continue_from_the_meta_model_with_the_models_of_their
     config = Run.open(folder.path).config.options
     assert isinstance(config, TgrConfig)
     options = config.learning.model_copy(update={"steps": 3, "learning_rate": 0.005})
+    everything = zoo.teachers()
+    sizes = [teacher.classifier.network.feature_size for teacher in everything]
+    whole = Student(plain.spec, sizes, [teacher.contract.spec.classes for teacher in everything], 0)
+    weights = scores.pow(8).clamp(min=1e-6).float() if trust["mode"] == "weigh" else None
+    resident, partition = ResidentBank.load(bank, names, SIDE), Partition(groups, "dispersed")
+    targets = teacher_targets(everything, CPU)
+    learner = GroupLearner(whole, resident, FixedGrouping(partition), targets, config.learning, 0, weights=weights)
+    for _ in range(config.learning.steps):
+        learner.step()
+    learner.calibrate()
     for domain in ("colours", "grey"):
         own = [index for index, contract in enumerate(zoo) if contract.domain == domain]
         left = [tuple(own.index(index) for index in group if index in own) for group in groups]
@@ -76,9 +85,7 @@ def test_per_domain_models_continue_from_the_meta_model_with_the_models_of_their
         weights = scores[own].pow(8).clamp(min=1e-6) if trust["mode"] == "weigh" else None
         resident = ResidentBank.load(bank, [names[index] for index in own], SIDE)
         teachers, seed = [zoo.teacher(names[index]) for index in own], seed_of(0, "specialist", domain)
-        sizes = [teacher.classifier.network.feature_size for teacher in teachers]
-        student = Student(plain.spec, sizes, [teacher.contract.spec.classes for teacher in teachers], seed)
-        student.classifier.load_state_dict(plain.state_dict())
+        student = whole.part(own)
         targets = teacher_targets(teachers, CPU)
         learner = GroupLearner(student, resident, grouping, targets, options, seed, weights=weights)
         for _ in range(3):
@@ -105,11 +112,11 @@ def test_per_domain_models_continue_from_the_meta_model_with_the_models_of_their
 
 def test_any_method_may_continue_its_learning_by_domain(zoo: Zoo, by_domain: Run, tmp_path: Path) -> None:
     start = by_domain.meta_model.networks[2]
-    calls: list[tuple[list[str], list[int], bool, str, int]] = []
+    calls: list[tuple[list[str], list[int], str, int]] = []
 
-    def shifted(part: Workspace, own: Sequence[int], model: ImageClassifier, stage: str) -> ImageClassifier:
-        calls.append(([contract.name for contract in part.zoo], [*own], model is start, stage, part.seed))
-        other = deepcopy(model)
+    def shifted(part: Workspace, own: Sequence[int], stage: str) -> ImageClassifier:
+        calls.append(([contract.name for contract in part.zoo], [*own], stage, part.seed))
+        other = deepcopy(start)
         with torch.no_grad():
             other.network.get_parameter(FIRST).add_(len(calls))
         return other
@@ -121,8 +128,8 @@ def test_any_method_may_continue_its_learning_by_domain(zoo: Zoo, by_domain: Run
     module = with_domain_models(workspace, banks, start, domains, shifted, 40)
     names = [contract.name for contract in zoo]
     assert calls == [
-        ([names[3], names[4]], [3, 4], True, "specialist-1", seed_of(5, "specialist", "grey")),
-        ([names[0], names[2]], [0, 2], True, "specialist-2", seed_of(5, "specialist", "colours")),
+        ([names[3], names[4]], [3, 4], "specialist-1", seed_of(5, "specialist", "grey")),
+        ([names[0], names[2]], [0, 2], "specialist-2", seed_of(5, "specialist", "colours")),
     ]
     weights = [network.network.state_dict()[FIRST] - start.network.state_dict()[FIRST] for network in module.networks]
     assert [round(float(weight.mean()), 4) for weight in weights] == [1, 2, 0]
@@ -190,10 +197,6 @@ def test_nor_do_domains_of_a_single_model(zoo: Zoo, tmp_path: Path) -> None:
     assert (run.metrics()[-1]["stage"], run.metrics()[-1]["step"]) == ("learning", 7)
 
 
-def test_nor_do_pictures_that_show_no_domain(zoo: Zoo, tmp_path: Path) -> None:
-    assert isinstance(learned(zoo, tmp_path, source={"kind": "noise"}).meta_model.module, ImageClassifier)
-
-
 @pytest.fixture(scope="module")
 def of_three(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
     """Two models each of three domains with awkward names."""
@@ -244,7 +247,7 @@ def test_a_run_stopped_among_its_per_domain_models_ends_bit_equal(
         return called
 
     with monkeypatch.context() as patch:
-        for home, name in ((tgr, "learn_from_groups"), (domain_models, "fitted_recogniser")):
+        for home, name in ((distillation, "learn_from_groups"), (domain_models, "fitted_recogniser")):
             patch.setattr(home, name, stopping(name, getattr(home, name)))
         with pytest.raises(KeyboardInterrupt):
             learned(zoo, tmp_path / "run")

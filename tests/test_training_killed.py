@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from training_helpers import OPTIONS, REFERENCE, content, untrained
+from training_helpers import OPTIONS, PUBLISHED_OPTIONS, content, untrained
 
 from metazoo.runs.record import Run
 from metazoo.zoo import Zoo
@@ -194,7 +194,7 @@ def test_specialists_are_gone_on_with_too(two_domains: Zoo, tmp_path: Path) -> N
 _PARTS = 4
 _SETTINGS = {
     "default": {"preset": "default", **OPTIONS},
-    "reference": {"preset": "reference", **REFERENCE},
+    "published": {"preset": "published", **PUBLISHED_OPTIONS},
     "kinds": OF_KINDS,
 }
 

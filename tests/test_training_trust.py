@@ -7,13 +7,11 @@ import pytest
 import torch
 from training_helpers import OPTIONS, build, content
 
-from metazoo.errors import UsageError
 from metazoo.learn.group_learning import GroupLearner
 from metazoo.pipeline import learning_stage
 from metazoo.pipeline.audit_stage import kept_models
 from metazoo.pipeline.layout import GROUPING, TRUST
 from metazoo.report.sections import sections_of
-from metazoo.runs.config import resolve_config
 from metazoo.runs.record import Run
 from metazoo.runs.train import train
 from metazoo.storage.run_folder import RunFolder
@@ -99,10 +97,3 @@ def test_a_run_that_was_stopped_ends_bit_equal(
             learned(zoo, tmp_path / "stopped", mode=mode, threshold=1.0)
     stopped = learned(zoo, tmp_path / "stopped", mode=mode, threshold=1.0)
     assert content(stopped.path) == content(whole.path)
-
-
-def test_images_without_classes_settle_nothing(zoo: Zoo, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"trust\.mode drop needs recovered images, not source\.kind noise"):
-        resolve_config({"trust": {"mode": "drop"}, "source": {"kind": "noise"}})
-    run = train(zoo, out=tmp_path, config={**OPTIONS, "source": {"kind": "noise"}}, workers=1)
-    assert not RunFolder(run.path).has(TRUST)

@@ -29,8 +29,8 @@ OPTIONS: dict[str, Any] = {
     },
     "meta_model": {"architecture": "conv4", "width": 4, "input_size": 16},
 }
-# Of the setting `reference`.
-REFERENCE: dict[str, Any] = {
+# Of the preset `published`.
+PUBLISHED_OPTIONS: dict[str, Any] = {
     "recovery": {"iterations": 2, "latent": 8, "width": 4},
     "budget": {"images_per_class": 6, "bucket_size": 12},
     "probe": {"width": 4, "input_size": 16, "steps": 3, "batch_size": 8, "fisher_images": 12},

@@ -92,7 +92,7 @@ def _case(architecture: str, side: int, images: int, steps: tuple[int, int], qui
             "published, plain torch": extrapolated(
                 lambda check: published_inversion(subject, labels, fewer, random(), check), published.iterations
             ),
-            "published, by metazoo (preset reference)": extrapolated(
+            "published, by metazoo (preset published)": extrapolated(
                 lambda check: recovered(subject, labels, fewer, check),
                 published.iterations,
             ),

@@ -46,7 +46,7 @@ def _untrained_zoo(folder: Path, models: int, width: int | None) -> Zoo:
 
 
 def _case(name: str, zoo: Callable[[], Zoo], config: Config, reference: Config, workers: int | None) -> Case:
-    estimate = "preset reference, as --plan estimates it", "setting default, as --plan estimates it"
+    estimate = "preset published, as --plan estimates it", "setting default, as --plan estimates it"
 
     def prepare() -> dict[str, Way]:
         opened = zoo()
@@ -56,7 +56,7 @@ def _case(name: str, zoo: Callable[[], Zoo], config: Config, reference: Config, 
                 train(opened, out=Path(folder) / "run", config=config, seed=0, workers=workers)
 
         return {
-            estimate[0]: lambda: plan_run(opened, preset="reference", config=reference, workers=workers).total_seconds,
+            estimate[0]: lambda: plan_run(opened, preset="published", config=reference, workers=workers).total_seconds,
             estimate[1]: lambda: plan_run(opened, config=config, workers=workers).total_seconds,
             "setting default": waited(run),
         }

@@ -4,7 +4,7 @@ import functools
 import importlib.util
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -28,7 +28,6 @@ _MODULES = {
     "methods.domains": "pipeline.layout pipeline.audit_stage",
     "methods.planning": "runs.plan",
     "methods.recipes": "pipeline.shared_config",
-    "methods.selection": "pipeline.layout pipeline.selection_stage",
     "methods.specialists": "pipeline.domain_models",
     "methods.stages": "pipeline.layout pipeline.recovery_stage pipeline.embedding_stage pipeline.learning_stage",
     "methods.steps": "pipeline.stepping",
@@ -59,11 +58,16 @@ _MODULES = {
 }
 _NAMES = {
     "GroupRow": "DomainRow",
-    "SourceRecipe": "ImageSourceConfig",
     "TgrReferenceRecipe": "PublishedTgrConfig",
     "group_rows": "domain_rows",
     "group_table": "domain_table",
 }
+_PRESETS = {"reference": "published"}
+
+
+def new_preset(name: str, presets: Collection[str]) -> str:
+    """Present name of a preset; `name` itself unless it is a former name that is not in `presets`."""
+    return name if name in presets else _PRESETS.get(name, name)
 
 
 def _warn(former: str, now: str) -> None:

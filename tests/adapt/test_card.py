@@ -93,33 +93,8 @@ def test_the_fate_of_recovered_images_is_told(zoo: Zoo) -> None:
     assert "Those of 2 models are kept in the run folder (`bank`) and shown nowhere. Those of 1 model were" in text
 
 
-def test_a_study_on_real_images_says_so(zoo: Zoo) -> None:
-    text = card(zoo, source={"kind": "images", "data": "some_photos"})
-    assert "learned from 1 pre-trained model and real images of their classes." in text
-    assert "real ones of some\\_photos, for a study, so this run is **not data-free**" in text
-    assert "the run folder holds real ones. Those of 1 model are kept" in text
-    assert "data-free" not in yaml.safe_load(text.split("---\n", 2)[1])["tags"]
-    assert "seen a real image" not in text
-    assert "no training images" not in text
-
-
-def test_images_by_formulas_reveal_nothing(zoo: Zoo) -> None:
-    text = card(zoo, source={"kind": "leaves"})
-    assert "No image was recovered" in text
-    assert "can resemble" not in text
-    assert "nothing of this run has seen a real image" in text
-    assert "data-free" in yaml.safe_load(text.split("---\n", 2)[1])["tags"]
-
-
 def test_escaped_text_stays_on_its_line() -> None:
     assert escape("a\n# b\r\n<img>&*_") == r"a \# b &lt;img&gt;&amp;\*\_"
-
-
-def test_a_selection_by_labelled_images_is_told(zoo: Zoo) -> None:
-    seen = {"images": 20, "classes": ["x", "y"], "sha256": "0f"}
-    text = card(zoo, {"selection": {"validation": seen, "models": [{"model": "one", "probability": 0.75}]}})
-    assert "accuracy on 20 labelled images of 2 classes, SHA-256 0f. So this run is **not data-free**" in text
-    assert "| 75.2 % |  |  | 75 % |" in text
 
 
 def test_a_meta_model_without_its_run_has_a_card_of_what_is_known(tmp_path: Path) -> None:

@@ -23,11 +23,11 @@ def train(workshop: Workshop, *more: object) -> tuple[object, ...]:
 
 
 def test_all_options_are_listed_as_a_file_to_begin_from(cli: Cli, refused: Refused, own: Workshop) -> None:
-    listed = cli("methods", "tgr", "--preset", "reference")
+    listed = cli("methods", "tgr", "--preset", "published")
     assert (listed.code, listed.err) == (0, "")
     assert "iterations: 1200  # meta-iterations" in listed.out
     assert cli("methods", "--preset", "default").out == cli("methods", "tgr").out
-    assert "tgr has no preset 'none'; choose one of default" in refused(2, "methods", "--preset", "none")
+    assert "tgr: unknown preset none; choose one of default" in refused(2, "methods", "--preset", "none")
     assert "unknown method 'none'; choose one of tgr" in refused(2, "methods", "none")
 
 
@@ -72,8 +72,8 @@ def test_the_former_name_of_an_option_works_and_names_the_new_one(
     outcome = cli(*train(own, "--out", own.run, "--resume", *words))
     assert outcome.code == 0
     assert outcome.err == "warning: --setting is now called --preset, and will be removed\n"
-    listed = cli("methods", "tgr", "--setting", "reference")
-    assert (listed.out, listed.err) == (cli("methods", "tgr", "--preset", "reference").out, outcome.err)
+    listed = cli("methods", "tgr", "--setting", "published")
+    assert (listed.out, listed.err) == (cli("methods", "tgr", "--preset", "published").out, outcome.err)
 
 
 def test_a_run_without_groups_ends_well(cli: Cli, own: Workshop) -> None:
@@ -93,9 +93,21 @@ def test_a_plan_makes_no_run(cli: Cli, workshop: Workshop, own: Workshop) -> Non
     assert not own.new.exists()
 
 
+def test_a_plan_refuses_a_folder_that_a_run_refuses(cli: Cli, refused: Refused, own: Workshop) -> None:
+    assert "holds a run already" in refused(2, *train(own, "--out", own.run, "--plan"))
+    assert "is not a run" in refused(2, *train(own, "--out", own.seen, "--plan"))
+    assert "cannot be a run folder" in refused(2, *train(own, "--out", own.config, "--plan"))
+    assert cli(*train(own, "--out", own.run, "--plan", "--resume")).code == 0
+
+
+def test_a_setting_overrides_the_file(refused: Refused, own: Workshop) -> None:
+    error = refused(1, *train(own, "--out", own.run, "--resume", "--set", "recovery.iterations=5"))
+    assert "was begun with another recovery.iterations" in error
+
+
 def test_a_run_that_is_there_is_not_overwritten(refused: Refused, own: Workshop) -> None:
     before = content(own.run)
-    assert "run holds a run already; continue it by --resume" in refused(2, *train(own, "--out", own.run))
+    assert "run: holds a run already; continue it with --resume" in refused(2, *train(own, "--out", own.run))
     assert content(own.run) == before
 
 
@@ -120,7 +132,7 @@ def test_a_run_goes_on_without_being_described_again(cli: Cli, own: Workshop, ch
     assert content(own.run) == before
 
 
-@pytest.mark.parametrize(("option", "value"), [("--seed", "1"), ("--preset", "reference")])
+@pytest.mark.parametrize(("option", "value"), [("--seed", "1"), ("--preset", "published")])
 def test_a_run_does_not_go_on_as_something_else(refused: Refused, own: Workshop, option: str, value: str) -> None:
     error = refused(1, "train", "--zoo", own.zoo, "--out", own.run, "--resume", option, value)
     assert f"run was begun with another {option[2:]}; give the same, or choose another folder" in error
@@ -145,7 +157,7 @@ def test_a_run_in_use_is_left_alone(refused: Refused, own: Workshop) -> None:
         ("learning: {steps: many}", "learning.steps: Input should be a valid integer"),
         ("learning: {steps: 0}", "learning.steps: Input should be greater than or equal to 1"),
         ("method: maml", "unknown method 'maml'; choose one of tgr"),
-        ("preset: secret", "tgr has no preset 'secret'; choose one of default"),
+        ("preset: secret", "tgr: unknown preset secret; choose one of default"),
         ("seed: -1", "seed must be a whole number of at least 0"),
         ("meta_model: {architecture: resnet-1000}", "unknown architecture 'resnet-1000'; choose one of conv4"),
         ("format_version: 9", "has format version 9, this metazoo reads 1; update metazoo"),
@@ -167,12 +179,12 @@ def test_a_wrong_description_of_a_run_names_its_file(refused: Refused, own: Work
 def test_wrong_use_is_refused(refused: Refused, own: Workshop) -> None:
     new = ("--out", own.new)
     assert "unknown method 'maml'" in refused(2, *train(own, *new, "--method", "maml"))
-    assert "has no preset 'secret'" in refused(2, *train(own, *new, "--preset", "secret"))
+    assert "unknown preset secret" in refused(2, *train(own, *new, "--preset", "secret"))
     assert "none: not a folder; give a" in refused(2, *train(own, *new, "--zoo", own.none))
     assert "none.yaml does not exist; give a YAML file" in refused(
         2, *train(own, *new, "--config", own.folder / "none.yaml")
     )
-    assert "seen holds 'colour-0' and is not a run" in refused(2, *train(own, "--out", own.seen))
+    assert "seen: holds 'colour-0' and is not a run" in refused(2, *train(own, "--out", own.seen))
     assert "cannot be a run folder" in refused(2, *train(own, "--out", own.config))
     assert not own.new.exists()
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from cli_helpers import Outcome, Workshop, content, edit_json, edit_tensors
 
-from metazoo.pipeline.layout import HEALTH, SELECTION, TRUST
+from metazoo.pipeline.layout import HEALTH, TRUST
 from metazoo.storage.artefacts import sha256_of_file
 from metazoo.storage.lock import exclusive
 from metazoo.storage.run_folder import RunFolder
@@ -293,16 +293,3 @@ def test_a_model_that_is_not_there_cannot_be_removed(refused: Refused, workshop:
 def test_a_zoo_is_not_made_in_a_folder_with_other_things(refused: Refused, own: Workshop) -> None:
     error = refused(2, "zoo", "build", own.seen, "--data", own.seen, "--models", 1, *SMALL)
     assert "holds 'colour-0' and is not a zoo; choose a new or empty folder" in error
-
-
-def test_inspecting_shows_whom_a_run_has_selected(cli: Cli, own: Workshop) -> None:
-    folder = RunFolder(own.run)
-    models = [{"model": name, "probability": chance} for name, chance in zip(NAMES, (0.9, 0.1), strict=True)]
-    folder.write_json(SELECTION, {"models": models, "validation": {"images": 48, "accuracy": 71.25}})
-    for has_trust in (True, False):
-        outcome = cli("zoo", "inspect", own.zoo, "--run", own.run)
-        assert (outcome.code, outcome.err) == (0, f"warning: {folder.read_json(HEALTH)['warning']}\n")
-        assert outcome.out.index(f"{NAMES[1]} │ 10.0 % │") < outcome.out.index(f"{NAMES[0]} │ 90.0 % │")
-        assert "not data-free" in " ".join(outcome.out.split())
-        assert ("Trust" in outcome.out) is has_trust
-        folder.delete(TRUST)

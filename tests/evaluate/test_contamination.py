@@ -64,13 +64,10 @@ def test_classes_that_models_know_are_left_out() -> None:
         exclude_known(images, found, 5)
 
 
-def test_classes_that_models_were_selected_by_are_left_out_too() -> None:
-    images = noise_images(classes=6, each=4)
-    found = find_contamination(images.class_names, {"a": ["class 1"]}, ["Class-1", "class_5", "another"])
-    assert (found.models, found.known, found.selected_by) == (1, {"class 1": ("a",)}, ("class 1", "class 5"))
-    assert exclude_known(images, found, 4)[0].class_names == ("class 0", "class 2", "class 3", "class 4")
-    without_zoo = find_contamination(images.class_names, {}, ["class 5"])
-    assert exclude_known(images, without_zoo, 5)[0].class_names == images.class_names[:5]
+def test_a_result_of_a_former_version_still_warns_of_classes_that_models_were_selected_by() -> None:
+    record = {"models": 1, "classes": 6, "known": {}, "selected_by": ["class 1"], "excluded": False}
+    (warning,) = Contamination.model_validate(record).warnings("noise")
+    assert "selected its models by images of 1 of these classes" in warning
 
 
 def test_without_known_classes_nothing_is_left_out() -> None:

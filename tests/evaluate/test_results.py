@@ -87,7 +87,6 @@ def test_what_models_knew_of_the_classes_is_told_if_it_was_looked_into(tmp_path:
         "models": 2,
         "classes": 6,
         "known": {"lion": ["a", "b"]},
-        "selected_by": [],
         "excluded": False,
     }
 

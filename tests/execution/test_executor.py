@@ -334,7 +334,7 @@ def test_a_signal_to_the_whole_group_ends_cleanly(tmp_path: Path, number: signal
     parent, work, workers = _busy_parent(tmp_path)
     os.killpg(parent.pid, number)
     output, errors = parent.communicate(timeout=30)
-    assert output == f"stopped by {number.name}; what was finished is kept, call again to go on\n"
+    assert output == f"stopped by {number.name}: finished work is kept; call again to continue\n"
     assert errors == ""
     assert parent.returncode == 128 + number
     assert not any(worker.is_running() for worker in workers)

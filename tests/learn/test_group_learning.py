@@ -203,12 +203,10 @@ def test_a_step_learns_from_the_views_of_its_members_only() -> None:
     marked[:, 0] = 255
     marked[bank.places_of(1), 0] = 0
     bank = dataclasses.replace(bank, images=marked)
-    learner = learner_of(teachers=of_owner_1, bank=bank)
-    learner.active = (1,)
-    assert math.isfinite(float(learner.step().loss))
-    learner.active = (0, 2)
+    config = changed(mix=False)
+    assert math.isfinite(float(learner_of(config, teachers=of_owner_1, bank=bank, members=(1,)).step().loss))
     with pytest.raises(DataError):
-        learner.step()
+        learner_of(config, teachers=of_owner_1, bank=bank, members=(0, 2)).step()
 
 
 def test_the_learning_rate_rises_and_falls_as_a_cosine() -> None:
@@ -355,15 +353,13 @@ def test_an_impossible_config_is_refused(wrong: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kind", ["implicit", "explicit", "mean"])
 def test_steps_played_back_from_a_recording_learn_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Two pools of views, groups of two sizes, some or all teachers active: eight recordings.
+    # Two pools of views and groups of two sizes: four recordings.
     regularisation = RegularisationConfig.model_validate({"kind": kind, "displacement": 1e-2, "strength": 1e-2})
     config = changed(steps=9, steps_per_views=5, regularisation=regularisation)
 
     def learn() -> tuple[dict[str, Tensor], list[list[float]]]:
-        learner, reports = learner_of(config), []
-        for number in range(config.steps):
-            learner.active = ((0, 1), None, (0, 2))[number % 3]
-            reports.append(learner.step())
+        learner = learner_of(config)
+        reports = [learner.step() for _ in range(config.steps)]
         return learner.state(), [[float(value) for value in vars(report).values()] for report in reports]
 
     called, called_reports = learn()

@@ -253,10 +253,10 @@ def test_a_held_out_teacher_is_another_of_the_group_if_there_is_one(
     owners: list[int] = []
     real = learner._loss
 
-    def watched(views: Any, rows: Tensor, weights: Tensor | None) -> Loss:
+    def watched(views: Any, rows: Tensor) -> Loss:
         (owner,) = set(views.owners[rows].tolist())
         owners.append(owner)
-        return real(views, rows, weights)
+        return real(views, rows)
 
     learner._loss = watched  # pyright: ignore[reportAttributeAccessIssue]
     seen = set()

@@ -13,15 +13,18 @@ from metazoo.errors import UsageError
 from metazoo.methods import METHODS, Method, Requirements
 from metazoo.methods.base import check_before_work
 from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
-from metazoo.pipeline.selection_stage import SelectionConfig
 from metazoo.pipeline.workspace import Workspace
 from metazoo.runs.plan import plan_run
 from metazoo.runs.train import train
 from metazoo.zoo import Zoo
 
 
+class LabelledConfig(BaseModel, frozen=True):
+    validation: str | None = None
+
+
 class Config(BaseModel, frozen=True):
-    selection: SelectionConfig = SelectionConfig()
+    labelled: LabelledConfig = LabelledConfig()
 
 
 class Strict(Method):
@@ -87,9 +90,9 @@ def test_weights_are_needed_by_white_box_methods_alone(tmp_path: Path) -> None:
 
 def test_a_validation_set_is_asked_for_by_its_option(tmp_path: Path) -> None:
     zoo, method = untrained(tmp_path / "zoo"), Strict(labelled_validation=True)
-    with pytest.raises(UsageError, match=r"strict needs labelled images .* in the option selection\.validation"):
+    with pytest.raises(UsageError, match=r"strict needs labelled images .* in the option labelled\.validation"):
         check_before_work(method, zoo, Config(), 0)
-    check_before_work(method, zoo, Config(selection=SelectionConfig(validation="glyphs:lao")), 0)
+    check_before_work(method, zoo, Config(labelled=LabelledConfig(validation="glyphs:lao")), 0)
     assert method.checked
 
 

@@ -2,12 +2,17 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import torch
 
 from metazoo.errors import UsageError
+from metazoo.execution.randomness import seed_of
 from metazoo.methods.tgr import TgrConfig
-from metazoo.methods.tgr_reference import PublishedTgrConfig
+from metazoo.methods.tgr_published import PublishedTgrConfig
 from metazoo.models import ClassifierSpec
+from metazoo.pipeline import embedding_stage
+from metazoo.pipeline.shared_config import GroupingConfig
 from metazoo.runs.config import resolve_config
+from metazoo.taskspace import group
 from metazoo.zoo import Zoo
 
 ZOO = cast(Zoo, [SimpleNamespace(spec=SimpleNamespace(input_size=size)) for size in (32, 84, 32)])
@@ -24,13 +29,13 @@ def meta_model(setting: str, asked: dict[str, Any]) -> ClassifierSpec:
     [
         ("default", {}, {"width": 64}),
         ("thorough", {}, {"width": 64}),
-        ("reference", {}, {}),
+        ("published", {}, {}),
         ("default", {"width": None}, {}),
         ("default", {"width": 20}, {"width": 20}),
         ("default", {"width": [8, 8, 16, 16]}, {"width": (8, 8, 16, 16)}),
         ("default", {"architecture": "resnet10"}, {}),
-        ("reference", {"architecture": "resnet10"}, {}),
-        ("reference", {"width": "default"}, {"width": 64}),
+        ("published", {"architecture": "resnet10"}, {}),
+        ("published", {"width": "default"}, {"width": 64}),
         ("default", {"architecture": "thin-resnet", "width": 24}, {"width": 24}),
     ],
 )
@@ -53,3 +58,30 @@ def test_a_width_that_is_none_is_refused(width: Any) -> None:
 def test_blocks_of_their_own_width_are_of_conv4_alone() -> None:
     with pytest.raises(UsageError, match=r"meta_model\.width: .* one number, or of conv4 4, one for each block"):
         resolve_config({"meta_model": {"architecture": "thin-resnet", "width": [8, 8, 16, 16]}})
+
+
+def test_shuffled_dissimilarities_are_those_of_other_teachers_and_counted_seeds_draw_groups(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names, given = [f"model-{number}" for number in range(8)], []
+
+    def watched(distance: torch.Tensor, *arguments: Any, **keywords: Any) -> Any:
+        given.append((distance, keywords["seed"]))
+        return group(distance, *arguments, **keywords)
+
+    monkeypatch.setattr(embedding_stage, "group", watched)
+    values = torch.rand(8, 8, generator=torch.Generator().manual_seed(0))
+    distance = (values + values.T).fill_diagonal_(0)
+    plain, shuffled, again, other = (
+        embedding_stage.grouped(distance, GroupingConfig(groups=3, shuffle=shuffle), names, seed)
+        for shuffle, seed in ((False, 0), (True, 0), (True, 0), (True, 1))
+    )
+    assert shuffled == again != plain
+    assert other != shuffled
+    (_, seed), (permuted, _), _, _ = given
+    assert torch.equal(given[0][0], distance)
+    assert not torch.equal(permuted, distance)
+    assert torch.equal(permuted.flatten().sort().values, distance.flatten().sort().values)
+    assert torch.equal(permuted, permuted.T)
+    assert not permuted.diagonal().any()
+    assert seed == seed_of(0, "grouping", "dispersed")

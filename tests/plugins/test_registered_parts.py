@@ -140,7 +140,7 @@ def test_a_learner_gets_the_settings_of_the_inner_loop() -> None:
     assert isinstance(learner, Own)
     assert learner.settings == (3, 0.5)
     with pytest.raises(UsageError, match=r"unknown learner 'reptile'; choose one of maml, .*own"):
-        resolve_config({"preset": "reference", "learning": {"replay": {"learner": "reptile"}}})
+        resolve_config({"preset": "published", "learning": {"replay": {"learner": "reptile"}}})
 
 
 def test_a_run_groups_and_regularises_by_what_is_registered(tmp_path: Path) -> None:

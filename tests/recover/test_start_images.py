@@ -3,7 +3,7 @@ from typing import get_args
 import pytest
 import torch
 
-from metazoo.recover.start_images import StartImages, _densities, dead_leaves, fractals, start_images
+from metazoo.recover.start_images import StartImages, dead_leaves, start_images
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -31,21 +31,3 @@ def test_leaves_have_edges_and_plains_colour_and_no_two_alike() -> None:
     assert (images.amax(1) - images.amin(1)).mean() > 0.1
     assert torch.pdist(images.flatten(1)).min() > 1
     assert 0.1 < images.std() < 0.4
-
-
-def test_a_fractal_is_one_figure_on_a_smooth_ground() -> None:
-    images = fractals(40, 3, 32, seeded())
-    assert torch.pdist(images.flatten(1)).min() > 1
-    density = _densities(40, 32, seeded())
-    assert bool((density >= 0).all())
-    assert density.amax((1, 2, 3)).tolist() == [1.0] * 40
-    visited = (density > 0).float().mean((1, 2, 3))
-    assert 0.02 < visited.min() < visited.median() < 0.95
-
-
-def test_an_attractor_is_made_of_copies_of_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    # With a single map the only point that stays is its fixed point, and nothing else is visited.
-    monkeypatch.setattr("metazoo.recover.start_images._MAPS", 1)
-    monkeypatch.setattr("metazoo.recover.start_images._SETTLING", 400)
-    monkeypatch.setattr("metazoo.recover.start_images._STEPS", 402)
-    assert (_densities(5, 16, seeded()) > 0).sum((1, 2, 3)).max() <= 2

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 import yaml
+from error_checks import raises
 
 from metazoo.errors import UsageError
 from metazoo.methods import METHODS
 from metazoo.methods.tgr import TgrConfig
-from metazoo.runs.config import RunConfig, resolve_config
+from metazoo.runs.config import RunConfig, resolve_config, with_settings
 
 
 def options_of(config: RunConfig) -> TgrConfig:
@@ -82,7 +83,7 @@ def test_options_that_are_given_are_left_as_they_are() -> None:
             "unknown option learning.regularisation.strenght; did you mean learning.regularisation.strength?",
         ),
         ({"learning": {"qqq": 5}}, "unknown option learning.qqq; there is steps, "),
-        ({"class_map": None}, "unknown option class_map: not of the preset default, but of reference"),
+        ({"class_map": None}, "unknown option class_map: not of the preset default, but of published"),
         ({"grouping": {5: 5}}, "unknown option grouping.5; there is strategy, groups"),
         ({"a\x1b[2J\n": 5}, "unknown option a\\x1b[2J\\n; "),
         ({"learning": {"steps": "many"}}, "learning.steps: Input should be a valid integer"),
@@ -115,7 +116,7 @@ def test_options_that_are_given_are_left_as_they_are() -> None:
             "learning: one of joint_features, relations and distillation must be above 0",
         ),
         ({"method": "maml"}, "unknown method 'maml'; choose one of tgr"),
-        ({"preset": "best"}, "tgr has no preset 'best'; choose one of default"),
+        ({"preset": "best"}, "tgr: unknown preset best; choose one of default"),
         ({"format_version": 2}, "has format version 2, this metazoo reads 1; update metazoo"),
         ({"format_version": "1"}, "has format version 1, this metazoo"),
         ({"format_version": "\x1b[2J\ud7fc"}, r"has format version \x1b[2J\ud7fc, this metazoo"),
@@ -210,3 +211,65 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes("seed: 0 # Grün".encode("latin-1"))
     with pytest.raises(UsageError, match=r"cannot read .*latin\.yaml"):
         resolve_config(str(tmp_path / "latin.yaml"))
+
+
+def test_a_dotted_key_equals_an_option_in_its_section(tmp_path: Path) -> None:
+    expected = resolve_config({"learning": {"steps": 7, "regularisation": {"kind": "mean"}}, "seed": 3})
+    dotted = "learning.steps: 7\nlearning: {regularisation.kind: mean}\nseed: 3\n"
+    assert resolve_config(file_of(tmp_path, dotted)) == expected
+    assert resolve_config({"learning.regularisation.kind": "mean", "learning.steps": 7, "seed": 3}) == expected
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"learning": {"steps": 5}, "learning.steps": 6},
+        {"learning.steps": 5, "learning": {"steps": 5}},
+        {"learning": 5, "learning.steps": 6},
+        {"learning.regularisation": {"kind": "mean"}, "learning": {"regularisation.kind": "mean"}},
+    ],
+)
+def test_an_option_given_in_both_forms_is_refused(given: dict[str, Any]) -> None:
+    with raises(UsageError, subject="learning", problem="twice", remedy="remove one"):
+        resolve_config(given)
+
+
+@pytest.mark.parametrize(
+    ("key", "name"), [("lerning.steps", "lerning"), ("learning.stpes", "learning.stpes"), ("seed.x", "seed"), (".", "")]
+)
+def test_an_unknown_dotted_key_is_refused(key: str, name: str) -> None:
+    with raises(UsageError) as caught:
+        resolve_config({key: 1})
+    assert name in str(caught.value)
+
+
+def test_settings_override_the_file_and_are_yaml(tmp_path: Path) -> None:
+    path = file_of(tmp_path, "learning: {steps: 5, views: 9}\nmeta_model.width: 16\n")
+    settings = ["learning.steps=7", "meta_model.width=[8, 8, 8, 8]", "learning.mix=no", "probe={steps: 4}"]
+    config = options_of(resolve_config(with_settings(path, settings)))
+    assert (config.learning.steps, config.learning.views, config.learning.mix) == (7, 9, False)
+    assert (config.meta_model.width, config.probe.steps) == ((8, 8, 8, 8), 4)
+    assert options_of(resolve_config(with_settings(None, ["learning.steps=7"]))).learning.steps == 7
+    assert with_settings(path, []) == path
+
+
+@pytest.mark.parametrize(
+    "setting", ["learning.steps", "=3", "learning.steps=[", "learning.steps=!!python/name:os.system"]
+)
+def test_a_setting_that_is_no_key_and_value_is_refused(setting: str) -> None:
+    with raises(UsageError, subject="--set"):
+        with_settings(None, [setting])
+
+
+def test_the_former_name_of_a_preset_works(capsys: pytest.CaptureFixture[str]) -> None:
+    config = resolve_config(preset="reference")
+    assert config == resolve_config({"preset": "reference"}) == resolve_config(preset="published")
+    assert capsys.readouterr().err.count("warning: preset reference is now called published") == 2
+    assert resolve_config({"preset": "reference"}, begun=True).preset == "published"
+    assert capsys.readouterr().err == ""
+
+
+def test_distillation_has_no_options_of_groups_and_regularisation() -> None:
+    for option in ("grouping.groups", "probe.steps", "learning.regularisation.every", "learning.update"):
+        with pytest.raises(UsageError, match="unknown option"):
+            resolve_config({option: 1}, method="zoo-distillation")

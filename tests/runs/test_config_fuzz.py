@@ -41,7 +41,7 @@ def _read(path: Path) -> tuple[RunConfig | None, str]:
 
 @settings(max_examples=150)
 @given(data=some.data())
-@pytest.mark.parametrize("setting", ["default", "reference"])
+@pytest.mark.parametrize("setting", ["default", "published"])
 def test_values_of_any_kind_at_any_place(path: Path, setting: str, data: some.DataObject) -> None:
     content = FUZZ.changed(resolve_config(preset=setting).as_record(), data)
     path.write_text(json.dumps(content))

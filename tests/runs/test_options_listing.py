@@ -38,13 +38,16 @@ def test_every_option_stands_on_a_line_with_what_it_means(method: str, setting: 
     for name, description in options(config.options).items():
         said = rf".*  # (.* \| .*; )?{re.escape(description)}$" if description else r".+$"
         assert re.search(rf"^ *{name}: .*{said}", listing, re.M), name
-    assert "strategy: dispersed  # dispersed | spectral |" in listing or setting == "reference"
+    assert "strategy: dispersed  # dispersed | spectral |" in listing or setting == "published"
 
 
 def test_values_that_are_lists_texts_or_nothing_stay_what_they_are() -> None:
-    changed = {"meta_model": {"width": [8, 8, 16, 16]}, "selection": {"validation": "no: # one's"}}
+    changed = {
+        "meta_model": {"width": [8, 8, 16, 16]},
+        "probe": {"weights": "no: # one's", "architecture": "imagenet-resnet34"},
+    }
     config = resolve_config(changed)
     text = options_listing(config)
     assert "  width: [8, 8, 16, 16]  # " in text
-    assert yaml.safe_load(text)["selection"]["validation"] == "no: # one's"
+    assert yaml.safe_load(text)["probe"]["weights"] == "no: # one's"
     assert resolve_config(yaml.safe_load(text)) == config

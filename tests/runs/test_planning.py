@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from training_helpers import OPTIONS, REFERENCE, content, untrained
+from training_helpers import OPTIONS, PUBLISHED_OPTIONS, content, untrained
 
 from metazoo.bank import Bank
 from metazoo.errors import ArtefactError, UsageError
@@ -92,14 +92,14 @@ def test_more_images_take_more_disk(zoo: Zoo) -> None:
 
 def test_the_published_config_is_planned_too(zoo: Zoo, tmp_path: Path, temporary: Path) -> None:
     def planned_reference(**visits: Any) -> Plan:
-        options = {**REFERENCE, "visits": {**REFERENCE["visits"], **visits}}
-        return plan_run(zoo, preset="reference", config=options, workers=1)
+        options = {**PUBLISHED_OPTIONS, "visits": {**PUBLISHED_OPTIONS["visits"], **visits}}
+        return plan_run(zoo, preset="published", config=options, workers=1)
 
     plan, long = planned_reference(), planned_reference(images_per_class=5000)
     assert left_in(temporary) == []
     assert seconds_of(long, "learning") > 5 * seconds_of(plan, "learning")
     assert planned_reference(images_per_class=5000, reinversion=False).total_seconds < long.total_seconds
-    run = train(zoo, preset="reference", out=tmp_path / "run", config=REFERENCE, workers=1)
+    run = train(zoo, preset="published", out=tmp_path / "run", config=PUBLISHED_OPTIONS, workers=1)
     assert sum(path.stat().st_size for path in run.path.rglob("*") if path.is_file()) < plan.disk
 
 
@@ -138,15 +138,6 @@ def test_a_plan_reads_well() -> None:
     assert "at least 90 min" in text
 
 
-def test_selecting_takes_more_time(zoo: Zoo) -> None:
-    steps = {**OPTIONS, "learning": {**OPTIONS["learning"], "steps": 1000}}
-    selection = {"validation": "glyphs:lao", "steps_per_draw": 1, "episodes": 50}
-    plain, selecting = (plan_run(zoo, config={**steps, **more}, workers=1) for more in ({}, {"selection": selection}))
-    assert "selection" not in plain.stages
-    assert selecting.stages["selection"].units == {"draw": 1000}
-    assert selecting.total_seconds > 2 * plain.total_seconds
-
-
 def test_models_of_each_domain_are_planned_too(tmp_path: Path) -> None:
     zoo = untrained(tmp_path / "zoo", ("birds", "boats", "birds", "boats"))
     options = {**OPTIONS, "domains": {"specialise": 3.0}}
@@ -156,17 +147,6 @@ def test_models_of_each_domain_are_planned_too(tmp_path: Path) -> None:
     assert seconds_of(plan, "per-domain models") > seconds_of(plan, "learning")
     without = plan_run(zoo, config={**options, "domains": {"by": "nothing"}}, workers=1)
     assert "per-domain models" not in without.stages
-
-
-@pytest.mark.parametrize("kind", ["noise", "images"])
-def test_images_of_another_source_are_not_inverted(zoo: Zoo, kind: str) -> None:
-    source = {"kind": kind, "data": "glyphs:lao" if kind == "images" else None}
-    options = {**OPTIONS, "recovery": {"iterations": 10_000}, "source": source}
-    plan = plan_run(zoo, config=options, workers=1)
-    assert ("trust" in plan.stages) is (kind == "images")
-    assert plan.is_complete is (kind == "noise")
-    assert plan.stages["recovery"].seconds is None or seconds_of(plan, "recovery") < 5
-    assert images_of(plan) == images_of(planned(zoo))
 
 
 def planned_as(monkeypatch: pytest.MonkeyPatch, zoo: Zoo, plans: list[StagePlan], workers: int = 1) -> Plan:
@@ -212,8 +192,6 @@ def test_units_count_and_equal_ones_are_timed_once(zoo: Zoo, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"selection": {"validation": "none.npz"}}, r"none\.npz does not exist"),
-        ({"selection": {"validation": "glyphs:lao", "ways": 500}}, "500"),
         (
             {"probe": {"architecture": "imagenet-resnet34", "weights": "none.pth"}},
             r"none\.pth does not hold the weights",

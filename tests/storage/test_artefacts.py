@@ -160,7 +160,8 @@ except ArtefactError as error:
     )
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1] == (
-        f"cannot write {disk / 'data.bin'}: No space left on device; free some space and call again"
+        f"cannot write {disk / 'data.bin'}: No space left on device; free some space and call again (train: with "
+        "--resume)"
     )
 
 

@@ -89,7 +89,7 @@ def test_an_interrupted_build_goes_on_where_it_was(
         if len(calls) == stop_after + 1:
             signal.raise_signal(signal.SIGTERM)
 
-    with pytest.raises(Interrupted, match="stopped by SIGTERM; what was finished is kept, call again") as caught:
+    with pytest.raises(Interrupted, match="stopped by SIGTERM: finished work is kept; call again") as caught:
         build(tmp_path / "zoo", image_set, check=check)
     assert caught.value.exit_code == 143
     # A model takes three checks: one before it, one after each of its two epochs.

@@ -17,7 +17,6 @@ from metazoo.adapt.card_text import (
     figure,
     images_used,
     network_rows,
-    source_of,
     summary,
     what_it_is,
 )
@@ -27,6 +26,10 @@ from metazoo.text import printable
 from metazoo.zoo import Zoo
 
 _MOST_ROWS = 200
+_NO_ACCURACY = (
+    "Accuracy is not stated here, because it was not measured while training: nothing of this run has seen a real "
+    "image. Measure it on classes that no model of the zoo knows: `metazoo evaluate RUN --data FOLDER`."
+)
 _Record = Mapping[str, Any]
 
 
@@ -47,12 +50,11 @@ def meta_model_card(
         zoo: as the run learned from it.
         config: content of the run's `config.yaml`.
         description: content of the run's `run.json`.
-        records: those of `health`, `trust`, `selection` and `groups` that the run has written.
+        records: those of `health`, `trust` and `groups` that the run has written.
         title: full name of the method.
         reference: citation of the method.
     """
-    selection = records.get("selection")
-    used = images_used(config, selection)
+    used = images_used(config)
     which = f"{counted(len(zoo), 'model')}, SHA-256 {zoo.sha256}"
     parts = [
         _front_matter([*([] if used else ["data-free"]), config["method"]]),
@@ -62,9 +64,9 @@ def meta_model_card(
         _USE,
         "## What it is",
         _table(("property", "value"), what_it_is(module, config, description, reference=reference, zoo=which)),
-        _no_accuracy(source_of(config), selection),
+        _NO_ACCURACY,
         "## What it was made of",
-        _models(zoo, records.get("health"), records.get("trust"), selection),
+        _models(zoo, records.get("health"), records.get("trust")),
         _groups(records.get("groups")),
         "## What it may reveal",
         fate_of_images(config, zoo, description.get("images", True), "No image lies beside this card."),
@@ -143,29 +145,9 @@ def _front_matter(tags: list[str]) -> str:
     return f"---\n{yaml.safe_dump(content, sort_keys=False)}---"
 
 
-def _no_accuracy(source: _Record, selection: _Record | None) -> str:
-    measure = "Measure it on classes that no model of the zoo knows: `metazoo evaluate RUN --data FOLDER`."
-    if source["data"] is not None:
-        measure = (
-            f"The images that it learned from are real ones of {escape(source['data'])}, for a study, so this run is "
-            f"**not data-free**. {measure}"
-        )
-    if selection is None:
-        unseen = "" if source["data"] is not None else ": nothing of this run has seen a real image"
-        return f"Accuracy is not stated here, because it was not measured while training{unseen}. {measure}"
-    seen = selection["validation"]
-    return (
-        f"The models to learn from were selected by accuracy on {counted(seen['images'], 'labelled image')} of "
-        f"{len(seen['classes'])} classes, SHA-256 {seen['sha256']}. So this run is **not data-free** in the strict "
-        "sense, though the meta-model took no gradient from these images; accuracy on them or on their classes would "
-        f"flatter it. No other accuracy was measured while training. {measure}"
-    )
-
-
-def _models(zoo: Zoo, health: _Record | None, trust: _Record | None, selection: _Record | None) -> str:
+def _models(zoo: Zoo, health: _Record | None, trust: _Record | None) -> str:
     agreement = {row["teacher"]: row["agreement"] for row in health["teachers"]} if health else {}
     scores = {row["model"]: row["score"] for row in trust["models"]} if trust else {}
-    chances = {row["model"]: row["probability"] for row in selection["models"]} if selection else {}
     rows = [
         (
             contract.name,
@@ -176,7 +158,6 @@ def _models(zoo: Zoo, health: _Record | None, trust: _Record | None, selection: 
             "unknown" if contract.accuracy is None else f"{contract.accuracy:.1f} %",
             f"{100 * agreement[contract.name]:.0f} %" if contract.name in agreement else "",
             f"{scores[contract.name]:.2f}" if contract.name in scores else "",
-            *([f"{100 * chances[contract.name]:.0f} %" if contract.name in chances else "dropped"] if chances else []),
         )
         for contract in zoo.contracts[:_MOST_ROWS]
     ]
@@ -189,7 +170,6 @@ def _models(zoo: Zoo, health: _Record | None, trust: _Record | None, selection: 
         "validation accuracy",
         "recognises its recovered images",
         "trust",
-        *(["selected"] if chances else []),
     )
     rest = f"\n\n{len(zoo) - _MOST_ROWS} more models are not listed." if len(zoo) > _MOST_ROWS else ""
     warnings = [f"\n\n{escape(found['warning'])}" for found in (health, trust) if found and found["warning"]]

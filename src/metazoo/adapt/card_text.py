@@ -36,15 +36,10 @@ def summary(models: int, used: str) -> str:
     )
 
 
-def source_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The images that a run learns from, `kind` and `data`; recovered ones, where a preset knows no others."""
-    return config.get("source") or {"kind": "recovered", "data": None}
-
-
-def images_used(config: Mapping[str, Any], selection: Mapping[str, Any] | None) -> list[str]:
-    """The real images that a run has seen; empty if it is data-free. `selection` is its record, None without one."""
-    learned = ["real images of their classes"] if source_of(config)["data"] is not None else []
-    return learned + ([] if selection is None else ["some labelled images to select among them"])
+def images_used(config: Mapping[str, Any]) -> list[str]:
+    """Real images that a run has seen; empty if it is data-free, as all runs are that this version makes."""
+    former = (("source", "data", "real images of their classes"), ("selection", "validation", "labelled images"))
+    return [images for section, option, images in former if config.get(section, {}).get(option) is not None]
 
 
 def what_it_is(
@@ -106,9 +101,6 @@ def fate_of_images(config: Mapping[str, Any], contracts: Iterable[ModelContract]
         images: whether the run was allowed to show any.
         here: sentence on the images that come with this text.
     """
-    source = source_of(config)
-    if source["kind"] not in ("recovered", "images"):
-        return "No image was recovered: those that it learned from were drawn by chance and formulas, and show no data."
     permissions = Counter(contract.recovered_images for contract in contracts)
     if not images:
         permissions["keep"] += permissions.pop("show", 0)
@@ -117,11 +109,7 @@ def fate_of_images(config: Mapping[str, Any], contracts: Iterable[ModelContract]
         for permission, fate in _FATES.items()
         if permissions[permission]
     ]
-    risk = (
-        "Images recovered from a model can resemble those it was trained on."
-        if source["data"] is None
-        else "In the place of recovered images the run folder holds real ones."
-    )
+    risk = "Images recovered from a model can resemble those it was trained on."
     return (
         f"{risk} {' '.join(sentences)} {here} The meta-model was learned from them and from what the models say of "
         "them, so it can carry traces of the same training images."

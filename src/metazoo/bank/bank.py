@@ -101,6 +101,10 @@ class Bank:
         index = self._indices.get(teacher, {}).get(generation)
         return index is not None and index.find(bucket) is not None
 
+    def is_discarded(self, teacher: str) -> bool:
+        """Whether images of this teacher were deleted."""
+        return any(index.discarded for index in self._indices.get(teacher, {}).values())
+
     def generations_of(self, teacher: str) -> tuple[int, ...]:
         """The generations of one teacher's images, ascending; none if it has no image."""
         return tuple(sorted(self._indices.get(teacher, {})))

@@ -4,6 +4,7 @@ import shutil
 import time
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -40,7 +41,7 @@ CONFIG = {
     "budget": {"images_per_class": 30},
     "probe": {"steps": 100},
     "grouping": {"groups": 3},
-    "learning": {"steps": 700, "views": 2560, "steps_per_views": 350},
+    "learning": {"steps": 350, "views": 1280, "steps_per_views": 175},
 }
 
 
@@ -54,22 +55,17 @@ def demo(options: Namespace) -> None:
         )
         zoo = _build(out / "zoo", options)
         print_table(model_table(model_rows(zoo)))
-        _say("One meta-model from these models alone: recovered images, task space, groups, learning")
-        run = train(
-            zoo,
-            "tgr",
-            out=out / "run",
-            config=CONFIG,
-            seed=options.seed,
-            resume=True,
-            workers=options.workers,
-            progress=True,
-        )
+        _say("One meta-model from these models alone: recovered images, task space, groups, learning (tgr)")
+        run = _train(zoo, "tgr", out / "run", CONFIG, options)
         print_sections(run, zoo, about_models=False)
+        _say("The same without task space, groups and regularisation, on the same images (zoo-distillation)")
+        shared = {section: values for section, values in CONFIG.items() if section not in ("probe", "grouping")}
+        distilled = _train(zoo, "zoo-distillation", out / "zoo-distillation", shared, options, run)
         _say(f"Measured on scripts that no model saw: {UNSEEN.removeprefix('glyphs:')}")
         unseen = load_images(UNSEEN, images_per_class=40)
         assert_disjoint({name for contract in zoo for name in contract.class_names}, unseen.class_names)
-        subjects = open_source(str(run.path)).table(options.seed)
+        sources = [open_source(str(path)) for path in (run.path, distilled.path)]
+        subjects = [*sources[0].table(options.seed), sources[1].subject()]
         with torch_threads(1), Progress("evaluating", len(subjects) * 2 * EPISODES) as bar:
 
             def advance(episodes: int) -> None:
@@ -83,13 +79,30 @@ def demo(options: Namespace) -> None:
         _say(f"Five images a class of one more script, {NEW_SCRIPT}: adapt, then predict images that were held back")
         _adapt_and_predict(out, run)
     report = write_report(run, out / "report.html", results=[out / "result.json"], zoo=zoo)
-    print(f"\nEverything is in {out}: zoo, run (meta-model, card, recovered images), result.json, classifier.")
+    print(f"\nEverything is in {out}: zoo, run (meta-model, card, recovered images), zoo-distillation (the")
+    print("second run), result.json, classifier.")
     print(f"Done in {(time.monotonic() - start) / 60:.1f} min. Look at {report}, the whole run on a page, and at")
     print(f"  metazoo evaluate {run.path} --data {UNSEEN} --head fine-tune --episodes 100")
 
 
 def _say(text: str) -> None:
     print(f"\n== {text}", flush=True)
+
+
+def _train(
+    zoo: Zoo, method: str, out: Path, config: dict[str, Any], options: Namespace, reuse_images: Run | None = None
+) -> Run:
+    return train(
+        zoo,
+        method,
+        out=out,
+        config=config,
+        seed=options.seed,
+        resume=True,
+        workers=options.workers,
+        progress=True,
+        reuse_images=reuse_images,
+    )
 
 
 def _build(folder: Path, options: Namespace) -> Zoo:

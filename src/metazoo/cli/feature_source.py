@@ -30,13 +30,11 @@ class FeatureSource:
         path: path given by the user.
         meta_model: None if a zoo was given.
         zoo: the folder of the zoo, also of a run's; None if a meta-model was given without its run.
-        selection_classes: classes of the labelled images by which a run selected its models, if it did.
     """
 
     path: Path
     meta_model: MetaModel | None
     zoo: Path | None
-    selection_classes: tuple[str, ...] = ()
 
     def subject(self, in_turn_on: str | None = None) -> Subject:
         """The row of a table.
@@ -104,7 +102,7 @@ def open_source(path: str) -> FeatureSource:
     folder = Path(path)
     if (folder / "run.json").is_file():
         run = Run.open(folder)
-        return FeatureSource(folder, run.meta_model, Path(run.description["zoo"]["path"]), run.selection_classes)
+        return FeatureSource(folder, run.meta_model, Path(run.description["zoo"]["path"]))
     if (folder / "zoo.json").is_file():
         return FeatureSource(folder, None, folder)
     if description_file(folder) is not None:

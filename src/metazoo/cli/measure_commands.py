@@ -73,7 +73,7 @@ def evaluate(options: Namespace) -> None:
     in_turn_on = device if leaves_models_alone else None
     rows = source.table(in_turn_on=in_turn_on) if options.baselines else [source.subject(in_turn_on)]
     subjects = [row.on(device) for row in rows]
-    contamination = find_contamination(images.class_names, source.class_lists(), source.selection_classes)
+    contamination = find_contamination(images.class_names, source.class_lists())
     if options.exclude_known:
         images, contamination = exclude_known(images, contamination, options.ways)
     for warning in contamination.warnings(images.name):

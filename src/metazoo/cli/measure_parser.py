@@ -38,7 +38,7 @@ def _evaluate(commands: Any) -> None:
     options.images_per_class(evaluate)
     evaluate.switch(
         "--exclude-known",
-        "Exclusion of classes whose name a model of the zoo was trained on, or by which the run selected models",
+        "Leave out classes whose name a model of the zoo was trained on",
     )
     options.threads(evaluate)
     options.device(evaluate)

@@ -102,6 +102,18 @@ def _train(commands: Any) -> None:
     train.option(
         "--config", "YAML file of the options that differ from the preset (default of a resumed run: its own)", path
     )
+    train.option(
+        "--set",
+        "Option that differs from the preset and from --config, such as recovery.iterations=400; repeatable",
+        action="append",
+        metavar="KEY=VALUE",
+    )
+    train.option(
+        "--reuse-images",
+        "Run with the same zoo, seed and recovery options, whose recovered images are used",
+        path,
+        metavar="RUN",
+    )
     train.option("--seed", "Seed of all randomness (default: 0)", natural)
     train.switch(
         "--no-images",

@@ -8,7 +8,7 @@ from rich.text import Text
 from metazoo.cli.output import print_sections, print_table
 from metazoo.methods import METHODS
 from metazoo.pipeline.layout import META_MODEL
-from metazoo.runs.config import resolve_config
+from metazoo.runs.config import resolve_config, with_settings
 from metazoo.runs.train import train as train_run
 from metazoo.zoo import Zoo
 
@@ -30,17 +30,20 @@ def methods(options: Namespace) -> None:
 
 def train(options: Namespace) -> None:
     """Learn a meta-model, or estimate what that would take."""
+    config = with_settings(options.config, options.set or ())
     if options.plan:
         from metazoo.runs.plan import plan_run, plan_table
 
         plan = plan_run(
             options.zoo,
             options.method,
+            out=options.out,
             preset=options.preset,
-            config=options.config,
+            config=config,
             workers=options.workers,
             threads=options.threads or 1,
             progress=True,
+            resume=options.resume,
         )
         print_table(plan_table(plan))
         return
@@ -50,7 +53,7 @@ def train(options: Namespace) -> None:
         options.method,
         out=options.out,
         preset=options.preset,
-        config=options.config,
+        config=config,
         seed=options.seed,
         resume=options.resume,
         workers=options.workers,
@@ -60,6 +63,7 @@ def train(options: Namespace) -> None:
         precision=options.precision,
         progress=True,
         images=options.images,
+        reuse_images=options.reuse_images,
     )
     print_sections(run, zoo, about_models=False)
     print(f"{run.path}: meta-model in {run.path / META_MODEL}")

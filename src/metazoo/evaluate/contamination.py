@@ -1,4 +1,4 @@
-"""Which evaluated classes are not unseen: the models of a zoo were trained on them, or selected by them."""
+"""Which evaluated classes are not unseen: the models of a zoo were trained on them."""
 
 import dataclasses
 import re
@@ -19,7 +19,7 @@ _SEPARATORS = re.compile(r"(?<!\d)[\s_-]+|[\s_-]+(?!\d)")
 
 
 class Contamination(BaseModel):
-    """What the class lists of models, and of a selection among them, say of the evaluated classes.
+    """What the class lists of models say of the evaluated classes.
 
     Names can only hint: two things may share a name, and one thing may have two.
     """
@@ -32,7 +32,7 @@ class Contamination(BaseModel):
         description="those of the evaluated classes that models know, each with the names of these models"
     )
     selected_by: tuple[str, ...] = Field(
-        default=(), description="those of the evaluated classes by whose labelled images the models were selected"
+        default=(), exclude=True, description="evaluated classes whose images a run of version 0.1 selected models by"
     )
     excluded: bool = Field(default=False, description="whether the seen classes were left out of the episodes")
 
@@ -43,6 +43,8 @@ class Contamination(BaseModel):
         if self.excluded:
             return found
         remedy = "the accuracy says nothing of unseen classes; --exclude-known leaves them out"
+        if self.selected_by:
+            found.append(f"the run selected its models by images of {len(self.selected_by)} of these classes; {remedy}")
         if self.known:
             name, models = next(iter(self.known.items()))
             found.append(
@@ -50,23 +52,16 @@ class Contamination(BaseModel):
                 f"zoo was trained on, such as {printable(name)} (by {some_of(models, 1)}); if they are the "
                 f"same, {remedy}"
             )
-        if self.selected_by:
-            found.append(
-                f"{len(self.selected_by)} of {self.classes} classes of {data} have the name of a class by whose images "
-                f"the run selected its models, such as {printable(self.selected_by[0])}; {remedy}"
-            )
         return found
 
     @property
     def seen(self) -> frozenset[str]:
-        """The evaluated classes that models know or were selected by."""
-        return frozenset(self.known) | frozenset(self.selected_by)
+        """The evaluated classes that models know."""
+        return frozenset(self.known)
 
 
-def find_contamination(
-    class_names: Sequence[str], class_lists: Mapping[str, Collection[str]], selection_classes: Collection[str] = ()
-) -> Contamination:
-    """Compare the evaluated classes with those that models were trained on, or selected by.
+def find_contamination(class_names: Sequence[str], class_lists: Mapping[str, Collection[str]]) -> Contamination:
+    """Compare the evaluated classes with those that models were trained on.
 
     Two names agree if they are the same but for case, spaces, underscores, hyphens, and a WordNet id (`n02129165_Lion`)
     or a CUB number (`001.Albatross`) in front. Where both have a WordNet id, it alone decides.
@@ -74,33 +69,27 @@ def find_contamination(
     Args:
         class_names: of the evaluated classes.
         class_lists: names of the classes of every model, by the model's name.
-        selection_classes: names of the classes of the labelled images that the models were selected by, if they were.
     """
     holders: dict[tuple[str, str], set[str]] = {}
-    selected = [_normalised(name) for name in selection_classes]
     for model, names in class_lists.items():
         for name in names:
             holders.setdefault(_normalised(name), set()).add(model)
     known: dict[str, tuple[str, ...]] = {}
-    selected_by: list[str] = []
     for name in class_names:
         own = _normalised(name)
         models = set().union(*(members for other, members in holders.items() if _agree(own, other)))
         if models:
             known[name] = tuple(sorted(models))
-        if any(_agree(own, other) for other in selected):
-            selected_by.append(name)
-    return Contamination(models=len(class_lists), classes=len(class_names), known=known, selected_by=tuple(selected_by))
+    return Contamination(models=len(class_lists), classes=len(class_names), known=known)
 
 
 def exclude_known(image_set: ImageSet, contamination: Contamination, ways: int) -> tuple[ImageSet, Contamination]:
     """The image set without the classes that are not unseen, renamed accordingly, and the report that says so.
 
     Raises:
-        UsageError: no model's classes are known, nor is any by which models were selected, or fewer than `ways` classes
-            remain.
+        UsageError: no model's classes are known, or fewer than `ways` classes remain.
     """
-    if contamination.models == 0 and not contamination.selected_by:
+    if contamination.models == 0:
         raise UsageError("no model's classes are known, so none can be excluded; evaluate without excluding any")
     unknown = [index for index, name in enumerate(image_set.class_names) if name not in contamination.seen]
     if len(unknown) < ways:

@@ -11,10 +11,15 @@ from metazoo.errors import Interrupted
 
 
 class StopRequest:
-    """Whether somebody has asked this process to stop."""
+    """Whether somebody has asked this process to stop.
 
-    def __init__(self) -> None:
+    Args:
+        remedy: advice on how to continue.
+    """
+
+    def __init__(self, remedy: str = "call again to continue") -> None:
         self._signal: int | None = None
+        self._remedy = remedy
 
     def record(self, number: int, _frame: FrameType | None) -> None:
         """Signal handler: the first request is remembered, a second one ends the work at once.
@@ -34,7 +39,7 @@ class StopRequest:
         """
         if self._signal is not None:
             name = signal.Signals(self._signal).name
-            raise Interrupted(f"stopped by {name}; what was finished is kept, call again to go on", 128 + self._signal)
+            raise Interrupted(f"stopped by {name}: finished work is kept; {self._remedy}", 128 + self._signal)
 
 
 _active: StopRequest | None = None
@@ -62,23 +67,26 @@ def stopped_by(check: Callable[[], None]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def graceful() -> Iterator[StopRequest]:
+def graceful(remedy: str = "call again to continue") -> Iterator[StopRequest]:
     """Catch SIGINT and SIGTERM for the length of the block (in the main thread; elsewhere nothing is caught).
 
     A block within another shares its request, and a request that no `check` has answered is answered at the end of the
     outermost one, so that stages one after the other cannot swallow it.
+
+    Args:
+        remedy: advice on how to continue, which ends the message; that of the outermost block counts.
 
     Raises:
         Interrupted: see `StopRequest.check`.
     """
     global _active
     if threading.current_thread() is not threading.main_thread():
-        yield StopRequest()
+        yield StopRequest(remedy)
         return
     if _active is not None:
         yield _active
         return
-    request = _active = StopRequest()
+    request = _active = StopRequest(remedy)
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         for number in previous:

@@ -1,5 +1,6 @@
 """Learning from groups of teachers: the student and its steps."""
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,6 +60,15 @@ class Student(nn.Module):
         features = self.classifier.features(images)
         return features, self.to_features(features), self.to_logits(features)
 
+    def part(self, teachers: Sequence[int]) -> "Student":
+        """Copy for the teachers of some indices: the same classifier, and their rows of both maps."""
+        copied = copy.deepcopy(self).requires_grad_(True).train()
+        copied.feature_sizes = tuple(self.feature_sizes[teacher] for teacher in teachers)
+        copied.class_counts = tuple(self.class_counts[teacher] for teacher in teachers)
+        copied.to_features = _rows(self.to_features, self.feature_sizes, teachers)
+        copied.to_logits = _rows(self.to_logits, self.class_counts, teachers)
+        return copied
+
     def trained_parameters(self) -> dict[str, Tensor]:
         """Parameters by name, except those of the classifier's own head; the tensors themselves."""
         return {
@@ -74,6 +84,15 @@ def _linear(inputs: int, outputs: int, random: torch.Generator) -> nn.Linear:
     for parameter in (layer.weight, layer.bias):
         nn.init.uniform_(parameter, -bound, bound, generator=random)
     return layer
+
+
+def _rows(layer: nn.Linear, sizes: Sequence[int], teachers: Sequence[int]) -> nn.Linear:
+    """Copy of the rows of a linear map that belong to some teachers; `sizes` are the numbers of rows of all."""
+    weights, biases = layer.weight.split(list(sizes)), layer.bias.split(list(sizes))
+    copied = nn.Linear(layer.in_features, sum(sizes[teacher] for teacher in teachers), device="meta")
+    copied.weight = nn.Parameter(torch.cat([weights[teacher] for teacher in teachers]).detach())
+    copied.bias = nn.Parameter(torch.cat([biases[teacher] for teacher in teachers]).detach())
+    return copied
 
 
 _CALIBRATION_VIEWS, _CALIBRATION_BATCH = 4096, 256
@@ -113,10 +132,6 @@ class GroupLearner:
         update: rule by which a step moves the parameters; None: that of the config.
         threads: worker threads that share the members of a step.
         check: function that is called now and then while views are drawn, and may raise.
-
-    Attributes:
-        active: the teachers, at least one, that the coming steps draw members from, without `weights`, and whose
-            outputs they reproduce; None for all.
     """
 
     def __init__(
@@ -135,18 +150,18 @@ class GroupLearner:
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self.student, self.steps_done = student, 0
-        self.active: Sequence[int] | None = None
         self._copies, self._threads = ThreadCopies(student), threads
         self._bank, self._grouping, self._targets = bank, grouping, targets
         self._config, self._seed, self._check = config, seed, check
-        self._weights = weights
+        self._draw_weights = weights
+        self._target_weights = None if weights is None else weights.to(bank.images.device)
         self._regulariser, self._mean = regulariser or config.regularisation.build(), MeanGradient()
         self._update = update or build_update(config.update, config.teachers_per_update)
         self._parameters = student.trained_parameters()
         self._optimiser = MetaOptimiser(self._parameters, config.learning_rate)
         self._views: tuple[int, Views, list[Tensor]] | None = None
         self._mixed: tuple[int, Groups] | None = None  # number of the pool of views, and groups that it mixes within
-        self._directed: dict[tuple[bool, Regulariser], Repeated[Direction]] = {}
+        self._directed: dict[Regulariser, Repeated[Direction]] = {}
 
     def step(self) -> StepReport:
         """Learn from one group.
@@ -157,9 +172,7 @@ class GroupLearner:
         config = self._config
         random = generator(self._seed, "learn", "step", self.steps_done)
         partition = self._grouping.draw(self.steps_done, random)
-        drawable = partition if self.active is None else partition.among(self.active)
-        draw_weights, target_weights = self._weights if self.active is None else None, self._target_weights()
-        number, members = draw_members(drawable, config.teachers_per_step, random, weights=draw_weights)
+        number, members = draw_members(partition, config.teachers_per_step, random, weights=self._draw_weights)
         views, by_owner = self._current_views(partition)
         size = max(2, config.batch_size // len(members))
         indices = torch.stack([_some(by_owner[member], size, random) for member in members])
@@ -167,13 +180,13 @@ class GroupLearner:
         held_out = None
         if regulariser.needs_held_out:
             random = generator(self._seed, "learn", "held out", self.steps_done)
-            teacher = _another(members, (drawable.groups[number], sum(drawable.groups, ())), random)
+            teacher = _another(members, (partition.groups[number], sum(partition.groups, ())), random)
             held_out = _some(by_owner[teacher], size, random).unsqueeze(0)
         rate = config.learning_rate * self._schedule()
         step = MemberStep(
             members,
-            lambda positions: self._direct(regulariser, views, indices[list(positions)], held_out, target_weights),
-            lambda: self._losses(views, indices, target_weights),
+            lambda positions: self._direct(regulariser, views, indices[list(positions)], held_out),
+            lambda: self._losses(views, indices),
             self._optimiser,
             learning_rate=rate,
             grouping=self._grouping,
@@ -205,20 +218,19 @@ class GroupLearner:
         views: Views,
         indices: Tensor,
         held_out: Tensor | None,
-        weights: Tensor | None,
     ) -> Direction:
         """Direction of members that each see the views at a row of `indices`, valid until the next call."""
-        device, key = self._bank.images.device, (weights is None, regulariser)
-        if key not in self._directed:
+        device = self._bank.images.device
+        if regulariser not in self._directed:
 
-            def direct(rows: Tensor, weights: Tensor | None = None) -> Direction:
-                losses = [self._loss(views, row, weights) for row in rows]
+            def direct(rows: Tensor) -> Direction:
+                losses = [self._loss(views, row) for row in rows]
                 last = losses.pop() if regulariser.needs_held_out else None
                 return regulariser.direction(losses, self._parameters, self._threads, held_out=last)
 
-            self._directed[key] = Repeated(direct, device, recordable=regulariser.recordable)
+            self._directed[regulariser] = Repeated(direct, device, recordable=regulariser.recordable)
         rows = (indices if held_out is None else torch.cat([indices, held_out])).to(device)
-        found = self._directed[key](rows) if weights is None else self._directed[key](rows, weights)
+        found = self._directed[regulariser](rows)
         if not bool(found.losses.isfinite().all()):
             raise DataError(
                 f"the meta-model's loss is not finite at step {self.steps_done}; lower learning.learning_rate or "
@@ -226,9 +238,9 @@ class GroupLearner:
             )
         return found
 
-    def _losses(self, views: Views, indices: Tensor, weights: Tensor | None) -> Tensor:
+    def _losses(self, views: Views, indices: Tensor) -> Tensor:
         with torch.no_grad():
-            losses = [self._loss(views, row, weights) for row in indices.to(self._bank.images.device)]
+            losses = [self._loss(views, row) for row in indices.to(self._bank.images.device)]
             return torch.stack(list(self._threads.map(lambda loss: loss(self._parameters), losses)))
 
     def _draw(self, purpose: str, number: int, count: int, groups: Groups) -> tuple[Tensor, Tensor]:
@@ -253,17 +265,8 @@ class GroupLearner:
         parts = [part.float() / 255 for part in images.split(_CALIBRATION_BATCH)]
         calibrate_statistics(self.student.classifier, parts)
 
-    def _target_weights(self) -> Tensor | None:
-        """Weights of the teachers in what is reproduced, [teachers]; None if all count alike."""
-        weights = self._weights
-        if self.active is not None:
-            is_active = torch.zeros(len(self._bank.names))
-            is_active[list(self.active)] = 1.0
-            weights = is_active if weights is None else is_active * weights
-        return None if weights is None else weights.to(self._bank.images.device)
-
-    def _loss(self, views: Views, indices: Tensor, weights: Tensor | None) -> Loss:
-        config = self._config
+    def _loss(self, views: Views, indices: Tensor) -> Loss:
+        config, weights = self._config, self._target_weights
         images = views.images[indices].float() / 255
         features, logits = views.features[indices].float(), views.logits[indices]
 

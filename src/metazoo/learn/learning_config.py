@@ -65,15 +65,15 @@ Update = Annotated[
 TeachersPerUpdate = Annotated[int, Field(ge=1, description="teachers of a sub-group; not used by update joint")]
 
 
-class LearningConfig(BaseModel):
-    """How the meta-model learns from the bank."""
+class DistillationConfig(BaseModel):
+    """How the meta-model learns from the bank what all teachers say of its images."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     steps: int = Field(
         default=3000, ge=1, description="steps of Adam; for each of several domains domains.specialise more"
     )
-    teachers_per_step: int = Field(default=4, ge=1, description="members of a group that a step learns from")
+    teachers_per_step: int = Field(default=4, ge=1, description="teachers that a step learns from, all of one group")
     batch_size: int = Field(default=128, ge=2, description="views a step, of all its teachers together")
     learning_rate: float = Field(default=5e-3, gt=0, description="highest; falls as a cosine")
     warm_up_steps: int = Field(default=50, ge=0, description="over which the learning rate rises")
@@ -83,14 +83,19 @@ class LearningConfig(BaseModel):
     temperature: float = Field(default=1.0, gt=0, description="of the distillation")
     views: int = Field(default=8192, ge=1, description="views whose teacher outputs are computed together")
     steps_per_views: int = Field(default=1000, ge=1, description="steps until fresh views are drawn")
-    mix: bool = Field(default=True, description="whether a view may show two images of its group")
+    mix: bool = Field(default=True, description="whether a view may mix images of two teachers of a group")
     shift: float = Field(default=0.125, ge=0, lt=0.5, description="largest shift of a view, as a share of the side")
-    regularisation: RegularisationConfig = RegularisationConfig()
-    update: Update = "joint"
-    teachers_per_update: TeachersPerUpdate = 1
 
     @model_validator(mode="after")
-    def _check(self) -> "LearningConfig":
+    def _check(self) -> "DistillationConfig":
         if not (self.joint_features or self.relations or self.distillation):
             raise ValueError("one of joint_features, relations and distillation must be above 0")
         return self
+
+
+class LearningConfig(DistillationConfig):
+    """How the meta-model learns from groups of teachers."""
+
+    regularisation: RegularisationConfig = RegularisationConfig()
+    update: Update = "joint"
+    teachers_per_update: TeachersPerUpdate = 1

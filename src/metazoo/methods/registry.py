@@ -2,12 +2,13 @@
 
 from metazoo.methods.base import Method
 from metazoo.methods.tgr import TaskGroupingsRegularization
+from metazoo.methods.zoo_distillation import ZooDistillation
 from metazoo.plugins import Registry
 
 METHODS: Registry[Method] = Registry(
     "method",
     "metazoo.methods",
-    values={method.name: method for method in (TaskGroupingsRegularization(),)},
+    values={method.name: method for method in (TaskGroupingsRegularization(), ZooDistillation())},
     base=Method,
 )
 get_method = METHODS.get

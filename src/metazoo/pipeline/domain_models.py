@@ -18,9 +18,9 @@ from metazoo.zoo import Zoo
 _LEAST_GENERAL = 0.05
 
 
-LearnPart = Callable[[Workspace, Sequence[int], ImageClassifier, str], ImageClassifier]
-"""Learning that continues on a part of the zoo. Its arguments are the workspace of the part, the ascending indices of
-its models in the whole zoo, the meta-model to start from (to be left as it is), and the name of the stage."""
+LearnPart = Callable[[Workspace, Sequence[int], str], ImageClassifier]
+"""Learning that continues on a part of the zoo, from a copy of the meta-model. Its arguments are the workspace of the
+part, the ascending indices of its models in the whole zoo, and the name of the stage."""
 
 
 def with_domain_models(
@@ -48,7 +48,7 @@ def with_domain_models(
     for number, (domain, own) in enumerate(domains.items(), 1):
         part = Zoo(zoo.folder, [zoo.contracts[index] for index in own])
         at_work = dataclasses.replace(workspace, zoo=part, seed=seed_of(workspace.seed, "specialist", domain))
-        models.append(learn(at_work, own, classifier, f"specialist-{number}"))
+        models.append(learn(at_work, own, f"specialist-{number}"))
     bank = banks.at(classifier.spec.input_size, [contract.name for contract in zoo])
     embedder = SideBySide(models).to(workspace.compute.device)
     with torch.no_grad():

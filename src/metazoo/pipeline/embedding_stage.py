@@ -13,6 +13,7 @@ from metazoo.bank import Bank, ResidentBank, ResidentBanks
 from metazoo.data.images import evenly_of_each
 from metazoo.execution.executor import in_order
 from metazoo.execution.process_memory import give_back_memory
+from metazoo.execution.randomness import generator, seed_of
 from metazoo.models import build_classifier
 from metazoo.pipeline.layout import DISTANCE, EMBEDDINGS, GROUPING, PROBE
 from metazoo.pipeline.shared_config import GroupingConfig
@@ -60,13 +61,21 @@ def embed_and_group(
         folder.delete(PROBE)
         embeddings = FisherEmbeddings.load(folder.path / EMBEDDINGS, folder.sha256(EMBEDDINGS))
         distance = dissimilarity_matrix(_similarity(embeddings, grouping_config))
-        grouping = group(distance, grouping_config.strategy, grouping_config.groups, keys=names, seed=workspace.seed)
+        grouping = grouped(distance, grouping_config, names, workspace.seed)
         folder.write_tensors(DISTANCE, {"distance": distance})
         quality = group_quality(distance, grouping).as_record()
         workspace.metrics.truncate_after("grouping", 0)  # of a process killed before its next line
         workspace.metrics.append(stage="grouping", step=1, **quality)
         folder.write_json(GROUPING, {**grouping.as_record(names), "quality": quality})
     return Partition.from_record(folder.read_json(GROUPING), names)
+
+
+def grouped(distance: Tensor, config: GroupingConfig, names: list[str], seed: int) -> Partition:
+    """Group the teachers by their dissimilarities, float [N, N]; the control `shuffle` permutes the teachers before."""
+    if config.shuffle:
+        order = torch.randperm(len(names), generator=generator(seed, "grouping", "shuffle"))
+        distance = distance[order][:, order]
+    return group(distance, config.strategy, config.groups, keys=names, seed=seed_of(seed, "grouping", config.strategy))
 
 
 def _similarity(embeddings: FisherEmbeddings, config: GroupingConfig) -> Tensor:

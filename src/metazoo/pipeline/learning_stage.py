@@ -14,8 +14,6 @@ from metazoo.learn.learning_config import LearningConfig
 from metazoo.learn.regularisers import Regulariser
 from metazoo.learn.update_rules import UpdateRule
 from metazoo.learn.views import Targets
-from metazoo.models import ImageClassifier
-from metazoo.pipeline.selection_stage import Validation, record_selection, selecting_learner
 from metazoo.pipeline.shared_config import MetaModelConfig
 from metazoo.pipeline.stepping import LEARNING, learn_in_steps
 from metazoo.pipeline.workspace import Workspace
@@ -31,41 +29,41 @@ def learn_from_groups(
     banks: ResidentBanks,
     grouping: Grouping,
     config: LearningConfig,
-    meta_model: MetaModelConfig | ImageClassifier,
+    meta_model: MetaModelConfig | Student,
     weights: Tensor | None = None,
-    validation: Validation | None = None,
     *,
     regulariser: Regulariser | None = None,
     update: UpdateRule | None = None,
     stage: str = LEARNING,
-) -> ImageClassifier:
+) -> Student:
     """Train the meta-model on groups of teachers, and give it stored batch-norm statistics.
+
+    The meta-model is `classifier` of the result, which also has the maps to the outputs of the teachers; it is on the
+    CPU, in evaluation mode, and no parameter of the classifier requires a gradient.
 
     Args:
         workspace: run at work; its zoo has the teachers.
         banks: images of all teachers.
         grouping: groups of the teachers.
         config: options of the learning.
-        meta_model: options of the meta-model, or one to continue from, which is left as it is.
+        meta_model: options of the meta-model, or a student of the same teachers, which is trained in place.
         weights: weights of the teachers, above 0, [teachers]; None if all count alike.
-        validation: labelled images that select the teachers; None draws them by `weights`.
         regulariser: regulariser of this learning alone; None: that of `config`.
         update: rule by which a step moves the parameters; None: that of `config`.
         stage: name of this learning among others of the run.
     """
-    spec = meta_model.spec if isinstance(meta_model, ImageClassifier) else meta_model.spec(workspace.zoo)
     compute, threads = workspace.compute, workspace.worker_threads()
     teachers = workspace.zoo.teachers_in_turn(compute.device)
-    resident = banks.at(spec.input_size, [contract.name for contract in workspace.zoo])
-    student = Student(
-        spec,
-        [teacher.classifier.network.feature_size for teacher in teachers],
-        [contract.spec.classes for contract in workspace.zoo],
-        workspace.seed,
-    )
-    if isinstance(meta_model, ImageClassifier):
-        student.classifier.load_state_dict(meta_model.state_dict())
+    student = meta_model
+    if isinstance(student, MetaModelConfig):
+        student = Student(
+            student.spec(workspace.zoo),
+            [teacher.classifier.network.feature_size for teacher in teachers],
+            [contract.spec.classes for contract in workspace.zoo],
+            workspace.seed,
+        )
     student.to(compute.device)
+    resident = banks.at(student.classifier.spec.input_size, [contract.name for contract in workspace.zoo])
     learner = GroupLearner(
         student,
         resident,
@@ -79,21 +77,17 @@ def learn_from_groups(
         threads=threads,
         check=workspace.check,
     )
-    selecting = None
-    if validation is not None:
-        selecting = selecting_learner(learner, validation, len(teachers), weights, workspace.seed)
     learn_in_steps(
         workspace,
-        selecting or learner,
+        learner,
         config.steps,
         stage=stage,
         steps_between_checkpoints=_STEPS_BETWEEN_CHECKPOINTS,
         steps_between_metrics=_STEPS_BETWEEN_METRICS,
     )
-    if selecting is not None:
-        record_selection(workspace.folder, workspace.zoo, selecting)
     learner.calibrate()
-    return student.classifier.cpu().eval().requires_grad_(False)
+    student.cpu().eval().classifier.requires_grad_(False)
+    return student
 
 
 def teacher_targets(

@@ -3,37 +3,11 @@
 from collections import Counter
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_serializer, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_serializer, field_validator
 
 from metazoo.models import ArchitectureName, ClassifierSpec, check_width
 from metazoo.taskspace import Strategy
 from metazoo.zoo import Zoo
-
-SourceName = Literal["recovered", "leaves", "fractals", "glyphs", "noise", "images"]
-
-
-class ImageSourceConfig(BaseModel):
-    """Which images the meta-model learns from: recovered ones, or others to compare them with.
-
-    `leaves`, `fractals` and `glyphs` are drawn by formulas and `noise` is uniform; no teacher is inverted for them.
-    `images` are real ones, which only a study has: those of each teacher's own classes, by name, out of a data set.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: SourceName = "recovered"
-    data: str | None = Field(default=None, description="of kind images: an .npz pack or a folder")
-
-    @property
-    def shows_classes(self) -> bool:
-        """Whether an image shows the class of its label, as its model sees it."""
-        return self.kind in ("recovered", "images")
-
-    @model_validator(mode="after")
-    def _check(self) -> "ImageSourceConfig":
-        if (self.kind == "images") is not (self.data is not None):
-            raise ValueError("data is given for kind images, and only for it")
-        return self
 
 
 class GroupingConfig(BaseModel):
@@ -45,6 +19,9 @@ class GroupingConfig(BaseModel):
     groups: int = Field(default=5, ge=1, description="lowered to half the number of teachers where it is larger")
     similarity: Literal["scale-free", "published"] = Field(
         default="scale-free", description="published: one epsilon for all tensors, and rounded to 4 decimals"
+    )
+    shuffle: bool = Field(
+        default=False, description="control: permute the teachers of the dissimilarity matrix before grouping"
     )
 
 

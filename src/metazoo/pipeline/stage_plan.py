@@ -17,7 +17,6 @@ from metazoo.bank import Bank, ResidentBank, fitted
 from metazoo.data.augment import shift_and_flip
 from metazoo.execution.compute import CPU
 from metazoo.execution.threads import WorkerThreads
-from metazoo.features.heads import query_features
 from metazoo.learn.episode_memory import EpisodeMemory
 from metazoo.learn.group_learning import GroupLearner, Student
 from metazoo.learn.learning_config import LearningConfig
@@ -27,8 +26,7 @@ from metazoo.models import ClassifierSpec, build_classifier
 from metazoo.pipeline.audit_stage import DomainConfig, TrustConfig, most_kinds, specialised
 from metazoo.pipeline.learning_stage import teacher_targets
 from metazoo.pipeline.replay_stage import VisitConfig
-from metazoo.pipeline.selection_stage import SelectionConfig
-from metazoo.pipeline.shared_config import ImageSourceConfig, MetaModelConfig
+from metazoo.pipeline.shared_config import MetaModelConfig
 from metazoo.recover import GeneratorConfig, RecoveryBudget, RecoveryConfig, guides_for, plan_recovery
 from metazoo.recover.budget import plan_buckets
 from metazoo.taskspace import FixedGrouping, ImageNetProbe, Partition, ProbeConfig, train_probe
@@ -103,17 +101,8 @@ class StagePlan:
     disk: float = 0.0
 
 
-def recovery_plans(
-    zoo: Zoo,
-    config: RecoveryConfig | GeneratorConfig,
-    budget: RecoveryBudget,
-    source: ImageSourceConfig | None = None,
-) -> list[StagePlan]:
-    """Plan the recovery of every teacher, one plan for each kind of network; of real images the time is not told."""
-    if source is not None and source.kind == "images":
-        return [StagePlan("recovery", "image", plan_recovery(zoo, budget).images)]
-    if source is not None and source.kind != "recovered":
-        config = config.model_copy(update={"canvas": source.kind, "iterations": 0})
+def recovery_plans(zoo: Zoo, config: RecoveryConfig | GeneratorConfig, budget: RecoveryBudget) -> list[StagePlan]:
+    """Plan the recovery of every teacher, one plan for each kind of network."""
     parts = len(zoo) if isinstance(config, GeneratorConfig) else plan_recovery(zoo, budget).buckets
     plans = []
     for timing, contracts in _inversions(zoo, config, budget).items():
@@ -273,24 +262,6 @@ class _TeacherOutputs:
 
 def _feature_sizes(context: PlanContext) -> list[int]:
     return [teacher.classifier.network.feature_size for teacher in context.teachers]
-
-
-def selection_plans(config: SelectionConfig, steps: int, spec: ClassifierSpec) -> list[StagePlan]:
-    """Plan how often a meta-model of `spec` is measured in `steps` to select models; an upper bound.
-
-    Episodes may share images. Without a validation set there is nothing to plan.
-    """
-    size = config.episodes * config.ways * (config.shots + config.queries)
-
-    def measure(_: PlanContext) -> UnitCost:
-        random = torch.Generator().manual_seed(0)
-        classifier, shape = build_classifier(spec, random), (size, 3, spec.input_size, spec.input_size)
-        images = torch.randint(0, 256, shape, generator=random, dtype=torch.uint8)
-        query_features(classifier, images, "query")
-        return UnitCost(_seconds(lambda: query_features(classifier, images, "query")))
-
-    draws = math.ceil(steps / config.steps_per_draw)
-    return [] if config.validation is None else [StagePlan("selection", "draw", draws, measure)]
 
 
 def replay_plans(

@@ -10,10 +10,10 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from metazoo.adapt import MetaModel
-from metazoo.adapt.card_text import counted, fate_of_images, images_used, source_of, summary, what_it_is
+from metazoo.adapt.card_text import counted, fate_of_images, images_used, summary, what_it_is
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.evaluate import read_contamination, read_results, results_table
-from metazoo.pipeline.layout import REPORT, SELECTION, sheet_of
+from metazoo.pipeline.layout import REPORT, sheet_of
 from metazoo.report.run_tables import html_table
 from metazoo.report.sections import IMAGES, sections_of
 from metazoo.report.zoo_tables import domain_rows, domain_table, model_rows, model_table
@@ -60,17 +60,17 @@ def write_report(
         run.check_zoo(zoo)
         names = run.model_names()
         zoo = Zoo(zoo.folder, [contract for contract in zoo if contract.name in names or not names])
-    config, selection = run.config, run.record(SELECTION)
+    config = run.config
     meta_model = run.meta_model if run.finished else None
     sheets = _sheets(run, zoo, images)
     shown = [_sheet(run, name) for name in sheets[:_MOST_SHEETS]]
     here = f"This page shows some of {counted(len(shown), 'model')}." if shown else "This page shows none."
     allowed = run.description.get("images", True)
     content = {
-        **_about(run, config, meta_model, selection),
+        **_about(run, config, meta_model),
         **_models(run, zoo),
         "measured": [_measured(Path(path)) for path in results],
-        "chapters": _chapters(run, zoo, config, shown),
+        "chapters": _chapters(run, zoo, shown),
         "more_sheets": len(sheets) - len(shown),
         "reveals": "" if zoo is None else fate_of_images(config.as_record(), zoo, allowed, here),
     }
@@ -85,12 +85,10 @@ def _check_out(out: Path) -> None:
         raise UsageError(f"{out} is there already and is no report of metazoo; give another path")
 
 
-def _about(
-    run: Run, config: RunConfig, meta_model: MetaModel | None, selection: dict[str, Any] | None
-) -> dict[str, Any]:
+def _about(run: Run, config: RunConfig, meta_model: MetaModel | None) -> dict[str, Any]:
     begun = run.description["zoo"]
     which = f"{counted(begun['models'], 'model')}, SHA-256 {begun['sha256']}"
-    used = " and ".join(images_used(config.as_record(), selection)) or "no training images"
+    used = " and ".join(images_used(config.as_record())) or "no training images"
     rows = []
     if meta_model is not None:
         reference = config.method.reference
@@ -130,15 +128,12 @@ def _measured(path: Path) -> dict[str, Any]:
     }
 
 
-def _chapters(run: Run, zoo: Zoo | None, config: RunConfig, sheets: list[tuple[str, str]]) -> list[dict[str, Any]]:
+def _chapters(run: Run, zoo: Zoo | None, sheets: list[tuple[str, str]]) -> list[dict[str, Any]]:
     """The sections under the headings of their chapters, recovered images among them."""
     chapters: dict[str, dict[str, Any]] = {}
-    source = source_of(config.as_record())["kind"]
 
     def chapter(name: str) -> dict[str, Any]:
-        other = f": nothing, but images of another source ({source})"
-        heading = name + other if name == IMAGES and source != "recovered" else name
-        empty = {"heading": heading, "warnings": [], "sheets": [], "sections": []}
+        empty = {"heading": name, "warnings": [], "sheets": [], "sections": []}
         return chapters.setdefault(name, empty)
 
     if sheets:

@@ -97,18 +97,3 @@ def trust_table(record: dict[str, Any]) -> Table:
         score.append(" !" if is_doubtful else "")
         table.add_row(Text(row["model"]), score, figure(row["claims"], 2), figure(row["service"], 2))
     return table
-
-
-def selection_table(record: dict[str, Any]) -> Table:
-    """One row for each model, the least likely first."""
-    seen = record["validation"]
-    table = Table(
-        title="Selection",
-        caption="chance of being drawn, for a single draw at the end of the run; learned from the accuracy on "
-        f"{seen['images']} labelled images ({seen['accuracy']:.1f} % at the end), so the run is not data-free",
-    )
-    table.add_column("model", overflow="fold")
-    table.add_column("chance", justify="right")
-    for row in sorted(record["models"], key=lambda row: (row["probability"], row["model"])):
-        table.add_row(Text(row["model"]), f"{100 * row['probability']:.1f} %")
-    return table

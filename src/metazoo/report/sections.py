@@ -10,9 +10,9 @@ from rich.table import Table
 from metazoo.errors import MetazooError
 from metazoo.features.embedders import recogniser_of
 from metazoo.pipeline.audit_stage import kept_models
-from metazoo.pipeline.layout import DISTANCE, GROUPING, HEALTH, METRICS, SELECTION, TRUST
+from metazoo.pipeline.layout import DISTANCE, GROUPING, HEALTH, METRICS, TRUST
 from metazoo.plugins import Registry
-from metazoo.report.run_tables import group_table, health_table, selection_table, trust_table
+from metazoo.report.run_tables import group_table, health_table, trust_table
 from metazoo.runs.record import Run
 from metazoo.storage.run_folder import RunFolder
 from metazoo.taskspace import Partition
@@ -150,6 +150,5 @@ def _learning(rows: Any, run: Run, _zoo: Zoo | None) -> SectionContent | None:
 
 register_section(Section("Recovery", HEALTH, _of_record(health_table), IMAGES, about_models=True))
 register_section(Section("Trust", TRUST, _of_record(trust_table), IMAGES, about_models=True))
-register_section(Section("Selection", SELECTION, _of_record(selection_table), IMAGES, about_models=True))
 register_section(Section("Task space and groups", GROUPING, _groups))
 register_section(Section("Learning", METRICS, _learning))

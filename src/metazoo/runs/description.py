@@ -11,6 +11,7 @@ import yaml
 from metazoo.errors import ArtefactError, RunError, UsageError
 from metazoo.execution.compute import Compute
 from metazoo.pipeline.layout import CONFIG, DESCRIPTION
+from metazoo.renamed import new_preset
 from metazoo.runs.config import RunConfig, resolve_config
 from metazoo.storage.artefacts import read_bytes
 from metazoo.storage.manifest import NAME as MANIFEST
@@ -33,9 +34,9 @@ def check_run_folder(out: Path, resume: bool) -> None:
     foreign = next((name for name in held if name not in (CONFIG, DESCRIPTION, MANIFEST)), None)
     begins = foreign is None and (out / CONFIG).is_file()
     if not begins and not ((out / DESCRIPTION).is_file() and RunFolder(out).has(DESCRIPTION)):
-        raise UsageError(f"{out} holds {foreign or held[0]!r} and is not a run; choose a new or empty folder")
+        raise UsageError(out, f"holds {foreign or held[0]!r} and is not a run", "choose a new or empty folder")
     if not resume:
-        raise UsageError(f"{out} holds a run already; continue it by --resume, or choose another folder")
+        raise UsageError(out, "holds a run already", "continue it with --resume, or choose another folder")
 
 
 def recorded_compute(folder: RunFolder, device: str | None, precision: str | None) -> tuple[str | None, str | None]:
@@ -61,6 +62,7 @@ def begun_config(
         return None
     begun = _begun_with(folder, folder.read_json(DESCRIPTION))
     found = {"method": begun.method.name, "preset": begun.preset, "seed": begun.seed}
+    preset = None if preset is None else new_preset(preset, begun.method.presets)
     for name, given in (("method", method), ("preset", preset), ("seed", seed)):
         if given is not None and given != found[name]:
             raise _begun_otherwise(folder, name)

@@ -17,6 +17,7 @@ from metazoo.methods.base import check_before_work
 from metazoo.pipeline.stage_plan import PlanContext, UnitCost
 from metazoo.renamed import renamed_arguments
 from metazoo.runs.config import resolve_config
+from metazoo.runs.description import check_run_folder
 from metazoo.zoo import Zoo, zoo_with_models
 
 _WORKER_BYTES, _PICTURE_BYTES, _MARGIN = 450e6, 150e6, 1.1
@@ -64,21 +65,36 @@ def plan_run(
     zoo: Zoo | Path | str,
     method: str | None = None,
     *,
+    out: Path | str | None = None,
     preset: str | None = None,
     config: Mapping[str, Any] | Path | str | None = None,
     workers: int | None = None,
     threads: int = 1,
     progress: bool = False,
+    resume: bool = False,
 ) -> Plan:
     """Time one unit of every stage that the method declares, and multiply by their number.
 
-    It takes some seconds; for the preset `reference` up to a minute or two.
+    It takes some seconds; for the preset `published` up to a minute or two.
+
+    Args:
+        zoo: zoo or its folder.
+        method: learning method, as for `metazoo.train`.
+        out: run folder that is to be checked; nothing is written there. None: no folder is checked.
+        preset: preset, as for `metazoo.train`.
+        config: options that differ from the preset, as for `metazoo.train`.
+        workers: number of processes; None: one per core.
+        threads: torch threads of the learning.
+        progress: whether to report on standard error.
+        resume: whether `out` may hold a run.
 
     Raises:
         UsageError: as `metazoo.train`.
         ArtefactError, ZooError: a model is damaged.
     """
     resolved, zoo = resolve_config(config, method=method, preset=preset), zoo_with_models(zoo)
+    if out is not None:
+        check_run_folder(Path(out), resume)
     check_before_work(resolved.method, zoo, resolved.options, resolved.seed)
     plans = resolved.method.plan(zoo, resolved.options)
     if progress and plans:

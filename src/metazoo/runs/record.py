@@ -6,7 +6,7 @@ from typing import Any, final
 from metazoo.adapt import MetaModel
 from metazoo.errors import RunError, UsageError
 from metazoo.execution.progress import message
-from metazoo.pipeline.layout import DESCRIPTION, FINISHED, META_MODEL, METRICS, SELECTION_DATA
+from metazoo.pipeline.layout import DESCRIPTION, FINISHED, META_MODEL, METRICS
 from metazoo.runs.config import RunConfig
 from metazoo.runs.description import begun_config
 from metazoo.storage.manifest import Manifest
@@ -69,11 +69,18 @@ class Run:
             raise RunError(f"{self.path} has not finished; continue it by train --resume")
         return MetaModel.load(self.path / META_MODEL)
 
-    @property
-    def selection_classes(self) -> tuple[str, ...]:
-        """Classes of the labelled images that models were selected by; empty if they were not."""
-        found = self.record(SELECTION_DATA)
-        return () if found is None else tuple(found["classes"])
+    def check_same_images(self, zoo: Zoo, config: RunConfig) -> None:
+        """Check that a run by `config` on `zoo` recovers the same images as this run.
+
+        Raises:
+            RunError: the zoo, the seed or an option of recovery differs.
+        """
+        own, other = self.config.as_record(), config.as_record()
+        differing = [name for name in ("seed", "recovery", "budget") if own.get(name) != other.get(name)]
+        if self.description["zoo"]["sha256"] != zoo.sha256:
+            differing.insert(0, "zoo")
+        if differing:
+            raise RunError(self.path, f"images of another {differing[0]}", "reuse those of a run with the same")
 
     def record(self, name: str) -> Any:
         """Read a JSON file that the run has written, such as `recovery.json`, or the rows of `metrics.jsonl`.

@@ -6,14 +6,15 @@ from typing import Any
 
 from metazoo.adapt import MetaModel
 from metazoo.adapt.card import meta_model_card
-from metazoo.errors import UsageError
+from metazoo.errors import RunError, UsageError
 from metazoo.execution.compute import Compute
 from metazoo.execution.executor import Executor, ExecutorName, executor_for
 from metazoo.execution.signals import graceful
 from metazoo.execution.threads import torch_threads
 from metazoo.methods.base import check_before_work
-from metazoo.pipeline.layout import DESCRIPTION, FINISHED, GROUPING, HEALTH, META_MODEL, METRICS, SELECTION, TRUST
+from metazoo.pipeline.layout import DESCRIPTION, FINISHED, GROUPING, HEALTH, META_MODEL, METRICS, TRUST
 from metazoo.pipeline.privacy import discard_images, hide_images
+from metazoo.pipeline.recovery_stage import copy_images
 from metazoo.pipeline.workspace import Workspace
 from metazoo.renamed import renamed_arguments
 from metazoo.runs.config import RunConfig, resolve_config
@@ -26,7 +27,7 @@ from metazoo.zoo import Zoo, zoo_with_models
 
 # Small layers gain little from more threads, and wait many times longer where another program wants a core as well.
 _THREADS = 1
-_CARD_RECORDS = {"health": HEALTH, "trust": TRUST, "selection": SELECTION, "groups": GROUPING}
+_CARD_RECORDS = {"health": HEALTH, "trust": TRUST, "groups": GROUPING}
 
 
 @renamed_arguments(setting="preset")
@@ -46,6 +47,7 @@ def train(
     precision: str | None = None,
     progress: bool = False,
     images: bool = True,
+    reuse_images: Run | Path | str | None = None,
 ) -> Run:
     """Learn one meta-model from a zoo, without data.
 
@@ -77,6 +79,8 @@ def train(
         images: False makes no picture of recovered images, whatever the contracts of the models allow. It is recorded,
             and a resumed run takes it from there. Contracts are obeyed as they are at every call, so after one has been
             changed, a call with `resume` deletes what it forbids, of a finished run too.
+        reuse_images: another run, whose recovered images are copied; its zoo, seed and options of recovery must be
+            those of this run, which ends as if it had recovered the same images itself.
 
     Returns:
         The finished run.
@@ -98,7 +102,10 @@ def train(
     check_run_folder(out, resume)
     if not (out / DESCRIPTION).is_file():
         check_before_work(resolved.method, zoo, resolved.options, resolved.seed)
-    with graceful() as stop, exclusive(out):
+    source = Run.open(reuse_images) if isinstance(reuse_images, str | Path) else reuse_images
+    if source is not None:
+        source.check_same_images(zoo, resolved)
+    with graceful("continue with --resume") as stop, exclusive(out):
         folder = RunFolder(out)
         folder.tidy()
         compute = Compute.choose(*recorded_compute(folder, device, precision))
@@ -119,6 +126,11 @@ def train(
             )
             hide_images(workspace)
             if not any(map(folder.has, FINISHED)):
+                if resolved.former:
+                    problem = f"was begun with the option {', '.join(resolved.former)}, which no longer exists"
+                    raise RunError(out, problem, "continue with the version that began it, or choose another folder")
+                if source is not None:
+                    copy_images(workspace, source.path)
                 _learn(workspace, resolved, description)
             folder.drop_checkpoints()
             discard_images(workspace)

@@ -21,8 +21,9 @@ from metazoo.errors import ArtefactError
 LOCK = ".lock"
 """In a folder that has one writer at a time; see `metazoo.storage.lock`."""
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
+_CALL_AGAIN = "call again (train: with --resume)"
 _REMEDIES = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space and call again"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), f"free some space and {_CALL_AGAIN}"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make the folder writable or choose another"),
     **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EXDEV), "choose another path"),
 }
@@ -67,7 +68,7 @@ def write_bytes(path: Path | str, data: bytes | Iterable[bytes | memoryview]) ->
 
 def cannot_write(path: Path | str, error: Exception) -> ArtefactError:
     """The error to raise for a file that the system does not let be written."""
-    remedy = _REMEDIES.get(getattr(error, "errno", 0), "check the disk and the folder, and call again")
+    remedy = _REMEDIES.get(getattr(error, "errno", 0), f"check the disk and the folder, and {_CALL_AGAIN}")
     return ArtefactError(f"cannot write {path}: {reason_of(error)}; {remedy}")
 
 

@@ -95,6 +95,18 @@ def read_mapping(path: Path, subject: str, example: str, most_bytes: int = 1_000
     return content or {}
 
 
+def read_value(text: str, subject: str) -> Any:
+    """A value written as YAML, such as `400` or `[1, 2]`.
+
+    Raises:
+        UsageError: the text is not valid YAML; it names `subject`.
+    """
+    try:
+        return yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a safe loader
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise UsageError(subject, f"{shown(text)!r} is not valid YAML", "quote it") from error
+
+
 class _PlainLoader(yaml.SafeLoader):
     """YAML without anchors, whose copies of copies can fill the memory, and without a key that stands twice."""
 

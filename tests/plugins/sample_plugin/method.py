@@ -59,4 +59,4 @@ class SampleDistillation(Method):
         bank = recover_images(workspace, config.recovery, config.budget)
         banks = ResidentBanks(bank, workspace.compute.device)
         everyone = FixedGrouping(Partition((tuple(range(len(workspace.zoo))),), "single"))
-        return learn_from_groups(workspace, banks, everyone, config.learning, config.meta_model)
+        return learn_from_groups(workspace, banks, everyone, config.learning, config.meta_model).classifier

@@ -109,7 +109,7 @@ class FineTune(_FullBatchDescent):
 class FineTuneOwn(_FullBatchDescent):
     """As `FineTune`, but from the head stored with the model: with batch norm `query`, the papers' protocol.
 
-    It suits a meta-model whose head was learned with it (preset `reference`) and tasks of as many classes as it has.
+    It suits a meta-model whose head was learned with it (preset `published`) and tasks of as many classes as it has.
     """
 
     name = choices.FINE_TUNE_OWN

@@ -1,11 +1,11 @@
-"""The setting `reference` as a whole, on a tiny zoo of unlike models."""
+"""The preset `published` as a whole, on a tiny zoo of unlike models."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from training_helpers import REFERENCE, build, content
+from training_helpers import PUBLISHED_OPTIONS, build, content
 
 from metazoo.bank import Bank
 from metazoo.errors import Interrupted, UsageError
@@ -23,11 +23,11 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
 
 
 def options(**changes: Any) -> dict[str, Any]:
-    return {**REFERENCE, **changes}
+    return {**PUBLISHED_OPTIONS, **changes}
 
 
 def test_a_run_learns_and_records_what_it_did(zoo: Zoo, tmp_path: Path) -> None:
-    run = train(zoo, "tgr", preset="reference", out=tmp_path / "run", config=options(), workers=1)
+    run = train(zoo, "tgr", preset="published", out=tmp_path / "run", config=options(), workers=1)
     rows = [row for row in run.metrics() if row["stage"] == "learning"]
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert all(row["replay_updates"] >= 1 for row in rows)
@@ -38,13 +38,13 @@ def test_a_run_learns_and_records_what_it_did(zoo: Zoo, tmp_path: Path) -> None:
     assert {len(bank.images_of(contract.name)[1]) for contract in zoo} == {12, 18, 24}
     names = {(name, contract.domain) for contract in zoo for name in contract.class_names}
     assert len(RunFolder(run.path).read_json(CLASSES)["names"]) == len(names)
-    assert "preset reference" in (run.path / "meta-model" / "README.md").read_text()
+    assert "preset published" in (run.path / "meta-model" / "README.md").read_text()
 
 
 def test_one_that_was_interrupted_ends_as_one_that_was_not(
     zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = train(zoo, "tgr", preset="reference", out=tmp_path / "whole", config=options(), workers=1)
+    whole = train(zoo, "tgr", preset="published", out=tmp_path / "whole", config=options(), workers=1)
     real = ReplayLearner.step
 
     def stop_after_two(self: ReplayLearner) -> object:
@@ -55,8 +55,8 @@ def test_one_that_was_interrupted_ends_as_one_that_was_not(
     with monkeypatch.context() as patch:
         patch.setattr(ReplayLearner, "step", stop_after_two)
         with pytest.raises(Interrupted):
-            train(zoo, "tgr", preset="reference", out=tmp_path / "again", config=options(), workers=1)
-    again = train(zoo, "tgr", preset="reference", out=tmp_path / "again", config=options(), workers=2, resume=True)
+            train(zoo, "tgr", preset="published", out=tmp_path / "again", config=options(), workers=1)
+    again = train(zoo, "tgr", preset="published", out=tmp_path / "again", config=options(), workers=2, resume=True)
     assert content(whole.path / "meta-model").keys() == content(again.path / "meta-model").keys()
     states = (run.meta_model.networks[0].state_dict() for run in (whole, again))
     first, second = states
@@ -68,12 +68,12 @@ def test_without_reinversion_the_bank_is_what_is_replayed(
 ) -> None:
     monkeypatch.setattr("metazoo.pipeline.replay_stage.recover_requests", pytest.fail)
     changed = options(visits={"teachers": 2, "images_per_class": 5, "reinversion": False, "replacement": False})
-    run = train(zoo, "tgr", preset="reference", out=tmp_path / "run", config=changed, workers=1)
+    run = train(zoo, "tgr", preset="published", out=tmp_path / "run", config=changed, workers=1)
     assert run.finished
 
 
 def test_without_a_class_map_the_zoo_is_asked(zoo: Zoo, tmp_path: Path) -> None:
-    run = train(zoo, "tgr", preset="reference", out=tmp_path / "run", config=options(class_map=None), workers=1)
+    run = train(zoo, "tgr", preset="published", out=tmp_path / "run", config=options(class_map=None), workers=1)
     record = RunFolder(run.path).read_json(CLASSES)
     assert len(record["names"]) == sum(contract.spec.classes for contract in zoo)
     owners = [contract.name for contract in zoo for _ in contract.class_names]
@@ -85,7 +85,7 @@ def test_a_wrong_class_map_is_said_before_anything_is_recovered(zoo: Zoo, tmp_pa
     path = tmp_path / "classes.yaml"
     path.write_text("classes: {cat: {nobody: cat}}")
     with pytest.raises(UsageError, match="the zoo has no model 'nobody'"):
-        train(zoo, preset="reference", out=tmp_path / "run", config=options(class_map=str(path)), workers=1)
+        train(zoo, preset="published", out=tmp_path / "run", config=options(class_map=str(path)), workers=1)
     assert not (tmp_path / "run" / BANK).exists()
 
 
@@ -101,20 +101,20 @@ def test_what_cannot_be_is_said_before_anything_is_recovered(
     changes: dict[str, Any], said: str, zoo: Zoo, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match=said):
-        train(zoo, preset="reference", out=tmp_path / "run", config=merged(REFERENCE, changes), workers=1)
+        train(zoo, preset="published", out=tmp_path / "run", config=merged(PUBLISHED_OPTIONS, changes), workers=1)
     assert not (tmp_path / "run" / BANK).exists()
 
 
 def test_without_reinversion_a_visit_is_of_classes_that_the_bank_holds(zoo: Zoo, tmp_path: Path) -> None:
     changes = {"budget": {"classes_per_teacher": 2}, "visits": {"reinversion": False}, "meta_model": {"ways": 3}}
-    run = train(zoo, preset="reference", out=tmp_path / "run", config=merged(REFERENCE, changes), workers=1)
+    run = train(zoo, preset="published", out=tmp_path / "run", config=merged(PUBLISHED_OPTIONS, changes), workers=1)
     assert run.finished
 
 
 def test_options_of_the_other_setting_are_refused() -> None:
     with pytest.raises(UsageError, match=r"unknown option learning\.steps"):
-        resolve_config({"learning": {"steps": 3}}, preset="reference")
+        resolve_config({"learning": {"steps": 3}}, preset="published")
     with pytest.raises(UsageError, match="unknown option visits"):
         resolve_config({"visits": {}})
     with pytest.raises(UsageError, match="weights are given for imagenet-resnet34, and only for it"):
-        resolve_config({"probe": {"architecture": "imagenet-resnet34"}}, preset="reference")
+        resolve_config({"probe": {"architecture": "imagenet-resnet34"}}, preset="published")

@@ -1,4 +1,4 @@
-"""The preset `reference` of Task Groupings Regularization: the mechanics of the published code.
+"""The preset `published` of Task Groupings Regularization: the mechanics of the published code.
 
 Every teacher is inverted through a generator, embedded and grouped; then, for a stated number of meta-iterations, the
 drawn teachers of one group are inverted again, the meta-model takes one step by implicit gradient regularisation, and

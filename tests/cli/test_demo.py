@@ -1,0 +1,41 @@
+"""The demo, with fewer models, images and steps."""
+
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+from metazoo.cli import demo
+from metazoo.pipeline.layout import BANK
+from metazoo.runs.config import merged
+from metazoo.runs.record import Run
+from metazoo.zoo import TrainingConfig
+
+
+@pytest.mark.slow
+def test_the_demo_shows_both_methods_on_the_same_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    less = {
+        "recovery.iterations": 2,
+        "budget.images_per_class": 4,
+        "probe": {"width": 4, "steps": 2, "fisher_images": 4},
+        "learning": {"steps": 3, "views": 40, "steps_per_views": 3},
+        "meta_model": {"width": 4},
+    }
+    monkeypatch.setattr(demo, "CONFIG", merged({"grouping": {"groups": 3}}, less))
+    monkeypatch.setattr(demo, "TRAINING", TrainingConfig(epochs=1))
+    monkeypatch.setattr(demo, "SCRIPTS", ("latin", "cyrillic"))
+    monkeypatch.setattr(demo, "KINDS", (("conv4", 3, 32),))
+    monkeypatch.setattr(demo, "EPISODES", 2)
+    monkeypatch.setattr(demo, "_IMAGES_PER_CLASS", 20)
+    demo.demo(Namespace(out=str(tmp_path), seed=0, workers=1))
+    output = capsys.readouterr().out
+    report = (tmp_path / "report.html").read_text()
+    for name in ("tgr meta-model", "zoo-distillation meta-model", "ensemble"):
+        assert name in output
+        assert name in report
+    runs = [Run.open(tmp_path / name) for name in ("run", "zoo-distillation")]
+    banks = [sorted(path.read_bytes() for path in (run.path / BANK).rglob("*.safetensors")) for run in runs]
+    assert banks[0] == banks[1]
+    demo.demo(Namespace(out=str(tmp_path), seed=0, workers=1))  # which resumes what is finished
