@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from error_checks import raises
 from training_helpers import OPTIONS, coloured_images, untrained
 
 from metazoo.cli.feature_source import open_source
@@ -165,10 +166,10 @@ def stopped(*_: object, **__: object) -> None:
 def test_nothing_but_a_report_is_replaced(zoo: Zoo, run: Run, tmp_path: Path) -> None:
     own = tmp_path / "thesis.html"
     own.write_text("<html>years of work</html>")
-    with pytest.raises(UsageError, match=r"thesis\.html is there already and is no report of metazoo"):
+    with raises(UsageError, subject="thesis.html", problem="no report of metazoo"):
         write_report(run, own)
     assert own.read_text() == "<html>years of work</html>"
-    with pytest.raises(UsageError, match="is a folder; give the path of an HTML file"):
+    with raises(UsageError, problem="is a folder", remedy="an HTML file"):
         write_report(run, tmp_path)
     page = write_report(run, tmp_path / "page.html", zoo=zoo)
     write_report(run, page)

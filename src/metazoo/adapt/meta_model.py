@@ -24,6 +24,7 @@ class MetaModel:
         preset: name of the preset of the method.
         seed: number that all randomness of the run was counted from.
         card: Markdown for readers; a short one if not given.
+        sha256: SHA-256 of the weights file that it was loaded from; None if it was made in memory.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class MetaModel:
     ) -> None:
         self.module, self.method, self.preset, self.seed = module, method, preset, seed
         self.card = card or plain_card(module, method, preset, seed)
+        self.sha256: str | None = None
 
     def __repr__(self) -> str:
         """What it is, in one line."""
@@ -115,4 +117,6 @@ class MetaModel:
             except UsageError as error:
                 raise ArtefactError(f"{Path(folder) / DESCRIPTION} does not describe a meta-model: {error}") from error
         values = {name: getattr(description, name) for name in ("method", "preset", "seed")}
-        return cls(module, card=bundle.card, **values)
+        loaded = cls(module, card=bundle.card, **values)
+        loaded.sha256 = description.weights_sha256 or None
+        return loaded

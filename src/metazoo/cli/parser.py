@@ -286,6 +286,7 @@ def _evaluate(commands: Any) -> None:
     options.head(evaluate)
     evaluate.add_argument("--seed", type=natural, default=0, help="of the episodes (default: %(default)s)")
     evaluate.add_argument("--baselines", action="store_true", help="add the rows that any zoo offers")
+    evaluate.add_argument("--zoo", help="zoo folder of the run, if it was moved")
     evaluate.add_argument(
         "--image-size",
         type=positive,

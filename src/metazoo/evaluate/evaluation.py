@@ -93,6 +93,7 @@ def evaluate(
                 Result(
                     subject=subject.name,
                     method=subject.method,
+                    subject_sha256=subject.sha256,
                     head=chosen.name,
                     batch_norm=mode,
                     mirrored=mirrored,
@@ -117,7 +118,7 @@ def evaluate(
 
 
 def _told(subject: Subject, domain: str) -> Subject:
-    return Subject.of(subject.name, subject.method, for_known_domain(subject.module, domain))
+    return Subject.of(subject.name, subject.method, for_known_domain(subject.module, domain), subject.sha256)
 
 
 def _check(subjects: Sequence[Subject], shots: Sequence[int], episodes: int) -> None:

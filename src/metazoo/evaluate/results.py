@@ -29,6 +29,9 @@ class Result(BaseModel):
 
     subject: str
     method: str
+    subject_sha256: str | None = Field(
+        default=None, description="SHA-256 of what was measured: weights of a meta-model, contracts of a zoo"
+    )
     head: str
     batch_norm: BatchNormMode
     mirrored: bool = Field(default=False, description="whether features are means over an image and its mirror image")

@@ -17,16 +17,19 @@ class Subject:
     """One row of a table.
 
     Attributes:
-        name: shown in the table, unique in it.
-        method: machine-readable: a method of metazoo, or a baseline below.
-        module: what features come from.
-        parameters: that the features depend on (class heads not counted, since every new task replaces them).
+        name: name in the table, unique there.
+        method: machine-readable name: a method of metazoo, or a baseline below.
+        module: source of the features.
+        parameters: number of parameters that the features depend on (class heads, which every new task replaces, do not
+            count).
+        sha256: SHA-256 of the weights of a meta-model, or of the contracts of a zoo; None if unknown.
     """
 
     name: str
     method: str
     module: Embedder
     parameters: int
+    sha256: str | None = None
 
     def on(self, device: str) -> Self:
         """The subject with its module moved to `device`."""
@@ -35,9 +38,15 @@ class Subject:
         return self
 
     @classmethod
-    def of(cls, name: str, method: str, module: Embedder) -> Self:
+    def of(cls, name: str, method: str, module: Embedder, sha256: str | None = None) -> Self:
         """A subject with its parameters counted."""
-        return cls(name, method, module, count_parameters(module))
+        return cls(name, method, module, count_parameters(module), sha256)
+
+
+FIXED_BASELINES = frozenset({"raw-pixels", "random-initialisation"})
+"""Methods of the rows that depend on no zoo."""
+ZOO_BASELINES = frozenset({"parameter-average", "best-teacher", "zoo-ensemble"})
+"""Methods of the rows that a zoo gives without learning."""
 
 
 class Contract(Protocol):
