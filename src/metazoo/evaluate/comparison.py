@@ -129,7 +129,7 @@ def _warn_of_copies(files: Sequence[Path], results: Sequence[Result], homes: dic
         other = homes.setdefault((result.subject_sha256, *_way(result)), file)
         if other is not file:
             message(
-                f"warning: {other} and {file} measure the same meta-model in the same way; they are no two training seeds"
+                f"warning: {other} and {file} measure the same meta-model in the same way, so they are no two seeds"
             )
 
 
@@ -139,8 +139,8 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     reference = next(comparison.name for comparison in comparisons if comparison.difference is None)
     files = {len(comparison.results) for comparison in comparisons}
     caption = (
-        f"accuracy in percent and difference to {reference}, paired on the episodes, ± half-width of the 95 % interval; "
-        "*: zero lies outside"
+        f"accuracy in percent and difference to {reference}, paired on the episodes, ± half-width of the 95 % "
+        "interval; *: zero lies outside"
     )
     if max(files) > 1:
         caption += (
