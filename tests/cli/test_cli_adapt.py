@@ -220,7 +220,7 @@ def test_a_support_folder_that_cannot_be_used_is_named(refused: Refused, own: Wo
     def adapt(code: int, support: Path) -> str:
         return refused(code, "adapt", own.run, "--support", support, "--out", own.new)
 
-    assert "none is not a folder; give a folder with one folder of images a class" in adapt(2, own.none)
+    assert "none: is not a folder; give a folder with one folder of images a class" in adapt(2, own.none)
     assert "colour-20 has no class folders" in adapt(2, own.support / "colour-20")
     (own.support / "empty").mkdir()
     assert f"class folder {own.support / 'empty'} holds no image" in adapt(1, own.support)
@@ -232,7 +232,7 @@ def test_a_support_folder_that_cannot_be_used_is_named(refused: Refused, own: Wo
         assert str(corrupt) in adapt(1, own.support)
     for name in ("colour-21", "colour-22"):
         shutil.rmtree(own.support / name)
-    assert "holds the one class 'colour-20'; give at least two class folders" in adapt(2, own.support)
+    assert "support: holds the one class 'colour-20'; give at least two class folders" in adapt(2, own.support)
     assert not own.new.exists()
 
 

@@ -16,6 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jaxtyping import Float64, Shaped
 from scipy.special import stdtrit  # as `scipy.stats.t.ppf`, whose module takes a second to import
 from torch import Tensor
 
@@ -37,7 +38,7 @@ class Estimate:
         return abs(self.mean) > self.half_width
 
 
-def mean_interval(values: Tensor) -> Estimate:
+def mean_interval(values: Shaped[Tensor, "..."]) -> Estimate:
     """Mean of accuracies with its interval.
 
     Args:
@@ -51,7 +52,7 @@ def mean_interval(values: Tensor) -> Estimate:
     return _estimate(by_seed.mean(0), [by_seed])
 
 
-def paired_difference(first: Tensor, second: Tensor) -> Estimate:
+def paired_difference(first: Shaped[Tensor, "..."], second: Shaped[Tensor, "..."]) -> Estimate:
     """Mean of `first - second`, paired on the episodes, with its interval.
 
     The luck of an episode (easy classes, a good support image) meets both and mostly cancels, so this interval is
@@ -74,13 +75,13 @@ def paired_difference(first: Tensor, second: Tensor) -> Estimate:
     return _estimate(first.mean(0) - second.mean(0), [first, second])
 
 
-def _by_seed(values: Tensor) -> Tensor:
+def _by_seed(values: Shaped[Tensor, "..."]) -> Float64[Tensor, "seeds episodes"]:
     if values.dim() not in (1, 2) or values.shape[-1] < 2 or len(values) < 1:
         raise UsageError("an interval", f"needs at least 2 episodes, one number each, not {list(values.shape)}")
     return values.double().reshape(-1, values.shape[-1])
 
 
-def _estimate(of_episodes: Tensor, groups: Sequence[Tensor]) -> Estimate:
+def _estimate(of_episodes: Float64[Tensor, " episodes"], groups: Sequence[Float64[Tensor, "_ episodes"]]) -> Estimate:
     means = [of_episodes, *(by_seed.mean(1) for by_seed in groups if len(by_seed) > 1)]
     variances = [(float(own.var()) / len(own), len(own) - 1) for own in means]
     total = sum(variance for variance, _ in variances)

@@ -7,7 +7,14 @@ from typing import Protocol, Self
 from torch import nn
 
 from metazoo.execution.randomness import generator
-from metazoo.features.embedders import Embedder, JointFeatures, JointFeaturesInTurn, PixelFeatures, count_parameters
+from metazoo.features.embedders import (
+    Embedder,
+    JointFeatures,
+    JointFeaturesInTurn,
+    PixelFeatures,
+    count_parameters,
+    input_size,
+)
 from metazoo.fusion import average_parameters
 from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
 
@@ -121,5 +128,6 @@ def zoo_ensemble(teachers: Sequence[RatedTeacher]) -> Subject:
 
 def zoo_ensemble_in_turn(teachers: Sequence[Embedder], device: str) -> Subject:
     """The same of teachers on `device` that are loaded when they are asked for; see `JointFeaturesInTurn`."""
-    parameters = sum(count_parameters(teacher) for teacher in teachers)
-    return Subject(*_ENSEMBLE, JointFeaturesInTurn(teachers, device), parameters)
+    seen = [(count_parameters(teacher), input_size(teacher)) for teacher in teachers]
+    side = max(own for _, own in seen)
+    return Subject(*_ENSEMBLE, JointFeaturesInTurn(teachers, side, device), sum(own for own, _ in seen))
