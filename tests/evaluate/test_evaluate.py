@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from evaluate_helpers import classifier, noise_images, of_two_domains
+from error_checks import raises
+from evaluate_helpers import classifier, noise_images, of_two_domains, plain_table
 from torch import Tensor, nn
 
 from metazoo.data import ImageSet
@@ -17,7 +18,6 @@ from metazoo.evaluate import (
     evaluate,
     mean_interval,
     paired_difference,
-    plain_table,
     raw_pixels,
     read_accuracies,
     read_results,
@@ -146,7 +146,7 @@ def test_a_domain_is_told_to_whoever_has_specialists(tmp_path: Path) -> None:
     told = run(*subjects, images=noise_images(), domain="b", out=out)
     assert [result.domain for result in told] == ["b", "b", None, None]
     assert read_results(out) == told
-    assert "tasks said to be of b" in " ".join(plain_table(told, width=200).split())
+    assert "known domain b" in " ".join(plain_table(told, width=200).split())
     expected = run(subject(several.networks[1]), images=noise_images())
     assert [result.accuracy for result in told[:2]] == [result.accuracy for result in expected]
     assert [result.parameters for result in told[:2]] == [result.parameters for result in expected]
@@ -156,7 +156,7 @@ def test_a_domain_is_told_to_whoever_has_specialists(tmp_path: Path) -> None:
 
 
 def test_a_domain_that_would_change_nothing_is_refused() -> None:
-    with pytest.raises(UsageError, match="this model sees all images alike"):
+    with raises(UsageError, problem="one domain"):
         run(raw_pixels(4), images=noise_images(), domain="a")
     with pytest.raises(UsageError, match="no domain 'c'; choose one of a, b"):
         run(subject(of_two_domains()), images=noise_images(), domain="c")
