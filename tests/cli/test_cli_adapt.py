@@ -61,12 +61,12 @@ def test_a_meta_model_of_several_domains_says_what_it_takes_images_for(
     MetaModel(module, method="tgr", preset="default", seed=0).save(own.folder / "several")
     words = ("adapt", own.folder / "several", "--support", workshop.support, "--out", own.new)
     outcome = cli(*words)
-    made = f"{own.new}: a classifier of 3 classes, made from 6 images, taken for ships (95 %), birds (5 %)"
+    made = f"{own.new}: a classifier of 3 classes, made from 6 images, domains ships (95 %), birds (5 %)"
     assert outcome == Outcome(0, f"{made}\n", "")
     assert FewShotClassifier.load(own.new).description.domains.keys() == {"birds", "ships", "[bold]"}
     assert cli("predict", own.new, workshop.support).code == 0
     told = cli(*words, "--overwrite", "--domain", "[bold]")
-    assert told.out.endswith("taken for [bold] (100 %)\n")
+    assert told.out.endswith("domains [bold] (100 %)\n")
     unknown = cli(*words, "--overwrite", "--domain", "cars")
     assert unknown.code == 2
     assert "the meta-model knows no domain 'cars'; choose one of birds, ships, [bold]" in unknown.err

@@ -124,7 +124,7 @@ def test_what_models_know_is_recorded_and_can_be_left_out(cli: Cli, refused: Ref
             expected[name] = (*expected.get(name, ()), contract.name)
     assert found == Contamination(models=2, classes=4, known=expected)
     error = refused(2, *words, "--exclude-known", "--out", out, "--overwrite")
-    assert f"only {4 - len(expected)} of 4 classes of seen are unseen, too few for 2-way" in error
+    assert f"seen: only {4 - len(expected)} of 4 classes are unseen, too few for 2-way" in error
     for name in ("colour-10", "colour-11", "colour-12"):
         shutil.copytree(own.unseen / name, own.seen / name)
     outcome = cli(*words, "--exclude-known", "--out", out, "--overwrite")
@@ -247,7 +247,7 @@ def test_a_run_outlives_its_zoo(cli: Cli, refused: Refused, own: Workshop) -> No
     assert outcome.code == 0
     assert "warning: the zoo behind it is gone or unknown, so nobody can say whether its models know" in outcome.err
     error = refused(2, "evaluate", own.run, "--data", own.unseen, *SMALL, "--exclude-known")
-    assert "no model's classes are known, so none can be excluded" in error
+    assert "--exclude-known: no model's classes are known" in error
     error = refused(2, "evaluate", own.run, "--data", own.unseen, *SMALL, "--baselines")
     assert f"its zoo {own.none} is gone; give its place by --zoo" in error
     outcome = cli("evaluate", own.run, "--data", own.unseen, *SMALL, "--baselines", "--zoo", own.zoo)

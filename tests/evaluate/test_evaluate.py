@@ -193,8 +193,8 @@ def test_too_few_classes_or_images_are_named(tmp_path: Path) -> None:
     [
         ({"head": "svm"}, "unknown head 'svm'; choose one of nearest-mean, .*fine-tune"),
         ({"batch_norm": "none"}, "unknown batch-norm mode 'none'; choose one of running, support, query"),
-        ({"shots": ()}, "shots must be one or more different numbers"),
-        ({"shots": (1, 1)}, "shots must be one or more different numbers"),
+        ({"shots": ()}, "shots: must be one or more different numbers"),
+        ({"shots": (1, 1)}, "shots: must be one or more different numbers"),
         ({"shots": (0,)}, "at least 2 ways, 1 shot"),
         ({"ways": 1}, "at least 2 ways"),
         ({"queries": 0}, "at least 2 ways, 1 shot, 1 query"),
@@ -207,9 +207,9 @@ def test_wrong_use_is_refused(change: dict[str, Any], message: str) -> None:
 
 
 def test_subjects_need_names_of_their_own() -> None:
-    with pytest.raises(UsageError, match="every subject a name of its own"):
+    with raises(UsageError, subject="subjects", problem="two of one name"):
         run(raw_pixels(4), raw_pixels(8))
-    with pytest.raises(UsageError, match="at least one subject"):
+    with raises(UsageError, subject="subjects", remedy="at least one"):
         evaluate([], labelled_images())
 
 
@@ -218,7 +218,7 @@ def test_a_result_that_cannot_be_written_is_said_before_the_work(tmp_path: Path)
     (tmp_path / "folder.json").mkdir()
     (tmp_path / "there.json").write_text("mine")
     for name, message in (
-        ("there.json", "there.json is there already; give another path, or --overwrite it"),
+        ("there.json", "there.json: exists; give another path, or --overwrite it"),
         ("result.txt", "give a path that ends in .json"),
         ("folder.json", "cannot be a result file"),
         ("file/result.json", "is no writable folder"),

@@ -121,7 +121,7 @@ class MultiDomainClassifier(SideBySide):
     Args:
         networks: classifiers of one architecture and input size: one per domain in the order of the recogniser's
             domains, then the general network where it has a share.
-        recogniser: of domains by the features of the per-domain networks.
+        recogniser: recogniser of domains by the features of the per-domain networks.
 
     Raises:
         UsageError: they do not fit.

@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from metazoo.adapt import MetaModel
-from metazoo.adapt.card_text import counted, fate_of_images, images_used, source_of, summary, what_it_is
+from metazoo.adapt.card_text import counted, images_note, images_used, meta_model_rows, source_of, summary
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.evaluate import Result, read_contamination, read_results, results_table
 from metazoo.evaluate.subjects import FIXED_BASELINES, ZOO_BASELINES
@@ -75,7 +75,7 @@ def write_report(
         "measured": [_measured(Path(path), run, meta_model) for path in results],
         "chapters": _chapters(run, zoo, config, shown),
         "more_sheets": len(sheets) - len(shown),
-        "reveals": "" if zoo is None else fate_of_images(config.as_record(), zoo, allowed, here),
+        "reveals": "" if zoo is None else images_note(config.as_record(), zoo, allowed, here),
     }
     write_text(out, _rendered(content))
     return out
@@ -97,7 +97,7 @@ def _about(
     rows = []
     if meta_model is not None:
         reference = config.method.reference
-        rows = what_it_is(meta_model.module, config.as_record(), run.description, reference=reference, zoo=which)
+        rows = meta_model_rows(meta_model.module, config.as_record(), run.description, reference=reference, zoo=which)
     machine = [*map(str, run.description.get("machine", {}).values()), run.description.get("device", "cpu")]
     return {
         "name": printable(run.path.resolve().name),
@@ -203,7 +203,7 @@ def _sheet(run: Run, name: str) -> tuple[str, str]:
 
 
 def _in_turn(contracts: Iterable[ModelContract]) -> list[ModelContract]:
-    """The first of every domain, then the second of each, and so on: what comes first shows all kinds."""
+    """The first model of every domain, then the second of each, and so on."""
     seen: Counter[str] = Counter()
     turns: list[tuple[int, ModelContract]] = []
     for contract in contracts:

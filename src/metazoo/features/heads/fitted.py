@@ -1,4 +1,4 @@
-"""What a head returns: a classifier on features, of one of a few kinds, in a few tensors."""
+"""Classifiers on features that heads return, of one of five forms, in a few tensors."""
 
 import math
 from dataclasses import dataclass

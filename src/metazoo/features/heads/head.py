@@ -1,4 +1,4 @@
-"""What every head is, and how features are taken for it."""
+"""Base classes of heads, and their features."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -27,7 +27,7 @@ class Head(ABC):
     """A way to learn a new task.
 
     Attributes:
-        name: as users type it.
+        name: name that users type.
         transductive: whether the head itself lets the prediction of one query depend on the others. (Batch norm mode
             `query` does so whatever the head.)
         adapts_backbone: whether `fit` returns other features than those of the module given.
@@ -95,7 +95,7 @@ class FeatureHead(Head):
     ) -> FittedHead:
         """As `fit`, from finite features of many tasks at once; the labels serve every task.
 
-        A task is learned the same, but for rounding, whatever tasks stand beside it.
+        The result for a task does not depend on the other tasks, except for rounding.
         """
 
 
