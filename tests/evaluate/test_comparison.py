@@ -1,5 +1,6 @@
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,9 +61,9 @@ def test_files_of_several_training_seeds_are_averaged_by_episode(tmp_path: Path)
         ("other", (3, 1)),
         ("other", (3, 2)),
     ]
+    values = torch.stack([LUCK + index * ABOVE for index in range(3)])
     for row in rows[:2]:
         assert len(row.results) == 3
-        values = torch.stack([LUCK + index * ABOVE for index in range(3)])
         assert row.accuracy == mean_interval(values)
         assert row.difference == paired_difference(values, LUCK)
     console = Console(width=200, file=io.StringIO(), color_system=None)
@@ -135,7 +136,7 @@ def test_what_cannot_be_compared_is_named(tmp_path: Path) -> None:
 
 
 def test_one_meta_model_measured_twice_is_no_two_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def written(name: str, sha256: str | None, **more: object) -> Path:
+    def written(name: str, sha256: str | None, **more: Any) -> Path:
         return write(tmp_path / f"{name}.json", {"a": LUCK}, subject_sha256=sha256, **more)
 
     one, copy, two = written("one", "1" * 64), written("copy", "1" * 64), written("two", "2" * 64)

@@ -14,7 +14,7 @@ from torch import Tensor
 from metazoo.evaluate import Result
 from metazoo.text import printable
 
-# Distinct in all colour vision (Okabe and Ito), black last.
+# Distinct for every type of colour vision (Okabe and Ito), black last.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 _MARKERS = "osD^vPX*"
 _FAINT = "#8a8a86"
