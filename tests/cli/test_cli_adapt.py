@@ -74,7 +74,7 @@ def test_a_meta_model_of_several_domains_says_what_it_takes_images_for(
     table = cli("evaluate", own.folder / "several", "--data", workshop.unseen, *words).out
     assert f" {count_parameters(module):,} │" in table
     table = cli("evaluate", own.folder / "several", "--data", workshop.unseen, *words, "--domain", "[bold]").out
-    assert "tasks said to be of [bold]" in " ".join(table.split())
+    assert "known domain [bold]" in " ".join(table.split())
 
 
 @pytest.mark.parametrize("head", ["nearest-mean", "ridge", "soft-k-means-balanced", "fine-tune"])
