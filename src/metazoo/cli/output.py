@@ -14,20 +14,15 @@ from metazoo.runs.record import Run
 from metazoo.zoo import Zoo
 
 _WIDEST = 100_000
-_WIDTH_OF_TEXT = 120
 
 
 def print_table(table: Table) -> None:
-    """Print a table, fitted to the terminal; elsewhere plain, 120 columns wide or as wide as no word is broken."""
+    """Print a table: plain and as wide as it is, or fitted to the terminal if there is one."""
     terminal = sys.stdout.isatty() and os.environ.get("TERM", "") != "dumb"
     console = Console(width=None if terminal else _WIDEST, highlight=False, no_color=not terminal)
-    needed = Measurement.get(console, console.options.update(width=_WIDEST), table)
-    width = console.width if terminal else max(_WIDTH_OF_TEXT, needed.minimum)
-    if needed.maximum > width:
+    if Measurement.get(console, console.options.update(width=_WIDEST), table).maximum > console.width:
         _tighten(table)
-        needed = Measurement.get(console, console.options.update(width=_WIDEST), table)
-        width = width if terminal else max(_WIDTH_OF_TEXT, needed.minimum)
-    console.print(table, width=width)
+    console.print(table)
 
 
 def _tighten(table: Table) -> None:
