@@ -1,4 +1,4 @@
-"""What all tests share: one thread, so that workers do not fight for cores, and examples that CI can repeat."""
+"""What all tests share: one thread a process, types checked at run time, and examples that CI can repeat."""
 
 import os
 
@@ -6,9 +6,14 @@ import os
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 import hypothesis
+import jaxtyping
 import torch
 
 torch.set_num_threads(1)
+
+# Before these modules are imported: every call of their functions checks types and shapes.
+CHECKED = ("adapt.few_shot", "adapt.support", "evaluate.intervals", "features.heads", "features.linear_models")
+jaxtyping.install_import_hook([f"metazoo.{name}" for name in CHECKED], "beartype.beartype")
 
 hypothesis.settings.register_profile("developer", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None)

@@ -1,12 +1,17 @@
 """What the README tells people to type exists."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
-import metazoo
+import pytest
+from PIL import Image
+from training_helpers import OPTIONS, untrained
+
 from metazoo.cli.parser import build_parser
-from metazoo.runs.config import resolve_config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -26,13 +31,34 @@ def test_every_make_target_exists() -> None:
     assert named <= targets
 
 
-def test_the_names_in_the_python_example_exist() -> None:
+WAYS_TO_RUN = {
+    "script": (["script.py"], None),
+    "standard input": (["-"], "script.py"),
+    "notebook": (["-c", "exec(compile(open('script.py').read(), '<cell>', 'exec'), {'__name__': '__main__'})"], None),
+}
+
+
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=[] if way == "standard input" else pytest.mark.slow) for way in WAYS_TO_RUN]
+)
+def test_the_python_example_works_with_two_workers(tmp_path: Path, way: str) -> None:
     (example,) = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
-    for name in re.findall(r"metazoo\.([A-Za-z_.]+)", example):
-        value = metazoo
-        for part in name.split("."):
-            value = getattr(value, part)
-    assert resolve_config(method="tgr").method.name == "tgr"
+    short = example.replace("metazoo.train(zoo,", f"metazoo.train(zoo, workers=2, config={OPTIONS!r},")
+    assert short != example
+    images = "import torch\nsupport_images = images = torch.rand(4, 3, 20, 20)\nsupport_labels = [0, 0, 1, 1]\n"
+    workers = "import resource\nassert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime > 0.1\n"
+    (tmp_path / "script.py").write_text(images + short + workers)
+    untrained(tmp_path / "my-zoo")
+    for name in ("cat", "dog", "new"):
+        Image.new("RGB", (20, 20), (len(name) * 9, ord(name[0]), 80)).save(tmp_path / f"{name}.jpg")
+    arguments, file = WAYS_TO_RUN[way]
+    given = (tmp_path / file).read_text() if file else ""
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=tmp_path, input=given, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs" / "first" / "meta-model" / "model.safetensors").is_file()
 
 
 def test_every_linked_file_exists() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from error_checks import raises
 from training_helpers import OPTIONS, SIDE, build, coloured_images, content
 
 from metazoo.adapt import FewShotClassifier, MetaModel
@@ -328,13 +329,13 @@ def test_what_is_not_finished_or_damaged_has_no_meta_model(copied: Path) -> None
     as_interrupted(copied)
     run = Run.open(copied)
     assert not run.finished
-    with pytest.raises(RunError, match="has not finished; continue it by train --resume"):
+    with raises(RunError, problem="has not finished", remedy="--resume"):
         _ = run.meta_model
 
 
 def test_only_a_run_folder_can_be_opened(tmp_path: Path, copied: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(UsageError, match=r"is not a run folder, it has no run\.json"):
+        with raises(UsageError, problem="is not a run folder, without run.json"):
             Run.open(folder)
     (copied / "run.json").write_text("{}")
     with pytest.raises(ArtefactError, match=r"run\.json has changed"):

@@ -61,28 +61,6 @@ _HOMES = {
     "register_regulariser": "metazoo.learn.learning_config",
     "train": "metazoo.runs.train",
 }
-# `metazoo.adapt` and `metazoo.evaluate` are rooms, whatever was imported before; the functions lie in them.
-_ROOMS = (
-    "adapt",
-    "audit",
-    "bank",
-    "data",
-    "evaluate",
-    "execution",
-    "features",
-    "fusion",
-    "learn",
-    "methods",
-    "models",
-    "pipeline",
-    "recover",
-    "report",
-    "runs",
-    "storage",
-    "taskspace",
-    "zoo",
-)
-
 __all__ = [
     "ArtefactError",
     "DataError",
@@ -130,12 +108,13 @@ renamed.install()
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return importlib.import_module(f"metazoo.{name}")
     if name in _HOMES:
         value = getattr(importlib.import_module(_HOMES[name]), name)
     elif name == "__version__":
         value = importlib.import_module("importlib.metadata").version("metazoo")
+    elif name in __all__:
+        # `metazoo.adapt` and `metazoo.evaluate` are rooms, whatever was imported before; the functions lie in them.
+        return importlib.import_module(f"metazoo.{name}")
     else:
         raise AttributeError(f"module 'metazoo' has no attribute {name!r}")
     globals()[name] = value

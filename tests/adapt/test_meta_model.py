@@ -43,8 +43,10 @@ def test_the_names_of_the_files_are_said(tmp_path: Path) -> None:
 
 
 def test_it_says_what_it_is(meta_model: Path, two_domains: Path) -> None:
-    assert repr(MetaModel.load(meta_model)) == "MetaModel(tgr, default, seed 3: conv4 of 16 pixels)"
-    assert repr(MetaModel.load(two_domains)).endswith("conv4 of 16 pixels, 2 networks)")
+    assert repr(MetaModel.load(meta_model)) == (
+        "MetaModel(tgr, preset default, seed 3: conv4 of 16 pixels, 4 features)"
+    )
+    assert repr(MetaModel.load(two_domains)).endswith("conv4 of 16 pixels, 4 features, domains birds, ships)")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 from adapt_helpers import network, write_picture
+from error_checks import raises
 
 from metazoo.adapt import adapt, load_support_folder
 from metazoo.errors import DataError, UsageError
@@ -34,7 +35,7 @@ def test_a_support_folder_makes_a_classifier(folder: Path) -> None:
 
 def test_a_folder_that_is_none_is_named(folder: Path) -> None:
     for path in (folder / "none", folder / "cat" / "1.png"):
-        with pytest.raises(UsageError, match=f"{path} is not a folder; give a folder with one folder of images a cl"):
+        with raises(UsageError, subject=str(path), problem="not a folder", remedy="one folder of images a class"):
             load_support_folder(path, 16)
 
 
@@ -46,7 +47,7 @@ def test_pictures_without_class_folders_are_not_enough(folder: Path) -> None:
 def test_one_class_is_not_enough(folder: Path) -> None:
     (folder / "dog" / "1.webp").unlink()
     (folder / "dog").rmdir()
-    with pytest.raises(UsageError, match=f"{folder} holds the one class 'cat'; give at least two class folders"):
+    with raises(UsageError, subject=str(folder), problem="'cat'", remedy="two class folders"):
         load_support_folder(folder, 16)
 
 

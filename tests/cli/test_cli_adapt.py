@@ -61,12 +61,12 @@ def test_a_meta_model_of_several_domains_says_what_it_takes_images_for(
     MetaModel(module, method="tgr", preset="default", seed=0).save(own.folder / "several")
     words = ("adapt", own.folder / "several", "--support", workshop.support, "--out", own.new)
     outcome = cli(*words)
-    made = f"{own.new}: a classifier of 3 classes, made from 6 images, taken for ships (95 %), birds (5 %)"
+    made = f"{own.new}: a classifier of 3 classes, made from 6 images, domains ships (95 %), birds (5 %)"
     assert outcome == Outcome(0, f"{made}\n", "")
     assert FewShotClassifier.load(own.new).description.domains.keys() == {"birds", "ships", "[bold]"}
     assert cli("predict", own.new, workshop.support).code == 0
     told = cli(*words, "--overwrite", "--domain", "[bold]")
-    assert told.out.endswith("taken for [bold] (100 %)\n")
+    assert told.out.endswith("domains [bold] (100 %)\n")
     unknown = cli(*words, "--overwrite", "--domain", "cars")
     assert unknown.code == 2
     assert "the meta-model knows no domain 'cars'; choose one of birds, ships, [bold]" in unknown.err
@@ -74,7 +74,7 @@ def test_a_meta_model_of_several_domains_says_what_it_takes_images_for(
     table = cli("evaluate", own.folder / "several", "--data", workshop.unseen, *words).out
     assert f" {count_parameters(module):,} │" in table
     table = cli("evaluate", own.folder / "several", "--data", workshop.unseen, *words, "--domain", "[bold]").out
-    assert "tasks said to be of [bold]" in " ".join(table.split())
+    assert "known domain [bold]" in " ".join(table.split())
 
 
 @pytest.mark.parametrize("head", ["nearest-mean", "ridge", "soft-k-means-balanced", "fine-tune"])
@@ -220,7 +220,7 @@ def test_a_support_folder_that_cannot_be_used_is_named(refused: Refused, own: Wo
     def adapt(code: int, support: Path) -> str:
         return refused(code, "adapt", own.run, "--support", support, "--out", own.new)
 
-    assert "none is not a folder; give a folder with one folder of images a class" in adapt(2, own.none)
+    assert "none: is not a folder; give a folder with one folder of images a class" in adapt(2, own.none)
     assert "colour-20 has no class folders" in adapt(2, own.support / "colour-20")
     (own.support / "empty").mkdir()
     assert f"{own.support / 'empty'}: class folder without images" in adapt(1, own.support)
@@ -232,7 +232,7 @@ def test_a_support_folder_that_cannot_be_used_is_named(refused: Refused, own: Wo
         assert str(corrupt) in adapt(1, own.support)
     for name in ("colour-21", "colour-22"):
         shutil.rmtree(own.support / name)
-    assert "holds the one class 'colour-20'; give at least two class folders" in adapt(2, own.support)
+    assert "support: holds the one class 'colour-20'; give at least two class folders" in adapt(2, own.support)
     assert not own.new.exists()
 
 

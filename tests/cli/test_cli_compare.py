@@ -24,7 +24,7 @@ def measured(cli: Cli, own: Workshop) -> Workshop:
 def test_two_results_are_compared(cli: Cli, measured: Workshop) -> None:
     files = [measured.folder / f"{head}.json" for head in ("logistic", "ridge")]
     outcome = cli("compare", files[0], f"by ridge={files[1]}")
-    assert (outcome.code, outcome.err) == (0, "")
+    assert (outcome.code, outcome.err) == (0, "")  # other heads are no copies
     for words in (
         "3-way 1-shot",
         "3-way 2-shot",
@@ -49,15 +49,17 @@ def test_two_results_are_compared(cli: Cli, measured: Workshop) -> None:
 
 def test_several_files_are_a_row(cli: Cli, measured: Workshop) -> None:
     file = measured.folder / "logistic.json"
-    rows = list(csv.DictReader(io.StringIO(cli("compare", f"both={file},{file}", file, "--format", "csv").out)))
+    outcome = cli("compare", f"both={file},{file}", file, "--format", "csv")
+    assert "measure the same meta-model" in outcome.err
+    rows = list(csv.DictReader(io.StringIO(outcome.out)))
     assert [(row["row"], row["files"]) for row in rows[::2]] == [("both", "2"), ("logistic", "1")]
     assert float(rows[2]["difference"]) == 0
 
 
 def test_what_cannot_be_compared_is_named(refused: Refused, measured: Workshop) -> None:
     file = measured.folder / "logistic.json"
-    assert "two rows are called 'logistic'; name one of them" in refused(2, "compare", file, file)
-    assert "none.json is missing" in refused(1, "compare", measured.folder / "none.json")
-    assert "there is no row 'x' to compare with" in refused(2, "compare", file, "--against", "x")
-    assert "not measured in one way" in refused(2, "compare", f"a={file},{measured.folder / 'ridge.json'}")
+    assert "row 'logistic': name given to two rows" in refused(2, "compare", file, file)
+    assert "none.json" in refused(1, "compare", measured.folder / "none.json")
+    assert "--against: unknown row 'x'" in refused(2, "compare", file, "--against", "x")
+    assert "not measured in the same way" in refused(2, "compare", f"a={file},{measured.folder / 'ridge.json'}")
     assert "is not a result file" in refused(1, "compare", measured.zoo / "zoo.json")

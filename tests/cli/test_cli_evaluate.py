@@ -14,7 +14,7 @@ from cli_helpers import SIDE, Outcome, Workshop, edit_json, edit_tensors
 from metazoo.adapt import MetaModel
 from metazoo.cli.feature_source import open_source
 from metazoo.data import EpisodeList, load_images
-from metazoo.errors import UsageError
+from metazoo.errors import ArtefactError, UsageError
 from metazoo.evaluate import Contamination, read_accuracies, read_contamination, read_results
 from metazoo.models import build_classifier
 from metazoo.zoo import Zoo
@@ -124,7 +124,7 @@ def test_what_models_know_is_recorded_and_can_be_left_out(cli: Cli, refused: Ref
             expected[name] = (*expected.get(name, ()), contract.name)
     assert found == Contamination(models=2, classes=4, known=expected)
     error = refused(2, *words, "--exclude-known", "--out", out, "--overwrite")
-    assert f"only {4 - len(expected)} of 4 classes of seen are unseen, too few for 2-way" in error
+    assert f"seen: only {4 - len(expected)} of 4 classes are unseen, too few for 2-way" in error
     for name in ("colour-10", "colour-11", "colour-12"):
         shutil.copytree(own.unseen / name, own.seen / name)
     outcome = cli(*words, "--exclude-known", "--out", out, "--overwrite")
@@ -160,9 +160,9 @@ def test_what_is_no_run_zoo_or_meta_model_is_named(refused: Refused, workshop: W
     for command in (("evaluate", "--data", workshop.unseen), ("adapt", "--support", workshop.support, "--out", "x")):
         name, *options = command
         missing = refused(2, name, workshop.none, *options)
-        assert "none does not exist; give a run folder, a zoo folder or a meta-model folder" in missing
+        assert "none: does not exist; give a run folder, a zoo folder or a meta-model folder" in missing
         error = refused(2, name, workshop.seen, *options)
-        assert "seen is no run folder (it has no run.json), no zoo folder (no zoo.json) and no meta-model" in error
+        assert "seen: holds no run (run.json), zoo (zoo.json) or meta-model" in error
 
 
 def test_a_meta_model_is_measured_without_its_run_as_with_it(cli: Cli, refused: Refused, own: Workshop) -> None:
@@ -176,7 +176,7 @@ def test_a_meta_model_is_measured_without_its_run_as_with_it(cli: Cli, refused: 
     assert "warning: the zoo behind it is gone or unknown" in outcome.err
     assert read_results(out) == with_run
     error = refused(2, "evaluate", alone, "--data", own.unseen, *SMALL, "--baselines")
-    assert "alone is a meta-model alone, which knows of no zoo; give the run that it is from" in error
+    assert "alone: a meta-model alone, without its zoo; give its run, or the zoo by --zoo" in error
     (alone / "model.safetensors").unlink()
     assert "model.safetensors is missing" in refused(1, "evaluate", alone, "--data", own.unseen, *SMALL)
 
@@ -224,7 +224,7 @@ def test_a_stop_is_no_error_to_be_explained(cli: Cli, workshop: Workshop, monkey
 def test_a_run_that_has_not_finished_is_named(refused: Refused, own: Workshop) -> None:
     edit_json(own.run / "manifest.json", lambda manifest: manifest["files"].pop("meta-model/bundle.json"))
     error = refused(1, "evaluate", own.run, "--data", own.unseen)
-    assert "run has not finished; continue it by train --resume" in error
+    assert "run: has not finished; continue it by train --resume" in error
 
 
 def test_a_damaged_run_is_named(refused: Refused, own: Workshop) -> None:
@@ -247,9 +247,48 @@ def test_a_run_outlives_its_zoo(cli: Cli, refused: Refused, own: Workshop) -> No
     assert outcome.code == 0
     assert "warning: the zoo behind it is gone or unknown, so nobody can say whether its models know" in outcome.err
     error = refused(2, "evaluate", own.run, "--data", own.unseen, *SMALL, "--exclude-known")
-    assert "no model's classes are known, so none can be excluded" in error
+    assert "--exclude-known: no model's classes are known" in error
     error = refused(2, "evaluate", own.run, "--data", own.unseen, *SMALL, "--baselines")
-    assert "none: not a folder; give a" in error
+    assert f"its zoo {own.none} is gone; give its place by --zoo" in error
+    outcome = cli("evaluate", own.run, "--data", own.unseen, *SMALL, "--baselines", "--zoo", own.zoo)
+    assert outcome.code == 0
+    assert "warning" not in outcome.err
+    assert "zoo ensemble" in outcome.out
+    empty = Zoo.create(own.none)
+    assert "has no model" in refused(2, "evaluate", own.run, "--data", own.unseen, *SMALL, "--zoo", empty.folder)
+    error = refused(2, "evaluate", own.zoo, "--data", own.unseen, *SMALL, "--zoo", own.zoo)
+    assert "--zoo" in error
+
+
+def test_every_row_says_what_it_measured(cli: Cli, workshop: Workshop, own: Workshop) -> None:
+    out = own.folder / "result.json"
+    words = ("--data", workshop.unseen, *SMALL, "--out", out, "--baselines")
+    assert cli("evaluate", workshop.run, *words).code == 0
+    weights = hashlib.sha256((workshop.run / "meta-model" / "model.safetensors").read_bytes()).hexdigest()
+    zoo = Zoo.open(workshop.zoo).sha256
+    found = {row.method: row.subject_sha256 for row in read_results(out)}
+    assert found == {
+        "raw-pixels": None,
+        "random-initialisation": None,
+        "parameter-average": zoo,
+        "best-teacher": zoo,
+        "zoo-ensemble": zoo,
+        "tgr": weights,
+    }
+    assert cli("evaluate", workshop.zoo, "--data", workshop.unseen, *SMALL, "--out", out, "--overwrite").code == 0
+    assert {row.subject_sha256 for row in read_results(out)} == {zoo}
+
+
+def test_a_result_that_cannot_be_written_does_not_end_the_episodes_early(
+    cli: Cli, own: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise ArtefactError("result.json", "no space left")
+
+    monkeypatch.setattr("metazoo.evaluate.evaluation.write_results", full)
+    outcome = cli("evaluate", own.run, "--data", own.unseen, *SMALL, "--out", own.folder / "result.json")
+    assert outcome.code == 1
+    assert "evaluating: 20/20, done in" in outcome.err
 
 
 def test_images_are_read_at_the_largest_input_of_the_models(cli: Cli, workshop: Workshop, own: Workshop) -> None:

@@ -1,8 +1,11 @@
 """`metazoo report`, as it is typed."""
 
+import hashlib
+import shutil
 from collections.abc import Callable
+from typing import Any
 
-from cli_helpers import Outcome, Workshop
+from cli_helpers import Outcome, Workshop, edit_json, edit_tensors
 
 from metazoo.pipeline.layout import DESCRIPTION
 from metazoo.storage.run_folder import RunFolder
@@ -30,7 +33,7 @@ def test_the_zoo_may_be_gone_or_elsewhere(cli: Cli, own: Workshop) -> None:
     folder.write_json(DESCRIPTION, {**begun, "zoo": {**begun["zoo"], "path": str(own.none)}})
     outcome = cli("report", own.run)
     assert outcome.code == 0
-    assert outcome.err.startswith("note: nothing is said of single models and no image is shown (")
+    assert outcome.err.startswith("note: the page has no single models and no images (")
     assert f"{own.none}" in outcome.err
     assert "data:image/png" not in page.read_text()
     outcome = cli("report", own.run, "--zoo", own.zoo)
@@ -38,8 +41,48 @@ def test_the_zoo_may_be_gone_or_elsewhere(cli: Cli, own: Workshop) -> None:
     assert "data:image/png" in page.read_text()
 
 
+def test_a_result_of_another_run_is_refused(cli: Cli, refused: Refused, own: Workshop) -> None:
+    words = ("--data", own.unseen, "--ways", 3, "--shots", 1, "--queries", 2, "--episodes", 4, "--baselines")
+    out = own.folder / "result.json"
+    weights = own.run / "meta-model" / "model.safetensors"
+    first = weights.read_bytes()
+    edit_tensors(weights, lambda tensors: tensors["blocks.0.0.bias"].add_(1))
+    sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
+    other = own.folder / "other"
+    shutil.copytree(own.run / "meta-model", other)
+    edit_json(other / "bundle.json", lambda content: content.update(weights_sha256=sha256))
+    weights.write_bytes(first)
+    assert cli("evaluate", other, *words, "--zoo", own.zoo, "--out", out).code == 0
+    error = refused(2, "report", own.run, out)
+    assert f"{out}, row 'tgr meta-model': measures another meta-model than that of {own.run}" in error
+    assert cli("evaluate", own.run, *words, "--out", out, "--overwrite").code == 0
+    page = own.run / "report.html"
+    assert cli("report", own.run, out).code == 0
+    assert 'class="warning"' not in page.read_text().partition("The zoo</h2>")[0]
+
+    def elsewhere(content: dict[str, Any]) -> None:
+        for row in content["results"]:
+            if row["method"] == "zoo-ensemble":
+                row["subject_sha256"] = "0" * 64
+
+    edit_json(out, elsewhere)
+    assert cli("report", own.run, out).code == 0
+    assert "Measured on another zoo than that of this run, or on this zoo after it changed: zoo ensemble." in (
+        page.read_text()
+    )
+
+    def as_of_version_01(content: dict[str, Any]) -> None:
+        for row in content["results"]:
+            row.pop("subject_sha256", None)
+
+    edit_json(out, as_of_version_01)
+    assert cli("report", own.run, out).code == 0
+    rows = "parameter average, best single teacher, zoo ensemble, tgr meta-model"
+    assert f"Unchecked, since the file does not say what it measured: {rows}." in page.read_text()
+
+
 def test_what_cannot_be_reported_is_named(refused: Refused, own: Workshop) -> None:
-    assert f"{own.support} is not a run folder" in refused(2, "report", own.support)
+    assert f"{own.support}: is not a run folder" in refused(2, "report", own.support)
     assert "none.json" in refused(1, "report", own.run, own.folder / "none.json")
     assert "is no report of metazoo" in refused(2, "report", own.run, "--out", own.config)
     assert "none" in refused(2, "report", own.run, "--zoo", own.none)

@@ -136,11 +136,11 @@ def test_a_run_of_another_zoo_is_refused_and_one_of_a_changed_zoo_noted(
     build = ("--data", own.seen, "--models", 1, *SMALL, "--domain", "elsewhere")
     assert cli("zoo", "build", own.new, *build).code == 0
     error = refused(2, "zoo", "inspect", own.new, "--run", own.run)
-    assert f"run is of another zoo: {own.new} has no model '{NAMES[0]}'; give that of the run, " in error
+    assert f"{own.new}: has no model '{NAMES[0]}' of {own.run}; give the zoo of the run, " in error
     assert cli("zoo", "build", own.zoo, *build).code == 0
     outcome = cli("zoo", "inspect", own.zoo, "--run", own.run)
     assert outcome.code == 0
-    assert f"zoo has changed since {own.run} began; what the run says of models may no longer hold" in outcome.err
+    assert f"zoo has changed since {own.run} began; its records of models may no longer hold" in outcome.err
 
 
 def test_names_are_whole_where_no_terminal_limits_the_width(cli: Cli, own: Workshop) -> None:

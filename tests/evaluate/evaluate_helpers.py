@@ -1,13 +1,19 @@
+import io
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from metazoo.data import ImageSet
+from metazoo.evaluate import Result, results_table
 from metazoo.features.batch_norm import store_statistics
 from metazoo.features.domain_router import DomainRecogniser
 from metazoo.features.embedders import MultiDomainClassifier
 from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
+from metazoo.zoo import WhiteBoxTeacher
 
 
 def classifier(
@@ -61,5 +67,13 @@ class FakeTeacher:
     classifier: ImageClassifier
 
 
-def teacher(classifier: ImageClassifier, name: str = "a", accuracy: float | None = None) -> FakeTeacher:
-    return FakeTeacher(FakeContract(name, accuracy), classifier)
+def teacher(classifier: ImageClassifier, name: str = "a", accuracy: float | None = None) -> WhiteBoxTeacher:
+    """All of a teacher that a subject is made of."""
+    return cast(WhiteBoxTeacher, FakeTeacher(FakeContract(name, accuracy), classifier))
+
+
+def plain_table(results: Sequence[Result], width: int = 120) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    with console.capture() as shown:
+        console.print(results_table(results))
+    return "\n".join(line.rstrip() for line in shown.get().splitlines())

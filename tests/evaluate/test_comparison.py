@@ -1,8 +1,10 @@
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from error_checks import raises
 from evaluate_helpers import noise_images
 from rich.console import Console
 from test_results import result
@@ -59,17 +61,37 @@ def test_files_of_several_training_seeds_are_averaged_by_episode(tmp_path: Path)
         ("other", (3, 1)),
         ("other", (3, 2)),
     ]
+    values = torch.stack([LUCK + index * ABOVE for index in range(3)])
     for row in rows[:2]:
         assert len(row.results) == 3
-        assert row.accuracy == mean_interval(LUCK + ABOVE)
-        assert row.difference == paired_difference(LUCK + ABOVE, LUCK)
+        assert row.accuracy == mean_interval(values)
+        assert row.difference == paired_difference(values, LUCK)
     console = Console(width=200, file=io.StringIO(), color_system=None)
     with console.capture() as shown:
         console.print(comparison_table(rows))
     text = shown.get()
-    assert "37.0 ± 42.3 (35.0, 39.0)" in text
-    assert "+2.0 ± 1.3 *" in text
-    assert "difference to other, paired on the episodes" in text
+    assert f"37.0 ± {mean_interval(values).half_width:.1f} (35.0, 39.0)" in text
+    assert f"+2.0 ± {paired_difference(values, LUCK).half_width:.1f}" in text
+    for words in (
+        "difference to other, paired on the episodes",
+        "interval over training seeds and episodes",
+        "does not cover the training seed",
+    ):
+        assert words in " ".join(text.split())
+    single = console.render_str(str(comparison_table(compare({"tgr": seeds[:1], "other": [other]})).caption))
+    assert "lowest and highest" not in single.plain
+
+
+def test_seeds_that_differ_more_than_the_difference_draw_no_star(tmp_path: Path) -> None:
+    luck = 20 * torch.randn(500, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noise = torch.randn(7, 500, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    of_seeds = torch.tensor([0.0, 4.0, -1.0, 1.0, 0.0, 0.0, -1.0], dtype=torch.float64)
+    values = 50 + luck + of_seeds[:, None] + noise
+    one, other = values[:3].clamp(0, 100), values[3:6].clamp(0, 100)
+    # Over the episodes alone, the mean over seeds seems certain.
+    assert paired_difference(one.mean(0), other.mean(0)).excludes_zero
+    assert not paired_difference(one, other).excludes_zero
+    assert paired_difference(one + 20, other).excludes_zero
 
 
 def test_a_file_of_several_subjects_gives_a_row_for_each(tmp_path: Path) -> None:
@@ -88,26 +110,43 @@ def test_what_cannot_be_compared_is_named(tmp_path: Path) -> None:
     ridge = write(tmp_path / "ridge.json", {"a": LUCK}, head="ridge")
     other = write(tmp_path / "other.json", {"b": LUCK})
     more = write(tmp_path / "more.json", {"a": LUCK}, shots=(1, 2))
-    with pytest.raises(UsageError, match="b and a were not measured on the same 3-way 1-shot episodes; evaluate both"):
+    with raises(UsageError, subject="b and a", problem="the same 3-way 1-shot episodes", remedy="--data"):
         compare({"a": [one], "b": [elsewhere]})
-    with pytest.raises(UsageError, match="more and a were not measured on the same 3-way 2-shot episodes"):
+    with raises(UsageError, subject="more and a", problem="the same 3-way 2-shot episodes"):
         compare({"a": [one], "more": [more]})
     for odd in (ridge, elsewhere):
-        with pytest.raises(UsageError, match="the files of a were not measured in one way on the same 3-way 1-shot"):
+        with raises(UsageError, subject="'a'", problem="in the same way on the same 3-way 1-shot"):
             compare({"a": [one, odd]})
-    with pytest.raises(UsageError, match="the files of a were not measured in one way on the same 3-way 2-shot"):
+    with raises(UsageError, subject="'a'", problem="in the same way on the same 3-way 2-shot"):
         compare({"a": [more, one]})
-    with pytest.raises(UsageError, match="the files of a have no subject in common"):
+    with raises(UsageError, subject="'a'", problem="no subject in common"):
         compare({"a": [one, other]})
-    with pytest.raises(UsageError, match="there is no row 'c' to compare with; choose one of a"):
+    with raises(UsageError, subject="--against", problem="'c'", remedy="choose one of a"):
         compare({"a": [one]}, against="c")
     both = write(tmp_path / "both.json", {"a": LUCK, "b": LUCK})
-    with pytest.raises(UsageError, match="two rows are called 'x: a'; give one of them another name"):
+    with raises(UsageError, subject="'x: a'", problem="two rows"):
         compare({"x": [both], "x: a": [one]})
-    with pytest.raises(UsageError, match="nothing to compare"):
+    with raises(UsageError, problem="nothing to compare"):
         compare({})
-    with pytest.raises(UsageError, match="a has no result file"):
+    with raises(UsageError, subject="'a'", problem="no result file"):
         compare({"a": []})
-    with pytest.raises(ArtefactError, match=r"none\.json is missing"):
+    with pytest.raises(ArtefactError, match=r"none\.json"):
         compare({"a": [tmp_path / "none.json"]})
     assert compare({"a": [one], "r": [ridge]})[1].results[0].head == "ridge"  # other heads on the same episodes
+
+
+def test_one_meta_model_measured_twice_is_no_two_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def written(name: str, sha256: str | None, **more: Any) -> Path:
+        return write(tmp_path / f"{name}.json", {"a": LUCK}, subject_sha256=sha256, **more)
+
+    one, copy, two = written("one", "1" * 64), written("copy", "1" * 64), written("two", "2" * 64)
+    for rows in ({"a": [one, copy]}, {"a": [one], "b": [copy]}):
+        compare(rows)
+        warning = capsys.readouterr().err
+        assert f"{one} and {copy} measure the same meta-model" in warning
+        assert warning.count("\n") == 1
+    ridge = written("ridge", "1" * 64, head="ridge")
+    zoo = [written(f"zoo-{index}", "3" * 64, method="zoo-ensemble") for index in range(2)]
+    unknown = [written(f"old-{index}", None) for index in range(2)]
+    compare({"seeds": [one, two], "ridge": [ridge], "zoo": zoo, "old": unknown})
+    assert capsys.readouterr().err == ""

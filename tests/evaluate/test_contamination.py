@@ -1,4 +1,5 @@
 import pytest
+from error_checks import raises
 from evaluate_helpers import noise_images
 
 from metazoo.errors import UsageError
@@ -60,7 +61,7 @@ def test_classes_that_models_know_are_left_out() -> None:
     assert left.sha256 == images.select_classes([0, 2, 3, 5]).sha256
     assert left.name == "noise without 2 known classes"
     assert report == found.model_copy(update={"excluded": True})
-    with pytest.raises(UsageError, match="only 4 of 6 classes of noise are unseen, too few for 5-way"):
+    with raises(UsageError, subject="noise", problem="only 4 of 6 classes are unseen, too few for 5-way"):
         exclude_known(images, found, 5)
 
 
@@ -74,5 +75,5 @@ def test_without_known_classes_nothing_is_left_out() -> None:
     images = noise_images()
     found = find_contamination(images.class_names, {"a": ["another"]})
     assert exclude_known(images, found, 6) == (images, found.model_copy(update={"excluded": True}))
-    with pytest.raises(UsageError, match="no model's classes are known, so none can be excluded"):
+    with raises(UsageError, subject="--exclude-known", problem="no model's classes are known"):
         exclude_known(images, find_contamination(images.class_names, {}), 2)

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from evaluate_helpers import classifier, noise_images, of_two_domains
+from error_checks import raises
+from evaluate_helpers import classifier, noise_images, of_two_domains, plain_table
 from torch import Tensor, nn
 
 from metazoo.data import ImageSet
@@ -17,7 +18,6 @@ from metazoo.evaluate import (
     evaluate,
     mean_interval,
     paired_difference,
-    plain_table,
     raw_pixels,
     read_accuracies,
     read_results,
@@ -146,7 +146,7 @@ def test_a_domain_is_told_to_whoever_has_specialists(tmp_path: Path) -> None:
     told = run(*subjects, images=noise_images(), domain="b", out=out)
     assert [result.domain for result in told] == ["b", "b", None, None]
     assert read_results(out) == told
-    assert "tasks said to be of b" in " ".join(plain_table(told, width=200).split())
+    assert "known domain b" in " ".join(plain_table(told, width=200).split())
     expected = run(subject(several.networks[1]), images=noise_images())
     assert [result.accuracy for result in told[:2]] == [result.accuracy for result in expected]
     assert [result.parameters for result in told[:2]] == [result.parameters for result in expected]
@@ -156,7 +156,7 @@ def test_a_domain_is_told_to_whoever_has_specialists(tmp_path: Path) -> None:
 
 
 def test_a_domain_that_would_change_nothing_is_refused() -> None:
-    with pytest.raises(UsageError, match="this model sees all images alike"):
+    with raises(UsageError, problem="one domain"):
         run(raw_pixels(4), images=noise_images(), domain="a")
     with pytest.raises(UsageError, match="no domain 'c'; choose one of a, b"):
         run(subject(of_two_domains()), images=noise_images(), domain="c")
@@ -193,8 +193,8 @@ def test_too_few_classes_or_images_are_named(tmp_path: Path) -> None:
     [
         ({"head": "svm"}, "unknown head 'svm'; choose one of nearest-mean, .*fine-tune"),
         ({"batch_norm": "none"}, "unknown batch-norm mode 'none'; choose one of running, support, query"),
-        ({"shots": ()}, "shots must be one or more different numbers"),
-        ({"shots": (1, 1)}, "shots must be one or more different numbers"),
+        ({"shots": ()}, "shots: must be one or more different numbers"),
+        ({"shots": (1, 1)}, "shots: must be one or more different numbers"),
         ({"shots": (0,)}, "at least 2 ways, 1 shot"),
         ({"ways": 1}, "at least 2 ways"),
         ({"queries": 0}, "at least 2 ways, 1 shot, 1 query"),
@@ -207,9 +207,9 @@ def test_wrong_use_is_refused(change: dict[str, Any], message: str) -> None:
 
 
 def test_subjects_need_names_of_their_own() -> None:
-    with pytest.raises(UsageError, match="every subject a name of its own"):
+    with raises(UsageError, subject="subjects", problem="two of one name"):
         run(raw_pixels(4), raw_pixels(8))
-    with pytest.raises(UsageError, match="at least one subject"):
+    with raises(UsageError, subject="subjects", remedy="at least one"):
         evaluate([], labelled_images())
 
 
@@ -218,7 +218,7 @@ def test_a_result_that_cannot_be_written_is_said_before_the_work(tmp_path: Path)
     (tmp_path / "folder.json").mkdir()
     (tmp_path / "there.json").write_text("mine")
     for name, message in (
-        ("there.json", "there.json is there already; give another path, or --overwrite it"),
+        ("there.json", "there.json: exists; give another path, or --overwrite it"),
         ("result.txt", "give a path that ends in .json"),
         ("folder.json", "cannot be a result file"),
         ("file/result.json", "is no writable folder"),

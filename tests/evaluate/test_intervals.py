@@ -1,24 +1,14 @@
 import math
 
+import numpy as np
 import pytest
 import torch
+from error_checks import raises
 from scipy import stats
+from torch import Tensor
 
 from metazoo.errors import UsageError
 from metazoo.evaluate import Estimate, mean_interval, paired_difference
-from metazoo.evaluate.intervals import t_quantile
-
-
-@pytest.mark.parametrize("degrees", [*range(1, 31), 99, 599, 999, 9999])
-def test_t_quantiles_are_those_of_scipy(degrees: int) -> None:
-    assert t_quantile(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=1e-9)
-
-
-@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.999])
-def test_t_quantiles_of_other_confidences(confidence: float) -> None:
-    for degrees in (1, 2, 7, 1000):
-        expected = stats.t.ppf((1 + confidence) / 2, degrees)
-        assert t_quantile(degrees, confidence) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("count", [2, 3, 50])
@@ -66,12 +56,52 @@ def test_no_difference_does_not_exclude_zero() -> None:
     assert Estimate(-1.0, 0.9).excludes_zero
 
 
-@pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 2)])
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 1), (0, 3), (2, 3, 4)])
 def test_an_interval_needs_a_list_of_two_episodes(shape: tuple[int, ...]) -> None:
-    with pytest.raises(UsageError, match="an interval needs at least 2 episodes"):
+    with raises(UsageError, subject="an interval", problem=str(list(shape))):
         mean_interval(torch.ones(shape))
 
 
 def test_lists_of_other_lengths_cannot_be_paired() -> None:
-    with pytest.raises(UsageError, match="3 and 4 episodes are not one list"):
+    with raises(UsageError, problem="3 and 4 episodes"):
         paired_difference(torch.ones(3), torch.ones(4))
+
+
+def crossed(seeds: int, episodes: int, spread: tuple[float, float, float], random: torch.Generator) -> Tensor:
+    """Accuracies of which seeds, episodes and their interaction each have a spread."""
+    shapes = ((seeds, 1), (1, episodes), (seeds, episodes))
+    parts = [own * torch.randn(shape, generator=random) for own, shape in zip(spread, shapes, strict=True)]
+    return parts[0] + parts[1] + parts[2]
+
+
+@pytest.mark.parametrize("spread", [(2.0, 10.0, 3.0), (0.0, 10.0, 3.0), (3.0, 1.0, 1.0)])
+def test_about_95_of_100_intervals_over_seeds_hold_the_true_mean(spread: tuple[float, float, float]) -> None:
+    random = torch.Generator().manual_seed(0)
+    estimates = [mean_interval(crossed(3, 200, spread, random)) for _ in range(600)]
+    held = sum(abs(estimate.mean) <= estimate.half_width for estimate in estimates) / len(estimates)
+    assert 0.9 <= held <= 0.98
+    # Over the episodes alone, the interval is wrong where seeds differ.
+    alone = [mean_interval(crossed(3, 200, spread, random).mean(0)) for _ in range(600)]
+    assert (sum(abs(own.mean) <= own.half_width for own in alone) / len(alone) < 0.9) == (spread[0] > 0)
+
+
+def test_about_95_of_100_differences_over_seeds_hold_the_true_difference() -> None:
+    random = torch.Generator().manual_seed(0)
+    held = 0
+    for _ in range(600):
+        luck = 10 * torch.randn(200, generator=random)
+        one, two = (luck + crossed(seeds, 200, (1.0, 1.0, 1.0), random) for seeds in (3, 4))
+        found = paired_difference(one, two)
+        held += abs(found.mean) <= found.half_width
+    assert 0.92 <= held / 600 <= 0.98
+
+
+def test_the_variance_over_seeds_and_episodes_is_below_that_of_the_bootstrap() -> None:
+    """The bootstrap over seeds and episodes counts their interaction three times, the interval twice."""
+    values = crossed(40, 300, (1.0, 8.0, 2.0), torch.Generator().manual_seed(0)).double().numpy()
+    random = np.random.default_rng(0)
+    of_seeds = random.multinomial(40, np.full(40, 1 / 40), size=4000) / 40
+    of_episodes = random.multinomial(300, np.full(300, 1 / 300), size=4000) / 300
+    bootstrap = np.einsum("bs,se,be->b", of_seeds, values, of_episodes, optimize=True).std(ddof=1)
+    own = mean_interval(torch.from_numpy(values)).half_width / stats.t.ppf(0.975, 300)
+    assert own == pytest.approx(bootstrap, rel=0.05)

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from metazoo.data import Episode, EpisodeList, ImageSet
 from metazoo.errors import Interrupted, MetazooError, UsageError
-from metazoo.evaluate import Subject, evaluate_lists, evaluate_subject
+from metazoo.evaluate import Subject, evaluate_lists
 from metazoo.evaluate.protocol import score_episode
 from metazoo.features import episode_accuracy
 from metazoo.features.batch_norm import BATCH_NORM_MODES, BatchNormMode
@@ -83,7 +83,7 @@ def test_accuracies_are_those_of_the_nearest_centroid(images: ImageSet, lists: l
                 oracle.centroids_ /= (oracle.centroids_**2).sum(1, keepdims=True) ** 0.5
             predicted = oracle.predict(features[episode.query_indices])
             expected.append(100 * float((predicted == episode.query_labels.numpy()).mean()))
-        assert evaluate_subject(subject(module), images, episodes, NearestMean()).tolist() == pytest.approx(expected)
+        assert evaluate_lists(subject(module), images, [episodes], NearestMean())[0].tolist() == pytest.approx(expected)
 
 
 def test_blocks_of_episodes_do_not_change_accuracies(
@@ -134,7 +134,7 @@ def test_every_head_and_mode_leaves_the_subject_as_it_was(
 def test_modes_differ_and_modules_without_batch_norm_know_none(images: ImageSet, lists: list[EpisodeList]) -> None:
     def accuracies(module: Embedder) -> set[tuple[float, ...]]:
         modes = BATCH_NORM_MODES
-        return {tuple(evaluate_subject(subject(module), images, lists[1], NearestMean(), m).tolist()) for m in modes}
+        return {tuple(evaluate_lists(subject(module), images, [lists[1]], NearestMean(), m)[0].tolist()) for m in modes}
 
     assert len(accuracies(classifier())) == 3
     assert len(accuracies(PixelFeatures(8))) == 1

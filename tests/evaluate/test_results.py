@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 import torch
-from evaluate_helpers import noise_images
+from error_checks import raises
+from evaluate_helpers import noise_images, plain_table
 
 from metazoo.data import EpisodeList
 from metazoo.errors import ArtefactError
 from metazoo.evaluate import (
     Contamination,
     Result,
-    plain_table,
     read_accuracies,
     read_contamination,
     read_results,
@@ -108,7 +108,7 @@ def test_accuracies_pair_with_their_own_list_alone(written: Path) -> None:
         own.model_copy(update={"subject": "three"}),
         own.model_copy(update={"episodes": 5}),
     ):
-        with pytest.raises(ArtefactError, match=r"accuracies-3way-1shot.safetensors does not belong to .*result.json"):
+        with raises(ArtefactError, subject="accuracies-3way-1shot.safetensors", problem="result.json"):
             read_accuracies(written, other)
     with pytest.raises(ArtefactError, match=r"accuracies-7way-1shot.safetensors is missing"):
         read_accuracies(written, own.model_copy(update={"ways": 7}))
@@ -123,7 +123,7 @@ def test_damaged_accuracies_are_an_error(written: Path) -> None:
         with pytest.raises(ArtefactError, match=beside.name):
             read_accuracies(written, own)
     write_tensors(beside, {"one": torch.zeros(4)})
-    with pytest.raises(ArtefactError, match="does not belong"):
+    with raises(ArtefactError, problem="does not belong"):
         read_accuracies(written, own)
 
 
@@ -144,7 +144,7 @@ def test_damaged_accuracies_are_an_error(written: Path) -> None:
 )
 def test_a_damaged_file_is_a_clear_error(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "result.json").write_text(text)
-    with pytest.raises(ArtefactError, match=f"result.json .*{message}"):
+    with pytest.raises(ArtefactError, match=f"result.json.*{message}"):
         read_results(tmp_path / "result.json")
 
 

@@ -3,7 +3,8 @@ import copy
 import pytest
 import torch
 from recorded_operations import PlayedBack
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call, grad
 from torch.nn import functional
 
 from metazoo.errors import UsageError
@@ -75,6 +76,31 @@ def test_the_outer_gradient_is_that_of_finite_differences(learner: Learner) -> N
     ahead, behind = (query_loss(learner, functioning, moved(by)).item() for by in (length, -length))
     slope = sum((batch.gradient[name] * direction[name]).sum().item() for name in parameters)
     assert slope == pytest.approx((ahead - behind) / (2 * length), rel=1e-4)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_outer_gradient_of_maml_is_that_of_torch_func(steps: int) -> None:
+    """In float64, without the learner, its batch norm and its second derivatives."""
+    functioning, task = model(), episode()
+    parameters = {name: value.detach() for name, value in parameters_of(functioning).items()}
+    network = copy.deepcopy(functioning.classifier).train()
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.track_running_stats, layer.running_mean, layer.running_var = False, None, None
+
+    def loss(own: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
+        return functional.cross_entropy(functional_call(network, own, (images,)), labels)
+
+    def after_descent(own: dict[str, Tensor]) -> Tensor:
+        for _ in range(steps):
+            gradient = grad(loss)(own, task.support_images, task.support_labels)
+            own = {name: value - 0.1 * gradient[name] for name, value in own.items()}
+        return loss(own, task.query_images, task.query_labels)
+
+    expected = grad(after_descent)(parameters)
+    found = EpisodeGradients(Maml(steps, 0.1), functioning, parameters)([task]).gradient
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-7, atol=1e-10)
 
 
 def test_maml_is_gradient_descent_on_a_copy_of_the_network() -> None:

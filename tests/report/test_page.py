@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from error_checks import raises
 from training_helpers import OPTIONS, coloured_images, untrained
 
 from metazoo.cli.feature_source import open_source
@@ -66,6 +67,11 @@ def result(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def sheets(page: Page) -> dict[str, str]:
     return {alt: source for alt, source in page.images.items() if alt.startswith("Images recovered from ")}
+
+
+def test_a_run_says_what_it_is(run: Run, tmp_path: Path) -> None:
+    assert repr(run) == f"Run({str(run.path)!r}: tgr, preset default, seed 0, 4 models, finished)"
+    assert repr(Run(tmp_path, {})) == f"Run({str(tmp_path)!r})"
 
 
 def test_a_page_says_what_the_run_knows(zoo: Zoo, run: Run, result: Path, tmp_path: Path) -> None:
@@ -165,15 +171,15 @@ def stopped(*_: object, **__: object) -> None:
 def test_nothing_but_a_report_is_replaced(zoo: Zoo, run: Run, tmp_path: Path) -> None:
     own = tmp_path / "thesis.html"
     own.write_text("<html>years of work</html>")
-    with pytest.raises(UsageError, match=r"thesis\.html is there already and is no report of metazoo"):
+    with raises(UsageError, subject="thesis.html", problem="no report of metazoo"):
         write_report(run, own)
     assert own.read_text() == "<html>years of work</html>"
-    with pytest.raises(UsageError, match="is a folder; give the path of an HTML file"):
+    with raises(UsageError, problem="is a folder", remedy="an HTML file"):
         write_report(run, tmp_path)
     page = write_report(run, tmp_path / "page.html", zoo=zoo)
     write_report(run, page)
     assert "was not at hand" in page.read_text()
-    with pytest.raises(UsageError, match="is of another zoo"):
+    with raises(UsageError, subject=str(zoo.folder), problem="has no model"):
         write_report(run, page, zoo=Zoo(zoo.folder, zoo.contracts[1:]))
     with pytest.raises(ArtefactError, match=r"none\.json"):
         write_report(run, page, results=[tmp_path / "none.json"])

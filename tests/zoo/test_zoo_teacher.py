@@ -4,7 +4,6 @@ import torch
 from torch import nn
 from zoo_helpers import classifier
 
-from metazoo.evaluate.subjects import RatedTeacher
 from metazoo.zoo import WhiteBoxTeacher, Zoo
 
 
@@ -56,7 +55,7 @@ def test_its_weights_are_channels_last(zoo: Zoo) -> None:
 
 
 def test_it_is_what_evaluation_asks_for_and_can_be_copied(zoo: Zoo) -> None:
-    teacher: RatedTeacher = zoo.teacher("first")
+    teacher = zoo.teacher("first")
     copied = copy.deepcopy(teacher)
     images = torch.rand(2, 3, 16, 16)
     assert torch.equal(copied(images), teacher.classifier(images))

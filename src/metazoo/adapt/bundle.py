@@ -53,7 +53,7 @@ class BundleDescription(BaseModel):
         """Tensors besides those of the networks, on the meta device.
 
         Args:
-            feature_sizes: of the networks.
+            feature_sizes: feature sizes of the networks.
         """
         raise NotImplementedError
 
@@ -141,9 +141,9 @@ class Bundle(Generic[Description]):
     """The content of a bundle.
 
     Attributes:
-        description: that `bundle.json` holds, or will hold once the hash of the weights is known.
-        networks: of the description, frozen and in evaluation mode, on the CPU if read.
-        tensors: those besides the networks'.
+        description: content of `bundle.json`, which also holds the hash of the weights once they are written.
+        networks: networks, frozen and in evaluation mode, on the CPU if read.
+        tensors: tensors besides those of the networks.
         card: Markdown; empty if there is none.
     """
 

@@ -13,12 +13,12 @@ from metazoo.adapt.bundle import ClassifierDescription
 from metazoo.adapt.card_text import (
     architecture_of,
     counted,
-    fate_of_images,
     figure,
+    images_note,
     images_used,
+    meta_model_rows,
     network_rows,
     summary,
-    what_it_is,
 )
 from metazoo.features.embedders import Embedder, MultiDomainClassifier, SideBySide, count_parameters
 from metazoo.models import ImageClassifier
@@ -47,7 +47,7 @@ def meta_model_card(
 
     Args:
         module: the meta-model's.
-        zoo: as the run learned from it.
+        zoo: zoo that the run learned from.
         config: content of the run's `config.yaml`.
         description: content of the run's `run.json`.
         records: those of `health`, `trust` and `groups` that the run has written.
@@ -63,13 +63,13 @@ def meta_model_card(
         "## Use",
         _USE,
         "## What it is",
-        _table(("property", "value"), what_it_is(module, config, description, reference=reference, zoo=which)),
+        _table(("property", "value"), meta_model_rows(module, config, description, reference=reference, zoo=which)),
         _NO_ACCURACY,
         "## What it was made of",
         _models(zoo, records.get("health"), records.get("trust")),
         _groups(records.get("groups")),
         "## What it may reveal",
-        fate_of_images(config, zoo, description.get("images", True), "No image lies beside this card."),
+        images_note(config, zoo, description.get("images", True), "No image lies beside this card."),
         "## The run",
         f"```yaml\n{yaml.safe_dump(dict(config), sort_keys=False)}```",
     ]

@@ -29,7 +29,7 @@ def figure(value: float | None, decimals: int) -> str:
 
 
 def summary(models: int, used: str) -> str:
-    """What a run has made of so many models; `used` names the images, see `images_used`."""
+    """One paragraph on the meta-model of a run; `used` names the images, see `images_used`."""
     return (
         f"A few-shot image classifier learned from {counted(models, 'pre-trained model')} and {used}. It turns an "
         "image into features; a new task is learned from 1 to 5 images a class."
@@ -42,7 +42,7 @@ def images_used(config: Mapping[str, Any]) -> list[str]:
     return [images for section, option, images in former if config.get(section, {}).get(option) is not None]
 
 
-def what_it_is(
+def meta_model_rows(
     module: ImageClassifier | MultiDomainClassifier,
     config: Mapping[str, Any],
     description: Mapping[str, Any],
@@ -54,8 +54,8 @@ def what_it_is(
 
     Args:
         module: the meta-model's.
-        config: of the run.
-        description: of the run.
+        config: content of `config.yaml`.
+        description: content of `run.json`.
         reference: citation of the method.
         zoo: a few words on the zoo.
     """
@@ -92,11 +92,11 @@ def architecture_of(classifier: ImageClassifier) -> str:
     return spec.architecture + "".join(f", {name} {value}" for name, value in spec.arguments.items()) + adapter
 
 
-def fate_of_images(config: Mapping[str, Any], contracts: Iterable[ModelContract], images: bool, here: str) -> str:
+def images_note(config: Mapping[str, Any], contracts: Iterable[ModelContract], images: bool, here: str) -> str:
     """What became of recovered images, and what they and the meta-model may reveal.
 
     Args:
-        config: of the run.
+        config: content of `config.yaml`.
         contracts: contracts of the models of the zoo.
         images: whether the run was allowed to show any.
         here: sentence on the images that come with this text.

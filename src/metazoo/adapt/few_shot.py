@@ -6,15 +6,17 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, final
+from typing import Any, final
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from metazoo.adapt.bundle import Bundle, ClassifierDescription, read_bundle
 from metazoo.adapt.card import classifier_card
 from metazoo.adapt.support import checked_images, checked_labels
 from metazoo.errors import UsageError
+from metazoo.execution.compute import Compute
 from metazoo.features.batch_norm import (
     BatchNormMode,
     batch_norm_mode,
@@ -42,15 +44,15 @@ class Prediction:
 
     Attributes:
         class_names: names of the classes in the order of the probabilities.
-        probabilities: float [n, ways] on the CPU, rows summing to 1; they rank classes and are not calibrated.
+        probabilities: probabilities on the CPU, rows summing to 1; they rank classes and are not calibrated.
     """
 
     class_names: tuple[str, ...]
-    probabilities: Tensor
+    probabilities: Float[Tensor, "n ways"]
 
     @property
-    def labels(self) -> Tensor:
-        """The predicted class of each image, int64 [n], as an index into `class_names`."""
+    def labels(self) -> Int64[Tensor, " n"]:
+        """The predicted class of each image, as an index into `class_names`."""
         return self.probabilities.argmax(1)
 
     @property
@@ -145,12 +147,13 @@ class FewShotClassifier:
         """Classify images, each by itself unless the classifier is `transductive`.
 
         Args:
-            images: uint8, or float in [0, 1], [n, 3, h, w], of any size, a tensor or an array of NumPy; or the paths of
-                n files. Files and tensors of the same pixels give the same probabilities.
+            images: batch [n, 3, h, w] or [n, h, w, 3] of any size, uint8 or float in [0, 1], a tensor or a NumPy array;
+                or a sequence of paths, PIL images, tensors or arrays, of any sizes; or one PIL image. The same pixels
+                give the same probabilities in every form.
 
         Raises:
             UsageError: a file does not exist.
-            DataError: the images are no such tensor, or a file cannot be read.
+            DataError: images of another shape, type or range, none at all, or a file that cannot be read.
         """
         squares = checked_images(images, self.side).to(device_of(self._module.embedder) or "cpu")
         with torch.no_grad():
@@ -164,8 +167,14 @@ class FewShotClassifier:
         """
         return self._module
 
-    def to(self, device: str | torch.device) -> Self:
-        """Move the classifier to `device`, and return it."""
+    def to(self, device: str | torch.device) -> "FewShotClassifier":
+        """Move the classifier to `device`, and return it.
+
+        Raises:
+            UsageError: a GPU that is not there.
+        """
+        if torch.device(device).type == "cuda":
+            Compute.choose(str(device))
         self._module.to(device)
         return self
 
@@ -213,10 +222,10 @@ def adapt(
     Args:
         module: an `ImageClassifier` or `MultiDomainClassifier` (a meta-model's `module`), a zoo's teacher, or
             `JointFeatures` of classifiers and teachers; it is copied.
-        support_images: uint8, or float in [0, 1], [n, 3, h, w], a tensor or an array of NumPy; or the paths of n files.
-        support_labels: [n] whole numbers, 0 to ways - 1; a tensor, an array or a list. Classes may differ in their
-            counts.
-        class_names: one name a class; its number if not given.
+        support_images: images in any form that `FewShotClassifier.predict` takes.
+        support_labels: one label an image: whole numbers from 0 to ways - 1, or class names; a list, a tensor or an
+            array. Classes may differ in their counts.
+        class_names: one name a class; its number if None, or for labels that are class names, these in sorted order.
         head: name of one of `metazoo.features.heads.HEADS`.
         batch_norm: `running`, `support` or `query`.
         mirrored: whether features are those of `MirroredFeatures`, also later.
@@ -226,7 +235,7 @@ def adapt(
     Raises:
         UsageError: an unknown head, mode or domain, labels or names that do not fit, a module of another type, or a
             file that does not exist.
-        DataError: the images are no such tensor, or a file cannot be read.
+        DataError: images of another shape, type or range, none at all, or a file that cannot be read.
     """
     domains: dict[str, float] = {}
     if domain is not None:
@@ -272,7 +281,7 @@ def _networks(module: Embedder) -> list[ImageClassifier]:
     for member in module.members if isinstance(module, SideBySide) else [module]:
         network = getattr(member, "classifier", member)
         if not isinstance(network, ImageClassifier):
-            raise UsageError(f"a classifier is made of image classifiers, not of {type(network).__name__}")
+            raise UsageError("module", f"type {type(network).__name__}", "give an image classifier or several")
         networks.append(network)
     return networks
 

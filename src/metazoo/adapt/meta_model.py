@@ -24,6 +24,7 @@ class MetaModel:
         preset: name of the preset of the method.
         seed: number that all randomness of the run was counted from.
         card: Markdown for readers; a short one if not given.
+        sha256: SHA-256 of the weights file that it was loaded from; None if it was made in memory.
     """
 
     def __init__(
@@ -31,13 +32,15 @@ class MetaModel:
     ) -> None:
         self.module, self.method, self.preset, self.seed = module, method, preset, seed
         self.card = card or plain_card(module, method, preset, seed)
+        self.sha256: str | None = None
 
     def __repr__(self) -> str:
-        """What it is, in one line."""
-        several = f", {len(self.networks)} networks" if len(self.networks) > 1 else ""
+        """Method, preset, seed, architecture, input size, features and domains, in one line."""
+        recogniser = recogniser_of(self.module)
+        domains = "" if recogniser is None else f", domains {', '.join(recogniser.domains)}"
         return (
-            f"MetaModel({self.method}, {self.preset}, seed {self.seed}: {self.spec.architecture} of "
-            f"{self.spec.input_size} pixels{several})"
+            f"MetaModel({self.method}, preset {self.preset}, seed {self.seed}: {self.spec.architecture} of "
+            f"{self.spec.input_size} pixels, {self.networks[0].network.feature_size} features{domains})"
         )
 
     @property
@@ -61,7 +64,29 @@ class MetaModel:
         mirrored: bool = False,
         domain: str | None = None,
     ) -> FewShotClassifier:
-        """A classifier of new classes from a few images of each; see `metazoo.adapt.adapt`."""
+        """Make a classifier of new classes from a few images of each.
+
+        Args:
+            support_images: n images: a batch [n, 3, h, w] or [n, h, w, 3] of any size, uint8 or float in [0, 1], a
+                tensor or a NumPy array; or a sequence of paths, PIL images, tensors or arrays, of any sizes.
+            support_labels: one label an image: whole numbers from 0 to ways - 1, or class names; a list, a tensor or an
+                array. Each of at least two classes needs an image; classes may differ in their counts.
+            class_names: one name a class; its number if None, or for labels that are class names, these in sorted
+                order.
+            head: `logistic`, `ridge`, `nearest-mean`, `nearest-mean-euclidean`, `soft-k-means-balanced`,
+                `soft-k-means-free`, `fine-tune`, `fine-tune-own`, or a registered head.
+            batch_norm: statistics of batch normalisation: `running` (stored ones), `support` (those of the support) or
+                `query` (each batch its own; predictions then depend on each other).
+            mirrored: whether features are means over an image and its mirror image.
+            domain: known domain of the images, one of the meta-model's; None chooses by what they look like.
+
+        Returns:
+            The classifier, on the device of the meta-model, which stays as it is.
+
+        Raises:
+            UsageError: an unknown head, mode or domain, labels or names that do not fit, or a file that does not exist.
+            DataError: images of another shape, type or range, none at all, or a file that cannot be read.
+        """
         source = f"{self.method} ({self.preset}), seed {self.seed}"
         return adapt(
             self.module,
@@ -115,4 +140,6 @@ class MetaModel:
             except UsageError as error:
                 raise ArtefactError(f"{Path(folder) / DESCRIPTION} does not describe a meta-model: {error}") from error
         values = {name: getattr(description, name) for name in ("method", "preset", "seed")}
-        return cls(module, card=bundle.card, **values)
+        loaded = cls(module, card=bundle.card, **values)
+        loaded.sha256 = description.weights_sha256 or None
+        return loaded

@@ -5,14 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float, Int64, Shaped
+from PIL import Image
 from torch import Tensor
 
 from metazoo.data import decoded_images
-from metazoo.data.image_files import class_folders, files_of_classes
+from metazoo.data.image_files import class_folders, files_of_classes, upright_rgb
 from metazoo.errors import DataError, UsageError
 from metazoo.features.heads.head import in_batches
 from metazoo.models import square_images
+from metazoo.text import some_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,13 +24,13 @@ class SupportSet:
     """Labelled images of a user.
 
     Attributes:
-        images: float [n, 3, side, side] in [0, 1], as `square_images` makes them.
-        labels: int64 [n], indices into `class_names`.
-        class_names: names of the class folders, sorted.
+        images: images in [0, 1], as `square_images` makes them.
+        labels: indices into `class_names`.
+        class_names: sorted names of the class folders.
     """
 
-    images: Tensor
-    labels: Tensor
+    images: Float[Tensor, "n channels side side"]
+    labels: Int64[Tensor, " n"]
     class_names: tuple[str, ...]
 
 
@@ -34,7 +38,7 @@ def load_support_folder(path: Path | str, side: int) -> SupportSet:
     """Read a folder with one folder a class, each with at least one image; classes may differ in their counts.
 
     Args:
-        path: of the folder; class names are the names of the folders in it, sorted.
+        path: folder; class names are the sorted names of the folders in it.
         side: height and width in pixels that images are fitted to; `FewShotClassifier.side` of the same model.
 
     Raises:
@@ -43,88 +47,127 @@ def load_support_folder(path: Path | str, side: int) -> SupportSet:
     """
     path = Path(path)
     if not path.is_dir():
-        raise UsageError(f"{path} is not a folder; give a folder with one folder of images a class")
+        raise UsageError(path, "is not a folder", "give a folder with one folder of images a class")
     folders = class_folders(path)
     if len(folders) < 2:
-        raise UsageError(f"{path} holds the one class {folders[0].name!r}; give at least two class folders")
+        raise UsageError(path, f"holds the one class {folders[0].name!r}", "give at least two class folders")
     files, labels = files_of_classes(folders)
     return SupportSet(checked_images(files, side), labels, tuple(folder.name for folder in folders))
 
 
-def checked_images(images: Any, side: int) -> Tensor:
-    """Images of any size as the float squares [n, 1 or 3, side, side] in [0, 1] that `square_images` makes.
+def checked_images(images: Any, side: int) -> Float[Tensor, "n channels {side} {side}"]:
+    """Images of any size as the squares of 1 or 3 channels in [0, 1] that `square_images` makes.
 
     Args:
-        images: uint8, or float in [0, 1], [n, 1 or 3, h, w], a tensor or an array of NumPy; or the paths of n files.
+        images: batch [n, 3, h, w], or [n, h, w, 3] if that is unambiguous (1 channel is taken as well), uint8 or float
+            in [0, 1], a tensor or a NumPy array; or a sequence of n paths, PIL images, tensors or arrays, of any sizes;
+            or a single PIL image.
         side: height and width of the result in pixels.
 
     Raises:
         UsageError: a file does not exist.
-        DataError: another shape or type, no image, values outside the range, or a file that cannot be read.
+        DataError: another shape or type, no image, NaN, values outside the range, or a file that cannot be read.
     """
     if isinstance(images, str | Path):
-        raise DataError("images are a tensor or a list of paths, not one path; put it into a list")
-    if isinstance(images, Sequence) and len(images) > 0 and all(isinstance(image, str | Path) for image in images):
-        return torch.cat([square_images(image.unsqueeze(0), side) for image in decoded_images(images)])
-    images = _tensor(images, "images")
-    if images.dim() != 4 or images.shape[1] not in (1, 3) or 0 in images.shape:
-        raise DataError(
-            f"images must be [n, 3, height, width] (or 1 channel), not {list(images.shape)}{_remedy(images.shape)}"
-        )
-    if images.dtype != torch.uint8:
-        if not images.is_floating_point():
-            name = str(images.dtype).removeprefix("torch.")
-            raise DataError(f"images must be uint8, or float from 0 to 1, not {name}")
-        low, high = (float(edge) for edge in images.aminmax())
-        if not (low >= 0 and high <= 1):
-            raise DataError(f"float images must lie between 0 and 1, not between {low:g} and {high:g}; scale them")
-        images = images.float()
-    return torch.cat([square_images(part, side) for part in in_batches(images)])
+        raise DataError("images", "a list of paths is needed, not one path", "put it into a list")
+    if isinstance(images, Image.Image):
+        images = [images]
+    if isinstance(images, Sequence):
+        if not images:
+            raise DataError("images", "none given", "give at least one")
+        if all(isinstance(image, str | Path) for image in images):
+            singles = decoded_images(images)
+        else:
+            singles = (_single(image, number) for number, image in enumerate(images))
+        squares = [square_images(image.unsqueeze(0), side) for image in singles]
+        # Grey and coloured images may stand beside each other.
+        return torch.cat([one.expand(-1, max(own.shape[1] for own in squares), -1, -1) for one in squares])
+    return torch.cat([square_images(part, side) for part in in_batches(_batch(images, "images"))])
 
 
-def checked_labels(labels: Any, images: int, names: Sequence[str] | None) -> tuple[Tensor, tuple[str, ...]]:
-    """The label of each of `images` images, int64 [images] from 0 on, and a name for every class.
+def _single(image: Any, number: int) -> Shaped[Tensor, "channels height width"]:
+    """One element of a sequence as [channels, h, w]."""
+    if isinstance(image, str | Path):
+        return next(decoded_images([image]))
+    if isinstance(image, Image.Image):
+        return torch.from_numpy(np.array(upright_rgb(image))).permute(2, 0, 1)
+    subject = f"images[{number}]"
+    pixels = _tensor(image, subject, "give paths, PIL images, tensors or arrays")
+    if pixels.dim() != 3:
+        raise DataError(subject, f"shape {list(pixels.shape)}, not [3, height, width]", "give one image")
+    return _batch(pixels.unsqueeze(0), subject)[0]
+
+
+def _batch(images: Any, subject: str) -> Shaped[Tensor, "n channels height width"]:
+    """Images [n, channels, h, w], uint8 or float32 in [0, 1]."""
+    images = _tensor(images, subject, "give a tensor, a NumPy array, or a list of paths or PIL images")
+    shape = list(images.shape)
+    if images.dim() == 4 and shape[1] not in (1, 3) and shape[3] in (1, 3):
+        images = images.permute(0, 3, 1, 2)
+    if images.numel() == 0:
+        raise DataError(subject, f"empty, of shape {shape}", "give at least one image")
+    if images.dim() != 4 or images.shape[1] not in (1, 3):
+        remedy = "put one image into a batch, by images[None]" if len(shape) == 3 else "give 1 or 3 channels"
+        raise DataError(subject, f"shape {shape}, not [n, 3, height, width]", remedy)
+    if images.dtype == torch.uint8:
+        return images
+    if not images.is_floating_point():
+        raise DataError(subject, f"type {_name(images)}", "give uint8, or float in [0, 1]")
+    if not bool(images.isfinite().all()):
+        raise DataError(subject, "values that are NaN or infinite", "replace them")
+    low, high = (float(edge) for edge in images.aminmax())
+    if low < 0 or high > 1:
+        remedy = "divide by 255" if low >= 0 and high <= 255 else "undo the normalisation"
+        raise DataError(subject, f"float values from {low:g} to {high:g}, not in [0, 1]", remedy)
+    return images.float()
+
+
+def checked_labels(
+    labels: Any, images: int, names: Sequence[str] | None
+) -> tuple[Int64[Tensor, " {images}"], tuple[str, ...]]:
+    """The label of each of `images` images, from 0 on, and a name for every class.
+
+    Labels that are text are class names: of `names` if given, else of all names in sorted order.
 
     Raises:
         UsageError: labels that do not fit the images or the names, fewer than two classes, one without an image, or a
             duplicate name.
     """
-    labels = _tensor(labels, "labels")
-    if labels.shape != (images,) or labels.is_floating_point() or labels.dtype == torch.bool:
-        raise UsageError(
-            f"{images} images need {images} labels, whole numbers from 0 on, not {list(labels.shape)} of "
-            f"{str(labels.dtype).removeprefix('torch.')}"
-        )
+    if names is not None and len(set(names)) < len(names):
+        raise UsageError("class names", "one is there twice", "give every class a name of its own")
+    plain = labels.tolist() if hasattr(labels, "tolist") else labels
+    if isinstance(plain, Sequence) and plain and all(isinstance(label, str) for label in plain):
+        names = sorted(set(plain)) if names is None else names
+        unknown = next((label for label in plain if label not in names), None)
+        if unknown is not None:
+            raise UsageError("labels", f"{unknown!r} is no class name", f"choose one of {some_of(names)}")
+        labels = [list(names).index(label) for label in plain]
+    labels = _tensor(labels, "labels", "give whole numbers or class names")
+    if labels.shape != (images,):
+        raise UsageError("labels", f"shape {list(labels.shape)} for {images} images", "give one label an image")
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise UsageError("labels", f"type {_name(labels)}", "give whole numbers from 0 on, or class names")
     labels = labels.long()
     low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high < 1:
-        found = f"the one class {low}" if low == high else f"labels from {low} on"
-        raise UsageError(f"a classifier needs two classes or more, labelled from 0 on, not {found}")
     ways = high + 1 if names is None else len(names)
-    absent = sorted(set(range(max(ways, high + 1))) - set(labels.tolist()))
-    if high >= ways:
-        raise UsageError(f"there are {ways} class names, but a label {high}; labels are from 0 to {ways - 1}")
+    if low < 0 or high >= ways:
+        wrong = low if low < 0 else high
+        raise UsageError("labels", f"{wrong} is no class", f"number the classes from 0 to {max(ways, 2) - 1}")
+    absent = sorted(set(range(ways)) - set(labels.tolist()))
     if absent:
-        raise UsageError(
-            f"the class {absent[0] if names is None else names[absent[0]]!r} has no image; labels are the numbers of "
-            "classes, from 0 on and none left out"
-        )
-    chosen = tuple(map(str, range(ways))) if names is None else tuple(names)
-    if len(set(chosen)) < ways:
-        raise UsageError("every class needs a name of its own; rename one")
-    return labels, chosen
+        name = absent[0] if names is None else names[absent[0]]
+        raise UsageError("labels", f"class {name!r} has no image", "number the classes from 0 on without gaps")
+    if ways < 2:
+        raise UsageError("labels", "all images are of one class", "give images of two classes or more")
+    return labels, tuple(map(str, range(ways))) if names is None else tuple(names)
 
 
-def _tensor(values: Any, what: str) -> Tensor:
+def _tensor(values: Any, subject: str, remedy: str) -> Tensor:
     try:
         return torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(
-            f"{what} must be a tensor or an array, not {type(values).__name__}; torch.stack makes one of many"
-        ) from error
+        raise DataError(subject, f"type {type(values).__name__}", remedy) from error
 
 
-def _remedy(shape: torch.Size) -> str:
-    if len(shape) == 4 and shape[-1] in (1, 3):
-        return "; put channels second, by permute(0, 3, 1, 2)"
-    return "; put one image into a batch by unsqueeze(0)" if len(shape) == 3 else ""
+def _name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

@@ -57,10 +57,10 @@ def adapt(options: Namespace) -> None:
 
 
 def _domains(classifier: FewShotClassifier) -> str:
-    """The domains that the images were taken for, with shares that round to a percent or more."""
+    """The domains of the images, with shares of a percent or more."""
     domains = sorted(classifier.description.domains.items(), key=lambda item: -item[1])
     named = [f"{printable(name)} ({100 * share:.0f} %)" for name, share in domains if share >= 0.005]
-    return f", taken for {', '.join(named)}" if named else ""
+    return f", domains {', '.join(named)}" if named else ""
 
 
 def predict(options: Namespace) -> None:

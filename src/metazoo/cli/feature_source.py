@@ -1,5 +1,6 @@
 """The RUN_OR_ZOO of a command line: where features come from."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +29,8 @@ class FeatureSource:
 
     Attributes:
         path: path given by the user.
-        meta_model: None if a zoo was given.
-        zoo: the folder of the zoo, also of a run's; None if a meta-model was given without its run.
+        meta_model: meta-model; None if a zoo was given.
+        zoo: folder of the zoo; None if a meta-model was given without run and zoo.
     """
 
     path: Path
@@ -40,23 +41,30 @@ class FeatureSource:
         """The row of a table.
 
         Args:
-            in_turn_on: the device to compute on, where models of a zoo need not all be held at once: with batch norm
+            in_turn_on: device to compute on, where models of a zoo need not all be held at once: with batch norm
                 `running` and a head that leaves a model alone.
         """
         if self.meta_model is None:
-            return _ensemble(self.teachers(in_turn_on), in_turn_on)
-        name = self.meta_model.method
-        return Subject.of(f"{name} meta-model", name, self.meta_model.module)
+            zoo = self._models()
+            teachers = zoo.teachers_in_turn(in_turn_on or "cpu")
+            return dataclasses.replace(_ensemble(teachers, in_turn_on), sha256=zoo.sha256)
+        name, sha256 = self.meta_model.method, self.meta_model.sha256
+        return Subject.of(f"{name} meta-model", name, self.meta_model.module, sha256)
 
-    def teachers(self, device: str | None = None) -> Sequence[WhiteBoxTeacher]:
-        """The models of the zoo on `device`, the CPU if None, each loaded when it is asked for; see `Teachers`.
+    def teachers(self) -> Sequence[WhiteBoxTeacher]:
+        """The models of the zoo on the CPU, each loaded when it is asked for; see `Teachers`.
 
         Raises:
-            UsageError: it is unknown, gone, or holds none.
+            UsageError: the zoo is unknown, gone or empty.
         """
+        return self._models().teachers_in_turn("cpu")
+
+    def _models(self) -> Zoo:
         if self.zoo is None:
-            raise UsageError(f"{self.path} is a meta-model alone, which knows of no zoo; give the run that it is from")
-        return zoo_with_models(self.zoo).teachers_in_turn(device or "cpu")
+            raise UsageError(self.path, "a meta-model alone, without its zoo", "give its run, or the zoo by --zoo")
+        if self.meta_model is not None and not self.zoo.is_dir():
+            raise UsageError(self.path, f"its zoo {self.zoo} is gone", "give its place by --zoo")
+        return zoo_with_models(self.zoo)
 
     def class_lists(self) -> dict[str, tuple[str, ...]]:
         """Names of the classes of every model, by its name; of a zoo that is gone there is nothing."""
@@ -77,42 +85,47 @@ class FeatureSource:
 
     def table(self, seed: int = 0, in_turn_on: str | None = None) -> list[Subject]:
         """The subject below everything that its zoo offers without learning; `in_turn_on` as for `subject`."""
-        teachers = self.teachers(in_turn_on)
-        most_frequent = _most_frequent(self._contracts())
+        zoo = self._models()
+        teachers = zoo.teachers_in_turn(in_turn_on or "cpu")
+        most_frequent = _most_frequent(zoo.contracts)
         spec = self.meta_model.spec if self.meta_model else most_frequent
-        rows = [
+        of_zoo = [parameter_average(teachers, most_frequent), best_teacher(teachers), _ensemble(teachers, in_turn_on)]
+        return [
             raw_pixels(spec.input_size),
             random_initialisation(spec, seed),
-            parameter_average(teachers, most_frequent),
-            best_teacher(teachers),
-            _ensemble(teachers, in_turn_on),
-            self.subject() if self.meta_model else None,
+            *(dataclasses.replace(row, sha256=zoo.sha256) for row in of_zoo if row is not None),
+            *([self.subject()] if self.meta_model else []),
         ]
-        return [row for row in rows if row is not None]
 
 
-def open_source(path: str) -> FeatureSource:
+def open_source(path: str, zoo: str | None = None) -> FeatureSource:
     """Open what the user names.
 
+    Args:
+        path: folder of a run, a zoo or a meta-model.
+        zoo: folder of the zoo of a run or meta-model; None for the folder that the run began with.
+
     Raises:
-        UsageError: it is no run, zoo or meta-model.
+        UsageError: the folder is no run, zoo or meta-model, or `zoo` lacks a model of the run.
         RunError: the run has not finished.
         ArtefactError: a file is missing or has changed.
     """
     folder = Path(path)
     if (folder / "run.json").is_file():
         run = Run.open(folder)
-        return FeatureSource(folder, run.meta_model, Path(run.description["zoo"]["path"]))
+        if zoo is not None:
+            run.check_zoo(Zoo.open(zoo))
+        return FeatureSource(folder, run.meta_model, Path(zoo or run.description["zoo"]["path"]))
     if (folder / "zoo.json").is_file():
+        if zoo is not None:
+            raise UsageError("--zoo", f"{folder} is a zoo itself", "omit --zoo")
         return FeatureSource(folder, None, folder)
     if description_file(folder) is not None:
-        return FeatureSource(folder, MetaModel.load(folder), None)
+        return FeatureSource(folder, MetaModel.load(folder), None if zoo is None else Zoo.open(zoo).folder)
+    remedy = "give a run folder, a zoo folder or a meta-model folder"
     if not folder.exists():
-        raise UsageError(f"{folder} does not exist; give a run folder, a zoo folder or a meta-model folder")
-    raise UsageError(
-        f"{folder} is no run folder (it has no run.json), no zoo folder (no zoo.json) and no meta-model folder "
-        f"(no {DESCRIPTION})"
-    )
+        raise UsageError(folder, "does not exist", remedy)
+    raise UsageError(folder, f"holds no run (run.json), zoo (zoo.json) or meta-model ({DESCRIPTION})", remedy)
 
 
 def _ensemble(teachers: Sequence[WhiteBoxTeacher], in_turn_on: str | None) -> Subject:

@@ -32,7 +32,7 @@ def compare_results(options: Namespace) -> None:
     for given in options.rows:
         name, files = _row(given)
         if name in rows:
-            raise UsageError(f"two rows are called {name!r}; name one of them, as NAME=FILE")
+            raise UsageError(f"row {name!r}", "name given to two rows", "name one of them, as NAME=FILE")
         rows[name] = files
     comparisons = compare(rows, against=options.against)
     if options.format == "csv":
@@ -42,7 +42,7 @@ def compare_results(options: Namespace) -> None:
 
 
 def _row(given: str) -> tuple[str, list[Path]]:
-    """Name and files of `[NAME=]FILE[,FILE...]`; a file may have such marks in its own name."""
+    """Name and files of `[NAME=]FILE[,FILE...]`; the name of a file may contain `=` and commas."""
     if Path(given).is_file():
         return Path(given).stem, [Path(given)]
     name, equals, listed = given.partition("=")
@@ -65,7 +65,7 @@ def _write_csv(comparisons: Sequence[Comparison]) -> None:
 
 def evaluate(options: Namespace) -> None:
     """Measure, print the table, write RESULT.json."""
-    source = open_source(options.subject)
+    source = open_source(options.subject, options.zoo)
     side = options.image_size or (None if has_own_side(options.data) else source.side())
     images = load_images(options.data, side=side, images_per_class=options.images_per_class)
     device = Compute.choose(options.device).device
@@ -120,5 +120,5 @@ def _zoo_of(run: Run) -> Zoo | None:
     try:
         return Zoo.open(run.description["zoo"]["path"])
     except MetazooError as error:
-        message(f"note: nothing is said of single models and no image is shown ({error}); --zoo says where the zoo is")
+        message(f"note: the page has no single models and no images ({error}); give the place of the zoo by --zoo")
         return None

@@ -29,7 +29,8 @@ def _evaluate(commands: Any) -> None:
     evaluate.option("--episodes", "Episodes for each number of shots", positive, 1000)
     options.head(evaluate)
     options.seed(evaluate)
-    evaluate.switch("--baselines", "Baselines that every zoo offers, as further rows")
+    evaluate.switch("--baselines", "Add rows for the baselines that every zoo offers")
+    evaluate.option("--zoo", "Zoo folder of the run, if it was moved", path)
     evaluate.option(
         "--image-size",
         "Side in pixels at which images are read (default: that of a pack or cifar-fs, else the largest model input)",
@@ -43,7 +44,7 @@ def _evaluate(commands: Any) -> None:
     options.threads(evaluate)
     options.device(evaluate)
     evaluate.option("--out", "Result file to write, with the episodes beside it", path, metavar="RESULT.json")
-    evaluate.switch("--overwrite", "Replacement of an existing result file")
+    evaluate.switch("--overwrite", "Replace an existing result file")
 
 
 def _compare(commands: Any) -> None:

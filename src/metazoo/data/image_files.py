@@ -140,7 +140,7 @@ def _pixels(path: Path, side: int | None = None) -> np.ndarray:
             if side is not None:
                 # Lets the JPEG decoder shrink a large photograph while it reads; other formats ignore it.
                 picture.draft(None, (4 * side, 4 * side))
-            upright = _as_rgb(ImageOps.exif_transpose(picture))
+            upright = upright_rgb(picture)
             return np.array(upright if side is None else ImageOps.fit(upright, (side, side), Image.Resampling.BILINEAR))
     except FileNotFoundError as error:
         raise UsageError(f"{path} does not exist; give the path of an image") from error
@@ -152,7 +152,9 @@ def _pixels(path: Path, side: int | None = None) -> np.ndarray:
         raise DataError(f"{path} cannot be read ({error}); repair or remove it") from error
 
 
-def _as_rgb(picture: Image.Image) -> Image.Image:
+def upright_rgb(picture: Image.Image) -> Image.Image:
+    """A picture turned as its EXIF data ask, in RGB, on white where it is transparent."""
+    picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I"):
         # 16-bit grey: Pillow's own conversion cuts off at 255 instead of scaling.
         return Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")

@@ -4,10 +4,9 @@ from metazoo.evaluate.comparison import Comparison, compare, comparison_table
 from metazoo.evaluate.contamination import Contamination, exclude_known, find_contamination
 from metazoo.evaluate.evaluation import evaluate
 from metazoo.evaluate.intervals import Estimate, mean_interval, paired_difference
-from metazoo.evaluate.protocol import evaluate_lists, evaluate_subject
+from metazoo.evaluate.protocol import evaluate_lists
 from metazoo.evaluate.results import (
     Result,
-    plain_table,
     read_accuracies,
     read_contamination,
     read_results,
@@ -35,13 +34,11 @@ __all__ = [
     "comparison_table",
     "evaluate",
     "evaluate_lists",
-    "evaluate_subject",
     "exclude_known",
     "find_contamination",
     "mean_interval",
     "paired_difference",
     "parameter_average",
-    "plain_table",
     "random_initialisation",
     "raw_pixels",
     "read_accuracies",

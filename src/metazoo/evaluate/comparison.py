@@ -1,4 +1,4 @@
-"""Comparing what was measured on the same episodes: differences in pairs, over one or several training seeds."""
+"""Comparison of results on the same episodes: paired differences, over one or several training seeds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,11 +12,13 @@ from torch import Tensor
 from metazoo.errors import UsageError
 from metazoo.evaluate.intervals import Estimate, mean_interval, paired_difference
 from metazoo.evaluate.results import Result, read_accuracies, read_results
+from metazoo.evaluate.subjects import FIXED_BASELINES, ZOO_BASELINES
+from metazoo.execution.progress import message
 
 Task = tuple[int, int]
 """Ways and shots."""
 _Measured = dict[Task, tuple[tuple[Result, ...], Tensor]]
-"""Of one row by task: the result of each file, and the mean of their accuracies on each episode."""
+"""Results of the files and their accuracies [files, episodes], by task."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +26,10 @@ class Comparison:
     """One row on one task.
 
     Attributes:
-        name: of the row.
-        results: of each file, most often one a training seed; they agree in all but the accuracy.
-        accuracy: mean over the files, in percent, with the interval over episodes.
-        difference: to the row that all are compared with, paired on the episodes; None of that row itself.
+        name: name of the row.
+        results: result in each file, most often one a training seed; they agree in all but the accuracy.
+        accuracy: mean over the files, in percent, with its interval; see `metazoo.evaluate.intervals`.
+        difference: difference to the reference row, paired on the episodes; None for the reference itself.
     """
 
     name: str
@@ -44,57 +46,59 @@ class Comparison:
 def compare(rows: Mapping[str, Sequence[Path | str]], *, against: str | None = None) -> list[Comparison]:
     """Compare result files that `evaluate` wrote, on the same episodes.
 
+    Two files of one meta-model, measured in the same way, are no two seeds: a warning names them.
+
     Args:
-        rows: names, each with the files of one way to learn: one, or several of different training seeds, whose
-            accuracies are averaged episode by episode. A file of several subjects gives a row for each of them that
-            all its fellows have, `NAME: SUBJECT`.
-        against: the row that all others are compared with; the last one of the first name if None.
+        rows: result files by the name of the row: one file, or one for each training seed. Files of several subjects
+            give a row for each subject that all of them have, `NAME: SUBJECT`.
+        against: name of the reference row; the last row of the first name if None.
 
     Returns:
         Row after row, in each by task.
 
     Raises:
-        UsageError: no row, two of one name, no row `against`, or files that were not measured on the same episodes or
-            in one way.
+        UsageError: no row, two rows of one name, no row `against`, or files that were not measured on the same episodes
+            and in the same way.
         ArtefactError: a file is missing or damaged.
     """
     measured: dict[str, _Measured] = {}
+    homes: dict[tuple[object, ...], Path] = {}
     first = None
     for name, files in rows.items():
-        found = _rows_of(name, [Path(file) for file in files])
+        found = _rows_of(name, [Path(file) for file in files], homes)
         first = first or list(found)[-1]
         twice = next((own for own in found if own in measured), None)
         if twice is not None:
-            raise UsageError(f"two rows are called {twice!r}; give one of them another name")
+            raise UsageError(f"row {twice!r}", "name given to two rows", "rename one of them")
         measured |= found
     if first is None:
-        raise UsageError("nothing to compare; give at least one result file")
+        raise UsageError("compare", "nothing to compare", "give at least one result file")
     reference = against or first
     if reference not in measured:
-        raise UsageError(f"there is no row {reference!r} to compare with; choose one of {', '.join(measured)}")
+        raise UsageError("--against", f"unknown row {reference!r}", f"choose one of {', '.join(measured)}")
     comparisons = []
     for name, by_task in measured.items():
         for task, (results, values) in by_task.items():
             base, of_base = measured[reference].get(task, (None, None))
             if base is None or of_base is None or results[0].episode_list_sha256 != base[0].episode_list_sha256:
                 raise UsageError(
-                    f"{name} and {reference} were not measured on the same {task[0]}-way {task[1]}-shot episodes; "
-                    "evaluate both with the same --data, --ways, --shots, --queries, --episodes and --seed"
+                    f"{name} and {reference}",
+                    f"were not measured on the same {task[0]}-way {task[1]}-shot episodes",
+                    "evaluate both with the same --data, --ways, --shots, --queries, --episodes and --seed",
                 )
             difference = None if name == reference else paired_difference(values, of_base)
             comparisons.append(Comparison(name, results, mean_interval(values), difference))
     return comparisons
 
 
-def _rows_of(name: str, files: Sequence[Path]) -> dict[str, _Measured]:
-    """Of every subject that all files have: by task the results, and the mean accuracy of each episode."""
+def _rows_of(name: str, files: Sequence[Path], homes: dict[tuple[object, ...], Path]) -> dict[str, _Measured]:
     if not files:
-        raise UsageError(f"{name} has no result file; give at least one")
+        raise UsageError(f"row {name!r}", "no result file", "give at least one")
     contents = [read_results(file) for file in files]
     subjects = dict.fromkeys(result.subject for result in contents[0])
     common = [own for own in subjects if all(any(result.subject == own for result in content) for content in contents)]
     if not common:
-        raise UsageError(f"the files of {name} have no subject in common; compare files of the same subject")
+        raise UsageError(f"row {name!r}", "its files have no subject in common", "give files of the same subject")
     rows: dict[str, _Measured] = {}
     for subject in common:
         by_task: _Measured = {}
@@ -103,11 +107,13 @@ def _rows_of(name: str, files: Sequence[Path]) -> dict[str, _Measured]:
             results = tuple(own[task] for own in of_files if task in own)
             if len(results) < len(files) or len({_way(result) for result in results}) > 1:
                 raise UsageError(
-                    f"the files of {name} were not measured in one way on the same {task[0]}-way {task[1]}-shot "
-                    "episodes; they can be rows of their own, but no mean"
+                    f"row {name!r}",
+                    f"its files were not measured in the same way on the same {task[0]}-way {task[1]}-shot episodes",
+                    "give each file as a row of its own",
                 )
             values = [read_accuracies(file, result) for file, result in zip(files, results, strict=True)]
-            by_task[task] = results, torch.stack(values).mean(0)
+            by_task[task] = results, torch.stack(values)
+        _warn_of_copies(files, next(iter(by_task.values()))[0], homes)
         rows[name if len(common) == 1 else f"{name}: {subject}"] = by_task
     return rows
 
@@ -116,17 +122,32 @@ def _way(result: Result) -> tuple[object, ...]:
     return (result.episode_list_sha256, result.head, result.batch_norm, result.mirrored, result.domain)
 
 
+def _warn_of_copies(files: Sequence[Path], results: Sequence[Result], homes: dict[tuple[object, ...], Path]) -> None:
+    for file, result in zip(files, results, strict=True):
+        if result.subject_sha256 is None or result.method in ZOO_BASELINES | FIXED_BASELINES:
+            continue
+        other = homes.setdefault((result.subject_sha256, *_way(result)), file)
+        if other is not file:
+            message(
+                f"warning: {other} and {file} measure the same meta-model in the same way, so they are no two seeds"
+            )
+
+
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
-    """One row a name; for each task the accuracy and the difference, in percent; for a rich console."""
+    """Table for a rich console: a row a name; for each task the accuracy and the difference, in percent."""
     tasks = list(dict.fromkeys(comparison.task for comparison in comparisons))
     reference = next(comparison.name for comparison in comparisons if comparison.difference is None)
-    several = any(len(comparison.results) > 1 for comparison in comparisons)
+    files = {len(comparison.results) for comparison in comparisons}
     caption = (
-        f"accuracy in percent and difference to {reference}, paired on the episodes, ± half-width of the 95 % interval "
-        "over episodes; *: zero lies outside"
+        f"accuracy in percent and difference to {reference}, paired on the episodes, ± half-width of the 95 % "
+        "interval; *: zero lies outside"
     )
-    if several:
-        caption += "; of several files the mean, in brackets the lowest and highest, whose luck no interval covers"
+    if max(files) > 1:
+        caption += (
+            "; rows of several files: mean, interval over training seeds and episodes, lowest and highest in brackets"
+        )
+    if min(files) == 1:
+        caption += "; rows of one file: interval over episodes alone, which does not cover the training seed"
     table = Table(caption=Text(caption))
     table.add_column("row", overflow="fold")
     table.add_column("measured by", overflow="fold")
@@ -141,8 +162,8 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
 
 
 def _protocol(result: Result) -> str:
-    told = "" if result.domain is None else f", told {result.domain}"
-    return f"{result.head}, batch norm {result.batch_norm}{', mirrored' if result.mirrored else ''}{told}"
+    domain = "" if result.domain is None else f", domain {result.domain}"
+    return f"{result.head}, batch norm {result.batch_norm}{', mirrored' if result.mirrored else ''}{domain}"
 
 
 def _accuracy(comparison: Comparison | None) -> str:

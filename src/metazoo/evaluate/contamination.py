@@ -19,7 +19,7 @@ _SEPARATORS = re.compile(r"(?<!\d)[\s_-]+|[\s_-]+(?!\d)")
 
 
 class Contamination(BaseModel):
-    """What the class lists of models say of the evaluated classes.
+    """Evaluated classes that models were trained on, according to class names.
 
     Names can only hint: two things may share a name, and one thing may have two.
     """
@@ -63,11 +63,11 @@ class Contamination(BaseModel):
 def find_contamination(class_names: Sequence[str], class_lists: Mapping[str, Collection[str]]) -> Contamination:
     """Compare the evaluated classes with those that models were trained on.
 
-    Two names agree if they are the same but for case, spaces, underscores, hyphens, and a WordNet id (`n02129165_Lion`)
-    or a CUB number (`001.Albatross`) in front. Where both have a WordNet id, it alone decides.
+    Two names agree if they are the same except for case, spaces, underscores, hyphens, and a WordNet id
+    (`n02129165_Lion`) or a CUB number (`001.Albatross`) in front. Where both have a WordNet id, it alone decides.
 
     Args:
-        class_names: of the evaluated classes.
+        class_names: names of the evaluated classes.
         class_lists: names of the classes of every model, by the model's name.
     """
     holders: dict[tuple[str, str], set[str]] = {}
@@ -90,12 +90,13 @@ def exclude_known(image_set: ImageSet, contamination: Contamination, ways: int) 
         UsageError: no model's classes are known, or fewer than `ways` classes remain.
     """
     if contamination.models == 0:
-        raise UsageError("no model's classes are known, so none can be excluded; evaluate without excluding any")
+        raise UsageError("--exclude-known", "no model's classes are known", "evaluate without it")
     unknown = [index for index, name in enumerate(image_set.class_names) if name not in contamination.seen]
     if len(unknown) < ways:
         raise UsageError(
-            f"only {len(unknown)} of {len(image_set.class_names)} classes of {image_set.name} are unseen, too few for "
-            f"{ways}-way episodes; give other data or ask for fewer ways"
+            image_set.name,
+            f"only {len(unknown)} of {len(image_set.class_names)} classes are unseen, too few for {ways}-way episodes",
+            "give other data or ask for fewer ways",
         )
     if contamination.seen:
         name = f"{image_set.name} without {len(contamination.seen)} known classes"

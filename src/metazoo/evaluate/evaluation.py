@@ -41,21 +41,20 @@ def evaluate(
 
     Args:
         subjects: rows of the table, their names all different.
-        image_set: classes that no subject has seen.
-        ways: classes an episode.
-        shots: support images a class, one list of episodes each.
-        episodes: episodes a list, at least 2.
-        queries: query images a class.
+        image_set: images of classes that no subject has seen.
+        ways: number of classes an episode.
+        shots: numbers of support images a class, one list of episodes each.
+        episodes: number of episodes a list, at least 2.
+        queries: number of query images a class.
         head: name of a head, see `metazoo.features.heads.HEADS`; soft k-means see all queries of an episode.
         batch_norm: `running`, `support` or `query`.
         mirrored: whether features are those of `MirroredFeatures`.
-        domain: that subjects of several domains are told the images to be of; None: they take them for what they look
-            like.
-        seed: of the lists; the same seed and images give the same lists.
+        domain: known domain of the images, for subjects of several domains; None chooses by what they look like.
+        seed: seed of the lists; the same seed and images give the same lists.
         out: RESULT.json to write, with the lists beside it; see `write_results`.
-        overwrite: whether `out` may be there already; it is replaced at the end.
-        contamination: recorded in RESULT.json; see `find_contamination` and `exclude_known`.
-        advance: called with the number of episodes done since the last call; in all there are
+        overwrite: whether an existing `out` may be replaced, at the end.
+        contamination: record for RESULT.json; see `find_contamination` and `exclude_known`.
+        advance: callback with the number of episodes done since the last call; in all there are
             `len(subjects) * len(shots) * episodes`.
 
     Returns:
@@ -72,11 +71,11 @@ def evaluate(
         _check_out(Path(out), overwrite)
     recognisers = [recogniser_of(subject.module) for subject in subjects]
     if domain is not None:
-        # Those of several domains are told; where there are none, the first one says so.
-        whom = [recogniser is not None for recogniser in recognisers]
+        # If no subject has several domains, the first one raises the error.
+        several = [recogniser is not None for recogniser in recognisers]
         subjects = [
-            _told(subject, domain) if able or not any(whom) else subject
-            for subject, able in zip(subjects, whom, strict=True)
+            _for_domain(subject, domain) if own or not any(several) else subject
+            for subject, own in zip(subjects, several, strict=True)
         ]
     lists = [EpisodeList.draw(image_set, ways, count, queries, episodes, seed) for count in shots]
     results: list[Result] = []
@@ -93,6 +92,7 @@ def evaluate(
                 Result(
                     subject=subject.name,
                     method=subject.method,
+                    subject_sha256=subject.sha256,
                     head=chosen.name,
                     batch_norm=mode,
                     mirrored=mirrored,
@@ -116,26 +116,25 @@ def evaluate(
     return results
 
 
-def _told(subject: Subject, domain: str) -> Subject:
-    return Subject.of(subject.name, subject.method, for_known_domain(subject.module, domain))
+def _for_domain(subject: Subject, domain: str) -> Subject:
+    return Subject.of(subject.name, subject.method, for_known_domain(subject.module, domain), subject.sha256)
 
 
 def _check(subjects: Sequence[Subject], shots: Sequence[int], episodes: int) -> None:
     names = [subject.name for subject in subjects]
     if not names or len(set(names)) < len(names):
-        raise UsageError("an evaluation needs at least one subject, and every subject a name of its own")
+        raise UsageError("subjects", "none, or two of one name", "give at least one, each with a name of its own")
     if not shots or len(set(shots)) < len(shots):
-        raise UsageError(f"shots must be one or more different numbers, not {list(shots)}")
+        raise UsageError("shots", f"must be one or more different numbers, not {list(shots)}")
     if episodes < 2:
-        raise UsageError(f"an interval needs at least 2 episodes, not {episodes}; ask for more")
+        raise UsageError("episodes", f"an interval needs at least 2 episodes, not {episodes}", "ask for more")
 
 
 def _check_out(out: Path, overwrite: bool) -> None:
     if out.suffix.lower() != ".json" or out.is_dir():
-        raise UsageError(f"{out} cannot be a result file; give a path that ends in .json and is no folder")
-    # Said before the work, not after it.
+        raise UsageError(out, "cannot be a result file", "give a path that ends in .json and is no folder")
     if out.exists() and not overwrite:
-        raise UsageError(f"{out} is there already; give another path, or --overwrite it")
+        raise UsageError(out, "exists", "give another path, or --overwrite it")
     folder = next(level for level in out.absolute().parents if level.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UsageError(f"{out} cannot be written, since {folder} is no writable folder; choose another path")
+        raise UsageError(out, f"{folder} is no writable folder", "choose another path")

@@ -16,13 +16,6 @@ from metazoo.features.heads import FeatureHead, Head, query_features
 Advance = Callable[[int], object]
 
 
-def evaluate_subject(
-    subject: Subject, image_set: ImageSet, episode_list: EpisodeList, head: Head, batch_norm: BatchNormMode = "running"
-) -> Tensor:
-    """Accuracy of one subject on every episode, in percent: float64 [episodes]; see `evaluate_lists`."""
-    return evaluate_lists(subject, image_set, [episode_list], head, batch_norm)[0]
-
-
 def evaluate_lists(
     subject: Subject,
     image_set: ImageSet,
@@ -38,12 +31,12 @@ def evaluate_lists(
     by episode; the queries of an episode then form one batch.
 
     Args:
-        subject: left as it is.
-        image_set: the episodes' images.
-        episode_lists: drawn from `image_set`.
-        head: that learns each episode.
-        batch_norm: see `metazoo.features.batch_norm`.
-        advance: called with the number of episodes done since the last call.
+        subject: subject, left as it is.
+        image_set: images of the episodes.
+        episode_lists: lists drawn from `image_set`.
+        head: head that learns each episode.
+        batch_norm: mode of `metazoo.features.batch_norm`.
+        advance: callback with the number of episodes done since the last call.
 
     Raises:
         UsageError: a list was drawn from other images, or the module has no statistics for the mode, or no way to take
@@ -54,8 +47,9 @@ def evaluate_lists(
     bare = subject.module.embedder if isinstance(subject.module, MirroredFeatures) else subject.module
     if isinstance(bare, JointFeaturesInTurn) and not (mode == "running" and isinstance(head, FeatureHead)):
         raise UsageError(
-            f"{subject.name}: models loaded in turn keep their statistics and weights; with batch norm {mode} and head "
-            f"{head.name} take an ensemble that holds them all, `zoo_ensemble`"
+            subject.name,
+            f"models loaded in turn serve no batch norm {mode} with head {head.name}",
+            "take an ensemble that holds them all, `zoo_ensemble`",
         )
     for episodes in episode_lists:
         episodes.check_drawn_from(image_set)
@@ -67,7 +61,7 @@ def evaluate_lists(
     except Interrupted:
         raise
     except MetazooError as error:
-        raise type(error)(f"{subject.name}: {error}") from error
+        raise type(error)(f"{subject.name}: {error.subject}", error.problem, error.remedy) from error
 
 
 def score_episode(

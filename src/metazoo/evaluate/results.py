@@ -1,12 +1,10 @@
 """Results: one number with all that is needed to read it, its file, and tables of many."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
@@ -29,24 +27,27 @@ class Result(BaseModel):
 
     subject: str
     method: str
+    subject_sha256: str | None = Field(
+        default=None, description="SHA-256 of what was measured: weights of a meta-model, contracts of a zoo"
+    )
     head: str
     batch_norm: BatchNormMode
     mirrored: bool = Field(default=False, description="whether features are means over an image and its mirror image")
     ways: int = Field(ge=2)
     shots: int = Field(ge=1)
     episodes: int = Field(ge=2)
-    seed: int = Field(description="that the episodes were drawn with")
+    seed: int = Field(description="seed of the episodes")
     episode_list_sha256: str
     accuracy: float = Field(ge=0, le=100, description="percent, mean over the episodes")
     interval: float = Field(ge=0, description="percent, half-width of the 95 % interval over the episodes")
     queries: int = Field(ge=1, description="query images a class")
-    parameters: int = Field(ge=0, description="that the features depend on")
+    parameters: int = Field(ge=0, description="number of parameters that the features depend on")
     transductive: bool = Field(description="whether the queries of an episode influence each other")
     image_set: str
     domains: tuple[str, ...] | None = Field(
-        default=None, description="kinds of images that a task may be of; left out where all are seen alike"
+        default=None, description="domains of the meta-model; left out if it has one"
     )
-    domain: str | None = Field(default=None, description="that tasks were said to be of; left out where none was said")
+    domain: str | None = Field(default=None, description="known domain of the tasks; left out if it was not given")
 
 
 class _ResultFile(BaseModel):
@@ -91,7 +92,7 @@ def read_results(path: Path | str) -> list[Result]:
 
 
 def read_contamination(path: Path | str) -> Contamination | None:
-    """Which classes were known to models, from RESULT.json; None if that was not looked into.
+    """Classes known to models, from RESULT.json; None if they were not compared.
 
     Raises:
         ArtefactError: as `read_results`.
@@ -103,9 +104,8 @@ def _read(path: Path | str) -> _ResultFile:
     try:
         return _ResultFile.model_validate(read_json(path))
     except ValidationError as error:
-        raise ArtefactError(
-            f"{path} is not a result file of format version {FORMAT_VERSION} ({first_problem(error)}); evaluate again"
-        ) from error
+        problem = f"is not a result file of format version {FORMAT_VERSION} ({first_problem(error)})"
+        raise ArtefactError(path, problem, "evaluate again") from error
 
 
 def read_accuracies(path: Path | str, result: Result) -> Tensor:
@@ -118,12 +118,12 @@ def read_accuracies(path: Path | str, result: Result) -> Tensor:
     tensors = read_tensors(beside)
     fits = read_tensor_metadata(beside).get("episode_list_sha256") == result.episode_list_sha256
     if not fits or result.subject not in tensors or tensors[result.subject].shape != (result.episodes,):
-        raise ArtefactError(f"{beside} does not belong to {path}; evaluate again")
+        raise ArtefactError(beside, f"does not belong to {path}", "evaluate again")
     return tensors[result.subject]
 
 
 def results_table(results: Sequence[Result]) -> Table:
-    """One row a subject, one column a task (`5-way 1-shot`), accuracy ± interval in percent; for a rich console."""
+    """Table for a rich console: a row a subject, a column a task (`5-way 1-shot`), accuracy ± interval in percent."""
     tasks = list(dict.fromkeys((result.ways, result.shots) for result in results))
     table = Table(title=Text(_title(results)), caption=Text(_caption(results)))
     table.add_column("subject")
@@ -135,13 +135,6 @@ def results_table(results: Sequence[Result]) -> Table:
         cells = {(row.ways, row.shots): f"{row.accuracy:.1f} ± {row.interval:.1f}" for row in rows}
         table.add_row(Text(subject), *(cells.get(task, "") for task in tasks), f"{rows[0].parameters:,}")
     return table
-
-
-def plain_table(results: Sequence[Result], width: int = 120) -> str:
-    """The same table as text without colour, for logs and files."""
-    console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False)
-    console.print(results_table(results))
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _title(results: Sequence[Result]) -> str:
@@ -156,8 +149,8 @@ def _title(results: Sequence[Result]) -> str:
 def _caption(results: Sequence[Result]) -> str:
     caption = "accuracy in percent ± half-width of the 95 % interval over episodes"
     caption += "; queries influence each other (transductive)" if any(r.transductive for r in results) else ""
-    told = dict.fromkeys(result.domain for result in results if result.domain is not None)
-    return caption + "".join(f"; tasks said to be of {domain}" for domain in told)
+    known = dict.fromkeys(result.domain for result in results if result.domain is not None)
+    return caption + "".join(f"; known domain {domain}" for domain in known)
 
 
 def _beside(out: Path, kind: str, ways: int, shots: int) -> Path:

@@ -2,14 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Self
 
 from torch import nn
 
 from metazoo.execution.randomness import generator
-from metazoo.features.embedders import Embedder, JointFeatures, JointFeaturesInTurn, PixelFeatures, count_parameters
+from metazoo.features.embedders import (
+    Embedder,
+    JointFeatures,
+    JointFeaturesInTurn,
+    PixelFeatures,
+    count_parameters,
+    input_size,
+)
 from metazoo.fusion import average_parameters
-from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
+from metazoo.models import ClassifierSpec, build_classifier
+from metazoo.zoo import WhiteBoxTeacher
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,16 +25,19 @@ class Subject:
     """One row of a table.
 
     Attributes:
-        name: shown in the table, unique in it.
-        method: machine-readable: a method of metazoo, or a baseline below.
-        module: what features come from.
-        parameters: that the features depend on (class heads not counted, since every new task replaces them).
+        name: name in the table, unique there.
+        method: machine-readable name: a method of metazoo, or a baseline below.
+        module: source of the features.
+        parameters: number of parameters that the features depend on (class heads, which every new task replaces, do not
+            count).
+        sha256: SHA-256 of the weights of a meta-model, or of the contracts of a zoo; None if unknown.
     """
 
     name: str
     method: str
     module: Embedder
     parameters: int
+    sha256: str | None = None
 
     def on(self, device: str) -> Self:
         """The subject with its module moved to `device`."""
@@ -35,37 +46,15 @@ class Subject:
         return self
 
     @classmethod
-    def of(cls, name: str, method: str, module: Embedder) -> Self:
+    def of(cls, name: str, method: str, module: Embedder, sha256: str | None = None) -> Self:
         """A subject with its parameters counted."""
-        return cls(name, method, module, count_parameters(module))
+        return cls(name, method, module, count_parameters(module), sha256)
 
 
-class Contract(Protocol):
-    """What is needed of a zoo model's contract."""
-
-    @property
-    def name(self) -> str:
-        """Of the model."""
-        ...
-
-    @property
-    def accuracy(self) -> float | None:
-        """Recorded validation accuracy in percent."""
-        ...
-
-
-class RatedTeacher(Protocol):
-    """What is needed of a frozen zoo model."""
-
-    @property
-    def contract(self) -> Contract:
-        """Its record in the zoo."""
-        ...
-
-    @property
-    def classifier(self) -> ImageClassifier:
-        """Its network behind its preprocessing."""
-        ...
+FIXED_BASELINES = frozenset({"raw-pixels", "random-initialisation"})
+"""Methods of the rows that depend on no zoo."""
+ZOO_BASELINES = frozenset({"parameter-average", "best-teacher", "zoo-ensemble"})
+"""Methods of the rows that a zoo gives without learning."""
 
 
 def raw_pixels(side: int) -> Subject:
@@ -79,20 +68,16 @@ def random_initialisation(spec: ClassifierSpec, seed: int) -> Subject:
     return Subject.of("random initialisation", "random-initialisation", classifier.eval())
 
 
-def parameter_average(teachers: Sequence[RatedTeacher], spec: ClassifierSpec) -> Subject | None:
+def parameter_average(teachers: Sequence[WhiteBoxTeacher], spec: ClassifierSpec) -> Subject | None:
     """The row of `metazoo.fusion.average_parameters`; None if fewer than 2 teachers fit."""
     average = average_parameters((teacher.classifier for teacher in teachers), spec)
     return None if average is None else Subject.of("parameter average", "parameter-average", average)
 
 
-def best_teacher(teachers: Sequence[RatedTeacher]) -> Subject | None:
+def best_teacher(teachers: Sequence[WhiteBoxTeacher]) -> Subject | None:
     """The teacher with the highest recorded accuracy (of equals the first by name); None if none has one."""
-    contracts = [teacher.contract for teacher in teachers]
-    recorded = [
-        (-contract.accuracy, contract.name, index)
-        for index, contract in enumerate(contracts)
-        if contract.accuracy is not None
-    ]
+    contracts = [(teacher.contract, index) for index, teacher in enumerate(teachers)]
+    recorded = [(-own.accuracy, own.name, index) for own, index in contracts if own.accuracy is not None]
     if not recorded:
         return None
     return Subject.of("best single teacher", "best-teacher", teachers[min(recorded)[2]].classifier)
@@ -101,7 +86,7 @@ def best_teacher(teachers: Sequence[RatedTeacher]) -> Subject | None:
 _ENSEMBLE = "zoo ensemble", "zoo-ensemble"
 
 
-def zoo_ensemble(teachers: Sequence[RatedTeacher]) -> Subject:
+def zoo_ensemble(teachers: Sequence[WhiteBoxTeacher]) -> Subject:
     """The untrained ensemble: all teachers' normalised features side by side.
 
     Raises:
@@ -111,6 +96,7 @@ def zoo_ensemble(teachers: Sequence[RatedTeacher]) -> Subject:
 
 
 def zoo_ensemble_in_turn(teachers: Sequence[Embedder], device: str) -> Subject:
-    """The same of teachers on `device` that are loaded when they are asked for; see `JointFeaturesInTurn`."""
-    parameters = sum(count_parameters(teacher) for teacher in teachers)
-    return Subject(*_ENSEMBLE, JointFeaturesInTurn(teachers, device), parameters)
+    """The ensemble of teachers on `device` that are loaded when they are asked for; see `JointFeaturesInTurn`."""
+    seen = [(count_parameters(teacher), input_size(teacher)) for teacher in teachers]
+    side = max(own for _, own in seen)
+    return Subject(*_ENSEMBLE, JointFeaturesInTurn(teachers, side, device), sum(own for own, _ in seen))

@@ -78,7 +78,7 @@ class Progress:
             return
         if kind is not None and self._done == self._done_at_start:  # the error says all there is to say
             return
-        ending = "done in" if kind is None else "ended early after"
+        ending = "done in" if kind is None or self._done >= self._total else "ended early after"
         message(f"{self._label}: {self._done}/{self._total}, {ending} {duration(time.monotonic() - self._start)}")
 
 

@@ -1,7 +1,7 @@
 """What turns images into features: the interface heads work on, and embedders without any training."""
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from metazoo.features.domain_router import DomainRecogniser
 from metazoo.models import ImageClassifier, Network, square_images
 
 
+@runtime_checkable
 class Embedder(Protocol):
     """Any `nn.Module` with features: an image classifier, a teacher, a meta-model, one of this module's."""
 
@@ -31,6 +32,9 @@ class Embedder(Protocol):
 class SideBySide(nn.Module):
     """The features of several embedders side by side, as they are.
 
+    Images are fitted to the largest input of the members first, and then by each member to its own: the path of images
+    is the same in evaluation and in a few-shot classifier.
+
     Raises:
         UsageError: there are no members.
     """
@@ -38,11 +42,13 @@ class SideBySide(nn.Module):
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
         if not members:
-            raise UsageError("features side by side need at least one model; give some")
+            raise UsageError("features side by side", "no model given", "give at least one")
         self.members = nn.ModuleList(members)
+        self._side = max(map(input_size, members))
 
     def parts(self, images: Tensor) -> Iterator[Tensor]:
         """Features [n, feature size] of every member."""
+        images = square_images(images, self._side) if self._side else images
         return (member.features(images) for member in self.members)  # pyright: ignore[reportCallIssue]
 
     def features(self, images: Tensor) -> Tensor:
@@ -69,15 +75,17 @@ class JointFeaturesInTurn:
 
     Args:
         members: embedders on `device`, at least one; each is asked for anew with every batch of images.
-        device: where features are computed.
+        side: largest input of the members, that images are fitted to first; 0 for none.
+        device: device of the features.
     """
 
-    def __init__(self, members: Sequence[Embedder], device: str | torch.device = "cpu") -> None:
-        self._members, self._device = members, device
+    def __init__(self, members: Sequence[Embedder], side: int, device: str | torch.device = "cpu") -> None:
+        self._members, self._side, self._device = members, side, device
 
     def features(self, images: Tensor) -> Tensor:
         """Features [n, sum of the members' feature sizes]."""
         images = images.to(self._device)
+        images = square_images(images, self._side) if self._side else images
         return torch.cat([functional.normalize(member.features(images), dim=1) for member in self._members], dim=1)
 
     def modules(self) -> Iterator[nn.Module]:
@@ -113,7 +121,7 @@ class MultiDomainClassifier(SideBySide):
     Args:
         networks: classifiers of one architecture and input size: one per domain in the order of the recogniser's
             domains, then the general network where it has a share.
-        recogniser: of domains by the features of the per-domain networks.
+        recogniser: recogniser of domains by the features of the per-domain networks.
 
     Raises:
         UsageError: they do not fit.
@@ -162,6 +170,12 @@ class PixelFeatures(nn.Module):
         return square_images(images, self.side).flatten(1)
 
 
+def input_size(member: object) -> int:
+    """Side in pixels of the input of a classifier or teacher; 0 for an embedder that takes any size."""
+    network = getattr(member, "classifier", member)
+    return network.spec.input_size if isinstance(network, ImageClassifier) else 0
+
+
 def recogniser_of(module: Embedder) -> DomainRecogniser | None:
     """The recogniser by which tasks weigh the features of this module; None if they take them as they are."""
     module = module.embedder if isinstance(module, MirroredFeatures) else module
@@ -175,7 +189,7 @@ def for_known_domain(module: Embedder, domain: str) -> ImageClassifier | MultiDo
         UsageError: the module serves all tasks alike, or has no such domain.
     """
     if not isinstance(module, MultiDomainClassifier):
-        raise UsageError(f"domain {domain!r} would change nothing: this model sees all images alike; leave it out")
+        raise UsageError(f"domain {domain!r}", "this meta-model has one domain", "omit --domain (in Python, domain)")
     return module.for_domain(domain)
 
 

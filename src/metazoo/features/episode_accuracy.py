@@ -29,12 +29,12 @@ def episode_accuracies(
     """Accuracy on every episode, in percent: float64 [episodes].
 
     Args:
-        features: of the images at `used`, finite, [m, d].
-        used: as `used_images` of this list, perhaps among others.
-        episodes: to solve.
-        head: that learns each of them.
-        advance: called with the number of episodes done since the last call.
-        recogniser: of how tasks weigh the features; None if they take them as they are.
+        features: features of the images at `used`, finite, [m, d].
+        used: indices from `used_images` of this list, perhaps among others.
+        episodes: episodes to solve.
+        head: head that learns each episode.
+        advance: callback with the number of episodes done since the last call.
+        recogniser: recogniser that weighs the features; None to take them as they are.
     """
     support, query = (
         torch.searchsorted(used, part).to(features.device)

@@ -1,17 +1,20 @@
 """Linear models with a penalty, fitted to features of length 1 beside a constant, whose weight is the bias."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
 
-def normalised_inputs(features: Tensor) -> Tensor:
-    """`features` [..., n, d] scaled to length 1, then a constant 1: [..., n, d + 1]."""
+def normalised_inputs(features: Float[Tensor, "*tasks n features"]) -> Float[Tensor, "*tasks n features+1"]:
+    """Features scaled to length 1, then a constant 1."""
     return torch.cat([functional.normalize(features, dim=-1), torch.ones_like(features[..., :1])], dim=-1)
 
 
-def logistic_regression(inputs: Tensor, targets: Tensor, penalty: float, steps: int = 100) -> Tensor:
-    """The weights [..., d, ways] with the least cross-entropy, summed over samples, + penalty / 2 |weights|².
+def logistic_regression(
+    inputs: Float[Tensor, "*tasks n inputs"], targets: Float[Tensor, "n ways"], penalty: float, steps: int = 100
+) -> Float[Tensor, "*tasks inputs ways"]:
+    """The weights with the least cross-entropy, summed over samples, + penalty / 2 |weights|².
 
     They descend by Newton's step with Böhning's bound (1992) in place of the Hessian, one matrix for all classes and
     steps, and Nesterov's momentum: no line search, so tasks solved together do not meet. With `penalty` 0.1 and inputs
@@ -21,10 +24,10 @@ def logistic_regression(inputs: Tensor, targets: Tensor, penalty: float, steps: 
     of n and d, and once with its cube.
 
     Args:
-        inputs: [..., n, d].
-        targets: one-hot, [n, ways] for all tasks.
-        penalty: positive.
-        steps: of the descent.
+        inputs: inputs of the samples.
+        targets: one-hot classes of the samples, of all tasks.
+        penalty: positive factor of the penalty.
+        steps: number of steps of the descent.
     """
     samples, size = inputs.shape[-2:]
     dual = samples <= size

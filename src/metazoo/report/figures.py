@@ -14,7 +14,7 @@ from torch import Tensor
 from metazoo.evaluate import Result
 from metazoo.text import printable
 
-# Told apart by all kinds of colour vision (Okabe and Ito), black last.
+# Distinct for every type of colour vision (Okabe and Ito), black last.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 _MARKERS = "osD^vPX*"
 _FAINT = "#8a8a86"
@@ -71,8 +71,8 @@ def task_space_figure(
     Args:
         distance: float [n, n], symmetric, at least 0, n at least 2.
         groups: partition of the n models' indices.
-        names: of the models.
-        domains: likewise.
+        names: names of the models.
+        domains: domains of the models.
     """
     with matplotlib.rc_context(_STYLE):
         figure = _figure(8.6, 4.4)
@@ -112,22 +112,22 @@ def learning_figure(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
 
 def _draw_map(axes: Axes, distance: Tensor, groups: Sequence[Sequence[int]], domains: Sequence[str]) -> None:
     points = _principal_coordinates(distance.double().numpy())
-    kinds = list(dict.fromkeys(domains))
+    present = list(dict.fromkeys(domains))
     for number, members in enumerate(groups):
-        for kind in kinds:
-            own = [index for index in members if domains[index] == kind]
-            colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[kinds.index(kind) % len(_MARKERS)]
+        for domain in present:
+            own = [index for index in members if domains[index] == domain]
+            colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[present.index(domain) % len(_MARKERS)]
             axes.scatter(*points[own].T, s=34, color=colour, marker=marker, edgecolors="white", linewidths=0.6)
-    if 1 < len(kinds) <= len(_MARKERS):
-        for kind, marker in zip(kinds, _MARKERS, strict=False):
-            axes.scatter([], [], s=34, color=_FAINT, marker=marker, label=_name(kind))
+    if 1 < len(present) <= len(_MARKERS):
+        for domain, marker in zip(present, _MARKERS, strict=False):
+            axes.scatter([], [], s=34, color=_FAINT, marker=marker, label=_name(domain))
         axes.legend(frameon=False, fontsize=8)
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
     axes.margins(0.1)
-    axes.set_title("map: colours are groups" + (", shapes domains" if len(kinds) > 1 else ""))
+    axes.set_title("map: colours are groups" + (", shapes domains" if len(present) > 1 else ""))
 
 
 def _draw_matrix(axes: Axes, distance: Tensor, groups: Sequence[Sequence[int]], names: Sequence[str]) -> None:

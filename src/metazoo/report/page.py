@@ -10,9 +10,10 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from metazoo.adapt import MetaModel
-from metazoo.adapt.card_text import counted, fate_of_images, images_used, summary, what_it_is
+from metazoo.adapt.card_text import counted, images_note, images_used, meta_model_rows, summary
 from metazoo.errors import ArtefactError, UsageError
-from metazoo.evaluate import read_contamination, read_results, results_table
+from metazoo.evaluate import Result, read_contamination, read_results, results_table
+from metazoo.evaluate.subjects import FIXED_BASELINES, ZOO_BASELINES
 from metazoo.pipeline.layout import REPORT, sheet_of
 from metazoo.report.run_tables import html_table
 from metazoo.report.sections import IMAGES, sections_of
@@ -41,17 +42,19 @@ def write_report(
     The same run and results give the same file. A run that has not finished is reported as far as it is.
 
     Args:
-        run: see there.
-        out: the file to write, `report.html` in the run folder if None; an earlier report there is replaced.
-        results: files that `evaluate` has written, of this run.
-        zoo: of the run, as its contracts are now; without it nothing is said of single models and no image is shown.
+        run: run, finished or not.
+        out: file to write; `report.html` in the run folder if None. An earlier report there is replaced.
+        results: files that `evaluate` has written, of this run; rows of version 0.1, which do not say what they
+            measured, are labelled.
+        zoo: zoo of the run, with its contracts as they are now; without it the page has no single models and no images.
         images: whether to show recovered images of models whose contract allows it.
 
     Returns:
-        Where it is.
+        Path of the page.
 
     Raises:
-        UsageError: `out` is something else than a report, or `zoo` lacks a model of the run.
+        UsageError: `out` is something else than a report, `zoo` lacks a model of the run, or a result is of another
+            run.
         ArtefactError: a file of the run or a result is missing or has changed, or `out` cannot be written.
     """
     out = run.path / REPORT if out is None else Path(out)
@@ -69,10 +72,10 @@ def write_report(
     content = {
         **_about(run, config, meta_model),
         **_models(run, zoo),
-        "measured": [_measured(Path(path)) for path in results],
+        "measured": [_measured(Path(path), run, meta_model) for path in results],
         "chapters": _chapters(run, zoo, shown),
         "more_sheets": len(sheets) - len(shown),
-        "reveals": "" if zoo is None else fate_of_images(config.as_record(), zoo, allowed, here),
+        "reveals": "" if zoo is None else images_note(config.as_record(), zoo, allowed, here),
     }
     write_text(out, _rendered(content))
     return out
@@ -80,9 +83,9 @@ def write_report(
 
 def _check_out(out: Path) -> None:
     if out.is_dir():
-        raise UsageError(f"{out} is a folder; give the path of an HTML file")
+        raise UsageError(out, "is a folder", "give the path of an HTML file")
     if out.exists() and _MARK.encode() not in read_bytes(out)[:2000]:
-        raise UsageError(f"{out} is there already and is no report of metazoo; give another path")
+        raise UsageError(out, "exists and is no report of metazoo", "give another path")
 
 
 def _about(run: Run, config: RunConfig, meta_model: MetaModel | None) -> dict[str, Any]:
@@ -92,7 +95,7 @@ def _about(run: Run, config: RunConfig, meta_model: MetaModel | None) -> dict[st
     rows = []
     if meta_model is not None:
         reference = config.method.reference
-        rows = what_it_is(meta_model.module, config.as_record(), run.description, reference=reference, zoo=which)
+        rows = meta_model_rows(meta_model.module, config.as_record(), run.description, reference=reference, zoo=which)
     machine = [*map(str, run.description.get("machine", {}).values()), run.description.get("device", "cpu")]
     return {
         "name": printable(run.path.resolve().name),
@@ -113,19 +116,52 @@ def _models(run: Run, zoo: Zoo | None) -> dict[str, Any]:
     }
 
 
-def _measured(path: Path) -> dict[str, Any]:
+def _measured(path: Path, run: Run, meta_model: MetaModel | None) -> dict[str, Any]:
     from metazoo.report.figures import accuracy_figure  # matplotlib takes a second to import
 
     results, contamination = read_results(path), read_contamination(path)
     if not results:
-        raise ArtefactError(f"{path} holds no result; evaluate again")
+        raise ArtefactError(path, "holds no result", "evaluate again")
     data = printable(results[0].image_set)
+    warnings = [] if contamination is None else contamination.warnings(data)
     return {
         "heading": data,
         "table": html_table(results_table(results)),
         "figure": _embedded("svg+xml", accuracy_figure(results)),
-        "warnings": [] if contamination is None else contamination.warnings(data),
+        "warnings": [*_notes(path, results, run, meta_model), *warnings],
     }
+
+
+def _notes(path: Path, results: Sequence[Result], run: Run, meta_model: MetaModel | None) -> list[str]:
+    """Sentences on rows that may not be of this run.
+
+    Raises:
+        UsageError: rows measure meta-models, and none of them is that of the run.
+    """
+    unchecked, other_zoos, other_runs = dict[str, None](), dict[str, None](), dict[str, None]()
+    own = None if meta_model is None else meta_model.sha256
+    for row in results:
+        if row.method in FIXED_BASELINES:
+            continue
+        if row.subject_sha256 is None:
+            unchecked[row.subject] = None
+        elif row.method in ZOO_BASELINES:
+            if row.subject_sha256 != run.description["zoo"]["sha256"]:
+                other_zoos[row.subject] = None
+        elif row.subject_sha256 != own:
+            other_runs[row.subject] = None
+    if other_runs and own not in {row.subject_sha256 for row in results}:
+        raise UsageError(
+            f"{path}, row {printable(next(iter(other_runs)))!r}",
+            f"measures another meta-model than that of {run.path}",
+            "give results of this run",
+        )
+    sentences = {
+        "Unchecked, since the file does not say what it measured": unchecked,
+        "Measured on another zoo than that of this run, or on this zoo after it changed": other_zoos,
+        "Of other runs, for comparison": other_runs,
+    }
+    return [f"{sentence}: {', '.join(map(printable, rows))}." for sentence, rows in sentences.items() if rows]
 
 
 def _chapters(run: Run, zoo: Zoo | None, sheets: list[tuple[str, str]]) -> list[dict[str, Any]]:
@@ -170,7 +206,7 @@ def _sheet(run: Run, name: str) -> tuple[str, str]:
 
 
 def _in_turn(contracts: Iterable[ModelContract]) -> list[ModelContract]:
-    """The first of every domain, then the second of each, and so on: what comes first shows all kinds."""
+    """The first model of every domain, then the second of each, and so on."""
     seen: Counter[str] = Counter()
     turns: list[tuple[int, ModelContract]] = []
     for contract in contracts:

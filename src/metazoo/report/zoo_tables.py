@@ -80,7 +80,7 @@ def domain_rows(zoo: Zoo) -> list[DomainRow]:
 
 
 def model_table(rows: Iterable[ModelRow]) -> Table:
-    """Rows of `model_rows` as a table; what may be done with recovered images is told if any may not be shown."""
+    """Rows of `model_rows` as a table, with a column for permissions if any recovered images may not be shown."""
     rows = list(rows)
     table = _table(
         ("model", "domain", "architecture"), ("classes", "pixels", "channels", "accuracy", "parameters", "file")
@@ -93,7 +93,7 @@ def model_table(rows: Iterable[ModelRow]) -> Table:
         file = "missing" if row.file_bytes is None else f"{row.file_bytes / 1e6:,.2f} MB"
         parameters = "unknown" if row.parameters is None else f"{row.parameters:,}"
         numbers = (row.classes, row.input_size, row.channels, _percent(row.accuracy), parameters, file)
-        # Text, so that brackets in a name are not taken for styles.
+        # Text, so that brackets in a name do not act as styles.
         cells = (row.name, row.domain, row.architecture, *map(str, numbers))
         words = (_shortened(row.class_names), *([row.recovered_images] if restricted else []))
         table.add_row(*map(Text, (*cells, *words)))

@@ -1,10 +1,11 @@
 """A run folder, begun or finished."""
 
+import contextlib
 from pathlib import Path
 from typing import Any, final
 
 from metazoo.adapt import MetaModel
-from metazoo.errors import RunError, UsageError
+from metazoo.errors import ArtefactError, MetazooError, RunError, UsageError
 from metazoo.execution.progress import message
 from metazoo.pipeline.layout import DESCRIPTION, FINISHED, META_MODEL, METRICS
 from metazoo.runs.config import RunConfig
@@ -20,7 +21,7 @@ class Run:
     """A run folder.
 
     Attributes:
-        path: where it is.
+        path: path of the folder.
         description: content of `run.json`: zoo, versions, threads.
     """
 
@@ -37,8 +38,17 @@ class Run:
         """
         path = Path(path)
         if not (path / DESCRIPTION).is_file():
-            raise UsageError(f"{path} is not a run folder, it has no {DESCRIPTION}; give one that train has made")
+            raise UsageError(path, f"is not a run folder, without {DESCRIPTION}", "give a folder that train has made")
         return cls(path, RunFolder(path).read_json(DESCRIPTION))
+
+    def __repr__(self) -> str:
+        """Path, method, preset, seed, zoo and state, in one line."""
+        with contextlib.suppress(MetazooError):
+            config, zoo = self.config, self.description["zoo"]
+            state = "finished" if self.finished else "not finished"
+            name = f"{config.method.name}, preset {config.preset}, seed {config.seed}"
+            return f"Run({str(self.path)!r}: {name}, {zoo['models']} models, {state})"
+        return f"Run({str(self.path)!r})"
 
     @property
     def finished(self) -> bool:
@@ -50,11 +60,12 @@ class Run:
         """The complete description of the run.
 
         Raises:
-            RunError: it was begun by a metazoo of other options.
-            ArtefactError: it is missing or has changed.
+            RunError: the run was begun by a metazoo of other options.
+            ArtefactError: the description is missing or has changed.
         """
         begun = begun_config(self.path)
-        assert begun is not None  # `open` has seen to that
+        if begun is None:
+            raise ArtefactError(self.path / DESCRIPTION, "is missing", "restore it")
         return begun
 
     @property
@@ -66,7 +77,7 @@ class Run:
             ArtefactError: a file is missing or has changed.
         """
         if not self.finished:
-            raise RunError(f"{self.path} has not finished; continue it by train --resume")
+            raise RunError(self.path, "has not finished", "continue it by train --resume")
         return MetaModel.load(self.path / META_MODEL)
 
     def check_same_images(self, zoo: Zoo, config: RunConfig) -> None:
@@ -108,12 +119,11 @@ class Run:
         lacking = sorted(self.model_names() - {contract.name for contract in zoo})
         if lacking:
             raise UsageError(
-                f"{self.path} is of another zoo: {zoo.folder} has no model {lacking[0]!r}; give that of the run, "
-                f"{self.description['zoo']['path']}"
+                zoo.folder,
+                f"has no model {lacking[0]!r} of {self.path}",
+                f"give the zoo of the run, {self.description['zoo']['path']}",
             )
-        message(
-            f"note: {zoo.folder} has changed since {self.path} began; what the run says of models may no longer hold"
-        )
+        message(f"note: {zoo.folder} has changed since {self.path} began; its records of models may no longer hold")
 
     def model_names(self) -> set[str]:
         """Names of the models that records have rows of (`{"model": NAME, ...}`); empty if there are none yet."""

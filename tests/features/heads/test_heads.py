@@ -1,5 +1,6 @@
 """What holds of every head, and how features are taken for them."""
 
+import jaxtyping
 import pytest
 import torch
 from heads_helpers import LABELS, classifier, clusters, pictures
@@ -16,6 +17,7 @@ from metazoo.features.heads import (
     FittedHead,
     Head,
     NearestMean,
+    class_means,
     extra_tensor,
     get_head,
     query_features,
@@ -130,3 +132,11 @@ def test_heads_by_name() -> None:
     assert isinstance(get_head("fine-tune"), FineTune)
     with pytest.raises(UsageError, match=r"choose one of nearest-mean, .*fine-tune"):
         get_head("svm")
+
+
+def test_shapes_are_checked_in_this_suite() -> None:
+    features = torch.rand(7, 4)
+    assert class_means(features, LABELS, 3).shape == (3, 4)
+    for wrong in (features[:6], features.int()):
+        with pytest.raises(jaxtyping.TypeCheckError):
+            class_means(wrong, LABELS, 3)

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from heads_helpers import LABELS, classifier, clusters, pictures
@@ -61,5 +62,24 @@ def test_euclidean_scores_are_squared_distances_to_the_means_but_for_a_constant_
     assert scores.argmax(1).tolist() == oracle.predict(query.numpy()).tolist()
     # The length of a feature counts, as it does not for the cosine.
     longer = torch.stack([means[0], 4 * means[1]])
-    assert NearestMeanEuclidean().fit_features(longer, torch.tensor([0, 1]), 2).scores(means[1]).argmax() == 0
-    assert NearestMean().fit_features(longer, torch.tensor([0, 1]), 2).scores(means[1]).argmax() == 1
+    assert NearestMeanEuclidean().fit_features(longer, torch.tensor([0, 1]), 2).scores(means[1:2]).argmax() == 0
+    assert NearestMean().fit_features(longer, torch.tensor([0, 1]), 2).scores(means[1:2]).argmax() == 1
+
+
+@pytest.mark.parametrize("squared_distance", [True, False])
+def test_probabilities_are_those_of_prototypes_in_float64(squared_distance: bool) -> None:
+    """Snell et al. 2017 in NumPy, image by image: softmax of minus the squared distance, or of ten times the cosine."""
+    features, queries = (torch.randn(count, 12, generator=torch.Generator().manual_seed(count)) for count in (7, 9))
+    head = NearestMeanEuclidean() if squared_distance else NearestMean()
+    found = head.fit_features(features, LABELS, 3).probabilities(queries).numpy()
+    support = features.numpy().astype(np.float64)
+    if not squared_distance:
+        support /= np.linalg.norm(support, axis=1, keepdims=True)
+    for query, probabilities in zip(queries.numpy().astype(np.float64), found, strict=True):
+        scores = []
+        for label in range(3):
+            prototype = np.mean([support[index] for index in range(7) if LABELS[index] == label], axis=0)
+            cosine = prototype @ query / np.linalg.norm(prototype) / np.linalg.norm(query)
+            scores.append(-np.sum((query - prototype) ** 2) if squared_distance else 10 * cosine)
+        expected = np.exp(scores) / np.exp(scores).sum()
+        np.testing.assert_allclose(probabilities, expected, rtol=1e-4, atol=1e-7)

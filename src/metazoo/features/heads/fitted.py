@@ -1,10 +1,11 @@
-"""What a head returns: a classifier on features, of one of a few kinds, in a few tensors."""
+"""Classifiers on features that heads return, of one of five forms, in a few tensors."""
 
 import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -23,19 +24,19 @@ class FittedHead:
         kind: `cosine` (the cosine of feature and weight), `linear` (feature times weight plus bias),
             `normalised-linear` (the same of features scaled to length 1), or `soft-k-means-balanced` and
             `soft-k-means-free` (class means refined by the query set; see `soft_k_means`).
-        weight: [..., ways, d]; of soft k-means the sums of each class's normalised support features.
-        bias: [..., ways], of the linear kinds; None for zero.
-        counts: float [..., ways], of soft k-means: support images of each class.
-        scale: what features are multiplied by before anything else, [d]; see `DomainRecogniser`. None: nothing.
-        shares: of the domains in `scale`, [domains], a note that nothing depends on.
+        weight: weight of each class; of soft k-means the sum of its normalised support features.
+        bias: bias of each class, of the linear kinds; None for zero.
+        counts: number of support images of each class, of soft k-means.
+        scale: factors of the features, applied before anything else; see `DomainRecogniser`. None for none.
+        shares: shares of the domains in `scale`, a note that nothing depends on.
     """
 
     kind: HeadKind
-    weight: Tensor
-    bias: Tensor | None = None
-    counts: Tensor | None = None
-    scale: Tensor | None = None
-    shares: Tensor | None = None
+    weight: Float[Tensor, "*tasks ways features"]
+    bias: Float[Tensor, "*tasks ways"] | None = None
+    counts: Float[Tensor, "*tasks ways"] | None = None
+    scale: Float[Tensor, " features"] | None = None
+    shares: Float[Tensor, " domains"] | None = None
 
     @property
     def transductive(self) -> bool:
@@ -48,8 +49,8 @@ class FittedHead:
         names = ("weight", "bias", "counts", "scale")
         return {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
 
-    def scores(self, features: Tensor) -> Tensor:
-        """Scores [..., n, ways] of `features` [..., n, d]; the greatest is the prediction.
+    def scores(self, features: Float[Tensor, "*tasks n features"]) -> Float[Tensor, "*tasks n ways"]:
+        """Scores of features; the greatest is the prediction.
 
         Soft k-means takes `features` for the whole query set, of at least one.
         """
@@ -65,8 +66,8 @@ class FittedHead:
         scores = features @ self.weight.mT
         return scores if self.bias is None else scores + self.bias.unsqueeze(-2)
 
-    def probabilities(self, features: Tensor) -> Tensor:
-        """Softmax [..., n, ways] of the scores; of `COSINE_SCALE` times the scores where they are cosines.
+    def probabilities(self, features: Float[Tensor, "*tasks n features"]) -> Float[Tensor, "*tasks n ways"]:
+        """Softmax of the scores; of `COSINE_SCALE` times the scores where they are cosines.
 
         They rank the classes of one image and are not calibrated: the scale is a convention, fitted to nothing, since a
         task of a few images leaves none to fit it on.
@@ -75,8 +76,8 @@ class FittedHead:
         return torch.softmax(scores * COSINE_SCALE if self.kind == "cosine" else scores, dim=-1)
 
 
-def normalised_linear(weights: Tensor) -> FittedHead:
-    """The classifier that multiplies `normalised_inputs` by `weights` [..., d + 1, ways]."""
+def normalised_linear(weights: Float[Tensor, "*tasks inputs ways"]) -> FittedHead:
+    """The classifier that multiplies `normalised_inputs` by `weights`."""
     return FittedHead("normalised-linear", weights[..., :-1, :].mT.contiguous(), weights[..., -1, :].contiguous())
 
 
@@ -87,18 +88,24 @@ def extra_tensor(kind: HeadKind) -> str | None:
     return "bias" if kind in ("linear", "normalised-linear") else "counts"
 
 
-def soft_k_means(sums: Tensor, counts: Tensor, features: Tensor, *, balanced: bool) -> Tensor:
-    """Logits [..., n, ways] of a whole query set; their softmax is each query's membership in the classes.
+def soft_k_means(
+    sums: Float[Tensor, "*tasks ways features"],
+    counts: Float[Tensor, "*tasks ways"],
+    features: Float[Tensor, "*tasks n features"],
+    *,
+    balanced: bool,
+) -> Float[Tensor, "*tasks n ways"]:
+    """Logits of a whole query set; their softmax is each query's membership in the classes.
 
     Queries are assigned to the class means of the support, the means are taken anew over support (which stays in its
     class) and assigned queries, and the queries are assigned to these. Everything is measured from the mean of all
-    images, since what all features have in common tells nothing apart. A logit is `SCALE` times a cosine, to which
+    images, since what all features have in common separates no classes. A logit is `SCALE` times a cosine, to which
     `balance_logits` adds the prior.
 
     Args:
-        sums: sum of the normalised support features of each class, [..., ways, d].
-        counts: support images of each class, [..., ways].
-        features: of the queries, [..., n, d], n at least 1.
+        sums: sum of the normalised support features of each class.
+        counts: number of support images of each class.
+        features: features of the queries, of at least one.
         balanced: whether the queries are taken to be equally many a class.
     """
     features = functional.normalize(features, dim=-1)
@@ -109,8 +116,8 @@ def soft_k_means(sums: Tensor, counts: Tensor, features: Tensor, *, balanced: bo
     return _logits(sums + torch.softmax(logits, -1).mT @ features, features, balanced)
 
 
-def balance_logits(logits: Tensor) -> Tensor:
-    """Lower the logits [..., n, ways] of crowded classes until no class has more than its share of the n queries.
+def balance_logits(logits: Float[Tensor, "*tasks n ways"]) -> Float[Tensor, "*tasks n ways"]:
+    """Lower the logits of crowded classes until no class has more than its share of the n queries.
 
     The softmax of what is returned is the plan nearest to the given one (in relative entropy) under which every query
     is one image and no class holds more than n / ways of them, rounded up; where n is a multiple of `ways`, each holds

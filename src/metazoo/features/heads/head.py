@@ -1,10 +1,11 @@
-"""What every head is, and how features are taken for it."""
+"""Base classes of heads, and their features."""
 
 import copy
 from abc import ABC, abstractmethod
 from dataclasses import replace
 
 import torch
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 from torch.nn import functional
 
@@ -26,7 +27,7 @@ class Head(ABC):
     """A way to learn a new task.
 
     Attributes:
-        name: as users type it.
+        name: name that users type.
         transductive: whether the head itself lets the prediction of one query depend on the others. (Batch norm mode
             `query` does so whatever the head.)
         adapts_backbone: whether `fit` returns other features than those of the module given.
@@ -89,36 +90,44 @@ class FeatureHead(Head):
         return module, replace(self.fit_features(features * scale, support_labels, ways), scale=scale, shares=shares)
 
     @abstractmethod
-    def fit_features(self, support_features: Tensor, support_labels: Tensor, ways: int) -> FittedHead:
-        """As `fit`, from finite features [..., n, d], many tasks at once; `support_labels` [n] serve every task.
+    def fit_features(
+        self, support_features: Float[Tensor, "*tasks n features"], support_labels: Int64[Tensor, " n"], ways: int
+    ) -> FittedHead:
+        """As `fit`, from finite features of many tasks at once; the labels serve every task.
 
-        A task is learned the same, but for rounding, whatever tasks stand beside it.
+        The result for a task does not depend on the other tasks, except for rounding.
         """
 
 
-def one_hot(labels: Tensor, ways: int, like: Tensor) -> Tensor:
-    """`labels` [n] as rows [n, ways] of one 1 each, in the type and on the device of `like`."""
+def one_hot(labels: Int64[Tensor, " n"], ways: int, like: Float[Tensor, "..."]) -> Float[Tensor, "n {ways}"]:
+    """Labels as rows of one 1 each, in the type and on the device of `like`."""
     # `functional.one_hot` makes a GPU wait, to look for labels that are too large.
     return (labels.to(like.device).unsqueeze(1) == torch.arange(ways, device=like.device)).to(like.dtype)
 
 
-def class_means(features: Tensor, labels: Tensor, ways: int) -> Tensor:
-    """Mean of the normalised features of each class: [..., ways, d] from `features` [..., n, d] and `labels` [n]."""
+def class_means(
+    features: Float[Tensor, "*tasks n features"], labels: Int64[Tensor, " n"], ways: int
+) -> Float[Tensor, "*tasks {ways} features"]:
+    """Mean of the normalised features of each class."""
     return raw_class_means(functional.normalize(features, dim=-1), labels, ways)
 
 
-def raw_class_means(features: Tensor, labels: Tensor, ways: int) -> Tensor:
-    """Mean of the features of each class as they are: [..., ways, d] from `features` [..., n, d] and `labels` [n]."""
+def raw_class_means(
+    features: Float[Tensor, "*tasks n features"], labels: Int64[Tensor, " n"], ways: int
+) -> Float[Tensor, "*tasks {ways} features"]:
+    """Mean of the features of each class as they are."""
     members = one_hot(labels, ways, features)
     return (members / members.sum(0)).mT @ features
 
 
 @torch.no_grad()
-def query_features(module: Embedder, images: Tensor, batch_norm: BatchNormMode = "running") -> Tensor:
-    """Features [n, d], without gradients, from a module as `Head.fit` returned it, on the module's device.
+def query_features(
+    module: Embedder, images: Shaped[Tensor, "n channels height width"], batch_norm: BatchNormMode = "running"
+) -> Float[Tensor, "n features"]:
+    """Features, without gradients, from a module as `Head.fit` returned it, on the module's device.
 
-    In mode `query` all `images` (float [n, 3, h, w] in [0, 1], or uint8) pass as one batch and depend on each other;
-    else they pass in small batches and each stands for itself.
+    In mode `query` all `images` (float in [0, 1], or uint8) pass as one batch and depend on each other; else they pass
+    in small batches and each stands for itself.
 
     Raises:
         UsageError, MetazooError: as `Head.fit`.

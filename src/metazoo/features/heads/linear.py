@@ -3,6 +3,7 @@
 from typing import final
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from metazoo import choices
@@ -23,7 +24,9 @@ class Logistic(FeatureHead):
     name = choices.LOGISTIC
     penalty = 0.1
 
-    def fit_features(self, support_features: Tensor, support_labels: Tensor, ways: int) -> FittedHead:  # noqa: D102
+    def fit_features(  # noqa: D102
+        self, support_features: Float[Tensor, "*tasks n features"], support_labels: Int64[Tensor, " n"], ways: int
+    ) -> FittedHead:
         inputs = normalised_inputs(support_features)
         return normalised_linear(logistic_regression(inputs, one_hot(support_labels, ways, inputs), self.penalty))
 
@@ -41,22 +44,26 @@ class Ridge(FeatureHead):
     name = choices.RIDGE
     penalty = 0.5
 
-    def fit_features(self, support_features: Tensor, support_labels: Tensor, ways: int) -> FittedHead:  # noqa: D102
+    def fit_features(  # noqa: D102
+        self, support_features: Float[Tensor, "*tasks n features"], support_labels: Int64[Tensor, " n"], ways: int
+    ) -> FittedHead:
         inputs = normalised_inputs(support_features)
         weights = ridge_regression(inputs, one_hot(support_labels, ways, inputs), self.penalty)
         return normalised_linear(COSINE_SCALE * weights)
 
 
-def ridge_regression(inputs: Tensor, targets: Tensor, penalty: float) -> Tensor:
-    """The weights [..., d, ways] with the least |inputs @ weights - targets|² + penalty |weights|².
+def ridge_regression(
+    inputs: Float[Tensor, "*tasks n inputs"], targets: Float[Tensor, "*#tasks n ways"], penalty: float
+) -> Float[Tensor, "*tasks inputs ways"]:
+    """The weights with the least |inputs @ weights - targets|² + penalty |weights|².
 
     The smaller of the two equivalent systems is solved: that of the n samples (Woodbury's identity) or of the d
     dimensions.
 
     Args:
-        inputs: [..., n, d].
-        targets: [..., n, ways], or [n, ways] for all tasks.
-        penalty: positive.
+        inputs: inputs of the samples.
+        targets: targets of the samples, of each task or of all.
+        penalty: positive factor of the penalty.
     """
     samples, dimensions = inputs.shape[-2:]
     if samples < dimensions:

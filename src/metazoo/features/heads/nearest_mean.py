@@ -2,6 +2,7 @@
 
 from typing import final
 
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from metazoo import choices
@@ -18,7 +19,9 @@ class NearestMean(FeatureHead):
 
     name = choices.NEAREST_MEAN
 
-    def fit_features(self, support_features: Tensor, support_labels: Tensor, ways: int) -> FittedHead:  # noqa: D102
+    def fit_features(  # noqa: D102
+        self, support_features: Float[Tensor, "*tasks n features"], support_labels: Int64[Tensor, " n"], ways: int
+    ) -> FittedHead:
         return FittedHead("cosine", class_means(support_features, support_labels, ways))
 
 
@@ -32,6 +35,8 @@ class NearestMeanEuclidean(FeatureHead):
 
     name = choices.NEAREST_MEAN_EUCLIDEAN
 
-    def fit_features(self, support_features: Tensor, support_labels: Tensor, ways: int) -> FittedHead:  # noqa: D102
+    def fit_features(  # noqa: D102
+        self, support_features: Float[Tensor, "*tasks n features"], support_labels: Int64[Tensor, " n"], ways: int
+    ) -> FittedHead:
         means = raw_class_means(support_features, support_labels, ways)
         return FittedHead("linear", 2 * means, -means.square().sum(-1))

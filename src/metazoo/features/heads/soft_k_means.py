@@ -2,6 +2,7 @@
 
 from typing import ClassVar, final
 
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
@@ -14,7 +15,9 @@ class _SoftKMeans(FeatureHead):
     transductive = True
     kind: ClassVar[HeadKind]
 
-    def fit_features(self, support_features: Tensor, support_labels: Tensor, ways: int) -> FittedHead:
+    def fit_features(
+        self, support_features: Float[Tensor, "*tasks n features"], support_labels: Int64[Tensor, " n"], ways: int
+    ) -> FittedHead:
         members = one_hot(support_labels, ways, support_features)
         sums = members.mT @ functional.normalize(support_features, dim=-1)
         return FittedHead(self.kind, sums, counts=members.sum(0).expand(sums.shape[:-1]).contiguous())
