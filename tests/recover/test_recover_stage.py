@@ -49,7 +49,7 @@ def test_every_bucket_is_stored_with_its_health(zoo: Zoo, whole: Bank) -> None:
     assert [row.images for row in health_rows(whole)] == [24, 30, 24]
     made_with = whole.made_with("grey")
     assert made_with["weights_sha256"] == zoo.contract("grey").weights_sha256
-    assert (made_with["iterations"], settings["seed"], settings["canvas"]) == (3, 7, "leaves")
+    assert (made_with["iterations"], made_with["seed"], made_with["canvas"]) == (3, 7, "leaves")
 
 
 def test_the_plan_matches_the_bank(zoo: Zoo, whole: Bank, tmp_path: Path) -> None:
