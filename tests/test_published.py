@@ -116,5 +116,5 @@ def test_options_of_the_other_setting_are_refused() -> None:
         resolve_config({"learning": {"steps": 3}}, preset="published")
     with pytest.raises(UsageError, match="unknown option visits"):
         resolve_config({"visits": {}})
-    with pytest.raises(UsageError, match="weights are given for imagenet-resnet34, and only for it"):
+    with pytest.raises(UsageError, match="imagenet-resnet34 needs weights"):
         resolve_config({"probe": {"architecture": "imagenet-resnet34"}}, preset="published")

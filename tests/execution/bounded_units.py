@@ -1,4 +1,4 @@
-"""What the tests of bounded units let a process do; it imports nothing heavy, so that processes start at once."""
+"""Units of work for the tests of limits, without heavy imports, so that processes start quickly."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""Units of work for the tests of the executor. Torch is not imported, so that the workers start quickly."""
+"""Units of work for the tests of executors, without torch, so that workers start quickly."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from metazoo.errors import Interrupted, ZooError
 from metazoo.execution.signals import check_stop
 from metazoo.storage.artefacts import write_bytes
 
-# Registered by a module of a test.
+# Set by a module of a test.
 ANIMALS: Any = None
 
 
@@ -38,7 +38,7 @@ def behave(unit: str) -> object:
         return os.getpid()
     elif kind == "square":
         return int(argument) ** 2
-    elif kind == "at-work":  # says on which machine of Ray, and waits for the mark
+    elif kind == "at-work":  # writes its node of Ray, and waits for the mark
         import ray
 
         mark = Path(argument)
@@ -48,12 +48,12 @@ def behave(unit: str) -> object:
         write_bytes(mark.parent / f"{os.getpid()}.at-work", node.encode())
         while not mark.exists():
             time.sleep(0.01)
-        time.sleep(1)  # time to lose the process, which goes with its machine
+        time.sleep(1)  # time to lose the process with its machine
     elif kind == "animal":
         return ANIMALS.get(argument)
     elif kind == "stop-asked":
         check_stop()
-    elif kind == "die":  # the first processes that meet the file, as many as it says
+    elif kind == "die":  # the number of processes that the file has
         left = int(Path(argument).read_text())
         if left:
             Path(argument).write_text(str(left - 1))
@@ -87,7 +87,7 @@ def behave(unit: str) -> object:
 
 
 def note_and_wait(folder: str, unit: int) -> None:
-    """A unit in the middle of a write when the end comes."""
+    """Unit in the middle of a write."""
     fsync = os.fsync
 
     def slow(descriptor: int) -> None:

@@ -25,20 +25,20 @@ def test_one_process_serves_many_units_and_errors_are_answers() -> None:
     assert answers() == []
 
 
-def test_what_takes_too_long_is_ended_and_the_next_unit_gets_another_process() -> None:
+def test_a_unit_over_its_time_is_ended_and_the_next_one_gets_another_process() -> None:
     start = time.monotonic()
     first, late, again = answers(("pid", 0), ("sleep", 1000), ("pid", 0), limits=Limits(seconds=1, megabytes=200))
     assert isinstance(late, ExceededError)
-    assert str(late) == "took more than 1 s"
+    assert "1 s" in str(late)
     assert first != again
     assert not psutil.pid_exists(first)
     assert time.monotonic() - start < 60
 
 
-def test_a_process_that_ends_is_told_of() -> None:
+def test_a_process_that_ends_is_reported() -> None:
     first, dead, again = answers(("pid", 0), ("abort", 0), ("pid", 0))
     assert isinstance(dead, ExceededError)
-    assert "ended its process with a signal (6)" in str(dead)
+    assert "signal (6)" in str(dead)
     assert first != again
 
 
@@ -53,11 +53,11 @@ def test_memory_beyond_the_limit_is_refused_again_and_again() -> None:
     assert isinstance(pid, int)
 
 
-def test_where_it_cannot_be_refused_it_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_cannot_be_refused_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
     held = iter([0, 0, 0])
     monkeypatch.setattr("metazoo.execution.bounded._resident", lambda _: next(held, 10**12))
     (error,) = answers(("sleep", 1000))
-    assert str(error) == "took more than 200 MB of memory"
+    assert "200 MB" in str(error)
 
 
 def test_a_stop_ends_it() -> None:
@@ -72,6 +72,6 @@ def test_a_stop_ends_it() -> None:
         list(map_bounded(do, (("pid", 0) for _ in range(1000)), LIMITS, check=check))
 
 
-def test_the_limit_of_memory_is_a_part_of_what_is_free() -> None:
+def test_the_limit_of_memory_is_a_part_of_the_free_memory() -> None:
     assert 0 < Limits().bytes < psutil.virtual_memory().total
     assert Limits(megabytes=3).bytes == 3_000_000

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from error_checks import raises
 
 from metazoo.errors import UsageError
 from metazoo.execution.compute import CPU, Compute, images_at_once, in_full_float32
@@ -14,44 +15,44 @@ def test_the_cpu_is_exact_unless_asked_otherwise() -> None:
     assert 1 <= Compute("cuda").default_workers <= 4
 
 
-def test_a_gpu_is_shown_many_small_images_at_once_and_never_fewer_than_a_core() -> None:
+def test_a_gpu_gets_many_small_images_at_once_and_never_fewer_than_a_core() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert images_at_once(cpu, 16) == images_at_once(cpu, 224) == images_at_once(gpu, 1024)
     assert images_at_once(gpu, 32) == 4 * images_at_once(gpu, 64) > images_at_once(cpu, 32)
 
 
-def test_without_a_word_it_is_the_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    for there, expected in ((False, CPU), (True, Compute("cuda", "bfloat16"))):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
-        monkeypatch.setattr(torch.cuda, "device_count", lambda there=there: int(there))
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda there=there: there)
+def test_the_default_is_the_gpu_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for found, expected in ((False, CPU), (True, Compute("cuda", "bfloat16"))):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda found=found: found)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda found=found: int(found))
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda found=found: found)
         assert Compute.choose() == expected
     assert Compute.choose(precision="float32") == Compute("cuda", "float32")
 
 
 @pytest.mark.parametrize(
-    ("device", "precision", "message"),
+    ("device", "precision", "subject", "problem", "remedy"),
     [
-        ("gpu", None, "unknown device 'gpu'; choose cpu, cuda"),
-        ("meta", None, "unknown device 'meta'"),
-        ("cuda", None, "torch finds no GPU; choose cpu"),
-        ("cuda:7", None, "torch finds no GPU"),
-        ("cpu", "float16", "unknown precision 'float16'; choose one of float32, bfloat16"),
+        ("gpu", None, "device", "'gpu'", "cuda"),
+        ("meta", None, "device", "'meta'", "cuda"),
+        ("cuda", None, "device 'cuda'", "no GPU", "cpu"),
+        ("cuda:7", None, "device 'cuda:7'", "no GPU", "cpu"),
+        ("cpu", "float16", "precision", "'float16'", "float32, bfloat16"),
     ],
 )
-def test_what_is_not_there_is_said(
-    device: str, precision: str | None, message: str, monkeypatch: pytest.MonkeyPatch
+def test_missing_devices_and_unknown_names_are_refused(
+    device: str, precision: str | None, subject: str, problem: str, remedy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UsageError, match=message):
+    with raises(UsageError, subject=subject, problem=problem, remedy=remedy):
         Compute.choose(device, precision)
 
 
-def test_a_gpu_beyond_the_last_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_beyond_the_last_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert Compute.choose("cuda:1", "float32").device == "cuda:1"
-    with pytest.raises(UsageError, match="torch finds 2 GPUs"):
+    with raises(UsageError, subject="device 'cuda:2'", problem="2 GPUs"):
         Compute.choose("cuda:2")
 
 

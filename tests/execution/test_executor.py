@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from error_checks import raises
 from executor_units import AwkwardError, behave
 
 from metazoo import plugins
@@ -26,7 +27,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals"
 
 
 def product(scale: torch.Tensor, seed: int) -> tuple[int, int, torch.Tensor]:
-    """A sum whose last bits depend on the number of threads, the process, and that number."""
+    """A sum whose last bits depend on the number of threads, with the process and that number."""
     random = torch.Generator().manual_seed(seed)
     left, right = torch.randn(200, 700, generator=random), torch.randn(700, 300, generator=random)
     image = torch.randn(4, 3, 32, 32, generator=random)
@@ -47,11 +48,11 @@ def test_results_do_not_depend_on_the_number_of_workers_and_threads_are_restored
     try:
         inline = {}
         for index, result in LocalExecutor(1).map(function, range(6), threads=3):
-            assert torch.get_num_threads() == 2  # the consumer's own, also between units
+            assert torch.get_num_threads() == 2  # the number of the consumer, also between units
             inline[index] = result
         with LocalExecutor(6) as executor:
             spread = dict(executor.map(function, range(6), threads=3))
-            # For fewer than two of them at once there is this process.
+            # This process does all units if only one runs at once.
             assert [result[:2] for _, result in executor.map(function, range(1))] == [(os.getpid(), 1)]
             assert {result[0] for _, result in executor.map(function, range(3), threads=4)} == {os.getpid()}
         assert torch.get_num_threads() == 2
@@ -71,14 +72,9 @@ def test_results_come_as_they_are_finished_and_every_error_names_its_unit(tmp_pa
     assert indices[0] == 1
     assert list(in_order(iter([(1, "b"), (2, "c"), (0, "a"), (3, "d")]))) == ["a", "b", "c", "d"]
 
-    for unit, message in {
-        "error": "unit error failed: IndexError: deep inside",
-        "unpicklable": "unit unpicklable or its result cannot travel between processes",
-        "torch": "unit torch imports torch too late to set its threads; import it at the top of the module",
-    }.items():
-        with pytest.raises(RunError) as caught:
+    for unit, problem in {"error": "IndexError: deep inside", "unpicklable": "pickled", "torch": "torch"}.items():
+        with raises(RunError, subject=f"unit {unit}", problem=problem) as caught:
             mapped([unit, "sleep:30"], name_of=lambda unit: f"unit {unit}")
-        assert str(caught.value).startswith(message)
         if unit == "error":
             assert "in behave" in "".join(caught.value.__notes__)
     assert _children() == []
@@ -94,10 +90,10 @@ def test_errors_of_the_library_come_through_unchanged(workers: int) -> None:
 
 
 @pytest.mark.parametrize(("unit", "error"), [("error", "IndexError: deep inside"), ("exit", "SystemExit: 3")])
-def test_inline_errors_name_the_unit_after_earlier_results_are_handed_over(unit: str, error: str) -> None:
+def test_inline_errors_name_the_unit_after_earlier_results(unit: str, error: str) -> None:
     results = LocalExecutor(1).map(behave, ["sleep:0", unit], name_of=lambda unit: f"unit {unit}")
     assert next(results) == (0, "sleep")
-    with pytest.raises(RunError, match=f"^unit {unit} failed: {error}$"):
+    with raises(RunError, subject=f"unit {unit}", problem=error):
         next(results)
     with pytest.raises(ZooError, match=r"^model\.safetensors holds NaN; remove the model$"):
         mapped(["zoo"])
@@ -117,11 +113,11 @@ def test_processes_stay_from_one_map_to_the_next_and_dead_or_failed_ones_are_rep
         assert processes() == first
         victim = min(first)
         os.kill(victim, signal.SIGKILL)
-        os.waitid(os.P_PID, victim, os.WEXITED | os.WNOWAIT)  # until its last thread has ended, and not reaped
+        os.waitid(os.P_PID, victim, os.WEXITED | os.WNOWAIT)  # wait for its last thread, without reaping it
         second = processes()
         assert len(second) == 2
         assert len(second & first) == 1
-        with pytest.raises(RunError, match="deep inside"):
+        with raises(RunError, problem="deep inside"):
             list(executor.map(behave, ["error", "sleep:30"]))
         assert _children() == []
         assert processes() & second == set()
@@ -129,10 +125,10 @@ def test_processes_stay_from_one_map_to_the_next_and_dead_or_failed_ones_are_rep
     executor.close()
 
 
-def test_processes_that_have_nothing_to_do_end_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_processes_end_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_executor, "_SECONDS_IDLE", 0.2)
     with LocalExecutor(2) as executor:
-        assert len(list(executor.map(behave, ["sleep:0.3"] * 4))) == 4  # longer than they would wait
+        assert len(list(executor.map(behave, ["sleep:0.3"] * 4))) == 4  # longer than idle processes wait
         assert _gone(_children())
         assert not executor.is_warm
         assert len(list(executor.map(behave, ["sleep:0"] * 4))) == 4
@@ -142,32 +138,29 @@ def test_an_executor_serves_one_map_at_a_time() -> None:
     with LocalExecutor(2) as executor:
         former = executor.map(behave, ["sleep:0", "sleep:0", "sleep:60"])
         next(former)
-        with pytest.raises(UsageError, match="one call of map at a time"):
+        with raises(UsageError, subject="executor", problem="map"):
             list(executor.map(behave, ["sleep:0", "sleep:0"]))
         former.close()
         assert len(list(executor.map(behave, ["sleep:0", "sleep:0"]))) == 2
 
 
-def test_short_units_run_here_as_long_as_processes_are_not_worth_it() -> None:
+def test_short_units_run_here_until_processes_pay() -> None:
     def processes(executor: LocalExecutor, units: list[str]) -> list[Any]:
         return [result for _, result in executor.map(behave, units, short=True)]
 
     with LocalExecutor(2) as executor:
         assert processes(executor, ["pid"] * 50) == [os.getpid()] * 50
         assert _children() == []
-        many = processes(executor, ["slow-pid:0.05"] * 220)  # 11 seconds by one process
+        many = processes(executor, ["slow-pid:0.05"] * 220)  # 11 seconds in one process
         assert many[0] == os.getpid()
         assert set(many[100:]) <= {child.pid for child in _children()}
-        assert os.getpid() not in processes(executor, ["pid"] * 3)  # as they are there
+        assert os.getpid() not in processes(executor, ["pid"] * 3)  # since processes have started
 
 
 @posix
 def test_a_dead_worker_is_reported_with_its_unit() -> None:
-    for unit, message in (
-        (f"kill:{signal.SIGKILL.value}", "want of memory; use fewer workers"),
-        ("abort", "by SIGABRT"),
-    ):
-        with pytest.raises(RunError, match=f"the process of {unit} .*{message}"):
+    for unit, problem in ((f"kill:{signal.SIGKILL.value}", "out of memory"), ("abort", "SIGABRT")):
+        with raises(RunError, subject=unit, problem=problem):
             mapped(["sleep:30", unit])
         assert _children() == []
 
@@ -215,7 +208,7 @@ def test_a_check_that_raises_ends_the_workers() -> None:
         assert _children() == []
 
 
-def test_a_unit_may_ask_whether_it_is_to_stop_wherever_it_runs() -> None:
+def test_a_unit_can_check_for_a_stop_in_every_process() -> None:
     calls = []
     assert len(mapped(["stop-asked", "stop-asked"], 1, check=lambda: calls.append(1))) == 2
     assert len(calls) == 4  # before each and within each
@@ -235,17 +228,17 @@ def test_a_unit_may_ask_whether_it_is_to_stop_wherever_it_runs() -> None:
 
 def test_wrong_use_is_refused() -> None:
     for workers in (0, -1):
-        with pytest.raises(UsageError, match=f"workers must be 1 or more, not {workers}"):
+        with raises(UsageError, subject="workers", problem=str(workers)):
             LocalExecutor(workers)
-    with pytest.raises(UsageError, match="threads must be 1 or more, not 0"):
+    with raises(UsageError, subject="threads", problem="0"):
         mapped(["sleep:0"], threads=0)
     with LocalExecutor(2) as executor:
-        with pytest.raises(RunError, match=r"first cannot be sent to another process.*module-level function"):
+        with raises(RunError, subject="first", problem="pickled", remedy="module-level function"):
             list(executor.map(lambda unit: unit, ["first", "second"]))
         with executor_for(executor, 1) as same:
             assert same is executor
         assert list(executor.map(behave, [])) == []
-    with pytest.raises(UsageError, match="unknown executor 'dask'; choose one of local, ray"):
+    with raises(UsageError, subject="executor", problem="'dask'", remedy="local, ray"):
         executor_for("dask", 2)  # type: ignore[arg-type]
     assert _children() == []
 
@@ -264,12 +257,12 @@ def test_workers_import_the_modules_that_have_registered_something(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(plugins, "_modules", {})
     with LocalExecutor(2) as executor:
-        assert len(list(executor.map(behave, ["sleep:0"] * 2))) == 2  # whose processes start before that
+        assert len(list(executor.map(behave, ["sleep:0"] * 2))) == 2  # processes start before the registration
         importlib.import_module("animals")
         assert plugins.registered_modules() == ("animals",)
         assert [result for _, result in executor.map(behave, ["animal:cat"] * 2)] == ["meow", "meow"]
         monkeypatch.setattr(plugins, "_modules", {"nowhere": None})
-        with pytest.raises(RunError, match=r"plugin 'nowhere' cannot be imported .*No module named 'nowhere'"):
+        with raises(RunError, subject="plugin 'nowhere'", problem="No module named 'nowhere'"):
             list(executor.map(behave, ["animal:cat"] * 2))
 
 
@@ -334,7 +327,8 @@ def test_a_signal_to_the_whole_group_ends_cleanly(tmp_path: Path, number: signal
     parent, work, workers = _busy_parent(tmp_path)
     os.killpg(parent.pid, number)
     output, errors = parent.communicate(timeout=30)
-    assert output == f"stopped by {number.name}: finished work is kept; call again to continue\n"
+    assert number.name in output
+    assert "call again" in output
     assert errors == ""
     assert parent.returncode == 128 + number
     assert not any(worker.is_running() for worker in workers)
@@ -370,12 +364,13 @@ print(json.dumps([sorted(foreign), torch_here, mine == {os.getpid()}, again]))
 
 
 @posix
-def test_a_script_needs_no_main_guard_and_what_it_alone_knows_runs_in_it(tmp_path: Path) -> None:
+def test_a_script_needs_no_main_guard_and_its_own_functions_run_in_it(tmp_path: Path) -> None:
     script = tmp_path / "unguarded.py"
     script.write_text(_SCRIPT)
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, timeout=90)
     begun, found = done.stdout.splitlines()
-    assert begun == "begun"  # by no worker
+    assert begun == "begun"  # printed once, not by a worker
     assert json.loads(found) == [[1, 2, 3], False, True, [1, 2, 3]]
     assert done.stderr.count("\n") == 1
-    assert "note: work runs in this process alone" in done.stderr
+    assert "note: " in done.stderr
+    assert "__main__" in done.stderr

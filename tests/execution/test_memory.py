@@ -29,13 +29,13 @@ def result():
     return outputs.detach(), weight.grad
 
 before = result()
-told = [keep_freed_memory(), keep_freed_memory()]
-print(json.dumps([told, all(torch.equal(*pair) for _ in range(3) for pair in zip(before, result()))]))
+supported = [keep_freed_memory(), keep_freed_memory()]
+print(json.dumps([supported, all(torch.equal(*pair) for _ in range(3) for pair in zip(before, result()))]))
 """
 
 
-def test_the_c_library_is_told_and_results_do_not_change() -> None:
-    """In a process of its own: the setting cannot be taken back."""
+def test_keeping_freed_memory_does_not_change_results() -> None:
+    """In another process, since the option cannot be reset."""
     done = subprocess.run([sys.executable, "-c", _SCRIPT], capture_output=True, text=True, check=True, timeout=600)
     glibc = sys.platform.startswith("linux") and platform.libc_ver()[0] == "glibc"
     assert json.loads(done.stdout) == [[glibc, glibc], True]
@@ -54,8 +54,8 @@ print((kept - memory_of_this_process("VmRSS")) >> 20)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep it")
-def test_gaps_between_what_is_held_are_given_back() -> None:
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc only")
+def test_gaps_between_used_blocks_are_returned() -> None:
     done = subprocess.run([sys.executable, "-c", _GIVING_BACK], capture_output=True, text=True, check=True, timeout=600)
     assert int(done.stdout) == pytest.approx(128, rel=0.1)
 
@@ -66,7 +66,7 @@ def test_another_c_library_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("device", "free", "given"), [("cuda", 4, [1]), ("cuda", 6, []), ("cpu", 0, [])])
-def test_memory_of_a_gpu_is_given_back_where_little_is_left(
+def test_memory_of_a_gpu_is_returned_if_little_is_left(
     device: str, free: int, given: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
@@ -76,20 +76,20 @@ def test_memory_of_a_gpu_is_given_back_where_little_is_left(
     assert calls == given
 
 
-def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_happens_on_other_systems(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(ctypes, "CDLL", pytest.fail)
     assert process_memory.keep_freed_memory() is False
 
 
-def test_a_library_without_the_setting_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_without_the_option_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
     assert process_memory.keep_freed_memory() is False
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="measured on Linux alone")
-def test_the_peak_of_a_block_is_what_it_takes() -> None:
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux only")
+def test_the_peak_of_a_block_is_measured() -> None:
     for megabytes in (120, 40):
         with process_memory.peak_growth() as grown:
             bytearray(megabytes << 20)
@@ -97,7 +97,7 @@ def test_the_peak_of_a_block_is_what_it_takes() -> None:
         assert grown.bytes == pytest.approx(megabytes << 20, rel=0.2)
 
 
-def test_a_peak_that_cannot_be_measured_is_not_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_peak_that_cannot_be_measured_is_unknown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(process_memory, "_SELF", tmp_path / "none")
     with process_memory.peak_growth() as grown:
         pass

@@ -69,7 +69,7 @@ def test_units_of_an_earlier_call_do_not_count_for_the_time_left(
     assert capsys.readouterr().err.splitlines()[0] == "zoo: 12/20, about 40 s left"
 
 
-def test_an_interrupted_stage_says_how_far_it_came(clock: _Clock, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupted_stage_shows_its_progress(clock: _Clock, capsys: pytest.CaptureFixture[str]) -> None:
     def stage() -> None:
         with Progress("zoo", 20) as bar:
             bar.advance(3)
@@ -80,7 +80,7 @@ def test_an_interrupted_stage_says_how_far_it_came(clock: _Clock, capsys: pytest
     assert capsys.readouterr().err == "zoo: 3/20, ended early after 0 s\n"
 
 
-def test_a_stage_that_fails_at_once_leaves_the_word_to_its_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stage_that_fails_at_once_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(KeyboardInterrupt), Progress("zoo", 20, done=3):
         raise KeyboardInterrupt
     assert capsys.readouterr().err == ""

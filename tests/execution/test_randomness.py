@@ -14,7 +14,7 @@ def test_the_seed_is_the_head_of_a_sha256_over_compact_json() -> None:
 
 
 def test_the_numbers_never_change() -> None:
-    # as sha256sum of coreutils gives them: a change here would change every run and every zoo
+    # From sha256sum of coreutils; other values would change every run and zoo.
     assert seed_of(0, "stage", "unit") == 384310911771128700
     assert seed_of(0, "stage", 0, 1) == 6984833868169232629
     assert seed_of(0, "stage", "0", 1) == 125930896237501817

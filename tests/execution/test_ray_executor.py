@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from error_checks import raises
 from executor_units import behave
 from training_helpers import OPTIONS, content, untrained
 
@@ -21,7 +22,7 @@ ray = pytest.importorskip("ray")
 
 
 def host() -> tuple[dict[str, str], list[object]]:
-    """What a library must leave alone in this process."""
+    """State of this process that a library must not change."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
     return environment, [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
@@ -47,7 +48,7 @@ def test_units_run_elsewhere_and_errors_come_through(executor: RayExecutor, tmp_
     assert os.getpid() not in found.values()
     with pytest.raises(ZooError, match="remove the model"):
         list(executor.map(behave, ["pid", "zoo"]))
-    with pytest.raises(RunError, match=r"^unit error failed: IndexError: deep inside") as caught:
+    with raises(RunError, subject="unit error", problem="IndexError: deep inside") as caught:
         list(executor.map(behave, ["error"], name_of=lambda unit: f"unit {unit}"))
     assert "in behave" in "".join(caught.value.__notes__)
     assert executor.is_warm
@@ -60,18 +61,18 @@ def test_a_run_is_bit_equal_to_one_of_this_process(executor: RayExecutor, tmp_pa
     assert content(here.path) == content(there.path)
 
 
-def test_a_unit_whose_process_dies_is_done_again_but_not_for_ever(executor: RayExecutor, tmp_path: Path) -> None:
+def test_a_unit_whose_process_dies_is_repeated_but_not_for_ever(executor: RayExecutor, tmp_path: Path) -> None:
     (tmp_path / "left").write_text("2")
     units = ["pid", f"die:{tmp_path / 'left'}", "pid"]
     found = dict(executor.map(behave, units))
     assert found[1] == "die"
     assert len(found) == 3
     (tmp_path / "left").write_text("3")
-    with pytest.raises(RunError, match=r"^unit die:.* lost 3 processes of Ray, the last one by WorkerCrashedError"):
+    with raises(RunError, subject="unit die:", problem="WorkerCrashedError"):
         list(executor.map(behave, units, name_of=lambda unit: f"unit {unit}"))
 
 
-def test_a_stop_leaves_the_cluster_as_it_is(executor: RayExecutor) -> None:
+def test_a_stop_does_not_end_the_cluster(executor: RayExecutor) -> None:
     calls = []
 
     def check() -> None:
@@ -84,14 +85,14 @@ def test_a_stop_leaves_the_cluster_as_it_is(executor: RayExecutor) -> None:
     assert [result for _, result in executor.map(behave, ["sleep:0"])] == ["sleep"]
 
 
-def test_where_ray_cannot_run_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_ray_that_cannot_run_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(ray_executor, "find_spec", lambda _: None)
-        with pytest.raises(UsageError, match=r"needs Ray; install the extra `metazoo\[ray\]`"):
+        with raises(UsageError, subject="ray", remedy="`metazoo[ray]`"):
             RayExecutor(2)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setenv("RAY_TMPDIR", f"/tmp/{'x' * 39}")
-    with pytest.raises(UsageError, match=r"is too long a name; set RAY_TMPDIR to one of at most 43 bytes"):
+    with raises(UsageError, subject="x" * 39, problem="43 bytes", remedy="RAY_TMPDIR"):
         list(RayExecutor(2).map(behave, ["pid"]))
 
 
@@ -122,7 +123,7 @@ units = [f"at-work:{{marks / 'killed'}}"] + [f"square:{{number}}" for number in 
 threading.Thread(target=kill).start()
 with RayExecutor(1) as executor:
     found = dict(executor.map(behave, units))
-assert ray.is_initialized()  # as it is not the executor's own
+assert ray.is_initialized()  # the executor has not started it
 assert found == {{0: "at-work"}} | {{number + 1: number**2 for number in range(8)}}, found
 print("attempts:", len((marks / "attempts").read_text()))
 with _host_as_before():
@@ -132,7 +133,7 @@ with _host_as_before():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Ray makes clusters for tests on Linux alone")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Ray makes clusters for tests on Linux only")
 def test_nothing_is_lost_with_a_machine(tmp_path: Path) -> None:
     script = tmp_path / "lost.py"
     script.write_text(_LOST.format(here=str(Path(__file__).parent)))

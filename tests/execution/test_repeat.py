@@ -17,7 +17,7 @@ def test_every_step_is_called_on_a_cpu() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_plays_back_what_can_be_recorded_and_calls_the_rest() -> None:
+def test_a_gpu_plays_back_recordable_steps_and_calls_others() -> None:
     device = torch.device("cuda")
     values, waiting = torch.zeros(2, device=device)
 

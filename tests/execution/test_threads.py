@@ -54,7 +54,7 @@ def test_the_calling_thread_takes_no_more_items_than_are_needed() -> None:
     assert returned == 20
 
 
-def test_the_first_error_ends_it_once_nothing_is_at_work() -> None:
+def test_the_first_error_ends_it_after_all_running_calls() -> None:
     at_work, later = 0, threading.Event()
 
     def work(number: int) -> None:

@@ -8,7 +8,7 @@ from metazoo.zoo import WhiteBoxTeacher, Zoo
 
 @pytest.fixture(scope="session")
 def teacher() -> WhiteBoxTeacher:
-    """A conv4 that knows four letters at 16 pixels."""
+    """A conv4 trained on four letters at 16 pixels."""
     return teacher_of(trained(spec_of()))
 
 

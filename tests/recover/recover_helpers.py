@@ -25,7 +25,7 @@ VISION_TRANSFORMER = ClassifierSpec(
 
 
 class Plain(Network):
-    """A network without batch norm; it is in no registry."""
+    """A network without batch norm, in no registry."""
 
     def __init__(self, classes: int, channels: int) -> None:
         super().__init__()
@@ -52,14 +52,14 @@ def spec_of(
 
 
 def letters(classes: int, side: int, channels: int = 3) -> tuple[Tensor, Tensor]:
-    """30 pictures of every letter, float in [0, 1], and their labels."""
+    """30 images of every letter, float in [0, 1], and their labels."""
     glyphs = [Glyph("latin", letter, ("DejaVuSans", "DejaVuSerif")) for letter in LETTERS[:classes]]
     images = torch.cat([render_glyph(glyph, 30, side, seed=0) for glyph in glyphs]).float() / 255
     return images.mean(1, keepdim=True) if channels == 1 else images, torch.arange(classes).repeat_interleave(30)
 
 
 def trained(spec: ClassifierSpec, *, batch_norm: bool = True, steps: int = 80) -> ImageClassifier:
-    """A classifier that knows its letters by heart."""
+    """A classifier that recognises its training letters."""
     random = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -94,12 +94,12 @@ def recover(
     check: Callable[[], None] = lambda: None,
     **options: Any,
 ) -> RecoveredImages:
-    """The images of one bucket; `options` as of `inversions`."""
+    """Images of one bucket; `options` are keywords of `inversions`."""
     return next(config.inversions(teacher, [labels], random, **options)).run(check).best()
 
 
 def distances(health: Health) -> tuple[float, float]:
-    """The batch-norm distances, at the end and at the start, of a teacher that has batch norm."""
+    """Batch-norm distances at the end and at the start, for a teacher with batch norm."""
     assert health.batch_norm_distance is not None
     assert health.batch_norm_distance_at_start is not None
     return health.batch_norm_distance, health.batch_norm_distance_at_start

@@ -7,7 +7,7 @@ from metazoo.data.augment import crop_and_flip_alike, shift_and_flip
 
 
 def numbered(count: int, side: int = 6, channels: int = 2) -> Tensor:
-    """Every pixel is unlike every other one."""
+    """Images in which no two pixels are equal."""
     return torch.arange(count * channels * side * side, dtype=torch.float32).view(count, channels, side, side)
 
 
@@ -29,16 +29,16 @@ def test_each_image_is_shifted_on_its_own_with_its_border_repeated() -> None:
     moved = shift_and_flip(images, padding, seeded(1))
     padded = functional.pad(images, (padding,) * 4, mode="replicate")
     found = torch.zeros(300, dtype=torch.long)
-    kinds = set()
+    shifts = set()
     for flip in (False, True):
         for down in range(2 * padding + 1):
             for right in range(2 * padding + 1):
                 expected = padded[:, :, down : down + 6, right : right + 6]
                 equal = (moved == (expected.flip(3) if flip else expected)).flatten(1).all(1)
                 found += equal.long()
-                kinds |= {(flip, down, right)} if bool(equal.any()) else set()
-    assert found.unique().tolist() == [1]  # each is exactly one of these
-    assert len(kinds) == 2 * 5 * 5  # and all of them occur
+                shifts |= {(flip, down, right)} if bool(equal.any()) else set()
+    assert found.unique().tolist() == [1]  # each image matches exactly one shift
+    assert len(shifts) == 2 * 5 * 5  # and all shifts occur
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -49,7 +49,7 @@ def test_shape_and_range_are_kept(
     images = torch.rand(count, channels, side, side, generator=seeded()).contiguous(memory_format=memory_format)
     moved = shift_and_flip(images, padding, seeded())
     assert moved.shape == images.shape
-    assert bool(((moved[:, :, None] == images.flatten(2)[..., None, None]).any(2)).all())  # nothing is made up
+    assert bool(((moved[:, :, None] == images.flatten(2)[..., None, None]).any(2)).all())  # no new values
     assert torch.equal(moved, shift_and_flip(images.contiguous(), padding, seeded()))
 
 

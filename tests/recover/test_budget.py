@@ -26,7 +26,7 @@ def test_buckets_hold_every_image_once_in_nearly_equal_and_balanced_parts(
     assert 0 <= int(labels.min()) <= int(labels.max()) < classes
     for bucket in buckets:
         held = bucket.bincount(minlength=classes)[labels]
-        assert int(held.max() - held.min()) <= 1  # so as many different classes as it has room for
+        assert int(held.max() - held.min()) <= 1  # hence the most different classes
         assert bucket.dtype == torch.int64
 
 

@@ -45,7 +45,7 @@ def recovered(zoo: Zoo, name: str, *, guide: str | None = None) -> RecoveredImag
     return found
 
 
-def test_what_has_batch_norm_guides_what_has_not_of_its_own_domain_first(zoo: Zoo) -> None:
+def test_models_with_batch_norm_guide_those_without_of_their_domain_first(zoo: Zoo) -> None:
     for name, domain in (("vit", "letters"), ("other-vit", "signs"), ("lonely-vit", "dogs")):
         add(zoo, name, VISION_TRANSFORMER, domain)
     assert choose_guides(zoo, 0) == {}
@@ -59,7 +59,7 @@ def test_what_has_batch_norm_guides_what_has_not_of_its_own_domain_first(zoo: Zo
     assert {guides["lonely-vit"].name for guides in drawn} == {"a", "b", "c"}
 
 
-def test_a_guide_is_no_better_protected_than_whom_it_guides(zoo: Zoo) -> None:
+def test_a_guide_has_no_more_protection_than_the_guided_model(zoo: Zoo) -> None:
     permissions: dict[str, Permission] = {"show": "show", "keep": "keep", "discard": "discard"}
     for name, permission in permissions.items():
         add(zoo, f"vit-{name}", VISION_TRANSFORMER, permission=permission)
@@ -70,7 +70,7 @@ def test_a_guide_is_no_better_protected_than_whom_it_guides(zoo: Zoo) -> None:
     }
 
 
-def test_every_model_is_guided_by_another_of_its_domain_if_asked(zoo: Zoo) -> None:
+def test_all_models_can_have_guides_of_their_domain(zoo: Zoo) -> None:
     for name, domain in (("a", "letters"), ("b", "letters"), ("c", "letters"), ("lonely", "signs")):
         add(zoo, name, spec_of(), domain)
     add(zoo, "vit", VISION_TRANSFORMER, "signs")
@@ -122,7 +122,7 @@ def test_with_itself_as_a_guide_a_model_is_recovered_as_alone_in_half_of_the_ite
 
 
 def scaled(classifier: ImageClassifier, factor: float) -> ImageClassifier:
-    """The same function, whose convolutions have outputs `factor` times as large."""
+    """The same function, with outputs of the convolutions `factor` times as large."""
     other = copy.deepcopy(classifier)
     with torch.no_grad():
         for convolution, norm, *_ in other.network.blocks:  # pyright: ignore[reportGeneralTypeIssues]
@@ -172,14 +172,14 @@ GUIDES: list[WhiteBoxTeacher | None] = []
 
 
 class Noted(RecoveryConfig):
-    """Notes the guide of every inversion."""
+    """Records the guide of every inversion."""
 
     def inversions(self, *arguments: Any, **options: Any) -> Any:
         GUIDES.append(options["guide"])
         return super().inversions(*arguments, **options)
 
 
-def test_an_unsound_teacher_is_named_without_another_try_that_blames_its_guide(zoo: Zoo) -> None:
+def test_an_unsound_teacher_is_named_rather_than_its_guide(zoo: Zoo) -> None:
     add(zoo, "sound", spec_of())
     ruined = trained(spec_of(), steps=2)
     with torch.no_grad():
@@ -201,7 +201,7 @@ def test_a_guide_that_fails_is_rejected(zoo: Zoo, finite: bool) -> None:
     add(zoo, "a", spec_of())
     ruined = trained(spec_of(), steps=2)
     with torch.no_grad():
-        if finite:  # its statistics are those of images to start from, so that all others are further away
+        if finite:  # statistics of starting images, so that all others are further away
             with BatchNormReader(ruined) as reader:
                 ruined(start_images("leaves", 32, 3, 16, torch.Generator().manual_seed(5)))
             for observed, stored in zip(reader.observed, reader.stored, strict=True):
@@ -238,5 +238,5 @@ def test_a_bank_says_who_guided(zoo: Zoo, tmp_path: Path) -> None:
     assert not torch.equal(alone.images_of("vit")[0], bank.images_of("vit")[0])
     assert torch.equal(alone.images_of("conv")[0], bank.images_of("conv")[0])
     zoo.remove({"conv"})
-    with pytest.raises(RunError, match="'vit' made with guide conv, not None"):
+    with raises(RunError, subject="'vit'", problem="guide conv, not None"):
         recover_zoo(zoo, bank, config, budget, 3)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from error_checks import raises
 from recorded_operations import PlayedBack
 from recover_helpers import recover, spec_of, teacher_of, trained
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ GENERATOR = GeneratorConfig(iterations=5, latent=16, width=4)
 
 
 class Still(Augmentation):
-    """None at all."""
+    """No augmentation."""
 
     def __init__(self) -> None:
         super().__init__(0)
@@ -51,7 +52,7 @@ class Still(Augmentation):
 
 @pytest.fixture(scope="module")
 def other() -> WhiteBoxTeacher:
-    """A residual network that knows five letters at 20 pixels."""
+    """A residual network trained on five letters at 20 pixels."""
     return teacher_of(trained(spec_of(5, 20, architecture="thin-resnet")), "other")
 
 
@@ -111,7 +112,7 @@ def test_an_outer_optimiser_does_what_steps_do(teacher: WhiteBoxTeacher) -> None
         loss.backward()
         optimiser.step()
         free.canvas.confine()
-    free.loss()  # of the result of the last step
+    free.loss()  # result of the last step
     torch.testing.assert_close(free.canvas.images(), stepped.canvas.images(), rtol=1e-4, atol=1e-4)
     assert min(losses) < losses[0]
     one, two = free.best(), stepped.best()
@@ -160,7 +161,7 @@ def test_two_teachers_share_a_generator_under_one_optimiser(teacher: WhiteBoxTea
 
 @dataclass
 class Like(Objective):
-    """A weighted distance from wanted images that notes what it was shown."""
+    """Weighted distance from target images; records its inputs."""
 
     target: Tensor
     uses_features: bool = False
@@ -171,14 +172,16 @@ class Like(Objective):
         self.images: list[Tensor] = []
 
     def __call__(self, images: Tensor, outputs: TeacherOutputs, step: Tensor) -> Tensor:
-        is_last = not torch.is_grad_enabled()  # the result of the last step is judged as that step
+        is_last = not torch.is_grad_enabled()  # the evaluation after the last step has its number
         assert step.item() == len(self.shown) - is_last
         self.shown.append(outputs)
         self.images.append(images.detach().clone())
         return self.weight * (images - self.target).square().sum()
 
 
-def test_an_injected_objective_moves_the_images_and_sees_both_kinds_of_them(teacher: WhiteBoxTeacher) -> None:
+def test_a_custom_objective_changes_the_images_and_gets_both_forms_of_them(
+    teacher: WhiteBoxTeacher,
+) -> None:
     target = torch.linspace(0.2, 0.8, 16).expand(len(WANTED), 3, 16, 16)
     like, config = Like(target), RecoveryConfig(iterations=60, total_variation=0)
     led = recover(teacher, WANTED, config, seeded(), objectives=[like])
@@ -198,17 +201,17 @@ def test_an_injected_objective_moves_the_images_and_sees_both_kinds_of_them(teac
 def test_features_come_from_the_same_pass_when_they_are_asked_for(
     config: RecoveryConfig | GeneratorConfig, teacher: WhiteBoxTeacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    silent = Like(torch.zeros(()), weight=0.0, uses_features=True)
+    weightless = Like(torch.zeros(()), weight=0.0, uses_features=True)
     alone = recover(teacher, WANTED, config, seeded())
     passes: list[int] = []
     real = type(teacher.classifier).preprocess
     counted: Callable[..., Tensor] = lambda own, images: passes.append(len(images)) or real(own, images)  # noqa: E731
     monkeypatch.setattr(type(teacher.classifier), "preprocess", counted)
-    asked = recover(teacher, WANTED, config, seeded(), objectives=[silent])
+    asked = recover(teacher, WANTED, config, seeded(), objectives=[weightless])
     assert passes == [len(WANTED)] * (config.iterations + 3)
     assert torch.equal(asked.images, alone.images)
     assert asked.health == alone.health
-    for outputs in silent.shown:
+    for outputs in weightless.shown:
         assert outputs.features is not None
         assert torch.equal(teacher.classifier.network.head(outputs.features), outputs.logits)
         torch.testing.assert_close(teacher.features(outputs.images), outputs.features)
@@ -244,12 +247,12 @@ def test_a_meta_generator_learns_from_the_last_gradient_of_its_copies(
         for value, gradient in zip(meta.parameters(), gradients, strict=True):
             value.grad = gradient
         optimiser.step()
-    assert losses[-1] < losses[0] / 2  # a better start for the same number of inner steps
+    assert losses[-1] < losses[0] / 2  # a better start with the same number of inner steps
     assert not torch.equal(before[0], next(meta.parameters()))
 
 
 class Part(Canvas):
-    """Some images of a pool that teachers share."""
+    """Part of the images of a pool that teachers share."""
 
     def __init__(self, pool: Tensor, indices: Tensor) -> None:
         self.parameters, self.indices = (pool,), indices
@@ -284,7 +287,7 @@ class Fading(Objective):
 
 
 @pytest.mark.parametrize("recordable", [True, False])
-def test_only_what_says_so_is_recorded(
+def test_only_recordable_objectives_are_recorded(
     recordable: bool, teacher: WhiteBoxTeacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fading = Fading(torch.linspace(50, 0, PIXELS.iterations), recordable)
@@ -314,7 +317,7 @@ def test_a_generator_may_be_trained_further(teacher: WhiteBoxTeacher) -> None:
     assert not torch.equal(network.project.weight, moved)
 
 
-def test_nothing_waits_for_the_collector(teacher: WhiteBoxTeacher) -> None:
+def test_memory_is_freed_without_garbage_collection(teacher: WhiteBoxTeacher) -> None:
     gc.collect()
     gc.disable()
     try:
@@ -328,7 +331,7 @@ def test_nothing_waits_for_the_collector(teacher: WhiteBoxTeacher) -> None:
         gc.enable()
 
 
-def test_without_a_step_the_start_is_what_the_teacher_says(teacher: WhiteBoxTeacher) -> None:
+def test_without_a_step_the_start_has_the_predictions_of_the_teacher(teacher: WhiteBoxTeacher) -> None:
     start = noise()
     found = Inversion(teacher, PixelCanvas(start), WANTED, [CrossEntropy()], Still(), seeded()).best()
     assert torch.equal(found.images, (start.detach() * 255).round().to(torch.uint8))
@@ -336,11 +339,11 @@ def test_without_a_step_the_start_is_what_the_teacher_says(teacher: WhiteBoxTeac
 
 
 def test_wrong_use_names_the_model_and_the_remedy(teacher: WhiteBoxTeacher) -> None:
-    with pytest.raises(UsageError, match=r"model 'letters' has no objective; give one"):
+    with raises(UsageError, subject="model 'letters'", problem="no objective", remedy="CrossEntropy()"):
         Inversion(teacher, PixelCanvas(noise()), WANTED, [], Still(), seeded())
     done = next(PIXELS.inversions(teacher, [WANTED], seeded())).run()
     for own in (done, Inversion(teacher, PixelCanvas(noise()), WANTED, [CrossEntropy()], Still(), seeded())):
-        with pytest.raises(UsageError, match=r"model 'letters' has no learning rate for a further step; give more"):
+        with raises(UsageError, subject="model 'letters'", problem="learning rate", remedy="learning_rates"):
             own.step()
 
 

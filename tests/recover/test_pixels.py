@@ -36,7 +36,7 @@ def test_adam_is_that_of_torch() -> None:
     torch.testing.assert_close(ours, theirs.detach(), rtol=1e-6, atol=1e-7)
 
 
-def test_the_teacher_recognises_what_is_recovered_and_its_statistics_come_nearer(teacher: WhiteBoxTeacher) -> None:
+def test_the_teacher_recognises_recovered_images_and_its_statistics_come_nearer(teacher: WhiteBoxTeacher) -> None:
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     result = recover(teacher, WANTED, RecoveryConfig(iterations=80), seeded())
     assert (result.images.shape, result.images.dtype) == ((32, 3, 16, 16), torch.uint8)
@@ -51,7 +51,7 @@ def test_the_teacher_recognises_what_is_recovered_and_its_statistics_come_nearer
 
 
 @pytest.mark.parametrize(("side", "channels", "batch_norm"), [(16, 1, True), (20, 3, True), (16, 3, False)])
-def test_every_kind_of_teacher_is_recovered(side: int, channels: Literal[1, 3], batch_norm: bool) -> None:
+def test_teachers_of_all_sizes_are_recovered(side: int, channels: Literal[1, 3], batch_norm: bool) -> None:
     teacher = teacher_of(trained(spec_of(4, side, channels), batch_norm=batch_norm))
     result = recover(teacher, WANTED, RecoveryConfig(iterations=80), seeded())
     assert result.images.shape == (32, channels, side, side)
@@ -90,7 +90,7 @@ def test_the_iterate_with_the_lowest_loss_is_kept(teacher: WhiteBoxTeacher, monk
         return real(augmentation, images, draws)
 
     monkeypatch.setattr(ShiftAndFlip, "apply", spy)
-    # Steps this wild make the second iterate worse than the start, and nothing mends it.
+    # With such large steps, the second iterate is worse than the start, and later ones remain so.
     config = RecoveryConfig(iterations=3, learning_rate=100.0, cross_entropy=0, batch_norm=0, total_variation=1)
     result = recover(teacher, WANTED, config, seeded())
     losses = [objectives.total_variation(images).item() for images in seen]

@@ -53,7 +53,7 @@ def test_so_does_one_with_a_guide(teacher: WhiteBoxTeacher, monkeypatch: pytest.
     assert torch.equal(called.images, played.images)
 
 
-def test_what_waits_for_the_device_is_not_recorded_and_nothing_of_it_is_done() -> None:
+def test_a_step_that_waits_for_the_device_is_not_recorded_and_has_no_effect() -> None:
     values = torch.zeros(2)
 
     def step() -> None:
@@ -65,7 +65,7 @@ def test_what_waits_for_the_device_is_not_recorded_and_nothing_of_it_is_done() -
     assert torch.equal(values, torch.zeros(2))
 
 
-def test_a_step_that_counts_in_python_comes_out_wrong_when_it_is_played_back() -> None:
+def test_a_step_that_counts_in_python_is_wrong_when_it_is_played_back() -> None:
     values, done = torch.zeros(()), 0
 
     def step() -> None:
@@ -77,7 +77,7 @@ def test_a_step_that_counts_in_python_comes_out_wrong_when_it_is_played_back() -
     assert record(step, recording)
     for _ in range(3):
         recording.replay()
-    assert values.item() == 3  # and not 1 + 2 + 3: the emulation would tell
+    assert values.item() == 3  # and not 1 + 2 + 3, as a call at every step would give
 
 
 def test_vision_transformers_that_lose_patches_are_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:

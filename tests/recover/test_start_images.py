@@ -26,8 +26,8 @@ def test_starts_are_in_range_and_the_generator_alone_decides(
 def test_leaves_have_edges_and_plains_colour_and_no_two_alike() -> None:
     images = dead_leaves(40, 3, 32, seeded())
     steps = (images[..., 1:] - images[..., :-1]).abs().mean(1).flatten()
-    assert steps.median() < 0.06  # most neighbours are alike
-    assert steps.quantile(0.99) > 0.25  # a few are not at all
+    assert steps.median() < 0.06  # most neighbours are similar
+    assert steps.quantile(0.99) > 0.25  # a few are not
     assert (images.amax(1) - images.amin(1)).mean() > 0.1
     assert torch.pdist(images.flatten(1)).min() > 1
     assert 0.1 < images.std() < 0.4

@@ -15,7 +15,7 @@ from metazoo.zoo import WhiteBoxTeacher
 
 
 class NormAndActivation(nn.BatchNorm2d):
-    """As of an imported model: batch norm with a forward of its own."""
+    """Batch norm with another forward, as in some imported models."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         return torch.relu(super().forward(input))
@@ -44,7 +44,7 @@ def inputs_of_batch_norm(network: nn.Module, images: Tensor) -> list[Tensor]:
 
 
 def traces(network: nn.Module) -> list[tuple[list[int], list[str]]]:
-    """All that a reader could leave behind."""
+    """Everything that a reader could leave changed."""
     return [(list(part._forward_pre_hooks), sorted(vars(part))) for part in network.modules()]
 
 
@@ -56,7 +56,7 @@ def test_what_is_observed_is_what_each_layer_was_given(architecture: str, parts:
     plain = classifier(images)
     with BatchNormReader(classifier) as reader, torch.no_grad():
         classifier(images[:3])
-        reader.clear()  # what follows is not mixed with that
+        reader.clear()  # the next batch starts anew
         outputs = torch.cat([classifier(part) for part in images.tensor_split(parts)])
         observed, stored = reader.observed, reader.stored
     torch.testing.assert_close(outputs, plain)
@@ -107,7 +107,7 @@ def test_gradients_are_those_of_torch_itself(of_outputs: bool, of_statistics: bo
 
 
 class Watched(nn.BatchNorm2d):
-    """The same batch norm, which the reader takes for one that it does not know."""
+    """The same batch norm, in a subclass that the reader does not know."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         return super().forward(input)
@@ -140,7 +140,7 @@ def test_readers_within_each_other_both_see_and_clean_up(teacher: WhiteBoxTeache
     assert traces(teacher) == before
 
 
-def test_layers_that_remember_nothing_learn_or_do_not_run_are_left_out() -> None:
+def test_layers_that_keep_no_statistics_learn_or_do_not_run_are_absent() -> None:
     network = nn.Sequential(
         nn.BatchNorm2d(2, track_running_stats=False), nn.BatchNorm2d(2), nn.InstanceNorm2d(2), nn.Identity()
     )

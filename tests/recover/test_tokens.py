@@ -30,7 +30,7 @@ def transformer(side: int = SIDE) -> tuple[LibraryNetwork, PatchTokens]:
 
 
 def logits_without(network: LibraryNetwork, images: Tensor, kept: Tensor) -> Tensor:
-    """One image after the other, its other patches taken out by hand."""
+    """Reference: one image after the other, with its other patches removed by hand."""
     body: Any = network.body
     rows = []
     for image, chosen in zip(images, kept, strict=True):
@@ -41,7 +41,7 @@ def logits_without(network: LibraryNetwork, images: Tensor, kept: Tensor) -> Ten
     return torch.cat(rows)
 
 
-def test_the_network_goes_on_with_the_kept_patches_alone() -> None:
+def test_the_network_continues_with_the_kept_patches_alone() -> None:
     network, tokens = transformer()
     assert (tokens.rows, tokens.columns) == (4, 4)
     images = torch.rand(3, 3, SIDE, SIDE, generator=seeded())
@@ -55,7 +55,7 @@ def test_the_network_goes_on_with_the_kept_patches_alone() -> None:
         assert torch.equal(network(images), whole)
     with pytest.raises(ZeroDivisionError), tokens.only(kept):
         raise ZeroDivisionError
-    assert torch.equal(network(images), whole)  # nothing is left behind
+    assert torch.equal(network(images), whole)  # the network is restored
 
 
 def test_a_transformer_of_torchvision_is_known_too() -> None:
@@ -63,7 +63,7 @@ def test_a_transformer_of_torchvision_is_known_too() -> None:
     tokens = patch_tokens(network)
     assert tokens is not None
     images = torch.rand(2, 3, 64, 64, generator=seeded())
-    with tokens.only(torch.tensor([[2, 0, 3, 1], [0, 1, 3, 2]])):  # tokens have their positions already
+    with tokens.only(torch.tensor([[2, 0, 3, 1], [0, 1, 3, 2]])):  # tokens already have their positions
         torch.testing.assert_close(network(images), network.head(network.features(images)))
         shuffled = network(images)
     torch.testing.assert_close(shuffled, network(images), rtol=1e-4, atol=1e-4)
@@ -72,11 +72,11 @@ def test_a_transformer_of_torchvision_is_known_too() -> None:
 @pytest.mark.parametrize(
     "architecture", ["timm:test_convnext", "timm:test_resnet", "conv4", "timm:swin_tiny_patch4_window7_224"]
 )
-def test_what_has_no_such_tokens_is_left_alone(architecture: str) -> None:
+def test_other_networks_have_no_patch_tokens(architecture: str) -> None:
     assert patch_tokens(build_network(architecture, classes=2, channels=3, input_size=56)) is None
 
 
-def test_the_patches_with_the_least_gradient_go_first() -> None:
+def test_patches_with_the_least_gradient_are_dropped_first() -> None:
     _, tokens = transformer()
     start = torch.rand(2, 3, SIDE, SIDE, generator=seeded())
     selection = PatchSelection(tokens, start, 0.75, 8)
@@ -101,7 +101,7 @@ def test_the_patches_with_the_least_gradient_go_first() -> None:
     assert len(set(left)) == DROPS + 1
 
 
-def test_the_kept_patches_follow_an_image_that_is_moved() -> None:
+def test_the_kept_patches_follow_a_shifted_image() -> None:
     _, tokens = transformer()
     start = torch.rand(1, 3, SIDE, SIDE, generator=seeded())
     selection = PatchSelection(tokens, start, 0.9, 8)
@@ -121,7 +121,7 @@ def test_the_kept_patches_follow_an_image_that_is_moved() -> None:
     assert torch.equal(selection.detached(shift_and_flip(joined, 2, seeded(5)))[0], whole)
 
 
-def test_dropped_patches_stay_as_they_were() -> None:
+def test_dropped_patches_remain_unchanged() -> None:
     network, _ = transformer()
     spec = ClassifierSpec(
         architecture="timm:test_vit", arguments={**ARGUMENTS}, classes=3, input_size=SIDE, mean=(0,) * 3, std=(1,) * 3
@@ -140,7 +140,7 @@ def test_dropped_patches_stay_as_they_were() -> None:
     assert dropped.float().mean() == pytest.approx(0.75)
 
 
-def test_a_transformer_recognises_what_was_recovered_from_part_of_it() -> None:
+def test_a_transformer_recognises_images_of_sparse_inversion() -> None:
     spec = ClassifierSpec(
         architecture="timm:test_vit",
         arguments={**ARGUMENTS},
@@ -150,7 +150,7 @@ def test_a_transformer_recognises_what_was_recovered_from_part_of_it() -> None:
         std=(0.25,) * 3,
     )
     teacher, wanted = teacher_of(trained(spec, steps=160)), torch.arange(4).repeat(4)
-    # Not moved: a letter is another one in a mirror, and this teacher has never seen one shifted.
+    # No augmentation: the teacher was trained without, and a mirrored letter is another one.
     config = RecoveryConfig(iterations=60, total_variation=1, shift=0, dropped_tokens=0.5)
     result = recover(teacher, wanted, config, seeded())
     assert result.health.agreement > 0.8

@@ -3,6 +3,7 @@ import re
 
 import pytest
 import torch
+from error_checks import raises
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -29,7 +30,7 @@ def task(request: pytest.FixtureRequest) -> tuple[nn.Module, Tensor, Tensor]:
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
         network.train()
         for _ in range(20):
-            network(images)  # statistics of their own, unlike those of any one batch
+            network(images)  # running statistics differ from those of any batch
     return network, images, labels
 
 
@@ -83,7 +84,7 @@ def test_leaves_the_network_as_it_was(task: tuple[nn.Module, Tensor, Tensor]) ->
     assert all(parameter.grad is None for parameter in network.parameters())
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
     network.train()
-    with pytest.raises(DataError, match="classes of the probe"):
+    with raises(DataError, subject="labels", problem=f"[0, {CLASSES})"):
         diagonal_fisher(network, images, labels + CLASSES, chunk=4)
     assert all(module.training for module in network.modules())
 
@@ -99,7 +100,7 @@ def test_only_trainable_tensors_embed_the_task(task: tuple[nn.Module, Tensor, Te
 
 
 def of_two_batches(network: nn.Module, images: Tensor, labels: Tensor, first: int) -> dict[str, Tensor]:
-    """Mean of the squared gradients of two batches, the first of so many images, in the mode of the network."""
+    """Mean of the squared gradients of two batches, the first of `first` images, in the mode of the network."""
     expected: dict[str, Tensor] = {}
     for part in (slice(0, first), slice(first, None)):
         loss = functional.cross_entropy(network(images[part]), labels[part])
@@ -126,19 +127,19 @@ def test_a_batch_can_be_normalised_by_itself_and_the_network_is_left_as_it_was(
     network.eval()
     state = {name: value.clone() for name, value in network.state_dict().items()}
     modes = [(module.training, getattr(module, "track_running_stats", None)) for module in network.modules()]
-    # A last batch of one image joins the one before: 5 and 6 of 11.
+    # A last batch of one image is merged with the batch before it: 5 and 6 of 11.
     found = diagonal_fisher(network, images, labels, chunk=5, batch_squared=True, batch_statistics=True)
     assert [(module.training, getattr(module, "track_running_stats", None)) for module in network.modules()] == modes
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
     network.train()
     expected = of_two_batches(network, images, labels, 5)
     assert_alike(found, expected)
-    with pytest.raises(UsageError, match="leave no sample a gradient of its own; use them with batch_squared"):
+    with raises(UsageError, subject="batch_statistics", remedy="batch_squared=True"):
         diagonal_fisher(network, images, labels, chunk=5, batch_statistics=True)
 
 
 class Mixed(nn.Module):
-    """Biases before a batch norm, before a batch norm and a sum, and before an activation; a tensor in place."""
+    """Biases before a batch norm, before a batch norm and a sum, and before an in-place activation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -171,7 +172,7 @@ def test_the_published_similarity_is_free_of_rounding_noise(task: tuple[nn.Modul
             network, images[order], labels[order], chunk=SAMPLES, batch_squared=True, batch_statistics=True
         )
         rows.append(TaskEmbedding(name, fisher))
-    # One batch in two orders: all that differs is rounding.
+    # One batch in two orders: only rounding differs.
     assert float(similarity_matrix(FisherEmbeddings.stack(rows))[0, 1]) > 0.9999
 
 
@@ -205,7 +206,7 @@ def test_sampled_labels_come_from_the_softmax(task: tuple[nn.Module, Tensor, Ten
         )
 
     assert_alike(sampled(9, 2, seed=1), sampled(9, 9, seed=1))
-    # the true Fisher of one image is the mean over classes, weighted by the softmax, of that of a given label
+    # The true Fisher of one image is the mean of the empirical ones over all labels, weighted by the softmax.
     network.eval()
     with torch.no_grad():
         probabilities = network(images[:1]).softmax(1)[0]
@@ -220,24 +221,24 @@ def test_sampled_labels_come_from_the_softmax(task: tuple[nn.Module, Tensor, Ten
 def test_bad_input_is_named() -> None:
     network = build_network("conv4", classes=CLASSES, channels=3, input_size=SIDE, arguments={"width": 4})
     images, labels = torch.zeros(3, 3, SIDE, SIDE), torch.tensor([0, 1, 2])
-    with pytest.raises(UsageError, match="chunk"):
+    with raises(UsageError, subject="chunk", problem="0"):
         diagonal_fisher(network, images, labels, chunk=0)
-    with pytest.raises(UsageError, match="most_entries"):
+    with raises(UsageError, subject="most_entries", problem="0"):
         diagonal_fisher(network, images, labels, chunk=2, most_entries=0)
-    with pytest.raises(UsageError, match="generator"):
+    with raises(UsageError, subject="generator"):
         diagonal_fisher(network, images, "sampled", chunk=2)
-    with pytest.raises(UsageError, match="'drawn'"):
+    with raises(UsageError, subject="labels", problem="'drawn'"):
         diagonal_fisher(network, images, "drawn", chunk=2)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(DataError, match="n at least 1"):
+    with raises(DataError, subject="images", problem="[0, 3, 16, 16]"):
         diagonal_fisher(network, images[:0], labels[:0], chunk=2)
-    with pytest.raises(DataError, match="int64"):
+    with raises(DataError, subject="labels", problem="int64 [3]"):
         diagonal_fisher(network, images, labels[:2], chunk=2)
-    with pytest.raises(DataError, match="not finite"):
+    with raises(DataError, subject="gradients", problem="not finite"):
         diagonal_fisher(network, images * float("nan"), labels, chunk=2)
-    with pytest.raises(UsageError, match="no trainable parameter"):
+    with raises(UsageError, subject="probe", remedy="requires_grad"):
         diagonal_fisher(nn.Sequential(nn.Flatten(), nn.Identity()), images, labels, chunk=2)
     stateless = nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), nn.Flatten(), nn.Linear(3 * SIDE**2, 4))
-    with pytest.raises(UsageError, match="stores no statistics"):
+    with raises(UsageError, subject="batch norm '0'", remedy="track_running_stats=True"):
         diagonal_fisher(stateless, images, labels, chunk=2)
 
 
@@ -251,28 +252,28 @@ def test_embeddings_of_a_zoo_keep_and_return(tmp_path) -> None:
     assert back.names == ("latin/é", "greek")
     assert list(back.tensors) == ["a", "b"]
     assert all(torch.equal(back.tensors[name][:], zoo.tensors[name][:]) for name in "ab")
-    with pytest.raises(DataError, match="different probes"):
+    with raises(DataError, subject="'short'", problem="different probes"):
         write_embeddings(path, ["one", "short"], [one, TaskEmbedding("short", {"a": torch.ones(2)})])
     assert FisherEmbeddings.load(path).names == back.names
-    with pytest.raises(DataError, match="different probes"):
+    with raises(DataError, subject="'short'", problem="different probes"):
         FisherEmbeddings.stack([one, TaskEmbedding("short", {"a": torch.ones(2)})])
-    with pytest.raises(UsageError, match="same name"):
+    with raises(UsageError, subject="task embeddings", problem="same name"):
         FisherEmbeddings.stack([one, one])
-    with pytest.raises(UsageError, match="at least one"):
+    with raises(UsageError, subject="task embeddings", problem="none"):
         FisherEmbeddings.stack([])
-    with pytest.raises(DataError, match="negative"):
+    with raises(DataError, subject="'w'", problem="negative"):
         FisherEmbeddings(("a",), {"w": torch.tensor([[-1.0]])})
 
 
 def test_a_file_of_something_else_is_refused(tmp_path) -> None:
     path = tmp_path / "other.safetensors"
     write_tensors(path, {"a": torch.ones(2, 3)})
-    with pytest.raises(ArtefactError, match="format 1"):
+    with raises(ArtefactError, subject=str(path), problem="format 1"):
         FisherEmbeddings.load(path)
     for names in ('["one"]', "not json", "3"):
         write_tensors(path, {"a": torch.ones(2, 3)}, {"format_version": "1", "names": names})
-        with pytest.raises(ArtefactError, match="whole task embeddings"):
+        with raises(ArtefactError, subject=str(path), problem="damaged"):
             FisherEmbeddings.load(path)
     write_tensors(path, {"a": torch.ones(1, 3)}, {"format_version": "2", "names": json.dumps(["one"])})
-    with pytest.raises(ArtefactError, match="format 1"):
+    with raises(ArtefactError, subject=str(path), problem="format 1"):
         FisherEmbeddings.load(path)

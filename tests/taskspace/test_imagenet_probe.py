@@ -1,10 +1,11 @@
-"""The published probe, with random weights in the place of ImageNet's."""
+"""The published probe, with random weights instead of those of ImageNet."""
 
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from error_checks import raises
 from safetensors.torch import save_file
 from torch.nn import functional
 from torchvision.models import resnet18, resnet34
@@ -56,7 +57,7 @@ def test_the_published_probe_is_in_training_mode(weights: Path) -> None:
     logits = network((images.float() / 255 - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1))
     expected = torch.autograd.grad(functional.cross_entropy(logits, labels), list(network.parameters()))[-1].square()
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-9)
-    with pytest.raises(ValueError, match="batch_statistics are for fisher published alone"):
+    with pytest.raises(ValueError, match="batch_statistics needs fisher published"):
         ProbeConfig(batch_statistics=True)
 
 
@@ -64,7 +65,7 @@ def test_by_sample_it_is_the_mean_of_squares(weights: Path) -> None:
     images, labels = pictures(2)
     probe = ImageNetProbe.load(weights)
     both = probe.embed("both", images, labels)
-    single = [probe.embed("one", images[place : place + 1], labels[place : place + 1]) for place in range(2)]
+    single = [probe.embed("one", images[index : index + 1], labels[index : index + 1]) for index in range(2)]
     for name in ("conv1.weight", "fc.bias"):
         mean = (single[0].tensors[name] + single[1].tensors[name]) / 2
         torch.testing.assert_close(both.tensors[name], mean, rtol=1e-3, atol=1e-9)
@@ -76,11 +77,11 @@ def test_a_pth_file_of_tensors_is_read_and_anything_else_refused(tmp_path: Path)
     torch.save(resnet18().state_dict(), tmp_path / "other.pth")
     torch.save(resnet18(), tmp_path / "pickled.pth")
     for name in ("other.pth", "pickled.pth", "missing.pth"):
-        with pytest.raises(UsageError, match=rf"{name} does not hold the weights of a ResNet-34 \(.+\); give another"):
+        with raises(UsageError, subject=name, problem="ResNet-34 ("):
             ImageNetProbe.load(tmp_path / name)
 
 
 def test_without_torchvision_the_extra_is_named(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchvision.models", None)
-    with pytest.raises(UsageError, match=r"needs torchvision; install the extra `metazoo\[torchvision\]`"):
+    with raises(UsageError, subject="imagenet-resnet34", remedy="`metazoo[torchvision]`"):
         ImageNetProbe.load(weights)

@@ -1,7 +1,8 @@
-"""Squared gradients by layers against torch's own gradients, sample by sample."""
+"""Squared gradients by layer, compared with those of torch for single samples."""
 
 import pytest
 import torch
+from error_checks import raises
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -82,11 +83,11 @@ def test_equals_torch_sample_by_sample(layers: list[nn.Module]) -> None:
 def test_what_cannot_be_known_is_refused() -> None:
     images, targets = torch.randn(2, 3, 8, 8), torch.tensor([0, 1])
     for network in (Twice(), ChangesItsInput(), Unused()):
-        with pytest.raises(UsageError, match=r"'layer\.\w+' is not called once"):
+        with raises(UsageError, subject="layer of 'layer.", problem="called exactly once"):
             squares(network, images, targets)
     head = [nn.Flatten(), nn.Linear(3 * 64, 2)]
     for layer in (nn.Conv2d(3, 3, 1, groups=3), nn.Conv2d(3, 3, 3, padding="same"), nn.PReLU()):
-        with pytest.raises(UsageError, match=rf"'0\.weight', in a layer of the kind {type(layer).__name__}"):
+        with raises(UsageError, subject="'0.weight'", problem=type(layer).__name__):
             squares(nn.Sequential(layer, *head), images, targets)
         assert set(squares(nn.Sequential(layer.requires_grad_(False), *head), images, targets)) == {
             "2.weight",
@@ -94,5 +95,5 @@ def test_what_cannot_be_known_is_refused() -> None:
         }
     tied = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), *head)
     tied[1].weight = tied[0].weight
-    with pytest.raises(UsageError, match="share a parameter"):
+    with raises(UsageError, subject="probe", problem="share a parameter"):
         squares(tied, images, targets)

@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from error_checks import raises
 from torch import Tensor
 from torch.nn import functional
 
@@ -22,7 +23,7 @@ CONFIG = ProbeConfig(architecture="conv4", width=8, input_size=SIDE, steps=60, b
 
 
 def task(seed: int, classes: int) -> tuple[Tensor, Tensor]:
-    """Noise around one colour a class."""
+    """Noise around one colour per class."""
     random = torch.Generator().manual_seed(seed)
     labels = torch.arange(classes).repeat(EACH)
     colours = torch.randint(30, 226, (classes, 3, 1, 1), generator=random)
@@ -46,7 +47,7 @@ def probe() -> Probe:
 
 
 def rows_of(name: str) -> slice:
-    """Where the classes of a teacher lie in the probe's head."""
+    """Slice of a teacher's classes in the head of the probe."""
     start = sum(list(COUNTS.values())[: list(COUNTS).index(name)])
     return slice(start, start + COUNTS[name])
 
@@ -132,7 +133,7 @@ def test_embedding_leaves_the_probe_as_it_was(probe: Probe) -> None:
     found = embedding(own, "two")
     assert [parameter.requires_grad for parameter in own.classifier.parameters()] == before
     assert all(torch.equal(values, embedding(probe, "two")[name]) for name, values in found.items())
-    with pytest.raises(DataError, match="classes of the probe"):
+    with raises(DataError, subject="labels", problem="[0, 2)"):
         own.embed("two", TASKS["two"][0], TASKS["two"][1] + 2)
     assert [parameter.requires_grad for parameter in own.classifier.parameters()] == before
 
@@ -178,5 +179,6 @@ def test_every_step_is_reported_and_may_end_the_training() -> None:
 
 def test_a_loss_that_is_not_finite_names_the_step() -> None:
     config = CONFIG.model_copy(update={"learning_rate": 1e30, "steps": 5})
-    with pytest.raises(DataError, match=r"not finite at step [1-4]; lower probe\.learning_rate"):
+    with raises(DataError, subject="probe", problem="not finite at step", remedy="probe.learning_rate") as caught:
         train_probe(bank_of(TASKS), COUNTS, config, 0)
+    assert int(caught.value.problem.split()[-1]) in range(1, 5)

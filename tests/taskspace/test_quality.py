@@ -3,6 +3,7 @@ from collections import Counter
 
 import pytest
 import torch
+from error_checks import raises
 
 from metazoo.errors import DataError, UsageError
 from metazoo.taskspace import Partition, draw_members, group_quality, group_rows
@@ -52,13 +53,13 @@ def test_rows_name_the_members() -> None:
     assert first.architectures == {"conv4": 2}
     assert first.mean_distance == pytest.approx(0.5)
     assert (second.index, second.domains) == (1, {"latin": 2})
-    with pytest.raises(DataError, match="4 teachers"):
+    with raises(DataError, subject="group table", problem="4 teachers"):
         group_rows(DISTANCE, Partition(((3, 1), (0, 2)), "dispersed"), **{**labels, "names": ["m0"]})
 
 
 @pytest.mark.parametrize("groups", [((0, 1), (2,)), ((0, 1), (1, 2, 3)), ((0, 1), (2, 3, 4))])
 def test_a_grouping_that_is_no_partition_is_refused(groups: tuple[tuple[int, ...], ...]) -> None:
-    with pytest.raises(DataError, match="not a partition"):
+    with raises(DataError, subject="groups", problem="not a partition of the 4 teachers"):
         group_quality(DISTANCE, Partition(groups, "random"))
 
 
@@ -77,11 +78,11 @@ def test_draws_are_uniform_over_groups_and_without_replacement() -> None:
     assert all(members[index] == pytest.approx(500, abs=90) for index in (4, 0, 6, 2))
     again = [draw_members(grouping, 3, torch.Generator().manual_seed(7)) for _ in range(2)]
     assert again[0] == again[1]
-    with pytest.raises(UsageError, match="at least 1"):
+    with raises(UsageError, subject="group_size", problem="0"):
         draw_members(grouping, 0, generator)
 
 
-def test_with_replacement_a_member_may_fill_several_places() -> None:
+def test_with_replacement_a_member_may_be_drawn_several_times() -> None:
     grouping, random = Partition(((0, 1), (2, 3)), "random"), torch.Generator().manual_seed(0)
     drawn = [draw_members(grouping, 4, random, replacement=True)[1] for _ in range(200)]
     assert {len(members) for members in drawn} == {4}

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from error_checks import raises
 from torch import Tensor
 from torch.nn import functional
 
@@ -127,11 +128,11 @@ def test_duplicates_are_at_distance_zero_even_where_nothing_is_learned() -> None
 def test_one_teacher_and_bad_options() -> None:
     single = zoo(w=torch.ones(1, 4))
     assert similarity_matrix(single).tolist() == [[1.0]]
-    with pytest.raises(UsageError, match="epsilon"):
+    with raises(UsageError, subject="relative_epsilon", problem="0"):
         similarity_matrix(single, relative_epsilon=0)
-    with pytest.raises(UsageError, match="epsilon"):
+    with raises(UsageError, subject="absolute_epsilon", problem="-1.0"):
         similarity_matrix(single, absolute_epsilon=-1.0)
-    with pytest.raises(UsageError, match="block_elements"):
+    with raises(UsageError, subject="block_elements", problem="0"):
         similarity_matrix(single, block_elements=0)
-    with pytest.raises(DataError, match="ones on its diagonal"):
+    with raises(DataError, subject="similarity", problem="diagonal"):
         dissimilarity_matrix(torch.zeros(2, 2))

@@ -1,1 +1,1 @@
-"""Where and how work runs: executors, devices, threads, randomness, signals, progress."""
+"""Execution of work: executors, devices, threads, randomness, signals, progress."""

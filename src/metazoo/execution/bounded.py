@@ -1,7 +1,7 @@
-"""Units of work that may ask for anything, done one after the other by a process that may not.
+"""Units of work in one process with limits of time and memory.
 
-One process serves many units. A unit that goes beyond its limits takes its process with it at worst, and the next one
-gets another.
+The process does the units one after the other. A unit that exceeds its limits ends at most this process; the next unit
+gets a new one.
 """
 
 import functools
@@ -22,27 +22,27 @@ from metazoo.execution.worker import Worker, end_workers
 _SECONDS_BETWEEN_LOOKS = 0.2
 _SECONDS_TO_START = 600.0
 _PART_OF_WHAT_IS_FREE = 0.8
-# What the C library takes in advance (see `metazoo.execution.process_memory`), and what a system counts otherwise.
+# Memory that the C library reserves in advance (see `metazoo.execution.process_memory`), and inexact counts.
 _SLACK = 128 << 20
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one unit may take: `seconds`, and `megabytes` of memory (None: four fifths of what is free now)."""
+    """Limits of one unit: `seconds`, and `megabytes` of memory (None: four fifths of the free memory)."""
 
     seconds: float = 120.0
     megabytes: float | None = None
 
     @property
     def bytes(self) -> int:
-        """Of memory."""
+        """Limit of memory in bytes."""
         if self.megabytes is not None:
             return int(self.megabytes * 1e6)
         return int(psutil.virtual_memory().available * _PART_OF_WHAT_IS_FREE)
 
 
 class ExceededError(RunError):
-    """A unit went beyond its limits, or ended its process. The message is what it did, such as `took more than 2 s`."""
+    """A unit exceeded its limits or ended its process; the message is a verb phrase, such as `took more than 2 s`."""
 
 
 def map_bounded(
@@ -54,26 +54,26 @@ def map_bounded(
     threads: int = 1,
     check: Callable[[], None] = lambda: None,
 ) -> Iterator[Result | MetazooError]:
-    """Yield `function(unit)` for each of `units`, in their order, or the error that came instead.
+    """Yield `function(unit)`, or its error, for each of `units` in order.
 
-    Where the system can (Linux), the process itself is refused more memory than it may have: `function` then meets a
-    MemoryError, or what torch makes of it, and may go on. Elsewhere it is watched, and ended.
+    On Linux, the system refuses memory beyond the limit: `function` gets a MemoryError, or an error of torch, and can
+    continue. On other systems, the process is watched, and ended beyond the limit.
 
     Args:
-        function: as of `metazoo.execution.executor.Executor.map`.
-        units: taken one by one.
-        limits: of a single unit, beyond what the process holds before its first one.
-        name_of: how a unit is called in errors.
-        threads: torch threads of the process.
-        check: called between units and several times a second; what it raises ends the process.
+        function: module-level function, see `metazoo.execution.executor.Executor.map`.
+        units: arguments of the calls, taken one by one.
+        limits: limits of a single unit; memory is counted from the start of the process.
+        name_of: function for the name of a unit in errors.
+        threads: number of torch threads of the process.
+        check: function that is called between units and several times per second, and may raise to end the process.
 
     Raises:
-        RunError: no process can be started, or none but this one knows what was registered in `__main__`.
+        RunError: no process can be started, or something is registered in `__main__`, which it cannot import.
     """
     most = limits.bytes
-    preparation = Work(functools.partial(_prepare, function), [most], lambda _: "the process that is limited", threads)
+    preparation = Work(functools.partial(_prepare, function), [most], lambda _: "process with limits", threads)
     if preparation.needs_this_process:
-        raise RunError("no other process can import what is registered in __main__; register it in a module of its own")
+        raise RunError("__main__", "another process cannot import what it registers", "register it in another module")
     worker: Worker | None = None
     try:
         for unit in units:
@@ -81,7 +81,7 @@ def map_bounded(
             work = Work(function, [unit], name_of, threads)
             if worker is None:
                 worker = Worker()
-                _up(worker, preparation, check)
+                _start(worker, preparation, check)
             worker.unit = 0
             worker.send(work.packed(0))
             answer = _answer(worker, limits.seconds, most, check)
@@ -101,19 +101,18 @@ def map_bounded(
 
 
 def _prepare(_function: Callable[..., Any], most: int) -> None:
-    """In the new process; the function has come along so that what its module imports is there already."""
+    """Set the limit in the new process; the function is an argument so that its module is imported before."""
     if sys.platform.startswith("linux"):
         import resource
 
-        # What counts towards RLIMIT_DATA.
-        held = memory_of_this_process("VmData")
+        held = memory_of_this_process("VmData")  # counts towards RLIMIT_DATA
         hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
         wanted = held + most + _SLACK
         limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
 
-def _up(worker: Worker, preparation: Work[int, None], check: Callable[[], None]) -> None:
+def _start(worker: Worker, preparation: Work[int, None], check: Callable[[], None]) -> None:
     if isinstance(_answer(worker, _SECONDS_TO_START, None, check), ExceededError):
         worker.explain_death(None, check)
     worker.up = True
@@ -134,7 +133,7 @@ def _answer(worker: Worker, seconds: float, most: int | None, check: Callable[[]
             except (EOFError, OSError):
                 code = worker.exit_code()
                 ending = f"a signal ({-code})" if code < 0 else f"exit code {code}"
-                return ExceededError(f"ended its process with {ending}, perhaps for want of memory")
+                return ExceededError(f"ended its process with {ending}, perhaps out of memory")
         check()
         if time.monotonic() >= deadline:
             return ExceededError(f"took more than {seconds:g} s")

@@ -1,4 +1,4 @@
-"""Where tensors are worked on, and how exactly."""
+"""Device and precision of computations."""
 
 import contextlib
 from collections.abc import Iterator
@@ -18,12 +18,12 @@ _IMAGES_ON_A_CORE, _PIXELS_ON_A_GPU = 64, 2**22
 
 @dataclass(frozen=True)
 class Compute:
-    """A device and a precision; it travels to worker processes.
+    """Device and precision; it is sent to worker processes.
 
     Attributes:
-        device: as torch names it: `cpu`, `cuda` or `cuda:1`.
-        precision: of frozen teachers while images are recovered from them or shown to them. `bfloat16` is torch's
-            automatic mixed precision. The meta-model itself always learns in float32, see `in_full_float32`.
+        device: name of a torch device: `cpu`, `cuda` or `cuda:1`.
+        precision: precision of frozen teachers, in recovery and in forward passes. `bfloat16` is torch's automatic
+            mixed precision. The meta-model always learns in float32, see `in_full_float32`.
     """
 
     device: str = "cpu"
@@ -31,37 +31,37 @@ class Compute:
 
     @classmethod
     def choose(cls, device: str | None = None, precision: str | None = None) -> "Compute":
-        """What the user asks for; where it says nothing the first GPU, else the CPU, mixed precision on a GPU alone.
+        """Choose device and precision; None: the first GPU with mixed precision, else the CPU with float32.
 
         Raises:
-            UsageError: an unknown device or precision, or a device that is not there.
+            UsageError: the device or precision is unknown, or the device is missing.
         """
         chosen = _device("cuda" if device is None and torch.cuda.is_available() else device or "cpu")
         if precision is None:
             precision = "bfloat16" if chosen.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
         if precision not in PRECISIONS:
-            raise UsageError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
+            raise UsageError("precision", f"unknown name {precision!r}", f"choose one of {', '.join(PRECISIONS)}")
         return cls(str(chosen), cast(Precision, precision))
 
     @property
     def default_workers(self) -> int:
-        """Processes for independent work: one a core, but few where they share the memory of one GPU."""
+        """Default number of worker processes: one per core, but few on a GPU, whose memory they share."""
         return default_workers() if self.device == "cpu" else min(default_workers(), _MOST_WORKERS_ON_A_GPU)
 
     def mixed(self) -> AbstractContextManager[object]:
-        """Within the block, convolutions and products of matrices are of this precision."""
+        """Use this precision for convolutions and matrix products within the block."""
         if self.precision == "float32":
             return contextlib.nullcontext()
-        # What is cached of a parameter would not follow its steps, and the block may be a whole inversion.
+        # Cached casts of parameters would not follow their updates, and the block may be a whole inversion.
         return torch.autocast(torch.device(self.device).type, torch.bfloat16, cache_enabled=False)
 
 
 @contextlib.contextmanager
 def in_full_float32() -> Iterator[None]:
-    """Within the block the convolutions of a GPU are of float32 itself.
+    """Compute convolutions on a GPU in full float32 within the block.
 
-    By default torch rounds what goes into them to ten bits (TF32). Regularisation takes the difference of two gradients
-    a thousandth of a step apart, which is lost in that, as it would be in bfloat16.
+    By default, torch rounds their inputs to ten bits (TF32). Regularisation uses the difference of two gradients at a
+    distance of a thousandth of a step, which such rounding destroys, as bfloat16 does.
     """
     convolutions = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
     before = convolutions.fp32_precision
@@ -73,14 +73,14 @@ def in_full_float32() -> Iterator[None]:
 
 
 CPU = Compute()
-"""The plain one, in float32."""
+"""The CPU in float32."""
 
 
 def images_at_once(device: torch.device, side: int) -> int:
-    """How many images of `side` x `side` pixels a network that does not learn is shown together.
+    """Number of images of `side` x `side` pixels in one forward pass of a frozen network.
 
-    Of a core, more would only take memory: 20 Conv4 are as fast with 64 of 32 pixels as with 256. A GPU is kept busy by
-    more small images.
+    On a core, more images would only take memory: 20 Conv4 are as fast with 64 images of 32 pixels as with 256. A GPU
+    needs more small images to be busy.
     """
     return _IMAGES_ON_A_CORE if device.type == "cpu" else max(_IMAGES_ON_A_CORE, _PIXELS_ON_A_GPU // side**2)
 
@@ -91,10 +91,10 @@ def _device(name: str) -> torch.device:
     except RuntimeError:
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
-        raise UsageError(f"unknown device {name!r}; choose cpu, cuda, or one of several GPUs, such as cuda:1")
+        raise UsageError("device", f"unknown name {name!r}", "choose cpu, cuda, or one of several GPUs, such as cuda:1")
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if not torch.cuda.is_available() or (device.index or 0) >= count:
-            there = f"{count} GPU{'s' * (count != 1)}" if torch.cuda.is_available() else "no GPU"
-            raise UsageError(f"device {name!r} is not there: torch finds {there}; choose cpu or another one")
+            available = f"{count} GPU{'s' * (count != 1)}" if torch.cuda.is_available() else "no GPU"
+            raise UsageError(f"device {name!r}", f"torch finds {available}", "choose another device, such as cpu")
     return torch.device("cpu") if device.type == "cpu" else device

@@ -1,4 +1,4 @@
-"""Where independent units of work run, with results that do not depend on it."""
+"""Executors of independent units of work; results do not depend on the executor."""
 
 import os
 import time
@@ -11,12 +11,12 @@ from metazoo.choices import EXECUTORS, ExecutorName
 from metazoo.errors import UsageError
 from metazoo.execution.tasks import Result, Unit, Work
 
-# What is left of short units to a single process must take so long before it pays to start others.
+# Remaining time of short units in one process from which starting others pays.
 _SECONDS_WORTH_PROCESSES = 10.0
 
 
 def default_workers() -> int:
-    """One process a core that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -24,7 +24,7 @@ class Executor(ABC):
     """Processes for independent units of work; they start when a call of `map` needs them, and stay until `close`.
 
     Args:
-        workers: units of one thread that run at once, the `capacity`.
+        workers: number of single-threaded units that run at once, the `capacity`.
 
     Raises:
         UsageError: `workers` is below 1.
@@ -32,9 +32,9 @@ class Executor(ABC):
 
     def __init__(self, workers: int) -> None:
         if workers < 1:
-            raise UsageError(f"workers must be 1 or more, not {workers}")
+            raise UsageError("workers", f"must be 1 or more, not {workers}")
         self.capacity = workers
-        self._has_said = False
+        self._has_noted = False
 
     def map(
         self,
@@ -46,28 +46,28 @@ class Executor(ABC):
         short: bool = False,
         check: Callable[[], None] = lambda: None,
     ) -> Generator[tuple[int, Result]]:
-        """Yield `(index, function(units[index]))` as results come in; units are handed out in their order.
+        """Yield `(index, function(units[index]))` in order of completion; units start in their order.
 
-        Units run in this process where no other one helps, and where `function`, or something that was registered, is
-        known to `__main__` alone. Wherever they run, the results are equal.
+        Units run in this process if others do not help, or if `function` or something registered is defined in
+        `__main__`, which other processes cannot import. The results are equal.
 
         Args:
-            function: module-level function. Units and results travel by value. If it uses torch, its module imports it
-                at the top. In this process `metazoo.execution.signals.check_stop` calls `check` within it.
-            units: arguments of its calls.
-            name_of: name of a unit in errors.
-            threads: torch threads of each call; `capacity // threads` units run at once.
-            short: whether the units may be too short to start processes for, which is then found out on the first ones.
-            check: function that is called between units and at least twice a second while waiting; what it raises ends
-                the processes.
+            function: module-level function. Units and results are copied between processes. Its module imports torch at
+                the top, if it uses torch. In this process, `metazoo.execution.signals.check_stop` calls `check`.
+            units: arguments of the calls.
+            name_of: function for the name of a unit in errors.
+            threads: number of torch threads per call; `capacity // threads` units run at once.
+            short: whether the units may be too short to start processes; the first ones are then timed.
+            check: function that is called between units and at least twice per second while waiting, and may raise to
+                end the processes.
 
         Raises:
             UsageError: `threads` is below 1, or another call of `map` has not ended.
-            MetazooError: as raised by `function`, unchanged.
-            RunError: a unit failed in another way or its process was killed, as by a lack of memory; the unit is named.
+            MetazooError: `function` raised it.
+            RunError: a unit failed with another error, or its process was killed, for example out of memory.
         """
         if threads < 1:
-            raise UsageError(f"threads must be 1 or more, not {threads}")
+            raise UsageError("threads", f"must be 1 or more, not {threads}")
         work = Work(function, units, name_of, threads)
         is_alone, done, spent = self._is_alone(work), 0, 0.0
         while done < len(units) and (is_alone or (short and not self._pays(spent, done, len(units)))):
@@ -82,7 +82,7 @@ class Executor(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """End the processes; one at work has a moment to delete the temporary file it may be writing."""
+        """End the processes, with a moment for busy ones to delete temporary files."""
 
     def __enter__(self) -> Self:
         return self
@@ -93,24 +93,24 @@ class Executor(ABC):
     @property
     @abstractmethod
     def is_warm(self) -> bool:
-        """Whether processes are there already."""
+        """Whether processes have started."""
 
     @abstractmethod
     def _spread(self, work: Work[Any, Any], indices: range, check: Callable[[], None]) -> Iterator[tuple[int, Any]]:
-        """Yield the index and the result of each of these units, from other processes."""
+        """Yield index and result of these units from other processes."""
 
     def _is_alone(self, work: Work[Any, Any]) -> bool:
         """Whether units run in this process."""
         if not work.needs_this_process:
             return False
-        if not self._has_said and self.capacity > 1:
-            from metazoo.execution.progress import message  # which imports rich, and a worker needs none of it
+        if not self._has_noted and self.capacity > 1:
+            from metazoo.execution.progress import message  # imports rich, which workers do not need
 
             message(
-                "note: work runs in this process alone, as no other one can import what is defined or registered in "
-                "__main__; put that into a module of its own"
+                "note: work runs in this process alone, since others cannot import what __main__ defines or registers; "
+                "move it to another module"
             )
-            self._has_said = True
+            self._has_noted = True
         return True
 
     def _pays(self, spent: float, done: int, count: int) -> bool:
@@ -119,7 +119,7 @@ class Executor(ABC):
 
 
 def in_order(results: Iterable[tuple[int, Result]]) -> Iterator[Result]:
-    """The results of `Executor.map` in the order of their units; one that comes early waits for those before it."""
+    """Sort results of `Executor.map` by their units, with each early result held back."""
     early: dict[int, Result] = {}
     following = 0
     for index, result in results:
@@ -130,10 +130,10 @@ def in_order(results: Iterable[tuple[int, Result]]) -> Iterator[Result]:
 
 
 def executor_for(executor: Executor | ExecutorName, workers: int) -> AbstractContextManager[Executor]:
-    """An executor that is given, which stays open, or one of that name with so many workers, which closes at the end.
+    """Return a given executor, which stays open, or a new one by name with `workers` workers, which closes at the end.
 
     Raises:
-        UsageError: there is no executor of that name, `workers` is below 1, or the library it needs is missing.
+        UsageError: the name is unknown, `workers` is below 1, or a library is missing.
     """
     if isinstance(executor, Executor):
         return nullcontext(executor)
@@ -145,4 +145,4 @@ def executor_for(executor: Executor | ExecutorName, workers: int) -> AbstractCon
         from metazoo.execution.ray_executor import RayExecutor
 
         return RayExecutor(workers)
-    raise UsageError(f"unknown executor {executor!r}; choose one of {', '.join(EXECUTORS)}")
+    raise UsageError("executor", f"unknown name {executor!r}", f"choose one of {', '.join(EXECUTORS)}")

@@ -1,4 +1,4 @@
-"""Units of work in processes on this machine."""
+"""Executor with processes on this machine."""
 
 import os
 import threading
@@ -12,16 +12,16 @@ from metazoo.execution.tasks import Work
 from metazoo.execution.worker import Worker, end_workers
 
 _SECONDS_BETWEEN_CHECKS = 0.5
-# The stages before learning follow each other sooner; while it lasts, the memory of idle processes is better used.
+# Longer than the gaps between early stages; during learning, the memory of idle processes is needed elsewhere.
 _SECONDS_IDLE = 30.0
 
 
 @final
 class LocalExecutor(Executor):
-    """Worker processes of this machine; with a single one, and for a single unit, units run in this process.
+    """Worker processes on this machine; with one worker, or for one unit, units run in this process.
 
-    Workers are fresh processes with torch's default settings. They end when the executor is closed, when a call of
-    `map` is left early or fails, after half a minute without work, and with this process, however it ends.
+    Workers are fresh processes with the defaults of torch. They end when the executor is closed, when `map` fails or is
+    left early, after half a minute without work, and with this process, however it ends.
     """
 
     def __init__(self, workers: int) -> None:
@@ -30,14 +30,12 @@ class LocalExecutor(Executor):
         self._lock, self._is_busy = threading.Lock(), False
         self._idle: threading.Timer | None = None
 
-    def close(self) -> None:
-        """See `Executor.close`."""
+    def close(self) -> None:  # noqa: D102
         with self._lock:
             self._end()
 
     @property
-    def is_warm(self) -> bool:
-        """Whether processes are there already."""
+    def is_warm(self) -> bool:  # noqa: D102
         return bool(self._pool)
 
     def _is_alone(self, work: Work[Any, Any]) -> bool:
@@ -47,7 +45,7 @@ class LocalExecutor(Executor):
         self._begin()
         try:
             yield from self._results(work, indices, check)
-        except BaseException:  # of the caller too, who may leave early
+        except BaseException:  # also of a caller that leaves early
             self.close()
             raise
         finally:
@@ -82,7 +80,7 @@ class LocalExecutor(Executor):
     def _begin(self) -> None:
         with self._lock:
             if self._is_busy:
-                raise UsageError("an executor serves one call of map at a time; close the results of the former one")
+                raise UsageError("executor", "another call of map has not ended", "close its results first")
             self._is_busy = True
             if self._idle is not None:
                 self._idle.cancel()
@@ -117,4 +115,4 @@ def _hand(worker: Worker, work: Work[Any, Any], index: int | None) -> None:
 
 
 THIS_PROCESS = LocalExecutor(1)
-"""No other process."""
+"""Executor without other processes."""

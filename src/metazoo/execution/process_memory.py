@@ -1,5 +1,5 @@
-"""Memory of this process: keeping what was freed, which makes small networks on the CPU several times faster, giving it
-back between two pieces of work, and measuring what something takes."""
+"""Memory of this process: keeping freed memory, which makes small networks on the CPU several times faster, returning
+it between pieces of work, and measuring peaks."""
 
 import contextlib
 import ctypes
@@ -19,16 +19,16 @@ _SELF = Path("/proc/self")
 
 
 def keep_freed_memory() -> bool:
-    """Tell the C library of this process not to give freed memory back to the system after every large tensor.
+    """Configure the C library of this process to keep freed memory instead of returning it to the system.
 
-    By default glibc maps and unmaps every tensor of a few megabytes, and the system clears each page anew: more than
-    half of the time of a forward pass of small convolutions. The price is that the process keeps what it needed at its
-    peak. Threads share two arenas of it. Where each has its own there are gaps everywhere: learning from 100 models by
-    two threads took 2.9 GB, with two arenas 2.5, with one 1.9. But with a single one second-order replay by two threads
-    took a quarter longer. Results do not change.
+    By default, glibc maps and unmaps every tensor of a few megabytes, and the system clears each page again: more than
+    half of the time of a forward pass of small convolutions. In exchange, the process keeps the memory of its peak.
+    Threads share two arenas. With one arena per thread, fragmentation is high: learning from 100 models with two
+    threads took 2.9 GB, with two arenas 2.5, with one 1.9. With a single arena, however, second-order replay with two
+    threads took a quarter longer. Results do not change.
 
     Returns:
-        Whether the C library could be told (glibc on Linux); elsewhere nothing happens.
+        Whether the C library supports it (glibc on Linux); otherwise nothing happens.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -37,20 +37,20 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
-    settings = (
+    options = (
         (_M_MMAP_MAX, 0),
         (_M_TRIM_THRESHOLD, _LARGEST_INT),
         (_M_TOP_PAD, 64 * _MIB),
         (_M_ARENA_MAX, _ARENAS),
     )
-    return all(mallopt(parameter, value) for parameter, value in settings)
+    return all(mallopt(parameter, value) for parameter, value in options)
 
 
 def give_back_memory(device: "torch.device") -> None:
-    """Return what was freed and kept, between two pieces of work that need it in other sizes.
+    """Return freed memory to the system, between two pieces of work with different sizes.
 
-    On the CPU the next piece gets pages anew, once. On a GPU it is done once most of its memory is taken: torch keeps
-    what former recordings used, and another process on the same GPU cannot ask for it.
+    On a GPU, this happens only when more than half of its memory is used: torch keeps the memory of former recordings,
+    which other processes on the same GPU cannot use.
     """
     if device.type == "cpu":
         _trim()
@@ -63,19 +63,19 @@ def give_back_memory(device: "torch.device") -> None:
 
 
 def _trim() -> None:
-    with contextlib.suppress(OSError, TypeError, AttributeError):  # where the C library is another one
+    with contextlib.suppress(OSError, TypeError, AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
 
 
 class PeakGrowth:
-    """`bytes`: by how much the resident memory of this process rose at most; None where that cannot be measured."""
+    """Largest growth of the resident memory of this process in `bytes`; None if it cannot be measured."""
 
     bytes: int | None = None
 
 
 @contextlib.contextmanager
 def peak_growth() -> Iterator[PeakGrowth]:
-    """Measure the length of the block (Linux alone). Freed memory is given back before, and the old peak forgotten."""
+    """Measure memory within the block (Linux only), after returning freed memory and resetting the old peak."""
     found = PeakGrowth()
     try:
         _trim()
@@ -89,6 +89,6 @@ def peak_growth() -> Iterator[PeakGrowth]:
 
 
 def memory_of_this_process(field: str) -> int:
-    """A figure of Linux's `/proc/self/status` in bytes, such as VmRSS."""
+    """Read a field of `/proc/self/status` (Linux) in bytes, such as VmRSS."""
     lines = (_SELF / "status").read_text(encoding="ascii").splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))

@@ -1,4 +1,4 @@
-"""Saying how far a job is: a bar with the time left on a terminal, a plain line now and then elsewhere."""
+"""Progress of a job: a bar with the remaining time on a terminal, plain lines elsewhere."""
 
 import os
 import sys
@@ -16,20 +16,20 @@ _SHARE_BETWEEN_LINES = 0.1
 
 
 def message(text: str) -> None:
-    """One line to standard error; it goes above a bar that is being shown."""
+    """Print one line to standard error, above a visible bar."""
     print(text, file=sys.stderr, flush=True)
 
 
 class Progress:
-    """Progress of one stage; a context manager. Everything goes to standard error.
+    """Context manager that shows the progress of one stage on standard error.
 
-    Without a terminal there is a line for every tenth of the work, but none within 5 seconds of the last one, and one a
-    minute where a tenth takes longer.
+    Without a terminal, there is one line for every tenth of the work, or every minute if a tenth takes longer, at least
+    5 seconds apart.
 
     Args:
-        label: the stage, in a word or two.
-        total: units of work in the whole stage.
-        done: units that an earlier, interrupted call has finished; they do not count for the time left.
+        label: short name of the stage.
+        total: number of units of work of the stage.
+        done: number of units that an earlier call has finished; they do not count for the remaining time.
     """
 
     def __init__(self, label: str, total: int, done: int = 0) -> None:
@@ -57,7 +57,7 @@ class Progress:
         return self
 
     def advance(self, n: int = 1, note: str = "") -> None:
-        """`n` more units are done; `note` is a short word on the last one."""
+        """Count `n` more finished units; `note` is a short remark on the last one."""
         self._done += n
         if self._bar is not None:
             self._bar.update(self._task, advance=n, note=note)
@@ -76,14 +76,14 @@ class Progress:
             self._bar.stop()
             self._bar = None
             return
-        if kind is not None and self._done == self._done_at_start:  # the error says all there is to say
+        if kind is not None and self._done == self._done_at_start:  # the error is enough
             return
         ending = "done in" if kind is None or self._done >= self._total else "ended early after"
         message(f"{self._label}: {self._done}/{self._total}, {ending} {duration(time.monotonic() - self._start)}")
 
 
 def duration(seconds: float) -> str:
-    """A length of time for people, such as `90 s`, `25 min` or `3.2 h`."""
+    """Readable length of time, such as `90 s`, `25 min` or `3.2 h`."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

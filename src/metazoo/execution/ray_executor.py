@@ -1,7 +1,7 @@
-"""Units of work in processes of a Ray cluster; the one file that knows Ray (extra `metazoo[ray]`).
+"""Executor with processes of a Ray cluster; the only module that uses Ray (extra `metazoo[ray]`).
 
-A machine of the cluster finds zoo and run folder under the paths that they have here. Ray itself retries nothing: a
-unit whose process or machine is lost is handed out again, some times, and whatever comes of it twice is the same.
+All machines of the cluster need the same paths of zoo and run folder. Ray itself retries nothing: this executor repeats
+a unit whose process or machine is lost a few times, with equal results.
 """
 
 import contextlib
@@ -24,22 +24,22 @@ from metazoo.execution.tasks import Work, do_packed
 _ATTEMPTS = 3
 _SECONDS_BETWEEN_CHECKS = 0.5
 _STORE_BYTES = 256 << 20
-# Names of sockets in there have up to 64 bytes more, and the system takes 107.
+# Paths of its sockets are up to 64 bytes longer, and the system accepts 107.
 _LONGEST_FOLDER = 43
-_SETTINGS = {
+_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # units share the GPUs and choose their device themselves
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # units share GPUs and choose their device
     "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE": "1",
 }
 
 
 @final
 class RayExecutor(Executor):
-    """Processes of the Ray cluster that this process is connected to, or else of one that it starts on this machine.
+    """Processes of the connected Ray cluster, or else of a new one on this machine.
 
     Args:
-        workers: units of one thread that run at once; of a cluster that is there already, its processors if more.
+        workers: number of single-threaded units that run at once; at least the number of CPUs of the cluster.
 
     Raises:
         UsageError: Ray is not installed, or `workers` is below 1.
@@ -48,16 +48,17 @@ class RayExecutor(Executor):
     def __init__(self, workers: int) -> None:
         super().__init__(workers)
         if find_spec("ray") is None:
-            raise UsageError("the executor ray needs Ray; install the extra `metazoo[ray]`, or use the executor local")
+            raise UsageError(
+                "executor ray", "Ray is missing", "install the extra `metazoo[ray]`, or use the executor local"
+            )
         self._is_connected = self._is_own = False
 
     @property
-    def is_warm(self) -> bool:
-        """Whether the cluster is there already."""
+    def is_warm(self) -> bool:  # noqa: D102
         return self._is_connected
 
     def close(self) -> None:
-        """Shut down a cluster that this executor has started."""
+        """Shut down the cluster if this executor has started it."""
         if self._is_own:
             import ray
 
@@ -73,10 +74,11 @@ class RayExecutor(Executor):
                 folder = os.environ.get("RAY_TMPDIR") or str(Path(tempfile.gettempdir()) / "ray")
                 if len(os.fsencode(folder)) > _LONGEST_FOLDER:
                     raise UsageError(
-                        f"Ray's temporary folder {folder} is too long a name; set RAY_TMPDIR to one of at most "
-                        f"{_LONGEST_FOLDER} bytes"
+                        f"temporary folder {folder} of Ray",
+                        f"path longer than {_LONGEST_FOLDER} bytes",
+                        "set RAY_TMPDIR to a shorter one",
                     )
-                # The processes of Ray are started by others, which take their path from the environment.
+                # Ray starts processes from others, which read their path from the environment.
                 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
                 try:
                     ray.init(
@@ -88,8 +90,8 @@ class RayExecutor(Executor):
                         log_to_driver=False,
                     )
                 except Exception as error:
-                    reason = " ".join(str(error).split())[:300]
-                    raise RunError(f"Ray cannot start here: {reason} Call again, or use --executor local") from error
+                    reason = " ".join(str(error).split())[:300].rstrip(".")
+                    raise RunError("Ray", f"cannot start: {reason}", "call again, or use --executor local") from error
                 self._is_own = True
             self.capacity = max(self.capacity, int(ray.cluster_resources().get("CPU", 0)))
         self._is_connected = True
@@ -106,7 +108,7 @@ class RayExecutor(Executor):
         running: dict[Any, int] = {}
         try:
             while waiting or running:
-                while waiting and len(running) < 2 * self.capacity:  # so that none waits for its next unit
+                while waiting and len(running) < 2 * self.capacity:  # so that no process waits for its next unit
                     index = waiting.popleft()
                     running[submit(work.packed(index))] = index
                 for reference in ray.wait(list(running), timeout=_SECONDS_BETWEEN_CHECKS)[0]:
@@ -114,13 +116,14 @@ class RayExecutor(Executor):
                     try:
                         answer = ray.get(reference)
                     except RayTaskError as error:
-                        raise RunError(f"a process of Ray cannot work on {work.name(index)}: {error.cause}") from error
+                        raise RunError(work.name(index), f"failed in a process of Ray: {error.cause}") from error
                     except RayError as error:
                         attempts[index] += 1
                         if attempts[index] == _ATTEMPTS:
                             raise RunError(
-                                f"{work.name(index)} lost {_ATTEMPTS} processes of Ray, the last one by "
-                                f"{type(error).__name__}, perhaps for want of memory; use fewer workers"
+                                work.name(index),
+                                f"{_ATTEMPTS} processes of Ray ended, perhaps out of memory ({type(error).__name__})",
+                                "use fewer workers",
                             ) from error
                         waiting.appendleft(index)
                     else:
@@ -138,9 +141,9 @@ def _do_packed(task: bytes) -> bytes:
 
 @contextlib.contextmanager
 def _host_as_before() -> Iterator[None]:
-    """Let Ray read its settings from the environment within the block, and undo what it does to this process."""
+    """Set environment variables for Ray within the block, and undo its changes of this process."""
     environment, handler = dict(os.environ), signal.getsignal(signal.SIGTERM)
-    os.environ.update(_SETTINGS)
+    os.environ.update(_ENVIRONMENT)
     try:
         yield
     finally:

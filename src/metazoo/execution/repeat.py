@@ -1,7 +1,7 @@
-"""Doing the same step many times over.
+"""Fast repetition of a step on a GPU.
 
-Steps on small tensors leave a GPU waiting for the host, which takes longer to launch their hundreds of kernels than the
-GPU to run them. So the launches of one step are recorded (a CUDA graph), and played back as a whole.
+For steps on small tensors, the host takes longer to launch hundreds of kernels than the GPU to run them. Therefore, the
+launches of one step are recorded (a CUDA graph) and played back as a whole.
 """
 
 import contextlib
@@ -13,21 +13,21 @@ from torch import Tensor
 
 Result = TypeVar("Result")
 
-# Libraries choose their algorithms in these.
+# In these calls, libraries choose their algorithms.
 _CALLS_BEFORE_RECORDING = 3
 
 
 @final
 class Repeated(Generic[Result]):
-    """A step to be done again and again by calling this; on a GPU it is soon played back instead.
+    """Callable for a step that is repeated; on a GPU, it is recorded and played back.
 
     Args:
-        step: works on tensors of `device` alone: those it is called with, and others that stay the same tensors and
-            have what one step leaves for the next. What it does depends on nothing else but the shapes of the former,
-            such as a number that Python counts.
-        device: of its tensors.
-        recordable: whether `step` is as said; else it is called each time. So it also is if it cannot be recorded, as
-            one that waits for the device.
+        step: function of tensors on `device`: its arguments, and a fixed set of tensors that carry the state from one
+            step to the next. Its operations depend only on the shapes of the arguments, and not, for example, on a
+            Python counter.
+        device: device of the tensors.
+        recordable: whether `step` has these properties; else it is called each time. It is also called each time if
+            recording fails, for example because it waits for the device.
     """
 
     def __init__(self, step: Callable[..., Result], device: torch.device, *, recordable: bool = True) -> None:
@@ -36,7 +36,7 @@ class Repeated(Generic[Result]):
         self._stream = torch.cuda.Stream(device) if recordable and device.type == "cuda" else None
 
     def __call__(self, *inputs: Tensor) -> Result:
-        """What the step returns for `inputs`; what is in its tensors may be gone after the next call."""
+        """Do the step for `inputs` and return its result, whose tensors the next call may overwrite."""
         if self._stream is None:
             return self._step(*inputs)
         outside = torch.cuda.current_stream(self._device)
@@ -52,7 +52,7 @@ class Repeated(Generic[Result]):
 
 
 class Recording(Protocol):
-    """The methods of `torch.cuda.CUDAGraph` that are used here."""
+    """Methods of `torch.cuda.CUDAGraph` that `Playback` uses."""
 
     def capture_begin(self) -> None: ...  # noqa: D102
     def capture_end(self) -> None: ...  # noqa: D102
@@ -62,15 +62,15 @@ class Recording(Protocol):
 
 @final
 class Playback(Generic[Result]):
-    """A step for inputs of the same shapes as `inputs`: called `calls` times, then recorded in `graph` if it can be."""
+    """Step for inputs with the shapes of `inputs`: called `calls` times, then recorded in `graph` if possible."""
 
     def __init__(self, step: Callable[..., Result], inputs: Sequence[Tensor], graph: Recording, calls: int) -> None:
         self._step, self._inputs = step, [value.clone() for value in inputs]
         self._graph, self._calls_left = graph, calls
-        self._result: list[Result] = []  # of the recording; empty as long as there is none
+        self._result: list[Result] = []  # result of the recording; empty without one
 
     def __call__(self, *inputs: Tensor) -> Result:
-        """What the step returns for `inputs`."""
+        """Do the step for `inputs` and return its result."""
         for held, value in zip(self._inputs, inputs, strict=True):
             held.copy_(value)
         if self._calls_left == 0 and not record(self._recorded, self._graph):
@@ -86,7 +86,7 @@ class Playback(Generic[Result]):
 
 
 def record(step: Callable[[], None], graph: Recording) -> bool:
-    """Whether `graph` now holds the launches of one `step`, which has not been done; else it cannot be recorded."""
+    """Record `step` in `graph` without doing it; return whether it can be recorded."""
     try:
         graph.capture_begin()
         try:

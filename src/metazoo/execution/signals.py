@@ -1,4 +1,4 @@
-"""Ending cleanly when asked to: SIGINT and SIGTERM are noticed between units of work, and within long ones."""
+"""Clean stop at SIGINT and SIGTERM, between units of work and within long ones."""
 
 import contextlib
 import signal
@@ -11,7 +11,7 @@ from metazoo.errors import Interrupted
 
 
 class StopRequest:
-    """Whether somebody has asked this process to stop.
+    """State of a request to stop this process.
 
     Args:
         remedy: advice on how to continue.
@@ -22,20 +22,20 @@ class StopRequest:
         self._remedy = remedy
 
     def record(self, number: int, _frame: FrameType | None) -> None:
-        """Signal handler: the first request is remembered, a second one ends the work at once.
+        """Handle a signal: record the first one, and stop at once at the second one.
 
         Raises:
-            Interrupted: this is the second request.
+            Interrupted: it is the second signal.
         """
         if self._signal is not None:
             raise Interrupted("stopped at once; the unit of work in progress is lost", 128 + number)
         self._signal = number
 
     def check(self) -> None:
-        """Call it wherever the state on disk is whole.
+        """Stop if requested; call it whenever the state on disk is consistent.
 
         Raises:
-            Interrupted: a stop was asked for; exit code 130 after SIGINT, 143 after SIGTERM.
+            Interrupted: a stop was requested; exit code 130 after SIGINT, 143 after SIGTERM.
         """
         if self._signal is not None:
             name = signal.Signals(self._signal).name
@@ -47,9 +47,9 @@ _check: ContextVar[Callable[[], None] | None] = ContextVar("check", default=None
 
 
 def check_stop() -> None:
-    """Raise what ends the unit of work at hand; to be called within long units, wherever leaving them does no harm.
+    """Stop the current unit of work if requested; call it within long units, where leaving them is harmless.
 
-    A unit that runs in a process of its own is ended from outside, so there nothing happens.
+    Nothing happens in a worker process, which is ended from outside.
     """
     check = _check.get()
     if check is not None:
@@ -58,7 +58,7 @@ def check_stop() -> None:
 
 @contextlib.contextmanager
 def stopped_by(check: Callable[[], None]) -> Iterator[None]:
-    """Let `check_stop` call `check` for the length of the block, in this thread."""
+    """Let `check_stop` call `check` within the block, in this thread."""
     token = _check.set(check)
     try:
         yield
@@ -68,16 +68,16 @@ def stopped_by(check: Callable[[], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def graceful(remedy: str = "call again to continue") -> Iterator[StopRequest]:
-    """Catch SIGINT and SIGTERM for the length of the block (in the main thread; elsewhere nothing is caught).
+    """Catch SIGINT and SIGTERM within the block, in the main thread only.
 
-    A block within another shares its request, and a request that no `check` has answered is answered at the end of the
-    outermost one, so that stages one after the other cannot swallow it.
+    Nested blocks share one request. At the end of the outermost block, a request is answered that no `check` has
+    answered, so that it is never lost.
 
     Args:
-        remedy: advice on how to continue, which ends the message; that of the outermost block counts.
+        remedy: advice on how to continue, for the message; not used in nested blocks.
 
     Raises:
-        Interrupted: see `StopRequest.check`.
+        Interrupted: a stop was requested, see `StopRequest.check`.
     """
     global _active
     if threading.current_thread() is not threading.main_thread():
@@ -95,16 +95,17 @@ def graceful(remedy: str = "call again to continue") -> Iterator[StopRequest]:
     finally:
         _active = None
         for number, handler in previous.items():
-            # None: the handler was not set by Python, which cannot put it back either
+            # None: the handler was not set by Python, which cannot restore it
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
     request.check()
 
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back from this thread for the length of the block (POSIX; elsewhere nothing happens).
+    """Block SIGINT and SIGTERM in this thread within the block (POSIX; otherwise nothing happens).
 
-    A process started within holds them back altogether until it calls `let_through`: neither can end it half-started.
+    A process started within the block inherits this until it calls `let_through`, so that no signal ends it while it
+    starts.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -117,6 +118,6 @@ def held_back() -> Iterator[None]:
 
 
 def let_through() -> None:
-    """Take in SIGINT and SIGTERM that were held back when this process was started."""
+    """Unblock SIGINT and SIGTERM, which were blocked when this process was started."""
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})

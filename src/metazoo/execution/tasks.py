@@ -1,6 +1,6 @@
-"""Units of work on their way to another process, and back as results.
+"""Transfer of units of work to other processes, and of results back.
 
-Nothing here imports torch: that takes seconds, and a process does so with the first unit whose function needs it.
+This module does not import torch, which takes seconds. A process imports it with the first unit that needs it.
 """
 
 import importlib
@@ -21,13 +21,13 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Work(Generic[Unit, Result]):
-    """A function and the units it is called with.
+    """Function and the units to call it with.
 
     Attributes:
-        function: module-level function, or a `functools.partial` of one.
-        units: arguments of its calls.
-        name_of: name of a unit in errors.
-        threads: torch threads of each call.
+        function: module-level function or `functools.partial` of one.
+        units: arguments of the calls.
+        name_of: function for the name of a unit in errors.
+        threads: number of torch threads per call.
     """
 
     function: Callable[[Unit], Result]
@@ -41,87 +41,84 @@ class Work(Generic[Unit, Result]):
 
     @property
     def needs_this_process(self) -> bool:
-        """Whether the function, or something registered, is known to `__main__` alone, which no process imports."""
+        """Whether the function or something registered is defined in `__main__`, which no other process imports."""
         function: Any = getattr(self.function, "func", self.function)
         return "__main__" in (getattr(function, "__module__", None), *registered_modules())
 
     def do_here(self, index: int, check: Callable[[], None]) -> Result:
-        """The result of a unit, computed in this process; `check_stop` within it calls `check`."""
-        from metazoo.execution.threads import torch_threads  # and torch, which takes seconds
+        """Do a unit in this process; `check_stop` within it calls `check`."""
+        from metazoo.execution.threads import torch_threads  # imports torch, which takes seconds
 
         with torch_threads(self.threads), stopped_by(check):
             return _called(self.function, self.units[index], self.name(index))
 
     def packed(self, index: int) -> bytes:
-        """A unit for `do_packed`, with all that another process must know.
+        """Pack a unit with everything that `do_packed` needs in another process.
 
         Raises:
-            RunError: it cannot be pickled.
+            RunError: the unit cannot be pickled.
         """
         name = self.name(index)
         try:
-            # Plain pickling, not multiprocessing's: that would pass tensors through shared memory, which a container
-            # may lack and which a worker must outlive. It connects processes of one program; no file holds it.
+            # Not the pickling of multiprocessing, which passes tensors through shared memory: a container may lack it,
+            # and a worker must outlive it. Pickles connect processes of one program only; no file holds them.
             content = pickle.dumps((self.function, self.units[index]))
         except Exception as error:
-            raise RunError(
-                f"{name} cannot be sent to another process ({error}); give a module-level function"
-            ) from error
+            raise RunError(name, f"cannot be pickled ({error})", "use a module-level function") from error
         return pickle.dumps((name, self.threads, sys.path, registered_modules(), content))
 
     def unpacked(self, index: int, answer: bytes) -> Result:
-        """The result in what `do_packed` has returned; an error is raised."""
+        """Return the result in an answer of `do_packed`, or raise its error."""
         try:
             succeeded, value = pickle.loads(answer)  # noqa: S301 - sent by a process of this program
         except Exception as error:
-            problem = f"{type(error).__name__}: {error}"
-            raise RunError(f"the result of {self.name(index)} cannot be received: {problem}") from error
+            problem = f"result cannot be unpickled ({type(error).__name__}: {error})"
+            raise RunError(self.name(index), problem, "use plain results") from error
         if not succeeded:
             raise value
         return value
 
 
 def do_packed(task: bytes) -> bytes:
-    """Do a unit that another process has packed, and pack its result or its error."""
-    name = "a unit"
+    """Do a packed unit from another process, and pack its result or error."""
+    name = "unit of work"
     try:
-        name, threads, path, modules, content = pickle.loads(task)  # noqa: S301 - sent by the process that this one serves
+        name, threads, path, modules, content = pickle.loads(task)  # noqa: S301 - sent by a process of this program
         sys.path.extend(entry for entry in path if entry not in sys.path)
         for module in modules:
             _import(module)
-        function, unit = pickle.loads(content)  # noqa: S301 - likewise
-        # With the function came its module, and torch if that module uses it.
+        function, unit = pickle.loads(content)  # noqa: S301 - sent by a process of this program
+        # Unpickling has imported the module of the function, and torch if the module uses it.
         torch = sys.modules.get("torch")
         if torch is not None:
             torch.set_num_threads(threads)
         result = _called(function, unit, name)
         if torch is None and "torch" in sys.modules:
-            raise RunError(f"{name} imports torch too late to set its threads; import it at the top of the module")
+            raise RunError(name, "imports torch too late to set its threads", "import torch at the top of the module")
         return pickle.dumps((True, result))
     except MetazooError as error:
         return _packed(error)
     except Exception as error:
-        remedy = "give a module-level function with plain results"
-        return _packed(RunError(f"{name} or its result cannot travel between processes ({error}); {remedy}"))
+        problem = f"unit or result cannot be pickled ({error})"
+        return _packed(RunError(name, problem, "use a module-level function with plain results"))
 
 
 def _import(module: str) -> None:
     try:
         importlib.import_module(module)
     except Exception as error:
-        problem = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        remedy = "use a module that can be imported by its name, or one worker"
-        raise RunError(f"plugin {module!r} cannot be imported in another process ({problem}); {remedy}") from error
+        problem = f"import failed in another process ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        raise RunError(f"plugin {module!r}", problem, "use a module that its name can import, or one worker") from error
 
 
 def _called(function: Callable[[Unit], Result], unit: Unit, name: str) -> Result:
-    """`function(unit)`; whatever is no MetazooError becomes a RunError that names the unit."""
+    """Call `function(unit)`, with other errors than MetazooError converted to a RunError that names the unit."""
     try:
         return function(unit)
     except MetazooError:
         raise
     except (Exception, SystemExit) as error:
-        raise RunError(f"{name} failed: {type(error).__name__}: {error}") from error
+        raise RunError(name, f"{type(error).__name__}: {error}") from error
 
 
 def _packed(error: MetazooError) -> bytes:
@@ -129,7 +126,7 @@ def _packed(error: MetazooError) -> bytes:
         error.add_note("In the worker process:\n" + "".join(traceback.format_exception(error.__cause__)).rstrip())
     try:
         packed = pickle.dumps((False, error))
-        pickle.loads(packed)  # noqa: S301 - an error that cannot be rebuilt must be noticed on this side
+        pickle.loads(packed)  # noqa: S301 - notices errors that cannot be unpickled
     except Exception:
         packed = pickle.dumps((False, RunError(str(error))))
     return packed

@@ -1,4 +1,4 @@
-"""Threads: how many torch uses for a piece of work, and calls that several threads make at once."""
+"""Threads: number of torch threads, and calls in several threads of this process."""
 
 import contextlib
 import copy
@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Let torch use `count` threads (at least 1) for the length of the block, and as many as before afterwards."""
+    """Let torch use `count` threads (at least 1) within the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -29,13 +29,13 @@ def torch_threads(count: int) -> Iterator[None]:
 
 @final
 class WorkerThreads:
-    """Threads of this process that make calls at once, each with as many torch threads as the caller uses.
+    """Threads of this process for parallel calls, each with as many torch threads as the caller uses.
 
-    Networks of this field gain more by it than by torch threads, which meet after every small operation; and as every
-    call is computed as it would be alone, the number of worker threads changes no result.
+    Small networks gain more from them than from torch threads, which synchronise after every small operation. The
+    number of worker threads does not change results.
 
     Args:
-        count: at least 1; a single one is the caller's own.
+        count: number of threads, at least 1; with 1, the calling thread does all calls.
     """
 
     def __init__(self, count: int) -> None:
@@ -43,9 +43,9 @@ class WorkerThreads:
         self._pool = ThreadPoolExecutor(count) if count > 1 else None
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """`function` of each item, in their order; at most twice as many are at work or waiting as there are threads.
+        """Yield `function` of each item, in order, with at most `2 * count` items taken ahead.
 
-        Items are taken by the calling thread. The first error ends the iteration, once no call is at work any more.
+        The calling thread iterates over the items. The first error ends the iteration after all running calls.
         """
         if self._pool is None:
             yield from map(function, items)
@@ -66,22 +66,22 @@ class WorkerThreads:
 
 
 CALLING_THREAD = WorkerThreads(1)
-"""No other thread."""
+"""The calling thread alone."""
 
 
 def threads_for(workers: int) -> WorkerThreads:
-    """Worker threads that together have one torch thread for each of so many workers, as torch is set now."""
+    """Worker threads that use `workers` torch threads in total, with the current number of torch threads each."""
     return WorkerThreads(max(1, workers // torch.get_num_threads()))
 
 
 def _first(pending: deque[Future[Result]]) -> Result:
-    result = pending[0].result()  # which stays there if the wait is broken off
+    result = pending[0].result()  # popped only afterwards, since the wait may be interrupted
     pending.popleft()
     return result
 
 
 def _called(caller: tuple[int, bool], function: Callable[[Item], Result], item: Item) -> Result:
-    """What torch keeps a thread at a time is made that of the caller."""
+    """Call `function(item)` with the thread-local state of torch in the calling thread."""
     threads, gradients = caller
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
@@ -94,13 +94,13 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @final
 class ThreadCopies(Generic[Module]):
-    """One module as often as threads ask for it, all with the same tensors.
+    """Copies of a module, one per thread, with shared tensors.
 
-    `torch.func.functional_call` puts parameters into the module itself for the length of a call, as does
-    `metazoo.features.batch_norm` with flags and hooks, so no two threads may do so to one module at once.
+    `torch.func.functional_call` and `metazoo.features.batch_norm` change the module itself during a call, so two
+    threads must not use one module at once.
 
     Args:
-        module: copied as it is when a thread first asks; it is never changed through its copies.
+        module: module to copy when a thread first asks for its copy; copies do not change it.
     """
 
     def __init__(self, module: Module) -> None:
@@ -108,7 +108,7 @@ class ThreadCopies(Generic[Module]):
 
     @property
     def own(self) -> Module:
-        """The calling thread's."""
+        """Copy of the calling thread."""
         found: Module | None = getattr(self._copies, "own", None)
         if found is None:
             tensors = itertools.chain(self._module.parameters(), self._module.buffers())

@@ -1,7 +1,7 @@
-"""Both ends of a worker process: how it is started and ended, and what it does in between.
+"""Worker process: its start and end in the parent, and its loop.
 
-It is a fresh interpreter that imports this module and nothing of the program that starts it. The two are connected by a
-socket that it inherits, which needs POSIX.
+It is a fresh interpreter that imports this module, and nothing of the program that starts it. A socket, which it
+inherits (POSIX), connects the two.
 """
 
 import contextlib
@@ -36,12 +36,16 @@ serve(connection, int(sys.argv[2]))
 
 
 class Worker:
-    """The parent's end: the process, the connection, whether it has come up, and the index of the unit it works on.
+    """Worker process, seen from its parent. It ignores SIGINT, and ends with its parent.
 
-    It ignores SIGINT, and ends with its parent.
+    Attributes:
+        up: whether the process has started completely.
+        unit: index of its current unit, or None.
+        connection: connection to the process.
+        process: operating system process.
 
     Raises:
-        RunError: the system does not let another process start.
+        RunError: the system refuses another process.
     """
 
     def __init__(self) -> None:
@@ -55,39 +59,39 @@ class Worker:
                 self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
         except (OSError, ValueError) as error:
             self.connection.close()
-            raise RunError(f"cannot start a worker process: {error}; use fewer workers") from error
+            raise RunError("worker process", f"cannot start ({error})", "use fewer workers") from error
         finally:
             theirs.close()
         self.send(json.dumps([entry for entry in sys.path if isinstance(entry, str)]).encode())
 
     def send(self, content: bytes) -> None:
-        """Send a task; a process that has died is met when its answer is read."""
+        """Send a task; if the process has died, reading its answer fails."""
         with contextlib.suppress(OSError):
             self.connection.send_bytes(content)
 
     def exit_code(self) -> int:
-        """Exit code of a process that has closed its connection, or the negative signal."""
+        """Wait for a process that has closed its connection: its exit code, or its negative signal."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self.process.wait(_SECONDS_TO_END)
         return 0
 
     def explain_death(self, name: str | None, check: Callable[[], None]) -> NoReturn:
-        """Raise the RunError that says how a process ended that worked on the unit of this name."""
-        code, subject = self.exit_code(), f"the process of {name or 'no unit yet'}"
+        """Raise the RunError for a process that ended during the unit `name`."""
+        code, subject = self.exit_code(), f"process of {name or 'no unit yet'}"
         # A signal to the whole group may reach a worker a moment before this process.
         for _ in range(10):
             check()
             time.sleep(0.05)
         if code == -signal.SIGKILL:
-            raise RunError(f"{subject} was killed, probably for want of memory; use fewer workers")
+            raise RunError(subject, "killed, probably out of memory", "use fewer workers")
         if not self.up and code > 0:
-            raise RunError("a worker process could not start, for the reason above; put that right, or use one worker")
+            raise RunError("worker process", "cannot start, for the reason above", "correct it, or use one worker")
         ending = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-        raise RunError(f"{subject} ended unexpectedly {ending}; call again, with one worker to see more")
+        raise RunError(subject, f"ended unexpectedly {ending}", "call again, with one worker to see more")
 
 
 def end_workers(workers: Sequence[Worker]) -> None:
-    """End every worker; one at work has a moment to delete the temporary file it may be writing."""
+    """End all workers, with a moment for busy ones to delete temporary files."""
     try:
         for worker in workers:
             worker.connection.close()
@@ -106,7 +110,7 @@ def end_workers(workers: Sequence[Worker]) -> None:
 
 
 def serve(connection: Connection, parent: int) -> None:
-    """Answer tasks until the connection closes, after a first message that says that this process has come up."""
+    """Send a first message after the start, then answer tasks until the connection closes."""
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, _Ended.handle)
@@ -123,7 +127,7 @@ def serve(connection: Connection, parent: int) -> None:
 
 
 class _Ended(BaseException):
-    """The parent has no more use for this process."""
+    """The parent has ended this process."""
 
     @classmethod
     def handle(cls, _number: int, _frame: FrameType | None) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Model inversion: images recovered from frozen teachers, and the stage that fills a bank with them."""
+"""Model inversion: images recovered from frozen teachers into a bank."""
 
 from metazoo.recover.budget import RecoveryBudget
 from metazoo.recover.generated import GeneratorCanvas, GeneratorConfig

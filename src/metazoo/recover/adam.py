@@ -1,8 +1,8 @@
-"""Adam whose every step is the same work on the same tensors, so that it can be recorded.
+"""Adam with identical operations at every step, so that a step can be recorded.
 
-The update of Kingma & Ba (2015) as `torch.optim.Adam` computes it. Making one of those imports torch's compiler, which
-takes four seconds of every worker process, and inversion needs none of its options. Steps are counted on the device and
-their factors looked up there, so that one step can be recorded and played back; see `metazoo.execution.repeat`.
+The update of Kingma & Ba (2015), as in `torch.optim.Adam`. The latter imports the compiler of torch, which costs four
+seconds in every worker process, and inversion needs none of its options. Steps are counted on the device, and their
+factors are read there, so that one step can be recorded and played back; see `metazoo.execution.repeat`.
 """
 
 import math
@@ -17,15 +17,15 @@ _EPSILON = 1e-8
 
 @final
 class PlainAdam:
-    """The optimiser Adam for steps whose learning rates are known before.
+    """Adam with learning rates that are known in advance.
 
     Args:
-        values: float tensors of any shapes on one device, changed in place.
+        values: float tensors of any shapes on one device, updated in-place.
         betas: decay rates of both moments, in [0, 1); see Kingma & Ba.
         learning_rates: learning rates of all steps.
 
     Attributes:
-        steps_done: number of steps, int64 [1] on the device.
+        steps_done: number of finished steps, int64 [1] on the device.
     """
 
     def __init__(self, values: Sequence[Tensor], betas: tuple[float, float], learning_rates: Sequence[float]) -> None:

@@ -1,7 +1,7 @@
-"""Model inversion through a generator, as Task Groupings Regularization publishes it (ICML 2024).
+"""Model inversion through a generator, as published for Task Groupings Regularization (ICML 2024).
 
-A generator and latent vectors are trained together, so that the teacher recognises what they make. At 32
-pixels the generator is 97 % of the arithmetic, which is why `pixels` is the default elsewhere.
+A generator and latent vectors are trained together until the teacher recognises the generated images. At 32 pixels,
+the generator is 97 % of the arithmetic. Other presets therefore use `pixels`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,11 +20,11 @@ from metazoo.zoo.teachers import WhiteBoxTeacher
 
 @final
 class GeneratorCanvas(Canvas):
-    """Images that a network makes of latent vectors. Both are moved.
+    """Images that a network generates from latent vectors; both are optimised.
 
     Args:
         network: module from latent vectors to images [n, channels, side, side] in [0, 1].
-        latents: [n, size of a latent vector].
+        latents: latent vectors [n, size].
     """
 
     def __init__(self, network: nn.Module, latents: Tensor) -> None:
@@ -32,24 +32,24 @@ class GeneratorCanvas(Canvas):
         self.parameters = (latents, *network.parameters())
 
     def images(self) -> Tensor:
-        """The images of the latent vectors."""
+        """Images generated from the latent vectors."""
         return self.network(self.latents)
 
 
 class GeneratorConfig(BaseModel):
-    """How images are recovered through a generator. The defaults are the published values."""
+    """Options of recovery through a generator, with the published values as defaults."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    iterations: int = Field(default=200, ge=1, description="steps of Adam on generator and latent vectors")
-    learning_rate: float = Field(default=1e-3, gt=0)
+    iterations: int = Field(default=200, ge=1, description="number of Adam steps on generator and latent vectors")
+    learning_rate: float = Field(default=1e-3, gt=0, description="learning rate of Adam")
     latent: int = Field(default=256, ge=1, le=65536, description="size of a latent vector")
-    width: int = Field(default=64, ge=1, le=4096, description="maps of the generator's last hidden layer")
-    cross_entropy: float = Field(default=1.0, ge=0, description="weight of the wanted class")
+    width: int = Field(default=64, ge=1, le=4096, description="channels of the last hidden layer of the generator")
+    cross_entropy: float = Field(default=1.0, ge=0, description="weight of the cross-entropy with the target class")
     batch_norm: float = Field(default=1.0, ge=0, description="weight of the batch-norm statistics")
-    shift: float = Field(default=0.125, ge=0, lt=0.5, description="largest shift of a crop, as a share of the side")
+    shift: float = Field(default=0.125, ge=0, lt=0.5, description="largest shift of a crop, as a fraction of the side")
     shared_augmentation: bool = Field(
-        default=True, description="as published: one crop with a black border and one flip for a whole batch"
+        default=True, description="one crop with black border and one flip for the whole batch, as published"
     )
 
     def inversions(
@@ -63,20 +63,21 @@ class GeneratorConfig(BaseModel):
         objectives: Sequence[Objective] = (),
         network: nn.Module | None = None,
     ) -> Iterator[Inversion]:
-        """Yield the inversion of each bucket, to be run before the next one.
+        """Yield the inversion of each bucket; run it before the next one.
 
-        One network is trained from bucket to bucket, with latent vectors and moments of Adam of its own for each, as
-        the published code does before it groups the teachers. Its sides are the teacher's input size, rounded up to a
-        multiple of 4. Deterministic on a CPU given `random` and the number of threads.
+        All buckets share one network, and each has its own latent vectors and moments of Adam, as in the published code
+        before the teachers are grouped. Images have the teacher's input size, rounded up to a multiple of 4. On a CPU,
+        results are deterministic given `random` and the number of threads.
 
-        Arguments are those of `RecoveryConfig.inversions`, except `network`: a generator on the teacher's device that
-        is trained further, from latent vectors of size `latent`; a fresh one if None.
+        Args:
+            network: generator on the teacher's device to train further, from latent vectors of size `latent`; a new one
+                if None. For all other arguments, see `RecoveryConfig.inversions`.
         """
         side = -(-teacher.input_size // 4) * 4
         if network is None:
             network = Generator(side, teacher.channels, latent=self.latent, width=self.width)
             network.initialise(random)
-            # 1.5 times as fast as channels first on a CPU, 1.2 to 1.5 times on an H100.
+            # 1.5 times as fast as channels-first on a CPU, 1.2 to 1.5 times on an H100.
             network.to(teacher.device).to(memory_format=torch.channels_last)
         augmentation = (CropAndFlipAlike if self.shared_augmentation else ShiftAndFlip)(round(side * self.shift))
         terms: list[Objective] = [CrossEntropy(self.cross_entropy), BatchNormDistance(self.batch_norm), *objectives]

@@ -1,14 +1,14 @@
-"""Guides: models with batch norm that help to recover others.
+"""Guides: models with batch norm that help to recover images from other models.
 
-Without batch norm a teacher stores nothing of its training images except their classes, and inversion by class alone
-leaves little of what pictures look like. LoRA-Recycle (CVPR 2025) takes the missing statistics for a vision transformer
-from a ResNet-50 trained on ImageNet. Here another model of the same zoo lends its own, so that nothing comes from
-outside: images recovered from the teacher are shown to its guide as well, and the guide's batch-norm distance counts.
+A teacher without batch norm stores no statistics of its training images, and inversion by class alone recovers little
+of their appearance. LoRA-Recycle (CVPR 2025) takes the missing statistics for a vision transformer from a ResNet-50
+trained on ImageNet. Here, a model of the same zoo is the guide, so that nothing comes from outside: recovered images
+pass through the guide as well, and its batch-norm distance is part of the loss.
 
-A model that has batch norm may be guided as well. Its own statistics are those of a few classes, which it may
-distinguish by any feature; a picture that another model of its domain also finds usual is more like a real one.
-The mean of both distances counts, the guide's scaled to the teacher's at the start, in half of the iterations, which
-take as long as all without a guide.
+A teacher with batch norm can also have a guide. The teacher may separate its few classes by any feature, but an image
+that also fits the statistics of another model of its domain is more like a real one. The loss then has the mean of
+both distances, with the guide's scaled to the teacher's at the start. The number of iterations is halved, which takes
+as long as all of them without a guide.
 """
 
 import torch
@@ -21,11 +21,14 @@ from metazoo.zoo import ModelContract, Zoo
 
 
 def choose_guides(zoo: Zoo, seed: int, *, all_models: bool = False) -> dict[str, ModelContract]:
-    """Choose a guide for every model without batch norm, and for the others too if `all_models`, by the model's name.
+    """Choose guides for all models without batch norm, and for the others too if `all_models`.
 
-    It is drawn by seed, from the same domain where there is one; a model with batch norm has one of its own domain or
-    none. A guide's images may be kept and shown at least as freely as those of the model that it guides, so that no
-    statistics get into images that are less protected. Models without any possible guide are left out.
+    Guides are drawn with `seed`, from the domain of the model if possible. Models with batch norm get guides of their
+    own domain only. Recovered images of a guide are permitted at least as much as those of the guided model, so that
+    statistics do not get into images with less protection.
+
+    Returns:
+        Contracts of the guides by name of the guided model, without models that have no possible guide.
 
     Raises:
         UsageError: an architecture cannot be built.
@@ -53,5 +56,5 @@ def choose_guides(zoo: Zoo, seed: int, *, all_models: bool = False) -> dict[str,
 
 
 def _built(spec: ClassifierSpec) -> tuple[object, ...]:
-    """All that decides whether a network has batch norm."""
+    """Key of all specifications that share their layers."""
     return (spec.architecture, *sorted(spec.arguments.items()))

@@ -1,4 +1,4 @@
-"""Health of a recovered zoo by teacher, for people and for logs."""
+"""Health of the recovered images by teacher."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +14,13 @@ LEAST_AGREEMENT = 0.5
 class TeacherHealth:
     """Means over the recovered images of one teacher; see `inversion.Health`.
 
-    The batch-norm distances are None for a teacher without batch norm; `without_guide` is the name of a guide that was
-    rejected for some of the images, or None.
+    Attributes:
+        teacher: name of the teacher.
+        images: number of images.
+        agreement: share of images with the target class as prediction, in [0, 1].
+        batch_norm_distance: distance from the batch-norm statistics of the teacher; None without batch norm.
+        batch_norm_distance_at_start: the same distance at the start of the inversion.
+        without_guide: name of a guide that was rejected for some images, or None.
     """
 
     teacher: str
@@ -27,7 +32,7 @@ class TeacherHealth:
 
     @property
     def doubtful(self) -> bool:
-        """Whether the teacher itself does not recognise most of these images."""
+        """Whether the teacher does not recognise most of its own images."""
         return self.agreement < LEAST_AGREEMENT
 
 
@@ -59,19 +64,19 @@ def _mean(shards: Sequence[Shard], figure: str) -> float | None:
 
 
 def health_warning(rows: Sequence[TeacherHealth]) -> str | None:
-    """Sentences on doubtful teachers, the worst first, and on those whose guide was rejected; None if all is well."""
+    """Warning about doubtful teachers, the worst first, and about rejected guides; None if there are neither."""
     sentences = []
     doubtful = sorted((row for row in rows if row.doubtful), key=lambda row: (row.agreement, row.teacher))
     if doubtful:
         named = some_of([f"{row.teacher} ({100 * row.agreement:.0f} %)" for row in doubtful])
         sentences.append(
             f"{len(doubtful)} of {len(rows)} teachers recognise less than {100 * LEAST_AGREEMENT:.0f} % of the images "
-            f"recovered from them: {named}; raise recovery.iterations, or remove those teachers from the zoo"
+            f"recovered from them: {named}; raise recovery.iterations, or remove these teachers from the zoo"
         )
     alone = [f"{row.teacher} (guide {row.without_guide})" for row in rows if row.without_guide is not None]
     if alone:
         sentences.append(
-            f"{len(alone)} of {len(rows)} teachers were recovered without the guide that led them astray: "
-            f"{some_of(alone)}; see whether teacher or guide is sound"
+            f"{len(alone)} of {len(rows)} teachers were recovered without their guide, which made the images worse: "
+            f"{some_of(alone)}; check teachers and guides with `metazoo zoo verify`"
         )
     return ". ".join(sentences) or None

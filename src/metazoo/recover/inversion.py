@@ -1,4 +1,4 @@
-"""Model inversion: what images are made of is moved until a frozen teacher recognises them."""
+"""Model inversion: optimisation of images until a frozen teacher recognises them."""
 
 import functools
 import operator
@@ -22,25 +22,25 @@ from metazoo.recover.tokens import PatchSelection
 from metazoo.zoo.teachers import WhiteBoxTeacher
 
 GUIDE_REJECTED = "guide_let_go"
-"""Name of `Health.guide_rejected` in a bank, which is that of version 0.1."""
+"""Name of `Health.guide_rejected` in a bank, kept from version 0.1."""
 
 
 class GuideError(ZooError):
-    """A guide without which the images of a teacher would be finite."""
+    """A guide makes the images of a teacher not finite."""
 
 
 @dataclass(frozen=True)
 class Health:
-    """How well one bucket was recovered, judged by its own teacher on the stored 8-bit images.
+    """Quality of one recovered bucket, measured by its teacher on the stored 8-bit images.
 
     Attributes:
-        agreement: share of the images, in [0, 1], that the teacher gives the wanted class; a low one is a bad sign, but
-            a high one does not say that the images teach much.
-        batch_norm_distance: `objectives.batch_norm_distance` of the images; None for a teacher without batch norm. One
-            well below that of the start is sound.
-        batch_norm_distance_at_start: distance of the images that the inversion started from.
+        agreement: share of images with the target class as prediction, in [0, 1]. Low values are a bad sign; high
+            values do not show that the images are informative.
+        batch_norm_distance: `objectives.batch_norm_distance` of the images; None for a teacher without batch norm. It
+            should be well below the distance at the start.
+        batch_norm_distance_at_start: the same distance of the starting images.
         guide_distance: batch-norm distance of the images from the guide's statistics; None without a guide.
-        guide_distance_at_start: that distance of the images that the inversion started from.
+        guide_distance_at_start: the same distance of the starting images.
         guide_rejected: whether a guide failed, so that the images were recovered without it.
     """
 
@@ -53,20 +53,26 @@ class Health:
 
     @property
     def is_worse_than_start(self) -> bool:
-        """Whether the statistics of the teacher or of its guide are no nearer than at the start; False without any."""
+        """Whether the distance from teacher or guide is not below that at the start; False without batch norm."""
         own = self.batch_norm_distance, self.batch_norm_distance_at_start
         pairs = own, (self.guide_distance, self.guide_distance_at_start)
         return any(end is not None and start is not None and end >= start for end, start in pairs)
 
     def figures(self) -> dict[str, float]:
-        """The known figures by their names in a bank; 1 for a rejected guide."""
+        """Known values by their names in a bank, with 1 for a rejected guide."""
         stored = {GUIDE_REJECTED if name == "guide_rejected" else name: value for name, value in vars(self).items()}
         return {name: float(value) for name, value in stored.items() if value is not None and value is not False}
 
 
 @dataclass(frozen=True)
 class RecoveredImages:
-    """`images` uint8 [n, channels, side, side], `labels` int64 [n] (local classes), both on the CPU, and `health`."""
+    """Recovered images of one bucket, on the CPU.
+
+    Attributes:
+        images: uint8 [n, channels, side, side].
+        labels: indices of the teacher's classes, int64 [n].
+        health: quality of the images.
+    """
 
     images: Tensor
     labels: Tensor
@@ -74,11 +80,11 @@ class RecoveredImages:
 
 
 class Canvas(ABC):
-    """What images are made of.
+    """Parametrisation of the images that are optimised.
 
     Attributes:
-        parameters: the tensors that inversion moves, on one device.
-        selection: patches of a vision transformer that are still inverted; None for all.
+        parameters: tensors to optimise, on one device.
+        selection: patches of a vision transformer that are still optimised; None for all.
     """
 
     parameters: Sequence[Tensor]
@@ -86,40 +92,39 @@ class Canvas(ABC):
 
     @abstractmethod
     def images(self) -> Tensor:
-        """Images [n, channels, side, side] in [0, 1], differentiable in the parameters."""
+        """Images [n, channels, side, side] in [0, 1], differentiable with respect to the parameters."""
 
-    def confine(self) -> None:  # noqa: B027 - most canvases cannot leave their range
-        """Bring the parameters back into their range after a step."""
+    def confine(self) -> None:  # noqa: B027 - most canvases need none
+        """Project the parameters onto their range after a step."""
 
 
 @final
 class Inversion:
-    """The inversion of one teacher into the images of a canvas, which can be driven step by step.
+    """Inversion of one teacher into the images of a canvas, step by step.
 
-    Each `step` is one of Adam on the canvas. Whoever owns another optimiser, of a canvas or a generator that several
-    teachers share, or of the starting values of a generator, takes the gradient of `loss` instead. The iterate with the
-    lowest loss is kept, as in the published code of TGR, but chosen on the device: no step waits for the host, and a
-    GPU plays back what it recorded of one. After the last step its result is evaluated too, without a gradient. The
-    teacher is as it was between two calls.
+    `step` is one step of Adam on the canvas. With another optimiser, such as that of a generator which several teachers
+    share, use the gradient of `loss` instead. The iterate of the lowest loss is kept, as in the published code of TGR,
+    but chosen on the device: no step waits for the host, and a GPU can play back a recorded step. The result of the
+    last step is evaluated too, without a gradient. The teacher is not changed.
 
     Args:
-        teacher: a frozen model.
-        canvas: what is moved, on the teacher's device. Its parameters are made to ask for gradients.
-        labels: wanted local class of every image, int64 [n].
-        objectives: terms of the loss, added in this order; see `Objective` for what makes steps recordable.
-        augmentation: change of the images before the teacher sees them, drawn anew each time.
-        generator: source of the draws of the augmentation, on the CPU. Those of all steps are drawn at once.
+        teacher: frozen model.
+        canvas: images to optimise, on the teacher's device. Its parameters are set to require gradients.
+        labels: target class of every image, int64 [n].
+        objectives: terms of the loss, added in this order; see `Objective` for recordable ones.
+        augmentation: augmentation of the images before each forward pass.
+        generator: CPU generator of the augmentation. The random numbers of all steps are drawn at once.
         learning_rates: learning rates of the steps; none if only `loss` is used.
         betas: decay rates of Adam.
-        guide: another model on the same device, whose batch-norm statistics go to the objectives as well.
-        stored_side: largest stored side in pixels; larger images are scaled down to it (bilinear, antialiased) before
-            they are judged. None keeps their size.
+        guide: another model on the same device, whose batch-norm statistics are passed to the objectives.
+        stored_side: largest stored side in pixels, to which larger images are scaled down (bilinear, antialiased);
+            None for no limit. Images are evaluated as stored.
 
     Attributes:
-        steps_left: number of steps for which there is a learning rate.
+        steps_left: number of remaining learning rates.
 
     Raises:
-        UsageError: there is no objective.
+        UsageError: there are no objectives.
     """
 
     def __init__(
@@ -137,7 +142,7 @@ class Inversion:
         stored_side: int | None = None,
     ) -> None:
         if not objectives:
-            raise UsageError(f"inversion of model {teacher.name!r} has no objective; give one, such as CrossEntropy()")
+            raise UsageError(f"inversion of model {teacher.name!r}", "no objective", "pass one, such as CrossEntropy()")
         self.teacher, self.canvas, self.steps_left = teacher, canvas, len(learning_rates)
         self._objectives, self._augmentation, self._generator = tuple(objectives), augmentation, generator
         self._with_features = any(getattr(objective, "uses_features", False) for objective in objectives)
@@ -162,20 +167,20 @@ class Inversion:
             draws = torch.stack(drawn).to(device)
             self._last_draws = draws[-1]
             optimiser = PlainAdam(canvas.parameters, betas, learning_rates)
-            # A cycle of references would keep images, moments and recordings until the collector comes by.
+            # A reference cycle would keep images, moments and recordings until garbage collection.
             move = functools.partial(Inversion._move, weakref.proxy(self), optimiser, draws)
             recordable = canvas.selection is None and all(getattr(own, "recordable", False) for own in objectives)
             self._repeated = Repeated(move, device, recordable=recordable)
 
     def step(self) -> None:
-        """Move the canvas by one step.
+        """Do one optimisation step.
 
         Raises:
-            UsageError: a step for each learning rate has been done.
+            UsageError: no learning rate is left.
         """
         if self._repeated is None or not self.steps_left:
             raise UsageError(
-                f"inversion of model {self.teacher.name!r} has no learning rate for a further step; give more of them"
+                f"inversion of model {self.teacher.name!r}", "no learning rate is left", "pass more learning_rates"
             )
         self._repeated()
         self.steps_left -= 1
@@ -184,10 +189,10 @@ class Inversion:
                 self._keep_best(*self._evaluate(self._last_draws, self._evaluated - 1))
 
     def run(self, check: Callable[[], None] = lambda: None) -> Self:
-        """Do all steps that are left, and return this inversion.
+        """Do all remaining steps and return this inversion.
 
         Args:
-            check: function that is called before every step; what it raises ends the run.
+            check: function that is called before every step and may raise to stop.
         """
         for _ in range(self.steps_left):
             check()
@@ -195,19 +200,19 @@ class Inversion:
         return self
 
     def loss(self) -> Tensor:
-        """Loss of the current iterate, a scalar that is differentiable in the canvas, under a fresh augmentation."""
+        """Loss of the current iterate with a new augmentation: a scalar, differentiable with respect to the canvas."""
         draws = self._augmentation.draw(len(self._labels), self._generator).to(self._labels.device)
         images, loss = self._evaluate(draws)
         self._keep_best(images, loss)
         return loss
 
     def best(self) -> RecoveredImages:
-        """The iterate of the lowest loss that `step` or `loss` has met, as it is stored, judged by the teacher.
+        """Iterate of the lowest loss in `step` and `loss`, in stored form, with its health.
 
-        Before any of them it is the start, and its labels are the classes that the teacher predicts.
+        Before the first loss, it is the starting image, labelled with the teacher's predictions.
 
         Raises:
-            GuideError: the loss or the gradients are not finite, though those of the teacher alone are.
+            GuideError: the loss or the gradients are not finite, but those of the teacher alone are.
             ZooError: the teacher's outputs or gradients are not finite.
         """
         stored = _stored(self._best_images, self._stored_side)
@@ -246,7 +251,7 @@ class Inversion:
             self.canvas.selection.step(self.canvas.images().detach())
 
     def _evaluate(self, draws: Tensor, step: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Images of the canvas and their loss when they are augmented as `draws` say."""
+        """Images of the canvas, and their loss with the augmentation of the random numbers `draws`."""
         images, selection = self.canvas.images(), self.canvas.selection
         if selection is None:
             tokens, kept, shown = None, None, self._augmentation.apply(images, draws)
@@ -268,17 +273,17 @@ class Inversion:
 
     @torch.no_grad()
     def _judge(self, images: Tensor) -> tuple[Tensor, Tensor, bool]:
-        """Logits and batch-norm distance of images as they are, and whether the teacher has batch norm."""
+        """Logits and batch-norm distance of images without augmentation, and whether the teacher has batch norm."""
         logits, _, statistics = self._pass(images)
         return logits, batch_norm_distance(*statistics), bool(statistics.observed)
 
     @torch.no_grad()
     def _guide_distance(self, images: Tensor) -> Tensor:
-        """Batch-norm distance of images as they are from the guide's statistics; 0 without a guide."""
+        """Batch-norm distance of images without augmentation from the guide's statistics; 0 without a guide."""
         return batch_norm_distance(*self._guide(images)[2]) if self._guide else images.new_zeros(())
 
     def _teacher_is_finite(self) -> bool:
-        """Whether outputs and gradients of the teacher alone are finite on the images that are kept."""
+        """Whether outputs and gradients of the teacher alone are finite on the best images."""
         images = self._best_images.clone().requires_grad_(True)
         logits, _, statistics = self._pass(images)
         loss = functional.cross_entropy(logits, self._labels) + batch_norm_distance(*statistics)

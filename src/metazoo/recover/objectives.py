@@ -1,9 +1,9 @@
-"""Terms of the inversion loss: what a recovered image is asked to be.
+"""Terms of the inversion loss.
 
-Any objective can be one. Those of a teacher are by default `cross_entropy + batch_norm + total_variation + l2`, each
-with its weight. The first two are those of Task Groupings Regularization (ICML 2024, inversion loss); total variation
-and L2 come from DeepInversion (Yin et al., CVPR 2020), because pixels, unlike a generator, have no smoothness of their
-own.
+The default loss is the weighted sum `cross_entropy + batch_norm + total_variation + l2`; any other `Objective` can be
+added. The first two terms are those of Task Groupings Regularization (ICML 2024, inversion loss). Total variation and
+L2 come from DeepInversion (Yin et al., CVPR 2020), since pixels, unlike the outputs of a generator, are not smooth by
+themselves.
 """
 
 from collections.abc import Iterable
@@ -19,19 +19,18 @@ from metazoo.recover.statistics import BatchNormStatistics
 
 @dataclass(frozen=True, eq=False)
 class TeacherOutputs:
-    """What one forward pass of a batch through a teacher, and through its guide, gives.
+    """Results of one forward pass of a batch through a teacher and its guide.
 
-    Tensors are on the teacher's device and differentiable in the images, except the labels.
+    Tensors are on the teacher's device and differentiable with respect to the images, except the labels.
 
     Attributes:
-        images: augmented images that were shown, [n, channels, side, side], mostly in [0, 1].
-        labels: wanted local classes, int64 [n].
-        logits: [n, classes].
+        images: augmented images, [n, channels, side, side], mostly in [0, 1].
+        labels: target classes, int64 [n].
+        logits: logits of the teacher, [n, classes].
         batch_norm: statistics of the teacher's batch-norm layers; empty if it has none.
         guide_batch_norm: statistics of the guide's layers; None without a guide.
-        guide_scale: factor that makes the guide's batch-norm distance as large as the teacher's at the start; 1 where
-            one of them is unknown or 0.
-        features: [n, feature_size] if an objective uses them, else None.
+        guide_scale: ratio of the batch-norm distances of teacher and guide at the start; 1 if one is unknown or 0.
+        features: features [n, feature_size] if an objective uses them, else None.
     """
 
     images: Tensor
@@ -44,28 +43,27 @@ class TeacherOutputs:
 
 
 class Objective(Protocol):
-    """One term of an inversion loss: a function, or an object with parameters or state of its own.
+    """Term of an inversion loss: a function, or an object with parameters or state.
 
-    Two attributes may be set; without them they count as False. `uses_features` asks for `TeacherOutputs.features`.
-    `recordable` promises that every call is the same operations on the same tensors, whatever Python counts meanwhile,
-    so that a GPU may play them back instead of calling again (`metazoo.execution.repeat`).
+    Two optional attributes are False by default. `uses_features` requests `TeacherOutputs.features`. `recordable`
+    promises that every call does the same operations on the same tensors, independent of Python state, so that a GPU
+    can play them back instead of calling again (`metazoo.execution.repeat`).
     """
 
     def __call__(self, images: Tensor, outputs: TeacherOutputs, step: Tensor, /) -> Tensor:
-        """Compute the term, a scalar to be minimised.
+        """Compute the term, a scalar to minimise.
 
         Args:
             images: images of the canvas before augmentation, [n, channels, side, side] in [0, 1], differentiable.
-            outputs: what teacher and guide make of the augmented images.
-            step: number of losses that the inversion has evaluated before, int64 [1] on the device, because a number
-                that Python counts would not change in a played-back step. The result of the last step is judged under
-                the number of that step.
+            outputs: results of teacher and guide for the augmented images.
+            step: number of earlier evaluations of the loss, int64 [1] on the device, since a Python number would not
+                change in a played-back step. The evaluation after the last step has the number of that step.
         """
         ...
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of `logits` [n, classes] against the wanted local classes `labels` [n] (int64)."""
+    """Mean cross-entropy of `logits` [n, classes] with the target classes `labels` [n] (int64)."""
     return functional.cross_entropy(logits, labels)
 
 
@@ -73,11 +71,11 @@ def batch_norm_distance(observed: Iterable[tuple[Tensor, Tensor]], stored: Itera
     """Distance of a batch from the running statistics of the teacher's batch-norm layers.
 
     Args:
-        observed: mean and biased variance [channels] of each layer's input over images and space.
+        observed: mean and biased variance [channels] of each layer's input over images and positions.
         stored: running mean and running variance [channels] of each layer.
 
     Returns:
-        The sum over layers of the plain (not squared) L2 norms of both differences; 0 without batch norm.
+        Sum over layers of the L2 norms (not squared) of both differences; 0 without batch norm.
     """
     terms = [
         (mean - running_mean).norm() + (variance - running_variance).norm()
@@ -87,10 +85,10 @@ def batch_norm_distance(observed: Iterable[tuple[Tensor, Tensor]], stored: Itera
 
 
 def total_variation(images: Tensor) -> Tensor:
-    """Mean squared difference of horizontal and of vertical neighbours of `images` [n, c, h, w] in [0, 1].
+    """Mean squared difference of horizontal and vertical neighbours of `images` [n, c, h, w] in [0, 1].
 
-    Squared and averaged, so that the weight does not depend on the number or the size of the images (DeepInversion
-    sums unsquared norms over the whole batch).
+    With the mean of squares, the weight does not depend on the number and size of the images. DeepInversion sums
+    unsquared norms over the whole batch.
     """
     height, width = images.shape[-2:]
     vertical = functional.mse_loss(images.narrow(2, 1, height - 1), images.narrow(2, 0, height - 1))
@@ -117,9 +115,9 @@ class CrossEntropy(_Weighted):
 
 
 class BatchNormDistance(_Weighted):
-    """Weighted `batch_norm_distance`: the teacher's, the guide's, or the mean of both where both have batch norm.
+    """Weighted `batch_norm_distance` of teacher or guide; its mean if both have batch norm.
 
-    Distances of networks differ by two orders of magnitude, so the guide's is scaled first, see `guide_scale`.
+    Distances of different networks can differ by two orders of magnitude, so the guide's is scaled by `guide_scale`.
     """
 
     def __call__(self, images: Tensor, outputs: TeacherOutputs, step: Tensor) -> Tensor:  # noqa: D102

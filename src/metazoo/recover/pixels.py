@@ -1,7 +1,7 @@
-"""Model inversion in pixels: images that a frozen teacher recognises, from nothing but the teacher.
+"""Model inversion in pixels: images that a frozen teacher recognises, made without any data.
 
-Task Groupings Regularization (ICML 2024) inverts through a generator with cross-entropy and batch-norm terms. Here the
-pixels themselves are optimised (DeepInversion, CVPR 2020): at 32 pixels the generator is 97 % of the arithmetic.
+Task Groupings Regularization (ICML 2024) inverts through a generator with cross-entropy and batch-norm terms. Here, the
+pixels are optimised directly (DeepInversion, CVPR 2020): at 32 pixels, the generator is 97 % of the arithmetic.
 """
 
 import math
@@ -23,61 +23,59 @@ from metazoo.zoo.teachers import WhiteBoxTeacher
 
 @final
 class PixelCanvas(Canvas):
-    """Images whose pixels are moved.
+    """Images whose pixels are optimised.
 
     Args:
-        start: float [n, channels, side, side] in [0, 1]; changed in place.
-        selection: patches that are still inverted; None for all.
+        start: starting images, float [n, channels, side, side] in [0, 1]; updated in-place.
+        selection: patches that are still optimised; None for all.
     """
 
     def __init__(self, start: Tensor, selection: PatchSelection | None = None) -> None:
         self.parameters, self.selection = (start,), selection
 
     def images(self) -> Tensor:
-        """The pixels; no gradient comes to those of dropped patches."""
+        """Pixels of the images, without a gradient to dropped patches."""
         pixels = self.parameters[0]
         return pixels if self.selection is None else self.selection.frozen(pixels)
 
     @torch.no_grad()
     def confine(self) -> None:
-        """Clamp the pixels to [0, 1], and leave dropped patches as they were."""
+        """Clamp the pixels to [0, 1] and restore dropped patches."""
         self.parameters[0].clamp_(0, 1)
         if self.selection is not None:
             self.selection.restore(self.parameters[0])
 
 
 class RecoveryConfig(BaseModel):
-    """How one bucket of images is recovered from one teacher."""
+    """Options of recovery in pixels."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     iterations: int = Field(
-        default=200, ge=0, description="steps of Adam on the pixels; with 0 the canvas itself is what is stored"
+        default=200, ge=0, description="number of Adam steps on the pixels; 0 stores the starting images"
     )
     learning_rate: float = Field(
-        default=0.05, gt=0, description="largest step in units of the [0, 1] range; falls as a cosine"
+        default=0.05, gt=0, description="learning rate of Adam at the start, with cosine decay; pixels are in [0, 1]"
     )
-    canvas: StartImages = Field(default="leaves", description="what the images start as")
-    cross_entropy: float = Field(default=1.0, ge=0, description="weight of the wanted class")
+    canvas: StartImages = Field(default="leaves", description="type of starting images")
+    cross_entropy: float = Field(default=1.0, ge=0, description="weight of the cross-entropy with the target class")
     batch_norm: float = Field(default=1.0, ge=0, description="weight of the batch-norm statistics")
-    total_variation: float = Field(default=20.0, ge=0, description="weight of smoothness")
+    total_variation: float = Field(default=20.0, ge=0, description="weight of the total variation")
     l2: float = Field(default=0.0, ge=0, description="weight of the distance from mid-grey")
     shift: float = Field(
-        default=0.125, ge=0, lt=0.5, description="largest shift of the augmentation, as a share of the side"
+        default=0.125, ge=0, lt=0.5, description="largest shift of the augmentation, as a fraction of the side"
     )
-    guided: bool = Field(
-        default=True, description="whether models without batch norm are recovered with the help of one that has it"
-    )
+    guided: bool = Field(default=True, description="guides with batch norm for models without it")
     guide_all: bool = Field(
         default=False,
-        description="whether models with batch norm are guided as well, each by another one of its domain, in half of "
-        "the iterations, which take as long",
+        description="guides of the same domain also for models with batch norm, with half of the iterations, which "
+        "take as long",
     )
     dropped_tokens: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description="share of its patches that a vision transformer is inverted without in the end; others ignore it",
+        description="share of patches that inversion of a vision transformer drops; other models ignore it",
     )
 
     def inversions(
@@ -90,18 +88,18 @@ class RecoveryConfig(BaseModel):
         stored_side: int | None = None,
         objectives: Sequence[Objective] = (),
     ) -> Iterator[Inversion]:
-        """Yield the inversion of each bucket, to be run before the next one.
+        """Yield the inversion of each bucket; run it before the next one.
 
-        Deterministic on a CPU given `random` and the number of threads.
+        On a CPU, results are deterministic given `random` and the number of threads.
 
         Args:
-            teacher: a frozen model.
-            buckets: wanted local classes of the images of each bucket, int64 [n].
-            random: source of all draws, on the CPU.
-            guide: see `metazoo.recover.guides`; on the teacher's device. If the teacher has batch norm too, half of the
-                iterations are done.
-            stored_side: see `Inversion`.
-            objectives: further terms of the loss, added to those of this config.
+            teacher: frozen model.
+            buckets: target classes of the images of each bucket, int64 [n].
+            random: CPU generator of all random numbers.
+            guide: guide on the teacher's device, see `metazoo.recover.guides`. If the teacher also has batch norm, the
+                number of iterations is halved.
+            stored_side: largest stored side in pixels, see `Inversion`.
+            objectives: further terms of the loss.
         """
         halved = guide is not None and bool(batch_norm_layers(teacher))
         iterations = -(-self.iterations // 2) if halved else self.iterations
@@ -129,5 +127,5 @@ class RecoveryConfig(BaseModel):
 
 
 def cosine_decay(progress: float, floor: float = 0.05) -> float:
-    """Factor on a learning rate at `progress` in [0, 1): from 1 down to `floor` along half a cosine."""
+    """Factor of the learning rate at `progress` in [0, 1): half a cosine from 1 to `floor`."""
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,9 +1,9 @@
 """Starting images of pixel inversion.
 
-Inversion moves a starting image only as far as the teacher asks. What the teacher does not ask for stays as it was, so
-the start decides much of the low-level statistics that the recovered images bring to the meta-model. *Dead leaves*
-(Lee, Mumford & Huang 2001; as a training source in Baradad et al. 2021) have the edges, the occlusions and roughly the
-spectrum of photographs, from random numbers alone; *noise* is the start of the published pixel methods.
+Inversion changes an image only as far as the loss depends on it, so the start determines many low-level statistics of
+the recovered images. *Dead leaves* (Lee, Mumford & Huang 2001; as training data in Baradad et al. 2021) have the edges,
+the occlusions and roughly the spectrum of photographs, from random numbers alone. *Noise* is the start of the published
+pixel methods.
 """
 
 import math
@@ -26,7 +26,7 @@ def dead_leaves(count: int, channels: int, side: int, generator: torch.Generator
     """Draw images of `shapes` overlapping shaded discs and rectangles, largest first, with fine coloured noise.
 
     Returns:
-        [count, channels, side, side] in [0, 1].
+        Images [count, channels, side, side] in [0, 1].
     """
 
     def uniform(*shape: int) -> Tensor:

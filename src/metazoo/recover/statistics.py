@@ -1,4 +1,4 @@
-"""Reading batch-norm statistics while a frozen teacher runs, without leaving anything behind in it."""
+"""Reader of the batch-norm statistics in a forward pass of a frozen teacher."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self, cast
@@ -11,10 +11,10 @@ from torch.utils.hooks import RemovableHandle
 
 
 class BatchNormStatistics(NamedTuple):
-    """Moments of the inputs of some batch-norm layers, each a mean and a biased variance [channels].
+    """Moments of the inputs of batch-norm layers, each a mean and a biased variance [channels].
 
     Attributes:
-        observed: moments of a batch over images and space, differentiable.
+        observed: moments of a batch over images and positions, differentiable.
         stored: running moments of the same layers.
     """
 
@@ -23,24 +23,23 @@ class BatchNormStatistics(NamedTuple):
 
 
 class BatchNormReader:
-    """Context manager that records what the batch-norm layers of a frozen network see.
+    """Context manager that records input statistics of the batch-norm layers of a frozen network.
 
-    All layers count that are in evaluation mode and keep running statistics. Within the context the network computes
-    what it always does, and gradients reach its inputs, but not the weights of these layers. Afterwards it is as it was
-    before, also after an exception. A batch may go through the network in several parts. Layers that have not run since
-    `clear` are absent; of a layer that runs twice in one pass both inputs count, as they did for the statistics that it
-    stores.
+    It covers all layers in evaluation mode with running statistics. Within the context, outputs of the network are
+    unchanged, and gradients reach its inputs, but not the weights of these layers. Afterwards, also after an exception,
+    the network is restored. A batch may pass in several parts. Layers that have not run since `clear` are absent. For a
+    layer that runs twice in one pass, both inputs count, as in its running statistics.
 
     Args:
-        network: a network whose weights and running statistics do not change any more.
+        network: network with constant weights and running statistics.
 
     Attributes:
-        largest_input: values of one image in the largest layer so far.
+        largest_input: largest number of input values per image of any layer so far.
     """
 
     def __init__(self, network: nn.Module) -> None:
         self._layers = [layer for layer in batch_norm_layers(network) if not layer.training]
-        # A subclass with a forward of its own, such as one with an activation in it, is only watched.
+        # For a subclass with another forward, such as one with an activation, a hook computes the statistics.
         self._affine = {layer: _affine(layer) for layer in self._layers if type(layer).forward is _BatchNorm.forward}
         self._seen: dict[_BatchNorm, list[tuple[int, Tensor, Tensor, Tensor]]] = {}
         self._replaced: list[_BatchNorm] = []
@@ -50,7 +49,7 @@ class BatchNormReader:
     def __enter__(self) -> Self:
         for layer in self._layers:
             if layer in self._affine and "forward" not in vars(layer):
-                # An attribute of the instance goes before the method of its class.
+                # An instance attribute takes precedence over the method of the class.
                 vars(layer)["forward"] = self._recording_forward(layer, *self._affine[layer])
                 self._replaced.append(layer)
             else:
@@ -64,12 +63,12 @@ class BatchNormReader:
             self._handles.pop().remove()
 
     def clear(self) -> None:
-        """Forget the statistics, before or after a batch."""
+        """Delete the recorded statistics, before or after a batch."""
         self._seen.clear()
 
     @property
     def observed(self) -> list[tuple[Tensor, Tensor]]:
-        """Mean and biased variance [channels] of every layer's inputs over images and space, differentiable."""
+        """Mean and biased variance [channels] of every layer's inputs over images and positions, differentiable."""
         statistics = []
         for parts in self._seen.values():
             count, centre = sum(part for part, *_ in parts), parts[0][1]
@@ -91,7 +90,7 @@ class BatchNormReader:
         def forward(inputs: Tensor) -> Tensor:
             mean = cast(Tensor, layer.running_mean)
             centre = mean.to(inputs.dtype)
-            rest = shift + (centre - mean) * scale  # what rounding has put into the centre
+            rest = shift + (centre - mean) * scale  # corrects the rounding of the centre
             outputs, *moments = _NormaliseAndObserve.apply(inputs, centre, scale, rest)  # pyright: ignore[reportGeneralTypeIssues]
             self._record(layer, inputs, centre.to(scale.dtype), *moments)
             return outputs
@@ -108,13 +107,13 @@ class BatchNormReader:
 
 
 def batch_norm_layers(network: nn.Module) -> list[_BatchNorm]:
-    """The batch-norm layers of `network` that keep running statistics; without any, inversion has none to compare."""
+    """Batch-norm layers of `network` with running statistics."""
     layers = [part for part in network.modules() if isinstance(part, _BatchNorm)]
     return [layer for layer in layers if layer.running_mean is not None]
 
 
 def _affine(layer: _BatchNorm) -> tuple[Tensor, Tensor]:
-    """Scale and shift [channels] that the layer applies in evaluation mode to inputs less its running mean."""
+    """Scale and shift [channels] of the layer in evaluation mode, for inputs minus its running mean."""
     variance = cast(Tensor, layer.running_var)
     scale = torch.rsqrt(variance + layer.eps)
     shift = torch.zeros_like(scale) if layer.bias is None else layer.bias.detach()
@@ -122,29 +121,29 @@ def _affine(layer: _BatchNorm) -> tuple[Tensor, Tensor]:
 
 
 class _NormaliseAndObserve(torch.autograd.Function):
-    """Batch norm by stored statistics, and the first two moments of its input about a centre.
+    """Batch norm with stored statistics, and the first two moments of its input about a centre.
 
-    The centre is the stored mean, so that the variance is no small difference of two large moments, and neither it nor
-    the outputs lose what rounding to bfloat16 would take. The gradient of all three is affine in the input, so it takes
-    two passes over the activations; torch's own backward also works out gradients of the weights, which a frozen layer
-    has no use for.
+    The centre is the stored mean. The variance is then no small difference of two large moments, and rounding to
+    bfloat16 loses precision neither in it nor in the outputs. The gradient of all three results is affine in the input
+    and takes two passes over the activations. The backward pass of torch also computes gradients of the weights, which
+    a frozen layer does not need.
     """
 
     @staticmethod
     def forward(
         ctx: Any, inputs: Tensor, centre: Tensor, scale: Tensor, shift: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Outputs, and mean and mean square [channels] of `inputs` [n, channels, ...] less `centre`."""
+        """Outputs, and mean and mean square [channels] of `inputs` [n, channels, ...] minus `centre`."""
         dimensions, exact = _all_but_channels(inputs), scale.dtype
         scale = scale.to(inputs.dtype)
         centred = inputs - _by_channel(centre, inputs)
         mean = centred.mean(dimensions, dtype=exact)
-        # Moments add up over the parts of a batch, and on a CPU take a tenth of the time of `torch.var_mean`.
+        # Moments can be added over the parts of a batch, and take a tenth of the time of `torch.var_mean` on a CPU.
         if exact == inputs.dtype:
             mean_square = centred.square_().mean(dimensions)
             offset = shift - centre * scale
             outputs = torch.addcmul(_by_channel(offset, inputs), inputs, _by_channel(scale, inputs), out=centred)
-        else:  # under mixed precision; a norm takes its squares in the type of the sum
+        else:  # mixed precision: a norm computes its squares in the type of the sum
             count = inputs.numel() // inputs.shape[1]
             mean_square = torch.linalg.vector_norm(centred, dim=dimensions, dtype=exact).square() / count
             outputs = torch.addcmul(
@@ -157,7 +156,7 @@ class _NormaliseAndObserve(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Gradient of the inputs: to_outputs * scale + to_mean / m + to_mean_square * 2 * (inputs - centre) / m."""
+        """Compute the gradient to_outputs * scale + to_mean / m + to_mean_square * 2 * (inputs - centre) / m."""
         to_outputs, to_mean, to_mean_square = gradients
         inputs, centre, scale = ctx.saved_tensors
         count = inputs.numel() // inputs.shape[1]

@@ -10,18 +10,18 @@ from metazoo.recover.statistics import BatchNormReader, BatchNormStatistics
 from metazoo.recover.tokens import PatchTokens
 from metazoo.zoo.teachers import WhiteBoxTeacher
 
-# 4 MB of activations stay in a core's cache, and blocks of that size serve one step after the other. A bucket of
-# 150 images of 32 pixels through conv4 (20 MB) takes half as long again in one piece.
+# 4 MB of activations fit into the cache of a core, and memory blocks of that size are reused at every step. In one part
+# (20 MB), a bucket of 150 images of 32 pixels through conv4 takes 1.5 times as long.
 _VALUES_AT_ONCE = 2**20
 _GUESSED_CHANNELS = 32
 
 
 @final
 class TeacherPass:
-    """Forward passes that also read batch-norm statistics; between two of them the teacher is as it was.
+    """Forward passes with batch-norm statistics; the teacher is not changed.
 
     Args:
-        teacher: a frozen model.
+        teacher: frozen model.
     """
 
     def __init__(self, teacher: WhiteBoxTeacher) -> None:
@@ -35,16 +35,16 @@ class TeacherPass:
         *,
         with_features: bool = False,
     ) -> tuple[Tensor, Tensor | None, BatchNormStatistics]:
-        """Run the teacher on one batch, which a CPU takes in parts.
+        """Run the teacher on one batch, in parts on a CPU.
 
         Args:
             images: float [n, channels, side, side] in [0, 1].
-            tokens: patch tokens of the teacher, to leave some of them out.
-            kept: indices of the patches that the teacher continues with, int64 [n, k]; None keeps all.
-            with_features: whether the features are returned; the logits are the same.
+            tokens: patch tokens of the teacher, needed for `kept`.
+            kept: indices of the patches to keep, int64 [n, k]; None for all.
+            with_features: whether to return the features.
 
         Returns:
-            Logits [n, classes], features [n, feature_size] or None, and the statistics, all differentiable.
+            Logits [n, classes], features [n, feature_size] or None, and statistics, all differentiable.
         """
         count, _, height, width = images.shape
         largest = self._reader.largest_input or _GUESSED_CHANNELS * height * width
@@ -62,5 +62,5 @@ class TeacherPass:
                     else:
                         logits.append(self._teacher(shown))
         statistics = BatchNormStatistics(reader.observed, reader.stored)
-        reader.clear()  # holds the graph
+        reader.clear()  # it references the graph
         return torch.cat(logits), torch.cat(features) if with_features else None, statistics

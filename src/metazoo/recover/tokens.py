@@ -1,12 +1,16 @@
-"""Sparse inversion: the patches that matter least to a vision transformer are left out step by step.
+"""Sparse inversion of vision transformers: the least important patches are dropped step by step.
 
 After SMI (Hu et al., ICML 2024, "Sparse Model Inversion"), which stops inverting patches of little attention, so that
-every further pass has fewer tokens. Deviations: the importance of a patch is the squared gradient that has reached its
-pixels since the last drop (published: the attention that the class token pays to it), which needs only a gradient of
-the teacher, costs no pass, and suits networks without a class token; patches are dropped in `DROPS` steps over the
-first half of the iterations (published: at iterations 50, 100, 200 and 300); and a shifted image is shown through as
-many of the teacher's patches as are kept, those that cover most of the kept pixels, so shifts need not be whole
-patches. Dropped patches stay as they were and are stored with the rest.
+later passes have fewer tokens. Deviations:
+
+- The importance of a patch is the squared gradient of its pixels since the last drop (published: the attention of the
+  class token). It costs no further pass and suits networks without a class token.
+- Patches are dropped in `DROPS` steps over the first half of the iterations (published: at iterations 50, 100, 200 and
+  300).
+- For a shifted image, the teacher keeps the same number of patches, those that cover most of the kept pixels, so shifts
+  need not be whole patches.
+
+Dropped patches remain unchanged and are stored with the rest.
 """
 
 from collections.abc import Iterator
@@ -25,11 +29,11 @@ DROPS = 4
 
 @dataclass(frozen=True)
 class PatchTokens:
-    """The tokens of a vision transformer, one for every patch, with their positions added.
+    """Patch tokens of a vision transformer after its position embedding.
 
     Attributes:
-        module: module whose outputs they are, [n, prefix + rows * columns, width].
-        prefix: number of tokens before those of the patches, such as a class token.
+        module: module with the tokens as output, [n, prefix + rows * columns, width].
+        prefix: number of tokens before the patches, such as a class token.
         rows: number of patches from top to bottom.
         columns: number of patches from left to right.
     """
@@ -41,7 +45,7 @@ class PatchTokens:
 
     @contextmanager
     def only(self, kept: Tensor | None) -> Iterator[None]:
-        """Keep only the patches `kept` (int64 [n, k]) of each image within the context; all if None."""
+        """Keep only the patches `kept` (int64 [n, k]) of each image within the context; None for all."""
         if kept is None:
             yield
             return
@@ -58,7 +62,7 @@ class PatchTokens:
 
 
 def patch_tokens(network: Network) -> PatchTokens | None:
-    """Find the tokens of a vision transformer of timm or torchvision with absolute positions; else None."""
+    """Find the patch tokens of a timm or torchvision vision transformer with absolute positions; else None."""
     body = network.body if isinstance(network, LibraryNetwork) else None
     if type(body).__name__ != "VisionTransformer":
         return None
@@ -74,19 +78,19 @@ def patch_tokens(network: Network) -> PatchTokens | None:
 
 @final
 class PatchSelection:
-    """The patches of a batch that are still inverted in pixels.
+    """Patches of a batch whose pixels are still optimised.
 
     Args:
         tokens: tokens of the teacher.
-        start: images that inversion starts from, [n, channels, side, side].
-        share: share of the patches that is left out in the end, in [0, 1).
+        start: starting images [n, channels, side, side].
+        share: share of patches that are dropped in the end, in [0, 1).
         steps: number of steps of the inversion.
     """
 
     def __init__(self, tokens: PatchTokens, start: Tensor, share: float, steps: int) -> None:
         self.tokens = tokens
         patches = tokens.rows * tokens.columns
-        # By the same ratio each time; what is left of an image is at least one patch.
+        # The same ratio at each drop; at least one patch remains.
         counts = [max(1, round(patches * (1 - share) ** (drop / DROPS))) for drop in range(1, DROPS + 1)]
         self._counts = {
             max(1, round(steps * drop / (2 * DROPS))): kept for drop, kept in enumerate(counts, 1) if kept < patches
@@ -98,29 +102,29 @@ class PatchSelection:
         self._at_drop = start.clone()
 
     def frozen(self, pixels: Tensor) -> Tensor:
-        """The same pixels [n, channels, side, side], without a gradient to those of dropped patches."""
+        """Detach the pixels [n, channels, side, side] of dropped patches."""
         return torch.where(self._mask.bool(), pixels, pixels.detach())
 
     def attached(self, images: Tensor) -> Tensor:
-        """Images [n, c, side, side] with the mask as a further channel, so that it is moved with them."""
+        """Append the mask to images [n, c, side, side] as a channel, so that it is augmented with them."""
         joined = torch.cat([images, self._mask], 1)
         if joined.requires_grad:
             joined.register_hook(self._observe)
         return joined
 
     def detached(self, joined: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The moved images, and the patches that cover most of the kept pixels; None as long as all are kept."""
+        """Split off the mask; return the images and the patches that cover most kept pixels, or None for all."""
         images, mask = joined[:, :-1], joined[:, -1:].detach()
         if self._kept.shape[1] == self._importance.shape[1]:
             return images, None
         return images, self._by_patch(mask).topk(self._kept.shape[1], 1).indices
 
     def restore(self, pixels: Tensor) -> None:
-        """Put dropped patches of `pixels`, which the momentum of an optimiser still moves, back in place."""
+        """Restore dropped patches of `pixels`, which the momentum of the optimiser still changes."""
         pixels.copy_(torch.where(self._mask.bool(), pixels, self._at_drop))
 
     def step(self, pixels: Tensor) -> None:
-        """Count a step after its gradient has been taken, and drop patches when they are due."""
+        """Count a step after its gradient, and drop patches when due."""
         self._steps_done += 1
         if self._steps_done in self._counts:
             self._at_drop.copy_(pixels)

@@ -1,4 +1,4 @@
-"""Units of recovery work that a process does."""
+"""Recovery units, each done by one process."""
 
 import contextlib
 from collections.abc import Callable, Generator, Sequence
@@ -20,7 +20,7 @@ from metazoo.zoo import ModelContract, WhiteBoxTeacher, Zoo, ZooReference
 
 @dataclass(frozen=True)
 class RecoveryUnit:
-    """Buckets to recover from one teacher, sent to a worker process. `zoo` names the teacher and its guide."""
+    """Buckets to recover from one teacher, sent to a worker process; `zoo` has the teacher and its guide."""
 
     zoo: ZooReference
     contract: ModelContract
@@ -40,10 +40,10 @@ def _name_of(unit: RecoveryUnit) -> str:
 
 
 def recover_unit(unit: RecoveryUnit) -> list[RecoveredImages]:
-    """Recover the images of each of its buckets; the same in every process and for every order of units.
+    """Recover the images of each bucket; results do not depend on the process and the order of units.
 
-    A guide is rejected, and the images are recovered without it, if it keeps them from becoming finite or from coming
-    nearer to the statistics of both models, as one of ruined weights does.
+    A guide is rejected, and the images are recovered without it, if they are not finite or not nearer to the statistics
+    of both models than at the start. Guides with damaged weights cause this.
     """
     teacher, *guides = _teachers(unit.zoo, unit.compute.device)
     found: list[RecoveredImages] = []
@@ -73,9 +73,9 @@ def recover_units(
     short: bool = False,
     check: Callable[[], None] = lambda: None,
 ) -> Generator[tuple[int, list[RecoveredImages]]]:
-    """Yield the index of a unit and its images as they come; see `metazoo.execution.executor.Executor.map`.
+    """Yield the index of a unit and its images in order of completion; see `metazoo.execution.executor.Executor.map`.
 
-    Close it when it is left early, so that the teacher at hand is let go.
+    Close the generator after an early exit, to release the current teacher.
     """
     try:
         yield from executor.map(recover_unit, units, name_of=_name_of, threads=threads, short=short, check=check)
@@ -85,7 +85,7 @@ def recover_units(
 
 @dataclass(frozen=True)
 class Request:
-    """Images wanted of one teacher at once: its name and the local classes, int64 [n]."""
+    """Request for images of one teacher: its name and the target classes, int64 [n]."""
 
     teacher: str
     labels: Tensor
@@ -103,9 +103,9 @@ def recover_requests(
     compute: Compute = CPU,
     check: Callable[[], None] = lambda: None,
 ) -> list[RecoveredImages]:
-    """Recover the requests of one meta-iteration afresh, without storing anything; as `recover_zoo` otherwise.
+    """Recover images for the requests of one meta-iteration, without storing them; see `recover_zoo`.
 
-    What comes depends on the seed, the number of the iteration and the place of a request among the others.
+    The images of a request depend on the seed, the iteration and the index of the request.
     """
     contracts = [zoo.contract(request.teacher) for request in requests]
     units = [
@@ -113,7 +113,7 @@ def recover_requests(
             zoo.reference(contract),
             contract,
             iteration,
-            (place,),
+            (index,),
             (request.labels,),
             config,
             stored_side,
@@ -121,15 +121,15 @@ def recover_requests(
             stage="recover again",
             compute=compute,
         )
-        for place, (contract, request) in enumerate(zip(contracts, requests, strict=True))
+        for index, (contract, request) in enumerate(zip(contracts, requests, strict=True))
     ]
-    # A process takes longer to come up on a GPU than it would take the last of these units to wait for the others.
+    # Starting a process on a GPU takes longer than doing these short units one after the other.
     results = recover_units(units, executor, short=compute.device != "cpu", check=check)
     with contextlib.closing(results):
         return [recovered for (recovered,) in in_order(results)]
 
 
-# The last teacher of this process and its guide, because the buckets of one follow each other.
+# The last teacher of this process and its guide, since the buckets of one teacher follow each other.
 _held: list[tuple[ZooReference, str, list[WhiteBoxTeacher]]] = []
 
 

@@ -1,7 +1,7 @@
-"""Recovering a whole zoo into the bank, in units of work that each stand alone.
+"""Recovery of a zoo into the bank, in independent units of work.
 
-In pixels that is one bucket of one teacher; through a generator, which is trained on from bucket to bucket, all of one
-teacher's.
+In pixels, a unit is one bucket of one teacher. Through a generator, which all buckets of a teacher share, it is all of
+them.
 """
 
 import contextlib
@@ -23,13 +23,13 @@ from metazoo.recover.units import RecoveryUnit, recover_units
 from metazoo.storage.artefacts import remove_stale_temporaries
 from metazoo.zoo import ModelContract, Zoo
 
-# Of a shard: its header, and what every image has beside its pixels.
+# Size of the header of a shard, and of the label of an image.
 _HEADER_BYTES, _LABEL_BYTES = 280, 8
 
 
 @dataclass(frozen=True)
 class RecoveryPlan:
-    """What `recover_zoo` brings a bank to hold of one generation; `stored_buckets` of it are there already."""
+    """Size of one generation in a bank after `recover_zoo`; `stored_buckets` are already in the bank."""
 
     teachers: int
     classes: int
@@ -40,7 +40,7 @@ class RecoveryPlan:
 
 
 def plan_recovery(zoo: Zoo, budget: RecoveryBudget, bank: Bank | None = None) -> RecoveryPlan:
-    """The figures of a recovery, without doing any of it; `bytes` is right within a few thousandths."""
+    """Plan a recovery without running it; `bytes` is exact to a few thousandths."""
     classes = buckets = stored = images = size = 0
     for contract in zoo:
         plan = plan_buckets(contract.spec.classes, budget, 0, contract.name)
@@ -66,35 +66,33 @@ def recover_zoo(
     check: Callable[[], None] = lambda: None,
     progress: bool = False,
 ) -> None:
-    """Recover every bucket that the bank lacks, and store each as it comes.
+    """Recover all buckets that are missing in the bank, and store each when it is finished.
 
-    What is stored depends neither on the executor nor on how often this was interrupted and called again.
+    The result depends neither on the executor nor on interruptions. Through a generator, an interruption loses all
+    buckets of the current teacher.
 
     Args:
-        zoo: the teachers.
-        bank: with this process as its only writer, such as the holder of its run folder.
-        config: how a bucket is recovered.
-        budget: what is recovered, and the disk that it may take.
-        seed: of the run.
-        executor: where units of work run.
-        threads: torch threads of each process; with another number images may differ by rounding.
-        compute: where teachers are, and how exact; images depend on it.
-        check: called between buckets and while waiting; what it raises ends the recovery, and finished buckets stay.
-        progress: whether to say on standard error how far it is.
-
-    Through a generator all buckets of a teacher are one unit of work, so an interruption loses those of the teacher at
-    hand.
+        zoo: teachers.
+        bank: bank without other writers.
+        config: options of the recovery.
+        budget: number of images, and space on disk.
+        seed: seed of the run.
+        executor: executor of the units of work.
+        threads: number of torch threads per process; another number may change images by rounding.
+        compute: device and precision of the teachers; images depend on them.
+        check: function that is called between buckets and while waiting, and may raise to stop; finished buckets stay.
+        progress: whether to show the progress on standard error.
 
     Raises:
-        UsageError: the images would take more disk than the budget allows; then nothing has been recovered.
-        RunError: the bank holds images of this generation that were made otherwise, or a worker process failed.
+        UsageError: the images would take more disk than the budget allows; nothing was recovered.
+        RunError: the bank holds images of this generation from other options, or a worker process failed.
         ZooError: the outputs of a teacher are not finite.
-        Interrupted: a stop was asked for; finished buckets stay.
+        Interrupted: a stop was requested; finished buckets stay.
         ArtefactError: a model is missing or damaged, or the bank cannot be written.
     """
     guides = guides_for(zoo, config, seed)
-    settings = {c.name: _settings(c, guides.get(c.name), config, budget, seed) for c in zoo}
-    _check_settings(bank, settings, budget.generation, type(config)().model_dump())
+    made_with = {c.name: _made_with(c, guides.get(c.name), config, budget, seed) for c in zoo}
+    _check_made_with(bank, made_with, budget.generation, type(config)().model_dump())
     units = _missing_units(zoo, bank, guides, config, budget, seed, compute)
     _check_disk(bank, units, budget)
     remove_stale_temporaries(bank.folder)
@@ -112,7 +110,7 @@ def recover_zoo(
                 unit, name = units[index], units[index].contract.name
                 for bucket, recovered in zip(unit.buckets, results, strict=True):
                     if bank.has(name, unit.generation, bucket):
-                        continue  # stored before the unit was interrupted
+                        continue  # stored before an interruption
                     bank.add(
                         name,
                         unit.generation,
@@ -120,18 +118,18 @@ def recover_zoo(
                         recovered.images,
                         recovered.labels,
                         health=recovered.health.figures(),
-                        made_with=settings[name],
+                        made_with=made_with[name],
                     )
                     if bar is not None:
                         bar.advance(note=f"{name} {100 * recovered.health.agreement:.0f} %")
 
 
 def guides_for(zoo: Zoo, config: RecoveryConfig | GeneratorConfig, seed: int) -> dict[str, ModelContract]:
-    """The guides of a recovery, by the name of whom they guide: none where the config has no use for them."""
+    """Choose the guides of a recovery, by name of the guided model; none if the config does not use guides."""
     if not isinstance(config, RecoveryConfig):
         return {}
-    asked = config.guided and config.iterations and config.batch_norm
-    return choose_guides(zoo, seed, all_models=config.guide_all) if asked else {}
+    used = config.guided and config.iterations and config.batch_norm
+    return choose_guides(zoo, seed, all_models=config.guide_all) if used else {}
 
 
 def _missing_units(
@@ -143,7 +141,7 @@ def _missing_units(
     seed: int,
     compute: Compute,
 ) -> list[RecoveryUnit]:
-    """Teacher by teacher, so that a process seldom loads another one."""
+    """Units of all missing buckets, by teacher, so that a process seldom loads another one."""
     units: list[RecoveryUnit] = []
     for contract in zoo:
         planned = dict(enumerate(plan_buckets(contract.spec.classes, budget, seed, contract.name)))
@@ -167,24 +165,24 @@ def _missing_units(
     return units
 
 
-def _settings(
+def _made_with(
     contract: ModelContract,
     guide: ModelContract | None,
     config: RecoveryConfig | GeneratorConfig,
     budget: RecoveryBudget,
     seed: int,
 ) -> dict[str, Setting]:
-    """All that decides what one generation of a teacher's images is like."""
+    """Options that determine the images of a teacher in one generation."""
     of_budget = budget.model_dump(include={"images_per_class", "classes_per_teacher", "bucket_size", "stored_side"})
     of_guide = {} if guide is None else {"guide": guide.name, "guide_sha256": guide.weights_sha256}
     return {"seed": seed, "weights_sha256": contract.weights_sha256, **of_guide, **of_budget, **config.model_dump()}
 
 
-def _check_settings(
-    bank: Bank, settings: Mapping[str, dict[str, Setting]], generation: int, defaults: Mapping[str, Setting]
+def _check_made_with(
+    bank: Bank, made_with: Mapping[str, dict[str, Setting]], generation: int, defaults: Mapping[str, Setting]
 ) -> None:
-    """An option that did not exist when images were made had its default then."""
-    for name, wanted in settings.items():
+    """Compare with the stored images of this generation; options that they do not record had their defaults."""
+    for name, wanted in made_with.items():
         generations = bank.generations_of(name)
         if generation not in generations:
             continue
@@ -192,8 +190,9 @@ def _check_settings(
         other = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
         if other:
             raise RunError(
-                f"{bank.folder} holds images of {name!r} made with {other[0]} {found.get(other[0])}, not "
-                f"{wanted.get(other[0])}; ask for generation {generations[-1] + 1}, or choose another folder"
+                f"images of {name!r} in {bank.folder}",
+                f"made with {other[0]} {found.get(other[0])}, not {wanted.get(other[0])}",
+                f"use generation {generations[-1] + 1} or another folder",
             )
 
 
@@ -203,8 +202,9 @@ def _check_disk(bank: Bank, units: list[RecoveryUnit], budget: RecoveryBudget) -
     )
     if units and needed > budget.disk_megabytes * 1_000_000:
         raise UsageError(
-            f"the recovered images would take {needed / 1e6:,.0f} MB of disk, more than disk_megabytes "
-            f"{budget.disk_megabytes} allows; raise it, or lower images_per_class, classes_per_teacher or stored_side"
+            "disk_megabytes",
+            f"the recovered images would take {needed / 1e6:,.0f} MB, more than {budget.disk_megabytes}",
+            "raise it, or lower images_per_class, classes_per_teacher or stored_side",
         )
 
 

@@ -1,4 +1,4 @@
-"""The task space: Fisher embeddings of tasks, how alike they are, and groups of teachers."""
+"""The task space: Fisher embeddings of tasks, their similarity, and groups of teachers."""
 
 from metazoo.renamed import former_names
 from metazoo.taskspace.embeddings import FisherEmbeddings, TaskEmbedding, write_embeddings

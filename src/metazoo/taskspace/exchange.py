@@ -1,4 +1,4 @@
-"""Balanced partition by pairwise exchange: the search behind the dispersed and the homogeneous groups.
+"""Balanced partition by pairwise exchange, the search for dispersed and homogeneous groups.
 
 Exchange from several random starts is the usual heuristic of the maximum-dispersion problem (Späth 1986; Papenberg and
 Klau 2021, "Using anticlustering to partition data sets into equivalent parts").
@@ -14,32 +14,32 @@ MOST_ITEMS = 5000
 
 
 def largest_within(weights: np.ndarray, groups: int, *, seed: int = 0, starts: int = STARTS) -> np.ndarray:
-    """Balanced groups of the greatest total weight within groups, a local optimum over `starts` random starts.
+    """Find balanced groups of the greatest total weight within groups, a local optimum over `starts` random starts.
 
-    Where N is no multiple of `groups`, weightless items fill the smaller groups, one each: exchanging one with an item
-    moves that item. All arithmetic is in whole numbers and hence exact.
+    Where N is no multiple of `groups`, each smaller group is filled up with one item without weight: exchanging it for
+    an item moves that item. All arithmetic is in integers and hence exact.
 
     Args:
         weights: int64 [N, N], symmetric, zero diagonal, up to 1e6 in size; N up to 5000, so that no sum overflows.
         groups: number of groups, from 2 to N.
         seed: seed of the starts.
-        starts: number of starts, at least 1; the best is taken, the first of equals.
+        starts: number of starts, at least 1; the best is returned, the first one of equal ones.
 
     Returns:
         int64 [N], the group of each item, in [0, groups).
 
     Raises:
-        UsageError: more than 5000 items.
+        UsageError: N is above 5000.
     """
     count = len(weights)
     if count > MOST_ITEMS:
         raise UsageError(
-            f"{count} teachers", f"at most {MOST_ITEMS} can be grouped by distance", "group them at random"
+            f"{count} teachers", f"at most {MOST_ITEMS} can be grouped by distance", "choose the grouping random"
         )
     total = count + -count % groups
     padded = np.zeros((total, total), dtype=np.int64)
     padded[:count, :count] = weights
-    # Two fillers of one group weigh less than all items together, so that no exchange joins them.
+    # Two fillers in one group cost more than all items gain together, so that no exchange joins them.
     padded[count:, count:] = -(4 * (total // groups + 1) * int(np.abs(weights).max()) + 1)
     np.fill_diagonal(padded, 0)
     generator = torch.Generator().manual_seed(seed)
@@ -53,15 +53,15 @@ def largest_within(weights: np.ndarray, groups: int, *, seed: int = 0, starts: i
 
 
 def _deal(count: int, total: int, groups: int, generator: torch.Generator) -> np.ndarray:
-    """Deal items out in turn, and the fillers one after the other."""
-    places, labels = (torch.randperm(total, generator=generator).numpy() for _ in range(2))
+    """Assign items to the groups in turn, in random order, with the fillers in direct succession."""
+    ranks, labels = (torch.randperm(total, generator=generator).numpy() for _ in range(2))
     assignment = np.empty(total, dtype=np.int64)
-    assignment[np.lexsort((places, labels[np.minimum(np.arange(total), count)]))] = np.arange(total) % groups
+    assignment[np.lexsort((ranks, labels[np.minimum(np.arange(total), count)]))] = np.arange(total) % groups
     return assignment
 
 
 def _exchange(weights: np.ndarray, assignment: np.ndarray, groups: int) -> np.ndarray:
-    """Exchange each item in turn with its best partner of another group until no exchange gains."""
+    """Exchange each item in turn with its best partner of another group, until no exchange raises the total."""
     items = np.arange(len(weights))
     links = weights @ np.eye(groups, dtype=np.int64)[assignment]
     waiting = len(items)

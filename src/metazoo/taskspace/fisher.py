@@ -1,7 +1,7 @@
-"""Task embeddings: the diagonal of a probe's Fisher information on the images of one task.
+"""Task embeddings: the diagonal of the Fisher information of a probe on the images of one task.
 
-A task is what one teacher solves; its embedding says which of the probe's weights matter for it (Achille et al. 2019,
-"Task2Vec"; TGR, ICML 2024, uses the same embedding to compare teachers).
+A task is the classification that one teacher solves. Its embedding shows which weights of the probe matter for it
+(Achille et al. 2019, "Task2Vec"; TGR, ICML 2024, compares teachers by the same embedding).
 """
 
 from collections import Counter
@@ -31,44 +31,46 @@ def diagonal_fisher(
     batch_statistics: bool = False,
     most_entries: int | None = None,
 ) -> dict[str, Tensor]:
-    """Diagonal of the Fisher information of the trainable tensors of `network`, a classifier, on one task.
+    """Compute the diagonal Fisher information of the trainable tensors of a classifier on one task.
 
-    With labels given: the empirical Fisher, the mean over the samples of the squared gradient of one sample's
-    cross-entropy. With `labels="sampled"`: a Monte-Carlo draw of the true Fisher, the labels being drawn from the
-    network's own softmax. The network is used in eval mode, so batch norm takes its stored statistics and a sample's
-    gradient does not depend on its neighbours; its modes are put back, and no `.grad` is touched.
+    With given labels, this is the empirical Fisher: the mean over samples of the squared gradient of the cross-entropy
+    of one sample. With `labels="sampled"`, it is a Monte Carlo estimate of the true Fisher, with labels drawn from the
+    softmax of the network. The network is used in eval mode: batch norm uses its stored statistics, so the gradient of
+    a sample does not depend on the other samples. Modes are restored afterwards, and `.grad` is not changed.
 
-    Biases that a batch norm absorbs (see `absorbed_biases`) are left out. By stored statistics their gradient is that
-    of the batch norm's own shift, times a constant; by statistics of a batch it is rounding noise, of which the
-    similarity of two tasks, which ignores the scale of a tensor, would make as much as of any other tensor.
+    Biases that a batch norm absorbs (see `absorbed_biases`) are left out. With stored statistics, their gradient is a
+    constant multiple of the gradient of the batch norm's own shift. With batch statistics, it is rounding noise, which
+    would count as much as any other tensor, since the similarity of two tasks ignores the scale of a tensor.
 
-    Published (TGR, ICML 2024, official code), kept as `batch_squared=True`: the squared gradient of the *mean* loss of
-    a batch of `chunk` samples, averaged over batches. It is not the Fisher (gradients of unlike samples cancel before
-    they are squared) and depends on `chunk`. The published probe also stayed in train mode, so that its batch norm
-    normalised every batch by itself, which is `batch_statistics=True`.
+    Published (TGR, ICML 2024, official code) and available as `batch_squared=True`: the squared gradient of the *mean*
+    loss of a batch of `chunk` samples, averaged over batches. This is not the Fisher (gradients of unlike samples
+    cancel before they are squared) and depends on `chunk`. The published probe also stayed in train mode, so that its
+    batch norm used the statistics of each batch: `batch_statistics=True`.
 
     Args:
-        network: maps images to logits [n, classes].
-        images: float [n, channels, side, side], n at least 1, normalised as the network wants them, on its device.
+        network: network that maps images to logits [n, classes].
+        images: float [n, channels, side, side], n at least 1, normalised for the network, on its device.
         labels: int64 [n] in [0, classes), or "sampled".
-        chunk: samples that pass at once (memory: what the layers of that many samples put out); it changes the result
-            by rounding only, unless `batch_squared`.
-        generator: on the CPU; needed for, and only used by, `labels="sampled"`. Labels do not depend on `chunk`.
-        batch_squared: the published quirk above.
-        batch_statistics: the other one, for `batch_squared` alone; a last batch of one image joins that before it.
-        most_entries: of a tensor with more entries, at most so many are computed, see `kept_blocks`.
+        chunk: number of samples of one pass. Memory holds the outputs of all layers for that many samples. Unless
+            `batch_squared`, the result depends on it by rounding only.
+        generator: CPU generator for `labels="sampled"`; not used otherwise. Labels do not depend on `chunk`.
+        batch_squared: square the gradient of the mean loss of a batch, as published.
+        batch_statistics: use the statistics of each batch, as published; only with `batch_squared`. A last batch of one
+            image is merged with the batch before it.
+        most_entries: largest number of entries computed per tensor, see `kept_blocks`; None for all.
 
     Returns:
-        For each trainable parameter except absorbed biases, by its name: a tensor of its shape, or the blocks of it
-        that are kept; float32 and at least 0, on its device.
+        Float32 tensors, at least 0, for each trainable parameter except absorbed biases, by its name: a tensor of its
+        shape, or its kept blocks, on its device.
 
     Raises:
-        DataError: no images, labels that do not fit, or gradients that are not finite.
-        UsageError: `chunk` or `most_entries` below 1, no generator to draw labels, no trainable parameter, a batch norm
-            without stored statistics, or, unless `batch_squared`, `batch_statistics` or as `sum_of_squared_gradients`.
+        DataError: there are no images, the labels do not fit, or gradients are not finite.
+        UsageError: `chunk` or `most_entries` is below 1, the generator is missing, no parameter is trainable, a batch
+            norm stores no statistics, `batch_statistics` is used without `batch_squared`, or, without `batch_squared`,
+            `sum_of_squared_gradients` does not support a layer.
     """
     if batch_statistics and not batch_squared:
-        raise UsageError("statistics of a batch leave no sample a gradient of its own; use them with batch_squared")
+        raise UsageError("batch_statistics", "there are no gradients of single samples", "use batch_squared=True")
     parameters = {name: value.detach() for name, value in network.named_parameters() if value.requires_grad}
     _check(network, parameters, images, chunk, most_entries)
     with _mode(network, False):
@@ -102,18 +104,19 @@ def diagonal_fisher(
     for name, values in fisher.items():
         if not torch.isfinite(values).all():
             raise DataError(
-                f"the probe's gradients of {name!r} are not finite on these images; check the images and train the"
-                " probe with a lower learning rate"
+                f"gradients of parameter {name!r} of the probe",
+                "not finite on these images",
+                "check the images and lower probe.learning_rate",
             )
     return fisher
 
 
 def absorbed_biases(network: nn.Module, images: Tensor) -> set[str]:
-    """Find the biases of convolutions and linear layers whose outputs are used as input of a batch norm only.
+    """Find the biases of convolutions and linear layers whose outputs only a batch norm uses.
 
     Args:
         network: a network; only biases that require a gradient are found.
-        images: a batch that it accepts.
+        images: batch of images for the network.
 
     Returns:
         Names of the parameters.
@@ -150,16 +153,18 @@ def _check(
     network: nn.Module, parameters: dict[str, Tensor], images: Tensor, chunk: int, most_entries: int | None
 ) -> None:
     if chunk < 1 or (most_entries is not None and most_entries < 1):
-        raise UsageError(f"chunk and most_entries must be at least 1, not {chunk} and {most_entries}")
+        name, value = ("chunk", chunk) if chunk < 1 else ("most_entries", most_entries)
+        raise UsageError(name, f"must be at least 1, not {value}")
     if not parameters:
-        raise UsageError("the probe has no trainable parameter; set requires_grad on those that embed the task")
+        raise UsageError("probe", "no trainable parameter", "set requires_grad on those that embed the task")
     if images.ndim != 4 or len(images) == 0 or not images.is_floating_point():
-        raise DataError(f"a task embedding needs float images [n, C, S, S] with n at least 1, not {list(images.shape)}")
+        raise DataError(
+            "images", f"must be float [n, C, S, S] with n at least 1, not {images.dtype} {list(images.shape)}"
+        )
     for name, module in network.named_modules():
         if isinstance(module, _BatchNorm) and module.running_mean is None:
             raise UsageError(
-                f"batch norm {name!r} of the probe stores no statistics, so one sample has no gradient of its own; use"
-                " track_running_stats=True"
+                f"batch norm {name!r} of the probe", "no stored statistics", "use track_running_stats=True"
             )
 
 
@@ -174,14 +179,14 @@ def _targets(
     if not isinstance(labels, str):
         classes = network(images[:1]).shape[1]
         if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
-            raise DataError(f"{len(images)} images need int64 labels [{len(images)}], not {list(labels.shape)}")
+            raise DataError("labels", f"must be int64 [{len(images)}], not {labels.dtype} {list(labels.shape)}")
         if int(labels.min()) < 0 or int(labels.max()) >= classes:
-            raise DataError(f"labels must lie in [0, {classes}), the classes of the probe; refit its head to this task")
+            raise DataError("labels", f"must lie in [0, {classes})", "use a probe with the classes of this task")
         return labels.to(images.device)
     if labels != "sampled":
-        raise UsageError(f"labels must be a tensor or 'sampled', not {labels!r}")
+        raise UsageError("labels", f"must be a tensor or 'sampled', not {labels!r}")
     if generator is None:
-        raise UsageError("labels='sampled' needs a generator to draw them")
+        raise UsageError("generator", "missing for labels='sampled'", "pass a torch.Generator")
     uniform = torch.rand(len(images), 1, generator=generator, dtype=torch.float64)
     drawn = []
     for start in range(0, len(images), chunk):
@@ -192,7 +197,7 @@ def _targets(
 
 @contextmanager
 def _mode(network: nn.Module, batch_statistics: bool) -> Iterator[None]:
-    """Eval mode for a while; batch norm may normalise each batch by itself, its stored statistics left as they are."""
+    """Eval mode within the block; optionally with batch statistics in batch norm; the stored ones do not change."""
     modes = [(module, module.training) for module in network.modules()]
     batch_norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     tracking = [module.track_running_stats for module in batch_norms]

@@ -1,12 +1,12 @@
-"""Groups of teachers: which tasks the meta-model learns from together.
+"""Groups of teachers whose tasks the meta-model learns together.
 
-A `Partition` is one split of the zoo, made here from distances; a `Grouping` says which partition holds at a step of
-learning, and may change it while the meta-model learns.
+A `Partition` is one split of the zoo, made from distances. A `Grouping` chooses the partition of each learning step,
+and may change it while the meta-model learns.
 
-TGR (ICML 2024) puts unlike teachers into one group. What it asks for is the maximum-dispersion or anticlustering
-problem: split N items into groups of equal size so that the distances within the groups are greatest (Späth 1986;
-Brusco, Cradit and Steinley 2020). `dispersed` solves that directly; the published spectral clustering of the distance,
-taken as an affinity, only leans towards it and leaves the sizes free.
+TGR (ICML 2024) puts unlike teachers into one group. This is the maximum-dispersion or anticlustering problem: split N
+items into groups of equal size so that the distances within the groups are greatest (Späth 1986; Brusco, Cradit and
+Steinley 2020). `dispersed` solves it directly. The published method, spectral clustering with the distance as affinity,
+only approximates it, and groups may have any size.
 """
 
 import warnings
@@ -30,7 +30,13 @@ _LEVELS = 1_000_000
 
 @dataclass(frozen=True)
 class Partition:
-    """A partition of a zoo: `groups` of indices into it, the `strategy` that made it, `notes` on what went amiss."""
+    """Partition of a zoo into groups of teachers.
+
+    Attributes:
+        groups: indices of the teachers of each group.
+        strategy: name of the strategy that made it.
+        notes: problems that the strategy met.
+    """
 
     groups: tuple[tuple[int, ...], ...]
     strategy: str
@@ -40,18 +46,18 @@ class Partition:
         return len(self.groups)
 
     def among(self, indices: Collection[int]) -> "Partition":
-        """The partition of `indices` alone: each group without its other members, empty groups left out."""
+        """Restrict every group to `indices`, without groups that become empty."""
         parts = (tuple(index for index in members if index in indices) for members in self.groups)
         return Partition(tuple(filter(None, parts)), self.strategy, self.notes)
 
     def within(self, indices: Sequence[int]) -> "Partition":
-        """The partition of a smaller zoo that has the teachers `indices` in this order: as `among`, renumbered."""
+        """Restrict every group to `indices` and renumber the teachers by their position in `indices`."""
         position = {index: number for number, index in enumerate(indices)}
         groups = (tuple(position[index] for index in members) for members in self.among(position).groups)
         return Partition(tuple(groups), self.strategy, self.notes)
 
     def as_record(self, names: Sequence[str]) -> dict[str, Any]:
-        """JSON form of the partition, with members by name (`names` of the zoo's models, in the order of indices)."""
+        """JSON form with members by name; `names` are those of all models of the zoo, in its order."""
         return {
             "format_version": 1,
             "strategy": self.strategy,
@@ -64,66 +70,66 @@ class Partition:
         """Read a record of `as_record`, for a zoo of the same models in any order.
 
         Raises:
-            ArtefactError: the record is of another format, or not of this zoo.
+            ArtefactError: the record has another format or was made for other models.
         """
         try:
             version, strategy, notes = record["format_version"], str(record["strategy"]), record["notes"]
             members = [[str(name) for name in group] for group in record["groups"]]
         except (KeyError, TypeError) as error:
-            raise ArtefactError("a stored grouping is damaged; group the teachers again") from error
+            raise ArtefactError("stored groups", "damaged record", "group the teachers again") from error
         if version != 1:
-            raise ArtefactError(f"a stored grouping has format {version!r}, not 1; group the teachers again")
+            raise ArtefactError("stored groups", f"format {version!r}, not 1", "group the teachers again")
         if sorted(name for group in members for name in group) != sorted(names):
-            raise ArtefactError("a stored grouping is of other models than this zoo; group the teachers again")
+            raise ArtefactError("stored groups", "other models than those of this zoo", "group the teachers again")
         position = {name: index for index, name in enumerate(names)}
         groups = tuple(tuple(position[name] for name in group) for group in members)
         return cls(groups, strategy, tuple(str(note) for note in notes))
 
 
 class Grouping(Protocol):
-    """Groups of teachers that may change while a meta-model learns from them.
+    """Groups of teachers that may change while the meta-model learns.
 
-    Subclass it to get the defaults: nothing observed, no state.
+    The defaults, for subclasses: no observation, no state.
 
     Attributes:
-        observes: whether `observe` is called, which costs the losses of a step's members once more after the step.
+        observes: whether `observe` is called, which needs the losses of the members a second time after each step.
     """
 
     observes: bool = False
 
     def draw(self, step: int, random: torch.Generator) -> Partition:
-        """Partition of all teachers that a step learns from; called once a step, in the order of the steps.
+        """Partition of all teachers for one learning step, called once per step, in order.
 
         Args:
             step: number of the step, from 0.
-            random: generator of this step, the only source of randomness, so that a resumed run draws the same.
+            random: generator of this step. Use no other randomness, so that a resumed run draws the same.
         """
         ...
 
     def observe(
         self, sources: Sequence[int], members: Sequence[int], losses_before: Tensor, losses_after: Tensor
     ) -> None:
-        """Take note of what one update of the parameters did to the losses.
+        """Record how one update of the parameters changed the losses.
 
         Args:
-            sources: indices of the teachers whose losses the update descended along; some or all of `members`.
+            sources: indices of the teachers whose losses the update was computed from; some or all of `members`.
             members: indices of the teachers of the step, [T].
             losses_before: losses of `members` before the update, [T].
-            losses_after: losses of `members` on the same images after it, [T].
+            losses_after: losses of `members` on the same images after the update, [T].
         """
 
     def state(self) -> dict[str, Tensor]:
-        """Tensors by name, for a checkpoint."""
+        """State for a checkpoint: tensors by name."""
         return {}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Resume from `state`, which may have been empty.
+        """Restore a result of `state`, which may be empty.
 
         Raises:
-            DataError: the tensors are not a state of this grouping.
+            DataError: the tensors are no state of this grouping.
         """
         if tensors:
-            raise DataError("the checkpoint holds groups of another strategy; start the run again")
+            raise DataError("checkpoint", "groups of another strategy", "start the run again")
 
 
 @final
@@ -148,55 +154,53 @@ def group(distance: Tensor, strategy: str, groups: int, *, keys: Sequence[str], 
     | `random` | balanced, drawn with `seed` |
     | `single` | one group of all |
 
-    Balanced: sizes differ by at most one. The number of groups is lowered to N // 2 (at least 1) where it is larger, so
-    that no balanced group has one member unless N = 1; `spectral` may find fewer groups than asked, and says so in
-    `notes`.
+    Balanced: sizes differ by at most one. The number of groups is at most N // 2 (at least 1), so that no balanced
+    group has one member unless N = 1. `spectral` may find fewer groups than requested; `notes` then says so.
 
     `dispersed` and `homogeneous` are pairwise exchange searches from several starts (see `exchange`): local optima,
-    exact for most small zoos. `dispersed` needs no rule of its own for duplicates, whose distance of 0 gains nothing
-    within a group.
+    exact for most small zoos. `dispersed` separates duplicates, since their distance of 0 adds nothing within a group.
 
-    The result is equivariant to the order of the zoo: everything runs in the order of `keys`, with distances counted in
-    whole millionths of the greatest one, so that sums are exact and ties are ties. Members are sorted by key, groups by
-    their first member's key. It depends on `seed` only for `random` and, through the starts, for the two searches.
+    The order of the zoo does not matter: all computations run in the order of `keys`, with distances rounded to whole
+    millionths of the greatest one, so that sums and ties are exact. Members are sorted by key, groups by the key of
+    their first member. The result depends on `seed` for `random` and, through the starts, for the two searches.
 
     Args:
         distance: [N, N], symmetric, at least 0, zero on the diagonal (see `dissimilarity_matrix`).
-        strategy: one of `GROUPINGS`.
-        groups: at least 1; not used by `single`.
-        keys: N different names that stay with the teachers whatever their order.
-        seed: of the starts, or of `random`.
+        strategy: name of a strategy in `GROUPINGS`.
+        groups: number of groups, at least 1; not used by `single`.
+        keys: N different names of the teachers, which do not depend on the order of the zoo.
+        seed: seed of `random` or of the starts.
 
     Raises:
         DataError: `distance` is not such a matrix.
-        UsageError: an unknown strategy, fewer than one group, keys that are not N different ones, or a registered
-            grouping that returns no group for each teacher.
+        UsageError: the strategy is unknown, `groups` is below 1, `keys` are not N different names, or a registered
+            grouping does not return one group per teacher.
     """
     split = GROUPINGS.get(strategy)
     if groups < 1:
-        raise UsageError(f"the number of groups must be at least 1, not {groups}")
+        raise UsageError("groups", f"must be at least 1, not {groups}")
     values = _checked(distance)
     count = len(values)
     if len(keys) != count or len(set(keys)) != count:
-        raise UsageError(f"{count} teachers need {count} different keys to be grouped by")
+        raise UsageError("keys", f"{len(set(keys))} different keys for {count} teachers", "use different keys")
     order = np.array(sorted(range(count), key=lambda index: keys[index]))
     values = values[np.ix_(order, order)]
     groups = min(groups, max(1, count // 2))
     assignment, notes = _single(values, 1, seed) if groups == 1 else split(values, groups, seed)
     if not isinstance(assignment, np.ndarray) or assignment.shape != (count,) or assignment.dtype.kind != "i":
-        raise UsageError(f"grouping {strategy!r} must give a whole number for each of {count} teachers; mend it")
+        raise UsageError(f"grouping {strategy!r}", "result is no array of integers", f"return integers [{count}]")
     positions = sorted(np.flatnonzero(assignment == index).tolist() for index in np.unique(assignment))
-    return Partition(tuple(tuple(int(order[place]) for place in places) for places in positions), strategy, notes)
+    return Partition(tuple(tuple(int(order[index]) for index in members) for members in positions), strategy, notes)
 
 
 def _checked(distance: Tensor) -> np.ndarray:
     values = distance.detach().double().cpu()
     if values.ndim != 2 or values.shape[0] != values.shape[1] or len(values) == 0:
-        raise DataError(f"a distance is a square matrix of at least one teacher, not of shape {list(values.shape)}")
+        raise DataError("distance", f"must be a square matrix of at least one teacher, not {list(values.shape)}")
     if not torch.isfinite(values).all() or (values < 0).any():
-        raise DataError("the distance has entries that are not finite or negative; compute the task space again")
+        raise DataError("distance", "some entries are negative or not finite", "compute the task space again")
     if (values != values.T).any() or (values.diagonal() != 0).any():
-        raise DataError("the distance is not symmetric with a zero diagonal; symmetrise it first")
+        raise DataError("distance", "not symmetric with a zero diagonal", "symmetrise it")
     return values.numpy()
 
 
@@ -215,7 +219,7 @@ def _searched(values: np.ndarray, groups: int, sign: int, seed: int) -> np.ndarr
 
 
 def _spectral(values: np.ndarray, groups: int, _seed: int) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Published clustering; scikit-learn's warnings (a graph in pieces, fewer clusters) come back as notes."""
+    """Published clustering; warnings of scikit-learn (disconnected graph, fewer clusters) are returned as notes."""
     if not values.any():
         return np.zeros(len(values), dtype=np.int64), ("all distances are zero, so there is one group",)
     with warnings.catch_warnings(record=True) as caught:
@@ -235,8 +239,8 @@ def _spectral(values: np.ndarray, groups: int, _seed: int) -> tuple[np.ndarray, 
 
 
 GroupingFunction = Callable[[np.ndarray, int, int], tuple[np.ndarray, tuple[str, ...]]]
-"""A function of the distance [N, N] in the order of the keys, the number of groups (2 or more) and the seed. It returns
-the number of each teacher's group, integer [N], and notes on what went amiss."""
+"""Function of the distance [N, N] in the order of the keys, the number of groups (2 or more) and the seed. It returns
+the group of each teacher, integer [N], and notes on problems."""
 
 GROUPINGS: Registry[GroupingFunction] = Registry(
     "grouping",
@@ -252,4 +256,4 @@ register_grouping = GROUPINGS.register
 """Register a `GroupingFunction`: `register_grouping(name, function)`, or the decorator `register_grouping(name)`."""
 
 Strategy = Annotated[str, AfterValidator(GROUPINGS.validate)]
-"""For options, so that a wrong name is refused when they are read."""
+"""Type of an option that names a grouping; validation refuses unknown names."""

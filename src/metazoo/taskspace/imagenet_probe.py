@@ -1,9 +1,9 @@
 """The published probe: torchvision's ResNet-34 trained on ImageNet, with its own 1000-way head.
 
-Class k of every task is scored against class k of ImageNet, so the embedding depends on the arbitrary order of a
-teacher's classes; it also needs weights made from images that the user may not have. It is for comparison with the
-paper. Deviations: the probe is in evaluation mode (published: training mode), a task may have up to 1000 classes, and
-of tensors of more than 36,864 entries so many are kept, see `kept_blocks`.
+It serves comparison with the paper. Class k of every task is scored against class k of ImageNet, so the embedding
+depends on the arbitrary order of a teacher's classes, and the weights come from images that the user may not have.
+Deviations: the probe is in evaluation mode (published: training mode), a task may have up to 1000 classes, and at most
+36,864 entries are kept per tensor, see `kept_blocks`.
 """
 
 from pathlib import Path
@@ -19,15 +19,14 @@ from metazoo.taskspace.probe import DEFAULT_CONFIG, ProbeConfig, fisher_of
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CLASSES = 1000
-_EXTRA = "install the extra `metazoo[torchvision]`"
 
 
 @final
 class ImageNetProbe:
-    """A ResNet-34 of torchvision's.
+    """Probe from torchvision's ResNet-34.
 
     Args:
-        network: maps normalised images [n, 3, side, side] to 1000 logits.
+        network: network that maps normalised images [n, 3, side, side] to 1000 logits.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -38,30 +37,30 @@ class ImageNetProbe:
         """Read the weights from a .safetensors file, or from a .pt or .pth file that holds tensors only.
 
         Raises:
-            UsageError: torchvision is not installed, or the file is missing, unreadable, or not of a ResNet-34.
+            UsageError: torchvision is not installed, or the file is missing, unreadable, or not one of a ResNet-34.
         """
         try:
             from torchvision.models import resnet34
         except ImportError as error:
-            raise UsageError(f"the probe imagenet-resnet34 needs torchvision; {_EXTRA}") from error
+            raise UsageError(
+                "probe imagenet-resnet34", "torchvision is missing", "install the extra `metazoo[torchvision]`"
+            ) from error
         network: nn.Module = resnet34()
         try:
             network.load_state_dict(_read(Path(str(path))))
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
-            raise UsageError(
-                f"{path} does not hold the weights of a ResNet-34 ({reason}); give another file"
-            ) from error
+            raise UsageError(str(path), f"no weights of a ResNet-34 ({reason})", "give another file") from error
         return cls(network)
 
     def embed(self, name: str, images: Tensor, labels: Tensor, config: ProbeConfig = DEFAULT_CONFIG) -> TaskEmbedding:
-        """The Fisher embedding of teacher `name`; arguments as of `Probe.embed`.
+        """Compute the Fisher embedding of teacher `name`; for the arguments, see `Probe.embed`.
 
         Raises:
-            DataError: as `diagonal_fisher`, or a label of 1000 or more.
+            DataError: a label is 1000 or more, or `diagonal_fisher` fails.
         """
         if int(labels.max()) >= _CLASSES:
-            raise DataError(f"model {name!r} has more than {_CLASSES} classes, which the probe cannot tell apart")
+            raise DataError(f"model {name!r}", f"more than {_CLASSES} classes", "choose another probe.architecture")
         mean, std = (images.new_tensor(values, dtype=torch.float32).view(1, 3, 1, 1) for values in (_MEAN, _STD))
         return TaskEmbedding(name, fisher_of(self.network, (images.float() / 255 - mean) / std, labels, config))
 

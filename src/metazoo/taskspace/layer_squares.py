@@ -1,4 +1,4 @@
-"""A few entries of large tensors that stand for all of them."""
+"""Squared gradients of single samples, for blocks of entries that represent a large tensor."""
 
 import contextlib
 from collections.abc import Mapping
@@ -16,32 +16,32 @@ from metazoo.errors import UsageError
 
 @dataclass(frozen=True)
 class Blocks:
-    """Blocks along the diagonal of a tensor seen as a matrix by its first dimension: `count` of `height` x `width`."""
+    """`count` blocks of `height` x `width` along the diagonal of a tensor flattened to a matrix [rows, all others]."""
 
     count: int
     height: int
     width: int
 
     def of_rows(self, values: Tensor) -> Tensor:
-        """The rows of every block, `values` [n, rows, ...] as a view [n, count, height, ...]."""
+        """Rows of every block: `values` [n, rows, ...] as [n, count, height, ...]."""
         return values[:, : self.count * self.height].unflatten(1, (self.count, self.height))
 
     def of_columns(self, values: Tensor) -> Tensor:
-        """The columns of every block, `values` [n, columns, ...] as a view [n, count, width, ...]."""
+        """Columns of every block: `values` [n, columns, ...] as [n, count, width, ...]."""
         return values[:, : self.count * self.width].unflatten(1, (self.count, self.width))
 
     def of(self, values: Tensor) -> Tensor:
-        """The blocks themselves, [count, height, width]."""
+        """Entries of the blocks of `values`, [count, height, width]."""
         rows = self.of_rows(values.flatten(1).unsqueeze(0))[0]
         return torch.stack([self.of_columns(part)[:, number] for number, part in enumerate(rows)])
 
 
 def kept_blocks(tensors: Mapping[str, Tensor], most: int) -> dict[str, Blocks]:
-    """Blocks of at most `most` entries in all of every tensor of two dimensions or more that has more of them.
+    """Choose blocks with at most `most` entries in total for each tensor of two or more dimensions that has more.
 
-    But for a rest that does not divide, every row and every column has its share of them. The Fisher of a layer is
-    nearly a product of one number a row and one a column, so a single block of as many entries, which leaves most of
-    these out, says much less of the whole.
+    Every row and every column is covered equally, up to a remainder of the division. The Fisher of a layer is nearly a
+    product of one number per row and one per column, so a single block of the same size, which covers few of them,
+    represents the tensor much less well.
     """
     kept: dict[str, Blocks] = {}
     for name, tensor in tensors.items():
@@ -55,7 +55,7 @@ def kept_blocks(tensors: Mapping[str, Tensor], most: int) -> dict[str, Blocks]:
 
 _NUMBERS_AT_ONCE = 1 << 18
 _SHORT_ROW = 8
-"""Of outputs: below, numbers are gathered one by one; from here on rows are copied, which is then the faster way."""
+"""Output width from which copying rows is faster than gathering single numbers."""
 
 
 def sum_of_squared_gradients(
@@ -68,35 +68,36 @@ def sum_of_squared_gradients(
     """Sum over samples of the squared gradient of one sample's cross-entropy.
 
     Args:
-        network: maps images to logits, each sample on its own; it is left as it is.
-        parameters: those of `network` to differentiate by, detached, by name. They belong to layers that are called
-            once: linear layers, batch norm by stored statistics, convolutions of one group padded with zeros.
+        network: network that maps images to logits, each sample independently; it is not changed.
+        parameters: detached parameters of `network`, by name. Each belongs to one layer that is called once: a linear
+            layer, batch norm with stored statistics, or a convolution of one group with zero padding.
         images: float [n, channels, side, side].
         targets: int64 [n].
-        blocks: what is wanted of some parameters, by name; of the others all is.
+        blocks: blocks to compute, by name of the parameter; all other parameters are computed completely.
 
     Raises:
-        UsageError: a parameter belongs to another kind of layer, to two layers, or to one that is not called once.
+        UsageError: a parameter belongs to a layer of another type, to two layers, or to one that is not called once.
     """
     calls: dict[nn.Module, list[tuple[Tensor, int, GradientEdge]]] = {}
 
     def remember(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        # The edge is that of this output even if the next layer changes it in place.
+        # Taken now, since the next layer may change the output in-place.
         calls.setdefault(layer, []).append((inputs[0], inputs[0]._version, get_gradient_edge(output)))
 
     layers = _layers(network, parameters)
     with torch.enable_grad(), contextlib.ExitStack() as hooks:
         for layer in layers:
             hooks.callback(layer.register_forward_hook(remember).remove)
-        # Some gradient must flow through the first layer, and none is asked of the images themselves.
+        # Without a gradient of the images, none would flow through the first layer.
         logits = functional_call(network, dict(parameters), (images.detach().requires_grad_(),))
         loss = functional.cross_entropy(logits, targets, reduction="sum")
         for layer, names in layers.items():
             found = calls.get(layer, [])
             if len(found) != 1 or found[0][0]._version != found[0][1]:
                 raise UsageError(
-                    f"the layer of {next(iter(names.values()))!r} is not called once, with an input that stays as it "
-                    "is, so its Fisher is not known here; freeze it, or choose another architecture for the probe"
+                    f"layer of {next(iter(names.values()))!r}",
+                    "not called exactly once, or its input is changed in-place",
+                    "freeze the layer, or choose another probe.architecture",
                 )
         gradients = torch.autograd.grad(loss, [calls[layer][0][2] for layer in layers])
     squares: dict[str, Tensor] = {}
@@ -110,9 +111,9 @@ def sum_of_squared_gradients(
 
 
 def _layers(network: nn.Module, parameters: Mapping[str, Tensor]) -> dict[nn.Module, dict[str, str]]:
-    """The layers that own `parameters`, each with its own names of them and the full ones."""
+    """Layers that own `parameters`, each with the full name of every own parameter."""
     if len(dict(network.named_parameters(remove_duplicate=False))) > len(dict(network.named_parameters())):
-        raise UsageError("layers of the probe share a parameter, so its Fisher is not known here; choose another probe")
+        raise UsageError("probe", "two layers share a parameter", "choose another probe.architecture")
     layers: dict[nn.Module, dict[str, str]] = {}
     for path, layer in network.named_modules():
         for own in dict(layer.named_parameters(recurse=False)):
@@ -121,8 +122,9 @@ def _layers(network: nn.Module, parameters: Mapping[str, Tensor]) -> dict[nn.Mod
                 layers.setdefault(layer, {})[own] = name
                 if not _is_supported(layer):
                     raise UsageError(
-                        f"the Fisher of {name!r}, in a layer of the kind {type(layer).__name__}, is not known here; "
-                        "freeze it, or choose another architecture for the probe"
+                        f"parameter {name!r} of the probe",
+                        f"no Fisher for layers of type {type(layer).__name__}",
+                        "freeze the layer, or choose another probe.architecture",
                     )
     return layers
 
@@ -134,7 +136,7 @@ def _is_supported(layer: nn.Module) -> bool:
 
 
 def _channels_first(layer: nn.Module, values: Tensor) -> Tensor:
-    """Outputs, or gradients of them, as [n, channels, positions]."""
+    """Reshape outputs or their gradients to [n, channels, positions]."""
     if isinstance(layer, nn.Linear):
         return values.unsqueeze(1).flatten(1, -2).mT
     return values.unsqueeze(-1).flatten(2)
@@ -156,7 +158,7 @@ def _weight_squares(layer: nn.Module, inputs: Tensor, gradient: Tensor, blocks: 
 
 
 def _patches(layer: nn.Conv2d, inputs: Tensor, out: tuple[int, ...]) -> Tensor:
-    """What each of `out` positions sees: [n, channels x kernel entries, positions], as `functional.unfold`, faster."""
+    """Faster `functional.unfold` to [n, channels x kernel entries, positions] for output positions `out`."""
     assert not isinstance(layer.padding, str)
     (rows, columns), (down, right) = layer.padding, layer.dilation
     padded = functional.pad(inputs, (columns, columns, rows, rows)).contiguous()
@@ -164,10 +166,10 @@ def _patches(layer: nn.Conv2d, inputs: Tensor, out: tuple[int, ...]) -> Tensor:
     sizes = (*layer.kernel_size, *out)
     strides = (down * width, right, layer.stride[0] * width, layer.stride[1])
     if out[1] < _SHORT_ROW:
-        places = torch.arange(height * width, device=inputs.device).as_strided(sizes, strides).flatten()
-        return padded.view(-1, height * width).index_select(1, places).view(len(inputs), -1, out[0] * out[1])
-    views = padded.as_strided((*padded.shape[:2], *sizes), (*padded.stride()[:2], *strides))
-    return views.reshape(len(inputs), -1, out[0] * out[1])
+        indices = torch.arange(height * width, device=inputs.device).as_strided(sizes, strides).flatten()
+        return padded.view(-1, height * width).index_select(1, indices).view(len(inputs), -1, out[0] * out[1])
+    patches = padded.as_strided((*padded.shape[:2], *sizes), (*padded.stride()[:2], *strides))
+    return patches.reshape(len(inputs), -1, out[0] * out[1])
 
 
 def _normalised(layer: _BatchNorm, inputs: Tensor) -> Tensor:
@@ -175,7 +177,7 @@ def _normalised(layer: _BatchNorm, inputs: Tensor) -> Tensor:
 
 
 def _products_squared(rows: Tensor, columns: Tensor) -> Tensor:
-    """`sum_n (sum_p rows[n, b, i, p] columns[n, b, j, p])^2` as [b, i, j]."""
+    """Compute `sum_n (sum_p rows[n, b, i, p] columns[n, b, j, p])^2`, [b, i, j]."""
     if rows.shape[3] == 1:
         return rows.square().permute(1, 2, 0, 3).flatten(2) @ columns.square().permute(1, 0, 2, 3).flatten(2)
     total = rows.new_zeros(*rows.shape[1:3], columns.shape[2])

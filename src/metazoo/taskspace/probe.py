@@ -1,10 +1,10 @@
-"""The probe: the one network in whose weights every task of the zoo is embedded.
+"""The probe: one network in whose weights all tasks of the zoo are embedded.
 
-The published probe is an ImageNet ResNet-34 with its own 1000-way head, whose class k every task's class k is scored
-against, so the embedding depends on the arbitrary order of the classes and on images that the user may not have. Here
-the run trains a small network on the recovered images of the whole zoo (data-free): one shared body, and for every
-teacher a head of its own for its own classes. The embedding is the Fisher information of the body alone, so it does not
-depend on the order or the number of classes.
+The published probe is an ImageNet ResNet-34 with its own 1000-way head. Class k of every task is scored against class k
+of ImageNet, so the embedding depends on the arbitrary order of the classes and on images that the user may not have.
+Here the run trains a small network on the recovered images of the whole zoo (data-free): one shared body, and one head
+per teacher. The embedding is the Fisher information of the body alone, so it does not depend on the order or the number
+of classes.
 """
 
 import contextlib
@@ -48,31 +48,30 @@ def _check_architecture(name: str) -> str:
 
 
 class ProbeConfig(BaseModel):
-    """How the probe is trained and how many images embed a task."""
+    """Training of the probe and computation of the embeddings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     architecture: Annotated[str, AfterValidator(_check_architecture)] = Field(
-        default="conv4", description="of the probe's body; imagenet-resnet34: not trained here, see `imagenet_probe`"
+        default="conv4", description="architecture of the probe; imagenet-resnet34 is not trained, see `imagenet_probe`"
     )
-    weights: str | None = Field(default=None, description="file of imagenet-resnet34's weights")
-    width: int = Field(default=32, ge=1, le=LARGEST_WIDTH, description="of the architecture")
-    input_size: int = Field(default=32, ge=16, le=256, description="side in pixels that recovered images are fitted to")
-    steps: int = Field(default=300, ge=1, description="steps of Adam")
-    batch_size: int = Field(default=128, ge=2)
-    learning_rate: float = Field(default=2e-3, gt=0)
+    weights: str | None = Field(default=None, description="file with the weights of imagenet-resnet34")
+    width: int = Field(default=32, ge=1, le=LARGEST_WIDTH, description="width of the architecture")
+    input_size: int = Field(default=32, ge=16, le=256, description="side of the input images in pixels")
+    steps: int = Field(default=300, ge=1, description="number of Adam steps")
+    batch_size: int = Field(default=128, ge=2, description="images per step")
+    learning_rate: float = Field(default=2e-3, gt=0, description="learning rate of Adam")
     shift: int = Field(default=4, ge=0, description="largest shift of the augmentation in pixels")
-    fisher_images: int = Field(
-        default=150, ge=1, description="most images of a teacher that its embedding is computed from"
-    )
+    fisher_images: int = Field(default=150, ge=1, description="most images per teacher for its embedding")
     fisher: Literal["per-sample", "published"] = Field(
-        default="per-sample", description="published: the squared gradient of the mean loss of batches of 600"
+        default="per-sample",
+        description="type of Fisher; published: squared gradient of mean losses of 600 images",
     )
     batch_statistics: bool = Field(
-        default=False, description="of fisher published: batch norm normalises every such batch by itself"
+        default=False, description="batch statistics in batch norm; only with fisher published"
     )
     fisher_entries: int | None = Field(
-        default=FISHER_ENTRIES, ge=1, description="that embed, of each tensor of the probe, at most; null: all"
+        default=FISHER_ENTRIES, ge=1, description="most entries per tensor of the probe; null: all"
     )
 
     @property
@@ -83,11 +82,11 @@ class ProbeConfig(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> "ProbeConfig":
         if self.trained is not (self.weights is None):
-            raise ValueError("weights are given for imagenet-resnet34, and only for it")
+            raise ValueError("architecture imagenet-resnet34 needs weights; all others take none")
         if self.trained:
             check_width(self.architecture, self.width)
         if self.batch_statistics and self.fisher != "published":
-            raise ValueError("batch_statistics are for fisher published alone")
+            raise ValueError("batch_statistics needs fisher published")
         return self
 
 
@@ -96,7 +95,7 @@ DEFAULT_CONFIG = ProbeConfig()
 
 @final
 class Probe:
-    """A trained probe: a classifier over the classes of all teachers, one after the other."""
+    """A trained probe: a classifier over the concatenated classes of all teachers."""
 
     def __init__(self, classifier: ImageClassifier, class_counts: Mapping[str, int]) -> None:
         self.classifier = classifier
@@ -107,30 +106,30 @@ class Probe:
             end += count
 
     def embed(self, name: str, images: Tensor, labels: Tensor, config: ProbeConfig = DEFAULT_CONFIG) -> TaskEmbedding:
-        """The Fisher embedding of teacher `name` on its recovered images; the probe is left as it is.
+        """Compute the Fisher embedding of teacher `name` on its recovered images; the probe is not changed.
 
         Args:
-            name: of a teacher that the probe was trained with.
+            name: name of a teacher of the probe's training.
             images: uint8 [n, channels, side, side].
-            labels: int64 [n], local classes.
-            config: which Fisher information is meant, and how much of it.
+            labels: int64 [n], indices of the teacher's classes.
+            config: options of the Fisher information.
 
         Raises:
-            DataError: as `diagonal_fisher`.
+            DataError: `diagonal_fisher` fails.
         """
         pixels = self.classifier.preprocess(images.float() / 255)
-        with _only_body_asks(self.classifier.network):
-            view = _TaskView(self.classifier.network, self._slices[name])
-            return TaskEmbedding(name, fisher_of(view, pixels, labels, config))
+        with _gradients_of_body_only(self.classifier.network):
+            network = _TaskNetwork(self.classifier.network, self._slices[name])
+            return TaskEmbedding(name, fisher_of(network, pixels, labels, config))
 
 
 def fisher_of(network: nn.Module, pixels: Tensor, labels: Tensor, config: ProbeConfig) -> dict[str, Tensor]:
-    """`diagonal_fisher` as runs compute it, by sample or as published.
+    """Compute `diagonal_fisher` with the options of a run.
 
-    By default the run's own probe is embedded whole. Of a ResNet-34 1.3 of 21.8 million entries are kept; with random
-    weights and 12 tasks of CIFAR-FS, six times 9 of them in 3 groups, the similarities correlated by 0.9998 with those
-    of all entries. The adjusted Rand index of the groups was 0.90 in the mean for `dispersed` (one near tie of six went
-    the other way) and 1 for `spectral` and `homogeneous`.
+    By default, all entries of a trained probe are kept, and 1.3 of 21.8 million entries of a ResNet-34. With random
+    weights and 12 tasks of CIFAR-FS, the correlation of the similarities with those of all entries was 0.9998. In six
+    draws of 9 tasks in 3 groups, the mean adjusted Rand index of the groups was 0.90 for `dispersed` (one near tie was
+    decided differently) and 1 for `spectral` and `homogeneous`.
     """
     is_published = config.fisher == "published"
     return diagonal_fisher(
@@ -145,20 +144,20 @@ def fisher_of(network: nn.Module, pixels: Tensor, labels: Tensor, config: ProbeC
 
 
 @contextlib.contextmanager
-def _only_body_asks(network: Network) -> Iterator[None]:
-    """Gradients are asked of all parameters but those of the head, for a while."""
+def _gradients_of_body_only(network: Network) -> Iterator[None]:
+    """Require gradients of all parameters except those of the head within the block."""
     before = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
     try:
         network.requires_grad_(True)
         network.head.requires_grad_(False)
         yield
     finally:
-        for parameter, asked in before:
-            parameter.requires_grad_(asked)
+        for parameter, required in before:
+            parameter.requires_grad_(required)
 
 
-class _TaskView(nn.Module):
-    """The probe as one teacher's classifier: the shared body and, fixed, the teacher's part of the head."""
+class _TaskNetwork(nn.Module):
+    """Classifier of one teacher's classes: the shared body and the teacher's frozen part of the head."""
 
     def __init__(self, network: Network, classes: slice) -> None:
         super().__init__()
@@ -171,7 +170,7 @@ class _TaskView(nn.Module):
 
 
 def probe_spec(config: ProbeConfig, classes: int) -> ClassifierSpec:
-    """The probe's architecture for `classes` classes of all teachers together."""
+    """Specification of the probe for `classes` classes of all teachers together."""
     return ClassifierSpec(
         architecture=config.architecture,
         arguments={"width": config.width},
@@ -189,21 +188,21 @@ def train_probe(
     seed: int,
     after_step: Callable[[], None] = lambda: None,
 ) -> Probe:
-    """Train the probe on the recovered images of all teachers: cross-entropy of each over its own teacher's classes.
+    """Train the probe on the recovered images of all teachers: cross-entropy over the classes of each image's teacher.
 
     Args:
-        bank: images at `config.input_size`; the probe is trained where they are.
-        class_counts: classes of each teacher of `bank`, in its order.
-        config: see there.
-        seed: of the run.
-        after_step: called after each step.
+        bank: images of side `config.input_size`; the probe is trained on their device.
+        class_counts: number of classes of each teacher of `bank`, in its order.
+        config: options of the probe.
+        seed: seed of the run.
+        after_step: function that is called after each step.
 
     Raises:
-        DataError: the loss is not finite; the step is named.
+        DataError: the loss is not finite.
     """
     classifier = build_classifier(probe_spec(config, sum(class_counts.values())), generator(seed, "probe", "weights"))
     classifier.to(bank.images.device)
-    # From zero the heads of like tasks become alike; what is random in a head would pass for a difference of tasks.
+    # From zero, similar tasks get similar heads; random initial values would look like a difference between tasks.
     for parameter in classifier.network.head.parameters():
         nn.init.zeros_(parameter)
     counts = torch.tensor([class_counts[name] for name in bank.names])
@@ -215,14 +214,14 @@ def train_probe(
     for step in range(config.steps):
         random = generator(seed, "probe", "batch", step)
         owners = torch.randint(len(bank.names), (config.batch_size,), generator=random)
-        places = bank.draw(owners, random)
-        logits = classifier(shift_and_flip(bank.pixels(places), config.shift, random))
+        indices = bank.draw(owners, random)
+        logits = classifier(shift_and_flip(bank.pixels(indices), config.shift, random))
         first = starts[owners, None]
         own = (classes >= first) & (classes < first + counts[owners, None])
-        wanted = (bank.labels[places] + first.squeeze(1)).to(logits.device)
+        wanted = (bank.labels[indices] + first.squeeze(1)).to(logits.device)
         loss = functional.cross_entropy(logits.masked_fill(~own.to(logits.device), -torch.inf), wanted)
         if not bool(loss.isfinite()):
-            raise DataError(f"the probe's loss is not finite at step {step}; lower probe.learning_rate")
+            raise DataError("probe", f"loss is not finite at step {step}", "lower probe.learning_rate")
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -1,4 +1,4 @@
-"""Figures of a partition into groups, and the draw of the teachers of a step from it."""
+"""Statistics of a partition into groups, and the choice of the teachers of a learning step."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,11 +14,17 @@ from metazoo.taskspace.groupings import Partition
 
 @dataclass(frozen=True)
 class GroupQuality:
-    """Mean distances of a partition over pairs of teachers; None where there is no such pair.
+    """Mean distances of a partition over pairs of teachers; None if there is no such pair.
 
-    `within_mean` and `between_mean`: over all pairs of one group and of two groups; `ratio`: their quotient, above 1
-    where groups hold unlike teachers, None too where `between_mean` is 0; `closest_within`: the smallest distance
-    within a group, 0 for duplicates in one group; `sizes` and `group_means` by group; `notes` of the partition.
+    Attributes:
+        strategy: strategy of the partition.
+        sizes: number of teachers of each group.
+        within_mean: mean over all pairs of the same group.
+        between_mean: mean over all pairs of different groups.
+        ratio: `within_mean / between_mean`, above 1 if groups hold unlike teachers; None also if `between_mean` is 0.
+        closest_within: smallest distance within a group, 0 for duplicates in one group.
+        group_means: mean over the pairs of each group.
+        notes: notes of the partition.
     """
 
     strategy: str
@@ -31,13 +37,13 @@ class GroupQuality:
     notes: tuple[str, ...]
 
     def as_record(self) -> dict[str, Any]:
-        """JSON form of the figures."""
+        """JSON form."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class GroupRow:
-    """A line of the group table: the members' names, how many are of each domain and architecture, and their mean D."""
+    """Row of the group table: names, counts by domain and architecture, and mean distance of the members of a group."""
 
     index: int
     members: tuple[str, ...]
@@ -47,7 +53,7 @@ class GroupRow:
 
 
 def group_quality(distance: Tensor, partition: Partition) -> GroupQuality:
-    """Figures of `partition` by `distance` [N, N], symmetric.
+    """Compute the statistics of `partition` for a symmetric `distance` [N, N].
 
     Raises:
         DataError: the groups are not a partition of the N teachers.
@@ -55,7 +61,7 @@ def group_quality(distance: Tensor, partition: Partition) -> GroupQuality:
     count = len(distance)
     labels = torch.full((count,), -1)
     if sorted(index for members in partition.groups for index in members) != list(range(count)):
-        raise DataError(f"the groups are not a partition of the {count} teachers of the distance; group them again")
+        raise DataError("groups", f"not a partition of the {count} teachers", "group the teachers again")
     for number, members in enumerate(partition.groups):
         labels[list(members)] = number
     rows, columns = torch.triu_indices(count, count, 1)
@@ -82,13 +88,13 @@ def group_rows(
     domains: Sequence[str],
     architectures: Sequence[str],
 ) -> tuple[GroupRow, ...]:
-    """The group table, one row a group; `names`, `domains` and `architectures` are those of the N teachers.
+    """Make the group table, one row per group, from the `names`, `domains` and `architectures` of the N teachers.
 
     Raises:
-        DataError: the groups are not a partition of the N teachers, or a label is missing.
+        DataError: the groups are not a partition of the N teachers, or a name, domain or architecture is missing.
     """
     if not len(names) == len(domains) == len(architectures) == len(distance):
-        raise DataError(f"the group table needs a name, domain and architecture for each of {len(distance)} teachers")
+        raise DataError("group table", f"needs a name, domain and architecture for each of {len(distance)} teachers")
     means = group_quality(distance, partition).group_means
     return tuple(
         GroupRow(
@@ -112,17 +118,22 @@ def draw_members(
 ) -> tuple[int, tuple[int, ...]]:
     """Draw the teachers of one learning step: the index of a group, and the indices of up to `group_size` members.
 
-    The group is uniform over the groups, not weighted by size, as published (TGR, ICML 2024): with groups of one size
-    every teacher is seen equally often, otherwise one of a small group more often. A group of fewer members gives them
-    all. Deviation: members are drawn without replacement; published, one teacher may fill several places of a step,
-    which `replacement` does. With `weights` of the teachers (above 0, [N]) a group is drawn by its mean weight and its
-    members by theirs.
+    All groups have the same probability, whatever their size, as published (TGR, ICML 2024). A teacher of a small group
+    is therefore drawn more often. A group of fewer members gives all of them. Deviation: members are drawn without
+    replacement (published: with `replacement`, so that a teacher may be drawn several times).
+
+    Args:
+        partition: groups of the N teachers.
+        group_size: largest number of teachers, at least 1.
+        generator: random generator.
+        replacement: whether members are drawn with replacement.
+        weights: probabilities of the teachers up to a factor, [N], above 0; a group is drawn by its mean weight.
 
     Raises:
         UsageError: `group_size` is below 1.
     """
     if group_size < 1:
-        raise UsageError(f"the number of teachers a step must be at least 1, not {group_size}")
+        raise UsageError("group_size", f"must be at least 1, not {group_size}")
     if weights is not None:
         own = [weights[list(members)].double() for members in partition.groups]
         number = int(torch.multinomial(torch.stack([values.mean() for values in own]), 1, generator=generator))

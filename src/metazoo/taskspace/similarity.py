@@ -1,4 +1,4 @@
-"""How alike two tasks are, from their Fisher embeddings (TGR, ICML 2024, official code)."""
+"""Similarity of tasks from their Fisher embeddings (TGR, ICML 2024, official code)."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from metazoo.taskspace.embeddings import FisherEmbeddings
 PUBLISHED_EPSILON = 1e-6
 PUBLISHED_DECIMALS = 4
 _HELD_BYTES = 1 << 26
-"""Of one tensor of all tasks as float32; of larger ones two blocks of tasks of half of that are held."""
+"""Memory for one tensor of all tasks in float32; larger tensors are read in two blocks of tasks of half of it."""
 
 
 def similarity_matrix(
@@ -20,34 +20,36 @@ def similarity_matrix(
     decimals: int | None = None,
     block_elements: int = 1 << 17,
 ) -> Tensor:
-    """Similarity S [N, N] of N tasks, in [0, 1], symmetric, 1 on the diagonal.
+    """Compute the similarity S [N, N] of N tasks: symmetric, in [0, 1], 1 on the diagonal.
 
     For each tensor l of the probe, elementwise, `u = F_i / (F_i + F_j + e_l)` and `v = F_j / (F_i + F_j + e_l)`; the
-    similarity of the tensor is `cos(u, v)`, and S_ij is its mean over the tensors, whatever their sizes. Where both
-    tasks have no Fisher at all in a tensor, they are alike in it (1); where one has none, they are not (0).
+    similarity of the tensor is `cos(u, v)`, and S_ij is its unweighted mean over the tensors. In a tensor whose Fisher
+    is 0 for both tasks, the similarity is 1; if it is 0 for one of them, the similarity is 0.
 
-    Deviation: `e_l` is `relative_epsilon` times the mean of the tensor over the zoo, which makes S independent of the
-    common scale of the gradients. Published: `absolute_epsilon=PUBLISHED_EPSILON, decimals=PUBLISHED_DECIMALS`; where
-    the Fisher is below 1e-6, S then falls with the scale of the gradients.
+    Deviation: `e_l` is `relative_epsilon` times the mean of the tensor over the zoo, so S does not depend on the common
+    scale of the gradients. Published: `absolute_epsilon=PUBLISHED_EPSILON, decimals=PUBLISHED_DECIMALS`; if the Fisher
+    is below 1e-6, S then falls with the scale of the gradients.
 
     Args:
-        embeddings: of the zoo, read block by block; ratios are taken in float32 on their device.
-        relative_epsilon: above 0; not used where `absolute_epsilon` is given.
-        absolute_epsilon: above 0, the same for every tensor.
-        decimals: round S to so many, or not at all.
-        block_elements: pairs times size of a tensor that are held at once, at least one pair; the result is the same.
+        embeddings: embeddings of the zoo, read in blocks; ratios are computed in float32 on their device.
+        relative_epsilon: epsilon relative to the mean of the tensor, above 0; not used with `absolute_epsilon`.
+        absolute_epsilon: epsilon of all tensors, above 0.
+        decimals: number of decimals of S; None for no rounding.
+        block_elements: number of pairs times size of the tensor that are computed at once, at least one pair; the
+            result does not depend on it.
 
     Returns:
         float64 [N, N] on the CPU.
 
     Raises:
-        UsageError: an epsilon or block size that is not above 0.
+        UsageError: an epsilon or `block_elements` is not above 0.
     """
     epsilon = relative_epsilon if absolute_epsilon is None else absolute_epsilon
     if not epsilon > 0:
-        raise UsageError(f"epsilon of the task similarity must be above 0, not {epsilon}")
+        name = "relative_epsilon" if absolute_epsilon is None else "absolute_epsilon"
+        raise UsageError(name, f"must be above 0, not {epsilon}")
     if block_elements < 1:
-        raise UsageError(f"block_elements must be at least 1, not {block_elements}")
+        raise UsageError("block_elements", f"must be at least 1, not {block_elements}")
     count = len(embeddings.names)
     total = torch.zeros(count, count, dtype=torch.float64)
     for fisher in embeddings.tensors.values():
@@ -59,20 +61,20 @@ def similarity_matrix(
 
 
 def dissimilarity_matrix(similarity: Tensor) -> Tensor:
-    """Dissimilarity D = 1 - S [N, N], zero on the diagonal.
+    """Compute the dissimilarity D = 1 - S [N, N], zero on the diagonal.
 
     Raises:
         DataError: S is not a square matrix with ones on the diagonal.
     """
     if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1] or not (similarity.diagonal() == 1).all():
         raise DataError(
-            f"a similarity is square with ones on its diagonal; this one has shape {list(similarity.shape)}"
+            "similarity", f"must be a square matrix with ones on the diagonal, not {list(similarity.shape)}"
         )
     return 1 - similarity
 
 
 def _tasks_held(fisher: Tensor) -> int:
-    """How many tasks make a block."""
+    """Number of tasks of one block."""
     count, most = len(fisher), _HELD_BYTES // (4 * max(1, fisher.shape[1]))
     return count if count <= most else max(1, most // 2)
 
@@ -86,9 +88,9 @@ def _mean(fisher: Tensor) -> float:
 
 
 def _upper_cosines(fisher: Tensor, scale: float, guard: float, block_elements: int) -> Tensor:
-    """Cosines of all pairs i < j of one tensor [N, size] over `scale`, float64 [N, N] on the CPU, zero elsewhere."""
+    """Cosines of all pairs i < j of a tensor [N, size] over `scale`: float64 [N, N] on the CPU, zero elsewhere."""
     count, tasks = len(fisher), _tasks_held(fisher)
-    if scale == 0:  # no task has any Fisher in it
+    if scale == 0:
         return torch.ones(count, count, dtype=torch.float64).triu(1)
     cosines = torch.zeros(count, count, dtype=torch.float64)
     for top in range(0, count, tasks):
@@ -101,12 +103,12 @@ def _upper_cosines(fisher: Tensor, scale: float, guard: float, block_elements: i
 
 
 def _scaled(fisher: Tensor, scale: float) -> Tensor:
-    """In float32, whose range the reciprocals of very small values would leave."""
+    """Divide by `scale`; without it, reciprocals of very small values overflow in float32."""
     return (fisher.double() / scale).float()
 
 
 def _cosines(firsts: Tensor, others: Tensor, guard: float, block_elements: int, *, only_upper: bool) -> Tensor:
-    """Cosines of all pairs of two blocks, [n, size] and [m, size]: float64 [n, m]; zero up to the diagonal if asked."""
+    """Cosines of pairs of two blocks, [n, size] and [m, size]: float64 [n, m]; with `only_upper`, zero for i >= j."""
     cosines = firsts.new_zeros(len(firsts), len(others), dtype=torch.float64)
     rows = max(1, block_elements // max(1, firsts.shape[1]))
     for number, first in enumerate(firsts):
@@ -115,7 +117,7 @@ def _cosines(firsts: Tensor, others: Tensor, guard: float, block_elements: int, 
             some = others[start : start + rows]
             inverse = (some + guarded).reciprocal_()
             u, v = first * inverse, inverse.mul_(some)
-            # Summed alike, so that duplicates are at distance 0 exactly.
+            # The same order of summation, so that duplicates have distance 0 exactly.
             product, square_u, square_v = ((one * other).sum(1).double() for one, other in ((u, v), (u, u), (v, v)))
             alike = (square_u == 0) & (square_v == 0)
             norms = (square_u * square_v).sqrt()
