@@ -163,7 +163,7 @@ def test_softened_images_lie_between_themselves_and_their_weighed_means() -> Non
 
 
 def test_fewer_images_are_spread_over_the_models_and_their_classes() -> None:
-    bank = cast(ResidentBank, SimpleNamespace(places_of=[slice(0, 10), slice(10, 14), slice(14, 44)].__getitem__))
+    bank = cast(ResidentBank, SimpleNamespace(indices_of=[slice(0, 10), slice(10, 14), slice(14, 44)].__getitem__))
     assert domain_models._indices(bank, [0, 2], 8).tolist() == [0, 3, 6, 9, 14, 23, 33, 43]
     assert domain_models._indices(bank, [1, 0], 100).tolist() == [10, 11, 12, 13, *range(10)]
     assert domain_models._indices(bank, [0, 1, 2], 2).tolist() == [0, 10, 14]
@@ -221,7 +221,7 @@ def test_too_many_kinds_are_said_and_taken_for_one(
 def test_kinds_are_named_by_their_domains(
     of_three: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(audit_stage, "kinds_of_images", lambda *_: [("a", "b_c"), ("a + b_c",)])
+    monkeypatch.setattr(audit_stage, "merge_domains", lambda *_: [("a", "b_c"), ("a + b_c",)])
     run = learned(of_three, tmp_path / "run", domains={"specialise": 0.6})
     module = run.meta_model.module
     assert isinstance(module, MultiDomainClassifier)
@@ -266,7 +266,7 @@ def test_the_skill_of_models_is_that_of_those_kept(zoo: Zoo, by_domain: Run) -> 
 
 def test_a_run_that_kept_no_skill_goes_on_as_it_began(zoo: Zoo, tmp_path: Path) -> None:
     began = cast(Workspace, SimpleNamespace(folder=RunFolder(tmp_path), zoo=zoo))
-    assert audit_stage.find_kinds(began, audit_stage.DomainConfig()) == {}
+    assert audit_stage.find_merged_domains(began, audit_stage.DomainConfig()) == {}
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def test_a_run_that_kept_no_skill_goes_on_as_it_began(zoo: Zoo, tmp_path: Path) 
 def test_a_plan_knows_how_many_kinds_there_can_be(named: str, changes: dict[str, Any], most: int) -> None:
     contracts = [cast(ModelContract, SimpleNamespace(domain=name)) for name in named]
     config = audit_stage.DomainConfig.model_validate(changes)
-    assert audit_stage.most_kinds(contracts, config) == most
+    assert audit_stage.most_merged_domains(contracts, config) == most
 
 
 def test_a_per_domain_model_learns_for_a_share_of_the_steps_at_a_share_of_the_rate() -> None:
@@ -301,7 +301,7 @@ def test_domains_that_are_alike_are_one_kind(zoo: Zoo, tmp_path: Path, monkeypat
         assert (names, alike) == ([contract.domain for contract in zoo], 0.7)
         return [("colours", "grey")]
 
-    monkeypatch.setattr(audit_stage, "kinds_of_images", of_one_kind)
+    monkeypatch.setattr(audit_stage, "merge_domains", of_one_kind)
     run = learned(zoo, tmp_path, domains={"alike": 0.7})
     assert seen[0].shape == (5, 5)
     assert isinstance(run.meta_model.module, ImageClassifier)

@@ -70,13 +70,16 @@ def test_among_honest_models_nobody_is_doubted() -> None:
 def test_trust_is_a_fixed_point_of_its_equations() -> None:
     skill = planted(8, 4)
     trust = trust_of(skill)
-    for name, values, figures in (("claims", skill, trust.claims), ("service", skill.T, trust.service)):
+    for name, values, figures in (
+        ("recognised_by_others", skill, trust.recognised_by_others),
+        ("recognises_others", skill.T, trust.recognises_others),
+    ):
         for model in range(12):
             others = [other for other in range(12) if other != model]
             weights = trust.score[others] ** 4
             expected = float(values[model, others] @ weights / weights.sum())
             assert float(figures[model]) == pytest.approx(expected), name
-    product = (trust.claims * trust.service).sqrt()
+    product = (trust.recognised_by_others * trust.recognises_others).sqrt()
     torch.testing.assert_close(trust.score, product / product.max())
 
 
@@ -130,7 +133,7 @@ def test_a_single_model_of_its_domain_is_judged_by_the_others() -> None:
         skill[-1, :-1] *= 1 - 0.7 * bad
         trust = trust_of(skill, domains)
         weights = trust.score[:-1] ** 4
-        torch.testing.assert_close(trust.claims[-1], (skill[-1, :-1] @ weights) / weights.sum())
+        torch.testing.assert_close(trust.recognised_by_others[-1], (skill[-1, :-1] @ weights) / weights.sum())
         assert bool(trust.score[-1] < 0.5) == bool(bad)
         assert float(trust.score[:-1].min()) > 0.9
     # Where every model is of a domain of its own, domains say nothing.
@@ -179,7 +182,7 @@ def test_what_is_not_known_counts_for_nothing() -> None:
     single_class = planted(6, 0)
     single_class[0] = nan
     trust = trust_of(single_class)
-    assert math.isnan(float(trust.claims[0]))
+    assert math.isnan(float(trust.recognised_by_others[0]))
     assert float(trust.score[0]) > 0.8
     unknown = planted(6, 0)
     unknown[0] = unknown[:, 0] = nan

@@ -33,5 +33,5 @@ def test_a_bank_of_many_images_is_drawn_from_in_the_same_way(tmp_path: Path, mon
     assert (on_disk.starts, on_disk.labels.tolist()) == (in_memory.starts, in_memory.labels.tolist())
     places = in_memory.draw(torch.tensor([0, 2, 1, 1]), torch.Generator().manual_seed(0))
     assert torch.equal(on_disk.pixels(places), in_memory.pixels(places))
-    assert torch.equal(on_disk.images[on_disk.places_of(1)], in_memory.images[in_memory.places_of(1)])
+    assert torch.equal(on_disk.images[on_disk.indices_of(1)], in_memory.images[in_memory.indices_of(1)])
     assert len(on_disk.to("cpu")) == len(in_memory)

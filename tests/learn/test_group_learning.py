@@ -17,10 +17,10 @@ from metazoo.errors import DataError
 from metazoo.execution.compute import in_full_float32
 from metazoo.execution.threads import WorkerThreads
 from metazoo.learn import group_learning
+from metazoo.learn.augmented_images import AugmentedImages, Targets, add_teacher_outputs
 from metazoo.learn.group_learning import GroupLearner, Student
 from metazoo.learn.learning_config import LearningConfig, RegularisationConfig
 from metazoo.learn.regularisers import ExplicitRegularisation, ImplicitRegularisation, MeanGradient
-from metazoo.learn.views import Targets, Views, judge_views
 from metazoo.storage.tensor_files import read_tensors, write_tensors
 from metazoo.taskspace import FixedGrouping, Grouping, Partition
 
@@ -102,7 +102,7 @@ def test_each_term_can_be_learned_from_alone(term: str) -> None:
     assert sum(losses[-8:]) < 0.95 * sum(losses[:8])
 
 
-# Views are drawn anew after 4 steps and after 8.
+# Augmented images are drawn anew after 4 steps and after 8.
 @pytest.mark.parametrize("stopped_after", [1, 3, 4, 5, 9])
 def test_restored_midway_it_ends_as_if_it_had_not_stopped(tmp_path: Path, stopped_after: int) -> None:
     config = changed(steps=10, steps_per_views=4, batch_size=8, views=12)
@@ -201,7 +201,7 @@ def test_a_step_learns_from_the_views_of_its_members_only() -> None:
     bank = resident_bank()
     marked = bank.images[:].clone()
     marked[:, 0] = 255
-    marked[bank.places_of(1), 0] = 0
+    marked[bank.indices_of(1), 0] = 0
     bank = dataclasses.replace(bank, images=marked)
     config = changed(mix=False)
     assert math.isfinite(float(learner_of(config, teachers=of_owner_1, bank=bank, members=(1,)).step().loss))
@@ -233,15 +233,15 @@ def test_views_are_drawn_anew_when_they_are_due() -> None:
 def test_a_pool_of_views_is_let_go_before_the_next_one_without_the_garbage_collector(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pools: list[weakref.ref[Views]] = []
+    pools: list[weakref.ref[AugmentedImages]] = []
 
-    def judging(*of: Any, **options: Any) -> Views:
+    def judging(*of: Any, **options: Any) -> AugmentedImages:
         assert [pool for pool in pools if pool() is not None] == []
-        views = judge_views(*of, **options)
+        views = add_teacher_outputs(*of, **options)
         pools.append(weakref.ref(views))
         return views
 
-    monkeypatch.setattr(group_learning, "judge_views", judging)
+    monkeypatch.setattr(group_learning, "add_teacher_outputs", judging)
     learner = learner_of(changed(steps_per_views=2))
     gc.disable()
     try:

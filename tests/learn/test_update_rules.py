@@ -15,6 +15,7 @@ from metazoo.execution.randomness import generator
 from metazoo.execution.threads import WorkerThreads
 from metazoo.features.batch_norm import batch_statistics
 from metazoo.learn import group_learning
+from metazoo.learn.augmented_images import add_teacher_outputs, draw_augmented_images
 from metazoo.learn.group_learning import GroupLearner, Student
 from metazoo.learn.learning_config import LearningConfig, RegularisationConfig
 from metazoo.learn.losses import distillation_loss, joint_feature_loss
@@ -22,7 +23,6 @@ from metazoo.learn.meta_optimiser import MetaOptimiser
 from metazoo.learn.regularisers import Loss, MeanGradient, Parameters
 from metazoo.learn.replay_learning import ReplayLearningConfig
 from metazoo.learn.update_rules import GroupsInTurn, JointUpdate, MemberStep, UpdateRule, build_update
-from metazoo.learn.views import draw_views, judge_views
 from metazoo.taskspace import FixedGrouping, Grouping, Partition, draw_members
 
 START = {"w": torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64), "b": torch.tensor([[0.3]], dtype=torch.float64)}
@@ -238,10 +238,10 @@ def test_sub_groups_in_turn_learn_the_same_by_threads_and_played_back(monkeypatc
 def losses_by_hand(module: Student, step: int, partition: Partition) -> tuple[tuple[int, ...], Tensor]:
     """The members of a step and their losses, from the images on."""
     bank = resident_bank()
-    images, owners = draw_views(
+    images, owners = draw_augmented_images(
         bank, partition.groups, 24, generator(0, "learn", "views", step // 5), shift=2, mix=CONFIG.mix
     )
-    views = judge_views(images, owners, targets)
+    views = add_teacher_outputs(images, owners, targets)
     random = generator(0, "learn", "step", step)
     members = draw_members(partition, 3, random)[1]
     values = []

@@ -73,7 +73,7 @@ def skill_in_one_piece(zoo: Zoo, bank: Bank) -> Tensor:
     skill = torch.full((len(zoo), len(zoo)), float("nan"), dtype=torch.float64)
     for judge, subjects in enumerate(partners_of(len(zoo), TRUST.partners, SEED)):
         for subject in subjects:
-            own = resident.places_of(subject)
+            own = resident.indices_of(subject)
             places = own.start + first_of_each(resident.labels[own], TRUST.images_per_class)
             with torch.no_grad():
                 found = teachers[judge].features(resident.pixels(places))
@@ -121,7 +121,7 @@ def test_models_are_embedded_as_in_one_piece_after_a_stop_too(
     probe = train_probe(resident, counts, PROBE_CONFIG, SEED)
     expected = []
     for index, name in enumerate(counts):
-        own = resident.places_of(index)
+        own = resident.indices_of(index)
         images, labels = resident.images[own], resident.labels[own]
         shown = evenly_of_each(labels, PROBE_CONFIG.fisher_images)
         expected.append(probe.embed(name, images[shown], labels[shown], PROBE_CONFIG))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 
-def kinds_of_images(skill: Tensor, domains: Sequence[str], alike: float) -> list[tuple[str, ...]]:
+def merge_domains(skill: Tensor, domains: Sequence[str], alike: float) -> list[tuple[str, ...]]:
     """Put domains together, the two most alike ones first, as long as there are two that are alike enough.
 
     Two kinds are alike by as much as the mean skill of each one's models on the other's images is of the other's own

@@ -46,14 +46,14 @@ class Trust:
     """Figures of N models, float64 [N] each.
 
     Attributes:
-        score: in [0, 1], relative to the most trusted model of the zoo, which has 1.
-        claims: how well others tell this model's classes apart, in [0, 1]; 0 is chance. NaN if nobody could be asked.
-        service: how well this model tells others' classes apart, likewise.
+        score: score in [0, 1], relative to the most trusted model of the zoo, which has 1.
+        recognised_by_others: mean skill of the other models on this model's images, in [0, 1]; 0 is chance, NaN unknown.
+        recognises_others: mean skill of this model on the images of the others, in the same units.
     """
 
     score: Tensor
-    claims: Tensor
-    service: Tensor
+    recognised_by_others: Tensor
+    recognises_others: Tensor
 
 
 def nearest_mean_skill(features: Tensor, labels: Tensor) -> float:
@@ -105,7 +105,7 @@ def skill_on(features: Callable[[Tensor], Tensor], bank: ResidentBank, images_pe
     Returns:
         As `nearest_mean_skill`.
     """
-    own = bank.places_of(0)
+    own = bank.indices_of(0)
     places = first_of_each(bank.labels[own], images_per_class)
     found = torch.cat([features(bank.pixels(part)).cpu() for part in bank.in_parts(places)])
     return nearest_mean_skill(found, bank.labels[places])
@@ -146,20 +146,21 @@ def trust_of(skill: Tensor, domains: Sequence[str] | None = None, duplicates: Se
     domains = domains or [""] * len(skill)
     members = _members(domains)
     own = torch.tensor([[one == other for other in domains] for one in domains])
-    heard = torch.where(own, known, _OF_ANOTHER_DOMAIN * known)
+    active = torch.where(own, known, _OF_ANOTHER_DOMAIN * known)
     score, weights = torch.ones_like(shares), shares
     for _ in range(_ROUNDS):
         weights = shares * score**_POWER
         relative = values / _usual(values, known, weights, members, own)
-        claims, service = _means(relative, heard, weights), _means(relative.T, heard.T, weights)
-        product = torch.where(claims.isnan(), service, claims) * torch.where(service.isnan(), claims, service)
+        by_others, of_others = _means(relative, active, weights), _means(relative.T, active.T, weights)
+        product = torch.where(by_others.isnan(), of_others, by_others)
+        product *= torch.where(of_others.isnan(), by_others, of_others)
         found = product.sqrt()
         best = float(found.nan_to_num(0.0).max()) if len(found) else 0.0
         if best == 0:
             score = torch.ones_like(score)
             break
         score = (found / best).nan_to_num(1.0)
-    return Trust(score, _means(values, heard, weights), _means(values.T, heard.T, weights))
+    return Trust(score, _means(values, active, weights), _means(values.T, active.T, weights))
 
 
 def _members(domains: Sequence[str]) -> Tensor:
@@ -180,8 +181,8 @@ def _usual(values: Tensor, known: Tensor, weights: Tensor, members: Tensor, own:
     return usual.maximum(torch.where(own, _LEAST_WITHIN, _LEAST_BETWEEN) * within).clamp_min(tiny)
 
 
-def _means(values: Tensor, heard: Tensor, weights: Tensor) -> Tensor:
-    """Means [N] of the rows by `heard` and `weights`; NaN where nothing is heard."""
-    total = heard @ weights
-    means = (heard * values) @ weights / total.clamp_min(torch.finfo(total.dtype).tiny)
-    return torch.where(heard.any(1), means, torch.nan)
+def _means(values: Tensor, active: Tensor, weights: Tensor) -> Tensor:
+    """Means [N] of the rows by `active` and `weights`; NaN where nothing is active."""
+    total = active @ weights
+    means = (active * values) @ weights / total.clamp_min(torch.finfo(total.dtype).tiny)
+    return torch.where(active.any(1), means, torch.nan)

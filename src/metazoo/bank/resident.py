@@ -63,7 +63,7 @@ class ResidentBank:
     def __len__(self) -> int:
         return len(self.images)
 
-    def places_of(self, teacher: int) -> slice:
+    def indices_of(self, teacher: int) -> slice:
         """Where the images of the teacher with this index lie."""
         return slice(self.starts[teacher], self.starts[teacher + 1])
 

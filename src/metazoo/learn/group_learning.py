@@ -17,12 +17,12 @@ from metazoo.execution.randomness import generator, seed_of
 from metazoo.execution.repeat import Repeated
 from metazoo.execution.threads import CALLING_THREAD, ThreadCopies, WorkerThreads
 from metazoo.features.batch_norm import batch_statistics, calibrate_statistics
+from metazoo.learn.augmented_images import AugmentedImages, Targets, add_teacher_outputs, draw_augmented_images
 from metazoo.learn.learning_config import LearningConfig
 from metazoo.learn.losses import distillation_loss, joint_feature_loss, relational_loss, zoo_cosines
 from metazoo.learn.meta_optimiser import GROUPING, REGULARISER, MetaOptimiser, of_prefix, with_prefix
 from metazoo.learn.regularisers import Direction, Loss, MeanGradient, Parameters, Regulariser
 from metazoo.learn.update_rules import MemberStep, UpdateRule, build_update
-from metazoo.learn.views import Targets, Views, draw_views, judge_views
 from metazoo.models import ClassifierSpec, build_classifier
 from metazoo.taskspace import FixedGrouping, Grouping, Partition, draw_members
 
@@ -159,7 +159,7 @@ class GroupLearner:
         self._update = update or build_update(config.update, config.teachers_per_update)
         self._parameters = student.trained_parameters()
         self._optimiser = MetaOptimiser(self._parameters, config.learning_rate)
-        self._views: tuple[int, Views, list[Tensor]] | None = None
+        self._views: tuple[int, AugmentedImages, list[Tensor]] | None = None
         self._mixed: tuple[int, Groups] | None = None  # number of the pool of views, and groups that it mixes within
         self._directed: dict[Regulariser, Repeated[Direction]] = {}
 
@@ -173,7 +173,7 @@ class GroupLearner:
         random = generator(self._seed, "learn", "step", self.steps_done)
         partition = self._grouping.draw(self.steps_done, random)
         number, members = draw_members(partition, config.teachers_per_step, random, weights=self._draw_weights)
-        views, by_owner = self._current_views(partition)
+        views, by_owner = self._current_images(partition)
         size = max(2, config.batch_size // len(members))
         indices = torch.stack([_some(by_owner[member], size, random) for member in members])
         regulariser = self._regulariser if config.regularisation.is_due(self.steps_done + 1) else self._mean
@@ -195,19 +195,19 @@ class GroupLearner:
         self.steps_done += 1
         return StepReport(self.steps_done, *step.figures(), rate)
 
-    def _current_views(self, partition: Partition) -> tuple[Views, list[Tensor]]:
+    def _current_images(self, partition: Partition) -> tuple[AugmentedImages, list[Tensor]]:
         number = self.steps_done // self._config.steps_per_views
         if self._mixed is None or self._mixed[0] != number:
             self._mixed = number, partition.groups
         if self._views is None or self._views[0] != number:
-            self._forget_views()  # the former pool must not be held while the next one is made
+            self._forget_images()  # the former pool must not be held while the next one is made
             images, owners = self._draw("views", number, self._config.views, self._mixed[1])
-            views = judge_views(images, owners, self._targets, folder=self._bank.folder, check=self._check)
+            views = add_teacher_outputs(images, owners, self._targets, folder=self._bank.folder, check=self._check)
             give_back_memory(images.device)
             self._views = (number, views, [views.of(owner) for owner in range(len(self._bank.names))])
         return self._views[1:]
 
-    def _forget_views(self) -> None:
+    def _forget_images(self) -> None:
         self._views = None
         self._directed.clear()
         give_back_memory(self._bank.images.device)
@@ -215,7 +215,7 @@ class GroupLearner:
     def _direct(
         self,
         regulariser: Regulariser,
-        views: Views,
+        views: AugmentedImages,
         indices: Tensor,
         held_out: Tensor | None,
     ) -> Direction:
@@ -238,13 +238,13 @@ class GroupLearner:
             )
         return found
 
-    def _losses(self, views: Views, indices: Tensor) -> Tensor:
+    def _losses(self, views: AugmentedImages, indices: Tensor) -> Tensor:
         with torch.no_grad():
             losses = [self._loss(views, row) for row in indices.to(self._bank.images.device)]
             return torch.stack(list(self._threads.map(lambda loss: loss(self._parameters), losses)))
 
     def _draw(self, purpose: str, number: int, count: int, groups: Groups) -> tuple[Tensor, Tensor]:
-        return draw_views(
+        return draw_augmented_images(
             self._bank,
             groups,
             max(count, len(self._bank.names)),
@@ -256,16 +256,16 @@ class GroupLearner:
     def calibrate(self) -> None:
         """Give the student's network stored batch-norm statistics, those of fresh views.
 
-        Views serve better than the images they are made from, whose contrast is higher.
+        AugmentedImages serve better than the images they are made from, whose contrast is higher.
         """
-        self._forget_views()
+        self._forget_images()
         random = generator(self._seed, "learn", "calibration groups", 0)
         groups = self._mixed[1] if self._mixed else self._grouping.draw(self.steps_done, random).groups
         images, _ = self._draw("calibration", 0, _CALIBRATION_VIEWS, groups)
         parts = [part.float() / 255 for part in images.split(_CALIBRATION_BATCH)]
         calibrate_statistics(self.student.classifier, parts)
 
-    def _loss(self, views: Views, indices: Tensor) -> Loss:
+    def _loss(self, views: AugmentedImages, indices: Tensor) -> Loss:
         config, weights = self._config, self._target_weights
         images = views.images[indices].float() / 255
         features, logits = views.features[indices].float(), views.logits[indices]

@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from metazoo.audit import duplicate_groups, kinds_of_images, partners_of, skill_on, trust_of
+from metazoo.audit import duplicate_groups, merge_domains, partners_of, skill_on, trust_of
 from metazoo.bank import Bank, ResidentBank, ResidentBanks
 from metazoo.data.images import evenly_of_each
 from metazoo.execution.compute import Compute
@@ -124,7 +124,7 @@ def judge_models(workspace: Workspace, banks: ResidentBanks, config: TrustConfig
         skill, duplicates = _skills(workspace, banks.bank, config, side)
         folder.write_tensors(SKILL, {"skill": skill})
         trust = trust_of(skill, [contract.domain for contract in zoo], duplicates)
-        columns = {"score": trust.score, "claims": trust.claims, "service": trust.service}
+        columns = {"score": trust.score, "claims": trust.recognised_by_others, "service": trust.recognises_others}
         rows = [
             {"model": name, **{key: _number(values[index]) for key, values in columns.items()}}
             for index, name in enumerate(names)
@@ -234,8 +234,8 @@ class DomainConfig(BaseModel):
     images: int = Field(default=2000, ge=2, description="recovered images of a kind that it is told by, at most")
 
 
-def most_kinds(contracts: Iterable[ModelContract], config: DomainConfig) -> int:
-    """How many kinds `find_kinds` can find at most; 1 if all images will be taken to be of one."""
+def most_merged_domains(contracts: Iterable[ModelContract], config: DomainConfig) -> int:
+    """How many kinds `find_merged_domains` can find at most; 1 if all images will be taken to be of one."""
     named = Counter(contract.domain for contract in contracts)
     several = sum(count > 1 for count in named.values())
     return 1 if config.by == "nothing" or several < 2 else min(several, config.kinds)
@@ -250,17 +250,17 @@ def specialised(learning: LearningConfig, config: DomainConfig) -> LearningConfi
     return learning.model_copy(update=changes)
 
 
-def find_kinds(workspace: Workspace, config: DomainConfig) -> dict[str, list[int]]:
+def find_merged_domains(workspace: Workspace, config: DomainConfig) -> dict[str, list[int]]:
     """The models (their places in the zoo) of every kind of images, by its name; none, or two and more.
 
     A single model of its kind is in none of them: what one model sees is too little to read a kind by. The models must
     have judged each other; of a run that did so before this was kept, all images are of one kind.
     """
     folder, domains = workspace.folder, [contract.domain for contract in workspace.zoo]
-    if most_kinds(workspace.zoo, config) < 2 or not folder.has(SKILL):
+    if most_merged_domains(workspace.zoo, config) < 2 or not folder.has(SKILL):
         return {}
     if not folder.has(DOMAINS):
-        found = kinds_of_images(skill_of(workspace), domains, config.alike)
+        found = merge_domains(skill_of(workspace), domains, config.alike)
         folder.write_json(DOMAINS, {"format_version": 1, "kinds": found})
     found = folder.read_json(DOMAINS)["kinds"]
     places = [[index for index, domain in enumerate(domains) if domain in kind] for kind in found]

@@ -17,7 +17,7 @@ from metazoo.execution.progress import message
 from metazoo.features.embedders import MultiDomainClassifier
 from metazoo.learn.learning_config import DistillationConfig, LearningConfig
 from metazoo.models import ImageClassifier
-from metazoo.pipeline.audit_stage import DomainConfig, TrustConfig, apply_trust, find_kinds, specialised
+from metazoo.pipeline.audit_stage import DomainConfig, TrustConfig, apply_trust, find_merged_domains, specialised
 from metazoo.pipeline.domain_models import with_domain_models
 from metazoo.pipeline.learning_stage import learn_from_groups
 from metazoo.pipeline.recovery_stage import recover_images
@@ -101,7 +101,7 @@ def distil(
     bank = recover_images(workspace, config.recovery, config.budget)
     banks = ResidentBanks(bank, workspace.compute.device)
     workspace, weights = apply_trust(workspace, banks, config.trust, config.meta_model.spec(workspace.zoo).input_size)
-    domains = find_kinds(workspace, config.domains)
+    domains = find_merged_domains(workspace, config.domains)
     more = specialised(learning, config.domains)
     if domains:
         message(f"note: {len(domains)} domains, each with {more.steps} more steps: {', '.join(domains)}")

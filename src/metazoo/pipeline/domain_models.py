@@ -75,7 +75,7 @@ def _general_share(weights: Tensor) -> float:
 def _indices(bank: ResidentBank, teachers: Sequence[int], images: int) -> Tensor:
     """Indices of at most `images` images, at least one of each teacher: as many of each, evenly over its own."""
     parts = []
-    for own in map(bank.places_of, teachers):
+    for own in map(bank.indices_of, teachers):
         count = min(own.stop - own.start, max(1, images // len(teachers)))
         parts.append(torch.linspace(own.start, own.stop - 1, count).long())
     return torch.cat(parts)

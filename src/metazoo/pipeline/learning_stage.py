@@ -9,11 +9,11 @@ from torch.nn import functional
 from metazoo.bank import ResidentBanks
 from metazoo.execution.compute import Compute
 from metazoo.execution.threads import CALLING_THREAD, WorkerThreads
+from metazoo.learn.augmented_images import Targets
 from metazoo.learn.group_learning import GroupLearner, Student
 from metazoo.learn.learning_config import LearningConfig
 from metazoo.learn.regularisers import Regulariser
 from metazoo.learn.update_rules import UpdateRule
-from metazoo.learn.views import Targets
 from metazoo.pipeline.shared_config import MetaModelConfig
 from metazoo.pipeline.stepping import LEARNING, learn_in_steps
 from metazoo.pipeline.workspace import Workspace

@@ -17,13 +17,13 @@ from metazoo.bank import Bank, ResidentBank, fitted
 from metazoo.data.augment import shift_and_flip
 from metazoo.execution.compute import CPU
 from metazoo.execution.threads import WorkerThreads
+from metazoo.learn.augmented_images import bytes_of_pool
 from metazoo.learn.episode_memory import EpisodeMemory
 from metazoo.learn.group_learning import GroupLearner, Student
 from metazoo.learn.learning_config import LearningConfig
 from metazoo.learn.replay_learning import ReplayLearner, ReplayLearningConfig, Visit
-from metazoo.learn.views import bytes_of_pool
 from metazoo.models import ClassifierSpec, build_classifier
-from metazoo.pipeline.audit_stage import DomainConfig, TrustConfig, most_kinds, specialised
+from metazoo.pipeline.audit_stage import DomainConfig, TrustConfig, most_merged_domains, specialised
 from metazoo.pipeline.learning_stage import teacher_targets
 from metazoo.pipeline.replay_stage import VisitConfig
 from metazoo.pipeline.shared_config import MetaModelConfig
@@ -184,7 +184,7 @@ def embedding_plans(zoo: Zoo, config: ProbeConfig, budget: RecoveryBudget) -> li
 
     def measure_embedding(context: PlanContext) -> UnitCost:
         resident, name = context.images_at(config.input_size), zoo.contracts[0].name
-        sample = slice(0, min(16, resident.places_of(0).stop))
+        sample = slice(0, min(16, resident.indices_of(0).stop))
         shown, labels = resident.images[sample], resident.labels[sample]
         once = config.model_copy(update={"steps": 1})
         probe = train_probe(resident, counts, once, 0) if config.trained else ImageNetProbe.load(config.weights)
@@ -209,7 +209,7 @@ def per_domain_plans(
     zoo: Zoo, learning: LearningConfig, meta_model: MetaModelConfig, config: DomainConfig
 ) -> list[StagePlan]:
     """Plan the models of each domain, taken for as many as there can be, each learning from the whole zoo."""
-    domains = most_kinds(zoo, config)
+    domains = most_merged_domains(zoo, config)
     plans = group_learning_plans(zoo, specialised(learning, config), meta_model) if domains > 1 else []
     return [dataclasses.replace(plan, stage="per-domain models", units=domains * plan.units) for plan in plans]
 

@@ -1,4 +1,4 @@
-"""Views: augmented images that teachers and meta-model both see, with the teachers' outputs.
+"""AugmentedImages: augmented images that teachers and meta-model both see, with the teachers' outputs.
 
 Teacher outputs are most of the cost of distillation, so they are computed once for a pool of views, which then serves
 many steps. Both sides see the very same pixels (Beyer et al. 2022, "a good teacher is patient and consistent").
@@ -25,7 +25,7 @@ _MOST_BYTES = 512_000_000
 
 
 @dataclass(frozen=True, eq=False)
-class Views:
+class AugmentedImages:
     """A pool of views.
 
     Attributes:
@@ -46,7 +46,7 @@ class Views:
         return (self.owners == owner).nonzero().flatten()
 
 
-def draw_views(
+def draw_augmented_images(
     bank: ResidentBank,
     groups: Sequence[Sequence[int]],
     count: int,
@@ -97,15 +97,15 @@ def draw_views(
     return views, owners
 
 
-def judge_views(
+def add_teacher_outputs(
     images: Tensor,
     owners: Tensor,
     targets: Targets,
     *,
     folder: Path | None = None,
     check: Callable[[], None] = lambda: None,
-) -> Views:
-    """Compute the teachers' outputs for views as `draw_views` returns them.
+) -> AugmentedImages:
+    """Compute the teachers' outputs for views as `draw_augmented_images` returns them.
 
     Args:
         images: images of the views.
@@ -136,7 +136,7 @@ def judge_views(
             for number, part in enumerate(itertools.chain([first], rest)):
                 joined[number * len(first) :][: len(part)] = part
             features = joined
-    return Views(images, owners, features, torch.cat(logits))
+    return AugmentedImages(images, owners, features, torch.cat(logits))
 
 
 def bytes_of_pool(views: int, side: int, features: int) -> tuple[float, float]:
