@@ -1,10 +1,10 @@
-"""Distillation of a zoo in all its stages, which methods share: they differ in how they group the teachers.
+"""All stages of distillation of a zoo; the methods that share them differ in how they group the teachers.
 
-- Every model is recovered once, in pixels, into a bank, with another model of its domain as a guide where there is
-  one; see `metazoo.recover.guides`.
-- The loss of a teacher asks for the outputs of the whole zoo on the images of that teacher: the features of all
+- The images of every model are recovered once, in pixels, into a bank. Another model of its domain is a guide where
+  there is one; see `metazoo.recover.guides`.
+- The loss of a teacher compares the meta-model with the whole zoo on the images of that teacher: the features of all
   teachers (the *joint features*), their cosines between images, and their class probabilities.
-- For a zoo of several domains the meta-model continues to learn from each domain alone, and a new task takes the
+- In a zoo of several domains the meta-model continues to learn from each domain alone, and a new task uses the
   features of the domains that it resembles; see `metazoo.features.domain_router`.
 """
 
@@ -30,7 +30,7 @@ from metazoo.zoo import Zoo
 
 
 class ZooDistillationConfig(BaseModel):
-    """All options of a run by distillation of the whole zoo."""
+    """Options of distillation of a zoo."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,9 +43,9 @@ class ZooDistillationConfig(BaseModel):
 
 
 def distillation_presets(base: ZooDistillationConfig) -> dict[str, BaseModel]:
-    """The presets `default`, `thorough` and `quick` of a method; `base` has the values of its other options.
+    """Presets `default`, `thorough` and `quick` of a method; `base` has the values of its other options.
 
-    `thorough` takes twice as many images and steps, `quick` as few as show anything at all.
+    `thorough` uses twice the images and steps, `quick` few of both, for a first look.
     """
     default = base.model_copy(
         update={
@@ -74,7 +74,7 @@ def distillation_presets(base: ZooDistillationConfig) -> dict[str, BaseModel]:
 def distillation_plans(
     zoo: Zoo, config: ZooDistillationConfig, learning: LearningConfig, grouping: Sequence[StagePlan] = ()
 ) -> list[StagePlan]:
-    """Plan the stages of `distil`; `grouping` are the plans of its argument `group`."""
+    """Plan the stages of `distil`; `grouping` has the plans of the grouping stage."""
     return [
         *recovery_plans(zoo, config.recovery, config.budget),
         *trust_plans(zoo, config.trust, config.budget, config.meta_model.spec(zoo).input_size),
@@ -90,13 +90,13 @@ def distil(
     learning: LearningConfig,
     group: Callable[[Workspace, ResidentBanks], Partition],
 ) -> ImageClassifier | MultiDomainClassifier:
-    """Recover images, judge the teachers, group them, and learn from the groups; then from each domain alone.
+    """Recover images, judge and group the teachers, and learn from the groups, then from each domain alone.
 
     Args:
         workspace: run at work.
-        config: options of all stages but learning and grouping.
+        config: options of all stages except learning and grouping.
         learning: options of learning from the groups.
-        group: function of the workspace of the teachers that the run keeps, and of the recovered images.
+        group: function that groups the teachers that the run keeps, given their workspace and the recovered images.
     """
     bank = recover_images(workspace, config.recovery, config.budget)
     banks = ResidentBanks(bank, workspace.compute.device)
