@@ -263,7 +263,7 @@ def test_wrong_use_is_noticed_before_anything_is_made(
 
 
 def test_a_zoo_without_models_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="zoo.*no model"):
+    with pytest.raises(UsageError, match=r"zoo.*no model"):
         train(Zoo.create(tmp_path / "zoo"), out=tmp_path / "run")
     with pytest.raises(UsageError, match="nowhere"):
         train(tmp_path / "nowhere", out=tmp_path / "run")

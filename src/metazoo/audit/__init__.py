@@ -1,4 +1,4 @@
-"""What models say of each other's images: trust, domains, class identity."""
+"""Judgements of models on each other's images: trust, domains, class identity."""
 
 from metazoo.audit.class_conflicts import class_conflicts, joint_class_means
 from metazoo.audit.domains import merge_domains
