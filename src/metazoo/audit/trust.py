@@ -120,8 +120,8 @@ def trust_of(skill: Tensor, domains: Sequence[str] | None = None, duplicates: Se
     up to 0.74 of the best, the fourth at 0.59, and higher powers change little. Skills between two domains weigh a
     twentieth.
 
-    For the score, every skill is divided by the usual skill: within a domain its mean, at least three quarters of the mean
-    within all domains; between two domains the mean between them (for a domain of a single model, between all), at
+    For the score, every skill is divided by the usual skill: within a domain its mean, at least three quarters of the
+    mean within all domains; between two domains the mean between them (for a domain of a single model, between all), at
     least half of the mean within all domains. These means are weighted by the scores of both models.
 
     If one of the two factors is unknown (a model of one class), the other one is used alone. The score is 1 if both are
