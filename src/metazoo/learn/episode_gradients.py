@@ -35,7 +35,7 @@ class EpisodeGradients:
     Args:
         learner: learner of an episode.
         model: classifier that the learner adapts.
-        parameters: parameters of the model, at whose current values the gradient is taken; may be changed in-place.
+        parameters: parameters of the model; their values at the time of a call count.
         threads: worker threads that share the episodes of a batch; on a GPU only the calling thread, which can record.
     """
 

@@ -119,7 +119,7 @@ class GroupLearner:
     moments of the optimiser, number of steps done, and states of regulariser and grouping; see `state` and `restore`.
 
     Args:
-        student: network that is trained in-place.
+        student: network to train.
         bank: recovered images at the input size of the student.
         grouping: groups of the teachers.
         targets: function from images to teacher outputs.

@@ -14,7 +14,7 @@ REGULARISER, GROUPING = "regulariser.", "grouping."
 
 @final
 class MetaOptimiser:
-    """Adam on named parameters, in-place.
+    """Adam on named parameters.
 
     Args:
         parameters: tensors to optimise, by name.

@@ -32,14 +32,12 @@ class ReplayConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     learner: LearnerName = Field(default="maml", description="learner of `metazoo.learn.learners`")
-    shots: int = Field(
-        default=1, ge=1, description="support images per class; the papers train one model for each number"
-    )
+    shots: int = Field(default=1, ge=1, description="support images per class; papers train one model for each")
     queries: int = Field(default=15, ge=1, description="query images per class")
     inner_steps: int = Field(default=5, ge=1, description="gradient steps on the support set")
     inner_learning_rate: float = Field(default=0.01, gt=0)
     episodes_per_update: int = Field(default=16, ge=1)
-    patience: int = Field(default=4, ge=1, description="updates without a better accuracy after which a replay ends")
+    patience: int = Field(default=4, ge=1, description="updates without a better accuracy before a replay ends")
     most_updates: int = Field(
         default=1000, ge=0, description="most updates of a replay (published: no bound); 0: no replay"
     )
@@ -185,7 +183,7 @@ class ReplayLearner:
     All draws depend on the seed and the number of the iteration, so `state` is complete.
 
     Args:
-        classifier: meta-model that is trained in-place, with its head.
+        classifier: meta-model to train, with its head.
         memory: memory of the classes of all teachers.
         visit: function from the number of a meta-iteration to its visits. If the regulariser needs a held-out loss, the
             last of two or more visits provides it and gives no direction.
