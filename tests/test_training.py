@@ -34,7 +34,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
 
 @pytest.fixture(scope="module")
 def whole(zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run that nothing interrupted; not to be changed."""
+    """Uninterrupted run, which tests must not change."""
     return train(zoo, out=tmp_path_factory.mktemp("whole") / "run", config=OPTIONS, workers=1)
 
 
@@ -52,7 +52,7 @@ def changed(section: str, **values: Any) -> dict[str, Any]:
 
 
 def as_interrupted(folder: Path, *forgotten: str) -> None:
-    """The folder of a run that was killed before it committed these files and the meta-model."""
+    """Remove these files and the meta-model from the manifest, as if the run had been killed before."""
     Manifest(folder).discard("meta-model/bundle.json", *forgotten)
 
 
@@ -118,7 +118,7 @@ def test_the_meta_model_adapts_to_new_classes(whole: Run, tmp_path: Path) -> Non
     assert not any(torch.equal(value, torch.ones_like(value)) for value in variances)  # as they were before learning
 
 
-def test_the_seed_settles_the_meta_model(zoo: Zoo, whole: Run, tmp_path: Path) -> None:
+def test_the_seed_determines_the_meta_model(zoo: Zoo, whole: Run, tmp_path: Path) -> None:
     same = train(zoo.folder, out=tmp_path / "same", config=OPTIONS, workers=1)
     assert content(same.path) == content(whole.path)
     other = train(zoo, out=tmp_path / "other", config=OPTIONS, workers=1, seed=1)
@@ -215,7 +215,7 @@ def test_a_run_is_not_begun_anew_by_mistake(zoo: Zoo, whole: Run, copied: Path) 
     ],
 )
 @pytest.mark.parametrize("resume", [False, True])
-def test_a_folder_of_other_things_is_left_alone(
+def test_a_folder_of_other_files_is_not_changed(
     zoo: Zoo, tmp_path: Path, foreign: dict[str, str], resume: bool
 ) -> None:
     for name, text in foreign.items():
@@ -321,7 +321,7 @@ def test_a_damaged_bank_stops_the_resumed_run(zoo: Zoo, copied: Path) -> None:
         again(zoo, copied)
 
 
-def test_what_is_not_finished_or_damaged_has_no_meta_model(copied: Path) -> None:
+def test_unfinished_or_damaged_runs_have_no_meta_model(copied: Path) -> None:
     weights = copied / "meta-model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
     with pytest.raises(ArtefactError, match=weights.name):
@@ -370,7 +370,7 @@ def test_a_stop_is_answered_where_the_run_can_be_resumed(
     assert content(tmp_path) == content(whole.path)
 
 
-def test_what_is_finished_is_not_done_again(zoo: Zoo, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_work_is_not_done_again(zoo: Zoo, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[int] = []
     real = GroupLearner.step
 

@@ -290,9 +290,9 @@ def test_a_plan_knows_the_largest_number_of_merged_domains(named: str, changes: 
 
 def test_a_per_domain_model_learns_for_a_share_of_the_steps_at_a_share_of_the_rate() -> None:
     config = audit_stage.DomainConfig(specialise=0.25, learning_rate=0.5)
-    found = audit_stage.specialised(LearningConfig(steps=10, learning_rate=0.02), config)
+    found = audit_stage.per_domain_learning(LearningConfig(steps=10, learning_rate=0.02), config)
     assert found == LearningConfig(steps=2, learning_rate=0.01)
-    assert audit_stage.specialised(LearningConfig(steps=1), config).steps == 1
+    assert audit_stage.per_domain_learning(LearningConfig(steps=1), config).steps == 1
 
 
 def test_similar_domains_are_merged(zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

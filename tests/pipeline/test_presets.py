@@ -39,9 +39,7 @@ def meta_model(preset: str, asked: dict[str, Any]) -> ClassifierSpec:
         ("default", {"architecture": "thin-resnet", "width": 24}, {"width": 24}),
     ],
 )
-def test_a_conv4_is_wider_than_its_own_width_where_nobody_says_how_wide(
-    preset: str, asked: dict[str, Any], arguments: dict[str, Any]
-) -> None:
+def test_the_default_width_of_a_conv4_is_64(preset: str, asked: dict[str, Any], arguments: dict[str, Any]) -> None:
     spec = meta_model(preset, asked)
     assert spec.arguments == arguments
     assert spec.input_size == 32
@@ -50,17 +48,17 @@ def test_a_conv4_is_wider_than_its_own_width_where_nobody_says_how_wide(
 @pytest.mark.parametrize(
     "width", [0, "wide", 10_000, True, 8.0, [8, 8, 8], [8, 8, 8, 0], [8, 8, 8, 8.0], [[8] * 4] * 4]
 )
-def test_a_width_that_is_none_is_refused(width: Any) -> None:
+def test_an_impossible_width_is_refused(width: Any) -> None:
     with pytest.raises(UsageError, match=r"meta_model\.width"):
         resolve_config({"meta_model": {"width": width}})
 
 
-def test_blocks_of_their_own_width_are_of_conv4_alone() -> None:
+def test_one_width_for_each_block_is_refused_for_other_architectures() -> None:
     with pytest.raises(UsageError, match=r"meta_model\.width.* conv4"):
         resolve_config({"meta_model": {"architecture": "thin-resnet", "width": [8, 8, 16, 16]}})
 
 
-def test_shuffled_dissimilarities_are_those_of_other_teachers_and_counted_seeds_draw_groups(
+def test_shuffling_permutes_the_teachers_of_the_dissimilarities(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     names, given = [f"model-{number}" for number in range(8)], []

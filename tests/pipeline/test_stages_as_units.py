@@ -1,4 +1,4 @@
-"""Judging and embedding as units of work, against the same in this process in one piece."""
+"""Judging and embedding as units of work, compared with the same in one piece in this process."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -52,7 +52,7 @@ def warm() -> Iterator[Executor]:
 
 
 def warmed(executor: Executor) -> Executor:
-    """One whose processes are there, so that short units go to them."""
+    """Executor whose processes are running, so that they get short units."""
     list(executor.map(abs, [-1, -2]))
     assert executor.is_warm
     return executor

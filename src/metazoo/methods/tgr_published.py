@@ -116,7 +116,7 @@ def train_as_published(workspace: Workspace, config: PublishedTgrConfig) -> Imag
 def _group_and_compare(
     workspace: Workspace, bank: Bank, identity: ClassIdentity, config: PublishedTgrConfig
 ) -> tuple[Partition, ClassIdentity]:
-    """Group the models and, without a class map, find equal classes; the images are in memory only in here."""
+    """Group the models and, without a class map, find equal classes; the images are freed on return."""
     banks = ResidentBanks(bank, workspace.compute.device)
     grouping = embed_and_group(workspace, banks, config.probe, config.grouping)
     if config.class_map is None:

@@ -227,13 +227,15 @@ class DomainConfig(BaseModel):
     alike: float = Field(
         default=0.8,
         gt=0,
-        description="least skill on each other's images, relative to the skill on own ones, of domains that are merged",
+        description="least similarity of domains that are merged: skill on each other's images, relative to own ones",
     )
     kinds: int = Field(default=16, ge=2, le=256, description="most merged domains; a zoo of more counts as one domain")
     specialise: float = Field(
         default=0.5, gt=0, description="further steps for each domain, as a share of learning.steps"
     )
-    learning_rate: float = Field(default=0.4, gt=0, description="learning rate of these steps, as a share")
+    learning_rate: float = Field(
+        default=0.4, gt=0, description="learning rate of these steps, as a share of learning.learning_rate"
+    )
     images: int = Field(default=2000, ge=2, description="most recovered images that a domain is recognised by")
 
 
@@ -244,7 +246,7 @@ def most_merged_domains(contracts: Iterable[ModelContract], config: DomainConfig
     return 1 if config.by == "nothing" or several < 2 else min(several, config.kinds)
 
 
-def specialised(learning: LearningConfig, config: DomainConfig) -> LearningConfig:
+def per_domain_learning(learning: LearningConfig, config: DomainConfig) -> LearningConfig:
     """Options of the further learning from one domain."""
     changes = {
         "steps": max(1, round(learning.steps * config.specialise)),

@@ -17,7 +17,13 @@ from metazoo.execution.progress import message
 from metazoo.features.embedders import MultiDomainClassifier
 from metazoo.learn.learning_config import DistillationConfig, LearningConfig
 from metazoo.models import ImageClassifier
-from metazoo.pipeline.audit_stage import DomainConfig, TrustConfig, apply_trust, find_merged_domains, specialised
+from metazoo.pipeline.audit_stage import (
+    DomainConfig,
+    TrustConfig,
+    apply_trust,
+    find_merged_domains,
+    per_domain_learning,
+)
 from metazoo.pipeline.domain_models import with_domain_models
 from metazoo.pipeline.learning_stage import learn_from_groups
 from metazoo.pipeline.recovery_stage import recover_images
@@ -102,7 +108,7 @@ def distil(
     banks = ResidentBanks(bank, workspace.compute.device)
     workspace, weights = apply_trust(workspace, banks, config.trust, config.meta_model.spec(workspace.zoo).input_size)
     domains = find_merged_domains(workspace, config.domains)
-    more = specialised(learning, config.domains)
+    more = per_domain_learning(learning, config.domains)
     if domains:
         message(f"note: {len(domains)} domains, each with {more.steps} more steps: {', '.join(domains)}")
     partition = group(workspace, banks)

@@ -23,7 +23,7 @@ from metazoo.learn.group_learning import GroupLearner, Student
 from metazoo.learn.learning_config import LearningConfig
 from metazoo.learn.replay_learning import ReplayLearner, ReplayLearningConfig, Visit
 from metazoo.models import ClassifierSpec, build_classifier
-from metazoo.pipeline.audit_stage import DomainConfig, TrustConfig, most_merged_domains, specialised
+from metazoo.pipeline.audit_stage import DomainConfig, TrustConfig, most_merged_domains, per_domain_learning
 from metazoo.pipeline.learning_stage import teacher_targets
 from metazoo.pipeline.replay_stage import VisitConfig
 from metazoo.pipeline.shared_config import MetaModelConfig
@@ -210,7 +210,7 @@ def per_domain_plans(
 ) -> list[StagePlan]:
     """Plan an upper bound of the per-domain models: as many as possible, each learning from the whole zoo."""
     domains = most_merged_domains(zoo, config)
-    plans = group_learning_plans(zoo, specialised(learning, config), meta_model) if domains > 1 else []
+    plans = group_learning_plans(zoo, per_domain_learning(learning, config), meta_model) if domains > 1 else []
     return [dataclasses.replace(plan, stage="per-domain models", units=domains * plan.units) for plan in plans]
 
 
