@@ -25,7 +25,7 @@ from metazoo.bank import Bank, ResidentBank
 from metazoo.execution.bounded import Limits
 from metazoo.execution.compute import CPU
 from metazoo.execution.process_memory import keep_freed_memory
-from metazoo.learn.views import draw_views, judge_views
+from metazoo.learn.augmented_images import add_teacher_outputs, draw_augmented_images
 from metazoo.models import ClassifierSpec, build_classifier
 from metazoo.pipeline.learning_stage import teacher_targets
 from metazoo.report.zoo_tables import domain_rows, model_rows
@@ -95,9 +95,9 @@ def ask(folder: Path, count: int) -> None:
     zoo = Zoo.open(folder / "zoo")
     bank = ResidentBank.load(Bank.open(folder / "bank"), [contract.name for contract in zoo], SIDE)
     random, number = torch.Generator().manual_seed(0), max(count, VIEWS)
-    images, owners = draw_views(bank, [list(range(count))], number, random, shift=2, mix=True)
+    images, owners = draw_augmented_images(bank, [list(range(count))], number, random, shift=2, mix=True)
     targets = teacher_targets(zoo.teachers_in_turn(), CPU)
-    judge_views(images[:VIEWS], owners[:VIEWS], targets)
+    add_teacher_outputs(images[:VIEWS], owners[:VIEWS], targets)
 
 
 def pool(folder: Path, count: int) -> None:
@@ -111,8 +111,8 @@ def pool(folder: Path, count: int) -> None:
         return images.mean((1, 2, 3))[:, None].expand(-1, sum(sizes)), images.new_zeros(len(images), CLASSES * count)
 
     random = torch.Generator().manual_seed(0)
-    images, owners = draw_views(bank, [list(range(count))], POOL, random, shift=2, mix=True)
-    views = judge_views(images, owners, targets, folder=folder)
+    images, owners = draw_augmented_images(bank, [list(range(count))], POOL, random, shift=2, mix=True)
+    views = add_teacher_outputs(images, owners, targets, folder=folder)
     views.features[torch.randint(POOL, (128,), generator=random)].float()
 
 
@@ -120,7 +120,7 @@ def _embed(folder: Path) -> None:
     counts = {contract.name: contract.spec.classes for contract in Zoo.open(folder / "zoo")}
     bank = ResidentBank.load(Bank.open(folder / "bank"), list(counts), SIDE)
     probe = train_probe(bank, counts, ProbeConfig(steps=20), 0)
-    places = {name: bank.places_of(index) for index, name in enumerate(counts)}
+    places = {name: bank.indices_of(index) for index, name in enumerate(counts)}
     embeddings = (
         probe.embed(name, bank.images[own][:FISHER_IMAGES], bank.labels[own][:FISHER_IMAGES])
         for name, own in places.items()

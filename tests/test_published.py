@@ -41,9 +41,7 @@ def test_a_run_learns_and_records_what_it_did(zoo: Zoo, tmp_path: Path) -> None:
     assert "preset published" in (run.path / "meta-model" / "README.md").read_text()
 
 
-def test_one_that_was_interrupted_ends_as_one_that_was_not(
-    zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_ends_as_a_whole_one(zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(zoo, "tgr", preset="published", out=tmp_path / "whole", config=options(), workers=1)
     real = ReplayLearner.step
 
@@ -63,9 +61,7 @@ def test_one_that_was_interrupted_ends_as_one_that_was_not(
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_without_reinversion_the_bank_is_what_is_replayed(
-    zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_reinversion_the_bank_is_replayed(zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("metazoo.pipeline.replay_stage.recover_requests", pytest.fail)
     changed = options(visits={"teachers": 2, "images_per_class": 5, "reinversion": False, "replacement": False})
     run = train(zoo, "tgr", preset="published", out=tmp_path / "run", config=changed, workers=1)
@@ -81,26 +77,26 @@ def test_without_a_class_map_the_zoo_is_asked(zoo: Zoo, tmp_path: Path) -> None:
     assert all(owners[first] != owners[second] for first, second in pairs)
 
 
-def test_a_wrong_class_map_is_said_before_anything_is_recovered(zoo: Zoo, tmp_path: Path) -> None:
+def test_a_wrong_class_map_is_refused_before_anything_is_recovered(zoo: Zoo, tmp_path: Path) -> None:
     path = tmp_path / "classes.yaml"
     path.write_text("classes: {cat: {nobody: cat}}")
-    with pytest.raises(UsageError, match="the zoo has no model 'nobody'"):
+    with pytest.raises(UsageError, match="'nobody'"):
         train(zoo, preset="published", out=tmp_path / "run", config=options(class_map=str(path)), workers=1)
     assert not (tmp_path / "run" / BANK).exists()
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "values"),
     [
-        ({"meta_model": {"ways": 50}}, r"of \d+ classes of the models, no 50 are known to differ; lower"),
-        ({"learning": {"replay": {"queries": 100}}}, "an episode takes 101 images of a class and the memory keeps 100"),
-        ({"probe": {"architecture": "imagenet-resnet34", "weights": "nowhere.pth"}}, r"nowhere\.pth does not hold"),
+        ({"meta_model": {"ways": 50}}, r"meta_model\.ways: .*\b50\b"),
+        ({"learning": {"replay": {"queries": 100}}}, r"learning\.replay: .*\b101\b.*\b100\b"),
+        ({"probe": {"architecture": "imagenet-resnet34", "weights": "nowhere.pth"}}, r"nowhere\.pth"),
     ],
 )
-def test_what_cannot_be_is_said_before_anything_is_recovered(
-    changes: dict[str, Any], said: str, zoo: Zoo, tmp_path: Path
+def test_impossible_options_are_refused_before_anything_is_recovered(
+    changes: dict[str, Any], values: str, zoo: Zoo, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=values):
         train(zoo, preset="published", out=tmp_path / "run", config=merged(PUBLISHED_OPTIONS, changes), workers=1)
     assert not (tmp_path / "run" / BANK).exists()
 
@@ -111,10 +107,10 @@ def test_without_reinversion_a_visit_is_of_classes_that_the_bank_holds(zoo: Zoo,
     assert run.finished
 
 
-def test_options_of_the_other_setting_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"unknown option learning\.steps"):
+def test_options_of_another_preset_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"learning\.steps"):
         resolve_config({"learning": {"steps": 3}}, preset="published")
-    with pytest.raises(UsageError, match="unknown option visits"):
+    with pytest.raises(UsageError, match="visits"):
         resolve_config({"visits": {}})
-    with pytest.raises(UsageError, match="imagenet-resnet34 needs weights"):
+    with pytest.raises(UsageError, match="imagenet-resnet34"):
         resolve_config({"probe": {"architecture": "imagenet-resnet34"}}, preset="published")

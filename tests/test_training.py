@@ -34,7 +34,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
 
 @pytest.fixture(scope="module")
 def whole(zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run that nothing interrupted; not to be changed."""
+    """Uninterrupted run, which tests must not change."""
     return train(zoo, out=tmp_path_factory.mktemp("whole") / "run", config=OPTIONS, workers=1)
 
 
@@ -52,7 +52,7 @@ def changed(section: str, **values: Any) -> dict[str, Any]:
 
 
 def as_interrupted(folder: Path, *forgotten: str) -> None:
-    """The folder of a run that was killed before it committed these files and the meta-model."""
+    """Remove these files and the meta-model from the manifest, as if the run had been killed before."""
     Manifest(folder).discard("meta-model/bundle.json", *forgotten)
 
 
@@ -118,7 +118,7 @@ def test_the_meta_model_adapts_to_new_classes(whole: Run, tmp_path: Path) -> Non
     assert not any(torch.equal(value, torch.ones_like(value)) for value in variances)  # as they were before learning
 
 
-def test_the_seed_settles_the_meta_model(zoo: Zoo, whole: Run, tmp_path: Path) -> None:
+def test_the_seed_determines_the_meta_model(zoo: Zoo, whole: Run, tmp_path: Path) -> None:
     same = train(zoo.folder, out=tmp_path / "same", config=OPTIONS, workers=1)
     assert content(same.path) == content(whole.path)
     other = train(zoo, out=tmp_path / "other", config=OPTIONS, workers=1, seed=1)
@@ -151,7 +151,7 @@ def test_a_finished_run_is_not_touched_again(
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
 
-def test_a_run_goes_on_after_an_option_was_added_that_does_what_was_done_before(
+def test_a_run_is_resumed_after_an_option_was_added_whose_default_changes_nothing(
     zoo: Zoo, whole: Run, copied: Path
 ) -> None:
     folder = RunFolder(copied)
@@ -159,45 +159,45 @@ def test_a_run_goes_on_after_an_option_was_added_that_does_what_was_done_before(
     assert stored["learning"].pop("mix") is True
     folder.write_text("config.yaml", yaml.safe_dump(stored))
     as_interrupted(copied)
-    with pytest.raises(RunError, match=r"was begun with another learning\.mix"):
+    with pytest.raises(RunError, match=r"learning\.mix"):
         train(zoo, out=copied, resume=True, config=changed("learning", mix=False))
     assert again(zoo, copied).finished
     weights = Path("meta-model", "model.safetensors")
     assert (copied / weights).read_bytes() == (whole.path / weights).read_bytes()
     stored["learning"]["mixture"] = 3
     folder.write_text("config.yaml", yaml.safe_dump(stored))
-    with pytest.raises(RunError, match=r"begun by metazoo .*unknown option learning\.'?mixture.*with that version"):
+    with pytest.raises(RunError, match=r"metazoo .*learning\.'?mixture"):
         again(zoo, copied)
 
 
 @pytest.mark.parametrize(
     ("values", "what"),
     [
-        ({"seed": 1}, "another seed"),
-        ({"config": changed("learning", steps=8)}, r"another learning\.steps"),
-        ({"config": {**OPTIONS, "learning": {}}}, r"another learning\.steps"),
-        ({"config": changed("grouping", strategy="random")}, r"another grouping\.strategy"),
+        ({"seed": 1}, "seed"),
+        ({"config": changed("learning", steps=8)}, r"learning\.steps"),
+        ({"config": {**OPTIONS, "learning": {}}}, r"learning\.steps"),
+        ({"config": changed("grouping", strategy="random")}, r"grouping\.strategy"),
     ],
 )
-def test_a_run_goes_on_with_its_own_options_only(
+def test_a_run_is_resumed_with_its_own_options_only(
     zoo: Zoo, whole: Run, copied: Path, values: dict[str, Any], what: str
 ) -> None:
     for finished in (True, False):
-        with pytest.raises(RunError, match=f"was begun with {what}; give the same, or choose another folder"):
+        with pytest.raises(RunError, match=what):
             train(zoo, out=copied, resume=True, **{"config": OPTIONS, **values})
         if finished:
             as_interrupted(copied)
     assert content(copied).keys() == content(whole.path).keys()
 
 
-def test_a_run_goes_on_with_its_own_zoo_only(zoo: Zoo, copied: Path) -> None:
+def test_a_run_is_resumed_with_its_own_zoo_only(zoo: Zoo, copied: Path) -> None:
     for other in (Zoo(zoo.folder, zoo.contracts[1:]), Zoo(zoo.folder, [])):
-        with pytest.raises((RunError, UsageError), match=r"with another zoo|holds no model"):
+        with pytest.raises((RunError, UsageError), match=r"zoo|no model"):
             again(other, copied)
 
 
 def test_a_run_is_not_begun_anew_by_mistake(zoo: Zoo, whole: Run, copied: Path) -> None:
-    with pytest.raises(UsageError, match="holds a run already; continue it with --resume"):
+    with pytest.raises(UsageError, match="--resume"):
         train(zoo, out=copied, config=OPTIONS)
     assert content(copied) == content(whole.path)
 
@@ -215,20 +215,20 @@ def test_a_run_is_not_begun_anew_by_mistake(zoo: Zoo, whole: Run, copied: Path) 
     ],
 )
 @pytest.mark.parametrize("resume", [False, True])
-def test_a_folder_of_other_things_is_left_alone(
+def test_a_folder_of_other_files_is_not_changed(
     zoo: Zoo, tmp_path: Path, foreign: dict[str, str], resume: bool
 ) -> None:
     for name, text in foreign.items():
         (tmp_path / name).write_text(text)
     before = content(tmp_path)
-    with pytest.raises(UsageError, match=r"choose (a new or empty|another) folder"):
+    with pytest.raises(UsageError, match=rf"{tmp_path.name}.*folder"):
         train(zoo, out=tmp_path, config=OPTIONS, resume=resume)
     assert content(tmp_path) == before
 
 
 def test_a_file_or_an_impossible_folder_is_refused(zoo: Zoo, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="file cannot be a run folder: Not a directory"):
+    with pytest.raises(UsageError, match=r"file.*Not a directory"):
         train(zoo, out=tmp_path / "file", config=OPTIONS)
     with pytest.raises((RunError, UsageError, ArtefactError), match="file"):
         train(zoo, out=tmp_path / "file" / "run", config=OPTIONS)
@@ -237,7 +237,7 @@ def test_a_file_or_an_impossible_folder_is_refused(zoo: Zoo, tmp_path: Path) -> 
 def test_a_run_in_use_is_refused(zoo: Zoo, whole: Run, copied: Path) -> None:
     as_interrupted(copied)
     before = content(copied)
-    with exclusive(copied), pytest.raises(RunError, match="is in use by this very process"):
+    with exclusive(copied), pytest.raises(RunError, match="in use by"):
         again(zoo, copied)
     assert content(copied) == before
 
@@ -245,13 +245,13 @@ def test_a_run_in_use_is_refused(zoo: Zoo, whole: Run, copied: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"workers": 0}, "workers must be 1 or more, not 0"),
-        ({"threads": 0}, "threads must be 1 or more, not 0"),
-        ({"threads": -1}, "threads must be 1 or more, not -1"),
-        ({"method": "maml"}, "unknown method 'maml'"),
-        ({"config": {"learning": {"step": 1}}}, r"unknown option learning\.step"),
+        ({"workers": 0}, "workers.* 0"),
+        ({"threads": 0}, "threads.* 0"),
+        ({"threads": -1}, "threads.* -1"),
+        ({"method": "maml"}, "method.*'maml'"),
+        ({"config": {"learning": {"step": 1}}}, r"learning\.step\b"),
         ({"config": {"meta_model": {"architecture": "vgg"}}}, r"meta_model\.architecture"),
-        ({"config": "missing.yaml"}, r"missing\.yaml does not exist"),
+        ({"config": "missing.yaml"}, r"missing\.yaml"),
     ],
 )
 def test_wrong_use_is_noticed_before_anything_is_made(
@@ -263,7 +263,7 @@ def test_wrong_use_is_noticed_before_anything_is_made(
 
 
 def test_a_zoo_without_models_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="holds no model; add some"):
+    with pytest.raises(UsageError, match=r"zoo.*no model"):
         train(Zoo.create(tmp_path / "zoo"), out=tmp_path / "run")
     with pytest.raises(UsageError, match="nowhere"):
         train(tmp_path / "nowhere", out=tmp_path / "run")
@@ -309,7 +309,7 @@ def test_a_damaged_file_stops_the_resumed_run(zoo: Zoo, copied: Path, name: str,
         data[-2] ^= 1
         (copied / name).write_bytes(data)
     refusal = UsageError if (name, damage) == ("run.json", "missing") else ArtefactError
-    with pytest.raises(refusal, match=name.rpartition("/")[2] if refusal is ArtefactError else "is not a run"):
+    with pytest.raises(refusal, match=name.rpartition("/")[2] if refusal is ArtefactError else "'bank'"):
         again(zoo, copied)
 
 
@@ -321,7 +321,7 @@ def test_a_damaged_bank_stops_the_resumed_run(zoo: Zoo, copied: Path) -> None:
         again(zoo, copied)
 
 
-def test_what_is_not_finished_or_damaged_has_no_meta_model(copied: Path) -> None:
+def test_unfinished_or_damaged_runs_have_no_meta_model(copied: Path) -> None:
     weights = copied / "meta-model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
     with pytest.raises(ArtefactError, match=weights.name):
@@ -338,7 +338,7 @@ def test_only_a_run_folder_can_be_opened(tmp_path: Path, copied: Path) -> None:
         with raises(UsageError, problem="is not a run folder, without run.json"):
             Run.open(folder)
     (copied / "run.json").write_text("{}")
-    with pytest.raises(ArtefactError, match=r"run\.json has changed"):
+    with pytest.raises(ArtefactError, match=r"run\.json.*changed"):
         Run.open(copied)
 
 
@@ -347,7 +347,7 @@ def test_only_a_run_folder_can_be_opened(tmp_path: Path, copied: Path) -> None:
     [(recovery_stage, "recover_zoo", 0), (audit_stage, "partners_of", 0), (embedding_stage, "train_probe", 0),
      (embedding_stage, "dissimilarity_matrix", 0), (GroupLearner, "step", 5), (GroupLearner, "calibrate", 0)],
 )  # fmt: skip
-def test_a_stop_is_answered_where_the_run_can_go_on(
+def test_a_stop_is_answered_where_the_run_can_be_resumed(
     zoo: Zoo, whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, function: str, calls: int
 ) -> None:
     real: Callable[..., Any] = getattr(owner, function)
@@ -363,14 +363,14 @@ def test_a_stop_is_answered_where_the_run_can_go_on(
     monkeypatch.setattr(learning_stage, "_STEPS_BETWEEN_CHECKPOINTS", 3)
     with monkeypatch.context() as patch:
         patch.setattr(owner, function, asked_to_stop)
-        with pytest.raises(Interrupted, match="finished work is kept; continue with --resume") as caught:
+        with pytest.raises(Interrupted, match="--resume") as caught:
             again(zoo, tmp_path)
     assert caught.value.exit_code == 143
     assert again(zoo, tmp_path).finished
     assert content(tmp_path) == content(whole.path)
 
 
-def test_what_is_finished_is_not_done_again(zoo: Zoo, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_work_is_not_done_again(zoo: Zoo, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[int] = []
     real = GroupLearner.step
 

@@ -1,4 +1,4 @@
-"""What a run makes of the domains of its zoo."""
+"""Merged domains and per-domain models of a run."""
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -137,7 +137,7 @@ def test_any_method_may_continue_its_learning_by_domain(zoo: Zoo, by_domain: Run
     assert module.recogniser.general == pytest.approx((0.5, 0.5))
 
 
-def test_they_are_said_and_can_be_left_out(zoo: Zoo, by_domain: Run, tmp_path: Path) -> None:
+def test_domains_are_in_the_card_and_can_be_turned_off(zoo: Zoo, by_domain: Run, tmp_path: Path) -> None:
     plain = learned(zoo, tmp_path, domains={"by": "nothing"})
     assert isinstance(plain.meta_model.module, ImageClassifier)
     cards = [(run.path / "meta-model" / "README.md").read_text() for run in (by_domain, plain)]
@@ -163,7 +163,7 @@ def test_softened_images_lie_between_themselves_and_their_weighed_means() -> Non
 
 
 def test_fewer_images_are_spread_over_the_models_and_their_classes() -> None:
-    bank = cast(ResidentBank, SimpleNamespace(places_of=[slice(0, 10), slice(10, 14), slice(14, 44)].__getitem__))
+    bank = cast(ResidentBank, SimpleNamespace(indices_of=[slice(0, 10), slice(10, 14), slice(14, 44)].__getitem__))
     assert domain_models._indices(bank, [0, 2], 8).tolist() == [0, 3, 6, 9, 14, 23, 33, 43]
     assert domain_models._indices(bank, [1, 0], 100).tolist() == [10, 11, 12, 13, *range(10)]
     assert domain_models._indices(bank, [0, 1, 2], 2).tolist() == [0, 10, 14]
@@ -184,12 +184,12 @@ def test_the_fewer_models_a_domain_has_the_more_the_general_network_counts(weigh
     assert domain_models._general_share(torch.tensor(weights)) == pytest.approx(share, rel=1e-4)
 
 
-def test_one_domain_needs_no_model_of_its_own(zoo: Zoo, tmp_path: Path) -> None:
+def test_one_domain_has_no_per_domain_model(zoo: Zoo, tmp_path: Path) -> None:
     colours = Zoo(zoo.folder, [contract for contract in zoo if contract.domain == "colours"])
     assert isinstance(learned(colours, tmp_path).meta_model.module, ImageClassifier)
 
 
-def test_nor_do_domains_of_a_single_model(zoo: Zoo, tmp_path: Path) -> None:
+def test_domains_of_a_single_model_have_none(zoo: Zoo, tmp_path: Path) -> None:
     fewer = Zoo(zoo.folder, zoo.contracts[:-1])
     assert [contract.domain for contract in fewer].count("grey") == 1
     run = learned(fewer, tmp_path, domains={})
@@ -209,28 +209,30 @@ def of_three(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
     return zoo
 
 
-def test_too_many_kinds_are_said_and_taken_for_one(
+def test_too_many_domains_count_as_one_with_a_note(
     of_three: Zoo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = learned(of_three, tmp_path / "run", domains={"kinds": 2})
     assert isinstance(run.meta_model.module, ImageClassifier)
-    assert "the zoo is of 3 kinds of images, so all are taken to be one" in capsys.readouterr().err
+    note = capsys.readouterr().err
+    assert all(text in note for text in ("3 domains", "domains.kinds (2)"))
     assert run.metrics()[-1]["step"] == OPTIONS["learning"]["steps"]
 
 
-def test_kinds_are_named_by_their_domains(
+def test_merged_domains_have_joined_names(
     of_three: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(audit_stage, "kinds_of_images", lambda *_: [("a", "b_c"), ("a + b_c",)])
+    monkeypatch.setattr(audit_stage, "merge_domains", lambda *_: [("a", "b_c"), ("a + b_c",)])
     run = learned(of_three, tmp_path / "run", domains={"specialise": 0.6})
     module = run.meta_model.module
     assert isinstance(module, MultiDomainClassifier)
     assert module.recogniser.domains == ("a + b_c", "a + b_c'")
     assert "| a \\+ b\\_c, a \\+ b\\_c', with a network" in (run.path / "meta-model" / "README.md").read_text()
-    assert "note: 2 kinds of images, so 4 steps of learning more for each: a + b_c, a + b_c'" in capsys.readouterr().err
+    note = capsys.readouterr().err
+    assert all(text in note for text in ("2 domains", "4 more steps", "a + b_c, a + b_c'"))
 
 
-# Calls that are let through: the learning from all models, from either domain's, the fit of the recogniser.
+# Number of calls before the stop: learning from all models, from either domain, fitting the recogniser.
 @pytest.mark.parametrize("after", [1, 2, 3])
 def test_a_run_stopped_among_its_per_domain_models_ends_bit_equal(
     zoo: Zoo, by_domain: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
@@ -255,7 +257,7 @@ def test_a_run_stopped_among_its_per_domain_models_ends_bit_equal(
     assert content(learned(zoo, tmp_path / "run").path) == content(by_domain.path)
 
 
-def test_the_skill_of_models_is_that_of_those_kept(zoo: Zoo, by_domain: Run) -> None:
+def test_skills_are_those_of_the_models_kept(zoo: Zoo, by_domain: Run) -> None:
     folder = RunFolder(by_domain.path)
     whole = folder.read_tensors(SKILL)["skill"]
     kept = skill_of(cast(Workspace, SimpleNamespace(folder=folder, zoo=[zoo.contracts[3], zoo.contracts[1]])))
@@ -264,9 +266,9 @@ def test_the_skill_of_models_is_that_of_those_kept(zoo: Zoo, by_domain: Run) -> 
     assert not bool(whole.isnan().all())
 
 
-def test_a_run_that_kept_no_skill_goes_on_as_it_began(zoo: Zoo, tmp_path: Path) -> None:
+def test_a_run_without_recorded_skills_has_one_domain(zoo: Zoo, tmp_path: Path) -> None:
     began = cast(Workspace, SimpleNamespace(folder=RunFolder(tmp_path), zoo=zoo))
-    assert audit_stage.find_kinds(began, audit_stage.DomainConfig()) == {}
+    assert audit_stage.find_merged_domains(began, audit_stage.DomainConfig()) == {}
 
 
 @pytest.mark.parametrize(
@@ -280,28 +282,28 @@ def test_a_run_that_kept_no_skill_goes_on_as_it_began(zoo: Zoo, tmp_path: Path) 
         ("aabbcc", {"by": "nothing"}, 1),
     ],
 )
-def test_a_plan_knows_how_many_kinds_there_can_be(named: str, changes: dict[str, Any], most: int) -> None:
+def test_a_plan_knows_the_largest_number_of_merged_domains(named: str, changes: dict[str, Any], most: int) -> None:
     contracts = [cast(ModelContract, SimpleNamespace(domain=name)) for name in named]
     config = audit_stage.DomainConfig.model_validate(changes)
-    assert audit_stage.most_kinds(contracts, config) == most
+    assert audit_stage.most_merged_domains(contracts, config) == most
 
 
 def test_a_per_domain_model_learns_for_a_share_of_the_steps_at_a_share_of_the_rate() -> None:
     config = audit_stage.DomainConfig(specialise=0.25, learning_rate=0.5)
-    found = audit_stage.specialised(LearningConfig(steps=10, learning_rate=0.02), config)
+    found = audit_stage.per_domain_learning(LearningConfig(steps=10, learning_rate=0.02), config)
     assert found == LearningConfig(steps=2, learning_rate=0.01)
-    assert audit_stage.specialised(LearningConfig(steps=1), config).steps == 1
+    assert audit_stage.per_domain_learning(LearningConfig(steps=1), config).steps == 1
 
 
-def test_domains_that_are_alike_are_one_kind(zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_similar_domains_are_merged(zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor] = []
 
-    def of_one_kind(skill: Tensor, names: list[str], alike: float) -> list[tuple[str, ...]]:
+    def merged(skill: Tensor, names: list[str], alike: float) -> list[tuple[str, ...]]:
         seen.append(skill)
         assert (names, alike) == ([contract.domain for contract in zoo], 0.7)
         return [("colours", "grey")]
 
-    monkeypatch.setattr(audit_stage, "kinds_of_images", of_one_kind)
+    monkeypatch.setattr(audit_stage, "merge_domains", merged)
     run = learned(zoo, tmp_path, domains={"alike": 0.7})
     assert seen[0].shape == (5, 5)
     assert isinstance(run.meta_model.module, ImageClassifier)

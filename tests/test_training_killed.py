@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped or refused by the file system at exact moments; gone on with, they end bit-equal."""
+"""Runs that are killed, stopped or refused by the file system at exact moments; resumed, they end bit-equal."""
 
 import random
 import sys
@@ -130,7 +130,7 @@ def check_end(parent: Path, name: str, last: Outcome) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in CHAINS if name != "two writers"])
-def test_a_disturbed_run_goes_on_and_ends_bit_equal(
+def test_a_disturbed_run_is_resumed_and_ends_bit_equal(
     parent: Path, outcomes: dict[str, list[Outcome]], name: str
 ) -> None:
     *disturbances, last = outcomes[name]
@@ -155,15 +155,15 @@ def test_a_second_writer_is_refused_and_the_first_one_unharmed(
     check_end(parent, "two writers", first)
 
 
-# Two domains whose models are never alike, so that the run goes on with a specialist of each.
-OF_KINDS = {**OPTIONS, "domains": {"alike": 1e6, "images": 8}}
-SPECIALISTS = {
+# Two domains that are never merged, so that the run continues with a model of each.
+OF_DOMAINS = {**OPTIONS, "domains": {"alike": 1e6, "images": 8}}
+DOMAIN_CHAINS = {
     "domains": (
         "kill create taskspace/domains.json",
         "full sync taskspace/domains.json",
         "kill rename taskspace/domains.json",
     ),
-    "specialists": (
+    "per-domain models": (
         "kill call step #9",
         "stop call step #2",
         "kill return calibrate",
@@ -180,11 +180,11 @@ def two_domains(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
     return untrained(tmp_path_factory.mktemp("two-domains") / "zoo", ("ships", "ships", "birds", "birds"))
 
 
-def test_specialists_are_gone_on_with_too(two_domains: Zoo, tmp_path: Path) -> None:
-    outcomes = disturbed(two_domains.folder, OF_KINDS, tmp_path, SPECIALISTS)
+def test_a_disturbed_run_of_two_domains_is_resumed_too(two_domains: Zoo, tmp_path: Path) -> None:
+    outcomes = disturbed(two_domains.folder, OF_DOMAINS, tmp_path, DOMAIN_CHAINS)
     assert len(Run.open(tmp_path / "whole").meta_model.networks) >= 2
     for name, (*disturbances, last) in outcomes.items():
-        for words, outcome in zip(SPECIALISTS[name], disturbances, strict=True):
+        for words, outcome in zip(DOMAIN_CHAINS[name], disturbances, strict=True):
             assert outcome.unsound == "", words
             assert outcome.code == {"kill": -9, "stop": 143}.get(words.split()[0], 1), (words, outcome.error)
         check_end(tmp_path, name, last)
@@ -192,25 +192,25 @@ def test_specialists_are_gone_on_with_too(two_domains: Zoo, tmp_path: Path) -> N
 
 # `make torture`: a kill at every moment of a run, a disk that is full at every moment, and kills at any time.
 _PARTS = 4
-_SETTINGS = {
+_CONFIGS = {
     "default": {"preset": "default", **OPTIONS},
     "published": {"preset": "published", **PUBLISHED_OPTIONS},
-    "kinds": OF_KINDS,
+    "domains": OF_DOMAINS,
 }
 
 
-def _zoo_for(setting: str, zoo: Zoo, two_domains: Zoo) -> Path:
-    return (two_domains if setting == "kinds" else zoo).folder
+def _zoo_for(config: str, zoo: Zoo, two_domains: Zoo) -> Path:
+    return (two_domains if config == "domains" else zoo).folder
 
 
 @pytest.mark.torture
-@pytest.mark.parametrize("setting", _SETTINGS)
+@pytest.mark.parametrize("config", _CONFIGS)
 def test_runs_of_several_processes_killed_at_any_time_end_as_one_of_a_single_one(
-    zoo: Zoo, two_domains: Zoo, tmp_path: Path, setting: str
+    zoo: Zoo, two_domains: Zoo, tmp_path: Path, config: str
 ) -> None:
     draw = random.Random(0)
     chains = {f"after {number}": tuple(f"after {draw.uniform(0, 12):.3f}" for _ in range(4)) for number in range(4)}
-    outcomes = disturbed(_zoo_for(setting, zoo, two_domains), _SETTINGS[setting], tmp_path, chains, workers=2)
+    outcomes = disturbed(_zoo_for(config, zoo, two_domains), _CONFIGS[config], tmp_path, chains, workers=2)
     for name, (*disturbances, last) in outcomes.items():
         assert {outcome.code for outcome in disturbances} <= {0, -9}, name
         assert {outcome.unsound for outcome in disturbances} == {""}, name
@@ -218,12 +218,12 @@ def test_runs_of_several_processes_killed_at_any_time_end_as_one_of_a_single_one
 
 
 @pytest.mark.torture
-@pytest.mark.parametrize("setting", _SETTINGS)
+@pytest.mark.parametrize("config", _CONFIGS)
 @pytest.mark.parametrize("part", range(_PARTS))
-def test_a_run_killed_or_refused_at_any_moment_goes_on_and_ends_bit_equal(
-    zoo: Zoo, two_domains: Zoo, tmp_path: Path, setting: str, part: int
+def test_a_run_killed_or_refused_at_any_moment_is_resumed_and_ends_bit_equal(
+    zoo: Zoo, two_domains: Zoo, tmp_path: Path, config: str, part: int
 ) -> None:
-    options, folder = _SETTINGS[setting], _zoo_for(setting, zoo, two_domains)
+    options, folder = _CONFIGS[config], _zoo_for(config, zoo, two_domains)
     (tmp_path / "traced").mkdir()
     traced = disturbed(folder, options, tmp_path / "traced", {"traced": ("trace",)})["traced"][0]
     moments = sum(line.startswith(KINDS) for line in traced.error.splitlines())

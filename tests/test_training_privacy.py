@@ -1,10 +1,11 @@
-"""What becomes of recovered images: contracts and `images=False` are obeyed, and a run still goes on bit-equal."""
+"""Contracts on recovered images and `images=False` are obeyed, and a resumed run still ends bit-equal."""
 
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from error_checks import raises
 from training_helpers import OPTIONS, build, content
 
 from metazoo.bank import Bank
@@ -25,7 +26,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
 
 @pytest.fixture
 def zoo(template: Zoo, tmp_path: Path) -> Zoo:
-    """Four models: the first two may be shown, the third is to keep, the last to discard."""
+    """Four models: images of the first two may be shown, of the third kept, of the last discarded."""
     zoo = Zoo.open(shutil.copytree(template.folder, tmp_path / "zoo"))
     names = [contract.name for contract in zoo]
     zoo.permit([names[2]], "keep")
@@ -35,7 +36,7 @@ def zoo(template: Zoo, tmp_path: Path) -> Zoo:
 
 @pytest.fixture(scope="module")
 def open_run(template: Zoo, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Of the same zoo with nothing forbidden; not to be changed."""
+    """Run of the same zoo with nothing forbidden, which tests must not change."""
     return train(template, out=tmp_path_factory.mktemp("open") / "run", config=OPTIONS, workers=1)
 
 
@@ -84,15 +85,13 @@ def test_a_finished_run_whose_images_are_gone_is_not_touched_again(
     assert run.meta_model.networks[0].network.feature_size == 4
 
 
-def test_whoever_needs_discarded_images_is_told_so(zoo: Zoo, tmp_path: Path) -> None:
+def test_discarded_images_cannot_be_read(zoo: Zoo, tmp_path: Path) -> None:
     run = again(zoo, tmp_path / "run")
     last = zoo.contracts[-1].name
-    with pytest.raises(
-        UsageError, match=f"the images of '{last}' in .* were deleted after the run, as its contract asks"
-    ):
+    with raises(UsageError, subject=repr(last), problem="deleted"):
         Bank.open(run.path / "bank").images_of(last)
     Manifest(run.path).discard("meta-model/bundle.json")  # as if it had been killed before its last commit
-    with pytest.raises(UsageError, match="make another run for what needs them"):
+    with raises(UsageError, subject=repr(last), problem="deleted"):
         again(zoo, run.path)
 
 
@@ -140,7 +139,7 @@ def test_a_sheet_that_a_kill_left_uncommitted_is_deleted_too(zoo: Zoo, tmp_path:
     assert sheets(run.path) == [contract.name for contract in zoo][:2]
 
 
-def test_no_images_are_shown_where_none_are_wanted(
+def test_without_images_nothing_is_shown(
     template: Zoo, open_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopping(*_: object) -> None:
@@ -161,10 +160,8 @@ def test_no_images_are_shown_where_none_are_wanted(
     assert again(template, tmp_path, images=False).finished
 
 
-def test_a_run_that_was_begun_with_images_says_how_to_forbid_them(template: Zoo, open_run: Run) -> None:
+def test_a_run_begun_with_images_cannot_continue_without(template: Zoo, open_run: Run) -> None:
     before = content(open_run.path)
-    with pytest.raises(
-        RunError, match=r"was begun with images; continue without --no-images after `metazoo zoo set .*keep`"
-    ):
+    with pytest.raises(RunError, match=r"--no-images.*`metazoo zoo set .*keep`"):
         again(template, open_run.path, images=False)
     assert content(open_run.path) == before

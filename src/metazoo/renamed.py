@@ -24,6 +24,7 @@ _MODULES = {
     "learn.replay": "learn.replay_learning",
     "learn.student": "learn.group_learning",
     "learn.thread_copies": "execution.threads",
+    "learn.views": "learn.augmented_images",
     "methods.classes": "pipeline.layout pipeline.class_stage",
     "methods.domains": "pipeline.layout pipeline.audit_stage",
     "methods.planning": "runs.plan",
@@ -59,8 +60,12 @@ _MODULES = {
 _NAMES = {
     "GroupRow": "DomainRow",
     "TgrReferenceRecipe": "PublishedTgrConfig",
+    "Views": "AugmentedImages",
+    "draw_views": "draw_augmented_images",
     "group_rows": "domain_rows",
     "group_table": "domain_table",
+    "judge_views": "add_teacher_outputs",
+    "kinds_of_images": "merge_domains",
 }
 _PRESETS = {"reference": "published"}
 

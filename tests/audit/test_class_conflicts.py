@@ -3,6 +3,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from error_checks import raises
 from torch import Tensor
 
 from metazoo.audit import class_conflicts, joint_class_means
@@ -14,7 +15,7 @@ MODULE = importlib.import_module("metazoo.audit.class_conflicts")  # the functio
 
 
 def planted(counts: list[int], copies: dict[int, int], seed: int = 0, noise: float = 0.1) -> Tensor:
-    """Class means of unrelated classes, but for the copies; every teacher shifts its classes far away."""
+    """Class means of unrelated classes, except the copies; every teacher shifts its classes far away."""
     random = torch.Generator().manual_seed(seed)
     means = torch.randn(sum(counts), FEATURES, generator=random)
     for copy, original in copies.items():
@@ -76,11 +77,11 @@ def test_a_class_without_images_conflicts_with_none_and_changes_nothing() -> Non
     expected = class_conflicts(means, counts)
     kept = torch.tensor([*range(8), *range(8, 18), *range(18, 27)])
     widened = torch.full((30, FEATURES), torch.nan)
-    places = torch.tensor([*range(8), *range(9, 19), *range(20, 29)])
-    widened[places] = means[kept]
+    indices = torch.tensor([*range(8), *range(9, 19), *range(20, 29)])
+    widened[indices] = means[kept]
     conflicts = class_conflicts(widened, [9, 11, 10])
-    assert torch.equal(conflicts[places[:, None], places], expected)
-    assert pairs(conflicts) == {(int(places[a]), int(places[b])) for a, b in pairs(expected)}
+    assert torch.equal(conflicts[indices[:, None], indices], expected)
+    assert pairs(conflicts) == {(int(indices[a]), int(indices[b])) for a, b in pairs(expected)}
 
 
 @pytest.mark.parametrize("counts", [[1, 1], [4]])
@@ -98,10 +99,10 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(DataError, match=r"5 classes need as many mean features, not \[4, 3\]"):
+    with raises(DataError, subject="means", problem="5 classes, not [4, 3]"):
         class_conflicts(torch.zeros(4, 3), [2, 3])
     for fraction in (-0.1, 1.0):
-        with pytest.raises(UsageError, match=r"must lie in \[0, 1\)"):
+        with raises(UsageError, subject="false_alarms", problem=str(fraction)):
             class_conflicts(torch.zeros(5, 3), [2, 3], fraction)
 
 
@@ -119,8 +120,8 @@ def test_means_are_over_the_first_images_of_every_class(monkeypatch: pytest.Monk
 
     means = joint_class_means(bank, [2, 4], features, images_per_class=3)
     own = {0: [1, 4], 1: [0, 2, 3], 2: [6, 7, 9], 4: [8, 10]}
-    for index, places in own.items():
-        torch.testing.assert_close(means[index], (images[places].float() / 255).flatten(1).mean(0))
+    for index, indices in own.items():
+        torch.testing.assert_close(means[index], (images[indices].float() / 255).flatten(1).mean(0))
     assert bool(means[[3, 5]].isnan().all())
     assert sum(batches) == 10
     assert max(batches) <= 4

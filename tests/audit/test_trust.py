@@ -3,6 +3,7 @@ from collections import Counter
 
 import pytest
 import torch
+from error_checks import raises
 from torch import Tensor
 from torch.nn import functional
 
@@ -16,10 +17,10 @@ def by_loop(features: Tensor, labels: Tensor) -> float:
     right = 0
     directions = functional.normalize(features.double(), dim=1)
     classes = labels.unique().tolist()
-    for place, label in enumerate(labels.tolist()):
-        others = torch.arange(len(labels)) != place
+    for index, label in enumerate(labels.tolist()):
+        others = torch.arange(len(labels)) != index
         means = torch.stack([directions[others & (labels == name)].mean(0) for name in classes])
-        right += classes[int(functional.cosine_similarity(means, directions[place : place + 1]).argmax())] == label
+        right += classes[int(functional.cosine_similarity(means, directions[index : index + 1]).argmax())] == label
     chance = 1 / len(classes)
     return max(0.0, (right / len(labels) - chance) / (1 - chance))
 
@@ -70,13 +71,16 @@ def test_among_honest_models_nobody_is_doubted() -> None:
 def test_trust_is_a_fixed_point_of_its_equations() -> None:
     skill = planted(8, 4)
     trust = trust_of(skill)
-    for name, values, figures in (("claims", skill, trust.claims), ("service", skill.T, trust.service)):
+    for name, values, figures in (
+        ("recognised_by_others", skill, trust.recognised_by_others),
+        ("recognises_others", skill.T, trust.recognises_others),
+    ):
         for model in range(12):
             others = [other for other in range(12) if other != model]
             weights = trust.score[others] ** 4
             expected = float(values[model, others] @ weights / weights.sum())
             assert float(figures[model]) == pytest.approx(expected), name
-    product = (trust.claims * trust.service).sqrt()
+    product = (trust.recognised_by_others * trust.recognises_others).sqrt()
     torch.testing.assert_close(trust.score, product / product.max())
 
 
@@ -84,7 +88,7 @@ def of_domains(sizes: dict[str, int], bad: int = 0, seed: int = 0) -> tuple[Tens
     """Models that see images of their own domain well; the first `bad` ones of each domain see and show little."""
     random = torch.Generator().manual_seed(seed)
     domains = [name for name, count in sizes.items() for _ in range(count)]
-    honest = torch.tensor([place >= bad for count in sizes.values() for place in range(count)])
+    honest = torch.tensor([index >= bad for count in sizes.values() for index in range(count)])
     same = torch.tensor([[one == other for other in domains] for one in domains])
     easy = torch.tensor([1.3 if name == "easy" else 1.0 for name in domains])
     skill = torch.where(same, 0.6, 0.25) * easy[:, None]
@@ -108,7 +112,7 @@ def test_nobody_is_doubted_for_the_domain(sizes: dict[str, int]) -> None:
 def test_the_bad_ones_of_every_domain_are_doubted(bad: int) -> None:
     for seed in range(5):
         skill, domains = of_domains({"easy": 6, "hard": 6}, bad, seed)
-        honest = torch.tensor([place % 6 >= bad for place in range(12)])
+        honest = torch.tensor([index % 6 >= bad for index in range(12)])
         score = trust_of(skill, domains).score
         assert float(score[honest].min()) > 0.7
         assert float(score[~honest].max()) < 0.5
@@ -130,7 +134,7 @@ def test_a_single_model_of_its_domain_is_judged_by_the_others() -> None:
         skill[-1, :-1] *= 1 - 0.7 * bad
         trust = trust_of(skill, domains)
         weights = trust.score[:-1] ** 4
-        torch.testing.assert_close(trust.claims[-1], (skill[-1, :-1] @ weights) / weights.sum())
+        torch.testing.assert_close(trust.recognised_by_others[-1], (skill[-1, :-1] @ weights) / weights.sum())
         assert bool(trust.score[-1] < 0.5) == bool(bad)
         assert float(trust.score[:-1].min()) > 0.9
     # Where every model is of a domain of its own, domains say nothing.
@@ -158,9 +162,9 @@ def test_trust_by_domains_is_a_fixed_point_of_its_equations() -> None:
         return max(mean(alike), within / 2)
 
     def judged(model: int, side: int) -> float:
-        heard = [pair for pair in pairs if pair[side] == model]
-        own = [weight[pair[1 - side]] * (1 if domains[pair[0]] == domains[pair[1]] else 0.05) for pair in heard]
-        return sum(w * float(skill[pair]) / usual(*pair) for w, pair in zip(own, heard, strict=True)) / sum(own)
+        active = [pair for pair in pairs if pair[side] == model]
+        own = [weight[pair[1 - side]] * (1 if domains[pair[0]] == domains[pair[1]] else 0.05) for pair in active]
+        return sum(w * float(skill[pair]) / usual(*pair) for w, pair in zip(own, active, strict=True)) / sum(own)
 
     expected = torch.tensor([math.sqrt(judged(model, 0) * judged(model, 1)) for model in range(count)]).double()
     torch.testing.assert_close(trust.score, expected / expected.max(), rtol=1e-5, atol=1e-6)
@@ -179,7 +183,7 @@ def test_what_is_not_known_counts_for_nothing() -> None:
     single_class = planted(6, 0)
     single_class[0] = nan
     trust = trust_of(single_class)
-    assert math.isnan(float(trust.claims[0]))
+    assert math.isnan(float(trust.recognised_by_others[0]))
     assert float(trust.score[0]) > 0.8
     unknown = planted(6, 0)
     unknown[0] = unknown[:, 0] = nan
@@ -189,7 +193,7 @@ def test_what_is_not_known_counts_for_nothing() -> None:
 
 @pytest.mark.parametrize("skill", [torch.zeros(2, 3), torch.full((2, 2), 1.5), torch.tensor([[0.0, -0.1], [0, 0]])])
 def test_other_matrices_are_refused(skill: Tensor) -> None:
-    with pytest.raises(DataError, match="a square matrix of skills"):
+    with raises(DataError, subject="skill", problem=str(list(skill.shape))):
         trust_of(skill)
 
 

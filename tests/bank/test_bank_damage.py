@@ -1,4 +1,4 @@
-"""A bank whose files were touched, and a bank whose writer was killed."""
+"""Banks whose files were changed, and banks whose writer was killed."""
 
 import json
 import shutil
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from error_checks import raises
 
 from metazoo.bank import Bank
 from metazoo.bank import bank as bank_module
@@ -42,19 +43,19 @@ def swap(path: Path, other: Path) -> None:
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a byte of a pixel flipped": (lambda a: flip(a / FIRST, -100), f"{FIRST} has changed"),
-    "a byte of the header flipped": (lambda a: flip(a / FIRST, 20), f"{FIRST} has changed"),
-    "truncated": (lambda a: (a / SECOND).write_bytes((a / SECOND).read_bytes()[:-1]), f"{SECOND} has changed"),
-    "emptied": (lambda a: (a / SECOND).write_bytes(b""), f"{SECOND} has changed"),
-    "deleted": (lambda a: (a / SECOND).unlink(), f"{SECOND} is missing"),
-    "swapped": (lambda a: swap(a / FIRST, a / SECOND), f"{FIRST} has changed"),
-    "taken from another teacher": (lambda a: shutil.copy(a.parent / "b" / FIRST, a / FIRST), f"{FIRST} has changed"),
-    "a folder in its place": (lambda a: ((a / FIRST).unlink(), (a / FIRST).mkdir()), f"{FIRST}"),
+    "a byte of a pixel flipped": (lambda a: flip(a / FIRST, -100), f"{FIRST}.* changed"),
+    "a byte of the header flipped": (lambda a: flip(a / FIRST, 20), f"{FIRST}.* changed"),
+    "truncated": (lambda a: (a / SECOND).write_bytes((a / SECOND).read_bytes()[:-1]), f"{SECOND}.* changed"),
+    "emptied": (lambda a: (a / SECOND).write_bytes(b""), f"{SECOND}.* changed"),
+    "deleted": (lambda a: (a / SECOND).unlink(), f"{SECOND}.* missing"),
+    "swapped": (lambda a: swap(a / FIRST, a / SECOND), f"{FIRST}.* changed"),
+    "taken from another teacher": (lambda a: shutil.copy(a.parent / "b" / FIRST, a / FIRST), f"{FIRST}.* changed"),
+    "replaced by a folder": (lambda a: ((a / FIRST).unlink(), (a / FIRST).mkdir()), f"{FIRST}"),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_touched_shard_is_named_when_it_is_read(folder: Path, damage: str) -> None:
+def test_a_changed_shard_is_named_when_it_is_read(folder: Path, damage: str) -> None:
     act, message = DAMAGE[damage]
     act(folder / "a")
     bank = Bank.open(folder)  # opening reads no image
@@ -67,22 +68,22 @@ def test_a_touched_shard_is_named_when_it_is_read(folder: Path, damage: str) -> 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda index: index.update(format_version=2), "has format version 2, this metazoo reads 1"),
-        (lambda index: index.update(format="else"), "is not an index of recovered images"),
-        (lambda index: index.update(extra=1), "is not an index of recovered images"),
-        (lambda index: index.update(teacher="b"), "is the index of generation 0 of 'b'"),
-        (lambda index: index.update(generation=1), "is the index of generation 1 of 'a'"),
-        (lambda index: index.update(shards=index["shards"] * 2), "names a bucket twice"),
-        (lambda index: index["shards"][0].update(sha256="../x"), "is not an index of recovered images"),
-        (lambda index: index["shards"][1].update(bucket=-1), "is not an index of recovered images"),
+        (lambda index: index.update(format_version=2), "version 2"),
+        (lambda index: index.update(format="else"), "not an index"),
+        (lambda index: index.update(extra=1), "not an index"),
+        (lambda index: index.update(teacher="b"), "generation 0 of 'b'"),
+        (lambda index: index.update(generation=1), "generation 1 of 'a'"),
+        (lambda index: index.update(shards=index["shards"] * 2), "bucket twice"),
+        (lambda index: index["shards"][0].update(sha256="../x"), "not an index"),
+        (lambda index: index["shards"][1].update(bucket=-1), "not an index"),
     ],
 )
-def test_a_touched_index_is_named_on_opening(folder: Path, change: Callable[[dict], object], message: str) -> None:
+def test_a_changed_index_is_named_on_opening(folder: Path, change: Callable[[dict], object], message: str) -> None:
     path = folder / "a" / "generation-0000.json"
     index = json.loads(path.read_text())
     change(index)
     path.write_text(json.dumps(index))
-    with pytest.raises(ArtefactError, match=rf"generation-0000\.json {message}"):
+    with pytest.raises(ArtefactError, match=rf"generation-0000\.json.*{message}"):
         Bank.open(folder)
 
 
@@ -100,17 +101,17 @@ def test_a_foreign_bank_file_is_refused(folder: Path, text: str) -> None:
     with pytest.raises(ArtefactError, match=r"bank\.json"):
         Bank.open(folder)
     (folder / "bank.json").write_text('{"format": "metazoo-bank", "format_version": 7}')
-    with pytest.raises(ArtefactError, match="has format version 7, this metazoo reads 1; update metazoo"):
+    with pytest.raises(ArtefactError, match=r"bank\.json.* version 7"):
         Bank.open(folder)
 
 
 @pytest.mark.parametrize("lie", [{"images": 5}, {"class_counts": {"0": 3, "1": 1}}, {"class_counts": {"0": 4}}])
-def test_an_index_that_lies_about_its_shard_is_found_out(folder: Path, lie: dict[str, Any]) -> None:
+def test_an_index_that_does_not_match_its_shard_is_refused(folder: Path, lie: dict[str, Any]) -> None:
     path = folder / "a" / "generation-0000.json"
     index = json.loads(path.read_text())
     index["shards"][0] |= lie
     path.write_text(json.dumps(index))
-    with pytest.raises(ArtefactError, match=f"{FIRST} does not hold what its index says"):
+    with raises(ArtefactError, subject=FIRST, problem="index"):
         Bank.open(folder).images_of("a")
 
 

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from error_checks import raises
 
 from metazoo.bank import Bank
 from metazoo.errors import ArtefactError, UsageError
@@ -23,7 +24,7 @@ def shards(bank: Bank) -> list[str]:
     return sorted(path.relative_to(bank.folder).as_posix() for path in bank.folder.rglob("*.safetensors"))
 
 
-def test_discarded_images_are_gone_and_what_is_known_of_them_stays(bank: Bank) -> None:
+def test_discarded_images_are_deleted_and_their_index_stays(bank: Bank) -> None:
     known = [bank.shards_of("a", generation) for generation in (0, 1)]
     left = bank.shards_of("b")[0].bytes
     assert "discarded" not in read_json(bank.folder / "a" / "generation-0000.json")
@@ -40,9 +41,7 @@ def test_discarded_images_are_gone_and_what_is_known_of_them_stays(bank: Bank) -
         opened.verify()
         assert len(opened.images_of("b")[0]) == 3
         for generation in (None, 0, 1):
-            with pytest.raises(
-                UsageError, match=r"the images of 'a' in .*bank were deleted after the run, as its contract"
-            ):
+            with raises(UsageError, subject="'a'", problem="deleted"):
                 opened.images_of("a", generation)
 
 
@@ -71,7 +70,7 @@ def test_what_a_kill_left_is_deleted_by_the_next_call(bank: Bank, monkeypatch: p
             bank.discard("a")
     assert len(shards(bank)) == 3
     opened = Bank.open(bank.folder)
-    with pytest.raises(UsageError, match="were deleted"):
+    with raises(UsageError, subject="'a'", problem="deleted"):
         opened.images_of("a")
     opened.discard("a")
     assert shards(opened) == ["b/generation-0000-bucket-0000.safetensors"]
@@ -86,5 +85,5 @@ def test_a_shard_that_cannot_be_deleted_is_named(bank: Bank, monkeypatch: pytest
         real(path, missing_ok=missing_ok)
 
     monkeypatch.setattr(Path, "unlink", refused)
-    with pytest.raises(ArtefactError, match=r"cannot delete .*bucket-0000\.safetensors: Permission denied; delete it"):
+    with raises(ArtefactError, subject="bucket-0000.safetensors", problem="Permission denied"):
         bank.discard("a")

@@ -11,7 +11,7 @@ from metazoo.bank import Bank, ResidentBank, resident
 def is_mapped(tensor: Tensor) -> bool:
     """Whether the memory of the tensor is that of a deleted file."""
     for line in Path("/proc/self/maps").read_text().splitlines():
-        first, last = (int(place, 16) for place in line.split()[0].split("-"))
+        first, last = (int(address, 16) for address in line.split()[0].split("-"))
         if first <= tensor.data_ptr() < last:
             return line.endswith("(deleted)")
     return False
@@ -31,7 +31,7 @@ def test_a_bank_of_many_images_is_drawn_from_in_the_same_way(tmp_path: Path, mon
     on_disk = ResidentBank.load(bank, ["c", "a", "b"], 8)
     assert [is_mapped(own.images) for own in (in_memory, on_disk)] == [False, True]
     assert (on_disk.starts, on_disk.labels.tolist()) == (in_memory.starts, in_memory.labels.tolist())
-    places = in_memory.draw(torch.tensor([0, 2, 1, 1]), torch.Generator().manual_seed(0))
-    assert torch.equal(on_disk.pixels(places), in_memory.pixels(places))
-    assert torch.equal(on_disk.images[on_disk.places_of(1)], in_memory.images[in_memory.places_of(1)])
+    drawn = in_memory.draw(torch.tensor([0, 2, 1, 1]), torch.Generator().manual_seed(0))
+    assert torch.equal(on_disk.pixels(drawn), in_memory.pixels(drawn))
+    assert torch.equal(on_disk.images[on_disk.indices_of(1)], in_memory.images[in_memory.indices_of(1)])
     assert len(on_disk.to("cpu")) == len(in_memory)

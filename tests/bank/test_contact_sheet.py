@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from error_checks import raises
 from PIL import Image
 
 from metazoo.bank.contact_sheet import contact_sheet
@@ -22,18 +23,18 @@ def read(path: Path) -> np.ndarray:
 
 
 def holds(sheet: np.ndarray, block: np.ndarray) -> bool:
-    """Whether `block` stands somewhere in the sheet."""
+    """Whether `block` is somewhere in the sheet."""
     height, width, _ = block.shape
     starts = np.argwhere((sheet == block[0, 0]).all(2))
     return any(np.array_equal(sheet[y : y + height, x : x + width], block) for y, x in starts)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_images_stand_on_it_enlarged_pixel_by_pixel(tmp_path: Path, channels: int) -> None:
+def test_images_are_enlarged_pixel_by_pixel(tmp_path: Path, channels: int) -> None:
     images, labels = pictures(3, 12, 16, channels)
     contact_sheet(tmp_path / "sheet.png", images, labels, ("a", "b", "c"), title="one", note="two")
     sheet = read(tmp_path / "sheet.png")
-    for position in (0, 1, 2, 3, 29, 30, 35):  # of each class the first ten: places 0 to 29
+    for position in (0, 1, 2, 3, 29, 30, 35):  # the first ten of each class: positions 0 to 29
         large = images[position].repeat_interleave(5, 1).repeat_interleave(5, 2).expand(3, -1, -1).permute(1, 2, 0)
         assert holds(sheet, large.numpy()) == (position < 30)
 
@@ -81,12 +82,12 @@ def test_the_same_images_give_the_same_bytes(tmp_path: Path) -> None:
 def test_what_cannot_be_drawn_or_written_is_refused(tmp_path: Path) -> None:
     images, labels = pictures(2, 2, 8)
     for wrong, wrong_labels in ((images[:0], labels[:0]), (images[:, :2], labels), (images, labels[:3])):
-        with pytest.raises(DataError, match="a contact sheet needs images"):
+        with raises(DataError, problem=str(list(wrong.shape))):
             contact_sheet(tmp_path / "sheet.png", wrong, wrong_labels, ("a", "b"), title="t")
-    with pytest.raises(DataError, match="labels run from 0 to 1, but there are 1 class names"):
+    with raises(DataError, problem="labels from 0 to 1 do not fit 1 class names"):
         contact_sheet(tmp_path / "sheet.png", images, labels, ("a",), title="t")
     (tmp_path / "sheet.png").mkdir()
-    with pytest.raises(ArtefactError, match=r"cannot write .*sheet\.png"):
+    with pytest.raises(ArtefactError, match=r"sheet\.png"):
         contact_sheet(tmp_path / "sheet.png", images, labels, ("a", "b"), title="t")
     assert list(tmp_path.glob("*")) == [tmp_path / "sheet.png"]
 

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from error_checks import raises
 from torch import Tensor
 from torch.nn import functional
 
@@ -34,14 +35,14 @@ def test_teachers_lie_one_after_the_other_in_the_order_asked_for(bank: Bank) -> 
     assert len(resident) == 10
     assert resident.labels.tolist() == [1, 1, 0, 0, 3, 0, 1, 2, 1, 0]
     for index, name in enumerate(resident.names):
-        assert torch.equal(resident.labels[resident.places_of(index)], bank.images_of(name)[1])
+        assert torch.equal(resident.labels[resident.indices_of(index)], bank.images_of(name)[1])
 
 
 def test_images_of_the_right_size_come_as_they_are_and_grey_is_repeated(bank: Bank) -> None:
     resident = ResidentBank.load(bank, ["colour", "grey"], 8)
     assert resident.images[:].dtype == torch.uint8
-    assert torch.equal(resident.images[resident.places_of(0)], bank.images_of("colour")[0])
-    grey = resident.images[resident.places_of(1)]
+    assert torch.equal(resident.images[resident.indices_of(0)], bank.images_of("colour")[0])
+    grey = resident.images[resident.indices_of(1)]
     assert all(torch.equal(grey[:, channel], bank.images_of("grey")[0][:, 0]) for channel in range(3))
 
 
@@ -63,15 +64,15 @@ def test_the_latest_generation_counts(bank: Bank) -> None:
 def test_a_draw_is_uniform_over_the_images_of_its_owner(bank: Bank) -> None:
     resident = ResidentBank.load(bank, ["grey", "large", "colour"], 8)
     owners = torch.tensor([2, 0, 1, 0]).repeat(2000)
-    places = resident.draw(owners, torch.Generator().manual_seed(0))
+    drawn = resident.draw(owners, torch.Generator().manual_seed(0))
     for owner in range(3):
-        own, within = places[owners == owner], resident.places_of(owner)
+        own, within = drawn[owners == owner], resident.indices_of(owner)
         assert int(own.min()) == within.start
         assert int(own.max()) == within.stop - 1
         shares = own.bincount(minlength=10)[within] / len(own)
         torch.testing.assert_close(shares, torch.full_like(shares, 1 / len(shares)), rtol=0.15, atol=0)
-    assert torch.equal(places, resident.draw(owners, torch.Generator().manual_seed(0)))
-    assert not torch.equal(places, resident.draw(owners, torch.Generator().manual_seed(1)))
+    assert torch.equal(drawn, resident.draw(owners, torch.Generator().manual_seed(0)))
+    assert not torch.equal(drawn, resident.draw(owners, torch.Generator().manual_seed(1)))
 
 
 def test_pixels_are_the_images_in_the_unit_range(bank: Bank) -> None:
@@ -82,7 +83,7 @@ def test_pixels_are_the_images_in_the_unit_range(bank: Bank) -> None:
 
 
 def test_an_unknown_teacher_and_a_damaged_shard_are_named(bank: Bank) -> None:
-    with pytest.raises(UsageError, match="no images of 'nobody'"):
+    with raises(UsageError, problem="'nobody'"):
         ResidentBank.load(bank, ["colour", "nobody"], 8)
     path = bank.path_of("grey", 0, 0)
     path.write_bytes(path.read_bytes()[:-1] + b"x")

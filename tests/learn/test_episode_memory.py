@@ -1,5 +1,5 @@
-import pytest
 import torch
+from error_checks import raises
 from torch import Tensor
 
 from metazoo.errors import DataError
@@ -11,7 +11,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def images_of(identities: Tensor, round_: int) -> Tensor:
-    """Images that say whose they are: class in the first channel, round in the second, number in the third."""
+    """Images whose channels are class, round and number."""
     images = torch.zeros(len(identities), 3, 2, 2, dtype=torch.uint8)
     images[:, 0] = identities.view(-1, 1, 1).to(torch.uint8)
     images[:, 1] = round_
@@ -35,7 +35,7 @@ def test_the_oldest_insertion_makes_room() -> None:
     assert set(rounds.tolist()) == {2.0, 3.0, 4.0}
 
 
-def test_an_episode_has_distinct_images_of_distinct_classes_in_the_right_places() -> None:
+def test_an_episode_has_distinct_images_of_distinct_classes_in_order() -> None:
     task = filled(2).draw(4, 2, 7, seeded())
     assert task.support_labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert task.query_labels.tolist() == [way for way in range(4) for _ in range(7)]
@@ -67,18 +67,18 @@ def test_classes_that_conflict_never_meet() -> None:
         assert not {2, 3} <= met
     assert memory.holds(4, 2)
     assert not memory.holds(5, 2)
-    with pytest.raises(DataError, match="no 5 classes of 2 images that can be told apart"):
+    with raises(DataError, problem="no 5 classes that are known to differ have 2 images"):
         memory.draw(5, 1, 1, random)
 
 
 def test_a_class_without_enough_images_is_not_ready() -> None:
     memory = filled(1)
     memory.add(images_of(torch.tensor([2]), 9), torch.tensor([2]))
-    with pytest.raises(DataError, match="no 2 classes of 6 images"):
+    with raises(DataError, problem="no 2 classes that are known to differ have 6 images"):
         memory.draw(2, 1, 5, seeded())
 
 
-def test_it_is_restored_as_it_was() -> None:
+def test_a_state_is_restored() -> None:
     memory, again = filled(5), EpisodeMemory(6, 3)
     again.restore({**memory.state(), "parameters.other": torch.zeros(1)})
     for one in (memory, again):
@@ -86,5 +86,5 @@ def test_it_is_restored_as_it_was() -> None:
     assert torch.equal(memory.counts(), again.counts())
     ours, theirs = memory.draw(3, 1, 5, seeded(4)), again.draw(3, 1, 5, seeded(4))
     assert torch.equal(ours.query_images, theirs.query_images)
-    with pytest.raises(DataError, match="does not fit the memory"):
+    with raises(DataError, subject="checkpoint", problem="memory"):
         EpisodeMemory(5).restore(memory.state())

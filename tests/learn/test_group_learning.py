@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from error_checks import raises
 from learn_helpers import resident_bank, student, targets
 from pydantic import ValidationError
 from recorded_operations import PlayedBack
@@ -17,14 +18,14 @@ from metazoo.errors import DataError
 from metazoo.execution.compute import in_full_float32
 from metazoo.execution.threads import WorkerThreads
 from metazoo.learn import group_learning
+from metazoo.learn.augmented_images import AugmentedImages, Targets, add_teacher_outputs
 from metazoo.learn.group_learning import GroupLearner, Student
 from metazoo.learn.learning_config import LearningConfig, RegularisationConfig
 from metazoo.learn.regularisers import ExplicitRegularisation, ImplicitRegularisation, MeanGradient
-from metazoo.learn.views import Targets, Views, judge_views
 from metazoo.storage.tensor_files import read_tensors, write_tensors
 from metazoo.taskspace import FixedGrouping, Grouping, Partition
 
-# All that the tests rely on is said here; the defaults are free to change.
+# All options that the tests rely on; the defaults may change.
 CONFIG = LearningConfig(
     steps=40,
     teachers_per_step=2,
@@ -53,7 +54,7 @@ def learner_of(
     grouping: Grouping | None = None,
     **more: Any,
 ) -> GroupLearner:
-    """A learner from groups of two and of one teacher, or from `members` alone."""
+    """Learner from groups of two and of one teacher, or from the group `members`."""
     groups = ((0, 2), (1,)) if members is None else (members,)
     return GroupLearner(
         learner or student(seed),
@@ -102,7 +103,7 @@ def test_each_term_can_be_learned_from_alone(term: str) -> None:
     assert sum(losses[-8:]) < 0.95 * sum(losses[:8])
 
 
-# Views are drawn anew after 4 steps and after 8.
+# Augmented images are drawn anew after 4 steps and after 8.
 @pytest.mark.parametrize("stopped_after", [1, 3, 4, 5, 9])
 def test_restored_midway_it_ends_as_if_it_had_not_stopped(tmp_path: Path, stopped_after: int) -> None:
     config = changed(steps=10, steps_per_views=4, batch_size=8, views=12)
@@ -110,7 +111,7 @@ def test_restored_midway_it_ends_as_if_it_had_not_stopped(tmp_path: Path, stoppe
     for _ in range(stopped_after):
         whole.step()
     write_tensors(tmp_path / "state.safetensors", whole.state())
-    restored = learner_of(config, learner=student(5))  # whose first weights are others
+    restored = learner_of(config, learner=student(5))  # with other first weights
     restored.restore(stopped_after, read_tensors(tmp_path / "state.safetensors"))
     assert_equal_states(restored.state(), whole.state())
     while whole.steps_done < config.steps:
@@ -146,11 +147,11 @@ def test_a_checkpoint_of_another_student_is_refused() -> None:
     state = copied(learner.state())
     name = "parameters.to_features.weight"
     for wrong in ({key: value for key, value in state.items() if key != name}, {**state, name: torch.zeros(2, 3)}):
-        with pytest.raises(DataError, match="does not fit the meta-model"):
+        with raises(DataError, subject="checkpoint", problem="meta-model"):
             learner_of().restore(1, wrong)
 
 
-def test_the_seed_settles_the_result() -> None:
+def test_the_seed_determines_the_result() -> None:
     ends = []
     for seed in (0, 0, 1):
         learner = learner_of(seed=seed, learner=student(0))
@@ -171,14 +172,14 @@ def test_a_loss_that_is_not_finite_names_the_step_and_changes_nothing() -> None:
     learner.step()
     learner.step()
     failing, before = True, copied(learner.state())
-    with pytest.raises(DataError, match=r"not finite at step 2; lower learning\.learning_rate"):
+    with raises(DataError, subject="meta-model", problem="step 2", remedy="learning.learning_rate"):
         learner.step()
     assert_equal_states(learner.state(), before)
     assert learner.steps_done == 2
     assert all(parameter.grad is None for parameter in learner.student.parameters())
 
 
-def test_steps_leave_buffers_flags_and_the_head_alone() -> None:
+def test_steps_do_not_change_buffers_flags_and_the_head() -> None:
     learner = learner_of()
     module = learner.student
     before = copied(dict(module.named_buffers()))
@@ -190,8 +191,8 @@ def test_steps_leave_buffers_flags_and_the_head_alone() -> None:
     assert not module.classifier.network.head.weight.any()
 
 
-def test_a_step_learns_from_the_views_of_its_members_only() -> None:
-    """What the teachers say of the other views may be nonsense."""
+def test_a_step_learns_from_the_images_of_its_members_only() -> None:
+    """Teacher outputs of other images may be NaN."""
 
     def of_owner_1(images: Tensor) -> tuple[Tensor, Tensor]:
         features, logits = targets(images)
@@ -201,7 +202,7 @@ def test_a_step_learns_from_the_views_of_its_members_only() -> None:
     bank = resident_bank()
     marked = bank.images[:].clone()
     marked[:, 0] = 255
-    marked[bank.places_of(1), 0] = 0
+    marked[bank.indices_of(1), 0] = 0
     bank = dataclasses.replace(bank, images=marked)
     config = changed(mix=False)
     assert math.isfinite(float(learner_of(config, teachers=of_owner_1, bank=bank, members=(1,)).step().loss))
@@ -217,7 +218,7 @@ def test_the_learning_rate_rises_and_falls_as_a_cosine() -> None:
     assert learner_of(changed(warm_up_steps=0)).step().learning_rate == pytest.approx(0.01)
 
 
-def test_views_are_drawn_anew_when_they_are_due() -> None:
+def test_a_new_pool_is_drawn_when_it_is_due() -> None:
     judged: list[int] = []
 
     def counting(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -227,21 +228,21 @@ def test_views_are_drawn_anew_when_they_are_due() -> None:
     learner = learner_of(changed(views=1, steps_per_views=2, batch_size=4), teachers=counting)
     for _ in range(5):
         learner.step()
-    assert judged == [3, 3, 3]  # at least one view of each of the three teachers
+    assert judged == [3, 3, 3]  # at least one image of each of the three teachers
 
 
-def test_a_pool_of_views_is_let_go_before_the_next_one_without_the_garbage_collector(
+def test_a_pool_is_freed_before_the_next_one_without_the_garbage_collector(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pools: list[weakref.ref[Views]] = []
+    pools: list[weakref.ref[AugmentedImages]] = []
 
-    def judging(*of: Any, **options: Any) -> Views:
+    def judging(*of: Any, **options: Any) -> AugmentedImages:
         assert [pool for pool in pools if pool() is not None] == []
-        views = judge_views(*of, **options)
-        pools.append(weakref.ref(views))
-        return views
+        pool = add_teacher_outputs(*of, **options)
+        pools.append(weakref.ref(pool))
+        return pool
 
-    monkeypatch.setattr(group_learning, "judge_views", judging)
+    monkeypatch.setattr(group_learning, "add_teacher_outputs", judging)
     learner = learner_of(changed(steps_per_views=2))
     gc.disable()
     try:
@@ -281,7 +282,7 @@ def test_calibration_stores_statistics_and_trains_nothing() -> None:
     assert_equal_states(dict(learner.student.named_buffers()), first)
 
 
-def test_calibration_sees_views_that_were_not_learned_from(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calibration_sees_images_that_were_not_learned_from(monkeypatch: pytest.MonkeyPatch) -> None:
     judged: list[Tensor] = []
     calibrated: list[Tensor] = []
 
@@ -304,7 +305,7 @@ def test_calibration_sees_views_that_were_not_learned_from(monkeypatch: pytest.M
     ("kind", "built"),
     [("mean", MeanGradient), ("implicit", ImplicitRegularisation), ("explicit", ExplicitRegularisation)],
 )
-def test_a_config_builds_its_regulariser_of_every_so_many_steps(kind: Any, built: type) -> None:
+def test_a_config_builds_the_regulariser_of_its_period(kind: Any, built: type) -> None:
     config = RegularisationConfig(kind=kind, every=3)
     assert [config.is_due(step) for step in range(1, 7)] == [False, False, True] * 2
     assert type(config.build()) is built
@@ -312,7 +313,7 @@ def test_a_config_builds_its_regulariser_of_every_so_many_steps(kind: Any, built
 
 
 @pytest.mark.parametrize("kind", ["implicit", "explicit"])
-def test_fewer_steps_are_regularised_as_much_more_strongly(kind: Any) -> None:
+def test_a_longer_period_regularises_more_strongly(kind: Any) -> None:
     parameters = {"w": torch.tensor([1.0, -2.0])}
     losses = [lambda own: own["w"].square().sum(), lambda own: (own["w"] ** 3).sum()]
     always, seldom = (
@@ -353,7 +354,7 @@ def test_an_impossible_config_is_refused(wrong: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kind", ["implicit", "explicit", "mean"])
 def test_steps_played_back_from_a_recording_learn_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Two pools of views and groups of two sizes: four recordings.
+    # Two pools and groups of two sizes: four recordings.
     regularisation = RegularisationConfig.model_validate({"kind": kind, "displacement": 1e-2, "strength": 1e-2})
     config = changed(steps=9, steps_per_views=5, regularisation=regularisation)
 

@@ -6,6 +6,7 @@ from typing import Any, Protocol, cast
 
 import pytest
 import torch
+from error_checks import raises
 from learn_helpers import resident_bank, student, targets
 from test_replay_learning import REPLAY, SPEC, TEACHERS, WAYS, visits
 from torch import Tensor
@@ -38,7 +39,7 @@ CONFIG = LearningConfig(
 
 
 class Modulator(Regulariser):
-    """A gate for every tensor on a pull to zero, trained by a held-out loss (as in ProMetaR)."""
+    """Regulariser that pulls every tensor to zero by a gate trained on a held-out loss (as in ProMetaR)."""
 
     needs_held_out = True
 
@@ -79,7 +80,7 @@ class Modulator(Regulariser):
 
 
 class Regrouping(Grouping):
-    """Teachers that were found to help each other, put together anew every third step (as in Selective Task Groups)."""
+    """Grouping of teachers that help each other, updated every third step (as in Selective Task Groups)."""
 
     observes = True
 
@@ -158,7 +159,7 @@ def network_of(learner: StatefulLearner) -> torch.nn.Module:
     return learner.student if isinstance(learner, GroupLearner) else learner.classifier  # pyright: ignore[reportAttributeAccessIssue]
 
 
-# Groups change after 3, 6 and 9 steps, and the views of the first learner after 4 and 8.
+# Groups change after 3, 6 and 9 steps, and the pools of the first learner after 4 and 8.
 @pytest.mark.parametrize("make", [group_learner, replay_learner])
 def test_stopped_anywhere_they_end_as_if_they_had_not(
     tmp_path: Path, make: Callable[[int], GroupLearner | ReplayLearner]
@@ -177,7 +178,7 @@ def test_stopped_anywhere_they_end_as_if_they_had_not(
     assert len({partition.groups for partition in grouping.drawn}) > 1
     for stopped_after in (1, 3, 5, steps - 2, steps):
         write_tensors(tmp_path / f"{stopped_after}.safetensors", states[stopped_after])
-        resumed = make(5)  # whose first weights are others
+        resumed = make(5)  # with other first weights
         resumed.restore(stopped_after, read_tensors(tmp_path / f"{stopped_after}.safetensors"))
         for number in range(stopped_after, steps):
             assert [float(value) for value in vars(resumed.step()).values()] == reports[number]
@@ -195,9 +196,9 @@ def test_a_state_of_another_regulariser_or_grouping_is_refused() -> None:
     learner.step()
     fixed = FixedGrouping(Partition(((0, 1, 2),), "single"))
     state = learner.state()
-    with pytest.raises(DataError, match="the state of another regulariser"):
+    with raises(DataError, subject="checkpoint", problem="regulariser"):
         GroupLearner(student(), resident_bank(), fixed, targets, CONFIG, 4).restore(2, state)
-    with pytest.raises(DataError, match="groups of another strategy"):
+    with pytest.raises(DataError, match="strategy"):
         GroupLearner(student(), resident_bank(), fixed, targets, CONFIG, 4, regulariser=Modulator()).restore(2, state)
 
 
@@ -209,7 +210,7 @@ def test_without_state_of_their_own_nothing_is_added_to_the_checkpoint() -> None
 
 
 class HeldOut(Regulariser):
-    """The mean gradient, with the loss of a held-out teacher looked at."""
+    """Mean gradient that reads the loss of a held-out teacher."""
 
     needs_held_out = True
 
@@ -253,10 +254,10 @@ def test_a_held_out_teacher_is_another_of_the_group_if_there_is_one(
     owners: list[int] = []
     real = learner._loss
 
-    def watched(views: Any, rows: Tensor) -> Loss:
-        (owner,) = set(views.owners[rows].tolist())
+    def watched(pool: Any, rows: Tensor) -> Loss:
+        (owner,) = set(pool.owners[rows].tolist())
         owners.append(owner)
-        return real(views, rows)
+        return real(pool, rows)
 
     learner._loss = watched  # pyright: ignore[reportAttributeAccessIssue]
     seen = set()

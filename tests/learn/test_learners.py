@@ -195,7 +195,7 @@ def test_threads_that_share_episodes_change_no_gradient(name: str) -> None:
 
 
 def test_an_unknown_learner_is_refused() -> None:
-    with pytest.raises(UsageError, match="unknown learner 'reptile'; choose one of maml, "):
+    with pytest.raises(UsageError, match=r"'reptile'.* maml"):
         build_learner("reptile")
 
 

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from error_checks import raises
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
@@ -68,7 +69,7 @@ def gradient_of_disagreement(parameters: Parameters) -> Tensor:
 
 
 def added(regulariser: Regulariser, parameters: Parameters) -> Tensor:
-    """What regularisation adds to the mean gradient."""
+    """Change of the mean gradient by regularisation."""
     return flat(regulariser.direction(LOSSES, parameters).gradient) - member_gradients(parameters).mean(0)
 
 
@@ -225,7 +226,7 @@ def test_a_parameter_that_no_loss_uses_has_no_gradient(parameters: Parameters, r
 
 
 @pytest.mark.parametrize("regulariser", [*ALL, ImplicitRegularisation(0.1, 0.3, differentiate_displacement=True)])
-def test_parameters_are_left_alone(parameters: Parameters, regulariser: Regulariser) -> None:
+def test_parameters_are_not_changed(parameters: Parameters, regulariser: Regulariser) -> None:
     before = {name: value.detach().clone() for name, value in parameters.items()}
     with torch.no_grad():  # a caller's mode does not matter
         direction = regulariser.direction(LOSSES, parameters)
@@ -257,9 +258,10 @@ def test_threads_change_nothing(parameters: Parameters, regulariser: Regulariser
 @pytest.mark.parametrize(
     ("displacement", "strength"), [(0.0, 1.0), (-1.0, 1.0), (math.nan, 1.0), (0.1, -1.0), (0.1, math.nan)]
 )
-def test_impossible_settings_are_refused(displacement: float, strength: float) -> None:
-    with pytest.raises(UsageError, match="displacement above 0 and a strength of at least 0"):
+def test_impossible_options_are_refused(displacement: float, strength: float) -> None:
+    name, value = ("strength", strength) if displacement > 0 else ("displacement", displacement)
+    with raises(UsageError, subject=f"regularisation.{name}", problem=str(value)):
         ImplicitRegularisation(displacement, strength)
     if displacement == 0.1:
-        with pytest.raises(UsageError, match="strength of regularisation must be at least 0"):
+        with raises(UsageError, subject="regularisation.strength", problem=str(strength)):
             ExplicitRegularisation(strength)

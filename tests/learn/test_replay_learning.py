@@ -1,10 +1,11 @@
-"""Meta-iterations on visits of made-up teachers: their images are noise around one colour a class."""
+"""Meta-iterations on visits of synthetic teachers, whose images are noise around one colour per class."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
+from error_checks import raises
 from torch import Tensor
 from torch.nn import functional
 
@@ -64,7 +65,7 @@ def test_the_loss_falls_and_replayed_episodes_get_better() -> None:
     assert all(report.relative_change > 0 for report in reports)
 
 
-def test_it_goes_on_bit_equal_from_its_state() -> None:
+def test_it_resumes_bit_equal_from_its_state() -> None:
     whole, first, second = learner(), learner(), learner()
     for _ in range(4):
         whole.step()
@@ -172,7 +173,7 @@ def test_calibration_stores_the_statistics_of_what_is_in_memory() -> None:
 def test_a_loss_that_is_not_finite_names_the_iteration() -> None:
     learning = learner(learning_rate=1e30, replay={**REPLAY, "most_updates": 0})
     learning.step()
-    with pytest.raises(DataError, match="in meta-iteration 1;"):
+    with raises(DataError, problem="meta-iteration 1"):
         learning.step()
 
 

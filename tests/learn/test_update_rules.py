@@ -1,4 +1,4 @@
-"""What a step does to the parameters, by rules that are redone here by hand."""
+"""Parameters after a step by an update rule, compared with the same rule by hand."""
 
 import copy
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from metazoo.execution.randomness import generator
 from metazoo.execution.threads import WorkerThreads
 from metazoo.features.batch_norm import batch_statistics
 from metazoo.learn import group_learning
+from metazoo.learn.augmented_images import add_teacher_outputs, draw_augmented_images
 from metazoo.learn.group_learning import GroupLearner, Student
 from metazoo.learn.learning_config import LearningConfig, RegularisationConfig
 from metazoo.learn.losses import distillation_loss, joint_feature_loss
@@ -22,7 +23,6 @@ from metazoo.learn.meta_optimiser import MetaOptimiser
 from metazoo.learn.regularisers import Loss, MeanGradient, Parameters
 from metazoo.learn.replay_learning import ReplayLearningConfig
 from metazoo.learn.update_rules import GroupsInTurn, JointUpdate, MemberStep, UpdateRule, build_update
-from metazoo.learn.views import draw_views, judge_views
 from metazoo.taskspace import FixedGrouping, Grouping, Partition, draw_members
 
 START = {"w": torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64), "b": torch.tensor([[0.3]], dtype=torch.float64)}
@@ -42,7 +42,7 @@ LOSSES = [loss_of(member) for member in range(4)]
 
 
 class Noted(Grouping):
-    """A fixed partition that notes what it observes."""
+    """Fixed partition that records its observations."""
 
     observes = True
 
@@ -66,7 +66,7 @@ def carried_out(rule: UpdateRule, grouping: Grouping | None = None, steps: int =
     for _ in range(steps):
         step = MemberStep(
             MEMBERS,
-            lambda positions: MeanGradient().direction([LOSSES[place] for place in positions], parameters),
+            lambda positions: MeanGradient().direction([LOSSES[index] for index in positions], parameters),
             lambda: torch.stack([loss(parameters) for loss in LOSSES]),
             optimiser,
             learning_rate=0.05,
@@ -84,7 +84,7 @@ def by_hand(parts: Sequence[Sequence[int]], steps: int = 2) -> Parameters:
     for _ in range(steps):
         for part in parts:
             adam.zero_grad()
-            torch.stack([LOSSES[place](parameters) for place in part]).mean().backward()
+            torch.stack([LOSSES[index](parameters) for index in part]).mean().backward()
             adam.step()
     return {name: value.detach() for name, value in parameters.items()}
 
@@ -108,8 +108,8 @@ def test_each_part_is_one_step_of_adam(rule: UpdateRule, parts: list[list[int]])
     losses, start = [], {name: value.clone() for name, value in START.items()}
     optimiser = MetaOptimiser(start, 0.05)
     for part in parts:  # the loss reported is that of each member where its gradient was taken
-        losses += [LOSSES[place](start) for place in part]
-        optimiser.step(MeanGradient().direction([LOSSES[place] for place in part], start).gradient)
+        losses += [LOSSES[index](start) for index in part]
+        optimiser.step(MeanGradient().direction([LOSSES[index] for index in part], start).gradient)
     torch.testing.assert_close(figures[0][0], torch.stack(losses).mean())
 
 
@@ -119,7 +119,7 @@ def test_a_grouping_observes_the_losses_before_and_after_each_update(rule: Updat
     grouping = Noted()
     found, _ = carried_out(rule, grouping, steps=1)
     parts = [range(4)[start : start + size] for start in range(0, 4, size)]
-    assert [sources for sources, *_ in grouping.seen] == [[MEMBERS[place] for place in part] for part in parts]
+    assert [sources for sources, *_ in grouping.seen] == [[MEMBERS[index] for index in part] for part in parts]
     for number, (_, members, before, after) in enumerate(grouping.seen):
         assert members == [*MEMBERS]
         for values, done in ((before, number), (after, number + 1)):
@@ -157,13 +157,13 @@ def test_losses_are_measured_again_for_a_grouping_that_observes_only() -> None:
 
 
 class Reptile(UpdateRule):
-    """Some steps of plain descent on each member in turn, then one of the outer optimiser along the way back."""
+    """Steps of plain descent on each member in turn, then a step of the outer optimiser along the difference."""
 
     def step(self, step: MemberStep) -> None:
         parameters = step.optimiser.parameters
         start = {name: value.clone() for name, value in parameters.items()}
-        for place in range(len(step.members)):
-            for name, gradient in step.direction([place]).gradient.items():
+        for position in range(len(step.members)):
+            for name, gradient in step.direction([position]).gradient.items():
                 parameters[name] -= 0.01 * gradient
         way = {name: 67 * (value - parameters[name]) for name, value in start.items()}
         for name, value in start.items():
@@ -238,10 +238,10 @@ def test_sub_groups_in_turn_learn_the_same_by_threads_and_played_back(monkeypatc
 def losses_by_hand(module: Student, step: int, partition: Partition) -> tuple[tuple[int, ...], Tensor]:
     """The members of a step and their losses, from the images on."""
     bank = resident_bank()
-    images, owners = draw_views(
+    images, owners = draw_augmented_images(
         bank, partition.groups, 24, generator(0, "learn", "views", step // 5), shift=2, mix=CONFIG.mix
     )
-    views = judge_views(images, owners, targets)
+    pool = add_teacher_outputs(images, owners, targets)
     random = generator(0, "learn", "step", step)
     members = draw_members(partition, 3, random)[1]
     values = []
@@ -249,14 +249,14 @@ def losses_by_hand(module: Student, step: int, partition: Partition) -> tuple[tu
         own = (owners == member).nonzero().flatten()
         rows = own[torch.randint(len(own), (24 // len(members),), generator=random)]
         with torch.no_grad(), batch_statistics(module.classifier):
-            _, features, logits = module(views.images[rows].float() / 255)
-        loss = joint_feature_loss(features, torch.as_tensor(views.features[rows]).float(), FEATURE_SIZES)
-        values.append(loss + 0.3 * distillation_loss(logits, views.logits[rows], CLASS_COUNTS))
+            _, features, logits = module(pool.images[rows].float() / 255)
+        loss = joint_feature_loss(features, torch.as_tensor(pool.features[rows]).float(), FEATURE_SIZES)
+        values.append(loss + 0.3 * distillation_loss(logits, pool.logits[rows], CLASS_COUNTS))
     return members, torch.stack(values)
 
 
 @pytest.mark.parametrize("regularised", [False, True])
-def test_a_learner_shows_its_grouping_the_losses_of_one_step(regularised: bool) -> None:
+def test_a_grouping_observes_the_losses_of_one_step_of_a_learner(regularised: bool) -> None:
     partition = Partition(((0, 2), (1,)), "random")
     grouping = Noted(partition)
     every = 1 if regularised else 100
@@ -280,7 +280,7 @@ def test_a_learner_shows_its_grouping_the_losses_of_one_step(regularised: bool) 
     assert_equal_states(unobserved.state(), {k: v for k, v in learner.state().items() if k != "views.groups"})
 
 
-def test_the_rule_is_chosen_by_name_and_joint_unless_said() -> None:
+def test_the_rule_is_chosen_by_name_and_joint_by_default() -> None:
     for config in (LearningConfig, ReplayLearningConfig):
         options = config.model_validate({})
         assert type(build_update(options.update, options.teachers_per_update)) is JointUpdate

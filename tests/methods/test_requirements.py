@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import pytest
 import torch
+from error_checks import raises
 from pydantic import BaseModel
 from training_helpers import SIDE, untrained
 
@@ -62,14 +62,11 @@ def test_what_fits_is_left_to_the_method(tmp_path: Path) -> None:
 
 def test_the_first_model_that_does_not_fit_is_named(tmp_path: Path) -> None:
     zoo = untrained(tmp_path / "zoo")
-    message = (
-        f"strict needs models that are all built alike, and 'model-2' is not built as 'model-0'; .*{zoo.folder} mod"
-    )
-    with pytest.raises(UsageError, match=message):
+    with raises(UsageError, subject="'model-2'", problem="'model-0'", remedy=f"{zoo.folder} model-2"):
         check_before_work(Strict(one_architecture=True), zoo, Config(), 0)
     check_before_work(Strict(batch_norm=True), zoo, Config(), 0)
     zoo = without_batch_norm(zoo, "patches")
-    with pytest.raises(UsageError, match="strict needs batch norm in every model, and 'patches' has none; take"):
+    with raises(UsageError, subject="'patches'", problem="strict needs batch norm"):
         check_before_work(Strict(batch_norm=True), zoo, Config(), 0)
     zoo.remove(["patches", "model-2"])
     check_before_work(Strict(batch_norm=True, one_architecture=True), Zoo.open(zoo.folder), Config(), 0)
@@ -83,14 +80,14 @@ def test_weights_are_needed_by_white_box_methods_alone(tmp_path: Path) -> None:
     check_before_work(method, zoo, Config(), 3)
     assert method.checked
     for refuse in (lambda: plan_run(zoo), lambda: train(zoo, out=tmp_path / "run")):
-        with pytest.raises(UsageError, match="tgr needs the weights of every model, and 'model-1' has none"):
+        with raises(UsageError, subject="'model-1'", problem="tgr needs the weights"):
             refuse()
     assert not (tmp_path / "run").exists()
 
 
-def test_a_validation_set_is_asked_for_by_its_option(tmp_path: Path) -> None:
+def test_a_missing_validation_set_is_named_by_its_option(tmp_path: Path) -> None:
     zoo, method = untrained(tmp_path / "zoo"), Strict(labelled_validation=True)
-    with pytest.raises(UsageError, match=r"strict needs labelled images .* in the option labelled\.validation"):
+    with raises(UsageError, subject="labelled.validation", problem="strict"):
         check_before_work(method, zoo, Config(), 0)
     check_before_work(method, zoo, Config(labelled=LabelledConfig(validation="glyphs:lao")), 0)
     assert method.checked

@@ -22,7 +22,7 @@ from metazoo.storage.run_folder import RunFolder
 from metazoo.zoo import Zoo
 
 SHARED: dict[str, Any] = {key: value for key, value in OPTIONS.items() if key not in ("probe", "grouping")}
-# As `domains` in tests/test_training_domains.py: the domains of so small models are never alike.
+# Like `domains` in tests/test_training_domains.py: the domains of such small models are never merged.
 DOMAINS = {"specialise": 0.4, "alike": 9.0}
 
 
@@ -60,7 +60,7 @@ def test_it_is_tgr_with_one_group_and_the_mean_gradient(zoo: Zoo, run: Run, tmp_
     assert not any(folder.has(name) for name in (EMBEDDINGS, DISTANCE, GROUPING))
 
 
-def test_presets_differ_from_those_of_tgr_by_groups_and_regularisation_alone() -> None:
+def test_presets_differ_from_tgr_only_in_groups_and_regularisation() -> None:
     own, tgr = METHODS.get("zoo-distillation").presets, METHODS.get("tgr").presets
     assert own.keys() == tgr.keys() - {"published"}
     for name, preset in own.items():
@@ -128,7 +128,7 @@ def test_a_run_reuses_images_of_another_and_ends_as_if_it_had_not(
         ({"budget": {"images_per_class": 5}}, "budget"),
     ],
 )
-def test_images_that_the_run_would_not_have_recovered_are_refused(
+def test_images_recovered_with_other_options_are_refused(
     zoo: Zoo, run: Run, tmp_path: Path, changes: dict[str, Any], problem: str
 ) -> None:
     with raises(RunError, subject=str(run.path), problem=problem):
@@ -143,6 +143,6 @@ def distilled_from(zoo: Zoo, out: Path, other: Run, config: dict[str, Any]) -> R
 
 
 def test_images_that_were_deleted_are_recovered_again(tmp_path: Path) -> None:
-    zoo = untrained(tmp_path / "zoo")  # whose third model has its images deleted
+    zoo = untrained(tmp_path / "zoo")  # the images of its third model are deleted
     first = distilled(zoo, tmp_path / "first")
     assert content(distilled_from(zoo, tmp_path / "again", first, SHARED).path) == content(first.path)

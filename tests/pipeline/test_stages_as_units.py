@@ -1,4 +1,4 @@
-"""Judging and embedding as units of work, against the same in this process in one piece."""
+"""Judging and embedding as units of work, compared with the same in one piece in this process."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -52,7 +52,7 @@ def warm() -> Iterator[Executor]:
 
 
 def warmed(executor: Executor) -> Executor:
-    """One whose processes are there, so that short units go to them."""
+    """Executor whose processes are running, so that they get short units."""
     list(executor.map(abs, [-1, -2]))
     assert executor.is_warm
     return executor
@@ -73,11 +73,11 @@ def skill_in_one_piece(zoo: Zoo, bank: Bank) -> Tensor:
     skill = torch.full((len(zoo), len(zoo)), float("nan"), dtype=torch.float64)
     for judge, subjects in enumerate(partners_of(len(zoo), TRUST.partners, SEED)):
         for subject in subjects:
-            own = resident.places_of(subject)
-            places = own.start + first_of_each(resident.labels[own], TRUST.images_per_class)
+            own = resident.indices_of(subject)
+            indices = own.start + first_of_each(resident.labels[own], TRUST.images_per_class)
             with torch.no_grad():
-                found = teachers[judge].features(resident.pixels(places))
-            skill[subject, judge] = nearest_mean_skill(found, resident.labels[places])
+                found = teachers[judge].features(resident.pixels(indices))
+            skill[subject, judge] = nearest_mean_skill(found, resident.labels[indices])
     return skill
 
 
@@ -121,7 +121,7 @@ def test_models_are_embedded_as_in_one_piece_after_a_stop_too(
     probe = train_probe(resident, counts, PROBE_CONFIG, SEED)
     expected = []
     for index, name in enumerate(counts):
-        own = resident.places_of(index)
+        own = resident.indices_of(index)
         images, labels = resident.images[own], resident.labels[own]
         shown = evenly_of_each(labels, PROBE_CONFIG.fisher_images)
         expected.append(probe.embed(name, images[shown], labels[shown], PROBE_CONFIG))
@@ -151,7 +151,7 @@ def test_models_are_embedded_as_in_one_piece_after_a_stop_too(
     assert not (space.folder.path / PROBE).exists()
 
 
-def test_a_unit_names_its_models_by_what_they_are(zoo: Zoo, tmp_path: Path) -> None:
+def test_a_unit_names_its_models_by_their_contents(zoo: Zoo, tmp_path: Path) -> None:
     def opened_anew() -> list[str]:
         zoo.reference(zoo.contracts[0]).open()  # a process remembers one list
         return [contract.name for contract in reference.open()]
@@ -164,10 +164,10 @@ def test_a_unit_names_its_models_by_what_they_are(zoo: Zoo, tmp_path: Path) -> N
     assert opened_anew() == [first.name, second.name]
     teacher = own.teacher(first.name)
     own.remove([second.name])
-    with pytest.raises(ZooError, match=rf"model '{second.name}' of .* is gone since this work began; restore it"):
+    with pytest.raises(ZooError, match=f"{second.name}.* gone"):
         opened_anew()
     own.add(second.name, teacher.classifier, class_names=first.class_names, domain="other")
-    with pytest.raises(ZooError, match=rf"model '{second.name}' of .* has changed since this work began"):
+    with pytest.raises(ZooError, match=f"{second.name}.* changed"):
         reference.open()
     assert [contract.name for contract in own.reference(first).open()] == [first.name]
 

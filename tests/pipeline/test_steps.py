@@ -1,4 +1,4 @@
-"""Steps, checkpoints and stops of a learner that only counts."""
+"""Steps, checkpoints and stops of a learner that only counts its steps."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +58,7 @@ def learn(folder: Path, *, stop_after: int | None = None, seconds: float = 0.0) 
 
 @pytest.mark.parametrize("seconds", [0.0, 1e6])
 @pytest.mark.parametrize("stop_after", [1, 3, 4, 9, 10])
-def test_a_stop_keeps_the_step_that_it_comes_at(tmp_path: Path, stop_after: int, seconds: float) -> None:
+def test_a_stop_keeps_the_current_step(tmp_path: Path, stop_after: int, seconds: float) -> None:
     assert learn(tmp_path, stop_after=stop_after, seconds=seconds).done == list(range(1, stop_after + 1))
     again = learn(tmp_path)
     assert again.done == list(range(stop_after + 1, 11))
@@ -66,7 +66,7 @@ def test_a_stop_keeps_the_step_that_it_comes_at(tmp_path: Path, stop_after: int,
 
 
 @pytest.mark.parametrize(("seconds", "kept"), [(0.0, 8), (1e6, None)])
-def test_checkpoints_come_after_so_many_steps_if_enough_time_has_passed(
+def test_checkpoints_are_written_after_enough_steps_and_time(
     tmp_path: Path, seconds: float, kept: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Counter, "step", _failing_at_nine)

@@ -1,7 +1,7 @@
-"""What models say of each other's images: trust, domains, class identity."""
+"""Judgements of models on each other's images: trust, domains, class identity."""
 
 from metazoo.audit.class_conflicts import class_conflicts, joint_class_means
-from metazoo.audit.domains import kinds_of_images
+from metazoo.audit.domains import merge_domains
 from metazoo.audit.same_outputs import duplicate_groups
 from metazoo.audit.trust import Trust, nearest_mean_skill, partners_of, skill_on, trust_of
 
@@ -10,7 +10,7 @@ __all__ = [
     "class_conflicts",
     "duplicate_groups",
     "joint_class_means",
-    "kinds_of_images",
+    "merge_domains",
     "nearest_mean_skill",
     "partners_of",
     "skill_on",

@@ -1,4 +1,4 @@
-"""The bank of recovered images: immutable shards by teacher, generation and bucket."""
+"""Bank of recovered images: immutable shards by teacher, generation and bucket."""
 
 from metazoo.bank.bank import Bank
 from metazoo.bank.resident import ResidentBank, ResidentBanks, fitted

@@ -1,12 +1,13 @@
-"""The bank: every recovered image, stored once and never changed.
+"""Bank of recovered images on disk, which are stored once and never changed.
 
-    BANK/bank.json                                           the folder is a bank, and of which format version
+    BANK/bank.json                                           format version of the bank
     BANK/TEACHER/generation-0000.json                        index: hash, size, class counts and health of every shard
     BANK/TEACHER/generation-0000-bucket-0000.safetensors     `images` uint8, `labels` int64
 
-A shard counts once it stands in its index, which is written after it; a file that a killed process left before that is
-ignored and overwritten. A refresh appends a generation. Images that may not be kept are discarded, all of a teacher at
-once; the index stays and says so. There is one writer at a time: whoever holds the run folder.
+A shard is part of the bank once its index, which is written after it, contains it; other files, which killed processes
+may leave, are ignored and overwritten. New images of a teacher are a new generation. Images that may not be kept are
+discarded, all of a teacher at once; the index stays and records this. There is one writer at a time, the process that
+has locked the run folder.
 """
 
 import re
@@ -38,7 +39,7 @@ _INDEX = re.compile(r"generation-(\d{4,})\.json")
 
 
 class Bank:
-    """Recovered images of a zoo on disk. Make one with `create` or `open`."""
+    """Recovered images of a zoo on disk; see `create` and `open`."""
 
     def __init__(self, folder: Path, indices: dict[str, dict[int, GenerationIndex]]) -> None:
         self.folder = folder
@@ -46,31 +47,31 @@ class Bank:
 
     @classmethod
     def create(cls, folder: Path | str) -> "Bank":
-        """Make an empty bank; the folder may exist, for other things.
+        """Make an empty bank in a folder, which may exist and hold other files.
 
         Raises:
-            UsageError: there is a bank already.
+            UsageError: the folder holds a bank.
             ArtefactError: the folder cannot be written.
         """
         folder = Path(folder)
         if (folder / NAME).exists():
-            raise UsageError(f"{folder} is a bank already; open it, or choose another folder")
+            raise UsageError(folder, "already holds a bank", "open it, or choose another folder")
         write_json(folder / NAME, {"format": FORMAT, "format_version": FORMAT_VERSION})
         return cls(folder, {})
 
     @classmethod
     def open(cls, folder: Path | str, teachers: Collection[str] | None = None) -> "Bank":
-        """Read the indices, of `teachers` alone if any are named; images are read when they are asked for.
+        """Open a bank and read the indices of `teachers`, by default of all; images are read on access.
 
         Raises:
-            ArtefactError: no bank, one of another format version, or a damaged index, which is named.
+            ArtefactError: the folder holds no bank, the format version is not supported, or an index is damaged.
         """
         folder = Path(folder)
         if not (folder / NAME).exists():
-            raise ArtefactError(f"{folder} is not a bank of images, it has no {NAME}; recover images into it first")
+            raise ArtefactError(folder, f"not a bank of images, {NAME} is missing", "recover images into it first")
         content = read_json(folder / NAME)
         if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise ArtefactError(f"{folder / NAME} is not that of a bank; restore it or recover into another folder")
+            raise ArtefactError(folder / NAME, "does not describe a bank", "restore it or recover into another folder")
         check_version(folder / NAME, content)
         indices: dict[str, dict[int, GenerationIndex]] = {}
         folders = folder.glob("*/") if teachers is None else map(folder.joinpath, teachers)
@@ -82,35 +83,35 @@ class Bank:
 
     @classmethod
     def open_or_create(cls, folder: Path | str) -> "Bank":
-        """Open the bank in `folder`, or make one there; see `open` and `create`."""
+        """Open the bank in `folder`, or make an empty one; see `open` and `create`."""
         return cls.open(folder) if (Path(folder) / NAME).exists() else cls.create(folder)
 
     @property
     def teachers(self) -> tuple[str, ...]:
-        """Names of the teachers that have images, in alphabetical order."""
+        """Names of the teachers with images, in alphabetical order."""
         return tuple(sorted(self._indices))
 
     @property
     def total_bytes(self) -> int:
-        """Size of all shards of all generations that are still there."""
+        """Size of all shards that are not discarded."""
         generations = [index for indices in self._indices.values() for index in indices.values()]
         return sum(shard.bytes for index in generations if not index.discarded for shard in index.shards)
 
     def has(self, teacher: str, generation: int, bucket: int) -> bool:
-        """Whether this shard is stored."""
+        """Whether a shard is stored."""
         index = self._indices.get(teacher, {}).get(generation)
         return index is not None and index.find(bucket) is not None
 
     def is_discarded(self, teacher: str) -> bool:
-        """Whether images of this teacher were deleted."""
+        """Whether images of a teacher were deleted."""
         return any(index.discarded for index in self._indices.get(teacher, {}).values())
 
     def generations_of(self, teacher: str) -> tuple[int, ...]:
-        """The generations of one teacher's images, ascending; none if it has no image."""
+        """Generations of a teacher's images, ascending; empty for an unknown teacher."""
         return tuple(sorted(self._indices.get(teacher, {})))
 
     def shards_of(self, teacher: str, generation: int | None = None) -> tuple[Shard, ...]:
-        """What is known of each shard of a generation (the latest if None), in the order of the buckets.
+        """Descriptions of the shards of a generation (the latest if None), in the order of the buckets.
 
         Raises:
             UsageError: the bank has no such images.
@@ -118,7 +119,7 @@ class Bank:
         return self._index(teacher, generation).shards
 
     def made_with(self, teacher: str, generation: int | None = None) -> dict[str, Setting]:
-        """The settings that a generation (the latest if None) was made with.
+        """Options with which a generation (the latest if None) was made.
 
         Raises:
             UsageError: the bank has no such images.
@@ -133,22 +134,20 @@ class Bank:
 
         Raises:
             UsageError: the bank has no such images, or they were discarded.
-            ArtefactError: a shard is missing or has changed since it was written; it is named.
+            ArtefactError: a shard is missing or has changed since it was written.
         """
         index = self._index(teacher, generation)
         if index.discarded:
-            raise UsageError(
-                f"the images of {teacher!r} in {self.folder} were deleted after the run, as its contract asks; make "
-                "another run for what needs them"
-            )
+            problem = f"its images in {self.folder} were deleted after the run, as its contract requires"
+            raise UsageError(f"teacher {teacher!r}", problem, "train another run")
         parts = [self._read(index, shard) for shard in index.shards]
         return torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])
 
     def verify(self) -> None:
-        """Read every shard that is not discarded.
+        """Check every shard that is not discarded.
 
         Raises:
-            ArtefactError: names the first one that is missing or has changed.
+            ArtefactError: a shard is missing or has changed.
         """
         for teacher in self.teachers:
             for generation in self.generations_of(teacher):
@@ -167,27 +166,27 @@ class Bank:
         health: Mapping[str, float] | None = None,
         made_with: Mapping[str, Setting] | None = None,
     ) -> None:
-        """Store one bucket; when this returns it is on the disk, and if the process is killed before, it is not there.
+        """Store one bucket, whole or not at all; it is on the disk when this returns.
 
         Args:
-            teacher: a name fit for a folder: letters, digits, `.`, `_` and `-`, at most 100.
-            generation: 0 for the first images of a teacher, then counting up.
-            bucket: its number within the generation.
-            images: uint8 [n, 1 or 3, side, side]; side and channels are the same in all buckets of a generation.
-            labels: int64 [n], local classes of the teacher.
-            health: finite figures to keep beside the shard.
-            made_with: settings that must be the same for all buckets of a generation.
+            teacher: name of the teacher and of its folder, at most 100 letters, digits, `.`, `_` and `-`.
+            generation: number of the generation, counted from 0.
+            bucket: number of the bucket in the generation, counted from 0.
+            images: images, uint8 [n, 1 or 3, side, side]; all buckets of a generation have one side and channel count.
+            labels: local classes of the teacher, int64 [n].
+            health: finite figures to store with the shard.
+            made_with: options, equal for all buckets of a generation.
 
         Raises:
-            UsageError: the bucket is there already, the name is unfit, or the settings differ.
+            UsageError: the bucket exists, the name is not valid, or the options differ.
             DataError: images or labels do not fit.
-            ArtefactError: it cannot be written; the bank is as it was.
+            ArtefactError: the bucket cannot be written; the bank is unchanged.
         """
         self._check_name(teacher)
         if min(generation, bucket) < 0:
-            raise UsageError(f"generations and buckets count from 0, not {generation} and {bucket}")
-        place = f"bucket {bucket} of generation {generation} of {teacher}"
-        check_tensors(place, images, labels)
+            raise UsageError(f"teacher {teacher!r}", f"generation {generation} or bucket {bucket} is below 0")
+        subject = f"bucket {bucket} of generation {generation} of {teacher}"
+        check_tensors(subject, images, labels)
         index = self._indices.get(teacher, {}).get(generation) or GenerationIndex(
             teacher=teacher,
             generation=generation,
@@ -196,21 +195,21 @@ class Bank:
             made_with=dict(made_with or {}),
         )
         if index.find(bucket) is not None:
-            raise UsageError(f"{place} is in {self.folder} already and never changes; add another generation")
+            raise UsageError(subject, f"already in {self.folder}, where images never change", "add another generation")
         if index.made_with != dict(made_with or {}):
-            raise UsageError(f"{place} was made with other settings than its other buckets; add another generation")
+            raise UsageError(subject, "its options differ from those of the other buckets", "add another generation")
         if images.shape[1:] != (index.channels, index.side, index.side):
             expected = [len(images), index.channels, index.side, index.side]
-            raise DataError(f"{place}: images are {list(images.shape)}, must be {expected} as in its other buckets")
+            raise DataError(subject, f"images must be {expected} as in the other buckets, not {list(images.shape)}")
         path = self.path_of(teacher, generation, bucket)
         shard = write_shard(path, index, bucket, images, labels, health or {})
         self._commit(index.with_shard(shard))
 
     def discard(self, teacher: str) -> None:
-        """Delete all images of a teacher; what else is known of them stays. It may be called again, as after a kill.
+        """Delete all images of a teacher, but keep their indices. After an interruption it can be called again.
 
         Raises:
-            ArtefactError: an index cannot be written or a shard not be deleted.
+            ArtefactError: an index cannot be written or a shard cannot be deleted.
         """
         for index in list(self._indices.get(teacher, {}).values()):
             if not index.discarded:
@@ -219,30 +218,32 @@ class Bank:
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
-                raise ArtefactError(f"cannot delete {path}: {error.strerror}; delete it yourself") from error
+                raise ArtefactError(path, f"cannot be deleted: {error.strerror}", "delete it yourself") from error
 
     def _commit(self, index: GenerationIndex) -> None:
         write_index(self.folder / index.teacher / f"generation-{index.generation:04d}.json", index)
         self._indices.setdefault(index.teacher, {})[index.generation] = index
 
     def path_of(self, teacher: str, generation: int, bucket: int) -> Path:
-        """Where a shard lies, or would."""
+        """Path of a shard, which need not exist."""
         return self.folder / teacher / f"generation-{generation:04d}-bucket-{bucket:04d}.safetensors"
 
     def _check_name(self, teacher: str) -> None:
         if not _TEACHER.fullmatch(teacher):
-            raise UsageError(f"a teacher cannot be called {teacher!r}; use letters, digits, '.', '_' and '-'")
+            raise UsageError(f"teacher {teacher!r}", "not a valid name", "use letters, digits, '.', '_' and '-'")
         if teacher in self._indices:
             return
         twin = next((name for name in self._indices if name.lower() == teacher.lower()), None)
-        if twin is not None:  # one folder, where the file system does not tell them apart
-            raise UsageError(f"teachers {twin!r} and {teacher!r} differ in upper and lower case only; rename one")
+        if twin is not None:  # one folder on some file systems
+            raise UsageError(
+                f"teacher {teacher!r}", f"differs from {twin!r} only in upper and lower case", "rename one"
+            )
 
     def _index(self, teacher: str, generation: int | None) -> GenerationIndex:
         indices = self._indices.get(teacher, {})
         if not indices or generation not in (None, *indices):
-            subject = f"generation {generation} of {teacher!r}" if indices else f"{teacher!r}"
-            raise UsageError(f"{self.folder} has no images of {subject}; recover them first")
+            missing = f"generation {generation} of {teacher!r}" if indices else f"{teacher!r}"
+            raise UsageError(self.folder, f"has no images of {missing}", "recover them first")
         return indices[max(indices) if generation is None else generation]
 
     def _read(self, index: GenerationIndex, shard: Shard) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""A picture of what was recovered from one teacher, for people to look at."""
+"""Contact sheet of the images recovered from one teacher."""
 
 import io
 import re
@@ -22,7 +22,7 @@ _MARGIN, _GAP, _LABEL_WIDTH = 24, 6, 190
 _TITLE_SIZE, _TEXT_SIZE, _LINE = 20, 14, 18
 _LEAST_CELL, _LARGEST_CELL = 72, 96
 _MOST_LINES = 3
-# Joiner of emoji and selector of their coloured form, which have no shape of their own.
+# Joiner of emoji and selector of their coloured form, which have no glyphs.
 _JOINERS = "\u200d\ufe0f"
 
 
@@ -37,27 +37,29 @@ def contact_sheet(
     images_per_class: int = 10,
     most_classes: int = 24,
 ) -> None:
-    """Write a PNG with one row a class: its name, then its first images, enlarged without smoothing.
+    """Write a PNG with one row per class: its name, then its first images, enlarged without smoothing.
 
     Args:
-        path: the file to write, atomically.
-        images: uint8 [n, 1 or 3, side, side].
-        labels: int64 [n], indices into `class_names`.
-        class_names: in the order of the labels.
-        title: at the top, such as the teacher's name.
-        note: a line under it.
+        path: file to write, atomically.
+        images: images, uint8 [n, 1 or 3, side, side].
+        labels: indices into `class_names`, int64 [n].
+        class_names: names of the classes.
+        title: heading, such as the name of the teacher.
+        note: line under the heading.
         images_per_class: most images in a row.
-        most_classes: most rows, which bounds the size of the sheet; a line says how many classes are left out.
+        most_classes: most rows, which bounds the size of the sheet; a line tells the number of further classes.
 
     Raises:
-        DataError: no image, or images and labels do not fit.
+        DataError: there are no images, or images, labels and names do not fit.
         ArtefactError: the file cannot be written.
     """
     if images.dim() != 4 or not len(images) or images.shape[1] not in (1, 3) or labels.shape != images.shape[:1]:
-        raise DataError(f"a contact sheet needs images [n, 1 or 3, side, side] and n labels, not {list(images.shape)}")
+        problem = f"images must be [n, 1 or 3, side, side] with n labels, not {list(images.shape)}"
+        raise DataError("contact sheet", problem)
     present: list[int] = labels.unique().tolist()
     if not 0 <= present[0] <= present[-1] < len(class_names):
-        raise DataError(f"labels run from {present[0]} to {present[-1]}, but there are {len(class_names)} class names")
+        problem = f"labels from {present[0]} to {present[-1]} do not fit {len(class_names)} class names"
+        raise DataError("contact sheet", problem)
     rows = [torch.nonzero(labels == label).flatten()[:images_per_class] for label in present[:most_classes]]
     cell = _cell_side(images.shape[-1])
     columns = max(len(row) for row in rows)
@@ -92,7 +94,7 @@ def contact_sheet(
 
 
 def _cell_side(side: int) -> int:
-    """Whole multiples of small images, so that pixels stay squares of one size."""
+    """Side of a cell: a whole multiple of the side of small images, so that all pixels are squares of one size."""
     return side * -(-_LEAST_CELL // side) if side <= _LARGEST_CELL else _LARGEST_CELL
 
 
@@ -134,7 +136,7 @@ def _clipped(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 
 
 def _shown(text: str) -> str:
-    """The text with emoji that the font lacks as `[fox face]`, and other characters that it lacks as escapes."""
+    """Replace emoji that the font lacks by names such as `[fox face]`, and other missing characters by escapes."""
     known = _characters()
     return "".join(c if ord(c) in known and c.isprintable() else _named(c) for c in text[:300])
 
@@ -160,5 +162,5 @@ def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
 def _font_file(name: str) -> Path:
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
     if not path.is_file():
-        raise DataError(f"the font {path} is missing; install matplotlib again, it brings the fonts")
+        raise DataError(path, "the font is missing", "reinstall matplotlib, which contains the fonts")
     return path

@@ -1,4 +1,4 @@
-"""A bank at one size, as learning draws from it: in memory, or on the disk if there are too many images."""
+"""Bank of images at one size, from which learning draws: in memory, or on disk if there are many images."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,15 +17,15 @@ _MOST_BYTES = 128_000_000
 
 @dataclass(frozen=True, eq=False)
 class ResidentBank:
-    """The latest images of some teachers, one teacher after the other.
+    """Latest images of some teachers, teacher by teacher.
 
     Attributes:
-        names: of the teachers.
-        images: uint8 [n, 3, side, side], on the device of `to`; grey images are repeated, other sizes resized
-            (bilinear, antialiased). More than 128 MB are mapped from a file as long as they are on the CPU.
-        labels: int64 [n], local classes of each image's teacher; on the CPU, where images are drawn.
-        starts: where each teacher's images begin, and the end: len(names) + 1 numbers.
-        folder: where what is too large for the memory may wait, in files without a name; None: in memory.
+        names: names of the teachers.
+        images: images, uint8 [n, 3, side, side], on the device of `to`; grey images are repeated, other sizes resized
+            (bilinear, antialiased). On the CPU, more than 128 MB are mapped from a file.
+        labels: local classes of the images, int64 [n], on the CPU, where images are drawn.
+        starts: index of the first image of each teacher, and the number of images: len(names) + 1 numbers.
+        folder: folder for unnamed files with data too large for the memory; None keeps everything in memory.
     """
 
     names: tuple[str, ...]
@@ -39,8 +39,8 @@ class ResidentBank:
         """Read the latest generation of every teacher in `names`.
 
         Raises:
-            UsageError: the bank has no images of one.
-            ArtefactError: a shard is missing or has changed; it is named. Or the disk is full.
+            UsageError: the bank has no images of a teacher.
+            ArtefactError: a shard is missing or has changed, or the disk is full.
         """
         labels, starts = [], [0]
 
@@ -57,36 +57,39 @@ class ResidentBank:
         return cls(tuple(names), images, torch.cat(labels), tuple(starts), bank.folder)
 
     def to(self, device: str | torch.device) -> "ResidentBank":
-        """The same bank with its images on `device`."""
+        """Bank with the images on `device`."""
         return replace(self, images=self.images.to(device))
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def places_of(self, teacher: int) -> slice:
-        """Where the images of the teacher with this index lie."""
+    def indices_of(self, teacher: int) -> slice:
+        """Indices of the images of a teacher, given by its index."""
         return slice(self.starts[teacher], self.starts[teacher + 1])
 
     def draw(self, owners: Tensor, random: torch.Generator) -> Tensor:
-        """A uniform place (int64 [n]) among the images of each owner (indices of teachers, int64 [n])."""
+        """Draw an image of each owner uniformly: indices, int64 [n], for indices of teachers, int64 [n]."""
         starts = torch.tensor(self.starts)
         counts = (starts[1:] - starts[:-1])[owners]
         return starts[owners] + (torch.rand(len(owners), generator=random, dtype=torch.float64) * counts).long()
 
-    def pixels(self, places: Tensor) -> Tensor:
-        """The images at `places` as float [n, 3, side, side] in [0, 1]."""
-        return self.images[places].float() / 255
+    def pixels(self, indices: Tensor) -> Tensor:
+        """Images at `indices` as float [n, 3, side, side] in [0, 1]."""
+        return self.images[indices].float() / 255
 
-    def in_parts(self, places: Tensor) -> tuple[Tensor, ...]:
-        """`places` (int64 [n]) by as many as a network that does not learn is shown together."""
-        return places.split(images_at_once(self.images.device, self.images.shape[-1]))
+    def in_parts(self, indices: Tensor) -> tuple[Tensor, ...]:
+        """Split `indices` (int64 [n]) into batches for inference."""
+        return indices.split(images_at_once(self.images.device, self.images.shape[-1]))
 
 
 class ResidentBanks:
-    """A bank at the sizes that stages ask for, one after the other.
+    """Cache of one `ResidentBank`, which consecutive stages share.
 
-    It is read and checked anew where one asks for another size or other teachers than the one before, so that stages
-    in a row share what is in memory, and there is never more than one of them there, on `device`.
+    It is read and checked again only if a stage needs another size or other teachers than the stage before.
+
+    Args:
+        bank: bank of recovered images.
+        device: device of the images.
     """
 
     def __init__(self, bank: Bank, device: str | torch.device = "cpu") -> None:
@@ -94,15 +97,15 @@ class ResidentBanks:
         self._held: tuple[int, ResidentBank] | None = None
 
     def at(self, side: int, names: Sequence[str]) -> ResidentBank:
-        """As `ResidentBank.load`."""
+        """Bank of the teachers `names` at `side` pixels; see `ResidentBank.load`."""
         if self._held is None or (self._held[0], self._held[1].names) != (side, tuple(names)):
-            self._held = None  # the former one must not be held while the next one is read
+            self._held = None  # two of them must not be in memory at once
             self._held = side, ResidentBank.load(self.bank, names, side).to(self._device)
         return self._held[1]
 
 
 def fitted(images: Tensor, side: int) -> Tensor:
-    """uint8 images [n, 1 or 3, s, s] as [n, 3, side, side]: grey repeated, resized (bilinear, antialiased)."""
+    """Resize uint8 images [n, 1 or 3, s, s] to [n, 3, side, side] (bilinear, antialiased); grey is repeated."""
     images = images.expand(-1, 3, -1, -1)
     if images.shape[-1] == side:
         return images

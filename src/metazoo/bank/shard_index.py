@@ -1,12 +1,12 @@
-"""The index of one generation of one teacher's images: which shards there are, and what is known of each.
+"""Index of one generation of a teacher's images, which describes its shards.
 
-There is one index a teacher and generation, rather than one for the bank, for two reasons. A commit rewrites the index
-it belongs to, so with a single one the bytes written would grow with the square of the zoo (1000 teachers of 13 shards:
-13,000 commits of a file of megabytes). And nothing that belongs to a finished generation is ever written again.
+There is one index per teacher and generation, not one per bank, for two reasons. A commit rewrites its index, so with a
+single index the bytes written would grow with the square of the zoo (1000 teachers of 13 shards: 13,000 commits of a
+file of megabytes). And files of a finished generation are never written again.
 
-An index has no hash in a manifest: it changes with every bucket, and all that a run goes on from is checked against
-something else, the images and their classes against the shards, whose hashes it holds, and the settings against those
-of the run. The health figures alone are not; the run copies them into `recovery.json`, which has a hash.
+No manifest has the hash of an index, since it changes with every bucket. The index has the hashes of the shards, and
+its options are compared with those of the run. Only the health figures are not checked; the run copies them into
+`recovery.json`, which has a hash.
 """
 
 from collections.abc import Mapping
@@ -24,25 +24,26 @@ from metazoo.storage.validation import check_format_version, first_problem
 
 FORMAT = "metazoo-images"
 FORMAT_VERSION = 1
+_REMEDY = "restore it or recover again"
 
 Setting = bool | int | float | str
 
 
 class Shard(BaseModel):
-    """One stored bucket of images. Nothing of it ever changes."""
+    """Description of one stored bucket of images, which never changes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     bucket: int = Field(ge=0)
     images: int = Field(ge=1, description="number of images")
-    class_counts: dict[int, int] = Field(description="images of every local class that occurs")
-    health: dict[str, float] = Field(description="figures of whoever made the images")
+    class_counts: dict[int, int] = Field(description="numbers of images by local class, without zeros")
+    health: dict[str, float] = Field(description="figures on the quality of the images")
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     bytes: int = Field(ge=1, description="size of the file")
 
 
 class GenerationIndex(BaseModel):
-    """The shards of one generation, in the order of their buckets."""
+    """Descriptions of the shards of one generation, in the order of their buckets."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,31 +53,31 @@ class GenerationIndex(BaseModel):
     generation: int = Field(ge=0)
     channels: Literal[1, 3]
     side: int = Field(ge=1, description="height and width of every image in pixels")
-    made_with: dict[str, Setting] = Field(description="settings that all shards have in common")
+    made_with: dict[str, Setting] = Field(description="options with which all shards were made")
     shards: tuple[Shard, ...] = ()
-    discarded: bool = Field(default=False, description="whether the images were deleted, all of them")
+    discarded: bool = Field(default=False, description="whether all images were deleted")
 
     def find(self, bucket: int) -> Shard | None:
-        """The shard of `bucket`, if there is one."""
+        """Shard of `bucket`, or None."""
         return next((shard for shard in self.shards if shard.bucket == bucket), None)
 
     def with_shard(self, shard: Shard) -> "GenerationIndex":
-        """The index with one shard more."""
+        """Index with one shard added."""
         shards = sorted((*self.shards, shard), key=lambda entry: entry.bucket)
         return self.model_copy(update={"shards": tuple(shards)})
 
 
 def write_index(path: Path, index: GenerationIndex) -> None:
     """Write an index; see `write_json`."""
-    # Left out as long as the images are there, as in banks that are older than it.
+    # False is omitted, as in older banks.
     write_json(path, index.model_dump(mode="json", exclude=set() if index.discarded else {"discarded"}))
 
 
 def check_version(path: Path, content: dict[str, Any]) -> None:
-    """Refuse the JSON object `content` of `path` if it is of another format version.
+    """Check the format version of the JSON object `content` of `path`.
 
     Raises:
-        ArtefactError: it is.
+        ArtefactError: the format version is not supported.
     """
     check_format_version(path, content.get("format_version"), FORMAT_VERSION)
 
@@ -85,7 +86,7 @@ def read_index(path: Path, teacher: str, generation: int) -> GenerationIndex:
     """Read the index of `generation` of `teacher`.
 
     Raises:
-        ArtefactError: it is damaged, of another format version, or of another teacher or generation.
+        ArtefactError: the index is damaged, of another format version, or of another teacher or generation.
     """
     content = read_json(path)
     if isinstance(content, dict) and content.get("format") == FORMAT:
@@ -93,22 +94,20 @@ def read_index(path: Path, teacher: str, generation: int) -> GenerationIndex:
     try:
         index = GenerationIndex.model_validate(content)
     except ValidationError as error:
-        raise ArtefactError(
-            f"{path} is not an index of recovered images ({first_problem(error)}); restore it or recover again"
-        ) from error
+        problem = f"not an index of recovered images: {first_problem(error)}"
+        raise ArtefactError(path, problem, _REMEDY) from error
     if (index.teacher, index.generation) != (teacher, generation):
-        raise ArtefactError(
-            f"{path} is the index of generation {index.generation} of {index.teacher!r}; restore it or recover again"
-        )
+        problem = f"the index of generation {index.generation} of {index.teacher!r}"
+        raise ArtefactError(path, problem, _REMEDY)
     if len({shard.bucket for shard in index.shards}) < len(index.shards):
-        raise ArtefactError(f"{path} names a bucket twice; restore it or recover again")
+        raise ArtefactError(path, "contains a bucket twice", _REMEDY)
     return index
 
 
 def write_shard(
     path: Path, index: GenerationIndex, bucket: int, images: Tensor, labels: Tensor, health: Mapping[str, float]
 ) -> Shard:
-    """Store a bucket that `check_tensors` has passed, and say what its index must know; see `write_tensors`."""
+    """Store a bucket that `check_tensors` accepts, and return its description for the index; see `write_tensors`."""
     metadata = {"format": FORMAT, "format_version": str(FORMAT_VERSION)}
     metadata |= {"teacher": index.teacher, "generation": str(index.generation), "bucket": str(bucket)}
     sha256 = write_tensors(path, {"images": images, "labels": labels}, metadata)
@@ -123,10 +122,10 @@ def write_shard(
 
 
 def read_shard(path: Path, index: GenerationIndex, shard: Shard) -> tuple[Tensor, Tensor]:
-    """The images and labels of a shard, of which the index says so much.
+    """Read the images and labels of a shard, and check them against its index.
 
     Raises:
-        ArtefactError: the file is missing, has changed since it was written, or does not fit its index.
+        ArtefactError: the file is missing, has changed since it was written, or does not match its index.
     """
     tensors = read_tensors(path, shard.sha256)
     images, labels = tensors.get("images"), tensors.get("labels")
@@ -138,7 +137,7 @@ def read_shard(path: Path, index: GenerationIndex, shard: Shard) -> tuple[Tensor
         or labels.shape != shape[:1]
         or _class_counts(labels) != shard.class_counts
     ):
-        raise ArtefactError(f"{path} does not hold what its index says; recover again into another folder")
+        raise ArtefactError(path, "does not match its index", "recover again into another folder")
     return images, labels
 
 
@@ -147,15 +146,16 @@ def _class_counts(labels: Tensor) -> dict[int, int]:
     return dict(zip(present.tolist(), counts.tolist(), strict=True))
 
 
-def check_tensors(place: str, images: Tensor, labels: Tensor) -> None:
-    """Refuse what is no bucket of images.
+def check_tensors(subject: str, images: Tensor, labels: Tensor) -> None:
+    """Check shapes, types and values of a bucket of images, which errors call `subject`.
 
     Raises:
-        DataError: images or labels do not fit; `place` is named.
+        DataError: images or labels do not fit.
     """
     shape = images.shape
     fits = images.dtype == torch.uint8 and len(shape) == 4 and shape[1] in (1, 3) and shape[2] == shape[3]
     if not fits or min(shape) == 0:
-        raise DataError(f"{place}: images must be uint8 [n, 1 or 3, side, side], not {images.dtype} {list(shape)}")
+        problem = f"images must be uint8 [n, 1 or 3, side, side], not {images.dtype} {list(shape)}"
+        raise DataError(subject, problem)
     if labels.dtype != torch.int64 or labels.shape != shape[:1] or bool((labels < 0).any()):
-        raise DataError(f"{place}: labels must be int64 [{shape[0]}], all at least 0")
+        raise DataError(subject, f"labels must be int64 [{shape[0]}], all at least 0")

@@ -1,1 +1,1 @@
-"""The meta-model, its learners, heads, regularisers and losses."""
+"""Training of the meta-model: learners, losses, regularisers and update rules."""

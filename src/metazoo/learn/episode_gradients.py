@@ -1,4 +1,4 @@
-"""Gradients of batches of episodes with respect to the parameters that all of them start from."""
+"""Gradients of batches of episodes with respect to the common initial parameters."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from metazoo.learn.regularisers import Parameters
 
 @dataclass(frozen=True, eq=False)
 class BatchOfEpisodes:
-    """The gradient of the sum of the episodes' query losses, and means over them of loss and accuracy."""
+    """Gradient of the sum of the episodes' query losses, and mean loss and accuracy."""
 
     gradient: Parameters
     loss: Tensor
@@ -25,18 +25,18 @@ class BatchOfEpisodes:
 
 @final
 class EpisodeGradients:
-    """Gradients of batches of episodes; no thread keeps more than one episode's graph alive.
+    """Gradients of batches of episodes. No thread keeps more than one episode's graph in memory.
 
-    On a GPU the hundreds of launches of an episode are recorded, for each shape of episodes, and played back.
+    On a GPU the hundreds of kernel launches of an episode are recorded once for each shape of episodes and played back.
 
     Attributes:
         model: classifier that the learner adapts.
 
     Args:
-        learner: way to learn an episode.
+        learner: learner of an episode.
         model: classifier that the learner adapts.
-        parameters: parameters of the model, at whose present values the gradient is taken; they may change in place.
-        threads: worker threads that share the episodes of a batch; on a GPU the calling thread alone, which can record.
+        parameters: parameters of the model; their values at the time of a call count.
+        threads: worker threads that share the episodes of a batch; on a GPU only the calling thread, which can record.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class EpisodeGradients:
         self._repeated: dict[int, Repeated[tuple[Tensor, Tensor]]] = {}
 
     def __call__(self, episodes: Sequence[EpisodeImages]) -> BatchOfEpisodes:
-        """The gradient of `episodes`, which overwrites that of the batch before; all have the same shapes."""
+        """Gradient of `episodes` of equal shapes, in tensors that the next call overwrites."""
         for part in self._total.values():
             part.zero_()
         found = self._by_threads(episodes) if self._threads.count > 1 else self._in_turn(episodes)
@@ -71,7 +71,7 @@ class EpisodeGradients:
             yield loss.clone(), accuracy.clone()
 
     def _repeatedly(self, episode: EpisodeImages) -> tuple[Tensor, Tensor]:
-        """Loss and accuracy of one episode, whose gradient is added."""
+        """Loss and accuracy of one episode, after adding its gradient to the total."""
         ways = episode.ways
         if ways not in self._repeated:
 

@@ -1,4 +1,4 @@
-"""Memory that episodes are drawn from: for every class a ring of the images recovered last."""
+"""Memory from which episodes are drawn: for every class a ring of the images recovered last."""
 
 from collections.abc import Mapping
 from typing import final
@@ -14,17 +14,17 @@ _ATTEMPTS = 100
 
 @final
 class EpisodeMemory:
-    """Class-labelled recovered images, as TGR (ICML 2024) keeps them between meta-iterations.
+    """Class-labelled recovered images, which TGR (ICML 2024) keeps between meta-iterations.
 
-    A class has `slots` slots; one insertion replaces the next slot of every class in it. The published code keeps the
-    slots as folders of PNG files, listed and decoded anew for every episode; here they are uint8 tensors.
+    A class has `slots` slots; an insertion replaces the next slot of every class in it. The published code keeps the
+    slots as folders of PNG files, which it decodes for every episode; here they are uint8 tensors.
 
     Args:
         identities: number of classes.
-        slots: number of insertions remembered of each class.
-        conflicts: pairs of classes that may not meet in one episode because they may be the same, bool [identities,
-            identities], symmetric; None if every class is known.
-        device: device of the images and of the episodes drawn.
+        slots: number of insertions kept per class.
+        conflicts: pairs of classes that may be equal and must not be in one episode, bool [identities, identities],
+            symmetric; None if there are none.
+        device: device of the images and of the episodes.
     """
 
     def __init__(
@@ -47,20 +47,20 @@ class EpisodeMemory:
             self._next[identity] = (slot + 1) % self._slots
 
     def counts(self) -> Tensor:
-        """Stored images of every class, int64 [identities]."""
+        """Numbers of stored images, int64 [identities]."""
         return torch.tensor([sum(map(len, ring)) for ring in self._rings])
 
     def holds(self, ways: int, images_per_class: int) -> bool:
-        """Whether there are `ways` classes that may meet, with `images_per_class` images each."""
+        """Whether there are `ways` classes without conflict that have `images_per_class` images each."""
         return self._draw_classes(ways, images_per_class, torch.Generator().manual_seed(0)) is not None
 
     def images(self, count: int, random: torch.Generator) -> Tensor:
-        """Up to `count` different images of any classes, float [n, 3, side, side] in [0, 1]."""
+        """At most `count` different images of any classes, float [n, 3, side, side] in [0, 1]."""
         stored = torch.cat([images for ring in self._rings for images in ring])
         return stored[torch.randperm(len(stored), generator=random)[:count]].float() / 255
 
     def draw(self, ways: int, shots: int, queries: int, random: torch.Generator) -> EpisodeImages:
-        """Draw an episode: classes uniformly among those with enough images, then distinct images of each uniformly.
+        """Draw an episode: classes uniformly among those with enough images, then distinct images of each class.
 
         Raises:
             DataError: too few classes have enough images, or too many of them conflict.
@@ -68,9 +68,10 @@ class EpisodeMemory:
         chosen = self._draw_classes(ways, shots + queries, random)
         if chosen is None:
             raise DataError(
-                f"the memory of recovered images has no {ways} classes of {shots + queries} images that can be told "
-                "apart; recover more images a class, or lower meta_model.ways, learning.replay.shots or "
-                "learning.replay.queries"
+                "memory of recovered images",
+                f"no {ways} classes that are known to differ have {shots + queries} images each",
+                "recover more images per class, or lower meta_model.ways, learning.replay.shots or "
+                "learning.replay.queries",
             )
         support, query = [], []
         for identity in chosen:
@@ -107,14 +108,14 @@ class EpisodeMemory:
         return tensors | {"memory.next": torch.tensor(self._next)}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Resume from `state`; tensors of other names are ignored.
+        """Resume from `state`; other tensors are ignored.
 
         Raises:
-            DataError: the tensors are not a state of a memory of as many classes.
+            DataError: the tensors are not a state of a memory of this number of classes.
         """
         following = tensors.get("memory.next")
         if following is None or following.shape != (len(self._rings),):
-            raise DataError("the checkpoint does not fit the memory of recovered images; start the run again")
+            raise DataError("checkpoint", "does not fit the memory of recovered images", "start the run again")
         self._next = following.tolist()
         for identity in range(len(self._rings)):
             slots = (tensors.get(f"memory.{identity}.{slot}") for slot in range(self._slots))

@@ -1,4 +1,4 @@
-"""Learning from groups of teachers: the student and its steps."""
+"""Learning from groups of teachers: student and learner."""
 
 import copy
 import math
@@ -17,12 +17,12 @@ from metazoo.execution.randomness import generator, seed_of
 from metazoo.execution.repeat import Repeated
 from metazoo.execution.threads import CALLING_THREAD, ThreadCopies, WorkerThreads
 from metazoo.features.batch_norm import batch_statistics, calibrate_statistics
+from metazoo.learn.augmented_images import AugmentedImages, Targets, add_teacher_outputs, draw_augmented_images
 from metazoo.learn.learning_config import LearningConfig
 from metazoo.learn.losses import distillation_loss, joint_feature_loss, relational_loss, zoo_cosines
 from metazoo.learn.meta_optimiser import GROUPING, REGULARISER, MetaOptimiser, of_prefix, with_prefix
 from metazoo.learn.regularisers import Direction, Loss, MeanGradient, Parameters, Regulariser
 from metazoo.learn.update_rules import MemberStep, UpdateRule, build_update
-from metazoo.learn.views import Targets, Views, draw_views, judge_views
 from metazoo.models import ClassifierSpec, build_classifier
 from metazoo.taskspace import FixedGrouping, Grouping, Partition, draw_members
 
@@ -33,7 +33,7 @@ Groups = Sequence[Sequence[int]]
 class Student(nn.Module):
     """A classifier whose features are mapped linearly to every teacher's features and logits.
 
-    The two maps exist only while learning; the meta-model is `classifier`, whose own head is not trained.
+    The two maps are used only while learning; the meta-model is `classifier`, whose own head is not trained.
 
     Args:
         spec: architecture and input of the meta-model.
@@ -56,12 +56,12 @@ class Student(nn.Module):
         self.to_logits = _linear(size, sum(class_counts), random)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Own features [n, d] of `images` in [0, 1], predicted joint features [n, sum of sizes] and all logits."""
+        """Compute features [n, d], predicted joint features [n, sum of sizes] and logits of `images` in [0, 1]."""
         features = self.classifier.features(images)
         return features, self.to_features(features), self.to_logits(features)
 
     def part(self, teachers: Sequence[int]) -> "Student":
-        """Copy for the teachers of some indices: the same classifier, and their rows of both maps."""
+        """Copy the student for some teachers, with the classifier and the rows of these teachers in both maps."""
         copied = copy.deepcopy(self).requires_grad_(True).train()
         copied.feature_sizes = tuple(self.feature_sizes[teacher] for teacher in teachers)
         copied.class_counts = tuple(self.class_counts[teacher] for teacher in teachers)
@@ -70,7 +70,7 @@ class Student(nn.Module):
         return copied
 
     def trained_parameters(self) -> dict[str, Tensor]:
-        """Parameters by name, except those of the classifier's own head; the tensors themselves."""
+        """Parameters by name, without those of the classifier's own head; not copies."""
         return {
             name: parameter
             for name, parameter in self.named_parameters()
@@ -79,7 +79,7 @@ class Student(nn.Module):
 
 
 def _linear(inputs: int, outputs: int, random: torch.Generator) -> nn.Linear:
-    layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")  # torch's own generator is left alone
+    layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")  # draws no random numbers
     bound = inputs**-0.5
     for parameter in (layer.weight, layer.bias):
         nn.init.uniform_(parameter, -bound, bound, generator=random)
@@ -87,7 +87,7 @@ def _linear(inputs: int, outputs: int, random: torch.Generator) -> nn.Linear:
 
 
 def _rows(layer: nn.Linear, sizes: Sequence[int], teachers: Sequence[int]) -> nn.Linear:
-    """Copy of the rows of a linear map that belong to some teachers; `sizes` are the numbers of rows of all."""
+    """Copy the rows of some teachers in a linear map; `sizes` are the numbers of rows of all teachers."""
     weights, biases = layer.weight.split(list(sizes)), layer.bias.split(list(sizes))
     copied = nn.Linear(layer.in_features, sum(sizes[teacher] for teacher in teachers), device="meta")
     copied.weight = nn.Parameter(torch.cat([weights[teacher] for teacher in teachers]).detach())
@@ -95,13 +95,13 @@ def _rows(layer: nn.Linear, sizes: Sequence[int], teachers: Sequence[int]) -> nn
     return copied
 
 
-_CALIBRATION_VIEWS, _CALIBRATION_BATCH = 4096, 256
+_CALIBRATION_IMAGES, _CALIBRATION_BATCH = 4096, 256
 _MIXED_GROUPS = "views.groups"
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """Figures of one step; tensors of no dimension, so that only reading them waits for the device."""
+    """Figures of one step, as tensors without dimensions, so that only reading them waits for the device."""
 
     step: int
     loss: Tensor
@@ -113,25 +113,24 @@ class StepReport:
 
 @final
 class GroupLearner:
-    """A student and its optimiser, step by step.
+    """Learner that trains a student in steps on groups of teachers.
 
-    Every step draws from a generator of its own and every pool of views from another, so the state is the parameters,
-    the optimiser's moments, the number of steps done, and what regulariser and grouping keep; see `state` and
-    `restore`.
+    Every step and every pool of augmented images has a generator of its own, so the state consists of parameters,
+    moments of the optimiser, number of steps done, and states of regulariser and grouping; see `state` and `restore`.
 
     Args:
-        student: network that is trained in place.
-        bank: recovered images at the student's input size.
-        grouping: groups of the teachers that steps learn from.
-        targets: teacher outputs; see `views.Targets`.
+        student: network to train.
+        bank: recovered images at the input size of the student.
+        grouping: groups of the teachers.
+        targets: function from images to teacher outputs.
         config: options of the learning.
         seed: seed of the run.
-        weights: weights of the teachers in the draw of members and in what is reproduced, above 0, float32 [teachers];
-            None if all count alike.
-        regulariser: regulariser of this learner alone; None: that of the config.
-        update: rule by which a step moves the parameters; None: that of the config.
+        weights: weights of the teachers in the draw of members and in the losses, above 0, float32 [teachers]; None if
+            all count alike.
+        regulariser: regulariser; None: the regulariser of the config.
+        update: rule by which a step moves the parameters; None: the rule of the config.
         threads: worker threads that share the members of a step.
-        check: function that is called now and then while views are drawn, and may raise.
+        check: function that is called repeatedly while a pool is made, and may raise.
     """
 
     def __init__(
@@ -159,8 +158,8 @@ class GroupLearner:
         self._update = update or build_update(config.update, config.teachers_per_update)
         self._parameters = student.trained_parameters()
         self._optimiser = MetaOptimiser(self._parameters, config.learning_rate)
-        self._views: tuple[int, Views, list[Tensor]] | None = None
-        self._mixed: tuple[int, Groups] | None = None  # number of the pool of views, and groups that it mixes within
+        self._pool: tuple[int, AugmentedImages, list[Tensor]] | None = None
+        self._mixed: tuple[int, Groups] | None = None  # number of the pool, and groups that it mixes within
         self._directed: dict[Regulariser, Repeated[Direction]] = {}
 
     def step(self) -> StepReport:
@@ -173,7 +172,7 @@ class GroupLearner:
         random = generator(self._seed, "learn", "step", self.steps_done)
         partition = self._grouping.draw(self.steps_done, random)
         number, members = draw_members(partition, config.teachers_per_step, random, weights=self._draw_weights)
-        views, by_owner = self._current_views(partition)
+        pool, by_owner = self._current_pool(partition)
         size = max(2, config.batch_size // len(members))
         indices = torch.stack([_some(by_owner[member], size, random) for member in members])
         regulariser = self._regulariser if config.regularisation.is_due(self.steps_done + 1) else self._mean
@@ -185,8 +184,8 @@ class GroupLearner:
         rate = config.learning_rate * self._schedule()
         step = MemberStep(
             members,
-            lambda positions: self._direct(regulariser, views, indices[list(positions)], held_out),
-            lambda: self._losses(views, indices),
+            lambda positions: self._direct(regulariser, pool, indices[list(positions)], held_out),
+            lambda: self._losses(pool, indices),
             self._optimiser,
             learning_rate=rate,
             grouping=self._grouping,
@@ -195,36 +194,36 @@ class GroupLearner:
         self.steps_done += 1
         return StepReport(self.steps_done, *step.figures(), rate)
 
-    def _current_views(self, partition: Partition) -> tuple[Views, list[Tensor]]:
+    def _current_pool(self, partition: Partition) -> tuple[AugmentedImages, list[Tensor]]:
         number = self.steps_done // self._config.steps_per_views
         if self._mixed is None or self._mixed[0] != number:
             self._mixed = number, partition.groups
-        if self._views is None or self._views[0] != number:
-            self._forget_views()  # the former pool must not be held while the next one is made
+        if self._pool is None or self._pool[0] != number:
+            self._forget_pool()  # two pools must not be in memory at once
             images, owners = self._draw("views", number, self._config.views, self._mixed[1])
-            views = judge_views(images, owners, self._targets, folder=self._bank.folder, check=self._check)
+            pool = add_teacher_outputs(images, owners, self._targets, folder=self._bank.folder, check=self._check)
             give_back_memory(images.device)
-            self._views = (number, views, [views.of(owner) for owner in range(len(self._bank.names))])
-        return self._views[1:]
+            self._pool = (number, pool, [pool.of(owner) for owner in range(len(self._bank.names))])
+        return self._pool[1:]
 
-    def _forget_views(self) -> None:
-        self._views = None
+    def _forget_pool(self) -> None:
+        self._pool = None
         self._directed.clear()
         give_back_memory(self._bank.images.device)
 
     def _direct(
         self,
         regulariser: Regulariser,
-        views: Views,
+        pool: AugmentedImages,
         indices: Tensor,
         held_out: Tensor | None,
     ) -> Direction:
-        """Direction of members that each see the views at a row of `indices`, valid until the next call."""
+        """Direction of members that each see the images of a row of `indices`, valid until the next call."""
         device = self._bank.images.device
         if regulariser not in self._directed:
 
             def direct(rows: Tensor) -> Direction:
-                losses = [self._loss(views, row) for row in rows]
+                losses = [self._loss(pool, row) for row in rows]
                 last = losses.pop() if regulariser.needs_held_out else None
                 return regulariser.direction(losses, self._parameters, self._threads, held_out=last)
 
@@ -233,18 +232,19 @@ class GroupLearner:
         found = self._directed[regulariser](rows)
         if not bool(found.losses.isfinite().all()):
             raise DataError(
-                f"the meta-model's loss is not finite at step {self.steps_done}; lower learning.learning_rate or "
-                "learning.regularisation.strength"
+                "meta-model",
+                f"the loss is not finite at step {self.steps_done}",
+                "lower learning.learning_rate or learning.regularisation.strength",
             )
         return found
 
-    def _losses(self, views: Views, indices: Tensor) -> Tensor:
+    def _losses(self, pool: AugmentedImages, indices: Tensor) -> Tensor:
         with torch.no_grad():
-            losses = [self._loss(views, row) for row in indices.to(self._bank.images.device)]
+            losses = [self._loss(pool, row) for row in indices.to(self._bank.images.device)]
             return torch.stack(list(self._threads.map(lambda loss: loss(self._parameters), losses)))
 
     def _draw(self, purpose: str, number: int, count: int, groups: Groups) -> tuple[Tensor, Tensor]:
-        return draw_views(
+        return draw_augmented_images(
             self._bank,
             groups,
             max(count, len(self._bank.names)),
@@ -254,21 +254,21 @@ class GroupLearner:
         )
 
     def calibrate(self) -> None:
-        """Give the student's network stored batch-norm statistics, those of fresh views.
+        """Give the student's network stored batch-norm statistics, from new augmented images.
 
-        Views serve better than the images they are made from, whose contrast is higher.
+        Recovered images without augmentation have a higher contrast and are worse for this.
         """
-        self._forget_views()
+        self._forget_pool()
         random = generator(self._seed, "learn", "calibration groups", 0)
         groups = self._mixed[1] if self._mixed else self._grouping.draw(self.steps_done, random).groups
-        images, _ = self._draw("calibration", 0, _CALIBRATION_VIEWS, groups)
+        images, _ = self._draw("calibration", 0, _CALIBRATION_IMAGES, groups)
         parts = [part.float() / 255 for part in images.split(_CALIBRATION_BATCH)]
         calibrate_statistics(self.student.classifier, parts)
 
-    def _loss(self, views: Views, indices: Tensor) -> Loss:
+    def _loss(self, pool: AugmentedImages, indices: Tensor) -> Loss:
         config, weights = self._config, self._target_weights
-        images = views.images[indices].float() / 255
-        features, logits = views.features[indices].float(), views.logits[indices]
+        images = pool.images[indices].float() / 255
+        features, logits = pool.features[indices].float(), pool.logits[indices]
 
         def loss(parameters: Parameters) -> Tensor:
             student = self._copies.own
@@ -323,7 +323,7 @@ def _some(indices: Tensor, count: int, random: torch.Generator) -> Tensor:
 
 
 def _another(members: Sequence[int], groups: Sequence[Sequence[int]], random: torch.Generator) -> int:
-    """A teacher of the first group that has one besides `members`; one of these if there is no other."""
+    """Draw a teacher that is not in `members` from the first group with one; a member if there is none."""
     others = ([index for index in group if index not in members] for group in groups)
     candidates = next(filter(None, others), members)
     return candidates[int(torch.randint(len(candidates), (1,), generator=random))]

@@ -1,8 +1,8 @@
-"""Learners: how an initialisation is judged on an episode, differentiably, so that it can be learned.
+"""Learners, which adapt parameters to the support set of an episode, differentiably in the initial parameters.
 
-All are functional: parameters come in by name and logits of the queries come out, so that any order of derivative and
-any optimiser outside is possible. Batch norm normalises support and query batches by their own statistics, as in the
-papers of data-free meta-learning.
+Learners are functions from parameters by name to logits of the queries, so that any order of derivative and any outer
+optimiser is possible. Batch norm normalises support and query batches by their own statistics, as in the papers of
+data-free meta-learning.
 """
 
 import contextlib
@@ -42,9 +42,9 @@ class EpisodeImages:
 
 @final
 class FunctionalClassifier:
-    """A classifier as a function of its parameters, which are named as in `ImageClassifier`; for any number of threads.
+    """Classifier as a function of its parameters, which are named as in `ImageClassifier`. It is thread-safe.
 
-    Every batch is normalised by its own statistics, see `batch_norm.batch_statistics`.
+    Every batch is normalised by its own statistics; see `batch_norm.batch_statistics`.
     """
 
     def __init__(self, classifier: ImageClassifier) -> None:
@@ -55,7 +55,7 @@ class FunctionalClassifier:
         """Features [n, d] of `images` [n, 3, h, w] in [0, 1]."""
         named, module = {f"classifier.{name}": value for name, value in parameters.items()}, self._features.own
         with batch_statistics(module.classifier):
-            # Whatever the format of the parameters, pooling and batch norm are several times faster so.
+            # Pooling and batch norm are several times faster in this format, whatever that of the parameters.
             return functional_call(module, named, (images.contiguous(memory_format=torch.channels_last),))
 
     def head(self, parameters: Parameters, features: Tensor) -> Tensor:
@@ -77,34 +77,34 @@ class _Features(nn.Module):
 
 
 class Learner(ABC):
-    """A way to learn an episode from its support set.
+    """Learner of an episode from its support set.
 
     Attributes:
-        name: as users type it.
+        name: name in configurations.
     """
 
     name: ClassVar[str]
 
     @abstractmethod
     def query_logits(self, model: FunctionalClassifier, parameters: Parameters, episode: EpisodeImages) -> Tensor:
-        """Logits [queries, ways], differentiable in `parameters`.
+        """Compute logits of the queries, [queries, ways], differentiable in `parameters`.
 
         Args:
-            model: whose head has as many outputs as the episode has ways (prototypical networks do not use it).
-            parameters: of the model; those that need a gradient are leaves or functions of leaves.
-            episode: with labels from 0 to ways - 1.
+            model: classifier, whose head has as many outputs as the episode has ways; prototypical networks ignore it.
+            parameters: parameters of the model; those that need a gradient are leaves or functions of leaves.
+            episode: images with labels from 0 to ways - 1.
         """
 
 
 @final
 class Maml(Learner):
-    """Model-agnostic meta-learning (Finn et al. 2017): full-batch gradient steps on the support set, on everything.
+    """Model-agnostic meta-learning (Finn et al. 2017): full-batch gradient steps of all parameters on the support set.
 
     Args:
-        steps: of the inner loop.
-        learning_rate: of the inner loop.
-        first_order: whether the outer gradient takes the inner gradients for constants (FOMAML), at about half the cost
-            and a fraction of the memory.
+        steps: steps of the inner loop.
+        learning_rate: learning rate of the inner loop.
+        first_order: whether the inner gradients count as constants in the outer gradient (FOMAML), at about half the
+            cost and a fraction of the memory.
     """
 
     name = "maml"
@@ -123,9 +123,13 @@ class Maml(Learner):
 
 @final
 class Anil(Learner):
-    """Almost no inner loop (Raghu et al. 2020): the inner loop moves the head alone, on features computed once.
+    """Almost no inner loop (Raghu et al. 2020): the inner loop adapts the head only, on features computed once.
 
-    Arguments as of `Maml`; the outer gradient is of second order, which is cheap for a linear head.
+    The outer gradient is of second order, which is cheap for a linear head.
+
+    Args:
+        steps: steps of the inner loop.
+        learning_rate: learning rate of the inner loop.
     """
 
     name = "anil"
@@ -165,18 +169,18 @@ LEARNERS: Registry[Callable[..., Learner]] = Registry(
     },
 )
 register_learner = LEARNERS.register
-"""Register a builder of a `Learner`, called as `builder(steps=, learning_rate=)` with the settings of its inner loop:
-`register_learner(name, builder)`, or the decorator `register_learner(name)`."""
+"""Register a builder of a `Learner`, called as `builder(steps=, learning_rate=)` with the options of its inner loop:
+`register_learner(name, builder)`, or as a decorator `register_learner(name)`."""
 
 LearnerName = Annotated[str, AfterValidator(LEARNERS.validate)]
-"""For options, so that a wrong name is refused when they are read."""
+"""Type of options that name a learner; validation refuses unknown names."""
 
 
 def build_learner(name: str, *, steps: int = 5, learning_rate: float = 0.01) -> Learner:
-    """The learner of that name.
+    """Make the learner called `name`.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such learner.
     """
     return LEARNERS.get(name)(steps=steps, learning_rate=learning_rate)
 

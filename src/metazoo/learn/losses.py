@@ -1,4 +1,4 @@
-"""What the meta-model is asked to reproduce of its teachers: pure functions on tensors."""
+"""Losses between the meta-model and its teachers: pure functions on tensors."""
 
 import itertools
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ def joint_feature_loss(
 ) -> Tensor:
     """Mean over images and teachers of 1 minus the cosine of predicted and true features, in [0, 2].
 
-    The joint features of a zoo are all teachers' features side by side; every teacher counts alike, whatever the size
-    and the length of its features.
+    The joint features of a zoo are the features of all teachers side by side. Every teacher counts alike, whatever the
+    size and norm of its features.
 
     Args:
-        predicted: [n, sum of sizes].
-        targets: [n, sum of sizes].
-        sizes: of the teachers' features, in their order.
-        weights: of the teachers in the mean, [teachers]; None if all count alike.
+        predicted: predicted joint features, [n, sum of sizes].
+        targets: joint features of the teachers, [n, sum of sizes].
+        sizes: feature sizes, one per teacher.
+        weights: weights of the teachers in the mean, [teachers]; None if all count alike.
     """
     similarities = [
         functional.cosine_similarity(own, target, dim=2).mean(0)
@@ -30,12 +30,12 @@ def joint_feature_loss(
 
 
 def zoo_cosines(targets: Tensor, sizes: Sequence[int], weights: Tensor | None = None) -> Tensor:
-    """How alike the zoo sees images, [n, n]: the mean of the teachers' cosines.
+    """Mean over the teachers of the cosines between the features of images, [n, n].
 
     Args:
-        targets: joint features [n, sum of sizes], those of each teacher normalised to length 1.
-        sizes: of the teachers' features, in their order.
-        weights: of the teachers in the mean, [teachers]; None if all count alike.
+        targets: joint features, normalised to length 1 for each teacher, [n, sum of sizes].
+        sizes: feature sizes, one per teacher.
+        weights: weights of the teachers in the mean, [teachers]; None if all count alike.
     """
     if weights is None:
         return targets @ targets.T / len(sizes)
@@ -44,14 +44,14 @@ def zoo_cosines(targets: Tensor, sizes: Sequence[int], weights: Tensor | None = 
 
 
 def relational_loss(features: Tensor, cosines: Tensor) -> Tensor:
-    """Mean squared difference of the features' cosines and given ones over all pairs of different images.
+    """Mean squared difference between the cosines of features and given ones, over all pairs of different images.
 
-    It asks for the geometry itself that the nearest mean works in, whatever linear map would lead from one space to the
-    other (relational distillation, Park et al. 2019).
+    The loss fits the geometry that the nearest mean uses, not only features up to a linear map (relational
+    distillation, Park et al. 2019).
 
     Args:
-        features: [n, d], n at least 2.
-        cosines: [n, n]; those of the images with themselves do not count.
+        features: features, [n, d], n at least 2.
+        cosines: cosines to reproduce, [n, n]; the diagonal is ignored.
     """
     own = functional.normalize(features, dim=1)
     same = torch.eye(len(features), dtype=torch.bool, device=features.device)
@@ -66,20 +66,17 @@ def distillation_loss(
     temperature: float = 1.0,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """KL(softmax(teacher / t) || softmax(student / t)) times t squared (Hinton et al. 2015), each teacher by itself.
+    """Mean over images and teachers of KL(softmax(teacher / t) || softmax(student / t)) times t squared.
 
-    The published TGR code hands probabilities where log-probabilities belong, and averages over classes too, which
-    leaves a gradient tens of times too small.
+    This is the loss of Hinton et al. 2015 for each teacher by itself. The published TGR code uses probabilities instead
+    of log-probabilities and averages over classes too, which makes the gradient tens of times smaller.
 
     Args:
-        logits: of the student, [n, sum of counts].
-        teacher_logits: of all teachers side by side, [n, sum of counts]; no gradient flows to them.
-        counts: classes of each teacher, in their order.
-        temperature: above 0.
-        weights: of the teachers in the mean, [teachers]; None if all count alike.
-
-    Returns:
-        The mean over images and teachers.
+        logits: logits of the student, [n, sum of counts].
+        teacher_logits: logits of all teachers side by side, [n, sum of counts]; no gradient flows to them.
+        counts: numbers of classes, one per teacher.
+        temperature: temperature t, above 0.
+        weights: weights of the teachers in the mean, [teachers]; None if all count alike.
     """
     divergences = []
     for own, target in zip(_by_teacher(logits, counts), _by_teacher(teacher_logits.detach(), counts), strict=True):
@@ -91,7 +88,7 @@ def distillation_loss(
 
 
 def _by_teacher(values: Tensor, sizes: Sequence[int]) -> list[Tensor]:
-    """Split [n, sum of sizes] into [n, teachers, size] for each row of teachers of one size, to go through at once."""
+    """Split [n, sum of sizes] into [n, teachers, size] for each run of teachers of equal size."""
     rows = [(size, len(list(alike))) for size, alike in itertools.groupby(sizes)]
     parts = values.split([size * count for size, count in rows], 1)
     return [part.unflatten(1, (count, size)) for part, (size, count) in zip(parts, rows, strict=True)]
@@ -102,13 +99,13 @@ def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
 
 
 def published_distillation_loss(logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """What the official TGR code computes for its distillation term: probabilities where their logarithm belongs.
+    """Distillation term of the official TGR code, with probabilities instead of their logarithm.
 
-    Mean over images and classes of p_t (log p_t - p_s). Up to a constant that is minus the mean of p_t p_s, whose
-    gradient is tens of times smaller than that of `distillation_loss`.
+    The value is the mean over images and classes of p_t (log p_t - p_s). Up to a constant that is minus the mean of
+    p_t p_s, whose gradient is tens of times smaller than that of `distillation_loss`.
 
     Args:
-        logits: of the student, [n, classes].
-        teacher_logits: [n, classes]; no gradient flows to them.
+        logits: logits of the student, [n, classes].
+        teacher_logits: logits of the teacher, [n, classes]; no gradient flows to them.
     """
     return functional.kl_div(logits.softmax(1), teacher_logits.detach().softmax(1), reduction="none").mean()

@@ -9,16 +9,16 @@ from torch import Tensor
 from metazoo.errors import DataError
 
 REGULARISER, GROUPING = "regulariser.", "grouping."
-"""Prefixes of what these parts of a learner keep in its checkpoints."""
+"""Prefixes of the tensors of regulariser and grouping in checkpoints."""
 
 
 @final
 class MetaOptimiser:
-    """Adam on named parameters, in place.
+    """Adam on named parameters.
 
     Args:
-        parameters: tensors to move, by name.
-        learning_rate: learning rate of the steps that are given none.
+        parameters: tensors to optimise, by name.
+        learning_rate: default learning rate of a step.
     """
 
     def __init__(self, parameters: Mapping[str, Tensor], learning_rate: float) -> None:
@@ -26,7 +26,7 @@ class MetaOptimiser:
         self._adam = torch.optim.Adam(self.parameters.values(), lr=learning_rate)
 
     def step(self, direction: Mapping[str, Tensor], learning_rate: float | None = None) -> None:
-        """Descend along `direction`, the gradients by parameter name."""
+        """Take a step against `direction`, the gradients by parameter name."""
         if learning_rate is not None:
             for group in self._adam.param_groups:
                 group["lr"] = learning_rate
@@ -44,7 +44,7 @@ class MetaOptimiser:
         return tensors
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Resume from `state`; tensors of other names are ignored.
+        """Resume from `state`; other tensors are ignored.
 
         Raises:
             DataError: the tensors are not a state of these parameters.
@@ -60,16 +60,16 @@ class MetaOptimiser:
                     for key, moment in moments.items()
                 }
         except (KeyError, RuntimeError) as error:
-            raise DataError(f"the checkpoint does not fit the meta-model ({error}); start the run again") from error
+            raise DataError("checkpoint", f"does not fit the meta-model: {error}", "start the run again") from error
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of one part of a learner, named `prefix` and what it calls them."""
+    """Add `prefix` to the names of tensors."""
     return {f"{prefix}{name}": value for name, value in tensors.items()}
 
 
 def of_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that `with_prefix` named so, as their part of the learner calls them."""
+    """Tensors whose names start with `prefix`, named without it."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 

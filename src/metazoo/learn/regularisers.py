@@ -1,13 +1,13 @@
-"""How the gradients of a group's members become one direction of descent.
+"""Regularisers, which join the gradients of the members of a group to one direction of descent.
 
 Task Groupings Regularization (ICML 2024) penalises disagreement within a group of T members,
 
     R(theta) = 1 / (2 T) sum_i |g_i - g|^2,  g_i = gradient of L_i,  g = mean_i g_i,
 
 whose gradient is 1 / T sum_i H_i (g_i - g). Minimising it raises every inner product of two members' gradients. The
-regularisers below are siblings: the plain mean ignores R, the explicit form follows its exact gradient by
-Hessian-vector products, the implicit form obtains the same to first order from 2 T ordinary gradients. The members'
-gradients do not wait for one another, so worker threads may compute them at once; losses must allow that.
+plain mean ignores R, the explicit form follows its exact gradient by Hessian-vector products, and the implicit form
+approximates this to first order by 2 T ordinary gradients. Worker threads may compute the members' gradients at once;
+losses must be thread-safe.
 """
 
 from abc import ABC, abstractmethod
@@ -28,14 +28,14 @@ Loss = Callable[[Parameters], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Direction:
-    """Direction of descent that the members of a group agree on.
+    """Joint direction of descent of the members of a group.
 
     Attributes:
         gradient: gradients for an optimiser, by parameter name.
         losses: losses of the members at the given parameters, [T].
         agreement: mean cosine of two members' gradients, in [-1, 1]; 1 for a single member.
         disagreement: R, at least 0.
-        relative_change: length of what regularisation added, relative to the mean gradient.
+        relative_change: norm of the change by regularisation, relative to the mean gradient.
     """
 
     gradient: Parameters
@@ -46,15 +46,15 @@ class Direction:
 
 
 class Regulariser(ABC):
-    """A way to join the members' gradients. One object serves all steps of a learner.
+    """Base class of regularisers. A learner uses one object in all its steps.
 
-    A regulariser may have tensors of its own, such as the weights of a small network, which `direction` trains; they
-    belong to its `state`.
+    A regulariser may have tensors, such as the weights of a small network, which `direction` trains; they belong to its
+    `state`.
 
     Attributes:
-        recordable: whether `direction` works on tensors of one device alone and decides nothing in Python that differs
-            from call to call, so that a GPU may play it back (see `metazoo.execution.repeat`).
-        needs_held_out: whether `direction` is to be given the loss of a teacher that is not among the members.
+        recordable: whether a GPU may record `direction` and play it back, since all tensors are on one device and
+            nothing in Python depends on their values; see `metazoo.execution.repeat`.
+        needs_held_out: whether `direction` needs the loss of a teacher that is not among the members.
     """
 
     recordable: ClassVar[bool] = False
@@ -74,10 +74,10 @@ class Regulariser(ABC):
 
         Args:
             losses: losses of the T members, deterministic functions of the parameters.
-            parameters: parameters by name, which are left alone.
+            parameters: parameters by name, which are not changed.
             threads: worker threads that share the members.
-            displaced: losses of the members on other images, for gradients at displaced points; None: `losses`. Only
-                the implicit form has such points.
+            displaced: losses of the members on other images, for the gradients at displaced points of the implicit
+                form; None: `losses`.
             held_out: loss of another teacher; None unless `needs_held_out`.
         """
 
@@ -86,13 +86,13 @@ class Regulariser(ABC):
         return {}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Resume from `state`, which may have been empty.
+        """Resume from `state`, which may be empty.
 
         Raises:
             DataError: the tensors are not a state of this regulariser.
         """
         if tensors:
-            raise DataError("the checkpoint holds the state of another regulariser; start the run again")
+            raise DataError("checkpoint", "holds the state of another regulariser", "start the run again")
 
 
 @final
@@ -117,19 +117,19 @@ class MeanGradient(Regulariser):
 
 @final
 class ImplicitRegularisation(Regulariser):
-    """Gradients at displaced points (TGR): each member's loss is taken where its own deviation leads uphill.
+    """Gradients at displaced points (TGR): each member's loss is taken where its deviation from the mean leads uphill.
 
     With g_i and g at the parameters and ĝ_i the gradient of L_i at theta - r (g - g_i), the direction is
     g + strength / r * (mean_i ĝ_i - g) = g + strength * gradient of R + O(strength * r). With `strength` equal to r it
     is the plain mean of the ĝ_i.
 
-    Deviation: the displacement is detached. The published code differentiates through it, which makes the coefficient
-    of the gradient of R twice as large (2 r in place of r) at several times the cost; `differentiate_displacement=True`
-    does that: with H_i the Hessian of L_i and ĝ the mean of the ĝ_i, the derivative of mean_i L_i(theta - r (g - g_i))
-    is ĝ - r / T sum_i H_i (ĝ - ĝ_i), 2 T gradients and T Hessian-vector products.
+    Deviation from the paper: the displacement is detached. The published code differentiates through it, which doubles
+    the coefficient of the gradient of R (2 r instead of r) at several times the cost; `differentiate_displacement=True`
+    does the same. With H_i the Hessian of L_i and ĝ the mean of the ĝ_i, the derivative of mean_i L_i(theta - r (g -
+    g_i)) is ĝ - r / T sum_i H_i (ĝ - ĝ_i), which takes 2 T gradients and T Hessian-vector products.
 
     Args:
-        displacement: r, above 0; small, for the O(r) term to stay small.
+        displacement: displacement r, above 0; small, so that the O(r) term is small.
         strength: weight of R, at least 0.
         differentiate_displacement: whether the gradient flows through the displacement, as published.
     """
@@ -137,11 +137,9 @@ class ImplicitRegularisation(Regulariser):
     recordable = True
 
     def __init__(self, displacement: float, strength: float, *, differentiate_displacement: bool = False) -> None:
-        if not displacement > 0 or not strength >= 0:
-            raise UsageError(
-                f"implicit regularisation needs a displacement above 0 and a strength of at least 0, "
-                f"not {displacement} and {strength}"
-            )
+        if not displacement > 0:
+            raise UsageError("regularisation.displacement", f"must be above 0, not {displacement}")
+        _check_strength(strength)
         self._displacement, self._strength = displacement, strength
         self._differentiate = differentiate_displacement
 
@@ -174,13 +172,12 @@ class ImplicitRegularisation(Regulariser):
 
 @final
 class ExplicitRegularisation(Regulariser):
-    """The exact gradient of the mean loss plus `strength` (at least 0) times R, by T Hessian-vector products."""
+    """Exact gradient of the mean loss plus `strength` (at least 0) times R, by T Hessian-vector products."""
 
     recordable = True
 
     def __init__(self, strength: float) -> None:
-        if not strength >= 0:
-            raise UsageError(f"the strength of regularisation must be at least 0, not {strength}")
+        _check_strength(strength)
         self._strength = strength
 
     def direction(  # noqa: D102
@@ -198,8 +195,13 @@ class ExplicitRegularisation(Regulariser):
         return _direction(parameters, attached.values, gradients, mean, joined)
 
 
+def _check_strength(strength: float) -> None:
+    if not strength >= 0:
+        raise UsageError("regularisation.strength", f"must be at least 0, not {strength}")
+
+
 class _Attached:
-    """Losses [T] and flat gradients [T, P], whose graphs wait for one product with each member's Hessian."""
+    """Losses [T] and flat gradients [T, P], with graphs for one product with each member's Hessian."""
 
     def __init__(self, losses: Sequence[Loss], parameters: Parameters, threads: WorkerThreads) -> None:
         self._leaves = {name: value.detach().requires_grad_(True) for name, value in parameters.items()}
@@ -214,11 +216,11 @@ class _Attached:
             return value.detach(), _flat_gradient(value, self._leaves, create_graph=True)
 
     def mean_product(self, vectors: Tensor) -> Tensor:
-        """The mean over the members of Hessian times vector, [P] from [T, P]; frees the graphs."""
+        """Mean over the members of Hessian times vector, [P] from [T, P]; frees the graphs."""
 
         def product(pair: tuple[Tensor, Tensor]) -> Tensor:
             gradient, vector = pair
-            if not gradient.requires_grad:  # of a loss that is linear
+            if not gradient.requires_grad:  # the loss is linear
                 return torch.zeros_like(vector)
             return _flat_gradient(gradient, self._leaves, weights=vector)
 
@@ -231,9 +233,9 @@ def _gradients(
     threads: WorkerThreads,
     point_of: Callable[[int], Parameters] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Losses [T] and flat gradients [T, P], at the parameters or at each member's own point.
+    """Losses [T] and flat gradients [T, P], at the parameters or at one point per member.
 
-    No thread holds more than one graph, and one point.
+    Every thread has at most one graph and one point in memory.
     """
     size, first = sum(value.numel() for value in parameters.values()), next(iter(parameters.values()))
     gradients = first.new_empty(len(losses), size)
@@ -270,7 +272,7 @@ def _split(vector: Tensor, like: Parameters) -> list[tuple[str, Tensor]]:
 
 
 def _direction(parameters: Parameters, losses: Tensor, gradients: Tensor, mean: Tensor, joined: Tensor) -> Direction:
-    # Of some hundred teachers the gradients are the greatest tensors there are, so none of their size is made here.
+    # With some hundred teachers the gradients are the largest tensors, so no tensor of their size is made here.
     count = len(gradients)
     lengths = gradients.norm(dim=1).clamp_min(1e-12)
     cosines = gradients @ gradients.T / torch.outer(lengths, lengths)

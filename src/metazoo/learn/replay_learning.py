@@ -27,19 +27,21 @@ from metazoo.taskspace import Grouping
 
 
 class ReplayConfig(BaseModel):
-    """How episodes are replayed. The defaults are those published with TGR (ICML 2024)."""
+    """Options of replaying episodes. The defaults are those published with TGR (ICML 2024)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    learner: LearnerName = Field(default="maml", description="see `metazoo.learn.learners`")
-    shots: int = Field(default=1, ge=1, description="support images a class; the papers train one model for each")
-    queries: int = Field(default=15, ge=1, description="query images a class")
+    learner: LearnerName = Field(default="maml", description="learner of `metazoo.learn.learners`")
+    shots: int = Field(default=1, ge=1, description="support images per class; papers train one model for each")
+    queries: int = Field(default=15, ge=1, description="query images per class")
     inner_steps: int = Field(default=5, ge=1, description="gradient steps on the support set")
     inner_learning_rate: float = Field(default=0.01, gt=0)
     episodes_per_update: int = Field(default=16, ge=1)
-    patience: int = Field(default=4, ge=1, description="updates without a better accuracy that end a replay")
-    most_updates: int = Field(default=1000, ge=0, description="of one replay (published: no bound); 0 for no replay")
-    slots: int = Field(default=20, ge=1, description="insertions that the memory keeps of each class")
+    patience: int = Field(default=4, ge=1, description="updates without a better accuracy before a replay ends")
+    most_updates: int = Field(
+        default=1000, ge=0, description="most updates of a replay (published: no bound); 0: no replay"
+    )
+    slots: int = Field(default=20, ge=1, description="insertions that the memory keeps per class")
 
     def build_learner(self) -> Learner:
         """Make the learner of these options."""
@@ -48,7 +50,7 @@ class ReplayConfig(BaseModel):
 
 @dataclass(frozen=True)
 class ReplayReport:
-    """Figures of one replay: number of updates, and loss and accuracy (0 to 1) on the episodes of the best one."""
+    """Figures of one replay: number of updates, and loss and accuracy (0 to 1) of the best update on its episodes."""
 
     updates: int
     loss: float
@@ -67,13 +69,13 @@ def replay(
 ) -> ReplayReport:
     """Update the parameters of `optimiser` on batches of episodes from `memory`.
 
-    Every update descends along the gradient of the summed losses of a batch. The replay ends once `patience` updates in
-    a row brought no higher accuracy on their own batch than the best so far (published stopping rule). While the memory
-    holds too few classes for an episode, nothing happens.
+    Every update descends along the gradient of the summed losses of a batch. The replay ends after `patience` updates
+    in a row whose accuracy on their own batch is not above the best so far (published stopping rule). If the memory
+    holds too few classes for an episode, there are no updates.
 
     Args:
         gradients: gradients of episodes, at the parameters of the optimiser.
-        optimiser: optimiser shared with the other half of the meta-iteration, as published.
+        optimiser: optimiser of the whole meta-iteration, as published.
         memory: memory of recovered images.
         config: options of the replay.
         seed: seed of the run.
@@ -95,8 +97,9 @@ def replay(
         batch = gradients(episodes)
         if not bool(torch.isfinite(batch.loss)):
             raise DataError(
-                f"the replay's loss is not finite in meta-iteration {iteration}; lower "
-                "learning.learning_rate or learning.replay.inner_learning_rate"
+                "replay",
+                f"the loss is not finite in meta-iteration {iteration}",
+                "lower learning.learning_rate or learning.replay.inner_learning_rate",
             )
         optimiser.step(batch.gradient)
         updates += 1
@@ -114,9 +117,9 @@ class Visit:
     """Contribution of one teacher to a meta-iteration.
 
     Attributes:
-        images: recovered images, uint8 [n, 3, side, side] at the meta-model's size, on any device.
-        labels: relative labels, int64 [n], from 0 to the number of classes chosen of the teacher - 1.
-        identities: class of each image in the memory, int64 [n].
+        images: recovered images at the size of the meta-model, uint8 [n, 3, side, side], on any device.
+        labels: relative labels, int64 [n], from 0 to the number of chosen classes - 1.
+        identities: classes of the images in the memory, int64 [n].
         logits: function from float images [m, 3, side, side] in [0, 1] to the teacher's logits of the chosen classes,
             [m, classes].
         teacher: index of the teacher.
@@ -130,26 +133,26 @@ class Visit:
 
 
 VisitTeachers = Callable[[int], Sequence[Visit]]
-"""The visits of the meta-iteration of that number; equal numbers give equal visits."""
+"""Function from the number of a meta-iteration to its visits; equal numbers give equal visits."""
 
 
 class ReplayLearningConfig(BaseModel):
-    """How the meta-model learns by meta-iterations. The defaults are those published with TGR (ICML 2024)."""
+    """Options of learning by meta-iterations. The defaults are those published with TGR (ICML 2024)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    iterations: int = Field(default=1200, ge=1, description="meta-iterations; 1000 in the mixed settings")
-    learning_rate: float = Field(default=1e-3, gt=0, description="of the one Adam for both halves of an iteration")
-    cross_entropy: float = Field(default=1.0, ge=0, description="weight of the recovered labels")
-    distillation: float = Field(default=1.0, ge=0, description="weight of the teacher's probabilities")
+    iterations: int = Field(default=1200, ge=1, description="meta-iterations; published for mixed zoos: 1000")
+    learning_rate: float = Field(default=1e-3, gt=0, description="learning rate of Adam, for visits and replay")
+    cross_entropy: float = Field(default=1.0, ge=0, description="weight of the loss by recovered labels")
+    distillation: float = Field(default=1.0, ge=0, description="weight of the loss by the teacher's probabilities")
     distillation_form: Literal["published", "divergence"] = Field(
-        default="published", description="published: probabilities where their logarithm belongs; divergence: KL"
+        default="published", description="published: probabilities instead of their logarithm; divergence: KL"
     )
-    shared_augmentation: bool = Field(default=True, description="as published: one crop and flip for all images")
+    shared_augmentation: bool = Field(default=True, description="one crop and flip for all images, as published")
     shift: float = Field(default=0.125, ge=0, lt=0.5, description="largest shift, as a share of the side")
     second_augmentation: bool = Field(
         default=False,
-        description="whether gradients at displaced points are of other crops and flips, as published for mixed zoos",
+        description="other crops and flips for gradients at displaced points, as published for mixed zoos",
     )
     regularisation: RegularisationConfig = RegularisationConfig(
         displacement=1e-3, strength=1e-3, differentiate_displacement=True
@@ -161,7 +164,7 @@ class ReplayLearningConfig(BaseModel):
 
 @dataclass(frozen=True)
 class IterationReport:
-    """Figures of one meta-iteration: means over those of `Direction`, and those of `ReplayReport`."""
+    """Figures of one meta-iteration: means of the figures of `Direction`, and figures of `ReplayReport`."""
 
     step: int
     loss: float
@@ -175,21 +178,21 @@ class IterationReport:
 
 @final
 class ReplayLearner:
-    """A meta-model, its optimiser and its memory, meta-iteration by meta-iteration.
+    """Learner that trains a meta-model with its head in meta-iterations, with an optimiser and a memory.
 
-    All draws derive from the seed and the number of the iteration, so the state is what `state` gives.
+    All draws depend on the seed and the number of the iteration, so `state` is complete.
 
     Args:
-        classifier: meta-model that is trained in place, its head included.
+        classifier: meta-model to train, with its head.
         memory: memory of the classes of all teachers.
-        visit: contributions of the teachers by iteration. Where the regulariser needs a held-out loss, the last of two
-            or more visits gives it, in place of a direction.
+        visit: function from the number of a meta-iteration to its visits. If the regulariser needs a held-out loss, the
+            last of two or more visits provides it and gives no direction.
         config: options of the learning.
         seed: seed of the run.
-        grouping: grouping that the visited teachers are drawn from; None: it neither observes nor has a state.
-        regulariser: regulariser of this learner alone; None: that of the config.
-        update: rule by which the visits move the parameters; None: that of the config.
-        grows: whether visits fill the memory; else it is full from the start, and no part of the state.
+        grouping: grouping from which the visited teachers are drawn; None if it neither observes nor has a state.
+        regulariser: regulariser; None: the regulariser of the config.
+        update: rule by which the visits move the parameters; None: the rule of the config.
+        grows: whether visits are added to the memory; otherwise it is full from the start and not part of the state.
         threads: worker threads that compute the gradients of teachers and episodes.
         check: function that is called before every update of the replay, and may raise.
     """
@@ -244,7 +247,7 @@ class ReplayLearner:
             found = regulariser.direction(own, parameters, self._threads, displaced=displaced, held_out=held_out)
             if not bool(found.losses.isfinite().all()):
                 raise DataError(
-                    f"the meta-model's loss is not finite in meta-iteration {number}; lower learning.learning_rate"
+                    "meta-model", f"the loss is not finite in meta-iteration {number}", "lower learning.learning_rate"
                 )
             return found
 
@@ -292,7 +295,7 @@ class ReplayLearner:
         return loss
 
     def calibrate(self) -> None:
-        """Give the network stored batch-norm statistics, those of images from memory (published: it has none)."""
+        """Give the network stored batch-norm statistics, from images of the memory (published: none)."""
         images = self.memory.images(_CALIBRATION_IMAGES, generator(self._seed, "learn", "calibration", 0))
         calibrate_statistics(self.classifier, images.split(_CALIBRATION_BATCH))
 

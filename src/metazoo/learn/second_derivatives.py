@@ -1,4 +1,4 @@
-"""Layers of convolutional networks whose second derivatives cost little more than their first ones."""
+"""Batch norm and max pooling whose second derivatives cost little more than their first derivatives."""
 
 from typing import Any
 
@@ -10,9 +10,10 @@ from torch.overrides import TorchFunctionMode
 
 
 class QuickSecondDerivatives(TorchFunctionMode):
-    """Within it, batch norm by batch statistics with scale and shift, and max pooling of images, have quick ones.
+    """Context with quick second derivatives of batch norm (by batch statistics, scaled and shifted) and max pooling.
 
-    Values and first derivatives are torch's own; those of second order differ by rounding, and none are of third.
+    Values and first derivatives equal those of torch, second derivatives differ by rounding, and third ones do not
+    exist.
     """
 
     def __torch_function__(
@@ -33,7 +34,7 @@ _norm_backward = torch.ops.aten.native_batch_norm_backward
 
 
 def batch_norm(inputs: Tensor, scale: Tensor, shift: Tensor, epsilon: float) -> Tensor:
-    """Inputs [n, c, ...] normalised by their own statistics, times scale plus shift [c]; not for third derivatives."""
+    """Inputs [n, c, ...] normalised by their own statistics, times scale plus shift [c]; no third derivatives."""
     return _BatchNorm.apply(inputs, scale, shift, epsilon)  # pyright: ignore[reportReturnType]
 
 
@@ -62,7 +63,7 @@ class _BatchNormGradient(Function):
 
     @staticmethod
     def backward(ctx: Any, *weights: Tensor) -> tuple[Tensor | None, ...]:
-        """Of `<u, input's gradient> + <p, scale's> + <q, shift's>`, with the weights u, p and q."""
+        """Gradient of `<u, input gradient> + <p, scale gradient> + <q, shift gradient>` with weights u, p and q."""
         u, p, q = weights
         gradient, inputs, scale, mean, inverse, of_scale, of_shift = ctx.saved_tensors
         count = inputs.numel() // inputs.shape[1]
@@ -74,17 +75,17 @@ class _BatchNormGradient(Function):
         def wide(values: Tensor) -> Tensor:
             return values.view(-1, *[1] * (inputs.dim() - 2))
 
-        # The normalised input is inputs * inverse + shift; nothing of its size is made of it.
+        # The normalised input is inputs * inverse + shift; it is never stored.
         shift = -mean * inverse
         to_gradient = mapped.addcmul_(inputs, wide(p * inverse)).add_(wide(p * shift + q))
         # <u, input's gradient> is scale * inverse * inner, channel by channel
         inner = (u * gradient).sum(channels) - (u_sum * of_shift + u_with_inputs * of_scale) / count
         factor = scale * inverse / count
-        # To the normalised input goes gradient * a - u * b; its sums over a channel follow from those of its parts.
+        # The gradient of the normalised input is gradient * a - u * b; sums over a channel follow from both parts.
         a, b = p - factor * u_with_inputs, factor * of_scale
         total, with_inputs = a * of_shift - b * u_sum, a * of_scale - b * u_with_inputs
         along = (inverse * with_inputs + scale * inner * inverse.square()) / count
-        # Laid out as the inputs are: what mixes layouts takes several times as long, here and in all that follows.
+        # In the memory format of the inputs, since mixed formats take several times as long, also in later layers.
         to_inputs = torch.empty_like(inputs)
         torch.addcmul(wide(-inverse * total / count - along * shift), gradient, wide(a * inverse), out=to_inputs)
         to_inputs = to_inputs.addcmul_(u, wide(-b * inverse)).addcmul_(inputs, wide(-along * inverse))
@@ -96,7 +97,7 @@ _pool_backward = torch.ops.aten.max_pool2d_with_indices_backward
 
 
 def max_pool(images: Tensor, *window: Any) -> Tensor:
-    """Maxima of images [n, c, h, w]; `window` is kernel, stride, padding, dilation and ceiling, as torch has them."""
+    """Max pooling of images [n, c, h, w]; `window` has kernel, stride, padding, dilation and ceiling mode of torch."""
     return _MaxPool.apply(images, window)  # pyright: ignore[reportReturnType]
 
 

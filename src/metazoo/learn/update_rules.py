@@ -1,8 +1,8 @@
-"""How the parameters move in one step of learning: once along the direction of all members, or several times.
+"""Update rules of one step of learning: one update along the direction of all members, or several updates.
 
 Groups in turn are the update of Selective Task Group Updates (Jeong and Yoon, ICLR 2025). A rule may also move the
-parameters by itself, by an optimiser of its own, put them back and descend along the way they went, as Reptile
-(Nichol et al. 2018) does and the inner loop of FREE (Wei et al., CVPR 2024).
+parameters by an optimiser of its own, restore them, and descend along the difference, like Reptile (Nichol et al. 2018)
+and the inner loop of FREE (Wei et al., CVPR 2024).
 """
 
 from abc import ABC, abstractmethod
@@ -22,19 +22,19 @@ Figures = tuple[Tensor, Tensor, Tensor, Tensor]
 
 @final
 class MemberStep:
-    """One step of a learner, to be carried out by an update rule.
+    """One step of a learner, which an update rule performs.
 
     Args:
-        members: indices of the teachers that the step learns from, [T].
-        direct: function that gives the direction of the members at some positions, valid until its next call.
-        losses: function that gives the losses of all members at the present parameters, [T], without gradient.
+        members: indices of the teachers of the step, [T].
+        direct: function from positions of members to their direction, valid until its next call.
+        losses: function that returns the losses of all members at the current parameters, [T], without gradient.
         optimiser: optimiser of the parameters.
-        learning_rate: learning rate of this step; None: that of the optimiser.
-        grouping: grouping that may observe the losses before and after each update; None: there is none.
+        learning_rate: learning rate of this step; None: the default of the optimiser.
+        grouping: grouping that may observe the losses before and after each update, or None.
 
     Attributes:
-        members: indices of the teachers that the step learns from, [T].
-        optimiser: optimiser of the parameters; a rule that moves them itself puts them back before `descend`.
+        members: indices of the teachers of the step, [T].
+        optimiser: optimiser of the parameters; a rule that moves the parameters restores them before `descend`.
     """
 
     def __init__(
@@ -53,28 +53,28 @@ class MemberStep:
         self._figures: list[Figures] = []
 
     def direction(self, positions: Sequence[int]) -> Direction:
-        """Direction of the members at `positions` (0 to T - 1), at the present parameters; valid until the next call.
+        """Direction of the members at `positions` (0 to T - 1), at the current parameters; valid until the next call.
 
         Raises:
             DataError: a loss is not finite.
         """
         found = self._direct(positions)
-        # Copies, since the next direction may be played back into the same tensors.
+        # Copies, since the next direction may overwrite the tensors.
         self._figures.append(
             (found.losses.clone(), found.agreement.clone(), found.disagreement.clone(), found.relative_change.clone())
         )
         return found
 
     def descend(self, gradient: Parameters, positions: Sequence[int], losses: Tensor | None = None) -> Tensor | None:
-        """Take one step of the optimiser along `gradient`, which comes from the members at `positions`.
+        """Take one step of the optimiser with the gradient of the members at `positions`.
 
         Args:
             gradient: gradients by parameter name.
-            positions: 0 to T - 1.
-            losses: losses of all members at the present parameters, [T]; None if they are not known.
+            positions: positions of the members, 0 to T - 1.
+            losses: losses of all members at the current parameters, [T]; None if unknown.
 
         Returns:
-            The losses of all members after the step, [T]; None if the grouping does not observe them.
+            Losses of all members after the step, [T]; None if no grouping observes them.
         """
         grouping, after = self._grouping, None
         before = self._losses() if losses is None and grouping is not None else losses
@@ -86,18 +86,18 @@ class MemberStep:
         return after
 
     def figures(self) -> Figures:
-        """Mean loss, agreement, disagreement and relative change over all directions asked for, of no dimension."""
+        """Means of loss, agreement, disagreement and relative change over all directions, without dimensions."""
         losses, *others = zip(*self._figures, strict=True)
         agreement, disagreement, change = (torch.stack(values).mean() for values in others)
         return torch.cat(losses).mean(), agreement, disagreement, change
 
 
 class UpdateRule(ABC):
-    """A way to move the parameters in one step. It has no state between steps."""
+    """Base class of rules that move the parameters in one step. A rule has no state between steps."""
 
     @abstractmethod
     def step(self, step: MemberStep) -> None:
-        """Ask `step` for directions of its members and descend along them."""
+        """Descend along directions of the members of `step`."""
 
 
 @final
@@ -114,10 +114,10 @@ class JointUpdate(UpdateRule):
 class GroupsInTurn(UpdateRule):
     """One update for each sub-group of the members, in the order in which they were drawn.
 
-    Regularisation acts within a sub-group; the mean gradient of a single member is its own.
+    Regularisation acts within a sub-group.
 
     Args:
-        size: members of a sub-group, at least 1; the last one may be smaller.
+        size: number of members of a sub-group, at least 1; the last sub-group may be smaller.
     """
 
     def __init__(self, size: int = 1) -> None:
@@ -133,5 +133,5 @@ class GroupsInTurn(UpdateRule):
 
 
 def build_update(name: UpdateName, size: int) -> UpdateRule:
-    """The update rule of that name; `size` is that of the sub-groups in turn."""
+    """Make the update rule called `name`; `size` is the size of sub-groups in turn."""
     return JointUpdate() if name == "joint" else GroupsInTurn(size)

@@ -1,4 +1,4 @@
-"""Methods of data-free meta-learning, one file each; they compose the rooms below and never each other."""
+"""Methods of data-free meta-learning, one file each. No method imports another."""
 
 from metazoo.methods.base import Method, Requirements
 from metazoo.methods.registry import METHODS, get_method, register_method

@@ -1,4 +1,4 @@
-"""What every method is, and what it asks of a zoo."""
+"""Base class of methods, and the requirements of a method."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,13 +19,14 @@ from metazoo.zoo import Zoo
 
 @dataclass(frozen=True)
 class Requirements:
-    """What a method needs; a run that lacks it is refused before any work.
+    """Requirements of a method, which are checked before any work.
 
     Attributes:
-        white_box: the weights of every model, and not only its answers.
-        one_architecture: models that are all built alike, so that their weights can be joined.
-        batch_norm: stored batch-norm statistics in every model.
-        labelled_validation: a labelled validation set, in an option called `validation`; the run is not data-free.
+        white_box: whether it needs the weights of every model, not only its outputs.
+        one_architecture: whether all models must have one architecture, so that their weights can be joined.
+        batch_norm: whether it needs stored batch-norm statistics in every model.
+        labelled_validation: whether it needs a labelled validation set, in an option called `validation`; such a run is
+            not data-free.
     """
 
     white_box: bool = True
@@ -34,19 +35,19 @@ class Requirements:
     labelled_validation: bool = False
 
     def __str__(self) -> str:
-        """The names of what is needed, such as `white box, batch norm`."""
+        """Names of the requirements, such as `white box, batch norm`."""
         return ", ".join(name.replace("_", " ") for name, needed in vars(self).items() if needed) or "nothing"
 
 
 class Method(ABC):
-    """A published method, in one or several presets.
+    """Method with one or several presets.
 
     Attributes:
-        name: as users type it.
-        title: in full.
-        reference: to cite.
-        presets: named values of all its options; the type of the values is their schema.
-        requires: what it needs of a zoo and of its options.
+        name: name on the command line.
+        title: full name.
+        reference: publication to cite.
+        presets: values of all its options by the name of the preset; the type of a value is the schema of the options.
+        requires: requirements of the zoo and of the options.
     """
 
     name: ClassVar[str]
@@ -56,7 +57,7 @@ class Method(ABC):
     requires: ClassVar[Requirements] = Requirements()
 
     def check(self, zoo: Zoo, config: Any, seed: int) -> None:  # noqa: B027 - most methods have nothing to add
-        """Find what a run would come upon later, before any work; `requires` is checked already. Nothing is written.
+        """Raise the errors that a run would meet later. Nothing is written; `requires` is already checked.
 
         Args:
             zoo: one model or more.
@@ -64,7 +65,7 @@ class Method(ABC):
             seed: seed of the run.
 
         Raises:
-            MetazooError: the error that the stage itself would raise.
+            MetazooError: the error that a stage would raise.
         """
 
     def plan(self, zoo: Zoo, config: Any) -> Sequence[StagePlan]:
@@ -75,13 +76,13 @@ class Method(ABC):
             config: options, of the type of one of `presets`.
 
         Returns:
-            Plans in the order of the run; none, as here, where nothing can be told before it.
+            Plans in the order of the run; empty, the default, if nothing is known before it.
         """
         return ()
 
     @abstractmethod
     def train(self, workspace: Workspace, config: Any) -> ImageClassifier | MultiDomainClassifier:
-        """Learn a meta-model from the zoo; what an earlier call has finished is not done again.
+        """Learn a meta-model from the zoo, and skip work that an earlier call has finished.
 
         Args:
             workspace: zoo, run folder, seed and means of computation.
@@ -90,30 +91,31 @@ class Method(ABC):
 
 
 def check_before_work(method: Method, zoo: Zoo, config: Any, seed: int) -> None:
-    """Check what `method` requires of the zoo and its options, then what it checks by itself.
+    """Check the requirements of `method`, then call `Method.check`.
 
     Raises:
-        UsageError: a model or an option does not fit; it is named.
-        MetazooError: as `Method.check`.
+        UsageError: a model or an option does not meet the requirements; it is named.
+        MetazooError: an error of `Method.check`.
     """
     options = dict(_options_called("validation", config)) if method.requires.labelled_validation else {}
     unset = next((path for path, value in options.items() if value is None), None)
     if unset is not None:
-        raise UsageError(f"{method.name} needs labelled images to validate on; name a set in the option {unset}")
+        raise UsageError(unset, f"missing, and {method.name} needs labelled images for validation", "name an image set")
     first = zoo.contracts[0]
     has_batch_norm = cache(_has_batch_norm)
     for contract in zoo:
         needed = None
         if method.requires.white_box and not contract.is_white_box:
-            needed = "the weights of every model", "has none"
+            needed = "the weights of every model", "it has none"
         elif method.requires.one_architecture and not _are_alike(contract.spec, first.spec):
-            needed = "models that are all built alike", f"is not built as {first.name!r}"
+            needed = "models of one architecture", f"it differs from {first.name!r}"
         elif method.requires.batch_norm and not has_batch_norm(contract.spec.model_dump_json()):
-            needed = "batch norm in every model", "has none"
+            needed = "batch norm in every model", "it has none"
         if needed is not None:
             raise UsageError(
-                f"{method.name} needs {needed[0]}, and {contract.name!r} {needed[1]}; take it out by `metazoo zoo "
-                f"remove {zoo.folder} {contract.name}`, or choose another of `metazoo methods`"
+                f"model {contract.name!r}",
+                f"{method.name} needs {needed[0]}; {needed[1]}",
+                f"remove it with `metazoo zoo remove {zoo.folder} {contract.name}`, or choose another method",
             )
     method.check(zoo, config, seed)
 
@@ -127,7 +129,7 @@ def _has_batch_norm(spec: str) -> bool:
 
 
 def _options_called(name: str, options: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The paths and values of all options of that name, at any depth."""
+    """Paths and values of all options called `name`, at any depth."""
     for field in type(options).model_fields:
         value = getattr(options, field)
         if field == name:

@@ -1,4 +1,4 @@
-"""Methods by name; `register_method` adds one."""
+"""Registry of methods by name."""
 
 from metazoo.methods.base import Method
 from metazoo.methods.tgr import TaskGroupingsRegularization
@@ -13,4 +13,4 @@ METHODS: Registry[Method] = Registry(
 )
 get_method = METHODS.get
 register_method = METHODS.register_named
-"""Register a `Method`, as an object or as a class (also as a class decorator), under its attribute `name`."""
+"""Register a `Method`, given as an object or a class, under its attribute `name`; also a class decorator."""

@@ -4,23 +4,22 @@ Wei, Hu, Shen, Wang, Li, Yuan and Tao, ICML 2024 (arXiv:2405.16560). Recover ima
 the models in a task space by Fisher information, group *dissimilar* models, and inside each group regularise the
 meta-gradient so that conflicting tasks agree.
 
-The preset `default` departs from the published procedure where that is wasteful or does not carry (the mathematics of
-the steps is in the rooms that do them):
+The preset `default` differs from the published procedure where that is wasteful or transfers little:
 
 - the joint features of the whole zoo are distilled from images that are recovered once; see
   `metazoo.pipeline.distillation` (published: a member's own class probabilities on images that a generator recovers
-  again and again, then MAML on recovered episodes, which transfers little at budgets of minutes);
+  anew for every step, then MAML on recovered episodes, which transfers little at budgets of minutes);
 - the probe is trained on the bank (published: an ImageNet network), and groups are `dispersed` (published: spectral);
 - the meta-model is twice as wide as published, with 64 channels;
 - the displacement of implicit gradient regularisation is detached, so the published 1e-3 corresponds to 2e-3 here, and
   one step in five is regularised, five times as strongly.
 
-The method `zoo-distillation` is the same without groups and regularisation; a comparison of both shows what these add.
+The method `zoo-distillation` is the same without groups and regularisation, so a comparison shows what these add.
 
 The preset `thorough` is `default` with twice the recovered images and twice the steps, in about twice the time; `quick`
-is a first look at a small zoo in about a minute.
+gives a first look at a small zoo in about a minute.
 
-The preset `published` is the published procedure, quirks included; see `tgr_published`.
+The preset `published` is the published procedure with its quirks; see `tgr_published`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,7 +43,7 @@ from metazoo.zoo import Zoo
 
 
 class TgrConfig(ZooDistillationConfig):
-    """All options of a run by TGR."""
+    """Options of TGR."""
 
     learning: LearningConfig = LearningConfig()  # pyright: ignore[reportIncompatibleVariableOverride] - it is frozen
     probe: ProbeConfig = ProbeConfig()
@@ -56,7 +55,7 @@ _PRESETS = distillation_presets(TgrConfig(learning=LearningConfig(regularisation
 
 @final
 class TaskGroupingsRegularization(Method):
-    """The method as users name it."""
+    """Task Groupings Regularization, the method `tgr`."""
 
     name = "tgr"
     title = "Task Groupings Regularization"

@@ -1,15 +1,15 @@
 """The preset `published` of Task Groupings Regularization: the mechanics of the published code.
 
-Every teacher is inverted through a generator, embedded and grouped; then, for a stated number of meta-iterations, the
-drawn teachers of one group are inverted again, the meta-model takes one step by implicit gradient regularisation, and
-episodes from a memory of recovered images are replayed through second-order MAML. The published run (1200
-meta-iterations, 100 teachers) takes weeks on a few cores, so a run states what it spends: `learning.iterations`,
-`budget.images_per_class` (600 as published: 20 rounds of 30), `recovery.iterations`.
+Every teacher is inverted through a generator, embedded and grouped. In every meta-iteration the drawn teachers of one
+group are inverted again, the meta-model takes one step by implicit gradient regularisation, and episodes from a memory
+of recovered images are replayed through second-order MAML. The published run (1200 meta-iterations, 100 teachers) takes
+weeks on a few cores; three options determine the cost: `learning.iterations`, `budget.images_per_class` (600 as
+published: 20 rounds of 30) and `recovery.iterations`.
 
-The quirks of the published code, and the option that follows or mends each; defaults follow, unless said:
+Quirks of the published code, each with the option that follows or corrects it; the defaults follow, except where noted:
 
-- its distillation hands probabilities where their logarithm belongs (`learning.distillation_form`), and never reads the
-  weight of that term (here `learning.distillation` is obeyed; 1 is what it amounts to);
+- its distillation uses probabilities instead of their logarithm (`learning.distillation_form`), and ignores the weight
+  of that term (`learning.distillation` is used here; the published value amounts to 1);
 - the gradient flows through the displacement of the regularisation, which doubles its strength
   (`learning.regularisation.differentiate_displacement`);
 - drawn teachers are inverted from scratch at every visit (`visits.reinversion`), and a teacher may be drawn twice in
@@ -18,23 +18,26 @@ The quirks of the published code, and the option that follows or mends each; def
 - the embedding squares the gradient of a batch's mean loss (`probe.fisher`), normalised by that batch
   (`probe.batch_statistics`), and the similarity adds one epsilon to tensors of any scale (`grouping.similarity`); all
   entries of the probe's tensors embed (`probe.fisher_entries: null`; by default 36,864 of each stand for them);
-- in its mixed presets both passes of the regularisation see crops of their own (`learning.second_augmentation`, off by
+- in its mixed presets each pass of the regularisation uses other crops (`learning.second_augmentation`, off by
   default), and crops move by 4 pixels of 84 (`recovery.shift` and `learning.shift`; by default an eighth of the side);
-- the probe is an ImageNet network with its own 1000-way head (`probe.architecture: imagenet-resnet34` and
-  `probe.weights`). By default the run trains its own, since such weights are made from images that the user may not
-  have;
+- the probe is an ImageNet network with a 1000-way head (`probe.architecture: imagenet-resnet34` and `probe.weights`).
+  By default the run trains a probe, since ImageNet weights are made from images that the user may not have;
 - classes of equal name are one class of the memory (`class_map: names`);
 - at test time every batch is normalised by its own statistics: evaluate with `--batch-norm query --head fine-tune-own`.
-  The meta-model also gets stored statistics, so that every other protocol is open.
+  The meta-model also gets stored statistics, so that every other protocol is possible.
 
-Not followed: the model is not chosen by its accuracy on the test set, it is the last one; hooks do not outlive an
-inversion, fast weights no step, and in mixed zoos every teacher is used (the published code drops all but the first
-100: take the others out of the zoo); a replay ends after `learning.replay.most_updates` at the latest. Recovered images
-are rounded to 8 bits before the meta-model sees them (published: cut to 8 bits in the memory only). The probe sees
-images of `probe.input_size` (published: as recovered), and the meta-model maps [0, 1] by one mean and scale (published:
-those of the data set). In mixed zoos every teacher is inverted at its own
-size, and the meta-model has one size (published: 84 pixels for all, and a meta-model of any size). A class is drawn for
-episodes once it has images enough (published: once it has any).
+Differences from the published code:
+
+- the last model is used (published: the model with the best accuracy on the test set);
+- hooks are removed after each inversion, and fast weights after each step;
+- in mixed zoos every teacher is used (published: the first 100);
+- a replay ends after at most `learning.replay.most_updates` updates;
+- recovered images are rounded to 8 bits before the meta-model sees them (published: truncated, in the memory only);
+- the probe sees images of `probe.input_size` (published: as recovered);
+- the meta-model maps [0, 1] by one mean and scale (published: by those of the data set);
+- in mixed zoos every teacher is inverted at its own size, and the meta-model has one size (published: 84 pixels for
+  all, and a meta-model of any size);
+- a class is drawn for episodes once it has enough images (published: once it has any).
 """
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -55,7 +58,7 @@ from metazoo.zoo import ClassIdentity, Zoo, identify_classes
 
 
 class PublishedTgrConfig(BaseModel):
-    """All options of a run by TGR as published."""
+    """Options of TGR as published."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -67,21 +70,22 @@ class PublishedTgrConfig(BaseModel):
     learning: ReplayLearningConfig = ReplayLearningConfig()
     meta_model: MetaModelConfig = MetaModelConfig()
     class_map: str | None = Field(
-        default="names", description="names, a file, or nothing: then the zoo says which classes may be one"
+        default="names",
+        description="names: classes of one name are equal; a file: a list of equal classes; null: the zoo finds them",
     )
 
     @property
     def images_kept(self) -> int:
-        """Most images of a class of one model that episodes are drawn from."""
+        """Upper bound of the images per class of one model that episodes are drawn from."""
         of_visits = self.learning.replay.slots * self.visits.images_per_class
         return of_visits if self.visits.reinversion else self.budget.images_per_class
 
 
 def check_config(zoo: Zoo, config: PublishedTgrConfig) -> ClassIdentity:
-    """Say what can be known to be wrong before any work; the classes as the class map has them.
+    """Check the class map and the sizes of episodes before any work, and return the classes.
 
     Raises:
-        UsageError: the class map is wrong, or no episode can ever be drawn.
+        UsageError: the class map is wrong, or no episode can be drawn.
     """
     identity = identify_classes(zoo, config.class_map)
     check_episodes(zoo, identity, config.images_kept, config.learning, config.meta_model)
@@ -89,7 +93,7 @@ def check_config(zoo: Zoo, config: PublishedTgrConfig) -> ClassIdentity:
 
 
 def plan_as_published(zoo: Zoo, config: PublishedTgrConfig) -> list[StagePlan]:
-    """The stages of `train_as_published`."""
+    """Plan the stages of `train_as_published`."""
     return [
         *recovery_plans(zoo, config.recovery, config.budget),
         *embedding_plans(zoo, config.probe, config.budget),
@@ -98,7 +102,7 @@ def plan_as_published(zoo: Zoo, config: PublishedTgrConfig) -> list[StagePlan]:
 
 
 def train_as_published(workspace: Workspace, config: PublishedTgrConfig) -> ImageClassifier:
-    """Pre-invert, group, and learn by meta-iterations."""
+    """Recover images, group the teachers, and learn by meta-iterations."""
     identity = keep_classes(workspace, lambda: check_config(workspace.zoo, config))
     check_probe(workspace, config.probe)
     bank = recover_images(workspace, config.recovery, config.budget)
@@ -112,7 +116,7 @@ def train_as_published(workspace: Workspace, config: PublishedTgrConfig) -> Imag
 def _group_and_compare(
     workspace: Workspace, bank: Bank, identity: ClassIdentity, config: PublishedTgrConfig
 ) -> tuple[Partition, ClassIdentity]:
-    """Group the models and, without a class map, say which classes may be one; the images are let go of at the end."""
+    """Group the models and, without a class map, find equal classes; the images are freed on return."""
     banks = ResidentBanks(bank, workspace.compute.device)
     grouping = embed_and_group(workspace, banks, config.probe, config.grouping)
     if config.class_map is None:

@@ -1,10 +1,10 @@
 """Distillation of a zoo: one meta-model learns the joint features of all teachers from recovered images.
 
-This is what the method `tgr` does without the task space, its groups and its regularisation: one group of all teachers,
-and the mean of their gradients. It stands for itself so that a comparison shows what those three add. No paper
-describes it; the parts and their sources are those of `metazoo.pipeline.distillation`.
+This is the method `tgr` without task space, groups and regularisation: one group of all teachers, and the mean of their
+gradients. It is a method of its own so that a comparison shows what those three add. No paper describes it; for its
+parts and their sources see `metazoo.pipeline.distillation`.
 
-The presets are those of `tgr` without what is missing here: `default`, `thorough` and `quick`.
+The presets are those of `tgr` except `published`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ from metazoo.zoo import Zoo
 
 @final
 class ZooDistillation(Method):
-    """The method as users name it."""
+    """Distillation of the zoo, the method `zoo-distillation`."""
 
     name = "zoo-distillation"
     title = "Distillation of the zoo"

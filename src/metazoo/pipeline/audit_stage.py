@@ -1,4 +1,4 @@
-"""The stage that says which models to doubt, and what a run makes of it; see `metazoo.audit.trust`."""
+"""The stages of trust and of merged domains; see `metazoo.audit.trust` and `metazoo.audit.domains`."""
 
 import contextlib
 import dataclasses
@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from metazoo.audit import duplicate_groups, kinds_of_images, partners_of, skill_on, trust_of
+from metazoo.audit import duplicate_groups, merge_domains, partners_of, skill_on, trust_of
 from metazoo.bank import Bank, ResidentBank, ResidentBanks
 from metazoo.data.images import evenly_of_each
 from metazoo.execution.compute import Compute
@@ -33,24 +33,23 @@ _STEEPNESS, _LEAST_WEIGHT = 8, 1e-6
 
 
 class TrustConfig(BaseModel):
-    """What is made of doubtful models.
+    """Treatment of doubtful models.
 
-    `keep` says which they are and does nothing else. `weigh` gives every model a weight of (score / threshold)^8, at
-    most 1, in the draw of teachers and in what the meta-model is asked to reproduce. `drop` goes on as if the zoo did
-    not have those below the threshold.
+    `keep` only reports them. `weigh` gives every model a weight of (score / threshold)^8, at most 1, in the draw of
+    teachers and in the losses of the meta-model. `drop` continues without the models below the threshold.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     mode: Literal["keep", "weigh", "drop"] = "keep"
-    threshold: float = Field(default=0.5, gt=0, le=1, description="a model of a lower score is doubtful")
-    images_per_class: int = Field(default=30, ge=2, description="of a model that others are asked about, at most")
-    partners: int = Field(default=24, ge=1, description="models that each model is judged by, at most")
+    threshold: float = Field(default=0.5, gt=0, le=1, description="score below which a model is doubtful")
+    images_per_class: int = Field(default=30, ge=2, description="most recovered images of a class that others judge")
+    partners: int = Field(default=24, ge=1, description="most models that judge a model")
 
 
 @dataclass(frozen=True)
 class _Judge:
-    """A unit of work: one model, those whose recovered images it is shown, and the one whose images all are shown."""
+    """A unit of work: one model, the models whose images it judges, and the one whose images all models see."""
 
     zoo: ZooReference
     bank: Path
@@ -62,7 +61,7 @@ class _Judge:
 
 
 def _judge(unit: _Judge) -> tuple[list[float], Tensor]:
-    """The skill of the judge on the images of each subject, and its outputs for the common images."""
+    """Skill of the judge on the images of each subject, and its outputs for the common images."""
     (name, _), device = unit.zoo.models[0], unit.compute.device
     teacher, bank = unit.zoo.open().teacher(name).to(device), Bank.open(unit.bank, {*unit.subjects, unit.common})
 
@@ -83,7 +82,7 @@ def _judge(unit: _Judge) -> tuple[list[float], Tensor]:
 
 
 def _skills(workspace: Workspace, bank: Bank, config: TrustConfig, side: int) -> tuple[Tensor, list[list[int]]]:
-    """How well each model's features separate the classes of others' images, and groups of copies; see `trust_of`."""
+    """Skills of the models on the images of others, [N, N], and groups of copies; see `trust_of`."""
     zoo, count, folder = workspace.zoo, len(workspace.zoo), bank.folder.absolute()
     partners = partners_of(count, config.partners, workspace.seed)
     units = [
@@ -111,20 +110,20 @@ def _skills(workspace: Workspace, bank: Bank, config: TrustConfig, side: int) ->
         for judge, (found, outputs[judge]) in results:
             skill[partners[judge], judge] = torch.tensor(found, dtype=torch.float64)
             advance()
-    places = {contract.name: index for index, contract in enumerate(zoo)}
-    same_weights = [[places[name] for name in names] for names in duplicate_models(zoo)]
+    indices = {contract.name: index for index, contract in enumerate(zoo)}
+    same_weights = [[indices[name] for name in names] for names in duplicate_models(zoo)]
     return skill, duplicate_groups(outputs, same_weights)
 
 
 def judge_models(workspace: Workspace, banks: ResidentBanks, config: TrustConfig, side: int) -> dict[str, Any]:
-    """Score every model on recovered images of `side` pixels, once, and warn of doubtful ones; the content of TRUST."""
+    """Content of the trust record; the models are scored once, on recovered images of `side` pixels."""
     folder, zoo = workspace.folder, workspace.zoo
     if not folder.has(TRUST):
         names = [contract.name for contract in zoo]
         skill, duplicates = _skills(workspace, banks.bank, config, side)
         folder.write_tensors(SKILL, {"skill": skill})
         trust = trust_of(skill, [contract.domain for contract in zoo], duplicates)
-        columns = {"score": trust.score, "claims": trust.claims, "service": trust.service}
+        columns = {"score": trust.score, "claims": trust.recognised_by_others, "service": trust.recognises_others}
         rows = [
             {"model": name, **{key: _number(values[index]) for key, values in columns.items()}}
             for index, name in enumerate(names)
@@ -134,7 +133,7 @@ def judge_models(workspace: Workspace, banks: ResidentBanks, config: TrustConfig
         warning = ". ".join(filter(None, (_warning(rows, config), _copies_warning(copies, config)))) or None
         if warning is not None:
             message(f"warning: {warning}")
-        workspace.metrics.truncate_after("trust", 0)  # of a process killed before its next line
+        workspace.metrics.truncate_after("trust", 0)  # a killed process may have left this line
         workspace.metrics.append(
             stage="trust", step=1, mode=config.mode, doubtful=len(doubtful), scores=trust.score.tolist()
         )
@@ -144,7 +143,7 @@ def judge_models(workspace: Workspace, banks: ResidentBanks, config: TrustConfig
 
 
 def kept_models(folder: RunFolder, zoo: Zoo) -> Zoo:
-    """The models of a run's zoo that it learns from: all, but for those that it has dropped."""
+    """Models of the zoo that the run has not dropped."""
     record = folder.read_json(TRUST) if folder.has(TRUST) else {"mode": "keep"}
     if record["mode"] != "drop":
         return zoo
@@ -152,20 +151,20 @@ def kept_models(folder: RunFolder, zoo: Zoo) -> Zoo:
 
 
 def skill_of(workspace: Workspace) -> Tensor:
-    """The skills (see `trust_of`) of the models of a workspace whose run has judged them, be some dropped or not."""
+    """Recorded skills of the models of a workspace, [N, N]; see `trust_of`."""
     judged = [row["model"] for row in workspace.folder.read_json(TRUST)["models"]]
-    places = [judged.index(contract.name) for contract in workspace.zoo]
-    return workspace.folder.read_tensors(SKILL)["skill"][places][:, places]
+    indices = [judged.index(contract.name) for contract in workspace.zoo]
+    return workspace.folder.read_tensors(SKILL)["skill"][indices][:, indices]
 
 
 def apply_trust(
     workspace: Workspace, banks: ResidentBanks, config: TrustConfig, side: int
 ) -> tuple[Workspace, Tensor | None]:
-    """Judge the models, and act by the config.
+    """Judge the models, then keep, weigh or drop the doubtful ones.
 
     Returns:
-        The workspace with the zoo that the run continues with, and a weight in (0, 1] for each of its models, float32;
-        None if all count alike. Copies of one model share its weight.
+        Workspace with the models that the run continues with, and their weights in (0, 1], float32 [models]; None if
+        all count alike. Copies of one model share its weight.
     """
     record = judge_models(workspace, banks, config, side)
     kept = dataclasses.replace(workspace, zoo=kept_models(workspace.folder, workspace.zoo))
@@ -179,16 +178,16 @@ def apply_trust(
 
 
 def _warning(rows: Sequence[dict[str, Any]], config: TrustConfig) -> str | None:
-    """A sentence on the doubtful models, the worst first; None if there are none."""
+    """Warning of the doubtful models, the worst first; None if there are none."""
     doubtful = sorted((row["score"], row["model"]) for row in rows if row["score"] < config.threshold)
     if not doubtful:
         return None
     named = some_of([f"{name} ({score:.2f})" for score, name in doubtful])
     remedy = {
-        "keep": "one of another domain or kind, or that was recovered badly, is among them too: look before you set "
-        "trust.mode to drop, or remove them from the zoo",
-        "weigh": "they count for less",
-        "drop": "they are left out",
+        "keep": "models of another domain or architecture, or with badly recovered images, score low too: check them "
+        "before you set trust.mode to drop or remove them from the zoo",
+        "weigh": "they weigh less",
+        "drop": "they are dropped",
     }[config.mode]
     return (
         f"{len(doubtful)} of {len(rows)} models do not agree with the others (trust below {config.threshold:g}): "
@@ -197,14 +196,14 @@ def _warning(rows: Sequence[dict[str, Any]], config: TrustConfig) -> str | None:
 
 
 def _copies_warning(groups: Sequence[Sequence[str]], config: TrustConfig) -> str | None:
-    """A sentence on models that are copies of one another; None if there are none."""
+    """Warning of models that are copies of one another; None if there are none."""
     if not groups:
         return None
     named = ", and ".join(some_of(list(names)) for names in groups)
     remedy = (
-        "they weigh as one model"
+        "the copies of a model weigh as one model"
         if config.mode == "weigh"
-        else "each copy counts: remove all but one with `metazoo zoo remove`, or set trust.mode to weigh"
+        else "each copy counts: remove all except one with `metazoo zoo remove`, or set trust.mode to weigh"
     )
     return f"some models are copies of one another: {named}; {remedy}"
 
@@ -214,35 +213,41 @@ def _number(value: Tensor) -> float | None:
 
 
 class DomainConfig(BaseModel):
-    """What is made of a zoo of several kinds of images.
+    """Treatment of a zoo of several domains.
 
-    The meta-model goes on to learn from every kind alone, and becomes a specialist of each; see
-    `metazoo.features.domain_router`.
+    Domains whose models recognise each other's images are merged; the meta-model then continues to learn from each
+    merged domain alone, which gives one model per domain. See `metazoo.features.domain_router`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     by: Literal["contract", "nothing"] = Field(
-        default="contract", description="nothing: all images are taken to be of one kind"
+        default="contract", description="contract: the domains named in the contracts; nothing: one domain"
     )
     alike: float = Field(
-        default=0.8, gt=0, description="domains whose models do so well on each other's images are of one kind"
+        default=0.8,
+        gt=0,
+        description="least similarity of domains that are merged: skill on each other's images, relative to own ones",
     )
-    kinds: int = Field(default=16, ge=2, le=256, description="of a zoo of more, all are taken to be one")
-    specialise: float = Field(default=0.5, gt=0, description="share of learning.steps, again for every kind")
-    learning_rate: float = Field(default=0.4, gt=0, description="share of learning.learning_rate in these steps")
-    images: int = Field(default=2000, ge=2, description="recovered images of a kind that it is told by, at most")
+    kinds: int = Field(default=16, ge=2, le=256, description="most merged domains; a zoo of more counts as one domain")
+    specialise: float = Field(
+        default=0.5, gt=0, description="further steps for each domain, as a share of learning.steps"
+    )
+    learning_rate: float = Field(
+        default=0.4, gt=0, description="learning rate of these steps, as a share of learning.learning_rate"
+    )
+    images: int = Field(default=2000, ge=2, description="most recovered images that a domain is recognised by")
 
 
-def most_kinds(contracts: Iterable[ModelContract], config: DomainConfig) -> int:
-    """How many kinds `find_kinds` can find at most; 1 if all images will be taken to be of one."""
+def most_merged_domains(contracts: Iterable[ModelContract], config: DomainConfig) -> int:
+    """Upper bound of the number of domains that `find_merged_domains` finds; 1 if all images count as one domain."""
     named = Counter(contract.domain for contract in contracts)
     several = sum(count > 1 for count in named.values())
     return 1 if config.by == "nothing" or several < 2 else min(several, config.kinds)
 
 
-def specialised(learning: LearningConfig, config: DomainConfig) -> LearningConfig:
-    """How a specialist of a kind goes on to learn."""
+def per_domain_learning(learning: LearningConfig, config: DomainConfig) -> LearningConfig:
+    """Options of the further learning from one domain."""
     changes = {
         "steps": max(1, round(learning.steps * config.specialise)),
         "learning_rate": learning.learning_rate * config.learning_rate,
@@ -250,32 +255,32 @@ def specialised(learning: LearningConfig, config: DomainConfig) -> LearningConfi
     return learning.model_copy(update=changes)
 
 
-def find_kinds(workspace: Workspace, config: DomainConfig) -> dict[str, list[int]]:
-    """The models (their places in the zoo) of every kind of images, by its name; none, or two and more.
+def find_merged_domains(workspace: Workspace, config: DomainConfig) -> dict[str, list[int]]:
+    """Indices of the models of each merged domain, by its name; empty if there are fewer than two.
 
-    A single model of its kind is in none of them: what one model sees is too little to read a kind by. The models must
-    have judged each other; of a run that did so before this was kept, all images are of one kind.
+    A domain of a single model is left out, since one model shows too little of it. The models must have judged each
+    other; a run without recorded skills has one domain.
     """
     folder, domains = workspace.folder, [contract.domain for contract in workspace.zoo]
-    if most_kinds(workspace.zoo, config) < 2 or not folder.has(SKILL):
+    if most_merged_domains(workspace.zoo, config) < 2 or not folder.has(SKILL):
         return {}
     if not folder.has(DOMAINS):
-        found = kinds_of_images(skill_of(workspace), domains, config.alike)
+        found = merge_domains(skill_of(workspace), domains, config.alike)
         folder.write_json(DOMAINS, {"format_version": 1, "kinds": found})
     found = folder.read_json(DOMAINS)["kinds"]
-    places = [[index for index, domain in enumerate(domains) if domain in kind] for kind in found]
-    kinds = [(kind, own) for kind, own in zip(found, places, strict=True) if len(own) > 1]
-    if len(kinds) > config.kinds:
+    indices = [[index for index, domain in enumerate(domains) if domain in names] for names in found]
+    merged = [(names, own) for names, own in zip(found, indices, strict=True) if len(own) > 1]
+    if len(merged) > config.kinds:
         message(
-            f"note: the zoo is of {len(kinds)} kinds of images, so all are taken to be one; name like domains alike in "
-            "the contracts, or raise domains.kinds"
+            f"note: the zoo has {len(merged)} domains, more than domains.kinds ({config.kinds}), so all count as one; "
+            "raise domains.kinds, or give similar domains one name in the contracts"
         )
-    if not 2 <= len(kinds) <= config.kinds:
+    if not 2 <= len(merged) <= config.kinds:
         return {}
     named: dict[str, list[int]] = {}
-    for kind, own in kinds:
-        name = JOINT.join(kind)
-        while name in named:  # a domain can be called by two others
+    for names, own in merged:
+        name = JOINT.join(names)
+        while name in named:  # the name of a domain may be two others joined
             name += "'"
         named[name] = own
     return named

@@ -1,4 +1,4 @@
-"""The stages that settle which classes of different teachers are, or may be, the same."""
+"""The stages that find which classes of different teachers are, or may be, the same."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from metazoo.zoo import ClassIdentity
 
 
 def keep_classes(workspace: Workspace, identify: Callable[[], ClassIdentity]) -> ClassIdentity:
-    """What `identify` says of the classes, asked once and kept, so that a run needs its class map no more."""
+    """Result of `identify`, which is called once and recorded, so that the class map is not needed later."""
     folder, zoo = workspace.folder, workspace.zoo
     if not folder.has(CLASSES):
         identity = identify()
@@ -26,7 +26,7 @@ def keep_classes(workspace: Workspace, identify: Callable[[], ClassIdentity]) ->
 
 
 def mark_conflicts(workspace: Workspace, banks: ResidentBanks, identity: ClassIdentity, side: int) -> ClassIdentity:
-    """Ask the zoo, on recovered images of `side` pixels, which of the classes it cannot tell apart."""
+    """Mark the classes that the zoo cannot distinguish on recovered images of `side` pixels."""
     folder, zoo = workspace.folder, workspace.zoo
     if not folder.has(CONFLICTS):
         counts = [contract.spec.classes for contract in zoo]

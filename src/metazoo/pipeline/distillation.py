@@ -1,10 +1,10 @@
-"""Distillation of a zoo in all its stages, which methods share: they differ in how they group the teachers.
+"""All stages of distillation of a zoo; the methods that share them differ in how they group the teachers.
 
-- Every model is recovered once, in pixels, into a bank, with another model of its domain as a guide where there is
-  one; see `metazoo.recover.guides`.
-- The loss of a teacher asks for the outputs of the whole zoo on the images of that teacher: the features of all
+- The images of every model are recovered once, in pixels, into a bank. Another model of its domain is a guide where
+  there is one; see `metazoo.recover.guides`.
+- The loss of a teacher compares the meta-model with the whole zoo on the images of that teacher: the features of all
   teachers (the *joint features*), their cosines between images, and their class probabilities.
-- For a zoo of several domains the meta-model continues to learn from each domain alone, and a new task takes the
+- In a zoo of several domains the meta-model continues to learn from each domain alone, and a new task uses the
   features of the domains that it resembles; see `metazoo.features.domain_router`.
 """
 
@@ -17,7 +17,13 @@ from metazoo.execution.progress import message
 from metazoo.features.embedders import MultiDomainClassifier
 from metazoo.learn.learning_config import DistillationConfig, LearningConfig
 from metazoo.models import ImageClassifier
-from metazoo.pipeline.audit_stage import DomainConfig, TrustConfig, apply_trust, find_kinds, specialised
+from metazoo.pipeline.audit_stage import (
+    DomainConfig,
+    TrustConfig,
+    apply_trust,
+    find_merged_domains,
+    per_domain_learning,
+)
 from metazoo.pipeline.domain_models import with_domain_models
 from metazoo.pipeline.learning_stage import learn_from_groups
 from metazoo.pipeline.recovery_stage import recover_images
@@ -30,7 +36,7 @@ from metazoo.zoo import Zoo
 
 
 class ZooDistillationConfig(BaseModel):
-    """All options of a run by distillation of the whole zoo."""
+    """Options of distillation of a zoo."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,9 +49,9 @@ class ZooDistillationConfig(BaseModel):
 
 
 def distillation_presets(base: ZooDistillationConfig) -> dict[str, BaseModel]:
-    """The presets `default`, `thorough` and `quick` of a method; `base` has the values of its other options.
+    """Presets `default`, `thorough` and `quick` of a method; `base` has the values of its other options.
 
-    `thorough` takes twice as many images and steps, `quick` as few as show anything at all.
+    `thorough` uses twice the images and steps, `quick` few of both, for a first look.
     """
     default = base.model_copy(
         update={
@@ -74,7 +80,7 @@ def distillation_presets(base: ZooDistillationConfig) -> dict[str, BaseModel]:
 def distillation_plans(
     zoo: Zoo, config: ZooDistillationConfig, learning: LearningConfig, grouping: Sequence[StagePlan] = ()
 ) -> list[StagePlan]:
-    """Plan the stages of `distil`; `grouping` are the plans of its argument `group`."""
+    """Plan the stages of `distil`; `grouping` has the plans of the grouping stage."""
     return [
         *recovery_plans(zoo, config.recovery, config.budget),
         *trust_plans(zoo, config.trust, config.budget, config.meta_model.spec(zoo).input_size),
@@ -90,19 +96,19 @@ def distil(
     learning: LearningConfig,
     group: Callable[[Workspace, ResidentBanks], Partition],
 ) -> ImageClassifier | MultiDomainClassifier:
-    """Recover images, judge the teachers, group them, and learn from the groups; then from each domain alone.
+    """Recover images, judge and group the teachers, and learn from the groups, then from each domain alone.
 
     Args:
         workspace: run at work.
-        config: options of all stages but learning and grouping.
+        config: options of all stages except learning and grouping.
         learning: options of learning from the groups.
-        group: function of the workspace of the teachers that the run keeps, and of the recovered images.
+        group: function that groups the teachers that the run keeps, given their workspace and the recovered images.
     """
     bank = recover_images(workspace, config.recovery, config.budget)
     banks = ResidentBanks(bank, workspace.compute.device)
     workspace, weights = apply_trust(workspace, banks, config.trust, config.meta_model.spec(workspace.zoo).input_size)
-    domains = find_kinds(workspace, config.domains)
-    more = specialised(learning, config.domains)
+    domains = find_merged_domains(workspace, config.domains)
+    more = per_domain_learning(learning, config.domains)
     if domains:
         message(f"note: {len(domains)} domains, each with {more.steps} more steps: {', '.join(domains)}")
     partition = group(workspace, banks)

@@ -1,4 +1,4 @@
-"""The stage that makes a model for each domain from the meta-model; any method may add it."""
+"""The stage that makes per-domain models from the meta-model; any method may add it."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -19,8 +19,8 @@ _LEAST_GENERAL = 0.05
 
 
 LearnPart = Callable[[Workspace, Sequence[int], str], ImageClassifier]
-"""Learning that continues on a part of the zoo, from a copy of the meta-model. Its arguments are the workspace of the
-part, the ascending indices of its models in the whole zoo, and the name of the stage."""
+"""Function that continues learning on a part of the zoo, from a copy of the meta-model. Its arguments are the workspace
+of the part, the ascending indices of its models in the whole zoo, and the name of the stage."""
 
 
 def with_domain_models(
@@ -32,15 +32,15 @@ def with_domain_models(
     images: int,
     weights: Tensor | None = None,
 ) -> MultiDomainClassifier:
-    """Continue the learning of a meta-model for each domain alone, and fit what recognises the domains.
+    """Continue learning for each domain alone, and fit the recogniser of the domains.
 
     Args:
         workspace: run at work; its zoo has the teachers.
         banks: images of all teachers.
         classifier: meta-model of all teachers, on the CPU.
         domains: indices of the teachers of each domain, by name; two domains or more.
-        learn: learning of one per-domain model.
-        images: most images of a domain that it is recognised by.
+        learn: function that trains one per-domain model.
+        images: most images that a domain is recognised by.
         weights: weights of the teachers, above 0, [teachers]; None if all count alike.
     """
     zoo, models = workspace.zoo, []
@@ -66,23 +66,23 @@ def with_domain_models(
 def _general_share(weights: Tensor) -> float:
     """Share of the general network in a domain of models of these weights: 2 over their squared effective number.
 
-    The share is 0 where that is less than 5 %, from 7 models on.
+    A share below 5 %, which 7 models and more have, becomes 0.
     """
     share = float(2 * weights.square().sum().square() / weights.sum() ** 4)
     return min(1.0, share) if share >= _LEAST_GENERAL else 0.0
 
 
 def _indices(bank: ResidentBank, teachers: Sequence[int], images: int) -> Tensor:
-    """Indices of at most `images` images, at least one of each teacher: as many of each, evenly over its own."""
+    """Indices of at most `images` images, at least one per teacher: equally many of each, evenly spaced."""
     parts = []
-    for own in map(bank.places_of, teachers):
+    for own in map(bank.indices_of, teachers):
         count = min(own.stop - own.start, max(1, images // len(teachers)))
         parts.append(torch.linspace(own.start, own.stop - 1, count).long())
     return torch.cat(parts)
 
 
 def _features(embedder: Embedder, bank: ResidentBank, indices: Tensor, random: torch.Generator) -> Tensor:
-    """Features of the images at `indices`, half of these unchanged and half softened by random strengths."""
+    """Features of the images at `indices`, half of them unchanged, the others softened by random strengths."""
     strengths = (2 * torch.rand(len(indices), generator=random) - 1).clamp(min=0)
     features = []
     for part in bank.in_parts(torch.arange(len(indices))):
@@ -94,11 +94,11 @@ def _features(embedder: Embedder, bank: ResidentBank, indices: Tensor, random: t
 def softened(images: Tensor, strengths: Tensor) -> Tensor:
     """Interpolate between images and their binomially weighted means over 3 x 3 pixels.
 
-    Inversion makes images sharper than real ones, and soft images of one domain would be taken for another.
+    Inverted images are sharper than real ones; without softening, soft images would count as another domain.
 
     Args:
         images: [n, c, h, w], any range.
-        strengths: strength for each image, from 0 (unchanged) to 1 (the means), [n].
+        strengths: strengths from 0 (unchanged) to 1 (the means), [n].
     """
     channels = images.shape[1]
     weights = torch.tensor([0.25, 0.5, 0.25]).to(images)

@@ -39,10 +39,10 @@ from metazoo.taskspace.probe import probe_spec
 
 
 def check_probe(workspace: Workspace, config: ProbeConfig) -> None:
-    """Read the weights of a probe that is not trained here, before the hours that come before its use.
+    """Check the weights of a probe that is not trained here, before any long stage.
 
     Raises:
-        UsageError: as `ImageNetProbe.load`.
+        UsageError: the weights cannot be used; see `ImageNetProbe.load`.
     """
     if not config.trained and not workspace.folder.has(EMBEDDINGS):
         ImageNetProbe.load(config.weights)
@@ -64,14 +64,14 @@ def embed_and_group(
         grouping = grouped(distance, grouping_config, names, workspace.seed)
         folder.write_tensors(DISTANCE, {"distance": distance})
         quality = group_quality(distance, grouping).as_record()
-        workspace.metrics.truncate_after("grouping", 0)  # of a process killed before its next line
+        workspace.metrics.truncate_after("grouping", 0)  # a killed process may have left this line
         workspace.metrics.append(stage="grouping", step=1, **quality)
         folder.write_json(GROUPING, {**grouping.as_record(names), "quality": quality})
     return Partition.from_record(folder.read_json(GROUPING), names)
 
 
 def grouped(distance: Tensor, config: GroupingConfig, names: list[str], seed: int) -> Partition:
-    """Group the teachers by their dissimilarities, float [N, N]; the control `shuffle` permutes the teachers before."""
+    """Group the teachers by their dissimilarities, float [N, N]; the control `shuffle` permutes the teachers first."""
     if config.shuffle:
         order = torch.randperm(len(names), generator=generator(seed, "grouping", "shuffle"))
         distance = distance[order][:, order]
@@ -86,7 +86,7 @@ def _similarity(embeddings: FisherEmbeddings, config: GroupingConfig) -> Tensor:
 
 @dataclass(frozen=True)
 class _ProbeFile:
-    """The weights of a probe, for the classes of each teacher."""
+    """File with the weights of a probe, and the numbers of classes by teacher."""
 
     path: Path
     sha256: str | None
@@ -97,7 +97,7 @@ class _ProbeFile:
 
 @dataclass(frozen=True)
 class _Task:
-    """A unit of work: the teacher to embed."""
+    """A unit of work: the embedding of one teacher."""
 
     name: str
     bank: Path
@@ -106,7 +106,7 @@ class _Task:
 
 @functools.lru_cache(maxsize=1)
 def _probe(file: _ProbeFile) -> Probe | ImageNetProbe:
-    """Read once a process."""
+    """Probe of a file, which each process reads once."""
     if not file.config.trained:
         probe = ImageNetProbe.load(file.path)
         probe.network.to(file.device)

@@ -1,4 +1,4 @@
-"""Every file name of a run folder. No other module spells one."""
+"""File names of a run folder. No other module spells one."""
 
 CONFIG, DESCRIPTION = "config.yaml", "run.json"
 METRICS = "metrics.jsonl"
@@ -18,5 +18,5 @@ REPORT = "report.html"
 
 
 def sheet_of(model: str) -> str:
-    """The contact sheet of the images recovered from `model`."""
+    """File name of the contact sheet of a model."""
     return f"recovered/{model}.png"

@@ -9,11 +9,11 @@ from torch.nn import functional
 from metazoo.bank import ResidentBanks
 from metazoo.execution.compute import Compute
 from metazoo.execution.threads import CALLING_THREAD, WorkerThreads
+from metazoo.learn.augmented_images import Targets
 from metazoo.learn.group_learning import GroupLearner, Student
 from metazoo.learn.learning_config import LearningConfig
 from metazoo.learn.regularisers import Regulariser
 from metazoo.learn.update_rules import UpdateRule
-from metazoo.learn.views import Targets
 from metazoo.pipeline.shared_config import MetaModelConfig
 from metazoo.pipeline.stepping import LEARNING, learn_in_steps
 from metazoo.pipeline.workspace import Workspace
@@ -38,19 +38,19 @@ def learn_from_groups(
 ) -> Student:
     """Train the meta-model on groups of teachers, and give it stored batch-norm statistics.
 
-    The meta-model is `classifier` of the result, which also has the maps to the outputs of the teachers; it is on the
-    CPU, in evaluation mode, and no parameter of the classifier requires a gradient.
+    The meta-model is the attribute `classifier` of the result, which also has the maps to the teachers' outputs. The
+    result is on the CPU in evaluation mode, and no parameter of the classifier requires a gradient.
 
     Args:
         workspace: run at work; its zoo has the teachers.
         banks: images of all teachers.
         grouping: groups of the teachers.
         config: options of the learning.
-        meta_model: options of the meta-model, or a student of the same teachers, which is trained in place.
+        meta_model: options of the meta-model, or a student of the same teachers to train further.
         weights: weights of the teachers, above 0, [teachers]; None if all count alike.
-        regulariser: regulariser of this learning alone; None: that of `config`.
-        update: rule by which a step moves the parameters; None: that of `config`.
-        stage: name of this learning among others of the run.
+        regulariser: regulariser of this stage; None: the regulariser of `config`.
+        update: rule by which a step moves the parameters; None: the rule of `config`.
+        stage: name of the stage, unique in the run.
     """
     compute, threads = workspace.compute, workspace.worker_threads()
     teachers = workspace.zoo.teachers_in_turn(compute.device)
@@ -93,7 +93,7 @@ def learn_from_groups(
 def teacher_targets(
     teachers: Sequence[WhiteBoxTeacher], compute: Compute, threads: WorkerThreads = CALLING_THREAD
 ) -> Targets:
-    """Outputs of the whole zoo for images: every teacher's normalised features, and its logits; see `Targets`."""
+    """Function from images to the normalised features and the logits of all teachers; see `Targets`."""
 
     def targets(images: Tensor) -> tuple[Tensor, Tensor]:
         def outputs(teacher: WhiteBoxTeacher) -> tuple[Tensor, Tensor]:

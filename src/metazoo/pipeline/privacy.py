@@ -1,4 +1,4 @@
-"""Recovered images that may not be shown or kept; see `ModelContract.recovered_images`."""
+"""Deletion of recovered images that may not be shown or kept; see `ModelContract.recovered_images`."""
 
 from metazoo.bank import Bank
 from metazoo.pipeline.layout import BANK, REPORT, sheet_of
@@ -6,12 +6,12 @@ from metazoo.pipeline.workspace import Workspace
 
 
 def hide_images(workspace: Workspace) -> None:
-    """Delete the contact sheets that may not be, such as those from before a contract was changed.
+    """Delete contact sheets that may not be shown, such as those made before a contract was changed.
 
-    The report in the run folder goes with them, which may show what they show.
+    The report in the run folder may contain them and is deleted too.
 
     Raises:
-        ArtefactError: one cannot be deleted.
+        ArtefactError: a file cannot be deleted.
     """
     shown = {contract.name for contract in workspace.shown}
     sheets = [sheet_of(contract.name) for contract in workspace.zoo if contract.name not in shown]
@@ -21,7 +21,7 @@ def hide_images(workspace: Workspace) -> None:
 
 
 def discard_images(workspace: Workspace) -> None:
-    """Delete the images of a finished run that may not be kept; a run needs them until then, to be resumed.
+    """Delete the images that may not be kept after a run; until it is finished, they are needed to resume it.
 
     Raises:
         ArtefactError: the bank is damaged, or a file cannot be deleted.

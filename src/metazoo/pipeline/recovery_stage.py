@@ -14,7 +14,7 @@ from metazoo.storage.artefacts import cannot_write
 
 
 def copy_images(workspace: Workspace, other: Path) -> None:
-    """Copy the recovered images of the run folder `other`, except those of models that no longer have any there.
+    """Copy the recovered images of the run folder `other`, except discarded ones.
 
     Raises:
         ArtefactError: the images are missing, damaged or cannot be copied.
@@ -24,7 +24,7 @@ def copy_images(workspace: Workspace, other: Path) -> None:
         if (target / name).exists() or source.is_discarded(name):
             continue
         workspace.check()
-        source.images_of(name)  # which compares the hashes
+        source.images_of(name)  # compares the hashes
         partial = target / f".{name}.{os.getpid()}.tmp"
         try:
             shutil.copytree(source.folder / name, partial)
@@ -34,7 +34,7 @@ def copy_images(workspace: Workspace, other: Path) -> None:
 
 
 def recover_images(workspace: Workspace, config: RecoveryConfig | GeneratorConfig, budget: RecoveryBudget) -> Bank:
-    """Recover every teacher once; health figures, and contact sheets of what may be shown, go beside the bank."""
+    """Recover images from every teacher once, and write health figures and the permitted contact sheets."""
     folder = workspace.folder
     bank = Bank.open_or_create(folder.path / BANK)
     recover_zoo(

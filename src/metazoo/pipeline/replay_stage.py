@@ -1,4 +1,4 @@
-"""The stage of meta-iterations: invert teachers of a group, join their gradients, replay episodes."""
+"""The stage of meta-iterations: invert teachers of a group, join their gradients, and replay episodes."""
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -25,44 +25,50 @@ _SECONDS_BETWEEN_CHECKPOINTS = 120.0
 
 
 class VisitConfig(BaseModel):
-    """Which teachers a meta-iteration visits, and where their images come from; the defaults are as published."""
+    """Options of the visits of a meta-iteration to teachers. The defaults are those published with TGR (ICML 2024)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    teachers: int = Field(default=4, ge=1, description="number of visits of an iteration")
-    replacement: bool = Field(default=True, description="whether a teacher may be visited twice in one iteration")
+    teachers: int = Field(default=4, ge=1, description="number of visits in a meta-iteration")
+    replacement: bool = Field(default=True, description="whether a meta-iteration may visit a teacher twice")
     reinversion: bool = Field(
         default=True,
-        description="whether images are recovered afresh; else visits and replay draw from the bank",
+        description="whether every visit recovers new images; otherwise visits and replay draw from the bank",
     )
-    images_per_class: int = Field(default=30, ge=1, description="images of each class of a visited teacher")
+    images_per_class: int = Field(default=30, ge=1, description="images per class of a visited teacher")
 
 
 def check_episodes(
     zoo: Zoo, identity: ClassIdentity, images_kept: int, config: ReplayLearningConfig, meta_model: MetaModelConfig
 ) -> None:
-    """Raise an error if a memory of `images_kept` images a class can never hold an episode, however long the run.
+    """Check that a memory of `images_kept` images per class can hold an episode.
 
     Raises:
-        UsageError: a model has a single class, or too few classes may meet, or too few images of each are remembered.
+        UsageError: a model has a single class, too few classes are known to differ, or too few images are kept.
     """
     single = next((contract.name for contract in zoo if contract.spec.classes < 2), None)
     if single is not None:
         raise UsageError(
-            f"a meta-iteration needs models of at least 2 classes; take {single!r} out by `metazoo zoo remove`"
+            f"model {single!r}",
+            "has 1 class, and a meta-iteration needs at least 2",
+            f"remove it with `metazoo zoo remove {zoo.folder} {single}`",
         )
     replay, ways, names = config.replay, meta_model.ways, len(identity.names)
     needed = replay.shots + replay.queries
     if images_kept < needed:
         raise UsageError(
-            f"an episode takes {needed} images of a class and the memory keeps {images_kept}; lower "
-            "learning.replay.shots or queries, or raise visits.images_per_class (of the bank: budget.images_per_class)"
+            "learning.replay",
+            f"an episode needs {needed} images per class, and the memory keeps {images_kept}",
+            "lower learning.replay.shots or learning.replay.queries, or raise visits.images_per_class "
+            "(budget.images_per_class without reinversion)",
         )
     full = EpisodeMemory(names, conflicts=identity.conflicts)
     full.add(torch.zeros(names, 3, 1, 1, dtype=torch.uint8), torch.arange(names))
     if not full.holds(ways, 1):
         raise UsageError(
-            f"of {names} classes of the models, no {ways} are known to differ; lower meta_model.ways or add models"
+            "meta_model.ways",
+            f"no {ways} of the {names} classes of the models are known to differ",
+            "lower meta_model.ways or add models",
         )
 
 
@@ -79,10 +85,10 @@ def learn_by_replay(
     regulariser: Regulariser | None = None,
     update: UpdateRule | None = None,
 ) -> ImageClassifier:
-    """Train the meta-model, its head included, by meta-iterations and give it stored batch-norm statistics.
+    """Train the meta-model with its head by meta-iterations, and give it stored batch-norm statistics.
 
-    A teacher of more classes than the meta-model has outputs contributes a fresh draw of that many at every visit, its
-    logits being those of the drawn classes; one of fewer uses the first outputs.
+    From a teacher with more classes than the meta-model has outputs, every visit draws as many classes as there are
+    outputs. A teacher with fewer classes uses the first outputs.
 
     Args:
         workspace: run at work; its zoo has the teachers.
@@ -93,8 +99,8 @@ def learn_by_replay(
         recovery: options of the inversion at a visit.
         config: options of the learning.
         meta_model: options of the meta-model.
-        regulariser: regulariser of this learning alone; None: that of `config`.
-        update: rule by which the visits move the parameters; None: that of `config`.
+        regulariser: regulariser of this stage; None: the regulariser of `config`.
+        update: rule by which the visits move the parameters; None: the rule of `config`.
     """
     zoo, seed = workspace.zoo, workspace.seed
     spec = meta_model.spec(zoo)
@@ -136,8 +142,8 @@ def learn_by_replay(
             pairs = []
             for member, classes in zip(members, chosen, strict=True):
                 images, labels = stored[member]
-                places = torch.cat(draw_of_each(labels, classes.tolist(), visits.images_per_class, random))
-                pairs.append((images[places], labels[places]))
+                drawn = torch.cat(draw_of_each(labels, classes.tolist(), visits.images_per_class, random))
+                pairs.append((images[drawn], labels[drawn]))
         return [
             Visit(
                 fitted(images, spec.input_size),

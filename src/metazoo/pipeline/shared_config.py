@@ -1,4 +1,4 @@
-"""Settings that several methods share; those of a room stand in that room."""
+"""Options of the meta-model and of grouping, which several methods share."""
 
 from collections import Counter
 from typing import Any, Literal
@@ -11,14 +11,14 @@ from metazoo.zoo import Zoo
 
 
 class GroupingConfig(BaseModel):
-    """How teachers are put into groups."""
+    """Options of grouping teachers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    strategy: Strategy = Field(default="dispersed", description="see `metazoo.taskspace.groupings`")
-    groups: int = Field(default=5, ge=1, description="lowered to half the number of teachers where it is larger")
+    strategy: Strategy = Field(default="dispersed", description="strategy of `metazoo.taskspace.groupings`")
+    groups: int = Field(default=5, ge=1, description="number of groups; at most half the number of teachers")
     similarity: Literal["scale-free", "published"] = Field(
-        default="scale-free", description="published: one epsilon for all tensors, and rounded to 4 decimals"
+        default="scale-free", description="published: one epsilon for all tensors, and values rounded to 4 decimals"
     )
     shuffle: bool = Field(
         default=False, description="control: permute the teachers of the dissimilarity matrix before grouping"
@@ -30,10 +30,10 @@ _DEFAULT_WIDTHS: dict[str, _Width] = {"conv4": 64}
 
 
 class MetaModelConfig(BaseModel):
-    """What the meta-model is.
+    """Options of the meta-model.
 
-    It stands for many models, which asks for more room than one of them has: of width `default` a conv4 has 64
-    channels, as in prototypical networks (Snell et al. 2017), while those of a zoo mostly have 32.
+    The meta-model stands for many models and needs more capacity than one of them: with width `default` a conv4 has 64
+    channels, as in prototypical networks (Snell et al. 2017), while the models of a zoo mostly have 32.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,16 +41,16 @@ class MetaModelConfig(BaseModel):
     architecture: ArchitectureName = "conv4"
     width: _Width | Literal["default"] | None = Field(
         default=None,
-        description="of the architecture, of conv4 one number or one for each block; null: its own; default: "
-        "64 of conv4, else its own",
+        description="width of the architecture (for conv4 one number, or one for each block); null: the width of the "
+        "architecture itself; default: 64 for conv4, otherwise like null",
     )
     input_size: int | None = Field(
         default=None,
         ge=16,
         le=224,
-        description="side of its input in pixels; the most frequent one of the teachers if left out",
+        description="side of the input in pixels; null: the most frequent side of the teachers",
     )
-    ways: int = Field(default=5, ge=2, description="outputs of its untrained head, for learners that start from one")
+    ways: int = Field(default=5, ge=2, description="outputs of the untrained head, for learners that start from a head")
 
     @field_validator("width", mode="plain")
     @classmethod
@@ -64,11 +64,11 @@ class MetaModelConfig(BaseModel):
         return width
 
     @field_serializer("width", when_used="json")
-    def _written_width(self, width: Any) -> Any:  # pydantic itself warns of a tuple beside names
+    def _written_width(self, width: Any) -> Any:  # pydantic warns of a tuple in a union with names
         return list(width) if isinstance(width, tuple) else width
 
     def spec(self, zoo: Zoo) -> ClassifierSpec:
-        """The classifier to train for this zoo."""
+        """Classifier to train for this zoo."""
         sizes = Counter(contract.spec.input_size for contract in zoo)
         most_frequent = max(sizes, key=lambda size: (sizes[size], size))
         width = _DEFAULT_WIDTHS.get(self.architecture) if self.width == "default" else self.width

@@ -1,6 +1,6 @@
-"""Stages as a method declares them before a run, and how one unit of each is timed on this machine.
+"""Plans of stages that a method declares before a run, and the timing of one unit of each on this machine.
 
-Times are of the processor, which other programs at work hardly change.
+Times are processor times, which other running programs hardly change.
 """
 
 import dataclasses
@@ -17,13 +17,13 @@ from metazoo.bank import Bank, ResidentBank, fitted
 from metazoo.data.augment import shift_and_flip
 from metazoo.execution.compute import CPU
 from metazoo.execution.threads import WorkerThreads
+from metazoo.learn.augmented_images import bytes_of_pool
 from metazoo.learn.episode_memory import EpisodeMemory
 from metazoo.learn.group_learning import GroupLearner, Student
 from metazoo.learn.learning_config import LearningConfig
 from metazoo.learn.replay_learning import ReplayLearner, ReplayLearningConfig, Visit
-from metazoo.learn.views import bytes_of_pool
 from metazoo.models import ClassifierSpec, build_classifier
-from metazoo.pipeline.audit_stage import DomainConfig, TrustConfig, most_kinds, specialised
+from metazoo.pipeline.audit_stage import DomainConfig, TrustConfig, most_merged_domains, per_domain_learning
 from metazoo.pipeline.learning_stage import teacher_targets
 from metazoo.pipeline.replay_stage import VisitConfig
 from metazoo.pipeline.shared_config import MetaModelConfig
@@ -32,22 +32,22 @@ from metazoo.recover.budget import plan_buckets
 from metazoo.taskspace import FixedGrouping, ImageNetProbe, Partition, ProbeConfig, train_probe
 from metazoo.zoo import ModelContract, WhiteBoxTeacher, Zoo
 
-_ITERATIONS, _STEPS, _VIEWS, _TRUST_IMAGES, _IMAGES_PER_TEACHER = 4, 6, 256, 64, 150
+_ITERATIONS, _STEPS, _AUGMENTED_IMAGES, _TRUST_IMAGES, _IMAGES_PER_TEACHER = 4, 6, 256, 64, 150
 _BANK_OVERHEAD, _SHEET_BYTES = 1.1, 0.3e6
 _UNSHARED = 0.15
-"""Share of a step, of replay, or of teacher outputs that further threads make no shorter (0.1 to 0.25 by two)."""
+"""Share of the time of a step, replay or teacher outputs that further threads do not shorten (0.1 to 0.25 for two)."""
 
 
 @dataclass(frozen=True)
 class PlanContext:
-    """What the timing of a unit works with.
+    """Inputs for timing a unit.
 
     Attributes:
         zoo: the teachers.
-        teachers: the same, loaded when they are asked for.
-        bank: noise in place of the recovered images, 150 at most of each teacher; in a folder that is deleted later.
+        teachers: the same teachers, each loaded when it is used.
+        bank: noise instead of recovered images, at most 150 per teacher, in a temporary folder.
         capacity: units that the executor of the run works on at once.
-        threads: threads that learning shares its calls among.
+        threads: threads that share the calls of learning.
     """
 
     zoo: Zoo
@@ -58,7 +58,7 @@ class PlanContext:
 
     @classmethod
     def prepare(cls, zoo: Zoo, folder: Path, capacity: int, threads: WorkerThreads) -> "PlanContext":
-        """Fill a bank in `folder`."""
+        """Fill a bank in `folder` with noise, and make the context."""
         bank, random = Bank.create(folder), torch.Generator().manual_seed(0)
         for contract in zoo:
             labels = torch.arange(_IMAGES_PER_TEACHER) % contract.spec.classes
@@ -67,13 +67,13 @@ class PlanContext:
         return cls(zoo, zoo.teachers_in_turn(), bank, capacity, threads)
 
     def images_at(self, side: int) -> ResidentBank:
-        """The images of the bank at `side` pixels."""
+        """Images of the bank at `side` pixels."""
         return ResidentBank.load(self.bank, [contract.name for contract in self.zoo], side)
 
 
 @dataclass(frozen=True)
 class UnitCost:
-    """Seconds of one unit; bytes of memory and disk of the whole stage beyond what timing one unit has taken."""
+    """Seconds of one unit, and further bytes of memory and disk that the whole stage needs."""
 
     seconds: float
     memory: float = 0.0
@@ -82,15 +82,15 @@ class UnitCost:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """Equal units of work in one stage. Several may have the same `stage`.
+    """Equal units of work in one stage. Several plans may have the same `stage`.
 
     Attributes:
         stage: name, such as `recovery`.
         unit: noun in the singular, such as `image` or `step`.
-        units: how many there are.
-        measure: times one unit; equal ones are called once. None: the time cannot be told before the run.
-        parts: independent parts that processes work on at once; 1 for work of the main process.
-        disk: bytes on disk of all units, as far as they are known without timing.
+        units: number of units.
+        measure: function that times one unit; equal functions are called once. None: the time is not known in advance.
+        parts: number of independent parts that processes work on at once; 1 for work of the main process.
+        disk: bytes on disk of all units that are known without timing.
     """
 
     stage: str
@@ -102,7 +102,7 @@ class StagePlan:
 
 
 def recovery_plans(zoo: Zoo, config: RecoveryConfig | GeneratorConfig, budget: RecoveryBudget) -> list[StagePlan]:
-    """Plan the recovery of every teacher, one plan for each kind of network."""
+    """Plan the recovery of every teacher, one plan for all teachers that take equally long."""
     parts = len(zoo) if isinstance(config, GeneratorConfig) else plan_recovery(zoo, budget).buckets
     plans = []
     for timing, contracts in _inversions(zoo, config, budget).items():
@@ -114,7 +114,7 @@ def recovery_plans(zoo: Zoo, config: RecoveryConfig | GeneratorConfig, budget: R
 
 @dataclass(frozen=True)
 class _Inversion:
-    """Times the inversion of one image, among `images` of one teacher that are inverted together."""
+    """Timing of the inversion of one image, with `images` of one teacher inverted together."""
 
     teacher: int
     guide: int | None
@@ -139,25 +139,25 @@ class _Inversion:
 def _inversions(
     zoo: Zoo, config: RecoveryConfig | GeneratorConfig, budget: RecoveryBudget
 ) -> dict[_Inversion, list[ModelContract]]:
-    """The models that take equally long, by the timing of the first of them."""
+    """Models that take equally long, by the timing of the first of them."""
     guides = guides_for(zoo, config, 0)
     indices = {contract.name: index for index, contract in enumerate(zoo)}
     first: dict[tuple[object, ...], _Inversion] = {}
     found: dict[_Inversion, list[ModelContract]] = {}
     for index, contract in enumerate(zoo):
         guide, images = guides.get(contract.name), len(plan_buckets(contract.spec.classes, budget, 0, contract.name)[0])
-        kind = (_kind(contract.spec), None if guide is None else _kind(guide.spec), images)
+        key = (_network_key(contract.spec), None if guide is None else _network_key(guide.spec), images)
         own = _Inversion(index, None if guide is None else indices[guide.name], config, images)
-        found.setdefault(first.setdefault(kind, own), []).append(contract)
+        found.setdefault(first.setdefault(key, own), []).append(contract)
     return found
 
 
-def _kind(spec: ClassifierSpec) -> tuple[object, ...]:
+def _network_key(spec: ClassifierSpec) -> tuple[object, ...]:
     return (spec.architecture, tuple(spec.arguments.items()), spec.input_size, spec.channels)
 
 
 def trust_plans(zoo: Zoo, config: TrustConfig, budget: RecoveryBudget, side: int) -> list[StagePlan]:
-    """Plan the judging of every model's images of `side` pixels by the others."""
+    """Plan the trust stage, in which models judge each other's images of `side` pixels."""
     classes = sum(min(contract.spec.classes, budget.classes_per_teacher) for contract in zoo) / len(zoo)
     asked = classes * min(config.images_per_class, budget.images_per_class) * min(config.partners, len(zoo) - 1)
 
@@ -166,14 +166,14 @@ def trust_plans(zoo: Zoo, config: TrustConfig, budget: RecoveryBudget, side: int
         images = torch.rand(_TRUST_IMAGES, 3, side, side, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             targets(images)
-            of_an_image = _seconds(lambda: targets(images)) / len(images)
-        return UnitCost(of_an_image * asked / len(zoo))
+            seconds_per_image = _seconds(lambda: targets(images)) / len(images)
+        return UnitCost(seconds_per_image * asked / len(zoo))
 
     return [StagePlan("trust", "model", len(zoo), measure, len(zoo))]
 
 
 def embedding_plans(zoo: Zoo, config: ProbeConfig, budget: RecoveryBudget) -> list[StagePlan]:
-    """Plan the training of the probe, if it is trained, and the embedding of every model."""
+    """Plan the training of the probe, unless its weights are given, and the embedding of every model."""
     counts = {contract.name: contract.spec.classes for contract in zoo}
     images = min(config.fisher_images, budget.images_per_class * max(counts.values()))
 
@@ -184,7 +184,7 @@ def embedding_plans(zoo: Zoo, config: ProbeConfig, budget: RecoveryBudget) -> li
 
     def measure_embedding(context: PlanContext) -> UnitCost:
         resident, name = context.images_at(config.input_size), zoo.contracts[0].name
-        sample = slice(0, min(16, resident.places_of(0).stop))
+        sample = slice(0, min(16, resident.indices_of(0).stop))
         shown, labels = resident.images[sample], resident.labels[sample]
         once = config.model_copy(update={"steps": 1})
         probe = train_probe(resident, counts, once, 0) if config.trained else ImageNetProbe.load(config.weights)
@@ -195,9 +195,9 @@ def embedding_plans(zoo: Zoo, config: ProbeConfig, budget: RecoveryBudget) -> li
 
 
 def group_learning_plans(zoo: Zoo, config: LearningConfig, meta_model: MetaModelConfig) -> list[StagePlan]:
-    """Plan the steps on groups of teachers, and the teacher outputs that they learn from."""
+    """Plan the steps on groups of teachers, and the teacher outputs that these steps use."""
     outputs = config.views * math.ceil(config.steps / config.steps_per_views)
-    # Neither the number of steps nor the learning rate makes a step longer, so equal stages are timed once.
+    # The number of steps and the learning rate do not change the time of a step, so equal stages are timed once.
     alike = config.model_copy(update={"steps": 10_000, "learning_rate": 1e-3})
     return [
         StagePlan("learning", "step", config.steps, _GroupStep(alike, meta_model)),
@@ -208,15 +208,15 @@ def group_learning_plans(zoo: Zoo, config: LearningConfig, meta_model: MetaModel
 def per_domain_plans(
     zoo: Zoo, learning: LearningConfig, meta_model: MetaModelConfig, config: DomainConfig
 ) -> list[StagePlan]:
-    """Plan the models of each domain, taken for as many as there can be, each learning from the whole zoo."""
-    domains = most_kinds(zoo, config)
-    plans = group_learning_plans(zoo, specialised(learning, config), meta_model) if domains > 1 else []
+    """Plan an upper bound of the per-domain models: as many as possible, each learning from the whole zoo."""
+    domains = most_merged_domains(zoo, config)
+    plans = group_learning_plans(zoo, per_domain_learning(learning, config), meta_model) if domains > 1 else []
     return [dataclasses.replace(plan, stage="per-domain models", units=domains * plan.units) for plan in plans]
 
 
 @dataclass(frozen=True)
 class _GroupStep:
-    """Times a step on a group."""
+    """Timing of a step on a group."""
 
     config: LearningConfig
     meta_model: MetaModelConfig
@@ -229,7 +229,7 @@ class _GroupStep:
             context.images_at(spec.input_size),
             FixedGrouping(Partition((tuple(range(len(context.zoo))),), "single")),
             teacher_targets(context.teachers, CPU, context.threads),
-            config.model_copy(update={"views": max(_VIEWS, len(context.zoo))}),
+            config.model_copy(update={"views": max(_AUGMENTED_IMAGES, len(context.zoo))}),
             0,
             threads=context.threads,
         )
@@ -241,22 +241,22 @@ class _GroupStep:
 
 @dataclass(frozen=True)
 class _TeacherOutputs:
-    """Times the outputs of all teachers for one image."""
+    """Timing of the outputs of all teachers for one image."""
 
     config: LearningConfig
     meta_model: MetaModelConfig
 
     def __call__(self, context: PlanContext) -> UnitCost:
-        spec, views = self.meta_model.spec(context.zoo), self.config.views
+        spec, count = self.meta_model.spec(context.zoo), self.config.views
         resident, targets = context.images_at(spec.input_size), teacher_targets(context.teachers, CPU, context.threads)
-        pixels = resident.pixels(torch.arange(len(resident))[:_VIEWS])
+        pixels = resident.pixels(torch.arange(len(resident))[:_AUGMENTED_IMAGES])
         images = shift_and_flip(pixels, 2, torch.Generator().manual_seed(0))
         with torch.no_grad():
             targets(images)
             seconds = _seconds(lambda: targets(images)) / len(images)
-        memory, disk = bytes_of_pool(views, spec.input_size, sum(_feature_sizes(context)))
-        # The logits twice, until their parts are joined.
-        memory += views * 8.0 * sum(contract.spec.classes for contract in context.zoo)
+        memory, disk = bytes_of_pool(count, spec.input_size, sum(_feature_sizes(context)))
+        # Logits are in memory twice while their parts are joined.
+        memory += count * 8.0 * sum(contract.spec.classes for contract in context.zoo)
         return UnitCost(shared(seconds, len(context.zoo), context.threads), memory, disk)
 
 
@@ -272,7 +272,7 @@ def replay_plans(
     config: ReplayLearningConfig,
     meta_model: MetaModelConfig,
 ) -> list[StagePlan]:
-    """Plan the meta-iterations, with a replay of twice the shortest length, and the inversions that they repeat."""
+    """Plan the meta-iterations, with a replay of twice the shortest length, and their inversions."""
     again = config.iterations * visits.teachers * visits.images_per_class * meta_model.ways / len(zoo)
     plans = [
         StagePlan("learning", "re-inverted image", round(again * len(contracts)), timing, visits.teachers)
@@ -285,7 +285,7 @@ def replay_plans(
 
 @dataclass(frozen=True)
 class _MetaIteration:
-    """Times a step on made-up visits and an update of the replay."""
+    """Timing of a step on synthetic visits and of an update of the replay."""
 
     visits: VisitConfig
     config: ReplayLearningConfig
@@ -324,7 +324,7 @@ class _MetaIteration:
 
 
 def shared(seconds: float, calls: int, threads: WorkerThreads) -> float:
-    """Seconds that `seconds` of the processor take on threads that share `calls` equal calls."""
+    """Elapsed seconds of `seconds` of processor time in `calls` equal calls that threads share."""
     at_once = calls / math.ceil(calls / threads.count)
     return seconds * (_UNSHARED + (1 - _UNSHARED) / at_once)
 
@@ -334,7 +334,7 @@ def _bytes_of(tensors: Mapping[str, Tensor]) -> float:
 
 
 def _seconds(function: Callable[[], object]) -> float:
-    """Seconds of the processor, of every torch thread."""
+    """Processor seconds of a call, per torch thread."""
     start = time.process_time()
     function()
     return (time.process_time() - start) / torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""Learning step by step, with checkpoints to resume from."""
+"""Learning in steps, with checkpoints to resume from."""
 
 import contextlib
 import time
@@ -14,7 +14,7 @@ LEARNING = "learning"
 
 
 class StepLearner(Protocol):
-    """A learner that counts its steps and whose state is tensors by name."""
+    """Learner that counts its steps and whose state is tensors by name."""
 
     @property
     def steps_done(self) -> int:
@@ -22,7 +22,7 @@ class StepLearner(Protocol):
         ...
 
     def step(self) -> Any:
-        """Do one step; the fields of the report, `step` among them, go into the metrics of the run."""
+        """Do one step; the fields of the report, which include `step`, are written to the metrics of the run."""
 
     def state(self) -> dict[str, Tensor]:
         """Tensors by name, for a checkpoint."""
@@ -42,10 +42,10 @@ def learn_in_steps(
     steps_between_metrics: int,
     seconds_between_checkpoints: float = 0.0,
 ) -> None:
-    """Bring `learner` to `steps` steps, from the latest checkpoint of `stage` if there is one.
+    """Train `learner` for `steps` steps, from the latest checkpoint of `stage` if there is one.
 
-    With `seconds_between_checkpoints`, checkpoints that come sooner are left out, except the last one. A run that is
-    asked to stop finishes and keeps its current step.
+    A checkpoint less than `seconds_between_checkpoints` after the one before is skipped, except the last one. A run
+    that is stopped finishes its current step and writes a checkpoint.
     """
     folder, metrics = workspace.folder, workspace.metrics
     checkpoint = folder.latest_checkpoint(stage)

@@ -1,4 +1,4 @@
-"""What a method works with, whichever it is."""
+"""Resources of a run, which its method and stages share."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -17,19 +17,19 @@ from metazoo.zoo import ModelContract, Zoo
 
 @dataclass(frozen=True)
 class Workspace:
-    """One run at work, held by this process alone.
+    """Resources of a run, whose folder this process has locked.
 
     Attributes:
         zoo: the teachers.
-        folder: where artefacts go; what stands in its manifest is not made again.
-        metrics: the run's diary.
-        seed: of the run.
-        check: to be called where the state on disk is whole; raises `Interrupted` once a stop was asked for.
-        progress: whether to say on standard error how far the run is.
-        compute: where teachers and meta-model are, and how exactly teachers answer.
+        folder: run folder; artefacts in its manifest are not made again.
+        metrics: metrics log of the run.
+        seed: seed of the run.
+        check: function to call when the state on disk is complete; raises `Interrupted` after a request to stop.
+        progress: whether progress is shown on standard error.
+        compute: device of teachers and meta-model, and precision of the teachers.
         images: whether recovered images of models whose contract allows it may be shown.
-        executor: where independent units of work run.
-        learning_threads: torch threads of this process that learning may use, all worker threads together.
+        executor: executor of independent units of work.
+        learning_threads: number of torch threads of this process for learning, over all worker threads.
     """
 
     zoo: Zoo
@@ -44,11 +44,11 @@ class Workspace:
     learning_threads: int = 1
 
     def worker_threads(self) -> WorkerThreads:
-        """For calls of small networks: `threads_for` all of them; on a GPU none but the calling thread."""
+        """Threads for calls of small networks; on a GPU only the calling thread."""
         return threads_for(self.learning_threads) if self.compute.device == "cpu" else CALLING_THREAD
 
     def is_stopping(self) -> bool:
-        """Whether `check` would raise now."""
+        """Whether `check` raises `Interrupted` now."""
         try:
             self.check()
         except Interrupted:
@@ -57,7 +57,7 @@ class Workspace:
 
     @contextlib.contextmanager
     def progress_of(self, label: str, total: int) -> Iterator[Callable[[], None]]:
-        """What to call after each of `total` units of a stage: `check`, and the stage's progress where it is shown."""
+        """Function to call after each of `total` units of a stage; it calls `check` and advances the progress bar."""
         bar = Progress(label, total) if self.progress else None
 
         def advance() -> None:
@@ -70,5 +70,5 @@ class Workspace:
 
     @property
     def shown(self) -> list[ModelContract]:
-        """The models whose recovered images may be shown."""
+        """Models whose recovered images may be shown."""
         return [contract for contract in self.zoo if self.images and contract.recovered_images == "show"]

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from metazoo.audit import kinds_of_images
+from metazoo.audit import merge_domains
 
 NAMES = ["a", "a", "b", "b", "c", "c"]
 
@@ -26,25 +26,25 @@ def skill(means: list[list[float]], each: int = 2) -> Tensor:
         ([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.5]], [("a",), ("b",), ("c",)]),
     ],
 )
-def test_domains_whose_models_see_each_others_classes_are_of_one_kind(
+def test_domains_whose_models_see_each_others_classes_are_merged(
     means: list[list[float]], expected: list[tuple[str, ...]]
 ) -> None:
-    assert kinds_of_images(skill(means), NAMES, 0.85) == expected
+    assert merge_domains(skill(means), NAMES, 0.85) == expected
     order = torch.tensor([3, 0, 5, 2, 4, 1])
-    shuffled = kinds_of_images(skill(means)[order][:, order], [NAMES[index] for index in order], 0.85)
-    assert {frozenset(kind) for kind in shuffled} == {frozenset(kind) for kind in expected}
+    shuffled = merge_domains(skill(means)[order][:, order], [NAMES[index] for index in order], 0.85)
+    assert {frozenset(names) for names in shuffled} == {frozenset(names) for names in expected}
 
 
-def test_what_is_not_known_makes_nobody_alike() -> None:
+def test_unknown_skills_merge_nothing() -> None:
     single = skill([[0.5, 0.5], [0.5, 0.5]], each=1)
-    assert kinds_of_images(single, ["a", "b"], 0.85) == [("a",), ("b",)]
+    assert merge_domains(single, ["a", "b"], 0.85) == [("a",), ("b",)]
     sparse = skill([[0.5, 0.5], [0.5, 0.5]])
     sparse[0, 2:] = sparse[2:, 0] = torch.nan
-    assert kinds_of_images(sparse, ["a", "a", "b", "b"], 0.85) == [("a", "b")]
+    assert merge_domains(sparse, ["a", "a", "b", "b"], 0.85) == [("a", "b")]
     sparse[:2, 2:] = torch.nan
-    assert kinds_of_images(sparse, ["a", "a", "b", "b"], 0.85) == [("a",), ("b",)]
+    assert merge_domains(sparse, ["a", "a", "b", "b"], 0.85) == [("a",), ("b",)]
 
 
-def test_nothing_is_as_alike_as_a_share_out_of_reach() -> None:
-    assert kinds_of_images(skill([[0.5, 0.5], [0.5, 0.5]]), ["a", "a", "b", "b"], 1.01) == [("a",), ("b",)]
-    assert kinds_of_images(skill([[0.5]]), ["a", "a"], 0.85) == [("a",)]
+def test_a_similarity_out_of_reach_merges_nothing() -> None:
+    assert merge_domains(skill([[0.5, 0.5], [0.5, 0.5]]), ["a", "a", "b", "b"], 1.01) == [("a",), ("b",)]
+    assert merge_domains(skill([[0.5]]), ["a", "a"], 0.85) == [("a",)]

@@ -6,8 +6,8 @@ from learn_helpers import resident_bank, targets
 from torch import Tensor
 
 from metazoo.bank import ResidentBank
-from metazoo.learn import views
-from metazoo.learn.views import draw_views, judge_views
+from metazoo.learn import augmented_images
+from metazoo.learn.augmented_images import add_teacher_outputs, draw_augmented_images
 
 GROUPS = ((0, 2), (1,))
 
@@ -16,7 +16,7 @@ def drawn(
     count: int = 60, seed: int = 0, shift: int = 2, mix: bool = True, bank: ResidentBank | None = None
 ) -> tuple[Tensor, Tensor]:
     random = torch.Generator().manual_seed(seed)
-    return draw_views(bank or resident_bank(), GROUPS, count, random, shift=shift, mix=mix)
+    return draw_augmented_images(bank or resident_bank(), GROUPS, count, random, shift=shift, mix=mix)
 
 
 def pure_colours() -> ResidentBank:
@@ -27,7 +27,7 @@ def pure_colours() -> ResidentBank:
 
 
 @pytest.mark.parametrize("count", [3, 59, 60, 61])
-def test_every_teacher_owns_as_many_views_up_to_one(count: int) -> None:
+def test_every_teacher_owns_the_same_number_of_images_up_to_one(count: int) -> None:
     images, owners = drawn(count)
     owned = owners.bincount(minlength=3)
     assert len(images) == int(owned.sum()) == count
@@ -36,20 +36,20 @@ def test_every_teacher_owns_as_many_views_up_to_one(count: int) -> None:
     assert images.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_views_are_settled_by_the_generator() -> None:
+def test_images_are_determined_by_the_generator() -> None:
     first, again, other = (drawn(seed=seed)[0] for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
 @pytest.mark.parametrize("mix", [False, True])
-def test_views_do_not_depend_on_how_many_are_made_at_once(monkeypatch: pytest.MonkeyPatch, mix: bool) -> None:
+def test_images_do_not_depend_on_the_size_of_chunks(monkeypatch: pytest.MonkeyPatch, mix: bool) -> None:
     together = drawn(mix=mix)[0]
-    monkeypatch.setattr(views, "images_at_once", lambda *_: 7)
+    monkeypatch.setattr(augmented_images, "images_at_once", lambda *_: 7)
     assert torch.equal(drawn(mix=mix)[0], together)
 
 
-def test_a_view_mixes_its_owner_with_a_member_of_its_group_only() -> None:
+def test_an_image_mixes_its_owner_with_a_member_of_its_group_only() -> None:
     images, owners = drawn(300, bank=pure_colours())
     shares = images[:, :, 0, 0].long()
     assert torch.equal(shares[owners == 1], torch.tensor([[0, 255, 0]]).expand(100, 3))  # alone in its group
@@ -62,14 +62,14 @@ def test_a_view_mixes_its_owner_with_a_member_of_its_group_only() -> None:
         assert int(own[mixed][:, partner].max()) > 110
 
 
-def test_without_mixing_a_view_is_an_image_of_its_owner_or_its_mirror_image() -> None:
+def test_without_mixing_an_image_is_one_of_its_owner_or_its_mirror_image() -> None:
     bank = resident_bank()
     images, owners = drawn(shift=0, mix=False)
     mirrored = 0
-    for view, owner in zip(images, owners.tolist(), strict=True):
-        own = bank.images[bank.places_of(owner)]
-        assert any(torch.equal(view, image) or torch.equal(view.flip(-1), image) for image in own)
-        mirrored += any(torch.equal(view.flip(-1), image) for image in own)
+    for shown, owner in zip(images, owners.tolist(), strict=True):
+        own = bank.images[bank.indices_of(owner)]
+        assert any(torch.equal(shown, image) or torch.equal(shown.flip(-1), image) for image in own)
+        mirrored += any(torch.equal(shown.flip(-1), image) for image in own)
     assert 15 < mirrored < 45
 
 
@@ -80,7 +80,7 @@ def test_every_image_of_a_teacher_is_shown() -> None:
         shown = images[owners == owner]
         assert all(
             bool((shown == image).flatten(1).all(1).any() | (shown == image.flip(-1)).flatten(1).all(1).any())
-            for image in bank.images[bank.places_of(owner)]
+            for image in bank.images[bank.indices_of(owner)]
         )
 
 
@@ -94,7 +94,7 @@ def test_teachers_judge_exactly_the_stored_pixels() -> None:
         return targets(pixels)
 
     checks: list[None] = []
-    judged = judge_views(images, owners, recording, check=lambda: checks.append(None))
+    judged = add_teacher_outputs(images, owners, recording, check=lambda: checks.append(None))
     assert torch.equal(torch.cat(seen), images.float() / 255)
     assert len(checks) == len(seen) > 1
     features, logits = targets(images.float() / 255)
@@ -108,26 +108,26 @@ def test_features_too_many_for_the_memory_are_the_same_from_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images, owners = drawn(300)
-    in_memory = judge_views(images, owners, targets, folder=tmp_path)
-    monkeypatch.setattr(views, "_MOST_BYTES", 300 * in_memory.features.shape[1] * 2 - 1)
-    on_disk = judge_views(images, owners, targets, folder=tmp_path)
-    places = on_disk.of(1)[torch.tensor([3, 0, 3])]
-    assert torch.equal(on_disk.features[places], in_memory.features[places])
+    in_memory = add_teacher_outputs(images, owners, targets, folder=tmp_path)
+    monkeypatch.setattr(augmented_images, "_MOST_BYTES", 300 * in_memory.features.shape[1] * 2 - 1)
+    on_disk = add_teacher_outputs(images, owners, targets, folder=tmp_path)
+    indices = on_disk.of(1)[torch.tensor([3, 0, 3])]
+    assert torch.equal(on_disk.features[indices], in_memory.features[indices])
     assert torch.equal(on_disk.features[:], in_memory.features)
     assert torch.equal(on_disk.logits, in_memory.logits)
     assert not [*tmp_path.iterdir()]
 
 
-def test_the_bytes_of_a_pool_are_those_of_the_memory_or_of_the_disk() -> None:
-    (few, none), (many, stored) = (views.bytes_of_pool(8192, 32, features) for features in (31_000, 32_000))
+def test_a_pool_takes_bytes_of_memory_or_of_disk() -> None:
+    (few, none), (many, stored) = (augmented_images.bytes_of_pool(8192, 32, features) for features in (31_000, 32_000))
     assert (none, stored) == (0, 8192 * 32_000 * 2)
     assert few > 8192 * 31_000 * 2 + 8192 * 3 * 32**2
     assert many < few / 5
 
 
-def test_the_views_of_a_teacher_are_found() -> None:
+def test_the_images_of_a_teacher_are_found() -> None:
     images, owners = drawn(61)
-    judged = judge_views(images, owners, targets)
-    places = [judged.of(owner) for owner in range(3)]
-    assert sorted(torch.cat(places).tolist()) == list(range(61))
-    assert all(bool((owners[own] == owner).all()) for owner, own in enumerate(places))
+    judged = add_teacher_outputs(images, owners, targets)
+    indices = [judged.of(owner) for owner in range(3)]
+    assert sorted(torch.cat(indices).tolist()) == list(range(61))
+    assert all(bool((owners[own] == owner).all()) for owner, own in enumerate(indices))

@@ -1,7 +1,8 @@
-"""Views: augmented images that teachers and meta-model both see, with the teachers' outputs.
+"""Augmented images with teacher outputs, from which the meta-model learns.
 
-Teacher outputs are most of the cost of distillation, so they are computed once for a pool of views, which then serves
-many steps. Both sides see the very same pixels (Beyer et al. 2022, "a good teacher is patient and consistent").
+Teacher outputs are most of the cost of distillation, so they are computed once for a pool of augmented images, which is
+used in many steps. Teachers and meta-model see the same pixels (Beyer et al. 2022, "a good teacher is patient and
+consistent").
 """
 
 import itertools
@@ -18,22 +19,21 @@ from metazoo.execution.compute import images_at_once
 from metazoo.storage.matrices import keep_rows
 
 Targets = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Teacher outputs of float images [n, 3, side, side] in [0, 1]: joint features [n, sum of sizes] (each teacher's
-normalised to length 1) and the logits of all teachers side by side [n, sum of classes]."""
+"""Function from float images [n, 3, side, side] in [0, 1] to joint features [n, sum of sizes], which are the teachers'
+features normalised to length 1 and side by side, and to the logits of all teachers side by side [n, sum of classes]."""
 
 _MOST_BYTES = 512_000_000
 
 
 @dataclass(frozen=True, eq=False)
-class Views:
-    """A pool of views.
+class AugmentedImages:
+    """Pool of augmented images with teacher outputs.
 
     Attributes:
-        images: uint8 [n, 3, side, side], channels last.
-        owners: index of the teacher from whose images each view was made, int64 [n], on the CPU.
-        features: joint features, bfloat16 [n, sum of sizes]. More than 512 MB, as of hundreds of teachers, are on the
-            disk as long as they are computed on the CPU, and are indexed in the same way.
-        logits: float32 [n, sum of classes].
+        images: images, uint8 [n, 3, side, side], channels last.
+        owners: indices of the teachers from whose images they were made, int64 [n], on the CPU.
+        features: joint features, bfloat16 [n, sum of sizes]. More than 512 MB computed on the CPU are mapped from disk.
+        logits: logits of all teachers, float32 [n, sum of classes].
     """
 
     images: Tensor
@@ -42,11 +42,11 @@ class Views:
     logits: Tensor
 
     def of(self, owner: int) -> Tensor:
-        """Indices (int64) of the views of one teacher."""
+        """Indices (int64) of the images of one teacher."""
         return (self.owners == owner).nonzero().flatten()
 
 
-def draw_views(
+def draw_augmented_images(
     bank: ResidentBank,
     groups: Sequence[Sequence[int]],
     count: int,
@@ -55,18 +55,18 @@ def draw_views(
     shift: int,
     mix: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Draw `count` views, the same number of every teacher up to one.
+    """Draw `count` augmented images, from every teacher the same number up to one.
 
-    A view is a shifted and perhaps mirrored image; with `mix` it is mixed with another one of the owner's group, which
-    has at most half of the weight (mix-up between unlike tasks, which covers the space between them too).
+    An augmented image is a shifted and perhaps mirrored image. With `mix` it is mixed with an image of the owner's
+    group, which has at most half of the weight (mix-up of different tasks, which covers the space between them).
 
     Args:
         bank: recovered images.
-        groups: groups of teachers' indices, a partition.
-        count: number of views, at least one a teacher.
-        random: source of all draws.
+        groups: partition of the teachers, as groups of indices.
+        count: number of augmented images, at least one per teacher.
+        random: generator of all draws.
         shift: largest shift in pixels.
-        mix: whether to mix.
+        mix: whether images are mixed.
 
     Returns:
         Images, uint8 [count, 3, side, side] in channels-last format, and their owners, int64 [count].
@@ -86,33 +86,33 @@ def draw_views(
         shown.append((bank.draw(partners, random), moves.draw(count, random)))
         weights = 0.5 + 0.5 * torch.rand(count, generator=random)
     device, shape = bank.images.device, (count, *bank.images.shape[1:])
-    views = torch.empty(shape, dtype=torch.uint8, device=device, memory_format=torch.channels_last)
-    # A chunk at a time, as numbers in float32 take many times the room of a view.
+    augmented = torch.empty(shape, dtype=torch.uint8, device=device, memory_format=torch.channels_last)
+    # In chunks, since intermediate float32 values need many times the memory of the result.
     for part in torch.arange(count).split(images_at_once(device, shape[-1])):
         images = [moves.apply(bank.pixels(indices[part]), draws[part].to(device)) for indices, draws in shown]
         weight = weights[part].view(-1, 1, 1, 1).to(device)
         mixed = weight * images[0] + (1 - weight) * images[1] if mix else images[0]
-        # Rounded as they are stored, so that the teachers judge exactly what the meta-model will see.
-        views[part] = (mixed * 255).round().to(torch.uint8)
-    return views, owners
+        # Rounded before the teachers see them, so that the meta-model sees the same pixels.
+        augmented[part] = (mixed * 255).round().to(torch.uint8)
+    return augmented, owners
 
 
-def judge_views(
+def add_teacher_outputs(
     images: Tensor,
     owners: Tensor,
     targets: Targets,
     *,
     folder: Path | None = None,
     check: Callable[[], None] = lambda: None,
-) -> Views:
-    """Compute the teachers' outputs for views as `draw_views` returns them.
+) -> AugmentedImages:
+    """Compute the teacher outputs of augmented images.
 
     Args:
-        images: images of the views.
-        owners: owners of the views.
-        targets: teacher outputs of images.
-        folder: folder for features that are too many for the memory; None: they stay in memory.
-        check: function that is called now and then, and may raise.
+        images: images from `draw_augmented_images`.
+        owners: owners from `draw_augmented_images`.
+        targets: function from images to teacher outputs.
+        folder: folder for features that exceed 512 MB; None keeps them in memory.
+        check: function that is called between chunks and may raise.
 
     Raises:
         ArtefactError: the features cannot be written to `folder`.
@@ -136,25 +136,25 @@ def judge_views(
             for number, part in enumerate(itertools.chain([first], rest)):
                 joined[number * len(first) :][: len(part)] = part
             features = joined
-    return Views(images, owners, features, torch.cat(logits))
+    return AugmentedImages(images, owners, features, torch.cat(logits))
 
 
-def bytes_of_pool(views: int, side: int, features: int) -> tuple[float, float]:
-    """Upper bounds of the bytes of memory and disk that a pool takes while it is made on the CPU.
+def bytes_of_pool(count: int, side: int, features: int) -> tuple[float, float]:
+    """Upper bounds of the bytes of memory and disk that a pool needs while it is made on the CPU.
 
     Args:
-        views: number of views in the pool.
-        side: side of a view in pixels.
-        features: number of joint features of a view.
+        count: number of images in the pool.
+        side: side of an image in pixels.
+        features: number of joint features.
     """
-    # The views themselves, and seven copies of a chunk of them in float32.
+    # All images, and seven copies of a chunk in float32.
     chunk = images_at_once(torch.device("cpu"), side)
-    images = 3.0 * side**2 * (views + 28 * chunk)
-    stored = 2.0 * views * features
-    # Each teacher's own and all together in float32, and what is stored.
+    images = 3.0 * side**2 * (count + 28 * chunk)
+    stored = 2.0 * count * features
+    # Features of a chunk in float32, by teacher and joined, and in bfloat16.
     most = images + 10.0 * chunk * features
-    return (most, stored) if _too_many(views, features) else (most + stored, 0.0)
+    return (most, stored) if _too_many(count, features) else (most + stored, 0.0)
 
 
-def _too_many(views: int, features: int) -> bool:
-    return 2 * views * features > _MOST_BYTES
+def _too_many(count: int, features: int) -> bool:
+    return 2 * count * features > _MOST_BYTES

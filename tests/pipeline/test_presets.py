@@ -18,14 +18,14 @@ from metazoo.zoo import Zoo
 ZOO = cast(Zoo, [SimpleNamespace(spec=SimpleNamespace(input_size=size)) for size in (32, 84, 32)])
 
 
-def meta_model(setting: str, asked: dict[str, Any]) -> ClassifierSpec:
-    config = resolve_config({"meta_model": asked}, preset=setting).options
+def meta_model(preset: str, asked: dict[str, Any]) -> ClassifierSpec:
+    config = resolve_config({"meta_model": asked}, preset=preset).options
     assert isinstance(config, TgrConfig | PublishedTgrConfig)
     return config.meta_model.spec(ZOO)
 
 
 @pytest.mark.parametrize(
-    ("setting", "asked", "arguments"),
+    ("preset", "asked", "arguments"),
     [
         ("default", {}, {"width": 64}),
         ("thorough", {}, {"width": 64}),
@@ -39,10 +39,8 @@ def meta_model(setting: str, asked: dict[str, Any]) -> ClassifierSpec:
         ("default", {"architecture": "thin-resnet", "width": 24}, {"width": 24}),
     ],
 )
-def test_a_conv4_is_wider_than_its_own_width_where_nobody_says_how_wide(
-    setting: str, asked: dict[str, Any], arguments: dict[str, Any]
-) -> None:
-    spec = meta_model(setting, asked)
+def test_the_default_width_of_a_conv4_is_64(preset: str, asked: dict[str, Any], arguments: dict[str, Any]) -> None:
+    spec = meta_model(preset, asked)
     assert spec.arguments == arguments
     assert spec.input_size == 32
 
@@ -50,17 +48,17 @@ def test_a_conv4_is_wider_than_its_own_width_where_nobody_says_how_wide(
 @pytest.mark.parametrize(
     "width", [0, "wide", 10_000, True, 8.0, [8, 8, 8], [8, 8, 8, 0], [8, 8, 8, 8.0], [[8] * 4] * 4]
 )
-def test_a_width_that_is_none_is_refused(width: Any) -> None:
-    with pytest.raises(UsageError, match=r"meta_model\.width: .*, default or null"):
+def test_an_impossible_width_is_refused(width: Any) -> None:
+    with pytest.raises(UsageError, match=r"meta_model\.width"):
         resolve_config({"meta_model": {"width": width}})
 
 
-def test_blocks_of_their_own_width_are_of_conv4_alone() -> None:
-    with pytest.raises(UsageError, match=r"meta_model\.width: .* one number, or of conv4 4, one for each block"):
+def test_one_width_for_each_block_is_refused_for_other_architectures() -> None:
+    with pytest.raises(UsageError, match=r"meta_model\.width.* conv4"):
         resolve_config({"meta_model": {"architecture": "thin-resnet", "width": [8, 8, 16, 16]}})
 
 
-def test_shuffled_dissimilarities_are_those_of_other_teachers_and_counted_seeds_draw_groups(
+def test_shuffling_permutes_the_teachers_of_the_dissimilarities(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     names, given = [f"model-{number}" for number in range(8)], []
