@@ -9,7 +9,7 @@ import torch
 from error_checks import raises
 from recover_helpers import LETTERS, spec_of, trained
 
-from metazoo.bank import Bank, Setting
+from metazoo.bank import Bank, OptionValue
 from metazoo.errors import ArtefactError, Interrupted, RunError, UsageError, ZooError
 from metazoo.execution.local_executor import LocalExecutor
 from metazoo.recover import units as units_module
@@ -163,7 +163,7 @@ def test_images_made_before_an_option_existed_were_made_with_its_default(
 ) -> None:
     made_with = Bank.made_with
 
-    def without(bank: Bank, name: str, generation: int) -> dict[str, Setting]:
+    def without(bank: Bank, name: str, generation: int) -> dict[str, OptionValue]:
         return {key: value for key, value in made_with(bank, name, generation).items() if key != "dropped_tokens"}
 
     monkeypatch.setattr(Bank, "made_with", without)

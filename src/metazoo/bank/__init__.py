@@ -2,6 +2,6 @@
 
 from metazoo.bank.bank import Bank
 from metazoo.bank.resident import ResidentBank, ResidentBanks, fitted
-from metazoo.bank.shard_index import Setting, Shard
+from metazoo.bank.shard_index import OptionValue, Shard
 
-__all__ = ["Bank", "ResidentBank", "ResidentBanks", "Setting", "Shard", "fitted"]
+__all__ = ["Bank", "ResidentBank", "ResidentBanks", "OptionValue", "Shard", "fitted"]

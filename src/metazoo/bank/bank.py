@@ -20,7 +20,7 @@ from torch import Tensor
 from metazoo.bank.shard_index import (
     FORMAT_VERSION,
     GenerationIndex,
-    Setting,
+    OptionValue,
     Shard,
     check_tensors,
     check_version,
@@ -118,7 +118,7 @@ class Bank:
         """
         return self._index(teacher, generation).shards
 
-    def made_with(self, teacher: str, generation: int | None = None) -> dict[str, Setting]:
+    def made_with(self, teacher: str, generation: int | None = None) -> dict[str, OptionValue]:
         """Options with which a generation (the latest if None) was made.
 
         Raises:
@@ -164,7 +164,7 @@ class Bank:
         labels: Tensor,
         *,
         health: Mapping[str, float] | None = None,
-        made_with: Mapping[str, Setting] | None = None,
+        made_with: Mapping[str, OptionValue] | None = None,
     ) -> None:
         """Store one bucket, whole or not at all; it is on the disk when this returns.
 

@@ -26,7 +26,7 @@ FORMAT = "metazoo-images"
 FORMAT_VERSION = 1
 _REMEDY = "restore it or recover again"
 
-Setting = bool | int | float | str
+OptionValue = bool | int | float | str
 
 
 class Shard(BaseModel):
@@ -53,7 +53,7 @@ class GenerationIndex(BaseModel):
     generation: int = Field(ge=0)
     channels: Literal[1, 3]
     side: int = Field(ge=1, description="height and width of every image in pixels")
-    made_with: dict[str, Setting] = Field(description="options with which all shards were made")
+    made_with: dict[str, OptionValue] = Field(description="options with which all shards were made")
     shards: tuple[Shard, ...] = ()
     discarded: bool = Field(default=False, description="whether all images were deleted")
 

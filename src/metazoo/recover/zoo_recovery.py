@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from metazoo.bank import Bank, Setting
+from metazoo.bank import Bank, OptionValue
 from metazoo.errors import RunError, UsageError
 from metazoo.execution.compute import CPU, Compute
 from metazoo.execution.executor import Executor
@@ -171,7 +171,7 @@ def _made_with(
     config: RecoveryConfig | GeneratorConfig,
     budget: RecoveryBudget,
     seed: int,
-) -> dict[str, Setting]:
+) -> dict[str, OptionValue]:
     """Options that determine the images of a teacher in one generation."""
     of_budget = budget.model_dump(include={"images_per_class", "classes_per_teacher", "bucket_size", "stored_side"})
     of_guide = {} if guide is None else {"guide": guide.name, "guide_sha256": guide.weights_sha256}
@@ -179,7 +179,7 @@ def _made_with(
 
 
 def _check_made_with(
-    bank: Bank, made_with: Mapping[str, dict[str, Setting]], generation: int, defaults: Mapping[str, Setting]
+    bank: Bank, made_with: Mapping[str, dict[str, OptionValue]], generation: int, defaults: Mapping[str, OptionValue]
 ) -> None:
     """Compare with the stored images of this generation; options that they do not record had their defaults."""
     for name, wanted in made_with.items():
