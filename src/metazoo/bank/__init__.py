@@ -4,4 +4,4 @@ from metazoo.bank.bank import Bank
 from metazoo.bank.resident import ResidentBank, ResidentBanks, fitted
 from metazoo.bank.shard_index import OptionValue, Shard
 
-__all__ = ["Bank", "ResidentBank", "ResidentBanks", "OptionValue", "Shard", "fitted"]
+__all__ = ["Bank", "OptionValue", "ResidentBank", "ResidentBanks", "Shard", "fitted"]
