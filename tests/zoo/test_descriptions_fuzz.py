@@ -19,7 +19,7 @@ from metazoo.models import network_without_weights
 from metazoo.storage.tensor_files import write_tensors
 from metazoo.zoo import Zoo, add_folder
 from metazoo.zoo.importing.model_description import described
-from metazoo.zoo.importing.transformers_source import said_by_transformers
+from metazoo.zoo.importing.transformers_source import transformers_fields
 
 FUZZ = JsonFuzz(
     ["conv4", "resnet18", "transformers:ViTForImageClassification", "../x", "\ud800", "\x00", "\x1b[2J", "a" * 600],
@@ -77,7 +77,7 @@ def test_configurations_of_transformers(data: some.DataObject) -> None:
         return  # which `HubRepository.read_json` refuses
     start = time.process_time()
     with contextlib.suppress(MetazooError):
-        said = said_by_transformers(config, processor, "hf:owner/name")
+        said = transformers_fields(config, processor, "hf:owner/name")
         given_by_user = described({"classes": ("a", "b"), "mean": (0.5,), "std": (0.2,), "domain": "d"}, "the user")
         spec = given_by_user.over(described(said, "hf:owner/name")).spec("hf:owner/name")
         assert sum(parameter.numel() for parameter in network_without_weights(spec).parameters()) > 0
