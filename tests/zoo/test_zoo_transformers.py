@@ -115,15 +115,15 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "code": ({"auto_map": {"AutoModelForImageClassification": "evil.Model"}}, r"\(auto_map\)"),
     "several at once": ({"problem_type": "multi_label_classification"}, "multi_label_classification"),
     "many layers": ({"num_hidden_layers": 10**9}, "more than 256"),
-    "wide layers": ({"hidden_size": 4096, "intermediate_size": 16384}, "not its own|does not fit"),
+    "wide layers": ({"hidden_size": 4096, "intermediate_size": 16384}, "do(es)? not fit"),
     "a word": ({"hidden_size": "64"}, "cannot be built"),
     "a mapping": ({"hidden_act": {"a": 1}}, "hidden_act"),
     "an act": ({"hidden_act": "../../etc"}, "cannot be built"),
     "channels": ({"num_channels": "three"}, "impossible values: channels"),
     "names": ({"id2label": {"0": "\x1b[2J", "1": "b", "2": "c"}}, r"impossible values: classes\.0"),
-    "more names": ({"id2label": {str(number): f"class {number}" for number in range(4)}}, "not its own|does not fit"),
-    "fewer layers": ({"num_hidden_layers": 1}, "they have in addition"),
-    "more layers": ({"num_hidden_layers": 3}, "they lack"),
+    "more names": ({"id2label": {str(number): f"class {number}" for number in range(4)}}, "do(es)? not fit"),
+    "fewer layers": ({"num_hidden_layers": 1}, "unexpected tensor"),
+    "more layers": ({"num_hidden_layers": 3}, "missing tensor"),
 }
 
 
