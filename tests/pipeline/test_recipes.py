@@ -56,7 +56,7 @@ def test_a_width_that_is_none_is_refused(width: Any) -> None:
 
 
 def test_blocks_of_their_own_width_are_of_conv4_alone() -> None:
-    with pytest.raises(UsageError, match=r"meta_model\.width: .* one number, or of conv4 4, one for each block"):
+    with pytest.raises(UsageError, match=r"meta_model\.width: .* one number, or for conv4 4"):
         resolve_config({"meta_model": {"architecture": "thin-resnet", "width": [8, 8, 16, 16]}})
 
 

@@ -164,7 +164,7 @@ def test_a_unit_names_its_models_by_what_they_are(zoo: Zoo, tmp_path: Path) -> N
     assert opened_anew() == [first.name, second.name]
     teacher = own.teacher(first.name)
     own.remove([second.name])
-    with pytest.raises(ZooError, match=rf"model '{second.name}' of .* is gone since this work began; restore it"):
+    with pytest.raises(ZooError, match=rf"model '{second.name}' of .* missing since this work began"):
         opened_anew()
     own.add(second.name, teacher.classifier, class_names=first.class_names, domain="other")
     with pytest.raises(ZooError, match=rf"model '{second.name}' of .* has changed since this work began"):
