@@ -43,8 +43,8 @@ def former(young: Path, tmp_path: Path) -> Path:
     """The same zoo of version 0.1, whose writer was killed after it had added `a` and `d`."""
     folder = shutil.copytree(young, tmp_path / "former", ignore=shutil.ignore_patterns("*.json"))
     records = {contract.name: contract.as_record() for contract in Zoo.open(young)}
-    listing = {"format": "metazoo-zoo", "format_version": 1, "models": [records["b"], records["C"]]}
-    (folder / "zoo.json").write_text(json.dumps(listing))
+    index = {"format": "metazoo-zoo", "format_version": 1, "models": [records["b"], records["C"]]}
+    (folder / "zoo.json").write_text(json.dumps(index))
     lines = [hashlib.sha256((folder / "zoo.json").read_bytes()).hexdigest(), records["a"], records["d"]]
     (folder / "added.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     return folder
@@ -124,8 +124,8 @@ def test_a_half_written_line_of_version_0_1_does_not_count(former: Path, kept: i
 
 
 def test_what_was_added_to_another_list_is_void(former: Path) -> None:
-    listing = json.loads((former / "zoo.json").read_text())
-    (former / "zoo.json").write_text(json.dumps({**listing, "models": listing["models"][:1]}))
+    index = json.loads((former / "zoo.json").read_text())
+    (former / "zoo.json").write_text(json.dumps({**index, "models": index["models"][:1]}))
     assert names_in(former) == ["b"]
 
 

@@ -1,4 +1,4 @@
-"""Whatever is said of a model that is to be added, nothing but a MetazooError or a model comes out."""
+"""Any description of a model to be added gives a model or a MetazooError."""
 
 import contextlib
 import json
@@ -36,8 +36,8 @@ PROCESSOR |= {"do_resize": True, "do_normalize": True, "do_rescale": True, "crop
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("fuzz") / "place"
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fuzz") / "source"
     folder.mkdir()
     write_tensors(folder / "x.safetensors", classifier("conv4").network.state_dict())
     return folder
@@ -45,14 +45,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(max_examples=100)
 @given(data=some.data())
-def test_files_beside_weights(place: Path, data: some.DataObject) -> None:
-    (place / "x.yaml").write_text(json.dumps(FUZZ.changed(SIDECAR, data)))
-    zoo = place.parent / "zoo"
+def test_files_beside_weights(source: Path, data: some.DataObject) -> None:
+    (source / "x.yaml").write_text(json.dumps(FUZZ.changed(SIDECAR, data)))
+    zoo = source.parent / "zoo"
     shutil.rmtree(zoo, ignore_errors=True)
-    (addition,) = add_folder(zoo, place)
+    (addition,) = add_folder(zoo, source)
     assert addition.text.isprintable()
     assert len(addition.text) < 1000
-    assert {path.name for path in place.parent.iterdir()} <= {"place", "zoo"}
+    assert {path.name for path in source.parent.iterdir()} <= {"source", "zoo"}
     if addition.status == "added":
         assert len(Zoo.open(zoo).teachers()) == 1
     else:
@@ -60,10 +60,10 @@ def test_files_beside_weights(place: Path, data: some.DataObject) -> None:
 
 
 @pytest.mark.parametrize("name", ["a" * 600, "\x00", "b"])
-def test_what_no_contract_can_say_leaves_no_zoo_behind(place: Path, name: str) -> None:
-    (place / "x.yaml").write_text(json.dumps(SIDECAR | {"classes": ["b", "c", name]}))
-    zoo = place.parent / "none"
-    (addition,) = add_folder(zoo, place)
+def test_what_no_contract_can_say_leaves_no_zoo_behind(source: Path, name: str) -> None:
+    (source / "x.yaml").write_text(json.dumps(SIDECAR | {"classes": ["b", "c", name]}))
+    zoo = source.parent / "none"
+    (addition,) = add_folder(zoo, source)
     assert addition.status == "problem"
     assert not zoo.exists()
 

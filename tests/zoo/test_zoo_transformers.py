@@ -75,7 +75,7 @@ def test_all_but_the_domain_comes_from_the_repository(hub: Hub, tmp_path: Path, 
     assert contract.provenance.library == f"transformers {transformers.__version__}"
     assert contract.provenance.interpolation in ("bilinear", "bicubic")
     teacher = Zoo.open(tmp_path / "zoo").teacher("owner-model")
-    # What is resized first is the same for a picture of the right size, but for the margin that is cropped.
+    # Resizing first changes nothing for images of the right size, except for the cropped margin.
     plain = {"do_resize": False, "do_center_crop": False}
     seen = processor(list(BYTES), return_tensors="pt", **plain)["pixel_values"]
     with torch.no_grad():
