@@ -16,6 +16,7 @@ from zoo_helpers import classifier, content
 from metazoo.errors import ArtefactError, ZooError
 from metazoo.storage import artefacts
 from metazoo.zoo import Zoo, add_folder, contract_files, verify_zoo, zoo_folder
+from metazoo.zoo.checking.verify import stray_files
 
 NAMES = ["b", "C", "a", "d"]
 
@@ -84,10 +85,7 @@ def test_weights_without_a_whole_contract_do_not_count(young: Path) -> None:
     whole = (young / "models" / "a.json").read_bytes()
     (young / "models" / "a.json").rename(young / "models" / ".a.json.1.tmp")
     assert names_in(young) == ["C", "b", "d"]
-    assert [finding.subject for finding in verify_zoo(Zoo.open(young)) if finding.status == "note"] == [
-        "models/.a.json.1.tmp",
-        "models/a.safetensors",
-    ]
+    assert stray_files(Zoo.open(young)) == ["models/.a.json.1.tmp", "models/a.safetensors"]
     add(Zoo.open(young), "a")
     assert not (young / "models" / ".a.json.1.tmp").exists()
     assert (young / "models" / "a.json").read_bytes() == whole
@@ -99,7 +97,7 @@ def test_a_zoo_of_version_0_1_opens_and_keeps_its_hash(former: Path, young: Path
     assert [contract.name for contract in zoo] == sorted(NAMES)
     assert zoo.sha256 == Zoo.open(young).sha256
     assert zoo.reference(*zoo).open().contracts == zoo.contracts
-    assert {finding.status for finding in verify_zoo(zoo)} == {"sound"}
+    assert {finding.status for finding in verify_zoo(zoo) if finding.subject in NAMES} == {"sound"}
     assert content(former) == before
 
 
