@@ -54,7 +54,7 @@ def test_the_python_names_of_the_first_version_work(tmp_path: Path) -> None:
     build: Callable[..., Any] = build_zoo
     with (
         pytest.warns(FutureWarning, match="recipe= .* config="),
-        pytest.raises(UsageError, match="models of 2 to 6 ways"),
+        pytest.raises(UsageError, match="6 classes of colours, not 9"),
     ):
         build(tmp_path / "none", coloured_images(6, 16), "conv4", 1, 9, recipe=None)
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from error_checks import raises
-from training_helpers import OPTIONS, build, content
+from training_helpers import OPTIONS as COMMON_OPTIONS
+from training_helpers import build, content
 
 from metazoo.bank import Bank
 from metazoo.errors import RunError, UsageError
@@ -17,6 +18,10 @@ from metazoo.runs.train import train
 from metazoo.storage.manifest import Manifest
 from metazoo.storage.run_folder import RunFolder
 from metazoo.zoo import Zoo
+
+
+# A guide's permission limits whom it guides, so permissions would change what is recovered.
+OPTIONS: dict[str, Any] = {**COMMON_OPTIONS, "recovery": {**COMMON_OPTIONS["recovery"], "guide_all": False}}
 
 
 @pytest.fixture(scope="module")

@@ -164,13 +164,13 @@ def test_a_missing_or_changed_file_is_named(meta_model: Path) -> None:
     ("change", "message"),
     [
         (lambda t: t.pop("head.bias"), "lacks tensor head.bias"),
-        (lambda t: t.update(more=torch.zeros(1)), "has a tensor 'more' that the architecture does not"),
+        (lambda t: t.update(more=torch.zeros(1)), "has tensor 'more'"),
         (
             lambda t: t.update({"head.bias": torch.zeros(4)}),
-            r"bundle.json: it has tensor head.bias as float32 \[4\], it must be float32 \[3\]; restore both",
+            r"bundle.json: it has tensor head.bias as float32 \[4\] instead of float32 \[3\]; restore both",
         ),
         (lambda t: t.update({"head.bias": torch.zeros(5).half()}), "head.bias as float16"),
-        (lambda t: t["blocks.0.0.weight"].fill_(torch.nan), "values in tensor blocks.0.0.weight that are not finite"),
+        (lambda t: t["blocks.0.0.weight"].fill_(torch.nan), "not finite in tensor blocks.0.0.weight"),
         (lambda t: t["blocks.0.1.running_var"].fill_(-1), "negative variance in tensor blocks.0.1.running_var"),
     ],
 )

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from error_checks import raises
 
 from metazoo.data import EpisodeList, ImageSet
 from metazoo.errors import ArtefactError, UsageError
@@ -74,7 +75,7 @@ def test_the_hash_depends_on_the_images() -> None:
     assert torch.equal(first.support_indices, second.support_indices)
     assert first.sha256 != second.sha256
     first.check_drawn_from(whole)
-    with pytest.raises(UsageError, match="not drawn from"):
+    with raises(UsageError, subject="episode list"):
         first.check_drawn_from(brighter)
 
 
@@ -106,7 +107,7 @@ def test_groups_are_parted_whenever_that_is_possible() -> None:
         possible = any(shots <= sum(subset) <= sum(sizes) - queries for subset in subsets)
         outcomes.add(possible)
         if not possible:
-            with pytest.raises(UsageError, match=f"in {len(sizes)} groups"):
+            with raises(UsageError, problem=f"in {len(sizes)} groups"):
                 EpisodeList.draw(whole, 2, shots, queries, episodes=1)
             continue
         for episode in EpisodeList.draw(whole, 2, shots, queries, episodes=8):
@@ -120,12 +121,12 @@ def test_groups_are_parted_whenever_that_is_possible() -> None:
 
 
 def test_what_cannot_be_drawn_is_said() -> None:
-    with pytest.raises(UsageError, match="made has 3 classes, too few for 5-way"):
+    with raises(UsageError, subject="made", problem="3 classes, too few for 5-way"):
         EpisodeList.draw(make([20] * 3), 5, 1)
-    with pytest.raises(UsageError, match="class 'c1' of made has 19 images, 20 are needed for 5 support and 15 query"):
+    with raises(UsageError, subject="class 'c1' of made", problem="19 images, but 5 support and 15 query images"):
         EpisodeList.draw(make([20, 19]), 2, 5)
     for ways, shots, queries, episodes in ((1, 1, 1, 1), (2, 0, 1, 1), (2, 1, 0, 1), (2, 1, 1, 0)):
-        with pytest.raises(UsageError, match="at least 2 ways"):
+        with raises(UsageError, subject="episodes", problem=f"{ways} ways, {shots} shots", remedy="2 ways"):
             EpisodeList.draw(make([20] * 3), ways, shots, queries, episodes)
 
 
@@ -155,7 +156,7 @@ def test_a_changed_or_foreign_file_is_refused(tmp_path: Path) -> None:
     for what, (new_tensors, new_metadata) in changes.items():
         changed = tmp_path / f"{what}.safetensors"
         write_tensors(changed, new_tensors, new_metadata)
-        with pytest.raises(ArtefactError, match=rf"{what}\.safetensors .*; draw it again"):
+        with raises(ArtefactError, subject=f"{what}.safetensors", remedy="draw it again"):
             EpisodeList.load(changed)
     path.write_bytes(b"no tensors")
     with pytest.raises(ArtefactError, match=r"list\.safetensors"):

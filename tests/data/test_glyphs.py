@@ -2,6 +2,7 @@ import unicodedata
 
 import pytest
 import torch
+from error_checks import raises
 from torch import Tensor
 from torch.nn import functional
 
@@ -138,10 +139,10 @@ def test_raw_pixels_tell_a_little_and_not_much() -> None:
 
 @pytest.mark.parametrize("source", ["glyphs:klingon", "glyphs:", "glyphs:greek,greek", "glyphs:greek,"])
 def test_a_wrong_script_is_wrong_use(source: str) -> None:
-    with pytest.raises(UsageError, match="latin, greek"):
+    with raises(UsageError, subject="glyphs", remedy="latin, greek"):
         load_images(source)
 
 
 def test_no_images_are_wrong_use() -> None:
-    with pytest.raises(UsageError, match="at least 1, not 0"):
+    with raises(UsageError, subject="images_per_class", problem="not 0"):
         load_images("glyphs:greek", images_per_class=0)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from error_checks import raises
 from PIL import Image
 from torchvision import datasets
 
@@ -87,39 +88,36 @@ def cut(path: Path, size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "message"),
+    ("fault", "subject", "problem"),
     [
-        (lambda folder: cut(folder / "test.bin", 5000), r"test\.bin has 5,000 bytes, which are no records of 3074"),
-        (lambda folder: cut(folder / "train.bin", 0), r"train\.bin has 0 bytes"),
-        (
-            lambda folder: [cut(folder / file, 3074) for file in ("train.bin", "test.bin")],
-            "holds no image of class 'app",
-        ),
-        (lambda folder: (folder / "test.bin").unlink(), r"cannot be read \(.*test\.bin"),
-        (lambda folder: (folder / "fine_label_names.txt").unlink(), "fine_label_names"),
-        (lambda folder: (folder / "fine_label_names.txt").write_text("apple\nbear"), "not CIFAR-100: it has no class"),
-        (lambda folder: (folder / "fine_label_names.txt").write_bytes(b"\xff"), "cannot be read"),
+        (lambda folder: cut(folder / "test.bin", 5000), "test.bin", "5,000 bytes"),
+        (lambda folder: cut(folder / "train.bin", 0), "train.bin", "0 bytes"),
+        (lambda folder: [cut(folder / file, 3074) for file in ("train.bin", "test.bin")], "", "no image of class 'app"),
+        (lambda folder: (folder / "test.bin").unlink(), "cifar-100-binary", "test.bin"),
+        (lambda folder: (folder / "fine_label_names.txt").unlink(), "cifar-100-binary", "fine_label_names"),
+        (lambda folder: (folder / "fine_label_names.txt").write_text("apple\nbear"), "", "no class"),
+        (lambda folder: (folder / "fine_label_names.txt").write_bytes(b"\xff"), "cifar-100-binary", "cannot be read"),
     ],
 )
-def test_damaged_files_of_cifar_100_are_named(tmp_path: Path, fault: Fault, message: str) -> None:
+def test_damaged_files_of_cifar_100_are_named(tmp_path: Path, fault: Fault, subject: str, problem: str) -> None:
     fault(write_cifar(tmp_path) / "cifar-100-binary")
-    with pytest.raises(DataError, match=message):
+    with raises(DataError, subject=subject or str(tmp_path), problem=problem):
         load_images(f"cifar-fs/train:{tmp_path}")
 
 
 def test_a_label_beyond_the_classes_is_no_cifar_100(tmp_path: Path) -> None:
     np.full(3074, 200, np.uint8).tofile(write_cifar(tmp_path) / "cifar-100-binary" / "test.bin")
-    with pytest.raises(DataError, match="not CIFAR-100: it has label 200 but 100 classes"):
+    with raises(DataError, subject=str(tmp_path), problem="label 200 but 100 classes"):
         load_images(f"cifar-fs/train:{tmp_path}")
 
 
 def test_without_torchvision_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchvision", None)
     monkeypatch.setitem(sys.modules, "torchvision.datasets", None)
-    with pytest.raises(UsageError, match=r"holds neither cifar-100-binary nor cifar-100-python; give the folder that"):
+    with raises(UsageError, subject=str(tmp_path), problem="neither cifar-100-binary nor cifar-100-python"):
         load_images(f"cifar-fs/train:{tmp_path}")
     (tmp_path / "cifar-100-python").mkdir()
-    with pytest.raises(UsageError, match=r'run `pip install "metazoo\[torchvision\]"`, or unpack cifar-100-binary'):
+    with raises(UsageError, subject="cifar-100-python", remedy='`pip install "metazoo[torchvision]"`'):
         load_images(f"cifar-fs/train:{tmp_path}")
 
 
@@ -134,7 +132,7 @@ def test_torchvision_gives_the_same_images(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "cifar-100-python" / "meta").write_bytes(pickle.dumps({"fine_label_names": CIFAR_NAMES}))
     for file in ("train", "test", "meta"):
         hashes[file] = hashlib.md5((tmp_path / "cifar-100-python" / file).read_bytes()).hexdigest()
-    with pytest.raises(DataError, match="cifar-100-python cannot be read"):
+    with raises(DataError, subject="cifar-100-python", problem="cannot be read"):
         load_images(f"cifar-fs/train:{tmp_path}")
     monkeypatch.setattr(datasets.CIFAR100, "train_list", [["train", hashes["train"]]])
     monkeypatch.setattr(datasets.CIFAR100, "test_list", [["test", hashes["test"]]])
@@ -181,24 +179,22 @@ def test_mini_imagenet_may_be_split_into_folders(tmp_path: Path) -> None:
     write_folders(tmp_path / "val", WNIDS["val"])
     assert load_images(f"mini-imagenet/train:{tmp_path}", side=8).class_names[1] == "thing 01"
     assert load_images(f"mini-imagenet/val:{tmp_path}", side=8).class_names[0] == "n01855672 goose"
-    with pytest.raises(UsageError, match="is not miniImageNet; give a folder that holds train, val and test"):
+    with raises(UsageError, subject=str(tmp_path), problem="miniImageNet", remedy="train, val and test"):
         load_images(f"mini-imagenet/test:{tmp_path}")
     (tmp_path / "val" / WNIDS["val"][0]).rename(tmp_path / "val" / "thing 07")
-    with pytest.raises(DataError, match="'thing 07' stands on both sides of a split"):
+    with raises(DataError, subject="'thing 07'"):
         load_images(f"mini-imagenet/val:{tmp_path}")
     (tmp_path / "val" / "thing 07").rename(tmp_path / "val" / WNIDS["test"][0])
-    with pytest.raises(DataError, match=f"{WNIDS['test'][0]} belongs to the part test of the published split"):
+    with raises(DataError, subject=WNIDS["test"][0], problem="test"):
         load_images(f"mini-imagenet/val:{tmp_path}")
 
 
 def test_what_is_no_mini_imagenet_is_said(tmp_path: Path) -> None:
     write_folders(tmp_path, WNIDS["val"][:-2])
-    with pytest.raises(DataError, match="lacks 2 of 16 classes, such as n03980874; add them"):
+    with raises(DataError, subject=str(tmp_path), problem="2 of 16 classes, such as n03980874"):
         load_images(f"mini-imagenet/val:{tmp_path}")
     write_folders(tmp_path / "val", ["a", "b"])
-    with pytest.raises(
-        DataError, match="has 2 class folders, not the 16 of mini-imagenet/val; give that folder itself"
-    ):
+    with raises(DataError, subject=str(tmp_path / "val"), problem="2 class folders, not the 16 of mini-imagenet/val"):
         load_images(f"mini-imagenet/val:{tmp_path}")
 
 
@@ -216,20 +212,20 @@ def test_cub_is_split_by_the_sorted_index(tmp_path: Path) -> None:
     itself = load_images(f"cub/test:{tmp_path / 'images'}")
     assert (itself.side, itself.name, itself.class_names) == (84, "cub-test", parts[2].class_names)
     (tmp_path / "images" / names[0]).rename(tmp_path / "001")
-    with pytest.raises(DataError, match="has 199 class folders, not the 200 of CUB-200-2011"):
+    with raises(DataError, subject=str(tmp_path), problem="199 class folders, not the 200"):
         load_images(f"cub/test:{tmp_path}")
 
 
 @pytest.mark.parametrize("name", ["cifar-fs", "mini-imagenet", "cub"])
 def test_a_wrong_part_or_folder_is_named(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError, match=f"{name} has the parts train, val, test, not 'trian'; write {name}/train:x"):
+    with raises(UsageError, subject=name, problem="train, val, test, not 'trian'", remedy=f"{name}/train:x"):
         load_images(f"{name}/trian:x")
     for root in ("", str(tmp_path / "none")):
-        with pytest.raises(UsageError, match=f"is not a folder; give the one that holds {name}, as {name}/val:FOLDER"):
+        with raises(UsageError, problem=f"{root!r} is not a folder", remedy=f"{name}/val:FOLDER"):
             load_images(f"{name}/val:{root}")
-    with pytest.raises(UsageError, match=f"{name}/val: does not exist; give .*, such as cifar-fs"):
+    with raises(UsageError, subject=f"{name}/val", problem="does not exist", remedy="cifar-fs"):
         load_images(f"{name}/val")
-    with pytest.raises(UsageError, match="between 8 and 1024"):
+    with raises(UsageError, subject="image side", problem="not 4"):
         load_images(f"{name}/val:{tmp_path}", side=4)
 
 

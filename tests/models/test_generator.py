@@ -1,5 +1,6 @@
 import pytest
 import torch
+from error_checks import raises
 
 from metazoo.errors import UsageError
 from metazoo.models import Generator
@@ -34,5 +35,5 @@ def test_fresh_weights_are_drawn_from_the_generator_alone() -> None:
 
 
 def test_a_side_that_cannot_be_halved_twice_is_refused() -> None:
-    with pytest.raises(UsageError, match="a multiple of 4, not 18"):
+    with raises(UsageError, subject="generator", problem="not 18"):
         Generator(18)

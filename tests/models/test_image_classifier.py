@@ -116,12 +116,12 @@ def test_a_spec_that_makes_no_sense_is_refused(changes: dict[str, Any]) -> None:
 
 def test_a_spec_that_cannot_be_built_is_wrong_use_and_leaves_the_generator_alone() -> None:
     before = torch.get_rng_state()
-    for changes, message in (
-        ({"architecture": "os.system"}, "unknown architecture"),
-        ({"arguments": {"depth": 1}}, "has no argument 'depth'"),
-        ({"arguments": {"width": 0}}, "width must lie between"),
+    for changes, value in (
+        ({"architecture": "os.system"}, "'os.system'"),
+        ({"arguments": {"depth": 1}}, "'depth'"),
+        ({"arguments": {"width": 0}}, "width"),
     ):
-        with pytest.raises(UsageError, match=message):
+        with pytest.raises(UsageError, match=value):
             build_classifier(spec(**changes), torch.Generator())
     assert torch.equal(torch.get_rng_state(), before)
 

@@ -93,32 +93,33 @@ def test_weights_come_from_the_generator_alone() -> None:
 def test_grey_is_for_timm() -> None:
     built = build_network("timm:convnext_atto", classes=3, channels=1, input_size=32)
     assert built(torch.rand(2, 1, 32, 32)).shape == (2, 3)
-    with pytest.raises(UsageError, match="networks of torchvision see 3 channels, not 1"):
+    with raises(UsageError, subject="torchvision:resnet18", problem="not 1"):
         build_network("torchvision:resnet18", classes=3, channels=1, input_size=32)
 
 
 @pytest.mark.parametrize(
-    ("architecture", "message"),
+    ("architecture", "value"),
     [
-        ("timm:os.system", "unknown architecture 'timm:os.system'"),
-        ("timm:hf-hub:evil/model", "unknown architecture"),
-        ("timm:local-dir:/tmp/x", "unknown architecture"),
-        ("timm:../x", "unknown architecture"),
-        ("timm:create_model", "timm has no model 'create_model'"),
-        ("timm:vit_tiny_patch16_224\n", "unknown architecture"),
-        ("torchvision:get_model", "torchvision has no image classifier 'get_model'"),
-        ("torchvision:fasterrcnn_resnet50_fpn", "has no image classifier"),
-        ("torchvision:deeplabv3_resnet50", "has no image classifier"),
-        ("torchvision:squeezenet1_0", "does not end in one linear layer"),
-        ("torchvision:regnet_x_400mf", "is not supported; take `timm:NAME`"),
-        ("timm:deit_tiny_distilled_patch16_224", "does not end in one linear layer"),
-        ("torchvision:vit_b_16", "cannot be built for 3 channels and 8 pixels"),
-        ("pickle:loads", "unknown architecture"),
+        ("timm:os.system", "'timm:os.system'"),
+        ("timm:hf-hub:evil/model", "'timm:hf-hub:evil/model'"),
+        ("timm:local-dir:/tmp/x", "'timm:local-dir:/tmp/x'"),
+        ("timm:../x", "'timm:../x'"),
+        ("timm:create_model", "no model 'create_model'"),
+        ("timm:vit_tiny_patch16_224\n", "timm:vit_tiny_patch16_224"),
+        ("torchvision:get_model", "no image classifier 'get_model'"),
+        ("torchvision:fasterrcnn_resnet50_fpn", "no image classifier"),
+        ("torchvision:deeplabv3_resnet50", "no image classifier"),
+        ("torchvision:squeezenet1_0", "linear layer"),
+        ("torchvision:regnet_x_400mf", "`timm:NAME`"),
+        ("timm:deit_tiny_distilled_patch16_224", "linear layer"),
+        ("torchvision:vit_b_16", "3 channels and 8 pixels"),
+        ("pickle:loads", "'pickle:loads'"),
     ],
 )
-def test_other_names_are_refused(architecture: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+def test_other_names_are_refused(architecture: str, value: str) -> None:
+    with raises(UsageError) as caught:
         build_network(architecture, classes=3, channels=3, input_size=8)
+    assert value in str(caught.value)
 
 
 def test_arguments_of_timm_are_passed_on() -> None:
@@ -132,18 +133,18 @@ def test_arguments_of_timm_are_passed_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "arguments", "message"),
+    ("architecture", "arguments", "problem"),
     [
-        ("timm:test_vit", {"width": 4}, "takes no argument 'width'"),
-        ("timm:test_vit", {"pretrained": 1}, "takes no argument 'pretrained'"),
-        ("timm:test_vit", {"depth": 0}, "depth of timm:test_vit must lie between 1 and 256, not 0"),
-        ("timm:test_vit", {"embed_dim": 10**9}, "must lie between 1 and 4096"),
-        ("timm:test_resnet", {"embed_dim": 24}, "cannot be built for 3 channels and 32 pixels, embed_dim 24"),
-        ("torchvision:resnet18", {"patch_size": 4}, "takes no argument 'patch_size'"),
+        ("timm:test_vit", {"width": 4}, "'width'"),
+        ("timm:test_vit", {"pretrained": 1}, "'pretrained'"),
+        ("timm:test_vit", {"depth": 0}, "from 1 to 256, not 0"),
+        ("timm:test_vit", {"embed_dim": 10**9}, "from 1 to 4096"),
+        ("timm:test_resnet", {"embed_dim": 24}, "3 channels and 32 pixels, embed_dim 24"),
+        ("torchvision:resnet18", {"patch_size": 4}, "'patch_size'"),
     ],
 )
-def test_other_arguments_are_refused(architecture: str, arguments: dict[str, int], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+def test_other_arguments_are_refused(architecture: str, arguments: dict[str, int], problem: str) -> None:
+    with raises(UsageError, subject=architecture, problem=problem):
         build_network(architecture, classes=3, channels=3, input_size=32, arguments=arguments)
 
 

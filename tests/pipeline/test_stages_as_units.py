@@ -164,7 +164,7 @@ def test_a_unit_names_its_models_by_their_contents(zoo: Zoo, tmp_path: Path) -> 
     assert opened_anew() == [first.name, second.name]
     teacher = own.teacher(first.name)
     own.remove([second.name])
-    with pytest.raises(ZooError, match=f"{second.name}.* gone"):
+    with pytest.raises(ZooError, match=f"{second.name}.* missing"):
         opened_anew()
     own.add(second.name, teacher.classifier, class_names=first.class_names, domain="other")
     with pytest.raises(ZooError, match=f"{second.name}.* changed"):

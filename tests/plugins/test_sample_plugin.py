@@ -115,7 +115,7 @@ def test_models_of_the_architecture_are_trained(zoo: Zoo, folder: Path) -> None:
     (contract,) = Zoo.open(folder / "built")
     assert contract.spec.arguments == {"width": 8}
     unfit = refused(2, *build, *PLUGIN, "--models", 1, "--ways", 3, "--width", 6)
-    assert "patch-mixer cannot be built for 3 channels and 16 pixels, width 6 (width must be a multiple of 4" in unfit
+    assert "patch-mixer: cannot be built for 3 channels and 16 pixels, width 6 (width must be a multiple of 4" in unfit
 
 
 def test_a_network_keeps_the_tables_that_are_no_weights() -> None:

@@ -122,7 +122,7 @@ def test_a_run_names_the_models_of_any_record(zoo: Zoo, run: Run) -> None:
     assert run.model_names() == names
     RunFolder(run.path).write_json(CURVES, {"rows": [{"model": "gone"}, {"loss": 1.0}, 3], "other": [[1]], "n": 1})
     assert run.model_names() == {*names, "gone"}
-    with pytest.raises(UsageError, match="has no model 'gone'"):
+    with pytest.raises(UsageError, match="no model 'gone'"):
         run.check_zoo(Zoo(zoo.folder, zoo.contracts[:1]))
 
 

@@ -64,7 +64,7 @@ def _tar(path: Path, proof: Path) -> None:
 
 
 def _stretched(path: Path, _: Path) -> None:
-    """Four bytes that claim to be four gigabytes."""
+    """Tensor of four bytes, expanded to four gigabytes."""
     torch.save({"conv_stem.weight": torch.ones(1).expand(1 << 30)}, path)
 
 

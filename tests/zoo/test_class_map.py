@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from error_checks import raises
 from zoo_helpers import classifier
 
 from metazoo.errors import UsageError
@@ -61,34 +62,35 @@ def test_a_file_says_which_classes_are_the_same(
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "values"),
     [
-        ("classes: {x: {d: dog}}", r"'x': the zoo has no model 'd'; "),
-        ("classes: {x: {a: dgo}}", r"'x': model a has no class 'dgo'; did you mean 'dog'\?"),
-        ("classes: {x: {a: unlike}}", r"'x': model a has no class 'unlike'; see `metazoo zoo inspect`"),
-        ("classes: {x: {a: dog}, y: {a: [cat, dog]}}", r"class 'dog' of a is both 'x' and 'y'; name it once"),
-        ("classes: {x: {c: 3}}", r"'x': class 3 of c is no text; quote it"),
-        ("classes: {x: {a: yes}}", r"class True of a is no text; quote it"),
-        ("classes: {x: [dog]}", r"'x' must name models, each with its class"),
-        ("classes: [x]", r"is no class map, which holds `classes` and nothing else"),
-        ("x: {a: dog}", r"is no class map"),
-        ("[x]", r"must hold options by name, such as `classes: \{\}`, not list"),
-        ("format_version: 2\nclasses: {}", r"has format version 2, this metazoo reads 1; update metazoo"),
-        ("classes: &a {x: *a}", r"anchors and aliases are not read"),
-        ('classes: {"x\\e[31m": {d: dog}}', r"'x\\x1b\[31m': the zoo has no model 'd'"),
+        ("classes: {x: {d: dog}}", ("'x'", "model 'd'", "inspect")),
+        ("classes: {x: {a: dgo}}", ("'x'", "model a", "'dgo'", "'dog'?")),
+        ("classes: {x: {a: unlike}}", ("'x'", "model a", "'unlike'", "`metazoo zoo inspect`")),
+        ("classes: {x: {a: dog}, y: {a: [cat, dog]}}", ("'y'", "'dog' of a", "'x'")),
+        ("classes: {x: {c: 3}}", ("'x'", "class 3 of c", "quote")),
+        ("classes: {x: {a: yes}}", ("class True of a", "quote")),
+        ("classes: {x: [dog]}", ("'x'", "`model: class`")),
+        ("classes: [x]", ("`classes`",)),
+        ("x: {a: dog}", ("`classes`",)),
+        ("[x]", ("list",)),
+        ("format_version: 2\nclasses: {}", ("version 2", "1")),
+        ("classes: &a {x: *a}", ("anchors",)),
+        ('classes: {"x\\e[31m": {d: dog}}', (r"'x\x1b[31m'", "model 'd'")),
     ],
 )
 def test_what_does_not_fit_is_named(
-    contracts: tuple[ModelContract, ...], tmp_path: Path, text: str, message: str
+    contracts: tuple[ModelContract, ...], tmp_path: Path, text: str, values: tuple[str, ...]
 ) -> None:
     path = tmp_path / "classes.yaml"
     path.write_text(text)
-    with pytest.raises(UsageError, match=f"^{path}:? .*{message}"):
+    with raises(UsageError, subject=str(path)) as caught:
         identify_classes(contracts, path)
+    assert all(value in str(caught.value) for value in values), caught.value
 
 
 def test_a_missing_file_is_named(contracts: tuple[ModelContract, ...], tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"none\.yaml does not exist; give a YAML file that describes a class map"):
+    with raises(UsageError, subject="none.yaml"):
         identify_classes(contracts, tmp_path / "none.yaml")
 
 

@@ -16,6 +16,7 @@ from zoo_helpers import classifier, content
 from metazoo.errors import ArtefactError, ZooError
 from metazoo.storage import artefacts
 from metazoo.zoo import Zoo, add_folder, contract_files, verify_zoo, zoo_folder
+from metazoo.zoo.checking.verify import stray_files
 
 NAMES = ["b", "C", "a", "d"]
 
@@ -43,8 +44,8 @@ def former(young: Path, tmp_path: Path) -> Path:
     """The same zoo of version 0.1, whose writer was killed after it had added `a` and `d`."""
     folder = shutil.copytree(young, tmp_path / "former", ignore=shutil.ignore_patterns("*.json"))
     records = {contract.name: contract.as_record() for contract in Zoo.open(young)}
-    listing = {"format": "metazoo-zoo", "format_version": 1, "models": [records["b"], records["C"]]}
-    (folder / "zoo.json").write_text(json.dumps(listing))
+    index = {"format": "metazoo-zoo", "format_version": 1, "models": [records["b"], records["C"]]}
+    (folder / "zoo.json").write_text(json.dumps(index))
     lines = [hashlib.sha256((folder / "zoo.json").read_bytes()).hexdigest(), records["a"], records["d"]]
     (folder / "added.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     return folder
@@ -84,10 +85,7 @@ def test_weights_without_a_whole_contract_do_not_count(young: Path) -> None:
     whole = (young / "models" / "a.json").read_bytes()
     (young / "models" / "a.json").rename(young / "models" / ".a.json.1.tmp")
     assert names_in(young) == ["C", "b", "d"]
-    assert [finding.subject for finding in verify_zoo(Zoo.open(young)) if finding.status == "note"] == [
-        "models/.a.json.1.tmp",
-        "models/a.safetensors",
-    ]
+    assert stray_files(Zoo.open(young)) == ["models/.a.json.1.tmp", "models/a.safetensors"]
     add(Zoo.open(young), "a")
     assert not (young / "models" / ".a.json.1.tmp").exists()
     assert (young / "models" / "a.json").read_bytes() == whole
@@ -99,7 +97,7 @@ def test_a_zoo_of_version_0_1_opens_and_keeps_its_hash(former: Path, young: Path
     assert [contract.name for contract in zoo] == sorted(NAMES)
     assert zoo.sha256 == Zoo.open(young).sha256
     assert zoo.reference(*zoo).open().contracts == zoo.contracts
-    assert {finding.status for finding in verify_zoo(zoo)} == {"sound"}
+    assert {finding.status for finding in verify_zoo(zoo) if finding.subject in NAMES} == {"sound"}
     assert content(former) == before
 
 
@@ -124,8 +122,8 @@ def test_a_half_written_line_of_version_0_1_does_not_count(former: Path, kept: i
 
 
 def test_what_was_added_to_another_list_is_void(former: Path) -> None:
-    listing = json.loads((former / "zoo.json").read_text())
-    (former / "zoo.json").write_text(json.dumps({**listing, "models": listing["models"][:1]}))
+    index = json.loads((former / "zoo.json").read_text())
+    (former / "zoo.json").write_text(json.dumps({**index, "models": index["models"][:1]}))
     assert names_in(former) == ["b"]
 
 

@@ -1,4 +1,4 @@
-"""Whatever is said of a model that is to be added, nothing but a MetazooError or a model comes out."""
+"""Any description of a model to be added gives a model or a MetazooError."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ from metazoo.models import network_without_weights
 from metazoo.storage.tensor_files import write_tensors
 from metazoo.zoo import Zoo, add_folder
 from metazoo.zoo.importing.model_description import described
-from metazoo.zoo.importing.transformers_source import said_by_transformers
+from metazoo.zoo.importing.transformers_source import transformers_fields
 
 FUZZ = JsonFuzz(
     ["conv4", "resnet18", "transformers:ViTForImageClassification", "../x", "\ud800", "\x00", "\x1b[2J", "a" * 600],
@@ -36,8 +36,8 @@ PROCESSOR |= {"do_resize": True, "do_normalize": True, "do_rescale": True, "crop
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("fuzz") / "place"
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fuzz") / "source"
     folder.mkdir()
     write_tensors(folder / "x.safetensors", classifier("conv4").network.state_dict())
     return folder
@@ -45,14 +45,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(max_examples=100)
 @given(data=some.data())
-def test_files_beside_weights(place: Path, data: some.DataObject) -> None:
-    (place / "x.yaml").write_text(json.dumps(FUZZ.changed(SIDECAR, data)))
-    zoo = place.parent / "zoo"
+def test_files_beside_weights(source: Path, data: some.DataObject) -> None:
+    (source / "x.yaml").write_text(json.dumps(FUZZ.changed(SIDECAR, data)))
+    zoo = source.parent / "zoo"
     shutil.rmtree(zoo, ignore_errors=True)
-    (addition,) = add_folder(zoo, place)
+    (addition,) = add_folder(zoo, source)
     assert addition.text.isprintable()
     assert len(addition.text) < 1000
-    assert {path.name for path in place.parent.iterdir()} <= {"place", "zoo"}
+    assert {path.name for path in source.parent.iterdir()} <= {"source", "zoo"}
     if addition.status == "added":
         assert len(Zoo.open(zoo).teachers()) == 1
     else:
@@ -60,10 +60,10 @@ def test_files_beside_weights(place: Path, data: some.DataObject) -> None:
 
 
 @pytest.mark.parametrize("name", ["a" * 600, "\x00", "b"])
-def test_what_no_contract_can_say_leaves_no_zoo_behind(place: Path, name: str) -> None:
-    (place / "x.yaml").write_text(json.dumps(SIDECAR | {"classes": ["b", "c", name]}))
-    zoo = place.parent / "none"
-    (addition,) = add_folder(zoo, place)
+def test_what_no_contract_can_say_leaves_no_zoo_behind(source: Path, name: str) -> None:
+    (source / "x.yaml").write_text(json.dumps(SIDECAR | {"classes": ["b", "c", name]}))
+    zoo = source.parent / "none"
+    (addition,) = add_folder(zoo, source)
     assert addition.status == "problem"
     assert not zoo.exists()
 
@@ -77,7 +77,7 @@ def test_configurations_of_transformers(data: some.DataObject) -> None:
         return  # which `HubRepository.read_json` refuses
     start = time.process_time()
     with contextlib.suppress(MetazooError):
-        said = said_by_transformers(config, processor, "hf:owner/name")
+        said = transformers_fields(config, processor, "hf:owner/name")
         given_by_user = described({"classes": ("a", "b"), "mean": (0.5,), "std": (0.2,), "domain": "d"}, "the user")
         spec = given_by_user.over(described(said, "hf:owner/name")).spec("hf:owner/name")
         assert sum(parameter.numel() for parameter in network_without_weights(spec).parameters()) > 0

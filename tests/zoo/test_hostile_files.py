@@ -21,14 +21,14 @@ _SECONDS = 5
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_it_is_refused(tmp_path: Path, name: str) -> None:
-    place, proof = tmp_path / "place", tmp_path / "proof"
-    place.mkdir()
-    HOSTILE[name](place / name, proof)
-    (place / name).with_suffix(".yaml").write_text("architecture: timm:test_efficientnet\n")
+    source, proof = tmp_path / "source", tmp_path / "proof"
+    source.mkdir()
+    HOSTILE[name](source / name, proof)
+    (source / name).with_suffix(".yaml").write_text("architecture: timm:test_efficientnet\n")
     start = time.process_time()
     with pytest.raises(MetazooError) as caught:
-        add_model(tmp_path / "zoo", "timm:test_efficientnet", weights=place / name, **SAID)
-    (addition,) = add_folder(tmp_path / "zoo", place, **SAID)
+        add_model(tmp_path / "zoo", "timm:test_efficientnet", weights=source / name, **SAID)
+    (addition,) = add_folder(tmp_path / "zoo", source, **SAID)
     assert time.process_time() - start < _SECONDS
     assert addition.status == "problem"
     for text in (str(caught.value), addition.text):
@@ -37,7 +37,7 @@ def test_it_is_refused(tmp_path: Path, name: str) -> None:
         assert "\x1b" not in text
     assert not proof.exists()
     assert not (tmp_path / "zoo").exists()
-    assert {path.name for path in tmp_path.iterdir()} <= {"place"}
+    assert {path.name for path in tmp_path.iterdir()} <= {"source"}
 
 
 SIDECARS = {
@@ -60,16 +60,16 @@ SIDECARS = {
 @pytest.mark.parametrize("case", SIDECARS)
 def test_a_hostile_description_is_refused(tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    place = tmp_path / "place"
-    place.mkdir()
-    (place / "x.safetensors").write_bytes(save(library_model("timm:test_efficientnet").state_dict()))
-    (place / "x.yaml").write_text(SIDECARS[case])
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "x.safetensors").write_bytes(save(library_model("timm:test_efficientnet").state_dict()))
+    (source / "x.yaml").write_text(SIDECARS[case])
     given = SAID | {"architecture": "timm:test_efficientnet"}
     said = {key: value for key, value in given.items() if f"{key}:" not in SIDECARS[case]}
-    (addition,) = add_folder(tmp_path / "zoo", place, **said)
+    (addition,) = add_folder(tmp_path / "zoo", source, **said)
     assert addition.status == "problem"
     assert len(addition.text) < 1000
-    assert {path.name for path in tmp_path.iterdir()} == {"place"}
+    assert {path.name for path in tmp_path.iterdir()} == {"source"}
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -77,12 +77,12 @@ def test_a_hostile_description_is_refused(tmp_path: Path, case: str, monkeypatch
 def test_any_damage_gives_a_typed_error_or_a_model(tmp_path: Path, data: strategies.DataObject) -> None:
     whole = save(library_model("timm:test_efficientnet").state_dict())
     header = 8 + int.from_bytes(whole[:8], "little")
-    place = data.draw(strategies.integers(0, header - 1))
+    index = data.draw(strategies.integers(0, header - 1))
     piece = data.draw(strategies.binary(min_size=1, max_size=12))
     path = tmp_path / "x.safetensors"
-    path.write_bytes(whole[:place] + piece + whole[place + len(piece) :])
+    path.write_bytes(whole[:index] + piece + whole[index + len(piece) :])
     with contextlib.suppress(MetazooError):
-        add_model(tmp_path / f"zoo-{place}-{piece.hex()}", "timm:test_efficientnet", weights=path, **SAID)
+        add_model(tmp_path / f"zoo-{index}-{piece.hex()}", "timm:test_efficientnet", weights=path, **SAID)
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -4,7 +4,6 @@ import hashlib
 import json
 from pathlib import Path
 
-import pytest
 from error_checks import raises
 from rich.console import Console
 from zoo_helpers import build_small, coloured_images, content
@@ -50,7 +49,7 @@ def test_a_permission_changes_nothing_else_and_can_be_taken_back(zoo: Zoo) -> No
 
 def test_an_unknown_model_or_permission_changes_nothing(zoo: Zoo) -> None:
     before = content(zoo.folder)
-    with pytest.raises(UsageError, match="no model 'third'"):
+    with raises(UsageError, subject=str(zoo.folder), problem="'third'"):
         zoo.permit(["first", "third"], "discard")
     with raises(UsageError, subject="model 'first'", problem="recovered_images: "):
         zoo.permit(["first"], "burn")  # pyright: ignore[reportArgumentType]
@@ -75,9 +74,7 @@ def test_a_build_sets_it_and_does_not_change_it_silently(tmp_path: Path) -> None
 
     names = [contract.name for contract in build(1, "discard")]
     before = content(tmp_path / "zoo")
-    with pytest.raises(
-        UsageError, match=f"has a model '{names[0]}' whose recovered images are to discard, not to show"
-    ):
+    with raises(UsageError, subject=names[0], problem="discard, not show", remedy="zoo set"):
         build(2, "show")
     assert content(tmp_path / "zoo") == before
     assert list(permissions(build(2, None)).values()) == ["discard", "show"]

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from error_checks import raises
 from torch import Tensor
 
 from metazoo.errors import Interrupted, QueryBudgetError, UsageError, ZooError
@@ -95,8 +96,8 @@ def test_nothing_is_sent_beyond_the_budget(own: WhiteBoxTeacher) -> None:
     service = Service(own)
     teacher = asking(service, budget=12)
     teacher.logits(images())
-    with pytest.raises(
-        QueryBudgetError, match=r"'remote': 3 images exceed the 2 queries left of its budget of 12"
+    with raises(
+        QueryBudgetError, subject="'remote'", problem="3 images exceed the 2 queries left of its budget of 12"
     ) as info:
         teacher.logits(images(3))
     assert (info.value.teacher, info.value.budget, info.value.queries, info.value.asked) == ("remote", 12, 10, 3)
@@ -112,7 +113,7 @@ def test_a_call_that_fails_has_been_sent(own: WhiteBoxTeacher) -> None:
         raise ConnectionError("no route\nto host")
 
     teacher = asking(fail, budget=5)
-    with pytest.raises(ZooError, match=r"'remote' could not be queried \(ConnectionError: no route.nto host\); check"):
+    with raises(ZooError, subject="'remote'", problem=r"ConnectionError: no route\nto host"):
         teacher.logits(images(5))
     assert teacher.queries == 4
 
@@ -126,21 +127,21 @@ def test_a_call_that_fails_has_been_sent(own: WhiteBoxTeacher) -> None:
 @pytest.mark.parametrize(
     ("say", "outputs", "problem"),
     [
-        (lambda logits: logits[:, :2], "logits", r"outputs of shape \[4, 2\], not \[4, 3\]; check its classes"),
-        (lambda logits: logits[1:], "logits", r"outputs of shape \[3, 3\], not \[4, 3\]"),
-        (lambda logits: logits.argmax(1), "logits", r"outputs of shape \[4\], not"),
-        (lambda logits: logits.log() - torch.inf, "logits", "outputs that are not finite"),
-        (lambda logits: np.where(np.eye(4)[:, :3] > 0, np.nan, 0.0), "logits", "outputs that are not finite"),
-        (lambda logits: logits.softmax(1) * 0.98, "probabilities", "outputs that are no probabilities.*option outputs"),
-        (lambda logits: torch.tensor([[1.2, -0.2, 0.0]] * 4), "probabilities", "outputs that are no probabilities"),
-        (lambda logits: logits + 3, "probabilities", "outputs that are no probabilities"),
-        (lambda logits: {"label": 1}, "logits", "could not be queried"),
+        (lambda logits: logits[:, :2], "logits", "[4, 2], not [4, 3]"),
+        (lambda logits: logits[1:], "logits", "[3, 3], not [4, 3]"),
+        (lambda logits: logits.argmax(1), "logits", "[4], not"),
+        (lambda logits: logits.log() - torch.inf, "logits", "not finite"),
+        (lambda logits: np.where(np.eye(4)[:, :3] > 0, np.nan, 0.0), "logits", "not finite"),
+        (lambda logits: logits.softmax(1) * 0.98, "probabilities", "not probabilities"),
+        (lambda logits: torch.tensor([[1.2, -0.2, 0.0]] * 4), "probabilities", "not probabilities"),
+        (lambda logits: logits + 3, "probabilities", "not probabilities"),
+        (lambda logits: {"label": 1}, "logits", "TypeError"),
     ],
 )
 def test_an_answer_that_cannot_be_is_named(
     own: WhiteBoxTeacher, say: Callable[[Tensor], Any], outputs: str, problem: str
 ) -> None:
-    with pytest.raises(ZooError, match=f"teacher 'remote' (gave )?{problem}"):
+    with raises(ZooError, subject="'remote'", problem=problem):
         asking(Service(own, say), outputs=outputs).logits(images(4))
 
 
@@ -148,7 +149,7 @@ def test_features_and_gradients_need_white_box_access(own: WhiteBoxTeacher) -> N
     service = Service(own)
     teacher, shown = asking(service), images(2).requires_grad_()
     for ask, what in ((teacher.features, "features"), (teacher.logits, "the gradient of images")):
-        with pytest.raises(UsageError, match=f"'remote' answers queries only, and {what} would need white-box access"):
+        with raises(UsageError, subject="'remote'", problem=what):
             ask(shown)
     assert service.sizes == []
     with torch.no_grad():
@@ -168,5 +169,5 @@ def test_features_and_gradients_need_white_box_access(own: WhiteBoxTeacher) -> N
     ],
 )
 def test_an_impossible_description_is_refused(wrong: dict[str, Any], problem: str) -> None:
-    with pytest.raises(UsageError, match=f"teacher 'remote' .*{problem}"):
+    with raises(UsageError, subject="'remote'", problem=problem):
         asking(lambda batch: batch, **wrong)

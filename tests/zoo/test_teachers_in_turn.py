@@ -2,6 +2,7 @@ import shutil
 
 import pytest
 import torch
+from error_checks import raises
 
 from metazoo.errors import ArtefactError
 from metazoo.zoo import Zoo, teachers
@@ -34,5 +35,5 @@ def test_few_stay_loaded_and_of_many_the_first(zoo: Zoo, monkeypatch: pytest.Mon
 def test_one_is_checked_when_it_is_asked_for(zoo: Zoo) -> None:
     in_turn = zoo.teachers_in_turn()
     shutil.rmtree(zoo.folder / "models")
-    with pytest.raises(ArtefactError, match="model 'second' cannot be used"):
+    with raises(ArtefactError, subject="'second'", problem="second.safetensors"):
         in_turn[1]

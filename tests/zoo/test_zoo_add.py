@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from zoo_helpers import classifier, content
 
 from metazoo.choices import MODEL_EXAMPLE
-from metazoo.errors import MetazooError, UsageError, ZooError
+from metazoo.errors import MetazooError, UsageError
 from metazoo.zoo import Zoo, add_folder, add_model, verify_zoo
 from metazoo.zoo.importing.model_description import described, numbered
 
@@ -151,13 +151,8 @@ def _nan(state: dict[str, torch.Tensor]) -> None:
 
 NET = "timm:test_efficientnet"
 WRONG = {
-    "another architecture": (
-        "timm:test_resnet",
-        lambda state: None,
-        SAID,
-        "does not fit timm:test_resnet with 3",
-    ),
-    "classes": (NET, lambda state: None, SAID | {"classes": ("a", "b")}, r"must be float32 \[2\]"),
+    "another architecture": ("timm:test_resnet", lambda state: None, SAID, "timm:test_resnet with 3"),
+    "classes": (NET, lambda state: None, SAID | {"classes": ("a", "b")}, "float32 [2]"),
     "channels": (
         NET,
         lambda state: None,
@@ -166,58 +161,56 @@ WRONG = {
     ),
     "nan": (NET, _nan, SAID, "not finite"),
     "variance": (NET, lambda s: s["bn1.running_var"].fill_(-1), SAID, "negative variance"),
-    "more": (NET, lambda s: s.update({"x": torch.ones(1)}), SAID, r"a tensor 'body\.x' that"),
-    "less": (NET, lambda s: s.pop("conv_stem.weight"), SAID, r"lacks tensor body\.conv_stem"),
-    "huge outputs": (
-        NET,
-        lambda s: s["conv_stem.weight"].fill_(3e38),
-        SAID,
-        "outputs that are not",
-    ),
+    "more": (NET, lambda s: s.update({"x": torch.ones(1)}), SAID, "'body.x'"),
+    "less": (NET, lambda s: s.pop("conv_stem.weight"), SAID, "lacks tensor body.conv_stem"),
+    "huge outputs": (NET, lambda s: s["conv_stem.weight"].fill_(3e38), SAID, "outputs are not finite"),
     "std": (NET, lambda s: None, SAID | {"std": (0.0,)}, "std must be positive"),
     "mean": (NET, lambda s: None, SAID | {"mean": (0.5, 0.5)}, "mean and std need 3 numbers"),
     "size": (NET, lambda s: None, SAID | {"input_size": 5000}, "input_size"),
-    "name": (NET, lambda s: None, SAID | {"name": "../out"}, "name: a name has 1 to 100"),
+    "name": (NET, lambda s: None, SAID | {"name": "../out"}, "name: "),
     "field": (NET, lambda s: None, SAID | {"colour": 1}, "colour"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
 def test_what_does_not_fit_is_refused_and_leaves_nothing(tmp_path: Path, case: str) -> None:
-    architecture, change, said, message = WRONG[case]
+    architecture, change, said, problem = WRONG[case]
     state, path = library_model("timm:test_efficientnet").state_dict(), tmp_path / "weights.pth"
     change(state)
     torch.save(state, path)
-    with pytest.raises((UsageError, ZooError), match=message):
+    with raises(MetazooError, problem=problem):
         add_model(tmp_path / "zoo", architecture, weights=path, **said)
     assert not (tmp_path / "zoo").exists()
 
 
 @pytest.mark.parametrize(
-    ("source", "settings", "message"),
+    ("source", "options", "subject", "problem", "remedy"),
     [
-        ("timm:no_such_model", {"pretrained": True}, "timm has no image classifier 'no_such_model'; see"),
-        ("timm:resnet18.no_such_tag", {"pretrained": True}, r"timm has no weights 'resnet18\.no_such_tag'"),
-        ("torchvision:resnet18.X", {"pretrained": True}, "torchvision has no weights 'X' of resnet18; it has IMAGENET"),
-        ("torchvision:get_model", {"pretrained": True}, "torchvision has no image classifier"),
-        ("timm:resnett18", {"weights": "none.pth"}, r"'resnett18'; did you mean timm:resnet18\?"),
-        ("torchvision:resnet19", {"weights": "none.pth"}, "did you mean torchvision:resnet1"),
-        ("timm:resnet18", {}, "needs weights: give a file with --weights, or --pretrained"),
-        ("timm:resnet18", {"weights": "none.pth"}, "is not a file; give a file of weights"),
-        ("timm:resnet18", {"weights": "a.pt2"}, r"a\.pt2 is no file of weights; give one of .* \(\.pt2 can run code\)"),
-        ("timm:../../x", {"pretrained": True}, "is no name of a model"),
-        ("timm:hf-hub:a/b", {"pretrained": True}, "is no name of a model"),
-        ("keras:resnet", {}, "'keras:resnet' is no source; give timm:NAME"),
-        ("none.pth", {}, "is not a file"),
-        ("hf:a/b", {"pretrained": True}, "brings its own weights"),
-        ("hf:a/../b", {}, "names no repository"),
-        ("hf:a/b@../../x", {}, "names no repository"),
-        ("hf:b", {}, "names no repository"),
+        ("timm:no_such_model", {"pretrained": True}, "timm", "'no_such_model'", "list_models"),
+        ("timm:resnet18.no_such_tag", {"pretrained": True}, "timm", "'resnet18.no_such_tag'", "list_pretrained"),
+        ("torchvision:resnet18.X", {"pretrained": True}, "torchvision", "'X' of resnet18", "IMAGENET"),
+        ("torchvision:get_model", {"pretrained": True}, "torchvision", "'get_model'", ""),
+        ("timm:resnett18", {"weights": "none.pth"}, "timm", "'resnett18'", "timm:resnet18?"),
+        ("torchvision:resnet19", {"weights": "none.pth"}, "torchvision", "'resnet19'", "torchvision:resnet1"),
+        ("timm:resnet18", {}, "timm:resnet18", "missing weights", "--pretrained"),
+        ("timm:resnet18", {"weights": "a.pth", "pretrained": True}, "timm:resnet18", "both", "omit"),
+        ("timm:resnet18", {"weights": "none.pth"}, "none.pth", "not a file", "weights file"),
+        ("timm:resnet18", {"weights": "a.pt2"}, "a.pt2", "not a weights file", ".pt2 can run code"),
+        ("timm:../../x", {"pretrained": True}, "timm:../../x", "name", "timm:NAME"),
+        ("timm:hf-hub:a/b", {"pretrained": True}, "timm:hf-hub:a/b", "name", "timm:NAME"),
+        ("keras:resnet", {}, "keras:resnet", "source", "timm:NAME"),
+        ("none.pth", {}, "none.pth", "not a file", ""),
+        ("hf:a/b", {"pretrained": True}, "hf:a/b", "weights", "--pretrained"),
+        ("hf:a/../b", {}, "hf:a/../b", "repository", "OWNER/NAME"),
+        ("hf:a/b@../../x", {}, "hf:a/b@../../x", "repository", "OWNER/NAME"),
+        ("hf:b", {}, "hf:b", "repository", "OWNER/NAME"),
     ],
 )
-def test_sources_that_are_none(tmp_path: Path, source: str, settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        add_model(tmp_path / "zoo", source, **settings, **SAID)
+def test_sources_that_are_none(
+    tmp_path: Path, source: str, options: dict[str, Any], subject: str, problem: str, remedy: str
+) -> None:
+    with raises(UsageError, subject=subject, problem=problem, remedy=remedy):
+        add_model(tmp_path / "zoo", source, **options, **SAID)
 
 
 def _folder(tmp_path: Path) -> Path:
@@ -230,7 +223,7 @@ def _folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_folder_is_added_and_gone_on_with(tmp_path: Path) -> None:
+def test_a_folder_is_added_again_from_where_it_stopped(tmp_path: Path) -> None:
     folder, zoo = _folder(tmp_path), tmp_path / "zoo"
     torch.save({"x": torch.ones(1)}, folder / "alone.pth")
     (folder / "notes.txt").write_text("x")
@@ -240,11 +233,11 @@ def test_a_folder_is_added_and_gone_on_with(tmp_path: Path) -> None:
         ("test_convnext.pth", "added"),
         ("test_vit.pth", "added"),
     ]
-    assert "no file beside it describes the model; write alone.yaml" in first[0].text
+    assert "write alone.yaml" in first[0].text
     before = content(zoo)
     assert [addition.status for addition in add_folder(zoo, folder, domain="pets")] == ["problem", "present", "present"]
     torch.save(library_model("timm:test_vit", classes=3).double().state_dict(), folder / "test_vit.pth")
-    assert "has a model 'test_vit' already" in add_folder(zoo, folder, domain="pets")[2].text
+    assert "already has model 'test_vit'" in add_folder(zoo, folder, domain="pets")[2].text
     assert content(zoo) == before
 
 
@@ -255,16 +248,16 @@ def test_a_folder_leads_nowhere_else(tmp_path: Path) -> None:
     (folder / "test_convnext.json").rename(tmp_path / "elsewhere.json")
     (folder / "test_convnext.json").symlink_to(tmp_path / "elsewhere.json")
     additions = add_folder(tmp_path / "zoo", folder, domain="pets")
-    assert all("leads out of the folder through a link" in addition.text for addition in additions)
+    assert all("leads out of the folder" in addition.text for addition in additions)
     assert not (tmp_path / "zoo").exists()
 
 
 def test_a_folder_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot be listed"):
+    with raises(UsageError, subject=str(tmp_path / "none")):
         add_folder(tmp_path / "zoo", tmp_path / "none")
-    with pytest.raises(UsageError, match="holds no weights"):
+    with raises(UsageError, subject=str(tmp_path), problem=".safetensors"):
         add_folder(tmp_path / "zoo", tmp_path)
-    with pytest.raises(UsageError, match="cannot all have one name"):
+    with raises(UsageError, subject="name"):
         add_folder(tmp_path / "zoo", tmp_path, name="x")
 
 
@@ -282,7 +275,7 @@ def test_provenance_is_kept(tmp_path: Path) -> None:
     contract = add_model(tmp_path / "zoo", "timm:test_vit", weights=path, revision="v1", **SAID)
     zoo = Zoo.open(tmp_path / "zoo")
     assert zoo.contract(contract.name) == contract
-    with pytest.raises(UsageError, match="has a model 'timm-test_vit' already; choose another name with --name"):
+    with raises(UsageError, subject=str(zoo.folder), problem="'timm-test_vit'", remedy="--name"):
         add_model(tmp_path / "zoo", "timm:test_vit", weights=path, **SAID)
     zoo.permit([contract.name], "keep")
     changed = Zoo.open(zoo.folder)
@@ -297,7 +290,7 @@ def test_a_hostile_architecture_in_a_zoo_is_refused(tmp_path: Path) -> None:
     contract = tmp_path / "zoo" / "models" / f"{name}.json"
     for hostile in ("timm:os.system", "torchvision:get_model", "timm:hf-hub:evil/model", "builtins:eval"):
         contract.write_text(contract.read_text().replace("timm:test_vit", hostile, 1))
-        with pytest.raises(MetazooError, match="cannot be built"):
+        with raises(MetazooError, subject=name, problem="cannot be built"):
             Zoo.open(tmp_path / "zoo").teacher(name)
         contract.write_text(contract.read_text().replace(hostile, "timm:test_vit", 1))
 

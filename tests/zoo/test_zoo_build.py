@@ -149,21 +149,19 @@ def test_many_kinds_live_in_one_zoo(built: Zoo, image_set: ImageSet, tmp_path: P
 def test_a_model_made_otherwise_is_named(built: Zoo, image_set: ImageSet) -> None:
     before = files_with_times(built.folder)
     other_data = ImageSet(image_set.images.flip(0), image_set.labels, image_set.class_names, name="colours")
-    for change, message in (
-        ({"config": TrainingConfig(epochs=3, batch_size=8)}, r"another training.recipe.epochs \(2, not 3\)"),
-        ({"ways": 2}, r"another spec.classes \(3, not 2\)"),
-        ({"train_fraction": 0.7}, r"another training.train_fraction \(0.8, not 0.7\)"),
-        ({"input_size": 12}, r"another spec.input_size \(8, not 12\)"),
-        ({"channels": 1}, r"another spec.channels \(3, not 1\)"),
-        ({"image_set": other_data}, "another training.data_sha256;"),
-        ({"image_set": coloured_images(classes=7)}, "another class_names"),
-        ({"domain": "COLOURS"}, r"another name \(colours-thin-resnet-w4-s7-000, not COLOURS"),
-        ({"domain": "/colours"}, r"another (class_names|domain) \("),
+    for change, problem in (
+        ({"config": TrainingConfig(epochs=3, batch_size=8)}, "training.recipe.epochs (2, not 3)"),
+        ({"ways": 2}, "spec.classes (3, not 2)"),
+        ({"train_fraction": 0.7}, "training.train_fraction (0.8, not 0.7)"),
+        ({"input_size": 12}, "spec.input_size (8, not 12)"),
+        ({"channels": 1}, "spec.channels (3, not 1)"),
+        ({"image_set": other_data}, "training.data_sha256"),
+        ({"image_set": coloured_images(classes=7)}, "class_names"),
+        ({"domain": "COLOURS"}, "name (colours-thin-resnet-w4-s7-000, not COLOURS"),
+        ({"domain": "/colours"}, " ("),
     ):
         given = {"image_set": image_set} | change
-        with pytest.raises(
-            UsageError, match=f"zoo has a model 'colours-.*-s7-000' made with {message}.* choose another"
-        ):
+        with raises(UsageError, subject="'colours-thin-resnet-w4-s7-000'", problem=problem, remedy="--domain"):
             build(built.folder, **cast(Any, given))
     assert files_with_times(built.folder) == before
 
@@ -172,10 +170,10 @@ def test_augmentation_is_part_of_how_a_model_is_made_and_silent_without(
     built: Zoo, image_set: ImageSet, tmp_path: Path
 ) -> None:
     moving = CONFIG.model_copy(update={"largest_shift": 0})
-    with pytest.raises(UsageError, match=r"made with another training\.recipe\.largest_shift"):
+    with raises(UsageError, problem="training.recipe.largest_shift"):
         build(built.folder, image_set, config=moving)
     moved = build(tmp_path / "zoo", image_set, models=1, config=moving)
-    with pytest.raises(UsageError, match=r"made with another training\.recipe\.largest_shift"):
+    with raises(UsageError, problem="training.recipe.largest_shift"):
         build(moved.folder, image_set, models=1)
     configs = [zoo.contracts[0].as_record()["training"]["recipe"] for zoo in (built, moved)]
     assert ["largest_shift" in config for config in configs] == [False, True]
@@ -188,34 +186,35 @@ def test_a_newer_torch_is_not_another_model(built: Zoo, image_set: ImageSet, mon
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "values"),
     [
-        ({"architecture": "resnet-1000"}, "unknown architecture 'resnet-1000'; choose one of conv4"),
-        ({"architecture": "conv4"}, "conv4 needs images of at least 16 pixels, not 8"),
-        ({"ways": 1}, "colours has 6 classes; models of 2 to 6 ways can be built, not 1"),
-        ({"ways": 7}, "models of 2 to 6 ways can be built, not 7"),
-        ({"config": TrainingConfig(largest_shift=40)}, "cannot be shifted by up to 40 of them; take a smaller shift"),
-        ({"models": 0}, "1 model or more"),
-        ({"seed": -1}, "seed from 0"),
-        ({"width": 0}, "width must lie between"),
-        ({"channels": 2}, r"channels: Input should be 1 or 3"),
-        ({"input_size": 0}, "input_size: "),
-        ({"train_fraction": 1.0}, "must lie between 0 and 1"),
-        ({"domain": ""}, "domain: a text has 1 to 500"),
-        ({"config": TrainingConfig(optimiser="adam", momentum=0.5)}, "adam takes no momentum"),
-        ({"workers": 0}, "workers must be 1 or more, not 0"),
+        ({"architecture": "resnet-1000"}, ("resnet-1000", "conv4")),
+        ({"architecture": "conv4"}, ("conv4", "16 pixels, not 8")),
+        ({"ways": 1}, ("--ways", "from 2 to", "6 classes of colours", "not 1")),
+        ({"ways": 7}, ("--ways", "not 7")),
+        ({"config": TrainingConfig(largest_shift=40)}, ("--shift", "40 pixels")),
+        ({"models": 0}, ("--models", "not 0")),
+        ({"seed": -1}, ("--seed", "not -1")),
+        ({"width": 0}, ("width", "not 0")),
+        ({"channels": 2}, ("channels: Input should be 1 or 3",)),
+        ({"input_size": 0}, ("input_size: ",)),
+        ({"train_fraction": 1.0}, ("not 1.0",)),
+        ({"domain": ""}, ("domain: ",)),
+        ({"config": TrainingConfig(optimiser="adam", momentum=0.5)}, ("momentum", "adam", "0.5")),
+        ({"workers": 0}, ("workers", "not 0")),
     ],
 )
 def test_impossible_builds_are_refused_before_anything_is_made(
-    image_set: ImageSet, tmp_path: Path, change: dict[str, Any], message: str
+    image_set: ImageSet, tmp_path: Path, change: dict[str, Any], values: tuple[str, ...]
 ) -> None:
-    with pytest.raises(UsageError, match=message):
+    with raises(UsageError) as caught:
         build(tmp_path / "zoo", image_set, **change)
+    assert all(value in str(caught.value) for value in values), caught.value
     assert not (tmp_path / "zoo").exists()
 
 
 def test_data_of_one_class_makes_no_model(image_set: ImageSet, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="has 1 class, and a model needs 2 at least; give data of more classes"):
+    with raises(UsageError, subject="colours", problem="has 1 class"):
         build(tmp_path / "zoo", image_set.select_classes([0]))
 
 
@@ -223,16 +222,16 @@ def test_a_class_with_too_few_images_is_named_even_if_it_would_not_be_drawn(tmp_
     whole = coloured_images()
     poor = whole.take(torch.arange(len(whole) - 9))
     for seed in range(3):
-        with pytest.raises(DataError, match="class 'colour 5' of colours has 1 images, at least 2 are needed"):
+        with raises(DataError, subject="class 'colour 5' of colours", problem="1 images"):
             build(tmp_path / "zoo", poor, ways=2, seed=seed)
     assert not (tmp_path / "zoo").exists()
 
 
 def test_other_folders_and_zoos_in_use_are_left_alone(built: Zoo, image_set: ImageSet, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(UsageError, match=r"holds 'thesis.tex' and is not a zoo"):
+    with raises(UsageError, subject=str(tmp_path), problem="'thesis.tex'"):
         build(tmp_path, image_set)
-    with exclusive(built.folder), pytest.raises(RunError, match="in use by this very process"):
+    with exclusive(built.folder), raises(RunError):
         build(built.folder, image_set, 4)
     assert len(Zoo.open(built.folder)) == 3
 
@@ -240,7 +239,7 @@ def test_other_folders_and_zoos_in_use_are_left_alone(built: Zoo, image_set: Ima
 def test_a_failed_training_keeps_what_was_finished(built: Zoo, image_set: ImageSet, tmp_path: Path) -> None:
     build(tmp_path / "zoo", image_set, 2)
     wild = TrainingConfig(epochs=9, learning_rate=1e6, gradient_norm=1e6, weight_decay=1e3)
-    with pytest.raises(ZooError, match=r"model colours-thin-resnet-w4-s9-000: the \w+ did not stay finite in epoch"):
+    with raises(ZooError, subject="colours-thin-resnet-w4-s9-000", problem="in epoch"):
         build(tmp_path / "zoo", image_set, 1, config=wild, seed=9)
     assert Zoo.open(tmp_path / "zoo").contracts == built.contracts[:2]
 
@@ -254,9 +253,9 @@ def test_progress_counts_what_is_there_already(
     assert "training: 2/2, done in" in capsys.readouterr().err
 
 
-def test_an_error_of_the_listing_is_met_before_training(built: Zoo, image_set: ImageSet, tmp_path: Path) -> None:
+def test_an_error_of_the_marker_is_met_before_training(built: Zoo, image_set: ImageSet, tmp_path: Path) -> None:
     (tmp_path / "zoo.json").write_text(json.dumps({"format": "metazoo-zoo", "format_version": 9}))
-    with pytest.raises(MetazooError, match="format version 9"):
+    with pytest.raises(MetazooError, match="version 9"):
         build(tmp_path, image_set)
 
 

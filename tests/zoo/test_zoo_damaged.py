@@ -18,7 +18,7 @@ from metazoo.storage.artefacts import sha256_of_file
 from metazoo.storage.tensor_files import read_tensors, write_tensors
 from metazoo.zoo import Zoo
 
-REMOVE = "take .* out with `metazoo zoo remove`"
+REMOVE = "`metazoo zoo remove`"
 
 
 def edited(zoo: Zoo, name: str, change: Callable[[Any], Any]) -> Zoo:
@@ -55,10 +55,10 @@ ZOO = {"format": "metazoo-zoo", "format_version": 2}
         ("", "zoo.json is not valid JSON"),
         ('{"format": "metazoo-zoo", ', "zoo.json is not valid JSON"),
         ("[" * 100_000, "zoo.json is not valid JSON"),
-        ("[]", "not the mark of a zoo"),
-        ('{"format": "other"}', "not the mark of a zoo"),
-        ('{"format": "metazoo-zoo"}', "has format version None, this metazoo reads 2"),
-        (json.dumps(ZOO | {"format_version": 3}), "has format version 3, this metazoo reads 2"),
+        ("[]", "not the marker of a zoo"),
+        ('{"format": "other"}', "not the marker of a zoo"),
+        ('{"format": "metazoo-zoo"}', "version None"),
+        (json.dumps(ZOO | {"format_version": 3}), "version 3"),
         (json.dumps(ZOO | {"models": []}), "damaged"),
         (json.dumps(ZOO | {"format_version": 1}), "damaged"),
         (json.dumps(ZOO | {"format_version": 1, "models": {}}), "damaged"),
@@ -120,15 +120,15 @@ def test_a_missing_or_changed_file_is_named_with_its_model(zoo: Zoo) -> None:
     whole = second.read_bytes()
     for damaged in (whole[:-1], whole[:7], b"", whole[:-1] + bytes([whole[-1] ^ 1]), whole + b"x", first.read_bytes()):
         second.write_bytes(damaged)
-        with pytest.raises(ArtefactError, match=f"model 'second' cannot be used: {second} has .*, or {REMOVE}"):
+        with raises(ArtefactError, subject="'second'", problem=str(second), remedy=REMOVE):
             zoo.teacher("second")
     second.write_bytes(whole + bytes(2 << 20))
-    with pytest.raises(ArtefactError, match=rf"{second} has \d+ bytes where the model has \d+; .*, or {REMOVE}"):
+    with raises(ArtefactError, problem=f"{len(whole) + (2 << 20)} bytes instead of", remedy=REMOVE):
         zoo.teacher("second")
     second.unlink()
     for missing in (lambda: None, second.mkdir):
         missing()
-        with pytest.raises(ArtefactError, match=f"model 'second' cannot be used: {second} is missing; .*, or {REMOVE}"):
+        with raises(ArtefactError, subject="'second'", problem=f"{second}: missing", remedy=REMOVE):
             zoo.teachers()
     assert zoo.teacher("first").contract.name == "first"
 
@@ -140,7 +140,7 @@ def test_a_pipe_in_the_place_of_a_file_does_not_hang(zoo: Zoo) -> None:
     for path, (error, problem) in zip(files, errors, strict=True):
         path.unlink()
         os.mkfifo(path)
-        with pytest.raises(error, match=problem):
+        with raises(error, problem=problem):
             Zoo.open(zoo.folder).teacher("first")
 
 
@@ -155,9 +155,7 @@ def test_a_pickle_is_never_read(zoo: Zoo) -> None:
             archive.writestr("archive/data.pkl", pickle.dumps(_Exploit()))
 
     for write in (lambda path: path.write_bytes(pickle.dumps(_Exploit())), zipped):
-        with pytest.raises(
-            ArtefactError, match=r"model 'second' .*second.safetensors is a pickle or zip archive, which"
-        ):
+        with raises(ArtefactError, subject="'second'", problem="pickle"):
             with_file(zoo, "second", write).teacher("second")
 
 
@@ -166,27 +164,21 @@ def test_a_pickle_is_never_read(zoo: Zoo) -> None:
     [
         (lambda tensors: tensors.pop("head.bias"), "lacks tensor head.bias"),
         (lambda tensors: tensors.clear(), "lacks tensor head.bias"),
-        (lambda tensors: tensors.update(more=torch.zeros(1)), "has a tensor 'more' that the architecture does not"),
+        (lambda tensors: tensors.update(more=torch.zeros(1)), "has tensor 'more'"),
         (
             lambda tensors: tensors.update({"head.bias": torch.zeros(4)}),
-            r"head.bias as float32 \[4\], it must be .* \[3\]",
+            "head.bias as float32 [4] instead of float32 [3]",
         ),
-        (
-            lambda tensors: tensors.update({"head.bias": torch.zeros(3).half()}),
-            "head.bias as float16 .* must be float32 .*",
-        ),
-        (
-            lambda tensors: tensors["head.weight"].view(-1)[5].fill_(torch.nan),
-            "in tensor head.weight that are not finite",
-        ),
-        (lambda tensors: tensors["stem.1.running_mean"].fill_(torch.inf), "running_mean that are not finite"),
+        (lambda tensors: tensors.update({"head.bias": torch.zeros(3).half()}), "float16 [3] instead of float32 [3]"),
+        (lambda tensors: tensors["head.weight"].view(-1)[5].fill_(torch.nan), "not finite in tensor head.weight"),
+        (lambda tensors: tensors["stem.1.running_mean"].fill_(torch.inf), "not finite in tensor stem.1.running_mean"),
         (lambda tensors: tensors["stem.1.running_var"][1].fill_(-1), "negative variance in tensor stem.1.running_var"),
     ],
 )
 def test_weights_that_do_not_fit_are_named(
     zoo: Zoo, change: Callable[[dict[str, Tensor]], object], problem: str
 ) -> None:
-    with pytest.raises(ZooError, match=f"model 'second' is not sound: .*second.safetensors .*{problem}; .* {REMOVE}"):
+    with raises(ZooError, subject="'second'", problem=problem, remedy=REMOVE):
         with_tensors(zoo, change).teacher("second")
 
 
@@ -198,17 +190,15 @@ def test_a_variance_of_zero_is_sound(zoo: Zoo) -> None:
 @pytest.mark.parametrize(
     ("spec", "problem"),
     [
-        ({"architecture": "os.system"}, "unknown architecture 'os.system'; choose one of conv4"),
-        ({"arguments": {"depth": 3}}, "has no argument 'depth'"),
-        ({"arguments": {"width": 0}}, "width must lie between"),
-        ({"architecture": "conv4", "input_size": 15}, "at least 16 pixels"),
+        ({"architecture": "os.system"}, "'os.system'"),
+        ({"arguments": {"depth": 3}}, "'depth'"),
+        ({"arguments": {"width": 0}}, "width"),
+        ({"architecture": "conv4", "input_size": 15}, "16 pixels, not 15"),
     ],
 )
 def test_a_spec_that_cannot_be_built_is_named(zoo: Zoo, spec: dict[str, Any], problem: str) -> None:
     changed = edited(zoo, "second", lambda content: content["spec"].update(spec))
-    with pytest.raises(
-        ZooError, match=f"model 'second' of .* cannot be built: .*{problem}.*; update metazoo, or take the model out"
-    ):
+    with raises(ZooError, subject="'second'", problem=problem, remedy=REMOVE):
         changed.teacher("second")
 
 
@@ -220,7 +210,7 @@ def test_a_gigantic_spec_takes_no_memory(zoo: Zoo) -> None:
         content["spec"].update(gigantic)
         content["class_names"] = [str(number) for number in range(classes)]
 
-    with pytest.raises(ZooError, match=r"model 'second' is not sound: .* lacks tensor blocks"):
+    with raises(ZooError, subject="'second'", problem="lacks tensor blocks"):
         edited(zoo, "second", grow).teacher("second")
 
 
@@ -231,7 +221,7 @@ def test_weights_outside_the_zoo_are_refused(zoo: Zoo, tmp_path: Path) -> None:
 
     def refused() -> None:
         for act in (lambda: zoo.teacher("first"), lambda: zoo.remove(["first"])):
-            with pytest.raises(ZooError, match="leads out of the zoo through a link; put the file"):
+            with raises(ZooError, problem="leads out of the zoo"):
                 act()
         assert content(outside) == before
 
@@ -244,7 +234,7 @@ def test_weights_outside_the_zoo_are_refused(zoo: Zoo, tmp_path: Path) -> None:
     refused()
     (models / "first.safetensors").unlink()
     (models / "first.safetensors").symlink_to("first.safetensors")
-    with pytest.raises(MetazooError, match=r"first.safetensors: leads out|first.safetensors is missing"):
+    with pytest.raises(MetazooError, match=r"first.safetensors: (a link leads out|missing)"):
         zoo.teacher("first")
 
 

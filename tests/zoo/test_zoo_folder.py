@@ -3,6 +3,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from error_checks import raises
 from zoo_helpers import BAD_NAMES, classifier, content
 
 from metazoo.errors import ArtefactError, RunError, UsageError, ZooError
@@ -51,7 +52,7 @@ def test_contracts_are_sorted_and_identify_the_zoo(tmp_path: Path) -> None:
 
 def test_removing_deletes_the_weights_and_an_unknown_name_removes_nothing(zoo: Zoo) -> None:
     before = content(zoo.folder)
-    with pytest.raises(UsageError, match="no model 'third'; there is first, second"):
+    with raises(UsageError, subject=str(zoo.folder), problem="'third'", remedy="first, second"):
         zoo.remove(["first", "third"])
     assert content(zoo.folder) == before
     zoo.remove("first")
@@ -59,7 +60,7 @@ def test_removing_deletes_the_weights_and_an_unknown_name_removes_nothing(zoo: Z
     assert [contract.name for contract in Zoo.open(zoo.folder)] == ["second"]
     zoo.remove(["second"])
     assert len(Zoo.open(zoo.folder)) == 0
-    with pytest.raises(UsageError, match="no model 'second'; there is none"):
+    with raises(UsageError, problem="'second'", remedy="add"):
         zoo.teacher("second")
 
 
@@ -73,28 +74,28 @@ def test_a_model_whose_file_is_lost_or_damaged_can_still_be_removed(zoo: Zoo) ->
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_names_cannot_escape(zoo: Zoo, name: str) -> None:
     before = content(zoo.folder.parent)
-    with pytest.raises(UsageError, match="name: a name has 1 to 100 letters"):
+    with raises(UsageError, problem="name: "):
         add(zoo, name)
-    with pytest.raises(UsageError, match="has no model"):
+    with raises(UsageError, problem="no model"):
         zoo.remove([name])
     assert content(zoo.folder.parent) == before
 
 
 def test_what_cannot_be_described_is_refused(zoo: Zoo) -> None:
     before = content(zoo.folder)
-    for change, message in (
+    for change, problem in (
         ({"class_names": ("a", "b")}, "2 class names for 3 classes"),
         ({"class_names": ("a", "b", "a")}, "duplicate class name"),
-        ({"class_names": ("a", "b", "")}, "class_names.2: a text has 1 to 500 characters"),
-        ({"domain": "red\x1b[31m"}, "domain: a text has 1 to 500 characters, none of them a control"),
-        ({"domain": "d" * 501}, "domain: a text has 1 to 500"),
+        ({"class_names": ("a", "b", "")}, "class_names.2: "),
+        ({"domain": "red\x1b[31m"}, "domain: "),
+        ({"domain": "d" * 501}, "domain: "),
         ({"accuracy": 100.5}, "accuracy: Input should be less than or equal to 100"),
         ({"accuracy": float("nan")}, "accuracy: "),
     ):
-        with pytest.raises(UsageError, match=f"model 'new': .*{message}"):
+        with raises(UsageError, subject="'new'", problem=problem):
             zoo.add("new", classifier(), **cast(Any, {"class_names": ("a", "b", "c"), "domain": "letters"} | change))
     for name in ("first", "FIRST"):
-        with pytest.raises(UsageError, match="has a model 'first' already; choose another name"):
+        with raises(UsageError, subject=str(zoo.folder), problem="'first'"):
             add(zoo, name)
     assert content(zoo.folder) == before
 
@@ -102,18 +103,18 @@ def test_what_cannot_be_described_is_refused(zoo: Zoo) -> None:
 @pytest.mark.parametrize(
     ("tensor", "value", "problem"),
     [
-        ("head.bias", float("nan"), "values in tensor head.bias that are not finite"),
-        ("stem.0.weight", float("inf"), "values in tensor stem.0.weight that are not finite"),
-        ("stem.1.running_var", -1e-6, "a negative variance in tensor stem.1.running_var"),
+        ("head.bias", float("nan"), "not finite in tensor head.bias"),
+        ("stem.0.weight", float("inf"), "not finite in tensor stem.0.weight"),
+        ("stem.1.running_var", -1e-6, "negative variance in tensor stem.1.running_var"),
     ],
 )
 def test_unsound_weights_are_not_taken_in(zoo: Zoo, tensor: str, value: float, problem: str) -> None:
     before = content(zoo.folder)
     unsound = classifier()
     unsound.network.state_dict()[tensor][0] = value
-    with pytest.raises(ZooError, match=f"model 'new' is not sound: has {problem}; train it again"):
+    with raises(ZooError, subject="'new'", problem=problem):
         zoo.add("new", unsound, class_names=("a", "b", "c"), domain="letters")
-    with pytest.raises(ZooError, match=r"float64 .*, it must be float32"):
+    with raises(ZooError, subject="'new'", problem="as float64"):
         zoo.add("new", classifier().double(), class_names=("a", "b", "c"), domain="letters")
     assert content(zoo.folder) == before
 
@@ -123,13 +124,13 @@ def test_what_is_not_a_zoo_is_wrong_use(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_text("x")
     for missing in (tmp_path / "nowhere", tmp_path / "file", tmp_path / ("x" * 300), Path("\0")):
-        with pytest.raises(UsageError, match=r"not a folder; give|cannot be opened: File name too long"):
+        with raises(UsageError, subject=str(missing), remedy="zoo build"):
             Zoo.open(missing)
-    with pytest.raises(UsageError, match=r"photos: not a zoo, it has no zoo.json"):
+    with raises(UsageError, subject="photos", problem="zoo.json"):
         Zoo.open(tmp_path / "photos")
-    with pytest.raises(UsageError, match=r"photos holds 'cat.jpg' and is not a zoo; choose a new or empty folder"):
+    with raises(UsageError, subject="photos", problem="'cat.jpg'"):
         Zoo.create(tmp_path / "photos")
-    with pytest.raises(UsageError, match="file cannot be a zoo: Not a directory"):
+    with raises(UsageError, subject="file"):
         Zoo.create(tmp_path / "file")
     assert sorted(content(tmp_path)) == ["file", "photos/cat.jpg"]
 
@@ -138,7 +139,7 @@ def test_a_second_writer_is_refused_and_readers_are_not(zoo: Zoo) -> None:
     other = Zoo.open(zoo.folder)
     with exclusive(zoo.folder):
         for change in (lambda: add(zoo, "third"), lambda: zoo.remove(["first"])):
-            with pytest.raises(RunError, match="in use by this very process; wait for it or choose another"):
+            with raises(RunError):
                 change()
         assert len(Zoo.open(zoo.folder).teachers()) == 2
     with zoo.writing():
@@ -154,7 +155,7 @@ def test_a_second_writer_is_refused_and_readers_are_not(zoo: Zoo) -> None:
 
 def test_a_zoo_that_is_gone_is_not_made_again_by_a_writer(zoo: Zoo, tmp_path: Path) -> None:
     zoo.folder.rename(tmp_path / "moved")
-    with pytest.raises(UsageError, match="not a folder"):
+    with raises(UsageError, subject=str(zoo.folder), problem="not a folder"):
         add(zoo, "third")
     assert not zoo.folder.exists()
 

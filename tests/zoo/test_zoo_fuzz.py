@@ -51,7 +51,7 @@ def _use(folder: Path) -> None:
 
 @settings(max_examples=100)
 @given(data=some.data())
-def test_values_of_any_kind_at_any_place(folder: Path, sound: Any, data: some.DataObject) -> None:
+def test_any_values_anywhere(folder: Path, sound: Any, data: some.DataObject) -> None:
     content = FUZZ.changed(sound, data)
     (folder / "zoo.json").write_text(json.dumps(content))
     _use(folder)
@@ -59,7 +59,7 @@ def test_values_of_any_kind_at_any_place(folder: Path, sound: Any, data: some.Da
 
 @settings(max_examples=100)
 @given(position=some.integers(0, 4000), rubbish=some.binary(max_size=6), kept=some.booleans())
-def test_bytes_at_any_place(folder: Path, sound: Any, position: int, rubbish: bytes, kept: bool) -> None:
+def test_any_bytes_anywhere(folder: Path, sound: Any, position: int, rubbish: bytes, kept: bool) -> None:
     text = json.dumps(sound).encode()
     position = min(position, len(text))
     (folder / "zoo.json").write_bytes(text[:position] + rubbish + (text[position + len(rubbish) :] if kept else b""))

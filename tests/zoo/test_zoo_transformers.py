@@ -9,6 +9,7 @@ import huggingface_hub
 import pytest
 import torch
 import transformers
+from error_checks import raises
 from import_helpers import COMMIT, Hub, serve
 from transformers_models import SIDE, transformers_model
 
@@ -74,7 +75,7 @@ def test_all_but_the_domain_comes_from_the_repository(hub: Hub, tmp_path: Path, 
     assert contract.provenance.library == f"transformers {transformers.__version__}"
     assert contract.provenance.interpolation in ("bilinear", "bicubic")
     teacher = Zoo.open(tmp_path / "zoo").teacher("owner-model")
-    # What is resized first is the same for a picture of the right size, but for the margin that is cropped.
+    # Resizing first changes nothing for images of the right size, except for the cropped margin.
     plain = {"do_resize": False, "do_center_crop": False}
     seen = processor(list(BYTES), return_tensors="pt", **plain)["pixel_values"]
     with torch.no_grad():
@@ -88,7 +89,7 @@ def test_what_the_repository_does_not_say_is_asked_for(hub: Hub, tmp_path: Path)
     nameless = transformers_model(VIT, labels=["LABEL_0", "LABEL_1", "LABEL_2"])
     hub.files["owner/vit"] = stored(nameless, vit_processor(), tmp_path / "own")
     del hub.files["owner/vit"]["preprocessor_config.json"]
-    with pytest.raises(UsageError, match="missing --classes, --mean, --std, --domain"):
+    with raises(UsageError, subject="hf:owner/vit", problem="missing --classes, --mean, --std, --domain"):
         add_model(tmp_path / "zoo", "hf:owner/vit")
     assert not any("model.safetensors" in request for request in hub.requests)
     said: dict[str, Any] = {"classes": ("x", "y", "z"), "mean": (0.5,), "std": (0.2,), "domain": "letters"}
@@ -106,23 +107,23 @@ def test_a_grey_model(hub: Hub, tmp_path: Path) -> None:
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "another class": (
         {"architectures": ["ViTForMaskedImageModeling"]},
-        r"\('ViTForMaskedImageModeling'\), which is not",
+        "'ViTForMaskedImageModeling' is not supported",
     ),
-    "no class": ({"architectures": None}, r"a transformers model \('vit'\), which is not supported"),
-    "two classes": ({"architectures": [VIT, RESNET]}, "which is not supported"),
-    "a class of code": ({"architectures": ["os.system"]}, "which is not supported"),
-    "code": ({"auto_map": {"AutoModelForImageClassification": "evil.Model"}}, r"code of its own \(auto_map\)"),
-    "several at once": ({"problem_type": "multi_label_classification"}, "does not choose one class of several"),
+    "no class": ({"architectures": None}, "'vit' is not supported"),
+    "two classes": ({"architectures": [VIT, RESNET]}, "is not supported"),
+    "a class of code": ({"architectures": ["os.system"]}, "'os.system' is not supported"),
+    "code": ({"auto_map": {"AutoModelForImageClassification": "evil.Model"}}, r"\(auto_map\)"),
+    "several at once": ({"problem_type": "multi_label_classification"}, "multi_label_classification"),
     "many layers": ({"num_hidden_layers": 10**9}, "more than 256"),
-    "wide layers": ({"hidden_size": 4096, "intermediate_size": 16384}, "not its own|does not fit"),
+    "wide layers": ({"hidden_size": 4096, "intermediate_size": 16384}, "do(es)? not fit"),
     "a word": ({"hidden_size": "64"}, "cannot be built"),
-    "a mapping": ({"hidden_act": {"a": 1}}, "says hidden_act in a way that is not supported"),
+    "a mapping": ({"hidden_act": {"a": 1}}, "hidden_act"),
     "an act": ({"hidden_act": "../../etc"}, "cannot be built"),
     "channels": ({"num_channels": "three"}, "impossible values: channels"),
     "names": ({"id2label": {"0": "\x1b[2J", "1": "b", "2": "c"}}, r"impossible values: classes\.0"),
-    "more names": ({"id2label": {str(number): f"class {number}" for number in range(4)}}, "not its own|does not fit"),
-    "fewer layers": ({"num_hidden_layers": 1}, "they have in addition"),
-    "more layers": ({"num_hidden_layers": 3}, "they lack"),
+    "more names": ({"id2label": {str(number): f"class {number}" for number in range(4)}}, "do(es)? not fit"),
+    "fewer layers": ({"num_hidden_layers": 1}, "unexpected tensor"),
+    "more layers": ({"num_hidden_layers": 3}, "missing tensor"),
 }
 
 
@@ -156,27 +157,27 @@ def test_settings_that_are_no_numbers_of_the_class_are_left_alone(
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "problem"),
     [
-        ({"rescale_offset": True}, "scales its images in a way that is not supported"),
-        ({"rescale_factor": 0}, "scales its images in a way that is not supported"),
-        ({"auto_map": {"AutoImageProcessor": "evil.Processor"}}, r"code of its own \(auto_map\)"),
+        ({"rescale_offset": True}, "rescale_offset"),
+        ({"rescale_factor": 0}, "rescale_factor"),
+        ({"auto_map": {"AutoImageProcessor": "evil.Processor"}}, "auto_map"),
         ({"image_mean": "x"}, "missing --mean"),
         ({"image_std": [0, 0, 0]}, "std must be positive"),
         ({"size": {"height": 24, "width": SIDE}}, "missing --input-size"),
         ({"size": [[1], [1]]}, "missing --input-size"),
     ],
 )
-def test_preprocessing_that_is_refused(hub: Hub, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_preprocessing_that_is_refused(hub: Hub, tmp_path: Path, changes: dict[str, Any], problem: str) -> None:
     content = json.loads(hub.files["owner/vit"]["preprocessor_config.json"]) | changes
     hub.files["owner/vit"]["preprocessor_config.json"] = json.dumps(content).encode()
-    with pytest.raises(UsageError, match=message):
+    with raises(UsageError, problem=problem):
         add_model(tmp_path / "zoo", "hf:owner/vit", domain="pets")
 
 
 def test_only_safetensors_are_read(hub: Hub, tmp_path: Path) -> None:
     files = hub.files["owner/vit"]
     files["pytorch_model.bin"] = files.pop("model.safetensors")
-    with pytest.raises(UsageError, match="cannot be had from the hub"):
+    with raises(UsageError, subject="hf:owner/vit", problem="hub"):
         add_model(tmp_path / "zoo", "hf:owner/vit", domain="pets")
     assert not any("pytorch_model" in request for request in hub.requests)

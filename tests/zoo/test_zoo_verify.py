@@ -19,14 +19,14 @@ def test_a_sound_zoo(zoo: Zoo) -> None:
     before = {path: path.stat().st_mtime_ns for path in zoo.folder.rglob("*")}
     calls = []
     findings = verify_zoo(zoo, lambda: calls.append(1))
-    text = "hash, weights and outputs are as they must be"
+    text = "hash, weights and outputs are correct"
     assert findings == [Finding("first", "sound", text), Finding("second", "sound", text)]
     assert len(calls) == 2
     assert {path: path.stat().st_mtime_ns for path in zoo.folder.rglob("*")} == before
 
 
 def test_every_problem_is_found_not_only_the_first(zoo: Zoo) -> None:
-    zoo.add("third", classifier(), class_names=("a", "b", "c"), domain="d")
+    zoo.add("third", classifier(seed=1), class_names=("a", "b", "c"), domain="d")
     models = zoo.folder / "models"
     (models / "first.safetensors").unlink()
     (models / "third.safetensors").write_bytes(b"x")
@@ -36,8 +36,8 @@ def test_every_problem_is_found_not_only_the_first(zoo: Zoo) -> None:
     findings = {finding.subject: finding for finding in verify_zoo(zoo)}
     assert [*findings] == ["first", "second", "third", "models/orphan.safetensors", "more", "notes.txt"]
     assert [finding.status for finding in findings.values()] == ["problem", "sound", "problem", *["note"] * 3]
-    assert "first.safetensors is missing" in findings["first"].text
-    assert "has changed since it was written" in findings["third"].text
+    assert "first.safetensors: missing" in findings["first"].text
+    assert "third.safetensors" in findings["third"].text
     assert "`metazoo zoo remove`" in findings["third"].text
     assert "belongs to no model of the zoo; delete it" in findings["notes.txt"].text
 
@@ -53,7 +53,7 @@ def test_outputs_that_are_not_finite_are_found(zoo: Zoo) -> None:
     first, second = verify_zoo(Zoo.open(zoo.folder))
     assert first.status == "sound"
     assert second.status == "problem"
-    assert "model 'second' gives outputs that are not finite; remove it" in second.text
+    assert "model 'second': outputs are not finite; remove it" in second.text
 
 
 def test_a_model_that_cannot_be_run_is_found(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +61,7 @@ def test_a_model_that_cannot_be_run_is_found(zoo: Zoo, monkeypatch: pytest.Monke
         raise RuntimeError("not enough memory:\n you tried to allocate 9 TB")
 
     monkeypatch.setattr(torch.nn.functional, "relu", fail)
-    assert "cannot be run: not enough memory: you tried to allocate 9 TB; remove" in verify_zoo(zoo)[1].text
+    assert "not enough memory: you tried to allocate 9 TB" in verify_zoo(zoo)[1].text
 
 
 def test_in_a_process_of_its_own_a_model_is_held_to_limits(zoo: Zoo) -> None:
@@ -72,7 +72,7 @@ def test_in_a_process_of_its_own_a_model_is_held_to_limits(zoo: Zoo) -> None:
     zoo.add("large", build_classifier(wide), class_names=("a", "b"), domain="d")
     first, large, second = verify_zoo(zoo, limits=Limits(seconds=100, megabytes=300))
     assert (first.status, large.status, second.status) == ("sound", "problem", "sound")
-    assert "model 'large' cannot be run: " in large.text
+    assert "model 'large'" in large.text
     assert "can't allocate memory" in large.text
     assert first == verify_zoo(zoo)[0]
     for finding in (first, second):
@@ -86,7 +86,7 @@ def test_a_model_that_hangs_is_named(zoo: Zoo) -> None:
     first, second = verify_zoo(zoo, limits=Limits(seconds=1e-9))
     for finding in (first, second):
         assert finding.status == "problem"
-        assert "was not checked to its end: it took more than 1e-09 s; allow it more with --seconds" in finding.text
+        assert "1e-09 s; raise --seconds" in finding.text
 
 
 def test_a_stop_ends_it(zoo: Zoo) -> None:

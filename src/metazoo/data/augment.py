@@ -1,9 +1,9 @@
 """Augmentation by shift and flip.
 
-The published code draws one crop and one flip for a whole batch. One draw an image costs the same (all are one gather)
-and leaves no place in the batch that is never moved, so that is what metazoo does where nothing published is followed.
+The published code draws one crop and one flip for a whole batch. `ShiftAndFlip` draws them for each image, at the same
+cost, and is used wherever published code need not be followed.
 
-Drawing and applying are separate: the draws of many steps can lie on a device before the first of them.
+Drawing and applying are separate, so that the draws of many steps can be moved to a device in advance.
 """
 
 from abc import ABC, abstractmethod
@@ -15,7 +15,7 @@ from torch.nn import functional
 
 
 class Augmentation(ABC):
-    """A way to move images.
+    """Random augmentation of a batch of images.
 
     Args:
         padding: largest shift in pixels.
@@ -26,16 +26,19 @@ class Augmentation(ABC):
 
     @abstractmethod
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw the random numbers of one batch of `count` images: int64 on the CPU, as is `generator`."""
+        """Draw the random numbers for a batch of `count` images, int64, with `generator`; both are on the CPU."""
 
     @abstractmethod
     def apply(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Move `images` [n, c, h, w] (any range; differentiable) by `draws` on their device; the same shape."""
+        """Augment `images` [n, c, h, w] (any range; differentiable) by `draws` on their device."""
 
 
 @final
 class ShiftAndFlip(Augmentation):
-    """See `shift_and_flip`. Draws are [count, 3]: the shift down, the shift to the right, and whether mirrored."""
+    """Independent shift and flip of each image; see `shift_and_flip`.
+
+    Draws are [count, 3]: shift down, shift to the right, and whether mirrored.
+    """
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:  # noqa: D102
         down = torch.randint(-self.padding, self.padding + 1, (count, 1), generator=generator)
@@ -46,7 +49,7 @@ class ShiftAndFlip(Augmentation):
     def apply(self, images: Tensor, draws: Tensor) -> Tensor:  # noqa: D102
         count, channels, height, width = images.shape
         down, right, mirrored = draws.split(1, 1)
-        # Cutting indices off at the border repeats the border, without a padded copy.
+        # Clamping indices repeats the border without a padded copy.
         rows = (torch.arange(height, device=images.device) + down).clamp_(0, height - 1)
         columns = (torch.arange(width, device=images.device) + right).clamp_(0, width - 1)
         columns = torch.where(mirrored.bool(), columns.flip(1), columns)
@@ -57,7 +60,10 @@ class ShiftAndFlip(Augmentation):
 
 @final
 class CropAndFlipAlike(Augmentation):
-    """See `crop_and_flip_alike`. Draws are [3]: where the crop begins, down and to the right, and whether mirrored."""
+    """Common crop and flip of all images; see `crop_and_flip_alike`.
+
+    Draws are [3]: top row of the crop, left column, and whether mirrored.
+    """
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:  # noqa: D102
         corner = torch.randint(0, 2 * self.padding + 1, (2,), generator=generator)
@@ -77,7 +83,7 @@ def shift_and_flip(images: Tensor, padding: int, generator: torch.Generator) -> 
     """Shift each image by up to `padding` pixels in both axes and mirror it left to right with probability 1/2.
 
     Args:
-        images: [n, c, h, w], any range; differentiable.
+        images: images [n, c, h, w] of any range; differentiable.
         padding: largest shift in pixels; the border is repeated outwards (the published code fills it with zeros,
             which draws black frames into recovered images).
         generator: source of the 3 n draws, on the CPU.
@@ -89,9 +95,9 @@ def shift_and_flip(images: Tensor, padding: int, generator: torch.Generator) -> 
 
 
 def crop_and_flip_alike(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
-    """Shift all images alike by up to `padding` pixels, black coming in at the border, and mirror all or none.
+    """Shift all images by the same number of pixels, up to `padding`, with black borders, and mirror all or none.
 
-    As published (TGR, ICML 2024, official code). Arguments and result as of `shift_and_flip`; 3 draws in all.
+    This follows the published code (TGR, ICML 2024). For arguments and result see `shift_and_flip`; there are 3 draws.
     """
     return _moved(images, CropAndFlipAlike(padding), generator)
 

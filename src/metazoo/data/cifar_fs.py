@@ -30,24 +30,25 @@ CLASSES: dict[str, tuple[str, ...]] = {part: tuple(names.split()) for part, name
 """Names of the classes of each part, as CIFAR-100 spells them."""
 
 _SIDE = 32
-# One byte for the coarse label, one for the fine, then the image by channel, row and column.
+# One byte for the coarse label, one for the fine label, then the image by channel, row and column.
 _RECORD = 2 + 3 * _SIDE**2
 _BINARY, _PICKLED = "cifar-100-binary", "cifar-100-python"
+_REMEDY = "download CIFAR-100 again"
 _Part = tuple[np.ndarray, np.ndarray, list[str]]
 
 
 def load_cifar_fs(root: Path, part: str, side: int | None = None) -> ImageSet:
-    """Read one part; the images of a class are those of CIFAR-100's training set and, after them, of its test set.
+    """Read one part; each class has its images of CIFAR-100's training set, followed by those of its test set.
 
     Args:
-        root: folder that holds `cifar-100-binary`, which is preferred, or `cifar-100-python`, which torchvision reads
-            (after it has checked it) and which is what `torchvision.datasets.CIFAR100` takes.
+        root: folder that contains `cifar-100-binary`, which is preferred, or `cifar-100-python`, which is checked and
+            read by `torchvision.datasets.CIFAR100`.
         part: `train`, `val` or `test`.
-        side: side of the images in pixels; 32 if None.
+        side: side of the images in pixels; None for 32.
 
     Raises:
-        UsageError: neither folder is there, or torchvision is needed and missing.
-        DataError: a file is missing or damaged, or is not CIFAR-100; it is named.
+        UsageError: neither folder exists, or torchvision is needed and missing.
+        DataError: a file is missing or damaged, or is not CIFAR-100.
     """
     names = CLASSES[part]
     images, labels = [], []
@@ -55,16 +56,16 @@ def load_cifar_fs(root: Path, part: str, side: int | None = None) -> ImageSet:
         missing = [name for name in names if name not in all_names]
         if missing or fine.max() >= len(all_names):
             reason = f"no class {missing[0]!r}" if missing else f"label {fine.max()} but {len(all_names)} classes"
-            raise DataError(f"{root} is not CIFAR-100: it has {reason}; download it again")
-        place = np.full(len(all_names), -1, np.int64)
-        place[[all_names.index(name) for name in names]] = np.arange(len(names))
-        own = place[fine]
+            raise DataError(root, f"not CIFAR-100: {reason}", _REMEDY)
+        own_label = np.full(len(all_names), -1, np.int64)
+        own_label[[all_names.index(name) for name in names]] = np.arange(len(names))
+        own = own_label[fine]
         images.append(pixels[own >= 0])
         labels.append(own[own >= 0])
     joined = np.concatenate(labels)
     counts = np.bincount(joined, minlength=len(names))
     if counts.min() == 0:
-        raise DataError(f"{root} holds no image of class {names[counts.argmin()]!r}; download CIFAR-100 again")
+        raise DataError(root, f"no image of class {names[counts.argmin()]!r}", _REMEDY)
     order = joined.argsort(kind="stable")
     image_set = ImageSet(
         images=torch.from_numpy(np.concatenate(images)[order]),
@@ -76,15 +77,13 @@ def load_cifar_fs(root: Path, part: str, side: int | None = None) -> ImageSet:
 
 
 def _read(root: Path) -> Iterator[_Part]:
-    """Images uint8 [n, 3, 32, 32], fine labels [n] and their names, of the training and of the test set."""
+    """Read images uint8 [n, 3, 32, 32], fine labels [n] and label names of the training set, then of the test set."""
     if (root / _BINARY).is_dir():
         return _read_binary(root / _BINARY)
     if (root / _PICKLED).is_dir():
         return _read_with_torchvision(root)
-    raise UsageError(
-        f"{root} holds neither {_BINARY} nor {_PICKLED}; give the folder that {_BINARY}.tar.gz of "
-        "https://www.cs.toronto.edu/~kriz/cifar.html was unpacked in"
-    )
+    remedy = f"give the folder with the unpacked {_BINARY}.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html"
+    raise UsageError(root, f"contains neither {_BINARY} nor {_PICKLED}", remedy)
 
 
 def _read_binary(folder: Path) -> Iterator[_Part]:
@@ -93,13 +92,12 @@ def _read_binary(folder: Path) -> Iterator[_Part]:
         for file in ("train.bin", "test.bin"):
             content = np.fromfile(folder / file, np.uint8)
             if len(content) == 0 or len(content) % _RECORD:
-                raise DataError(
-                    f"{folder / file} has {len(content):,} bytes, which are no records of {_RECORD}; download it again"
-                )
+                problem = f"has {len(content):,} bytes, not a multiple of {_RECORD}"
+                raise DataError(folder / file, problem, _REMEDY)
             records = content.reshape(-1, _RECORD)
             yield records[:, 2:].reshape(-1, 3, _SIDE, _SIDE), records[:, 1], names
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{folder} cannot be read ({error}); download CIFAR-100 again") from error
+        raise DataError(folder, f"cannot be read ({error})", _REMEDY) from error
 
 
 def _read_with_torchvision(root: Path) -> Iterator[_Part]:
@@ -112,5 +110,5 @@ def _read_with_torchvision(root: Path) -> Iterator[_Part]:
         try:
             content = CIFAR100(root, train=train, download=False)
         except (RuntimeError, OSError) as error:
-            raise DataError(f"{root / _PICKLED} cannot be read ({error}); download CIFAR-100 again") from error
+            raise DataError(root / _PICKLED, f"cannot be read ({error})", _REMEDY) from error
         yield content.data.transpose(0, 3, 1, 2), np.asarray(content.targets), list(content.classes)

@@ -1,4 +1,4 @@
-"""Drawing the support and query images of one class."""
+"""Few-shot episodes: draws of classes, support images and query images."""
 
 import hashlib
 import json
@@ -21,13 +21,13 @@ Drawn = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class ClassPool:
-    """The images of one class, at least `shots + queries`.
+    """Images of one class to draw from, at least `shots + queries`.
 
     Attributes:
-        members: positions of its images, int64 [m].
-        groups: compact group number of each image, int64 [m], or None if every image stands for itself.
-        shots: support images to draw.
-        queries: query images to draw.
+        members: indices of the images, int64 [m].
+        groups: group of each image, numbered from 0, int64 [m]; None if every image is its own group.
+        shots: number of support images to draw.
+        queries: number of query images to draw.
     """
 
     members: np.ndarray
@@ -36,7 +36,7 @@ class ClassPool:
     queries: int
 
     def draw(self, random: np.random.Generator) -> Drawn:
-        """Positions of `shots` support and `queries` query images, all different, no group on both sides."""
+        """Draw indices of `shots` support and `queries` query images, all different and without common groups."""
         order = random.random(len(self.members)).argsort(kind="stable")
         if self.groups is None:
             chosen = self.members[order[: self.shots + self.queries]]
@@ -45,14 +45,14 @@ class ClassPool:
         chosen_groups = self._support_groups(groups)
         inside = np.isin(groups, chosen_groups)
         candidates, others = order[inside], order[~inside]
-        # One image of each support group first, then whatever these groups still have.
+        # First one image of each support group, then the other images of these groups.
         _, first = np.unique(groups[inside], return_index=True)
         rest = np.delete(np.arange(len(candidates)), first)
         picked = candidates[np.concatenate([np.sort(first), rest])[: self.shots]]
         return self.members[picked], self.members[others[: self.queries]]
 
     def _support_groups(self, shuffled: np.ndarray) -> list[int]:
-        """Groups for the support: in random order, at most one a shot, skipping what would leave a side too small."""
+        """Draw at most `shots` groups for the support, skipping groups that would leave a side with too few images."""
         order = list(dict.fromkeys(shuffled.tolist()))
         sizes = np.bincount(shuffled)[order].tolist()
         lowest, highest = self.shots, len(shuffled) - self.queries
@@ -69,7 +69,7 @@ class ClassPool:
 
 
 def _sums_of_rests(sizes: list[int]) -> list[int]:
-    """For every k the sums that subsets of `sizes[k:]` can have, as bits: bit s is set if s can be reached."""
+    """For every k, the sums of all subsets of `sizes[k:]` as bits: bit s is set if s is such a sum."""
     sums = [1]
     for size in reversed(sizes):
         sums.append(sums[-1] | sums[-1] << size)
@@ -77,35 +77,31 @@ def _sums_of_rests(sizes: list[int]) -> list[int]:
 
 
 def _reaches(sums: int, lowest: int, highest: int) -> bool:
-    """Whether a sum between `lowest` and `highest` is set."""
+    """Whether a bit from `lowest` to `highest` is set."""
     return highest >= 0 and (sums & ((1 << highest + 1) - 1)) >> max(lowest, 0) != 0
 
 
 def class_pools(image_set: ImageSet, shots: int, queries: int) -> list[ClassPool]:
-    """One pool for every class of the set.
+    """Make one pool for each class of the set.
 
     Raises:
-        UsageError: a class has too few images, or groups that cannot be kept apart; it is named.
+        UsageError: a class has too few images, or its groups cannot be separated into support and query.
     """
     pools = []
     need = f"{shots} support and {queries} query images"
     remedy = "ask for fewer shots or queries, or remove the class"
     for index, name in enumerate(image_set.class_names):
         members = image_set.indices_of(index).numpy()
+        subject = f"class {name!r} of {image_set.name}"
         if len(members) < shots + queries:
-            raise UsageError(
-                f"class {name!r} of {image_set.name} has {len(members)} images, {shots + queries} are needed "
-                f"for {need}; {remedy}"
-            )
+            raise UsageError(subject, f"has {len(members)} images, but {need} are needed", remedy)
         groups = None
         if image_set.groups is not None:
             _, groups = np.unique(image_set.groups.numpy()[members], return_inverse=True)
             sums = _sums_of_rests(np.bincount(groups).tolist())[0]
             if not _reaches(sums, shots, len(members) - queries):
-                raise UsageError(
-                    f"class {name!r} of {image_set.name} has {len(members)} images in {groups.max() + 1} groups, which "
-                    f"cannot be parted into {need} without a group on both sides; {remedy}"
-                )
+                problem = f"{len(members)} images in {groups.max() + 1} groups cannot be separated into {need}"
+                raise UsageError(subject, problem, remedy)
         pools.append(ClassPool(members, groups, shots, queries))
     return pools
 
@@ -117,12 +113,12 @@ _NUMBERS = ("ways", "shots", "queries", "seed")
 
 @dataclass(frozen=True, eq=False)
 class Episode:
-    """One N-way K-shot task over an image set.
+    """One N-way K-shot task on an image set.
 
     Attributes:
-        support_indices: positions of the support images, int64 [ways * shots], class after class.
-        query_indices: positions of the query images, int64 [ways * queries], class after class.
-        class_indices: the classes in the image set, int64 [ways]; their order is that of the relative labels.
+        support_indices: indices of the support images, int64 [ways * shots], class after class.
+        query_indices: indices of the query images, int64 [ways * queries], class after class.
+        class_indices: indices of the classes in the image set, int64 [ways], in the order of the relative labels.
     """
 
     support_indices: Tensor
@@ -147,17 +143,17 @@ class Episode:
 
 @dataclass(frozen=True, eq=False)
 class EpisodeList:
-    """Episodes over one image set; a sequence of `Episode`.
+    """Sequence of episodes on one image set.
 
     Attributes:
-        support_indices: int64 [episodes, ways * shots].
-        query_indices: int64 [episodes, ways * queries].
-        class_indices: int64 [episodes, ways].
-        ways: classes an episode.
-        shots: support images a class.
-        queries: query images a class.
-        seed: the list was drawn with.
-        image_set_sha256: of the image set that the positions point into.
+        support_indices: indices of the support images, int64 [episodes, ways * shots].
+        query_indices: indices of the query images, int64 [episodes, ways * queries].
+        class_indices: indices of the classes, int64 [episodes, ways].
+        ways: number of classes per episode.
+        shots: number of support images per class.
+        queries: number of query images per class.
+        seed: seed of the draw.
+        image_set_sha256: SHA-256 of the image set.
     """
 
     support_indices: Tensor
@@ -175,30 +171,26 @@ class EpisodeList:
     ) -> "EpisodeList":
         """Draw classes uniformly without replacement, then distinct images of each.
 
-        A shorter list is the beginning of a longer one. Where the set has groups, the support and the query of a class
-        share none, and the shots come from different groups as far as that leaves enough for the query.
+        A shorter list is the beginning of a longer one. If the set has groups, support and query of a class share none,
+        and the shots come from different groups as far as enough images are left for the query.
 
         Raises:
-            UsageError: a number is below 1 (`ways` below 2), there are too few classes, or a class has too few images
-                or groups; it is named, with what it has and what is needed.
+            UsageError: a number is below 1 (`ways` below 2), or there are too few classes, images or groups.
         """
         if ways < 2 or min(shots, queries, episodes) < 1:
-            raise UsageError(
-                f"episodes need at least 2 ways, 1 shot, 1 query and 1 episode, not {ways} ways, {shots} shots, "
-                f"{queries} queries and {episodes} episodes"
-            )
+            problem = f"{ways} ways, {shots} shots, {queries} queries and {episodes} episodes are too few"
+            raise UsageError("episodes", problem, "choose at least 2 ways, 1 shot, 1 query and 1 episode")
         total = len(image_set.class_names)
         if ways > total:
-            raise UsageError(
-                f"{image_set.name} has {total} classes, too few for {ways}-way episodes; ask for fewer ways"
-            )
+            problem = f"has {total} classes, too few for {ways}-way episodes"
+            raise UsageError(image_set.name, problem, "choose fewer ways")
         pools = class_pools(image_set, shots, queries)
         random = np.random.Generator(np.random.Philox(seed_of(seed, "episodes", f"{ways}-{shots}-{queries}")))
         classes = np.empty((episodes, ways), np.int64)
         support = np.empty((episodes, ways, shots), np.int64)
         query = np.empty((episodes, ways, queries), np.int64)
         for episode in range(episodes):
-            # Sorting uniform numbers keeps a list the same across versions of NumPy, which its shuffles do not promise.
+            # Sorting uniform numbers gives the same list in all versions of NumPy, unlike its shuffles.
             classes[episode] = random.random(total).argsort(kind="stable")[:ways]
             for way, chosen in enumerate(classes[episode].tolist()):
                 pool: ClassPool = pools[chosen]
@@ -225,7 +217,7 @@ class EpisodeList:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash over the image set's hash, ways, shots, queries, seed and every position, in hexadecimal."""
+        """SHA-256 over the hash of the image set, ways, shots, queries, seed and all indices, in hexadecimal."""
         head = [self.image_set_sha256, len(self), *(getattr(self, name) for name in _NUMBERS)]
         digest = hashlib.sha256(json.dumps(head, separators=(",", ":")).encode())
         for name in _TENSORS:
@@ -233,16 +225,17 @@ class EpisodeList:
         return digest.hexdigest()
 
     def check_drawn_from(self, image_set: ImageSet) -> None:
-        """Check that the positions point into `image_set`.
+        """Check that the episodes were drawn from `image_set`.
 
         Raises:
-            UsageError: the list was drawn from other images.
+            UsageError: they were drawn from other images.
         """
         if self.image_set_sha256 != image_set.sha256:
-            raise UsageError(f"this episode list was not drawn from {image_set.name} as it is now; draw it again")
+            problem = f"not drawn from the present images of {image_set.name}"
+            raise UsageError("episode list", problem, "draw it again")
 
     def save(self, path: Path | str) -> str:
-        """Store the list as safetensors; the SHA-256 of the file is returned.
+        """Write the list as safetensors and return the SHA-256 of the file.
 
         Raises:
             ArtefactError: the file cannot be written.
@@ -254,14 +247,15 @@ class EpisodeList:
 
     @classmethod
     def load(cls, path: Path | str) -> "EpisodeList":
-        """Read a stored list and check its hash.
+        """Read a list and check its hash.
 
         Raises:
-            ArtefactError: missing, not an episode list, of another format version, or changed.
+            ArtefactError: the file is missing, not an episode list, of another format version, or changed.
         """
         tensors, metadata = read_tensors(path), read_tensor_metadata(path)
         if metadata.get("format") != "metazoo-episodes" or metadata.get("format_version") != str(FORMAT_VERSION):
-            raise ArtefactError(f"{path} is not an episode list of format version {FORMAT_VERSION}; draw it again")
+            problem = f"not an episode list of format version {FORMAT_VERSION}"
+            raise ArtefactError(path, problem, "draw it again")
         try:
             ways, shots, queries, seed = (int(metadata[name]) for name in _NUMBERS)
             parts = support, query, classes = tuple(tensors[name] for name in _TENSORS)
@@ -269,7 +263,7 @@ class EpisodeList:
             sound = all(part.dtype == torch.int64 and part.dim() == 2 for part in parts)
             sound = sound and episodes.sha256 == metadata["sha256"]
         except (KeyError, ValueError) as error:
-            raise ArtefactError(f"{path} is an incomplete episode list ({error}); draw it again") from error
+            raise ArtefactError(path, f"incomplete episode list ({error})", "draw it again") from error
         if not sound:
-            raise ArtefactError(f"{path} has changed since it was written; draw it again")
+            raise ArtefactError(path, "has changed since it was written", "draw it again")
         return episodes

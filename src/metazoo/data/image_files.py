@@ -1,4 +1,4 @@
-"""Image folders (one folder a class) and plain image files."""
+"""Image files, and folders of them with one folder per class."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,57 +14,56 @@ from metazoo.data.images import ImageSet
 from metazoo.errors import DataError, UsageError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp"})
-# Only these decoders are ever given a file, whatever its name says.
+# Only these decoders are used, whatever the suffix of a file.
 _DECODERS = ("PNG", "JPEG", "WEBP", "BMP")
-# Pictures that are not read; passing over them in silence would quietly shrink a class.
+# Unsupported formats, which are errors because ignoring them would shrink a class unnoticed.
 _FOREIGN_SUFFIXES = frozenset({".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".ppm", ".pgm", ".tga"})
 _MOST_MEGAPIXELS = 64
+_SHRINK = f"shrink it below {_MOST_MEGAPIXELS} megapixels"
 _READERS = 4
 
 
 def load_folder(path: Path, side: int) -> ImageSet:
-    """Read a folder with one folder a class; class names are those folders', sorted.
+    """Read a folder with one folder per class; the sorted names of these folders are the class names.
 
-    The set is called after the folder. Hidden files and folders are passed over, and so are files that are no pictures.
+    The set is named after the folder. Hidden files, hidden folders and files other than images are ignored.
 
     Raises:
         UsageError: there are no class folders.
-        DataError: a class folder holds no picture, or a picture cannot be read; it is named.
+        DataError: a class folder has no image, or an image cannot be read.
     """
     folders = class_folders(path)
     return load_class_folders(folders, [folder.name for folder in folders], side, path.resolve().name or "images")
 
 
 def class_folders(path: Path) -> list[Path]:
-    """The folders in a folder, sorted by name; hidden ones are passed over.
+    """List the folders in a folder, sorted by name, without hidden ones.
 
     Raises:
         UsageError: there are none.
     """
     folders = [entry for entry in _entries(path) if entry.is_dir()]
     if not folders:
-        raise UsageError(
-            f"{path} has no class folders; expected one folder a class with its images inside, such as "
-            f"{path / 'cat' / '1.png'} and {path / 'dog' / '1.png'}"
-        )
+        example = f"{path / 'cat' / '1.png'} and {path / 'dog' / '1.png'}"
+        raise UsageError(path, "no class folders", f"put images in one folder per class, such as {example}")
     return folders
 
 
 def load_class_folders(folders: Sequence[Path], class_names: Sequence[str], side: int, name: str) -> ImageSet:
-    """The pictures directly in each of `folders`, as one set called `name`.
+    """Read the images directly in each of `folders` as one set called `name`.
 
     Raises:
-        DataError: a class folder holds no picture, or a picture cannot be read; it is named.
+        DataError: a class folder has no image, or an image cannot be read.
     """
     files, labels = files_of_classes(folders)
     return ImageSet(images=load_image_files(files, side), labels=labels, class_names=tuple(class_names), name=name)
 
 
 def files_of_classes(folders: Sequence[Path]) -> tuple[list[Path], Tensor]:
-    """The pictures directly in each of `folders`, and the index of the folder of each, int64.
+    """List the images directly in each of `folders`, with the index of the folder of each, int64.
 
     Raises:
-        DataError: a folder holds no picture, or one of a format that is not read; it is named.
+        DataError: a folder has no image, or an image of an unsupported format.
     """
     files = [image_files(folder) for folder in folders]
     for folder, members in zip(folders, files, strict=True):
@@ -82,32 +81,31 @@ def files_of_classes(folders: Sequence[Path]) -> tuple[list[Path], Tensor]:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The pictures directly in a folder, sorted by name; hidden files and files that are no pictures are passed over.
+    """List the images directly in a folder, sorted by name; hidden files and other files are ignored.
 
     Raises:
-        DataError: a picture is of a format that is not read; it is named.
+        DataError: an image has an unsupported format.
     """
     files = [entry for entry in _entries(folder) if entry.is_file()]
     for file in files:
         if file.suffix.lower() in _FOREIGN_SUFFIXES:
-            raise DataError(f"{file} is of a format that is not read; convert it to {_accepted()} or remove it")
+            raise DataError(file, "unsupported image format", f"convert it to {_accepted()} or remove it")
     return [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
 
 
 def load_image_files(paths: Sequence[Path | str], side: int) -> Tensor:
-    """Read pictures as uint8 RGB [n, 3, side, side]: the shorter side resized to `side`, then cropped at the centre.
+    """Read images as uint8 RGB [n, 3, side, side]: the shorter side is resized to `side`, then the centre is cropped.
 
-    This is how data sets are read, quickly and rounded to 8 bits; a few-shot classifier reads `decoded_images`.
-    Orientation marks of cameras are obeyed; grey, palette, 16-bit and CMYK pictures become RGB; transparency is laid on
-    white.
+    Data sets are read by this function, quickly and rounded to 8 bits; few-shot classifiers use `decoded_images`. EXIF
+    orientation is applied, transparency is replaced by white, and grey, palette, 16-bit and CMYK images become RGB.
 
     Raises:
         UsageError: a file does not exist.
-        DataError: a file is damaged, no picture, of another format or larger than 64 megapixels; it is named.
+        DataError: a file is damaged, not an image, of an unsupported format or larger than 64 megapixels.
     """
     images = torch.empty(len(paths), 3, side, side, dtype=torch.uint8)
     with warnings.catch_warnings(), ThreadPoolExecutor(_READERS) as pool:
-        # Pillow warns of large or oddly marked files; what matters of that is checked here and raised.
+        # Pillow warns of large or unusual files; the relevant problems are raised as errors here.
         warnings.simplefilter("ignore")
         for position, array in enumerate(pool.map(lambda path: _pixels(Path(path), side), paths)):
             images[position] = torch.from_numpy(array).permute(2, 0, 1)
@@ -115,10 +113,10 @@ def load_image_files(paths: Sequence[Path | str], side: int) -> Tensor:
 
 
 def decoded_images(paths: Sequence[Path | str]) -> Iterator[Tensor]:
-    """Yield pictures whole, as uint8 RGB [3, h, w], in the order of `paths`; at most 4 are in memory.
+    """Yield uncropped images as uint8 RGB [3, h, w], in the order of `paths`; at most 4 are in memory.
 
     Raises:
-        UsageError, DataError: as `load_image_files`.
+        UsageError, DataError: see `load_image_files`.
     """
     for start in range(0, len(paths), _READERS):
         with warnings.catch_warnings(), ThreadPoolExecutor(_READERS) as pool:
@@ -129,34 +127,31 @@ def decoded_images(paths: Sequence[Path | str]) -> Iterator[Tensor]:
 
 
 def _pixels(path: Path, side: int | None = None) -> np.ndarray:
-    """RGB [h, w, 3] of a whole picture, or of its centre resized to `side`."""
+    """Read an image as RGB [h, w, 3], whole or as its centre resized to `side`."""
     try:
         with Image.open(path, formats=_DECODERS) as picture:
             if picture.width * picture.height > _MOST_MEGAPIXELS * 10**6:
-                raise DataError(
-                    f"{path} has {picture.width} x {picture.height} pixels; "
-                    f"shrink it below {_MOST_MEGAPIXELS} megapixels"
-                )
+                raise DataError(path, f"has {picture.width} x {picture.height} pixels", _SHRINK)
             if side is not None:
-                # Lets the JPEG decoder shrink a large photograph while it reads; other formats ignore it.
+                # The JPEG decoder shrinks a large photograph while reading; other formats ignore this.
                 picture.draft(None, (4 * side, 4 * side))
             upright = upright_rgb(picture)
             return np.array(upright if side is None else ImageOps.fit(upright, (side, side), Image.Resampling.BILINEAR))
     except FileNotFoundError as error:
-        raise UsageError(f"{path} does not exist; give the path of an image") from error
+        raise UsageError(path, "does not exist", "give the path of an image") from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{path} is not a {_accepted()} image; convert or remove it") from error
+        raise DataError(path, f"not a {_accepted()} image", "convert or remove it") from error
     except Image.DecompressionBombError as error:
-        raise DataError(f"{path} is far too large; shrink it below {_MOST_MEGAPIXELS} megapixels") from error
+        raise DataError(path, "far too large", _SHRINK) from error
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
-        raise DataError(f"{path} cannot be read ({error}); repair or remove it") from error
+        raise DataError(path, f"cannot be read ({error})", "repair or remove it") from error
 
 
 def upright_rgb(picture: Image.Image) -> Image.Image:
-    """A picture turned as its EXIF data ask, in RGB, on white where it is transparent."""
+    """Convert a picture to RGB, with its EXIF orientation applied and transparency replaced by white."""
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I"):
-        # 16-bit grey: Pillow's own conversion cuts off at 255 instead of scaling.
+        # 16-bit grey: Pillow's own conversion clips at 255 instead of scaling.
         return Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
     if picture.has_transparency_data:
         layer = picture.convert("RGBA")
@@ -168,9 +163,8 @@ def _entries(folder: Path) -> list[Path]:
     try:
         return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError as error:
-        raise UsageError(
-            f"cannot list {folder} ({error.strerror or error}); check that it is a readable folder"
-        ) from error
+        problem = f"cannot be listed ({error.strerror or error})"
+        raise UsageError(folder, problem, "check that it is a readable folder") from error
 
 
 def _accepted() -> str:

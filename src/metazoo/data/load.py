@@ -1,4 +1,4 @@
-"""Any source of images by the name a user types."""
+"""Loading of images from any source, by its name."""
 
 from pathlib import Path
 
@@ -19,19 +19,19 @@ def load_images(source: str | Path, *, side: int | None = None, seed: int = 0, i
     """Load an `.npz` pack, an image folder, the embedded glyphs or one part of a published data set.
 
     Args:
-        source: a path; or `glyphs` (every script), `glyphs:latin,greek` (some scripts); or `cifar-fs/train:ROOT` and
-            the like, see `load_published`. A folder of one's own of such a name is meant by a `Path` or by `./glyphs`.
-        side: height and width of the images in pixels; if None, a pack keeps its own, miniImageNet and CUB are read at
-            84 and everything else at 32.
-        seed: seed of the glyphs' rendering; other sources ignore it.
-        images_per_class: how many images of each glyph are rendered; other sources give all they have.
+        source: path; `glyphs` (all scripts) or `glyphs:latin,greek` (some scripts); or a published data set such as
+            `cifar-fs/train:ROOT`, see `load_published`. Use a `Path` or `./glyphs` for a folder of such a name.
+        side: height and width of the images in pixels; None for the side of a pack, 84 for miniImageNet and CUB, 32
+            for other sources.
+        seed: seed of the rendering of glyphs.
+        images_per_class: number of images rendered of each glyph; ignored by other sources.
 
     Raises:
-        UsageError: there is no such source or script, or `side` or `images_per_class` is out of range.
-        DataError: the content of the source cannot be used; the file is named.
+        UsageError: the source or script does not exist, or `side` or `images_per_class` is out of range.
+        DataError: the content of the source cannot be used.
     """
     if side is not None and not _SMALLEST_SIDE <= side <= _LARGEST_SIDE:
-        raise UsageError(f"image side must lie between {_SMALLEST_SIDE} and {_LARGEST_SIDE} pixels, not {side}")
+        raise UsageError("image side", f"must be from {_SMALLEST_SIDE} to {_LARGEST_SIDE} pixels, not {side}")
     if isinstance(source, str) and (source == "glyphs" or source.startswith("glyphs:")):
         chosen = None if source == "glyphs" else [name.strip() for name in source.split(":", 1)[1].split(",")]
         return load_glyphs(chosen, images_per_class=images_per_class, side=side or DEFAULT_SIDE, seed=seed)
@@ -47,6 +47,6 @@ def load_images(source: str | Path, *, side: int | None = None, seed: int = 0, i
 
 
 def has_own_side(source: str) -> bool:
-    """Whether images of `source` have one size of their own, so that they are best read at that."""
+    """Whether all images of `source` have one size, which is then the best size to read them at."""
     published = find_published(source)
     return published.has_one_side if published is not None else source.lower().endswith(".npz")

@@ -39,26 +39,26 @@ _LISTS = {
 CLASSES: dict[str, dict[str, str]] = {
     part: dict(entry.split(" ", 1) for entry in " ".join(text.split()).split("; ")) for part, text in _LISTS.items()
 }
-"""WordNet ids of the classes of each part, with the first of ImageNet's names for them."""
+"""WordNet ids of the classes of each part, with their first names in ImageNet."""
 
 _SIDE = 84
 
 
 def load_mini_imagenet(root: Path, part: str, side: int | None = None) -> ImageSet:
-    """Read one part from folders with one folder a class; all images in them are taken, in the order of their names.
+    """Read one part from class folders; all their images are used, in the order of their names.
 
-    A class that is called by its WordNet id is named `n01532829 house finch`, any other by its folder.
+    A folder named by a WordNet id gives the class name `n01532829 house finch`, any other folder its own name.
 
     Args:
-        root: folder that holds `train`, `val` and `test` with the folders of their classes, or one folder for every
-            WordNet id (others, such as those of the whole of ImageNet, are passed over).
+        root: folder that contains `train`, `val` and `test` with class folders, or one folder for each WordNet id
+            (folders of other classes, such as the rest of ImageNet, are ignored).
         part: `train`, `val` or `test`.
-        side: side of the images in pixels; 84 if None.
+        side: side of the images in pixels; None for 84.
 
     Raises:
-        UsageError: `root` is of neither form.
-        DataError: the classes are not those of the published split, a class is missing, has no image or stands in two
-            parts, or an image cannot be read; it is named.
+        UsageError: `root` has neither form.
+        DataError: the classes are not those of the published split, a class is missing, has no image or is in two
+            parts, or an image cannot be read.
     """
     folders = _split_folders(root, part) if (root / part).is_dir() else _published_folders(root, part)
     known = CLASSES[part]
@@ -71,17 +71,13 @@ def _split_folders(root: Path, part: str) -> list[Path]:
     assert_disjoint(*([folder.name for folder in folders] for folders in parts.values()))
     folders, wanted = parts[part], len(CLASSES[part])
     if len(folders) != wanted:
-        raise DataError(
-            f"{root / part} has {len(folders)} class folders, not the {wanted} of mini-imagenet/{part}; give that "
-            "folder itself if it is a data set of your own"
-        )
+        problem = f"has {len(folders)} class folders, not the {wanted} of mini-imagenet/{part}"
+        raise DataError(root / part, problem, f"give {root / part} itself if it is your own data set")
     for folder in folders:
         other = next((name for name, classes in CLASSES.items() if folder.name in classes), part)
         if other != part:
-            raise DataError(
-                f"{folder} belongs to the part {other} of the published split; move it there, or give {root / part} "
-                "itself if the split is your own"
-            )
+            remedy = f"move it there, or give {root / part} itself if the split is your own"
+            raise DataError(folder, f"belongs to {other} in the published split", remedy)
     return folders
 
 
@@ -89,10 +85,9 @@ def _published_folders(root: Path, part: str) -> list[Path]:
     folders = [root / wnid for wnid in CLASSES[part]]
     missing = [folder for folder in folders if not folder.is_dir()]
     if len(missing) == len(folders):
-        raise UsageError(
-            f"{root} is not miniImageNet; give a folder that holds train, val and test, or one folder a class called "
-            f"by its WordNet id, such as {folders[0].name}"
-        )
+        remedy = f"give a folder with train, val and test, or with WordNet ids such as {folders[0].name}"
+        raise UsageError(root, "not miniImageNet", remedy)
     if missing:
-        raise DataError(f"{root} lacks {len(missing)} of {len(folders)} classes, such as {missing[0].name}; add them")
+        problem = f"lacks {len(missing)} of {len(folders)} classes, such as {missing[0].name}"
+        raise DataError(root, problem, "add them")
     return folders

@@ -11,30 +11,28 @@ from metazoo.data.images import ImageSet
 from metazoo.errors import DataError
 
 _REQUIRED = ("images", "labels", "class_names")
-_SHAPE_OF_A_PACK = (
-    "a pack holds images uint8 [n, side, side, 3], labels [n], class_names [classes] and perhaps groups [n]"
-)
+_REMEDY = "store images uint8 [n, side, side, 3], labels [n], class_names [classes] and optionally groups [n]"
 
 
 def load_npz(path: Path) -> ImageSet:
-    """Read a pack, called after its file; pickled arrays are refused.
+    """Read a pack, which is named after its file; pickled arrays are refused.
 
     Raises:
-        DataError: not a pack, damaged, or an array is missing or of the wrong type, shape or range; the file is named.
+        DataError: the file is not a pack or damaged, or an array is missing or of the wrong type, shape or range.
     """
     arrays = _read_arrays(path)
     missing = [key for key in _REQUIRED if key not in arrays]
     if missing:
-        raise DataError(f"{path} has no array {missing[0]!r}; {_SHAPE_OF_A_PACK}")
+        raise DataError(path, f"no array {missing[0]!r}", _REMEDY)
     images, labels, names = (arrays[key] for key in _REQUIRED)
     groups = arrays.get("groups")
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or images.shape[1] != images.shape[2]:
-        raise DataError(f"{path}: images are {_describe(images)}; {_SHAPE_OF_A_PACK}")
+        raise DataError(path, f"images are {_describe(images)}", _REMEDY)
     if names.dtype.kind != "U" or names.ndim != 1:
-        raise DataError(f"{path}: class_names are {_describe(names)}, they must be a list of strings")
+        raise DataError(path, f"class_names must be a list of strings, not {_describe(names)}")
     for key, values in (("labels", labels), ("groups", groups)):
         if values is not None and (values.dtype.kind not in "iu" or values.shape != (len(images),)):
-            raise DataError(f"{path}: {key} are {_describe(values)}, they must be integers [{len(images)}]")
+            raise DataError(path, f"{key} must be integers [{len(images)}], not {_describe(values)}")
     try:
         return ImageSet(
             images=torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))),
@@ -44,21 +42,21 @@ def load_npz(path: Path) -> ImageSet:
             name=path.stem,
         )
     except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+        raise DataError(path, error.problem, error.remedy) from error
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
-        # Opened here, because NumPy leaves a file open that turns out not to be an archive.
+        # NumPy would leave a file open that is not an archive.
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path} is a single array, not an .npz pack; {_SHAPE_OF_A_PACK}")
+                raise DataError(path, "a single array, not an .npz pack", _REMEDY)
             with archive:
                 return {key: archive[key] for key in (*_REQUIRED, "groups") if key in archive}
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        reason = "it holds pickled objects" if "pickle" in str(error) else str(error) or type(error).__name__
-        raise DataError(f"{path} is not a readable .npz pack: {reason}; {_SHAPE_OF_A_PACK}") from error
+        reason = "pickled objects" if "pickle" in str(error) else str(error) or type(error).__name__
+        raise DataError(path, f"not a readable .npz pack: {reason}", _REMEDY) from error
 
 
 def _describe(array: np.ndarray) -> str:

@@ -1,4 +1,4 @@
-"""Published data sets with their published parts, by the names that users type: `cifar-fs/train:ROOT`."""
+"""Published data sets with their published splits, by names such as `cifar-fs/train:ROOT`."""
 
 import re
 from collections.abc import Callable
@@ -16,11 +16,11 @@ PARTS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class PublishedData:
-    """A published data set.
+    """Published data set.
 
     Attributes:
-        load: function that reads a part of it from a folder, at a side in pixels or its usual one.
-        has_one_side: whether all its images are of one size, so that they are best read at that.
+        load: function from a folder, a part and a side in pixels (None for the usual one) to the images.
+        has_one_side: whether all its images have one size, which is then the best size to read them at.
     """
 
     load: Callable[[Path, str, int | None], ImageSet]
@@ -28,29 +28,29 @@ class PublishedData:
 
 
 _CUB_CLASSES, _CUB_SIDE = 200, 84
-# Chen et al. (ICLR 2019): every second class to learn from, of the rest every second one to validate.
+# Chen et al. (ICLR 2019): every second class for training, every second of the others for validation.
 _CUB_PART_OF_INDEX = ("train", "val", "train", "test")
 
 
 def load_cub(root: Path, part: str, side: int | None = None) -> ImageSet:
     """Read one part; `001.Black_footed_Albatross` is named `Black footed Albatross`.
 
-    The class at place i of the sorted 200 (from 0) is in `train` if i % 2 = 0, in `val` if i % 4 = 1, in `test` if
-    i % 4 = 3.
+    Class i of the sorted 200 (from 0) is in `train` if i % 2 = 0, in `val` if i % 4 = 1, in `test` if i % 4 = 3.
 
     Args:
-        root: `CUB_200_2011`, or the folder `images` in it.
+        root: folder `CUB_200_2011`, or the folder `images` in it.
         part: `train`, `val` or `test`.
-        side: side of the images in pixels; 84 if None.
+        side: side of the images in pixels; None for 84.
 
     Raises:
         UsageError: there are no class folders.
-        DataError: they are not 200, one has no image, or an image cannot be read; it is named.
+        DataError: there are not 200 class folders, one has no image, or an image cannot be read.
     """
     path = root / "images" if (root / "images").is_dir() else root
     folders = class_folders(path)
     if len(folders) != _CUB_CLASSES:
-        raise DataError(f"{path} has {len(folders)} class folders, not the {_CUB_CLASSES} of CUB-200-2011; complete it")
+        problem = f"has {len(folders)} class folders, not the {_CUB_CLASSES} of CUB-200-2011"
+        raise DataError(path, problem, "complete it")
     chosen = [folder for index, folder in enumerate(folders) if _CUB_PART_OF_INDEX[index % 4] == part]
     names = [re.sub(r"^\d+\.", "", folder.name).replace("_", " ") for folder in chosen]
     return load_class_folders(chosen, names, _CUB_SIDE if side is None else side, f"cub-{part}")
@@ -65,33 +65,34 @@ _FORM = re.compile(rf"({'|'.join(_PUBLISHED)})/([^/:]*):(.*)", re.DOTALL)
 
 
 def find_published(source: str) -> PublishedData | None:
-    """The data set of a `source` of the form NAME/PART:ROOT; None if it is of another form or there is none."""
+    """Find the data set of a `source` NAME/PART:ROOT; None if it has another form or an unknown name."""
     match = _FORM.fullmatch(source)
     return None if match is None else _PUBLISHED[match[1]]
 
 
 def load_published(source: str, side: int | None = None) -> ImageSet:
-    """Load one part of a published data set that is on disk, called NAME-PART.
+    """Load one part of a published data set from disk, without downloading it; the set is named NAME-PART.
 
-    The three parts of a data set share no class. Nothing is downloaded.
+    The three parts of a data set share no class.
 
     Args:
         source: NAME/PART:ROOT with a name of `cifar-fs`, `mini-imagenet`, `cub` and a part of `train`, `val`, `test`;
-            what ROOT must hold is said by `load_cifar_fs`, `load_mini_imagenet` and `load_cub`.
-        side: side of the images in pixels; the data set's own, 32 or 84, if None.
+            for the content of ROOT see `load_cifar_fs`, `load_mini_imagenet` and `load_cub`.
+        side: side of the images in pixels; None for 32 or 84, as usual for the data set.
 
     Raises:
-        UsageError: there is no such part or folder, or it holds something else.
-        DataError: the content cannot be used; the file is named.
+        UsageError: the part or folder does not exist, or the folder has other content.
+        DataError: the content cannot be used.
     """
     match = _FORM.fullmatch(source)
     if match is None:
-        known = ", ".join(_PUBLISHED)
-        raise UsageError(f"{source!r} is no published data set; write NAME/PART:ROOT with one of {known}")
+        remedy = f"write NAME/PART:ROOT with one of {', '.join(_PUBLISHED)}"
+        raise UsageError(source, "not a published data set", remedy)
     name, part, root = match.groups()
     if part not in PARTS:
-        raise UsageError(f"{name} has the parts {', '.join(PARTS)}, not {part!r}; write {name}/train:{root or 'ROOT'}")
+        problem = f"has the parts {', '.join(PARTS)}, not {part!r}"
+        raise UsageError(name, problem, f"write {name}/train:{root or 'ROOT'}")
     path = Path(root).expanduser()
     if not root or not path.is_dir():
-        raise UsageError(f"{root!r} is not a folder; give the one that holds {name}, as {name}/{part}:FOLDER")
+        raise UsageError(source, f"{root!r} is not a folder", f"give {name}/{part}:FOLDER")
     return _PUBLISHED[name].load(path, part, side)

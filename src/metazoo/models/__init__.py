@@ -1,4 +1,4 @@
-"""Network architectures and the classifier that wraps them. Knows no other room."""
+"""Network architectures and image classifiers made of them."""
 
 from metazoo.models.adapters import AdapterSpec
 from metazoo.models.architectures import (

@@ -1,8 +1,8 @@
-"""Low-rank adapters (LoRA, Hu et al. 2022): a network learns through a small update of weights that stay as they are.
+"""Low-rank adapters (LoRA, Hu et al. 2022): small trainable updates of frozen weights.
 
-The weight W of a linear or convolutional layer becomes W + alpha / rank * up @ down, that of a convolution taken as the
-matrix [outputs, inputs * height * width]. `up` starts at zero, so that a fresh adapter changes no output. The class
-head has none, since a new task replaces it.
+The weight W of a linear or convolutional layer becomes W + alpha / rank * up @ down, where the weight of a convolution
+is the matrix [outputs, inputs * height * width]. `up` starts at zero, so that a new adapter changes no output. The head
+has no adapter, since a new task replaces it.
 """
 
 import math
@@ -17,17 +17,17 @@ from metazoo.models.network import Network
 
 
 class AdapterSpec(BaseModel):
-    """The size of the adapters of a network."""
+    """Size of the adapters of a network."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rank: int = Field(ge=1, le=1024, description="rank of the updates, at most that of the weight itself")
-    alpha: float = Field(gt=0, le=1e6, description="the update is scaled by alpha / rank")
+    rank: int = Field(ge=1, le=1024, description="rank of the updates, at most the smaller size of the weight")
+    alpha: float = Field(gt=0, le=1e6, description="scale of the updates, which are multiplied by alpha / rank")
 
 
 @final
 class LowRankUpdate(nn.Module):
-    """The weight of a layer plus the update of an adapter, as a parametrisation of torch."""
+    """Parametrisation that adds the update of an adapter to the weight of a layer."""
 
     def __init__(self, weight: Tensor, spec: AdapterSpec) -> None:
         super().__init__()
@@ -39,14 +39,14 @@ class LowRankUpdate(nn.Module):
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The updated weight, of the shape of `weight`."""
+        """Updated weight, of the shape of `weight`."""
         return weight + (self.scale * (self.up @ self.down)).view(weight.shape)
 
 
 def add_adapters(network: Network, spec: AdapterSpec) -> None:
-    """Freeze the parameters of a network and give each of its linear and convolutional layers an adapter to learn.
+    """Freeze the parameters of a network and add an adapter to each linear and convolutional layer except the head.
 
-    `down` of each is drawn from torch's global generator. In the state of the network the weight of a layer is then
+    `down` is drawn from torch's global generator. In the state of the network, the weight of a layer becomes
     `LAYER.parametrizations.weight.original`, beside `LAYER.parametrizations.weight.0.down` and `.up`.
     """
     for parameter in network.parameters():
@@ -57,7 +57,7 @@ def add_adapters(network: Network, spec: AdapterSpec) -> None:
 
 
 def merged_state(network: Network) -> dict[str, Tensor]:
-    """The state of the same network without adapters, their updates added to the weights."""
+    """State of the same network without adapters, with the updates added to the weights."""
     state = network.state_dict()
     for name, layer in network.named_modules():
         if parametrize.is_parametrized(layer, "weight"):

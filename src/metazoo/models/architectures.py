@@ -1,4 +1,4 @@
-"""Architectures by name; `register_architecture` adds one. For those of libraries see `metazoo.models.library`."""
+"""Architectures by name; for architectures of other libraries see `metazoo.models.library`."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -33,9 +33,9 @@ ARCHITECTURES: Registry[Callable[..., Network]] = Registry(
 register_architecture = ARCHITECTURES.register
 """Register an architecture: `register_architecture(name, builder)`, or the decorator `register_architecture(name)`.
 
-The builder is called as `builder(classes=, channels=, input_size=, **arguments)` and returns a `Network` with fresh
-weights from torch's global generator. Its other keyword arguments, which have defaults, are those of the architecture.
-Every network is built on torch's meta device first, for its shapes, so a builder reads no values of tensors.
+The builder is called as `builder(classes=, channels=, input_size=, **arguments)` and returns a `Network` with new
+weights from torch's global generator. Its other keyword arguments need defaults. Every network is first built on
+torch's meta device, to find its shapes, so a builder must not read values of tensors.
 """
 
 
@@ -44,33 +44,37 @@ def _check_name(name: str) -> str:
 
 
 ArchitectureName = Annotated[str, AfterValidator(_check_name)]
-"""For options, so that a wrong name is refused when they are read and not when the network is built.
+"""Type of options that hold the name of an architecture, which is checked when they are read.
 
-Whether a library has the name is only known when it is built."""
+Names of libraries are checked when the network is built."""
 
 
 def architectures() -> tuple[str, ...]:
-    """The names that `build_network` knows without a library."""
+    """Names of all architectures except those of libraries."""
     return ARCHITECTURES.names()
 
 
 def is_built_in(architecture: str) -> bool:
-    """Whether this package itself builds `architecture`, whose networks hold nothing but their weights."""
+    """Whether `architecture` is built by this package; such networks have no state other than their weights."""
     return architecture in _BUILT_IN
 
 
 def check_width(architecture: str, width: object) -> None:
-    """Check the argument `width`: a whole number; of conv4 also a tuple of one a block, of another package's any tuple.
+    """Check the argument `width` of an architecture.
+
+    Args:
+        architecture: name of the architecture.
+        width: integer; for conv4 also a tuple of one integer per block, for architectures of plug-ins any tuple.
 
     Raises:
-        ValueError: it is none, or the architecture of another package takes no width.
+        ValueError: the width is out of range or of another form, or the architecture takes none.
     """
     is_fixed = is_built_in(architecture) or is_library_name(architecture)
     if isinstance(width, tuple) and is_fixed and (architecture != "conv4" or len(width) != CONV4_BLOCKS):
-        raise ValueError(f"width must be one number, or of conv4 {CONV4_BLOCKS}, one for each block, not {width!r}")
+        raise ValueError(f"width must be one number, or for conv4 {CONV4_BLOCKS}, one for each block, not {width!r}")
     for number in width if isinstance(width, tuple) else (width,):
         if type(number) is not int or not 1 <= number <= LARGEST_WIDTH:
-            raise ValueError(f"width must lie between 1 and {LARGEST_WIDTH}, not {number!r}")
+            raise ValueError(f"width must be from 1 to {LARGEST_WIDTH}, not {number!r}")
     if not is_fixed:
         _check_arguments(architecture, ARCHITECTURES.get(architecture), {"width"})
 
@@ -78,19 +82,20 @@ def check_width(architecture: str, width: object) -> None:
 def build_network(
     architecture: str, *, classes: int, channels: int, input_size: int, arguments: Mapping[str, Argument] | None = None
 ) -> Network:
-    """Build a network with fresh weights from torch's global generator (seed it, or load weights afterwards).
+    """Build a network with new weights from torch's global generator.
 
     Args:
-        architecture: one of `architectures()`, or that of a library, see `metazoo.models.library`.
-        classes: outputs of the head.
-        channels: 1 or 3.
+        architecture: one of `architectures()`, or a name of a library, see `metazoo.models.library`.
+        classes: number of outputs of the head.
+        channels: number of input channels, 1 or 3.
         input_size: side of the square images in pixels.
-        arguments: the architecture's own, such as `width`; of timm, see `metazoo.models.library.TIMM_ARGUMENTS`, of
-            transformers what its configuration has, of another package what its builder takes.
+        arguments: arguments of the architecture, such as `width`; for timm see
+            `metazoo.models.library.TIMM_ARGUMENTS`, for transformers the configuration of the class, for plug-ins the
+            parameters of the builder.
 
     Raises:
         UsageError: unknown architecture or argument, an argument out of range, a library is not installed, or the
-            builder of another package fails or returns no such network.
+            builder of a plug-in fails or returns another object.
     """
     shape = {"classes": classes, "channels": channels, "input_size": input_size}
     arguments = dict(arguments or {})
@@ -102,7 +107,7 @@ def build_network(
         if is_built_in(architecture):
             check_width(architecture, arguments.get("width", 1))
     except ValueError as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(architecture, str(error)) from None
     if is_built_in(architecture):
         return builder(**shape, **arguments)
     try:
@@ -118,10 +123,8 @@ def build_network(
         or head.bias is None
         or (head.in_features, head.out_features) != (getattr(network, "feature_size", None), classes)
     ):
-        raise UsageError(
-            f"{architecture} is not a metazoo.models.Network whose head is a linear layer with a bias, from "
-            "feature_size to the classes; mend the package that registers it"
-        )
+        problem = "not a metazoo.models.Network whose head is a linear layer with bias from feature_size to the classes"
+        raise UsageError(architecture, problem, "correct the package that registers it")
     return network
 
 
@@ -130,5 +133,4 @@ def _check_arguments(architecture: str, builder: Callable[..., Network], names: 
     taken = {each.name for each in parameters if each.kind in (each.KEYWORD_ONLY, each.POSITIONAL_OR_KEYWORD)} - _SHAPE
     unknown = sorted(set(names) - taken)
     if unknown and not any(each.kind is each.VAR_KEYWORD for each in parameters):
-        what = ", ".join(sorted(taken)) or "none"
-        raise ValueError(f"{architecture} has no argument {unknown[0]!r}; it takes {what}")
+        raise ValueError(f"{architecture} takes {', '.join(sorted(taken)) or 'no arguments'}, not {unknown[0]!r}")

@@ -1,4 +1,4 @@
-"""An image classifier that takes pictures as they are: preprocessing and network in one module."""
+"""Image classifiers: preprocessing and network in one module."""
 
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ _LUMA = (0.299, 0.587, 0.114)
 
 
 class ClassifierSpec(BaseModel):
-    """All that is needed to build a classifier, apart from its weights."""
+    """Specification of a classifier, without its weights."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -24,13 +24,13 @@ class ClassifierSpec(BaseModel):
     classes: int = Field(ge=1, le=1_000_000)
     input_size: int = Field(ge=1, le=1024, description="side of the square input in pixels")
     channels: Literal[1, 3] = 3
-    mean: tuple[float, ...] = Field(description="channel means of [0, 1] images, subtracted")
-    std: tuple[float, ...] = Field(description="channel deviations of [0, 1] images, divided by")
-    adapter: AdapterSpec | None = Field(default=None, description="low-rank updates, not written if None")
+    mean: tuple[float, ...] = Field(description="channel means to subtract from images in [0, 1]")
+    std: tuple[float, ...] = Field(description="channel standard deviations to divide by")
+    adapter: AdapterSpec | None = Field(default=None, description="low-rank adapters, not written if None")
 
     @model_serializer(mode="wrap")
-    def _without_silent_adapter(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Records and hashes of specs without one stay those of version 0.1.
+    def _without_missing_adapter(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Records and hashes of specifications without adapter stay those of version 0.1.
         record = handler(self)
         return {key: value for key, value in record.items() if key != "adapter" or value is not None}
 
@@ -44,9 +44,9 @@ class ClassifierSpec(BaseModel):
 
 
 class ImageClassifier(nn.Module):
-    """A network behind its preprocessing: images [n, 3 or own channels, h, w] in [0, 1], of any size, go in.
+    """Network with its preprocessing, for images [n, 3 or spec.channels, h, w] in [0, 1], of any size.
 
-    Its weights are those of `network` alone.
+    All weights belong to `network`.
     """
 
     def __init__(self, spec: ClassifierSpec, network: Network) -> None:
@@ -58,7 +58,7 @@ class ImageClassifier(nn.Module):
         self.register_buffer("_luma", torch.tensor(_LUMA).view(1, 3, 1, 1), persistent=False)
 
     def preprocess(self, images: Tensor) -> Tensor:
-        """Fit `images` to the network: `square_images`, grey by luma or repeated, mean and std."""
+        """Preprocess images: `square_images`, conversion to grey (luma) or RGB, normalisation by mean and std."""
         images = square_images(images, self.spec.input_size)
         if images.shape[1] == 3 and self.spec.channels == 1:
             images = (images * self._luma).sum(1, keepdim=True)  # pyright: ignore[reportOperatorIssue]
@@ -75,7 +75,7 @@ class ImageClassifier(nn.Module):
         return self.network(self.preprocess(images))
 
     def merged(self) -> "ImageClassifier":
-        """A copy without adapters that gives the same outputs, their updates added to the weights."""
+        """Copy with the same outputs but without adapters, whose updates are added to the weights."""
         spec = self.spec.model_copy(update={"adapter": None})
         plain = build_classifier(spec, torch.Generator().manual_seed(0)).train(self.training)
         plain.network.load_state_dict(merged_state(self.network))
@@ -85,18 +85,18 @@ class ImageClassifier(nn.Module):
 def square_images(images: Tensor, side: int) -> Tensor:
     """Crop the centre square of images and resize it to `side` x `side` pixels, bilinear and antialiased.
 
-    The only preprocessing of sizes there is: for files, tensors and exported modules alike. Of an odd number of rows or
-    columns to cut off, the greater part is at the bottom or on the right.
+    All files, tensors and exported modules are resized by this function. If an odd number of rows or columns is cut
+    off, the larger part is cut at the bottom or on the right.
 
     Args:
         images: uint8, or float in [0, 1], [n, channels, h, w].
         side: height and width of the result in pixels.
 
     Returns:
-        Float in [0, 1], [n, channels, side, side], not rounded in between.
+        Float in [0, 1], [n, channels, side, side], without intermediate rounding.
     """
     height, width = images.shape[-2:]
-    # An export may leave sizes open; these must not decide which operations are recorded.
+    # In an export with dynamic sizes, the recorded operations must not depend on them.
     is_open = any(isinstance(size, torch.SymInt) for size in (height, width))
     if is_open or height != width:
         length = torch.sym_min(height, width)
@@ -110,10 +110,14 @@ def square_images(images: Tensor, side: int) -> Tensor:
 
 
 def build_classifier(spec: ClassifierSpec, generator: torch.Generator | None = None) -> ImageClassifier:
-    """Build a classifier with fresh weights, drawn from `generator` alone if one is given.
+    """Build a classifier with new weights.
+
+    Args:
+        spec: specification of the classifier.
+        generator: source of the weights; None for torch's global generator.
 
     Raises:
-        UsageError: as `build_network`.
+        UsageError: see `build_network`.
     """
     with torch.random.fork_rng(devices=[], enabled=generator is not None):
         if generator is not None:
@@ -123,10 +127,10 @@ def build_classifier(spec: ClassifierSpec, generator: torch.Generator | None = N
 
 
 def network_of(spec: ClassifierSpec) -> Network:
-    """The network of `spec`, adapters included, with fresh weights from torch's global generator.
+    """Build the network of `spec` with its adapters and new weights from torch's global generator.
 
     Raises:
-        UsageError: as `build_network`.
+        UsageError: see `build_network`.
     """
     network = build_network(
         spec.architecture,

@@ -14,23 +14,24 @@ CONV4_BLOCKS = 4
 class Conv4(Network):
     """Four blocks of [3x3 convolution with bias, batch norm, ReLU, max pool 2], flattened, and a linear head.
 
-    With the default width 32 it has 29,541 parameters at 32 pixels and 32,901 at 84 (3 channels, 5 classes). The
-    convolutions start normal with variance 2 / (9 width), as in the published data-free meta-learning code.
+    With the default width 32, it has 29,541 parameters at 32 pixels and 32,901 at 84 (3 channels, 5 classes). Initial
+    weights of convolutions are normal with variance 2 / (9 width), as in the published data-free meta-learning code.
 
     Args:
-        classes: outputs of the head.
-        channels: 1 or 3.
+        classes: number of outputs of the head.
+        channels: number of input channels, 1 or 3.
         input_size: side of the square images in pixels.
         width: channels of the blocks, or four numbers, one for each block.
 
     Raises:
-        UsageError: `input_size` under 16, which four poolings reduce to nothing.
+        UsageError: `input_size` is below 16, so that nothing is left after four poolings.
     """
 
     def __init__(self, *, classes: int, channels: int, input_size: int, width: int | Sequence[int] = 32) -> None:
         super().__init__()
         if input_size < 16:
-            raise UsageError(f"conv4 needs images of at least 16 pixels, not {input_size}; choose a larger input size")
+            problem = f"needs images of at least 16 pixels, not {input_size}"
+            raise UsageError("conv4", problem, "choose a larger input size")
         widths = (width,) * CONV4_BLOCKS if isinstance(width, int) else tuple(width)
         self.blocks = nn.Sequential(*map(_block, (channels, *widths), widths))
         self.feature_size = widths[-1] * (input_size // 16) ** 2
@@ -44,5 +45,5 @@ class Conv4(Network):
 def _block(channels: int, width: int) -> nn.Sequential:
     convolution = nn.Conv2d(channels, width, 3, padding=1)
     nn.init.normal_(convolution.weight, std=math.sqrt(2 / (9 * width)))
-    # The maximum of four rectified numbers is the rectified maximum, and a quarter of the work.
+    # ReLU after pooling gives the same result as before it, with a quarter of the work.
     return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.MaxPool2d(2), nn.ReLU())

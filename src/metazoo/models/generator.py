@@ -1,4 +1,4 @@
-"""The image generator that published inversion works through."""
+"""Image generator of published model inversion."""
 
 import math
 
@@ -9,7 +9,7 @@ from metazoo.errors import UsageError
 
 
 class Generator(nn.Module):
-    """From a latent vector to an image in [0, 1], as in the published data-free meta-learning code.
+    """Network from latent vectors to images in [0, 1], as in the published data-free meta-learning code.
 
     Linear map to 2 `width` maps of a quarter of the side, batch norm, then twice [nearest upsampling by 2, 3x3
     convolution, batch norm, LeakyReLU 0.2], a last 3x3 convolution and a sigmoid: 2.329 M parameters at 32 pixels,
@@ -17,18 +17,18 @@ class Generator(nn.Module):
 
     Args:
         side: side of the square images in pixels, a multiple of 4.
-        channels: 1 or 3.
+        channels: number of image channels, 1 or 3.
         latent: size of the latent vectors.
-        width: maps of the last hidden layer.
+        width: number of maps of the last hidden layer.
 
     Raises:
-        UsageError: `side` is no multiple of 4.
+        UsageError: `side` is not a multiple of 4.
     """
 
     def __init__(self, side: int, channels: int = 3, *, latent: int = 256, width: int = 64) -> None:
         super().__init__()
         if side < 4 or side % 4:
-            raise UsageError(f"the generator makes images whose side is a multiple of 4, not {side}")
+            raise UsageError("generator", f"image side must be a multiple of 4, not {side}")
         self._first = (2 * width, side // 4, side // 4)
         self.project = nn.Linear(latent, math.prod(self._first))
         self.layers = nn.Sequential(
@@ -47,7 +47,7 @@ class Generator(nn.Module):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """Draw fresh weights: N(0, 0.02), batch norm scales N(1, 0.02), biases 0."""
+        """Draw new weights: N(0, 0.02), batch norm scales N(1, 0.02), biases 0."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
                 mean = 1.0 if isinstance(module, nn.BatchNorm2d) else 0.0

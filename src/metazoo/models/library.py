@@ -1,7 +1,7 @@
 """Architectures of timm, torchvision and transformers, by names such as `timm:convnext_atto`, `torchvision:resnet18`.
 
-The libraries are optional and only imported once such a name is built. A name is looked up in the library's own list
-of image classifiers; nothing else can be reached through it.
+The libraries are optional and imported when such a name is built. A name must be in the library's own list of image
+classifiers; nothing else can be reached through it.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Any, final
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from metazoo.errors import UsageError
+from metazoo.errors import UsageError, shown
 from metazoo.models.network import Argument, Network, cannot_be_built, import_library
 from metazoo.models.transformers_networks import build_transformers, library_state
 
@@ -19,27 +19,27 @@ LIBRARIES = ("timm", "torchvision", "transformers")
 _NAME = re.compile(r"(timm|torchvision|transformers):([A-Za-z0-9_]{1,80})")
 
 TIMM_ARGUMENTS = {"patch_size": 1024, "embed_dim": 4096, "depth": 256, "num_heads": 256}
-"""What may be said of a network of timm beside its name, and the largest values; not every one takes each of them."""
+"""Arguments of networks of timm and their largest values; not every network takes each of them."""
 
-# What leaves out something at random in training, and the attribute that says how often.
+# Layers that drop something at random in training, and the attribute of their probability.
 _CHANCES = {"Dropout": "p", "StochasticDepth": "p", "DropPath": "drop_prob"}
 
 
 def is_library_name(name: str) -> bool:
-    """Whether `name` has the form of an architecture of a library; whether there is such a one is not asked."""
+    """Whether `name` has the form of an architecture of a library, which may not exist."""
     return _NAME.fullmatch(name) is not None
 
 
 @final
 class LibraryNetwork(Network):
-    """A network of a library, its last linear layer taken off and put back as `head`.
+    """Network of a library whose last linear layer is the `head`.
 
-    Features are what that layer sees: the pooled output of the body, whatever its kind. What the library would leave
-    out at random in training (dropout, stochastic depth) is kept, so that learning can be repeated.
+    Features are the inputs of that layer: the pooled output of the body. Dropout and stochastic depth are switched off,
+    so that training is reproducible.
 
     Args:
-        body: the library's network.
-        head_name: name of the linear layer in `body`.
+        body: network of the library.
+        head_name: name of the last linear layer in `body`.
     """
 
     def __init__(self, body: nn.Module, head_name: str) -> None:
@@ -59,15 +59,15 @@ class LibraryNetwork(Network):
         self._head_name = head_name
 
     def features(self, images: Tensor) -> Tensor:
-        """Pooled output of the body, as the head sees it."""
+        """Pooled output of the body, the input of the head."""
         found = self.body(images)
         return found if isinstance(found, Tensor) else found.logits
 
     def own_state(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors of a file of the library, under their names here.
+        """Rename the tensors of a file of the library to the names of this network.
 
         Raises:
-            ZooError: the library itself says that they are of another network.
+            ZooError: the library rejects the tensors.
         """
         if hasattr(self.body, "from_pretrained"):
             tensors = library_state(self.body, tensors)
@@ -86,7 +86,7 @@ def build_library_network(
     input_size: int,
     arguments: Mapping[str, Argument] | None = None,
 ) -> LibraryNetwork:
-    """Build a network of a library with fresh weights, as `metazoo.models.build_network` does.
+    """Build a network of a library with new weights; see `metazoo.models.build_network`.
 
     Raises:
         UsageError: the library is not installed, has no such image classifier, or its classifier is not one linear
@@ -95,9 +95,8 @@ def build_library_network(
     arguments = dict(arguments or {})
     match = _NAME.fullmatch(architecture)
     if match is None:
-        raise UsageError(
-            f"{architecture[:100]!r} is no architecture of {' or '.join(LIBRARIES)}; see its list of models"
-        )
+        problem = f"not an architecture of {' or '.join(LIBRARIES)}"
+        raise UsageError(shown(architecture), problem, "see its list of models")
     library, name = match.groups()
     _check_arguments(architecture, library, arguments)
     build = {"timm": _timm, "torchvision": _torchvision, "transformers": build_transformers}[library]
@@ -105,25 +104,23 @@ def build_library_network(
         body, head_name = build(name, classes, channels, input_size, arguments)
     except UsageError:
         raise
-    except Exception as error:  # whatever the library says of what does not suit the architecture
+    except Exception as error:  # libraries raise any error for unsuitable values
         raise cannot_be_built(architecture, channels, input_size, arguments, error) from error
     head = body.get_submodule(head_name) if head_name is not None else None
     if head_name is None or not isinstance(head, nn.Linear) or head.bias is None or head.out_features != classes:
-        raise UsageError(
-            f"{architecture} does not end in one linear layer on pooled features, which is needed; choose another"
-        )
+        raise UsageError(architecture, "does not end in one linear layer on pooled features", "choose another")
     return LibraryNetwork(body, head_name)
 
 
 def _check_arguments(architecture: str, library: str, arguments: Mapping[str, Argument]) -> None:
     if library == "transformers":
-        return  # which checks its own
+        return  # checked by build_transformers
     allowed = TIMM_ARGUMENTS if library == "timm" else {}
     for key, value in sorted(arguments.items()):
         if key not in allowed:
-            raise UsageError(f"{architecture} takes no argument {key!r}; leave it out")
+            raise UsageError(architecture, f"takes no argument {key!r}", "omit it")
         if type(value) is not int or not 1 <= value <= allowed[key]:
-            raise UsageError(f"{key} of {architecture} must lie between 1 and {allowed[key]}, not {value!r}")
+            raise UsageError(f"{key} of {architecture}", f"must be from 1 to {allowed[key]}, not {value!r}")
 
 
 _Built = tuple[nn.Module, str | None]
@@ -132,36 +129,37 @@ _Built = tuple[nn.Module, str | None]
 def _timm(name: str, classes: int, channels: int, input_size: int, arguments: Mapping[str, Argument]) -> _Built:
     timm = import_library("timm", "timm")
     if not timm.is_model(name):
-        raise UsageError(f"timm has no model {name!r}; see `timm.list_models()`")
-    settings: dict[str, Any] = {"num_classes": classes, "in_chans": channels, **arguments}
+        raise UsageError("timm", f"no model {name!r}", "see `timm.list_models()`")
+    options: dict[str, Any] = {"num_classes": classes, "in_chans": channels, **arguments}
     config = timm.get_pretrained_cfg(name, allow_unregistered=False)
     if config is not None and config.fixed_input_size:
-        settings["img_size"] = input_size
-    body = timm.create_model(name, pretrained=False, **settings)
+        options["img_size"] = input_size
+    body = timm.create_model(name, pretrained=False, **options)
     head = body.get_classifier()
     return body, next((key for key, part in body.named_modules() if part is head), None)
 
 
-# Sizes of their own have those whose number of weights depends on it.
+# Networks whose number of weights depends on the input size take it as an argument.
 _TORCHVISION_SIZE: dict[str, Callable[[int], dict[str, Any]]] = {
     "vit_": lambda side: {"image_size": side},
     "maxvit_": lambda side: {"input_size": (side, side)},
 }
-# They have auxiliary classifiers and preprocessing of their own; and cannot be built without weights.
+# They have auxiliary classifiers and their own preprocessing, or cannot be built without weights.
 _UNSUITED = ("googlenet", "inception", "regnet")
 
 
 def _torchvision(name: str, classes: int, channels: int, input_size: int, _: Mapping[str, Argument]) -> _Built:
     models = import_library("torchvision", "torchvision.models")
     if name not in models.list_models(module=models):
-        raise UsageError(f"torchvision has no image classifier {name!r}; see `torchvision.models.list_models()`")
+        raise UsageError("torchvision", f"no image classifier {name!r}", "see `torchvision.models.list_models()`")
     if name.startswith(_UNSUITED):
-        raise UsageError(f"torchvision:{name} is not supported; take `timm:NAME` of the same kind")
+        raise UsageError(f"torchvision:{name}", "not supported", "use a similar `timm:NAME`")
     if channels != 3:
-        raise UsageError(f"networks of torchvision see 3 channels, not {channels}; take `timm:{name}` if there is one")
-    settings: dict[str, Any] = {"weights": None, "num_classes": classes}
+        problem = f"networks of torchvision have 3 input channels, not {channels}"
+        raise UsageError(f"torchvision:{name}", problem, f"use `timm:{name}`, if it exists")
+    options: dict[str, Any] = {"weights": None, "num_classes": classes}
     for prefix, size in _TORCHVISION_SIZE.items():
-        settings |= size(input_size) if name.startswith(prefix) else {}
-    body = models.get_model(name, **settings)
+        options |= size(input_size) if name.startswith(prefix) else {}
+    body = models.get_model(name, **options)
     layers = [key for key, part in body.named_modules() if isinstance(part, nn.Linear | nn.Conv2d)]
     return body, layers[-1] if layers else None

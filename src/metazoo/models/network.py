@@ -1,4 +1,4 @@
-"""What every architecture offers: features, and a linear head on them."""
+"""Base class of all architectures: features with a linear head."""
 
 import importlib
 from abc import ABC, abstractmethod
@@ -12,7 +12,7 @@ from metazoo.errors import UsageError
 
 
 class Network(nn.Module, ABC):
-    """A classifier without its preprocessing. A subclass sets `feature_size` and `head`.
+    """Classifier without preprocessing; a subclass sets `feature_size` and `head`.
 
     Attributes:
         feature_size: length of the features.
@@ -34,14 +34,14 @@ class Network(nn.Module, ABC):
 _Word = Annotated[str, StringConstraints(pattern=r"^[\x20-\x7e]{0,100}$")]
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 Argument = bool | int | _Number | _Word | Annotated[tuple[bool | int | _Number | _Word, ...], Field(max_length=64)]
-"""A number, a word or a yes or no, or several of them; what an architecture takes is its own affair."""
+"""Number, word, truth value or tuple of these, as an argument of an architecture."""
 
 
 def import_library(name: str, module: str) -> Any:
-    """A module of an optional library.
+    """Import a module of an optional library.
 
     Raises:
-        UsageError: the library is not installed; the command that installs it is named.
+        UsageError: the library is not installed; the remedy is the command that installs it.
     """
     try:
         return importlib.import_module(module)
@@ -52,9 +52,8 @@ def import_library(name: str, module: str) -> Any:
 def cannot_be_built(
     architecture: str, channels: int, input_size: int, arguments: Mapping[str, Argument], error: Exception
 ) -> UsageError:
-    """The error to raise where foreign code cannot build a network, with what it has said of it."""
+    """Error for a network that foreign code cannot build, with the reason that it gives."""
     reason = " ".join(str(error).split())[:200] or type(error).__name__
-    said = "".join(f", {key} {value}" for key, value in arguments.items())
-    return UsageError(
-        f"{architecture} cannot be built for {channels} channels and {input_size} pixels{said} ({reason}); give others"
-    )
+    given = "".join(f", {key} {value}" for key, value in arguments.items())
+    problem = f"cannot be built for {channels} channels and {input_size} pixels{given} ({reason})"
+    return UsageError(architecture, problem, "give other values")

@@ -1,4 +1,4 @@
-"""The two residual blocks of He et al. 2016 (arXiv:1512.03385), figure 5."""
+"""Residual networks with the two blocks of He et al. 2016 (arXiv:1512.03385), figure 5."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from metazoo.models.network import Network
 
 
 class ResidualBlock(nn.Module, ABC):
-    """A rectified sum of a residual and a shortcut; a subclass sets `stride` and `shortcut`."""
+    """Rectified sum of a residual and a shortcut; a subclass sets `stride` and `shortcut`."""
 
     expansion: ClassVar[int]
     """Output channels as a multiple of the block's width."""
@@ -21,11 +21,11 @@ class ResidualBlock(nn.Module, ABC):
 
     @abstractmethod
     def residual(self, inputs: Tensor) -> Tensor:
-        """What is added to the shortcut."""
+        """Residual, which is added to the shortcut."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Activations [n, expansion width, ceil(h / stride), ceil(w / stride)], all at least 0."""
-        # The same as a strided 1x1 convolution, whose gradient can crash oneDNN with several threads (torch 2.15, CPU).
+        # Equals a strided 1x1 convolution, whose gradient can crash oneDNN with several threads (torch 2.15, CPU).
         shortcut = self.shortcut(inputs[:, :, :: self.stride, :: self.stride])
         return functional.relu(self.residual(inputs) + shortcut)
 
@@ -52,7 +52,7 @@ class BasicBlock(ResidualBlock):
 class BottleneckBlock(ResidualBlock):
     """Convolutions of 1x1, 3x3 and 1x1 with `width`, `width` and 4 `width` channels.
 
-    The 3x3 convolution has the stride, as in torchvision (He et al.: the first).
+    The 3x3 convolution has the stride, as in torchvision (in He et al., the first has it).
     """
 
     expansion = 4
@@ -76,28 +76,28 @@ class BottleneckBlock(ResidualBlock):
 
 
 def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
-    """The identity where it fits, else a 1x1 convolution and batch norm; its input comes subsampled already."""
+    """Identity if it fits, otherwise a 1x1 convolution and batch norm, for an already subsampled input."""
     if stride == 1 and inputs == outputs:
         return nn.Sequential()
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
 
 
 class ResNet(Network):
-    """A 3x3 stem, four stages of residual blocks, global average pooling and a linear head.
+    """3x3 stem, four stages of residual blocks, global average pooling and a linear head.
 
     The stem keeps the size of the image and, as in the published data-free meta-learning code, has batch norm but
     neither rectification nor pooling. Stages have blocks of `width`, 2, 4 and 8 times `width`; all but the first halve
     the size. Features: [n, 8 width], with bottleneck blocks [n, 32 width], for any input size.
 
     With the default width 64 and 5 classes of 3-channel images, `resnet10` has 4,900,677 parameters, `resnet18`
-    11,171,397 and `resnet50` 23,510,597. Weights start as torch's layers do.
+    11,171,397 and `resnet50` 23,510,597. Initial weights are torch's defaults.
 
     Args:
-        stages: blocks of each of the four stages.
+        stages: numbers of blocks of the four stages.
         block: type of the blocks.
-        classes: outputs of the head.
-        channels: 1 or 3.
-        input_size: side of the square images in pixels; any will do.
+        classes: number of outputs of the head.
+        channels: number of input channels, 1 or 3.
+        input_size: side of the square images in pixels; not used.
         width: channels of the first stage.
     """
 
@@ -129,10 +129,10 @@ class ResNet(Network):
 
 
 class ThinResNet(Network):
-    """A 3x3 stem and three stages of one residual block each, of `width`, 2 and 4 times `width` channels.
+    """3x3 stem and three stages of one residual block each, of `width`, 2 and 4 times `width` channels.
 
-    The stem halves the image when it is 32 pixels or larger, which lets the network train in about a minute on two
-    cores. Global average pooling: features [n, 4 width] for any input size.
+    The stem halves images of 32 pixels or more, so that the network trains in about a minute on two cores. Global
+    average pooling gives features [n, 4 width] for any input size.
     """
 
     def __init__(self, *, classes: int, channels: int, input_size: int, width: int = 16) -> None:

@@ -1,4 +1,4 @@
-"""Networks without weights: shapes and types alone, to compare files with before anything large is built."""
+"""Networks without weights, to compare files with before anything large is built."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,33 +13,33 @@ from metazoo.models.network import Network
 
 
 def network_without_weights(spec: ClassifierSpec) -> Network:
-    """The network of `spec` on torch's meta device: shapes and types alone, whatever their size.
+    """Build the network of `spec` on torch's meta device, which stores only shapes and types.
 
     Raises:
-        UsageError: as `build_network`.
+        UsageError: see `build_network`.
     """
     with torch.device("meta"), _NothingInPlace():
         return network_of(spec)
 
 
 def network_with_weights(spec: ClassifierSpec, state: Mapping[str, Tensor]) -> Network:
-    """The network of `spec` with the tensors `state`, which must be those that `network_without_weights` has.
+    """Build the network of `spec` with the tensors `state`, which must fit `network_without_weights`.
 
     Raises:
-        UsageError: as `build_network`.
+        UsageError: see `build_network`.
     """
     if is_built_in(spec.architecture):
         network = network_without_weights(spec)
         network.load_state_dict(state, assign=True)
     else:
-        # Such a network may also hold tables that are worked out when it is built and are no part of its weights.
+        # Such a network may also hold tables that are computed when it is built and are not part of its weights.
         network = build_classifier(spec, torch.Generator().manual_seed(0)).network
         network.load_state_dict(state)
     return network
 
 
 class _NothingInPlace(TorchFunctionMode):
-    """Leaves out the filling of fresh tensors, which on the meta device first imports torch's compiler (5 seconds)."""
+    """Mode that skips mutating operations, which on the meta device first import torch's compiler (5 seconds)."""
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

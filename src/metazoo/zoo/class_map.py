@@ -1,7 +1,7 @@
-"""Which classes of different models are the same class.
+"""Class maps: which classes of different models are the same class.
 
-A class map is a YAML or JSON file that a user writes. It names every class that several models know, and what each of
-them calls it; a class that it does not mention is one of its own, and trusted to be unlike all others:
+A class map is a YAML or JSON file written by the user. It lists every class shared by several models, with its name in
+each of them. A class that it does not list is treated as different from all others.
 
     format_version: 1
     classes:
@@ -25,7 +25,7 @@ from metazoo.zoo.contract import ModelContract
 
 FORMAT_VERSION = 1
 NAMES = "names"
-"""The class map without a file: classes of equal name within one domain are the same."""
+"""Value of `class_map` that needs no file: classes of equal name within one domain are the same."""
 
 _LARGEST_FILE = 20_000_000
 
@@ -33,13 +33,13 @@ _LARGEST_FILE = 20_000_000
 @final
 @dataclass(frozen=True, eq=False)
 class ClassIdentity:
-    """The classes of a zoo, those that are the same counted once.
+    """Identities of the classes of a zoo; classes that are the same share one identity.
 
     Attributes:
         identities: identity of each class, int64 [classes] for each model in the order of the zoo.
-        names: names of the identities; identities count from 0 to `len(names)` - 1.
-        conflicts: bool [len(names), len(names)], symmetric: pairs that may not meet in one episode because they may be
-            the same class; None if nothing is known of any.
+        names: names of the identities, which are numbered from 0 to `len(names)` - 1.
+        conflicts: bool [len(names), len(names)], symmetric: pairs that may be the same class and are therefore kept
+            out of one episode; None if no pair is known.
     """
 
     identities: tuple[Tensor, ...]
@@ -47,20 +47,20 @@ class ClassIdentity:
     conflicts: Tensor | None = None
 
     def of(self, model: int) -> Tensor:
-        """The identity of each class of the model with this index, int64 [classes]."""
+        """Identity of each class of the model with index `model`, int64 [classes]."""
         return self.identities[model]
 
     @property
     def flat(self) -> Tensor:
-        """The identities of all classes of all models, one model after the other, int64 [all classes]."""
+        """Identities of all classes of all models, one model after the other, int64 [all classes]."""
         return torch.cat(self.identities)
 
     def with_conflicts(self, conflicts: Tensor) -> "ClassIdentity":
-        """The same classes, of which these pairs may not meet.
+        """Copy with these pairs of classes kept out of one episode.
 
         Args:
-            conflicts: bool [all classes, all classes], symmetric, in the order of `flat`, as `class_conflicts` gives
-                it. Identities conflict if any of their classes do; an identity has no conflict with itself.
+            conflicts: bool [all classes, all classes], symmetric, in the order of `flat`, as returned by
+                `class_conflicts`. Identities conflict if any of their classes do, and never with themselves.
         """
         first, second = conflicts.nonzero(as_tuple=True)
         merged = torch.zeros(len(self.names), len(self.names), dtype=torch.bool)
@@ -69,15 +69,15 @@ class ClassIdentity:
 
 
 def identify_classes(contracts: Iterable[ModelContract], class_map: Path | str | None = None) -> ClassIdentity:
-    """Say which classes are the same.
+    """Find the classes that are the same.
 
     Args:
         contracts: contracts of the models of a zoo, in its order.
-        class_map: a file as above, `names`, or None, for which every class of every model is one of its own.
+        class_map: path of a class map, `names`, or None: every class of every model is different.
 
     Raises:
-        UsageError: the file cannot be read, is no class map, or names a model or a class that is not there, or a class
-            twice; it is named.
+        UsageError: the file cannot be read, is not a class map, names an unknown model or class, or gives one class two
+            identities.
     """
     contracts = tuple(contracts)
     named: Mapping[tuple[str, str], tuple[str, ...]] = {}
@@ -96,40 +96,36 @@ def identify_classes(contracts: Iterable[ModelContract], class_map: Path | str |
 
 
 def _read(path: Path, contracts: Sequence[ModelContract]) -> dict[tuple[str, str], tuple[str, ...]]:
-    """The identity of every class, by its model and its name, that the file mentions."""
+    """Identities of the classes that the file lists, by model and class name."""
     content = read_mapping(path, "a class map", "classes: {}", _LARGEST_FILE)
     check_format_version(path, content.get("format_version", FORMAT_VERSION), FORMAT_VERSION, UsageError)
     classes = content.get("classes")
     if content.keys() - {"format_version", "classes"} or not isinstance(classes, Mapping):
-        raise UsageError(f"{path} is no class map, which holds `classes` and nothing else; see `metazoo.zoo.class_map`")
+        raise UsageError(path, "not a class map, which holds only `classes`", "see `metazoo.zoo.class_map`")
     known = {contract.name: frozenset(contract.class_names) for contract in contracts}
     named: dict[tuple[str, str], tuple[str, ...]] = {}
     for identity, members in classes.items():
+        subject = f"{path}, class {_shown(identity)}"
         if not isinstance(members, Mapping):
-            raise UsageError(
-                f"{path}: {_shown(identity)} must name models, each with its class, such as `model: class`"
-            )
+            raise UsageError(subject, "does not map models to their classes", "write `model: class`")
         for model, own in members.items():
             if model not in known:
-                raise UsageError(f"{path}: {_shown(identity)}: the zoo has no model {_remedied(model, known)}")
+                raise UsageError(subject, f"the zoo has no model {_shown(model)}", _remedy(model, known))
             for name in own if isinstance(own, list) else [own]:
                 if not isinstance(name, str):
-                    raise UsageError(
-                        f"{path}: {_shown(identity)}: class {_shown(name)} of {model} is no text; quote it"
-                    )
+                    raise UsageError(subject, f"class {_shown(name)} of {model} is not text", "quote it")
                 if name not in known[model]:
-                    raise UsageError(
-                        f"{path}: {_shown(identity)}: model {model} has no class {_remedied(name, known[model])}"
-                    )
+                    problem = f"model {model} has no class {_shown(name)}"
+                    raise UsageError(subject, problem, _remedy(name, known[model]))
                 if named.setdefault((model, name), (str(identity),)) != (str(identity),):
-                    both = f"{_shown(named[model, name][0])} and {_shown(identity)}"
-                    raise UsageError(f"{path}: class {_shown(name)} of {model} is both {both}; name it once")
+                    problem = f"class {_shown(name)} of {model} is already {_shown(named[model, name][0])}"
+                    raise UsageError(subject, problem, "name it once")
     return named
 
 
-def _remedied(given: Any, known: Iterable[str]) -> str:
+def _remedy(given: Any, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(given), known, n=1)
-    return f"{_shown(given)}; " + (f"did you mean {_shown(close[0])}?" if close else "see `metazoo zoo inspect`")
+    return f"did you mean {_shown(close[0])}?" if close else "see `metazoo zoo inspect`"
 
 
 def _shown(value: Any) -> str:

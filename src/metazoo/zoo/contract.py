@@ -1,4 +1,4 @@
-"""What must be known of one model of a zoo, apart from its weights."""
+"""Contracts: the description of each model of a zoo, without its weights."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -22,18 +22,18 @@ def _check_name(text: str) -> str:
 
 def _check_text(text: str) -> str:
     if not re.fullmatch(r"[^\x00-\x1f\x7f-\x9f]{1,500}", text):
-        raise ValueError("a text has 1 to 500 characters, none of them a control character")
+        raise ValueError("a text has 1 to 500 characters without control characters")
     return text
 
 
-# A name is the stem of a file, so nothing in it can lead out of the folder.
+# A name is the stem of a file and must not lead out of the folder.
 ModelName = Annotated[str, AfterValidator(_check_name)]
-# Control characters could forge the lines of a terminal or a report.
+# Control characters could forge lines of a terminal or a report.
 ShortText = Annotated[str, AfterValidator(_check_text)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 _LONGEST_NAME_IN_A_SPEC = 100
-# Fields that are younger than format version 1; with the value beside them they are not written.
-_SILENT = {
+# Fields added after format version 1, with their defaults, which are not written.
+_UNWRITTEN_DEFAULTS = {
     ("recovered_images",): "show",
     ("provenance",): None,
     ("training", "recipe", "largest_shift"): None,
@@ -42,21 +42,21 @@ _SILENT = {
 
 
 class TrainingRecord(BaseModel):
-    """Where the weights of a model come from. With the same images it is enough to train the model again."""
+    """Origin of the weights of a trained model: with the same images, enough to train it again."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     source: ShortText = Field(description="name of the image set that the classes were drawn from")
-    data_sha256: Sha256 = Field(description="`ImageSet.sha256` of that whole set")
+    data_sha256: Sha256 = Field(description="`ImageSet.sha256` of the whole set")
     seed: int = Field(ge=0, lt=2**63)
     index: int = Field(ge=0, description="number of the model among those of its domain, architecture and seed")
-    ways: int = Field(ge=2, description="classes drawn; their order is that of the model's outputs")
-    train_fraction: float = Field(gt=0, lt=1, description="part of each class's images that it was trained on")
+    ways: int = Field(ge=2, description="classes drawn, in the order of the model's outputs")
+    train_fraction: float = Field(gt=0, lt=1, description="fraction of each class's images used for training")
     training_images: int = Field(ge=1)
     validation_images: int = Field(ge=1)
-    recipe: TrainingConfig = Field(description="configuration, with a value for every default")
+    recipe: TrainingConfig = Field(description="training configuration without open values")
     torch_version: ShortText
-    control: Control | None = Field(default=None, description="how a control was made; None for a trained model")
+    control: Control | None = Field(default=None, description="type of a control model; None for a trained model")
 
     @model_validator(mode="after")
     def _check(self) -> "TrainingRecord":
@@ -66,59 +66,59 @@ class TrainingRecord(BaseModel):
 
 
 class Provenance(BaseModel):
-    """Where imported weights come from, and their properties by that source. None stands for an unknown value."""
+    """Origin of imported weights, with their properties according to the source; None: unknown."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    source: ShortText = Field(description="as it was asked for, such as hf:OWNER/NAME; of a local file its name alone")
-    source_sha256: Sha256 = Field(description="SHA-256 of the file of weights")
-    revision: ShortText | None = Field(default=None, description="commit of a repository, or the published weights")
+    source: ShortText = Field(description="source given by the user, such as hf:OWNER/NAME, or the name of a file")
+    source_sha256: Sha256 = Field(description="SHA-256 of the weights file")
+    revision: ShortText | None = Field(default=None, description="commit of a repository, or published weights")
     licence: ShortText | None = None
-    library: ShortText | None = Field(default=None, description="which builds the architecture, with its version")
+    library: ShortText | None = Field(default=None, description="library that builds the architecture, and its version")
     resize: int | None = Field(
-        default=None, ge=1, le=4096, description="pixels of the shorter side before cropping, as in its training"
+        default=None, ge=1, le=4096, description="shorter side in pixels before cropping, as in training"
     )
-    crop: float | None = Field(default=None, gt=0, le=1, description="part of the resized side that is seen")
-    interpolation: ShortText | None = Field(default=None, description="interpolation of the resizing")
+    crop: float | None = Field(default=None, gt=0, le=1, description="fraction of the resized side kept by cropping")
+    interpolation: ShortText | None = Field(default=None, description="interpolation used for resizing")
     output: Literal["logits"] = "logits"
 
 
 class ModelContract(BaseModel):
-    """One model of a zoo: how to build it, what its outputs stand for, where it is from, and which weights are its own.
+    """Description of one model of a zoo: architecture, classes, origin and hash of its weights.
 
-    The weights are always in `models/NAME.safetensors` of the zoo; a contract names no file.
+    The weights are always in `models/NAME.safetensors` of the zoo.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: ModelName
     spec: ClassifierSpec
-    class_names: tuple[ShortText, ...] = Field(description="what the outputs stand for, in their order")
+    class_names: tuple[ShortText, ...] = Field(description="class names in the order of the outputs")
     domain: ShortText = Field(description="domain of the images, such as the name of a data set")
     weights_sha256: Sha256
     accuracy: float | None = Field(default=None, ge=0, le=100, description="accuracy on validation images in percent")
-    training: TrainingRecord | None = Field(default=None, description="None for a model that was not trained here")
-    recovered_images: Permission = Field(default="show", description="what may be done with images recovered from it")
-    provenance: Provenance | None = Field(default=None, description="source of an imported model")
+    training: TrainingRecord | None = Field(default=None, description="training by metazoo; None for other models")
+    recovered_images: Permission = Field(default="show", description="permitted use of images recovered from the model")
+    provenance: Provenance | None = Field(default=None, description="origin of an imported model")
 
     def as_record(self) -> dict[str, Any]:
-        """The JSON form. What older zoos do not know is left out where it says nothing."""
+        """JSON form, without the defaults of fields that older zoos lack."""
         record = self.model_dump(mode="json")
-        for (*above, name), silent in _SILENT.items():
+        for (*above, name), default in _UNWRITTEN_DEFAULTS.items():
             holder: Any = record
             for key in above:
-                holder = holder.get(key) or {}  # of a model that was not trained here there is no record
-            if name in holder and holder[name] == silent:
+                holder = holder.get(key) or {}  # imported models have no training record
+            if name in holder and holder[name] == default:
                 del holder[name]
         return record
 
     def identity(self) -> dict[str, Any]:
-        """The JSON form of what the model is: all but what may be done with its recovered images."""
+        """JSON form without the permission for recovered images, which may change."""
         return {key: value for key, value in self.as_record().items() if key != "recovered_images"}
 
     @property
     def is_white_box(self) -> bool:
-        """Whether its weights are known, and not only a way to ask it."""
+        """Whether the weights are known, as opposed to an endpoint that answers queries."""
         return bool(self.weights_sha256)
 
     @model_validator(mode="after")
@@ -133,10 +133,10 @@ class ModelContract(BaseModel):
 
 
 def checked_contract(**values: Any) -> ModelContract:
-    """Make a contract of values from a user.
+    """Make a contract from a user's values.
 
     Raises:
-        UsageError: one of them is out of bounds.
+        UsageError: a value is out of bounds.
     """
     try:
         return ModelContract(**values)

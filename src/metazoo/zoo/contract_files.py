@@ -1,8 +1,8 @@
-"""The contract files of a zoo: `models/NAME.json` beside each model's weights, and the mark `zoo.json`.
+"""Contract files of a zoo: `models/NAME.json` beside each model's weights, and the marker `zoo.json`.
 
-A model is in the zoo once its contract file is there, which is written after its weights and deleted before them. A zoo
-of version 0.1 holds all contracts in `zoo.json`, and those that a killed process added in `added.jsonl`. It is read as
-it is; its first writer calls `migrate`.
+A model belongs to the zoo once its contract file exists, which is written after its weights and deleted before them.
+A zoo of version 0.1 holds all contracts in `zoo.json`, and those added by a killed process in `added.jsonl`. It can be
+read without migration; its first writer calls `migrate`.
 """
 
 import json
@@ -34,13 +34,13 @@ def mark_as_zoo(zoo: Path) -> None:
 
 
 def write_contract(zoo: Path, contract: ModelContract) -> None:
-    """Write or replace the contract file of one model, whose weights are there; see `write_json`."""
+    """Write or replace the contract file of one model, after its weights; see `write_json`."""
     record = {"format_version": CONTRACT_VERSION, **contract.as_record()}
     write_json(models_folder(zoo) / f"{contract.name}{SUFFIX}", record)
 
 
 def delete_contract(zoo: Path, name: str) -> None:
-    """Delete the contract file of one model; it is gone from the disk when this returns.
+    """Delete the contract file of one model, durably.
 
     Raises:
         ArtefactError: it cannot be deleted.
@@ -51,10 +51,10 @@ def delete_contract(zoo: Path, name: str) -> None:
 
 
 def migrate(zoo: Path, contracts: Iterable[ModelContract]) -> None:
-    """Give every model its contract file if the zoo is of version 0.1; for its only writer.
+    """Write one contract file per model if the zoo is of version 0.1; the caller must hold the zoo for writing.
 
     Raises:
-        ArtefactError: a file cannot be written; the zoo stays as it was.
+        ArtefactError: a file cannot be written; the zoo stays unchanged.
     """
     if _mark(zoo / NAME, read_bytes(zoo / NAME)) != _MARK:
         for contract in contracts:
@@ -64,12 +64,12 @@ def migrate(zoo: Path, contracts: Iterable[ModelContract]) -> None:
 
 
 def read_contracts(zoo: Path) -> list[ModelContract]:
-    """The contracts of the zoo.
+    """Read all contracts of a zoo.
 
     Raises:
-        UsageError: there is no such folder, or it is not a zoo.
-        ArtefactError: a file is damaged or of another format version; it is named.
-        ZooError: the folder of the models is elsewhere, through a symbolic link.
+        UsageError: the folder does not exist or is not a zoo.
+        ArtefactError: a file is damaged or of another format version.
+        ZooError: the models folder is a symbolic link that leads out of the zoo.
     """
     path = zoo / NAME
     _check_is_zoo(path)
@@ -78,25 +78,25 @@ def read_contracts(zoo: Path) -> list[ModelContract]:
         mark = _mark(path, content)
         contracts: dict[str, ModelContract] = {}
         for origin, contract in _contracts(zoo) if mark == _MARK else _former_contracts(zoo, content, mark):
-            # Names that differ in capitals alone are one file on some systems.
+            # Names that differ only in capitals are one file on some systems.
             if contracts.setdefault(contract.name.casefold(), contract) is not contract:
                 raise ArtefactError(
                     origin, f"a second model called {contract.name!r} (ignoring capitals)", "remove one of them"
                 )
-        if read_bytes(path) == content:  # else a writer has migrated the zoo meanwhile
+        if read_bytes(path) == content:  # otherwise a writer has migrated the zoo in the meantime
             return [*contracts.values()]
 
 
 def _mark(path: Path, content: bytes) -> dict[str, Any]:
     mark = parsed_json(path, content)
     if not isinstance(mark, dict) or mark.get("format") != FORMAT:
-        raise ArtefactError(path, "not the mark of a zoo", "restore it or build the zoo again")
+        raise ArtefactError(path, "not the marker of a zoo", "restore it or build the zoo again")
     version = mark.get("format_version")
     if version != _FORMER_VERSION:
         check_format_version(path, version, FORMAT_VERSION)
     has_models = isinstance(mark.get("models"), list)
     if mark != _MARK and not (version == _FORMER_VERSION and has_models and len(mark) == 3):
-        raise ArtefactError(path, "damaged, holds unknown values", "restore it or build the zoo again")
+        raise ArtefactError(path, "damaged, with unknown values", "restore it or build the zoo again")
     return mark
 
 
@@ -121,7 +121,7 @@ def _contracts(zoo: Path) -> Iterator[tuple[Path, ModelContract]]:
 
 
 def _former_contracts(zoo: Path, content: bytes, mark: dict[str, Any]) -> Iterator[tuple[Path, ModelContract]]:
-    """The contracts in `zoo.json`, and in the whole lines of `added.jsonl` if its first names that very `zoo.json`."""
+    """Contracts in `zoo.json`, and in the complete lines of `added.jsonl` if its first is the hash of `zoo.json`."""
     for model in mark["models"]:
         yield zoo / NAME, _parsed(zoo / NAME, model)
     path = zoo / ADDED
@@ -150,7 +150,7 @@ def _check_is_zoo(path: Path) -> None:
     if not is_folder:
         raise UsageError(path.parent, "not a folder", remedy)
     if not is_zoo:
-        raise UsageError(path.parent, f"not a zoo, it has no {NAME}", remedy)
+        raise UsageError(path.parent, f"not a zoo: no {NAME}", remedy)
 
 
 def _delete(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A teacher that answers queries and shows nothing else of itself."""
+"""Query teachers: classifiers whose outputs are accessible, but not their weights."""
 
 from collections.abc import Callable
 from typing import ClassVar, Literal, NoReturn, final, get_args
@@ -18,21 +18,21 @@ _LARGEST_ERROR_OF_A_SUM = 1e-2  # of probabilities in half precision, or rounded
 
 @final
 class QueryTeacher:
-    """A classifier behind a function, such as a web service, of which outputs are all that can be had.
+    """Classifier behind a function, such as a web service, that gives outputs only.
 
     Args:
         name: name in messages.
         answer: function from float32 images [m, channels, input_size, input_size] in [0, 1], on the CPU, to their
             outputs [m, classes], a tensor or an array.
-        classes: number of its classes.
-        input_size: side of its square input in pixels; images of other sizes are resized (bilinear, antialiased).
-        channels: 1 or 3; images of the other number are converted.
-        outputs: whether it answers with logits or with probabilities.
-        budget: largest number of images that are sent in all; None for no limit.
+        classes: number of classes.
+        input_size: side of the square input in pixels; images of other sizes are resized (bilinear, antialiased).
+        channels: number of input channels, 1 or 3; other images are converted.
+        outputs: whether `answer` returns logits or probabilities.
+        budget: largest total number of images sent; None for no limit.
         batch_size: largest number of images in one call.
 
     Attributes:
-        queries: number of images sent so far, also those of a call that failed.
+        queries: number of images sent so far, including those of failed calls.
 
     Raises:
         UsageError: an argument is out of bounds.
@@ -53,7 +53,7 @@ class QueryTeacher:
         batch_size: int = 64,
     ) -> None:
         try:
-            # Whatever normalisation there is belongs to the service.
+            # The service does its own normalisation.
             fitting = ClassifierSpec(
                 architecture="unknown",
                 classes=classes,
@@ -66,8 +66,10 @@ class QueryTeacher:
             raise UsageError(f"teacher {name!r}", first_problem(error), "change that value") from error
         if outputs not in get_args(Outputs) or batch_size < 1 or (budget is not None and budget < 0):
             raise UsageError(
-                f"teacher {name!r} has outputs {outputs!r}, batch_size {batch_size}, budget {budget}; choose outputs "
-                f"{' or '.join(get_args(Outputs))}, a batch_size of at least 1, and a budget of at least 0 or None"
+                f"teacher {name!r}",
+                f"impossible value in outputs {outputs!r}, batch_size {batch_size}, budget {budget}",
+                f"choose outputs {' or '.join(get_args(Outputs))}, a batch_size of at least 1, and a budget of at "
+                "least 0 or None",
             )
         self.name, self.classes = name, classes
         self.input_size, self.channels = input_size, int(channels)
@@ -78,15 +80,15 @@ class QueryTeacher:
     def logits(self, images: Tensor) -> Tensor:
         """Query the logits [n, classes] of images, float32 without a gradient, on their device.
 
-        Of probabilities they are the logarithms, of 0 that of the smallest normal number.
+        Probabilities are converted to their logarithms, after clamping to the smallest normal number.
 
         Args:
             images: float [n, 1 or 3, h, w] in [0, 1], of any size.
 
         Raises:
-            QueryBudgetError: all images together are more than the budget leaves; then none is sent.
-            UsageError: a gradient of the images is asked for.
-            ZooError: the function fails, or its answer is of another shape, not finite, or not of probabilities.
+            QueryBudgetError: the images exceed the rest of the budget; none is sent.
+            UsageError: `images` requires a gradient.
+            ZooError: the function fails, or its outputs have a wrong shape, are not finite or not probabilities.
         """
         if images.requires_grad and torch.is_grad_enabled():
             self._refuse("the gradient of images")
@@ -99,7 +101,7 @@ class QueryTeacher:
             return torch.cat([self._logits_of(batch) for batch in batches]).to(images.device)
 
     def features(self, images: Tensor) -> NoReturn:
-        """Raise a `UsageError`: features need white-box access."""
+        """Raise a `UsageError`, since features need white-box access."""
         self._refuse("features")
 
     def _logits_of(self, batch: Tensor) -> Tensor:
@@ -111,29 +113,30 @@ class QueryTeacher:
             raise
         except Exception as error:
             reason = f"{type(error).__name__}: {shown(error)}"
-            raise ZooError(f"teacher {self.name!r} could not be queried ({reason}); check its service") from error
+            raise ZooError(f"teacher {self.name!r}", f"cannot be queried ({reason})", "check its service") from error
         if values.shape != (len(batch), self.classes):
             self._complain(f"outputs of shape {[*values.shape]}, not {[len(batch), self.classes]}", "its classes")
         if not bool(values.isfinite().all()):
-            self._complain("outputs that are not finite", "its service")
+            self._complain("outputs are not finite", "its service")
         if self._outputs == "logits":
             return values
         if bool((values < 0).any()) or bool(((values.sum(1) - 1).abs() > _LARGEST_ERROR_OF_A_SUM).any()):
-            self._complain("outputs that are no probabilities: below 0, or of another sum than 1", "option outputs")
+            self._complain("outputs are not probabilities: some are below 0 or do not sum to 1", "the option outputs")
         return values.clamp_min(torch.finfo(values.dtype).tiny).log()
 
     def _complain(self, problem: str, remedy: str) -> NoReturn:
-        raise ZooError(f"teacher {self.name!r} gave {problem}; check {remedy}")
+        raise ZooError(f"teacher {self.name!r}", problem, f"check {remedy}")
 
     def _refuse(self, what: str) -> NoReturn:
         raise UsageError(
-            f"teacher {self.name!r} answers queries only, and {what} would need white-box access; choose a method that "
-            "needs only queries, or add its weights to the zoo"
+            f"teacher {self.name!r}",
+            f"answers queries only, but {what} needs white-box access",
+            "choose a method that needs only queries, or add its weights to the zoo",
         )
 
 
 class _Unseen(Network):
-    """The network of a query teacher."""
+    """Placeholder for the network of a query teacher."""
 
     def features(self, images: Tensor) -> Tensor:
         raise NotImplementedError

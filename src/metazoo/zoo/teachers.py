@@ -1,4 +1,4 @@
-"""A model of the zoo at work: frozen, and open to look into."""
+"""Teachers: frozen models of a zoo."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,14 +13,14 @@ from metazoo.zoo.weights import read_weights
 
 
 class Teacher(Protocol):
-    """A frozen image classifier that answers queries.
+    """Frozen image classifier that answers queries.
 
     Attributes:
-        name: name in its zoo or of its service.
-        classes: number of its classes.
-        input_size: side of its square input in pixels; images of other sizes are fitted to it.
-        channels: 1 or 3; images of the other number are converted.
-        is_white_box: whether it is a `WhiteBoxTeacher`: weights, features and gradients may be used.
+        name: name of the model or service.
+        classes: number of classes.
+        input_size: side of the square input in pixels; images of other sizes are resized.
+        channels: number of input channels, 1 or 3; other images are converted.
+        is_white_box: whether weights, features and gradients are accessible, as in a `WhiteBoxTeacher`.
     """
 
     name: str
@@ -30,20 +30,20 @@ class Teacher(Protocol):
     is_white_box: ClassVar[bool]
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits [n, classes] of `images` [n, 1 or 3, h, w] in [0, 1], of any size; no gradient is promised."""
+        """Logits [n, classes] of `images` [n, 1 or 3, h, w] in [0, 1], of any size; may lack a gradient."""
         ...
 
 
 @final
 class WhiteBoxTeacher(nn.Module):
-    """A frozen zoo model whose features, batch-norm statistics and gradients with respect to images may be used.
+    """Frozen zoo model with access to features, batch-norm statistics and gradients with respect to images.
 
-    It stays in evaluation mode, also as a part of a module that is set to training, and none of its parameters asks for
-    a gradient. `classifier` is taken over: it is frozen as well.
+    It stays in evaluation mode, even within a module that is set to training, and its parameters require no gradient.
+    `classifier` itself is frozen, not a copy.
 
     Attributes:
-        contract: its record in the zoo.
-        classifier: its network behind its preprocessing, in channels-last memory format.
+        contract: contract of the model.
+        classifier: network with its preprocessing, in channels-last memory format.
     """
 
     is_white_box: ClassVar[bool] = True
@@ -66,7 +66,7 @@ class WhiteBoxTeacher(nn.Module):
         return self.classifier(images)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits, as `forward`; see `Teacher`. Gradients reach the images."""
+        """Logits [n, classes] of images, with gradients; see `Teacher`."""
         return self(images)
 
     @property
@@ -84,10 +84,10 @@ _MANY, _BYTES_OF_MANY = 64, 32_000_000
 
 @final
 class Teachers(Sequence[WhiteBoxTeacher]):
-    """Teachers in the order of their contracts, each loaded (and checked, see `Zoo.teacher`) when it is asked for.
+    """Teachers in the order of their contracts, each loaded and checked on first use; see `Zoo.teacher`.
 
-    Of few models all stay loaded. Of more than 64 whose weights come to more than 32 MB, those stay that came first:
-    where all are asked in turn, again and again, those used last are the wrong ones to keep.
+    Loaded teachers are kept up to 64 of them or 32 MB of weights, whichever allows more. Later ones are loaded at every
+    use: keeping the most recent instead would never help callers that repeatedly use all teachers in order.
     """
 
     def __init__(self, folder: Path, contracts: Sequence[ModelContract], device: str = "cpu") -> None:

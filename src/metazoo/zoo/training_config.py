@@ -1,4 +1,4 @@
-"""How the models of a zoo are trained: the published settings, and what may be changed of them."""
+"""Configuration of the training of zoo models, with the published values as defaults."""
 
 from typing import Literal
 
@@ -10,31 +10,33 @@ Optimiser = Literal["adam", "sgd"]
 
 
 class TrainingConfig(BaseModel):
-    """Supervised training; the weights of the last step are kept.
+    """Configuration of supervised training, which keeps the weights of the last step.
 
     The defaults are the published ones: 60 epochs in batches of 128 without augmentation, Adam for conv4, SGD with
-    momentum for residual networks. None stands for the architecture's or the optimiser's published value, see
-    `resolved`; for `largest_shift` it means none of it.
+    momentum for residual networks. None stands for the published value of the architecture or optimiser (see
+    `resolved`), and for no augmentation in `largest_shift`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     epochs: int = Field(default=60, ge=1, le=1_000_000, description="passes over the training images")
     batch_size: int = Field(
-        default=128, ge=2, le=1_000_000, description="images a step; a last single image is left out"
+        default=128, ge=2, le=1_000_000, description="images per step; a single last image is skipped"
     )
-    optimiser: Optimiser | None = Field(default=None, description="adam for conv4, sgd for every other architecture")
-    learning_rate: float | None = Field(default=None, gt=0, le=1e6, description="0.01")
-    momentum: float | None = Field(default=None, ge=0, lt=1, description="0.9 with sgd; adam has none")
-    weight_decay: float | None = Field(default=None, ge=0, le=1e6, description="0 with adam, 5e-4 with sgd")
+    optimiser: Optimiser | None = Field(default=None, description="optimiser; None: adam for conv4, otherwise sgd")
+    learning_rate: float | None = Field(default=None, gt=0, le=1e6, description="initial learning rate; None: 0.01")
+    momentum: float | None = Field(default=None, ge=0, lt=1, description="momentum of sgd; None: 0.9")
+    weight_decay: float | None = Field(
+        default=None, ge=0, le=1e6, description="weight decay; None: 0 with adam, 5e-4 with sgd"
+    )
     milestones: tuple[int, ...] | None = Field(
         default=None,
         max_length=1000,
-        description="epochs after which the rate falls: 70 with adam, 30, 50 and 80 with sgd",
+        description="epochs after which the learning rate falls; None: 70 with adam, 30, 50 and 80 with sgd",
     )
     decay: float = Field(default=0.2, gt=0, le=1, description="factor on the learning rate at every milestone")
     gradient_norm: float = Field(
-        default=50.0, gt=0, le=1e6, description="longer gradients are scaled down to this length"
+        default=50.0, gt=0, le=1e6, description="gradient norm above which gradients are clipped"
     )
     largest_shift: int | None = Field(
         default=None,
@@ -44,24 +46,24 @@ class TrainingConfig(BaseModel):
     )
 
     def resolved(self, architecture: str) -> "TrainingConfig":
-        """This config for one architecture, with a value in the place of every None.
+        """Configuration for one architecture, with the published value for every None.
 
         Raises:
-            UsageError: momentum is asked of Adam.
+            UsageError: Adam with momentum.
         """
         optimiser = self.optimiser or ("adam" if architecture == "conv4" else "sgd")
         if optimiser == "adam" and self.momentum:
-            raise UsageError(f"adam takes no momentum, not {self.momentum}; leave it out or choose sgd")
+            raise UsageError("momentum", f"adam takes none, not {self.momentum}", "omit it or choose sgd")
         published = {"optimiser": optimiser, **_PUBLISHED[optimiser]}
         return self.model_copy(update={key: value for key, value in published.items() if getattr(self, key) is None})
 
     @property
     def is_resolved(self) -> bool:
-        """Whether every value is given."""
+        """Whether no value is left open."""
         return None not in (self.optimiser, self.learning_rate, self.momentum, self.weight_decay, self.milestones)
 
     def learning_rate_in(self, epoch: int) -> float:
-        """Learning rate of a resolved config in `epoch`, counted from 0."""
+        """Learning rate of a resolved configuration in `epoch`, counted from 0."""
         assert self.learning_rate is not None
         assert self.milestones is not None
         return self.learning_rate * self.decay ** sum(epoch >= milestone for milestone in self.milestones)

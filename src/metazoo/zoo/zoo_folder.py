@@ -1,7 +1,7 @@
-"""The zoo folder: for each model `models/NAME.json`, its contract, and `models/NAME.safetensors`, its weights.
+"""Zoo folder: for each model `models/NAME.json`, its contract, and `models/NAME.safetensors`, its weights.
 
-Weights are written before their contract and deleted after it, so that a process killed at any moment leaves a whole
-zoo, and at most a weights file without a contract. Adding a model costs the same, however many there are.
+Weights are written before their contract and deleted after it, so that a process killed at any moment leaves a valid
+zoo, and at most a weights file without a contract. The cost of adding a model does not depend on the size of the zoo.
 """
 
 import contextlib
@@ -27,10 +27,10 @@ from metazoo.zoo.weights import read_weights, weights_path, write_weights
 
 
 class Zoo:
-    """Models of any architectures, domains and classes in one folder. Iterating gives the contracts, sorted by name.
+    """Models of any architectures, domains and classes in one folder. Iteration gives the contracts, sorted by name.
 
-    Opening reads the contracts alone; the weights of a model are read and checked when its teacher is asked for. What
-    another process adds or removes meanwhile is seen by opening again.
+    Opening reads only the contracts; weights are read and checked by `teacher`. Changes by other processes are seen
+    after opening the zoo again.
     """
 
     def __init__(self, folder: Path, contracts: Collection[ModelContract]) -> None:
@@ -43,20 +43,20 @@ class Zoo:
         """Open an existing zoo.
 
         Raises:
-            UsageError: there is no such folder, or it is not a zoo.
-            ArtefactError: a contract or `zoo.json` is damaged or of another format version; the file is named.
+            UsageError: the folder does not exist or is not a zoo.
+            ArtefactError: a contract or `zoo.json` is damaged or of another format version.
         """
         folder = Path(folder)
         return cls(folder, read_contracts(folder))
 
     @classmethod
     def create(cls, folder: Path | str) -> Self:
-        """Open the zoo at `folder`, made without any model if nothing is there.
+        """Open the zoo at `folder`, or create an empty one.
 
         Raises:
-            UsageError: `folder` is a file, or holds other things than a zoo.
-            RunError: another process is making it.
-            ArtefactError: it cannot be read or written.
+            UsageError: `folder` is a file, or a folder with other content.
+            RunError: another process is creating the zoo.
+            ArtefactError: the folder cannot be read or written.
         """
         folder = Path(folder)
         if not (folder / NAME).exists():
@@ -80,19 +80,19 @@ class Zoo:
 
     @property
     def sha256(self) -> str:
-        """Hash over all contracts, and through them over all weights, in hexadecimal.
+        """SHA-256 over all contracts, which contain the hashes of all weights, in hexadecimal.
 
-        The use of recovered images is not part of it: when that changes, a run continues and obeys.
+        Permissions for recovered images are left out, so that a run can be resumed after they change; it obeys them.
         """
         return _sha256_of([contract.identity() for contract in self.contracts])
 
     def reference(self, *contracts: ModelContract) -> "ZooReference":
-        """These models of the zoo, for a unit of work that needs no others."""
+        """Reference to these models of the zoo, for a unit of work that needs no others."""
         hashes = tuple((contract.name, _sha256_of(contract.identity())) for contract in contracts)
         return ZooReference(self.folder.absolute(), hashes)
 
     def contract(self, name: str) -> ModelContract:
-        """The contract of one model.
+        """Contract of one model.
 
         Raises:
             UsageError: there is no such model.
@@ -100,31 +100,31 @@ class Zoo:
         for contract in self.contracts:
             if contract.name == name:
                 return contract
-        there = some_of([contract.name for contract in self.contracts]) or "none"
-        raise UsageError(f"{self.folder} has no model {name!r}; there is {there}")
+        present = some_of([contract.name for contract in self.contracts])
+        raise UsageError(self.folder, f"no model {name!r}", f"choose one of {present}" if present else "add models")
 
     def find(self, name: str) -> ModelContract | None:
-        """The contract of the model of this name, capitals aside: it is one file where a file system ignores them."""
+        """Contract of the model of this name, ignoring capitals as some file systems do; None if there is none."""
         wanted = name.casefold()
         return next((contract for contract in self.contracts if contract.name.casefold() == wanted), None)
 
     def teacher(self, name: str) -> WhiteBoxTeacher:
-        """Load one model: hash, shapes and values of its weights are checked.
+        """Load one model, and check hash, shapes and values of its weights.
 
         Raises:
             UsageError: there is no such model.
-            ArtefactError: its file is missing, damaged, or not the one that was written.
-            ZooError: its weights do not fit its contract, are not finite, or a variance is negative.
+            ArtefactError: the weights file is missing, damaged or changed.
+            ZooError: the weights do not fit the contract, are not finite, or a variance is negative.
         """
         contract = self.contract(name)
         return WhiteBoxTeacher(contract, read_weights(self.folder, contract))
 
     def teachers(self) -> tuple[WhiteBoxTeacher, ...]:
-        """Every model, in the order of the contracts; see `teacher`."""
+        """Load every model, in the order of the contracts; see `teacher`."""
         return tuple(self.teachers_in_turn())
 
     def teachers_in_turn(self, device: str = "cpu") -> Teachers:
-        """The same on `device`, but loaded one by one when they are asked for; see `Teachers`."""
+        """All models on `device`, each loaded on first use; see `Teachers`."""
         return Teachers(self.folder, self.contracts, device)
 
     def add(
@@ -139,13 +139,13 @@ class Zoo:
         recovered_images: Permission = "show",
         provenance: Provenance | None = None,
     ) -> ModelContract:
-        """Add a model; see `ModelContract` for what the arguments mean.
+        """Add a model; for the arguments see `ModelContract`.
 
         Raises:
-            UsageError: a name or number is out of bounds, or the zoo has a model of that name (capitals aside).
+            UsageError: a value is out of bounds, or the zoo has a model of that name (ignoring capitals).
             ZooError: the weights are not sound.
-            RunError: another process is writing to this zoo.
-            ArtefactError: it cannot be read or written.
+            RunError: another process is writing to the zoo.
+            ArtefactError: the zoo cannot be read or written.
         """
         values: dict[str, Any] = {"name": name, "spec": classifier.spec, "class_names": tuple(class_names)}
         values |= {"domain": domain, "accuracy": accuracy, "training": training, "recovered_images": recovered_images}
@@ -154,19 +154,19 @@ class Zoo:
         with self.writing():
             present = self.find(name)
             if present is not None:
-                raise UsageError(f"{self.folder} has a model {present.name!r} already; choose another name")
+                raise UsageError(self.folder, f"already has model {present.name!r}", "choose another name")
             contract = ModelContract(**values, weights_sha256=write_weights(self.folder, name, classifier))
             write_contract(self.folder, contract)
             self.contracts = _sorted((*self.contracts, contract))
         return contract
 
     def remove(self, names: Collection[str]) -> None:
-        """Take models out and delete their weights.
+        """Remove models and delete their weights.
 
         Raises:
-            UsageError: there is no model of one of these names; then none is removed.
-            RunError: another process is writing to this zoo.
-            ArtefactError: it cannot be read or written.
+            UsageError: a model does not exist; none is removed.
+            RunError: another process is writing to the zoo.
+            ArtefactError: the zoo cannot be read or written.
         """
         names = {names} if isinstance(names, str) else set(names)
         with self.writing():
@@ -179,12 +179,12 @@ class Zoo:
                     raise ArtefactError(path, f"cannot be deleted: {error.strerror}", "delete it yourself") from error
 
     def permit(self, names: Collection[str], recovered_images: Permission) -> None:
-        """Set what may be done with images recovered from models; the rest of their contracts stays.
+        """Set the permission for images recovered from models.
 
         Raises:
-            UsageError: there is no model of one of these names, or no such permission; then nothing is changed.
-            RunError: another process is writing to this zoo.
-            ArtefactError: it cannot be read or written.
+            UsageError: a model or the permission does not exist; nothing is changed.
+            RunError: another process is writing to the zoo.
+            ArtefactError: the zoo cannot be read or written.
         """
         names = {names} if isinstance(names, str) else set(names)
         with self.writing():
@@ -198,16 +198,16 @@ class Zoo:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the zoo for several changes through this object, and read what others have changed before.
+        """Lock the zoo for several changes through this object, after reading earlier changes by others.
 
         Raises:
-            RunError: another process, or another object of this one, is writing to this zoo.
-            ArtefactError: it cannot be read or written.
+            RunError: another process, or another `Zoo` object of this process, is writing to the zoo.
+            ArtefactError: the zoo cannot be read or written.
         """
         if self._held:
             yield
             return
-        read_contracts(self.folder)  # a folder that is gone must not be made again
+        read_contracts(self.folder)  # a deleted folder must not be created again
         with exclusive(self.folder):
             remove_stale_temporaries(self.folder)
             self.contracts = _sorted(read_contracts(self.folder))
@@ -221,37 +221,37 @@ class Zoo:
 
 @dataclass(frozen=True)
 class ZooReference:
-    """Models of a zoo by name and content, and where this machine finds them; it travels with a unit of work.
+    """Reference to models of a zoo by path, name and hash, sent with a unit of work.
 
     Attributes:
         path: folder of the zoo.
-        models: name and SHA-256 of the contract of each model; through the contract, of its weights.
+        models: name and SHA-256 of the contract of each model; the contract contains the hash of the weights.
     """
 
     path: Path
     models: tuple[tuple[str, str], ...]
 
     def open(self) -> Zoo:
-        """The zoo of these models alone. A process reads the list of contracts once, and again if it does not fit.
+        """Open the zoo with these models only. A process caches the contracts and reads them again if they differ.
 
         Raises:
-            ZooError: a model is missing or another one than when the unit of work was made; it is named.
-            UsageError, ArtefactError: as `Zoo.open`.
+            ZooError: a model is missing or has changed since the unit of work was made.
+            UsageError, ArtefactError: see `Zoo.open`.
         """
         if any(_listed(self.path).get(name, ("",))[0] != sha256 for name, sha256 in self.models):
             _listed.cache_clear()
         listed = _listed(self.path)
         for name, sha256 in self.models:
             if name not in listed or listed[name][0] != sha256:
-                problem = "has changed" if name in listed else "is gone"
+                problem = "has changed" if name in listed else "is missing"
                 subject = f"model {name!r} of {self.path}"
-                raise ZooError(f"{subject} {problem} since this work began; restore it, or begin anew")
+                raise ZooError(subject, f"{problem} since this work began", "restore it, or start again")
         return Zoo(self.path, [listed[name][1] for name, _ in self.models])
 
 
 @functools.lru_cache(maxsize=1)
 def _listed(folder: Path) -> dict[str, tuple[str, ModelContract]]:
-    """The contracts of a zoo by name, with the hash of each."""
+    """Contracts of a zoo by name, with the hash of each."""
     return {contract.name: (_sha256_of(contract.identity()), contract) for contract in read_contracts(folder)}
 
 
@@ -260,15 +260,18 @@ def _sha256_of(content: Any) -> str:
 
 
 def zoo_with_models(zoo: Zoo | Path | str) -> Zoo:
-    """A zoo, or that of a folder, for a job that needs a model at least.
+    """Open a zoo that holds at least one model.
+
+    Args:
+        zoo: zoo, or its folder.
 
     Raises:
-        UsageError: it holds none, or is no zoo.
+        UsageError: the zoo is empty, or the folder is not a zoo.
         ArtefactError: see `Zoo.open`.
     """
     zoo = zoo if isinstance(zoo, Zoo) else Zoo.open(zoo)
     if len(zoo) == 0:
-        raise UsageError(f"{zoo.folder} holds no model; add some with `metazoo zoo build` or `metazoo zoo add`")
+        raise UsageError(zoo.folder, "holds no model", "add some with `metazoo zoo build` or `metazoo zoo add`")
     return zoo
 
 
@@ -279,4 +282,4 @@ def _sorted(contracts: Collection[ModelContract]) -> tuple[ModelContract, ...]:
 def _check_free(folder: Path) -> None:
     held = names_in(folder, "a zoo")
     if held:
-        raise UsageError(f"{folder} holds {held[0]!r} and is not a zoo; choose a new or empty folder")
+        raise UsageError(folder, f"holds {held[0]!r} and is not a zoo", "choose a new or empty folder")

@@ -1,4 +1,4 @@
-"""The classes of the embedded data set: characters by script, every outline only once."""
+"""Classes of the embedded data set: characters by script, without duplicate outlines."""
 
 import re
 import unicodedata
@@ -15,7 +15,7 @@ from metazoo.errors import UsageError
 
 FEWEST_CLASSES = 20
 
-# In this order: a shape that an earlier script has belongs to that one alone.
+# A shape that several scripts share belongs to the first of them.
 _BLOCKS: dict[str, tuple[range, ...]] = {
     "latin": (range(0x41, 0x5B), range(0x61, 0x7B)),
     "greek": (range(0x391, 0x3AA), range(0x3B1, 0x3CA)),
@@ -33,10 +33,10 @@ _BLOCKS: dict[str, tuple[range, ...]] = {
     "pictograms": (range(0x2600, 0x2680),),
 }
 
-# Letters, digits and symbols; marks that combine with a neighbour have no shape of their own.
+# Letters, digits and symbols; combining marks have no separate shape.
 _CATEGORIES = frozenset({"Lu", "Ll", "Lo", "Nd", "Sm", "So"})
 
-# Characters that differ from another one by a dot or a stroke that 32 pixels cannot show, and mere dots.
+# Characters whose difference from others (a dot or a stroke) is invisible at 32 pixels, and single dots.
 _TOO_FINE = {
     "syllabics": re.compile(r"(AA|II|OO|AAI|W[AEIO]?)$|FINAL"),
     "mathematics": re.compile(r"\bNOT\b|NEITHER|EQUAL|DOT OPERATOR|DIVIDES"),
@@ -49,7 +49,7 @@ _COVERED = 0.985
 
 @dataclass(frozen=True)
 class Glyph:
-    """One class: a character of a script, and the font faces that draw it."""
+    """Class of the data set: a character of a script, and the font faces that draw it."""
 
     script: str
     character: str
@@ -57,23 +57,23 @@ class Glyph:
 
     @property
     def name(self) -> str:
-        """`script/UNICODE NAME`."""
+        """Class name `script/UNICODE NAME`."""
         return f"{self.script}/{unicodedata.name(self.character)}"
 
 
 def scripts() -> tuple[str, ...]:
-    """The scripts that have at least `FEWEST_CLASSES` classes, each one domain."""
+    """Names of the scripts with at least `FEWEST_CLASSES` classes, each one domain."""
     return tuple(_classes())
 
 
 def glyphs_of(script: str) -> tuple[Glyph, ...]:
-    """The classes of one script, in a fixed order.
+    """Classes of one script, in a fixed order.
 
     Raises:
         UsageError: unknown script.
     """
     if script not in _classes():
-        raise UsageError(f"unknown glyph script {script!r}; choose from {', '.join(_classes())}")
+        raise UsageError("glyphs", f"unknown script {script!r}", f"choose from {', '.join(_classes())}")
     return _classes()[script]
 
 
@@ -103,10 +103,10 @@ def _candidates() -> Iterator[Glyph]:
 
 
 def same_outline(shapes: Tensor) -> Tensor:
-    """Which of the centred shapes [n, s, s] (coverage in [0, 1]) are one outline: bool [n, n], symmetric.
+    """Whether centred shapes [n, s, s] (coverage in [0, 1]) have the same outline: bool [n, n], symmetric.
 
-    Two shapes are the same if nearly all ink of either lies within `_TOLERANCE` pixels of the other's ink; so a heavier
-    small capital equals its capital, while a dot or a bar that only one of them has keeps them apart.
+    Two shapes are the same if nearly all ink of either is within `_TOLERANCE` pixels of the other's ink. A heavier
+    small capital then equals its capital, while an additional dot or bar makes a difference.
     """
     ink = (shapes > 0.5).float()
     near = functional.max_pool2d(ink[:, None], 2 * _TOLERANCE + 1, 1, _TOLERANCE).flatten(1)

@@ -1,7 +1,7 @@
-"""The embedded fonts: which characters a face really draws, and a character's bare shape.
+"""Fonts of the embedded data set, and shapes of their characters.
 
-The fonts are the ones that ship inside matplotlib (DejaVu, STIX and Computer Modern, all free to redistribute), so
-nothing is downloaded. Shapes come from FreeType through Pillow; another FreeType may shade an edge pixel differently.
+The fonts are part of matplotlib (DejaVu, STIX and Computer Modern, all free to redistribute), so nothing is downloaded.
+Shapes are drawn by FreeType through Pillow; another version of FreeType may shade edge pixels differently.
 """
 
 import contextlib
@@ -27,39 +27,39 @@ _UNICODE_FACES = (
     *("DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSansMono-Oblique", "DejaVuSansMono-BoldOblique"),
     *("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta"),
 )
-# Computer Modern maps whatever it draws to Latin code points; only the letters of these faces are what they claim.
+# Computer Modern maps all its glyphs to Latin code points; only its letters are the characters of these code points.
 _LATIN_FACES = ("cmr10", "cmb10", "cmss10", "cmtt10", "cmti10")
 FACES = _UNICODE_FACES + _LATIN_FACES
 
-# Part of the square that the longer edge of a shape fills.
+# Fraction of the square that the longer edge of a shape fills.
 SHAPE_EXTENT = 0.7
 
 
 def faces_of(character: str) -> tuple[str, ...]:
-    """The faces that draw `character`: mapped to a glyph other than `.notdef` whose outline is not empty."""
+    """Faces that draw `character`, with a glyph other than `.notdef` whose outline is not empty."""
     return tuple(face for face in FACES if _draws(face, ord(character)))
 
 
 def render_shape(character: str, face: str, side: int) -> tuple[Tensor, tuple[float, float]]:
-    """Draw the bare shape of a character, centred and scaled so that its longer edge fills `SHAPE_EXTENT` of a square.
+    """Draw the shape of a character, centred and scaled so that its longer edge fills `SHAPE_EXTENT` of a square.
 
-    Size is jittered later on and tells no class, so letters that differ in size alone (c and C) have one shape.
+    Letters that differ only in size (c and C) have the same shape, since sizes are jittered later.
 
     Returns:
-        The coverage, float [side, side] in [0, 1], and the (width, height) of the drawn part as fractions of `side`.
+        Coverage, float [side, side] in [0, 1], and (width, height) of the drawn part as fractions of `side`.
 
     Raises:
         DataError: the face draws nothing for this character.
     """
     font = _font(face, 2 * side)
     left, top, right, bottom = (round(edge) for edge in font.getbbox(character))
-    # Oblique strokes and FreeType's rounding may stand a little outside the announced box.
+    # Oblique strokes and FreeType's rounding may exceed the announced box a little.
     margin = max(2, side // 16)
     picture = Image.new("L", (max(1, right - left) + 2 * margin, max(1, bottom - top) + 2 * margin))
     ImageDraw.Draw(picture).text((margin - left, margin - top), character, fill=255, font=font)
     box = picture.getbbox()
     if box is None:
-        raise DataError(f"font {face} draws nothing for {character!r} (U+{ord(character):04X})")
+        raise DataError(f"font {face}", f"draws nothing for {character!r} (U+{ord(character):04X})")
     picture = picture.crop(box)
     scale = SHAPE_EXTENT * side / max(picture.size)
     width, height = (max(1, round(edge * scale)) for edge in picture.size)
@@ -72,13 +72,13 @@ def render_shape(character: str, face: str, side: int) -> tuple[Tensor, tuple[fl
 def _font_file(face: str) -> Path:
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{face}.ttf"
     if not path.is_file():
-        raise DataError(f"the font {path} is missing; install matplotlib again, it brings the fonts of the glyphs")
+        raise DataError(path, "font is missing", "install matplotlib again, which contains the fonts of the glyphs")
     return path
 
 
 @cache
 def _font(face: str, size: int) -> ImageFont.FreeTypeFont:
-    # The basic layout draws single letters alike with and without the optional shaping library.
+    # The basic layout draws single letters identically with and without the optional shaping library.
     return ImageFont.truetype(str(_font_file(face)), size, layout_engine=ImageFont.Layout.BASIC)
 
 
@@ -86,7 +86,7 @@ def _font(face: str, size: int) -> ImageFont.FreeTypeFont:
 def _outlines(face: str) -> tuple[TTFont, dict[int, str]]:
     with _quiet_font_tools():
         font = TTFont(_font_file(face), lazy=True)
-        # Loading the outlines reads the header, whose odd time stamps are warned of.
+        # Loading the outlines reads the header, which causes warnings about unusual time stamps.
         font["glyf"]
     return font, font.getBestCmap() or {}
 

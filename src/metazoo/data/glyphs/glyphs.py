@@ -1,7 +1,7 @@
-"""The embedded data set: characters of many scripts in many faces, shapes, colours and textures. Nothing to download.
+"""Embedded data set: characters of many scripts in many faces, shapes, colours and textures, without download.
 
-Every picture draws its randomness from (seed, class, number), so picture k of a class is the same whatever else is
-loaded and however many are asked for.
+The randomness of each image is derived from (seed, class, number), so image k of a class does not depend on the other
+classes and the number of images.
 """
 
 from collections.abc import Sequence
@@ -20,22 +20,21 @@ from metazoo.execution.randomness import generator
 def load_glyphs(
     script_names: Sequence[str] | None = None, *, images_per_class: int = 100, side: int = 32, seed: int = 0
 ) -> ImageSet:
-    """Render the classes of the given scripts (None means all), `images_per_class` pictures of each.
+    """Render `images_per_class` images of each class of the given scripts (None for all).
 
     Returns:
-        Images in the order of the classes; class names are `script/UNICODE NAME`. The set is called after its scripts,
-        or `glyphs` if it has them all.
+        Images in the order of the classes, with class names `script/UNICODE NAME`. The set is named after its scripts,
+        or `glyphs` if it has all of them.
 
     Raises:
-        UsageError: an unknown script, none or the same one twice, or fewer than one image a class.
+        UsageError: a script is unknown or given twice, no script is given, or `images_per_class` is below 1.
     """
     names = scripts() if script_names is None else tuple(script_names)
     if not names or len(set(names)) < len(names):
-        raise UsageError(
-            f"name each glyph script once, not {', '.join(names) or 'none'}; there are {', '.join(scripts())}"
-        )
+        problem = f"duplicate or missing script in {', '.join(names) or 'nothing'}"
+        raise UsageError("glyphs", problem, f"choose from {', '.join(scripts())}, each once")
     if images_per_class < 1:
-        raise UsageError(f"images_per_class must be at least 1, not {images_per_class}")
+        raise UsageError("images_per_class", f"must be at least 1, not {images_per_class}")
     glyphs = [glyph for name in names for glyph in glyphs_of(name)]
     images = torch.empty(len(glyphs), images_per_class, 3, side, side, dtype=torch.uint8)
     for position, glyph in enumerate(glyphs):
@@ -49,7 +48,7 @@ def load_glyphs(
 
 
 def render_glyph(glyph: Glyph, count: int, side: int, seed: int) -> Tensor:
-    """The first `count` pictures of one class: uint8 [count, 3, side, side]."""
+    """Render the first `count` images of one class, uint8 [count, 3, side, side]."""
     # Rendered at twice the size and averaged down, so that edges stay smooth after warping.
     drawn = [render_shape(glyph.character, face, 2 * side) for face in glyph.faces]
     shapes = torch.stack([shape for shape, _ in drawn])

@@ -1,4 +1,4 @@
-"""Building a zoo: many small models, each on a few classes of one image set."""
+"""Building of a zoo: many small models, each trained on a few classes of one image set."""
 
 import contextlib
 import dataclasses
@@ -47,44 +47,45 @@ def build_zoo(
     check: Callable[[], None] = lambda: None,
     progress: bool = False,
 ) -> Zoo:
-    """Bring the zoo at `out` to hold models 0 to `models` - 1 of one domain, architecture and seed.
+    """Train models 0 to `models` - 1 of one domain, architecture and seed in the zoo at `out`; existing ones are kept.
 
-    Model `DOMAIN-ARCHITECTURE-sSEED-INDEX` learns `ways` classes drawn from `image_set`; the order of the draw is that
-    of its outputs. Existing models are kept, so an interrupted build continues where it was, and its result is
-    bit-equal to that of an uninterrupted one, whatever the number of workers. Other calls may add other
-    domains, architectures and seeds to the same zoo.
+    Model `DOMAIN-ARCHITECTURE-sSEED-INDEX` learns `ways` classes drawn from `image_set`; its outputs are in the order
+    of the draw. An interrupted build continues when it is called again; its result is bit-equal to that of an
+    uninterrupted build with any number of workers. Other calls may add other domains, architectures and seeds to the
+    same zoo.
 
     Args:
-        out: the zoo; made if there is nothing.
+        out: folder of the zoo; created if it does not exist.
         image_set: images of the classes to draw from.
-        architecture: one of `metazoo.models.architectures()`.
-        models: number of such models in the zoo, existing ones included.
-        ways: classes of each model.
-        seed: seed of the draws, the first weights and the order of the images.
-        domain: domain of the images; the name of the set if None.
-        config: configuration of the training; the published one if None.
-        input_size: side of the models' input in pixels; the side of the images if None.
-        channels: 3, or 1 for models that see grey.
-        width: width of the architecture; its own if None.
-        train_fraction: part of each class's images, taken from the first, to train on; the rest validates.
-        recovered_images: use of images recovered from the new models, see `ModelContract`; `show` if
-            None. Models that are there already must say the same, unless it is None.
-        control: kind of control models, recorded in their contracts and names: `untrained` for random weights,
+        architecture: name of an architecture, see `metazoo.models.architectures()`.
+        models: number of such models in the zoo, including existing ones.
+        ways: number of classes per model.
+        seed: seed of the draws, the initial weights and the order of the images.
+        domain: domain of the images; None for the name of the image set.
+        config: training configuration; None for the published one.
+        input_size: side of the models' input in pixels; None for the side of the images.
+        channels: number of input channels: 3, or 1 for grey images.
+        width: width of the architecture; None for its default.
+        train_fraction: fraction of each class's images used for training, from the first; the others validate.
+        recovered_images: permission for images recovered from the models, see `ModelContract`; None for `show`.
+            Existing models must have the same permission, unless it is None.
+        control: type of control models, recorded in their contracts and names: `untrained` for random weights,
             `shuffled-labels` for training on labels permuted among the images; None for trained models.
-        workers: processes of one thread each; one a core if None, at most 4 on a GPU. An executor has its own.
-        executor: place of the training: `local`, `ray` (needs the extra), or an executor, which stays open.
-        device: device to train on; the first GPU, else the CPU if None. Weights depend on it.
+        workers: number of processes of one thread each; None for one per core, at most 4 on a GPU. Ignored with an
+            `Executor`.
+        executor: executor of the training: `local`, `ray` (needs the extra), or an `Executor`, which stays open.
+        device: device to train on; None for the first GPU, else the CPU. Weights depend on it.
         check: function called between models and while waiting; an exception from it ends the build, and finished
-            models stay.
-        progress: whether to show the progress on standard error.
+            models are kept.
+        progress: whether to show progress on standard error.
 
     Raises:
-        UsageError: something asked for is impossible, or a model of one of the names was made otherwise; then nothing
-            has been trained.
-        DataError: a class has too few images to train and validate; it is named.
-        ZooError: a training did not stay finite.
+        UsageError: an argument is impossible, or an existing model of the same name was made differently; nothing has
+            been trained.
+        DataError: a class has too few images to train and validate.
+        ZooError: the loss or weights of a training became infinite or NaN.
         RunError: another process is writing to the zoo, or a worker process failed.
-        Interrupted: a stop was asked for; finished models stay.
+        Interrupted: a stop was requested; finished models are kept.
         ArtefactError: the zoo cannot be read or written.
     """
     jobs = plan_jobs(
@@ -108,7 +109,7 @@ def build_zoo(
         if progress:
             prefix = jobs[0].contract.name.rpartition("-")[0]
             present = sum(contract.name.rpartition("-")[0] == prefix for contract in zoo)
-            message(f"note: {zoo.folder} holds {present} such models already; none was trained")
+            message(f"note: {zoo.folder} already holds {present} such models; none was trained")
         return zoo
     with pool as running, graceful() as stop, zoo.writing():
         missing = _missing(zoo, jobs, recovered_images)
@@ -149,8 +150,9 @@ def _missing(zoo: Zoo, jobs: list[Job], recovered_images: Permission | None) -> 
             check_same(zoo.folder, contract, job.contract)
             if recovered_images not in (None, contract.recovered_images):
                 raise UsageError(
-                    f"{zoo.folder} has a model {contract.name!r} whose recovered images are to "
-                    f"{contract.recovered_images}, not to {recovered_images}; change that with `metazoo zoo set`"
+                    f"model {contract.name!r} of {zoo.folder}",
+                    f"recovered images have permission {contract.recovered_images}, not {recovered_images}",
+                    "change it with `metazoo zoo set`",
                 )
     return missing
 

@@ -1,4 +1,4 @@
-"""Supervised training of one classifier, as the models of a zoo get it."""
+"""Supervised training of one classifier of a zoo."""
 
 import itertools
 
@@ -21,10 +21,10 @@ _LEAST_DEVIATION = 1 / 255
 
 
 def with_pixel_statistics(spec: ClassifierSpec, images: Tensor) -> ClassifierSpec:
-    """`spec` with the mean and standard deviation of every channel of `images` (uint8 [n, 3, h, w]), to 4 decimals.
+    """Copy of `spec` with the channel means and standard deviations of `images` (uint8 [n, 3, h, w]), to 4 decimals.
 
-    Measured as the network sees them, at its own size and channels. A channel that varies by less than one level of
-    grey counts as varying by that.
+    They are measured after conversion to the input size and channels of `spec`. Standard deviations are at least one
+    grey level.
     """
     plain = spec.model_copy(update={"mean": (0.0,) * spec.channels, "std": (1.0,) * spec.channels})
     preprocess = build_classifier(plain, torch.Generator()).preprocess
@@ -49,16 +49,16 @@ def train_classifier(
     name: str = "without a name",
     device: str = "cpu",
 ) -> tuple[ImageClassifier, float]:
-    """Train a fresh classifier; the weights of the last step are kept.
+    """Train a new classifier; the weights of the last step are kept.
 
-    Deterministic on a CPU given the generator and the number of threads. A GPU plays back what it recorded of a step.
+    Deterministic on a CPU given the generator and the number of threads. On a GPU, steps are replayed CUDA graphs.
 
     Args:
-        spec: description of the classifier, its mean and standard deviation included.
+        spec: description of the classifier, including its mean and standard deviation.
         training_set: at least 2 images, with as many classes as `spec`.
         validation_set: images of the same classes.
-        config: values of None stand for the published ones of the architecture.
-        generator: source of the first weights, the order of the images and their augmentation.
+        config: training configuration; None values stand for the published ones of the architecture.
+        generator: source of the initial weights, the order of the images and their augmentation.
         name: name of the model, for errors.
         device: device to train on.
 
@@ -66,8 +66,8 @@ def train_classifier(
         The classifier, in evaluation mode and on the CPU, and its accuracy on the validation images in percent.
 
     Raises:
-        UsageError: the sets do not fit the spec, or as `build_classifier` and `TrainingConfig.resolved`.
-        ZooError: the loss or the weights do not stay finite; the model and the epoch are named.
+        UsageError: the sets do not fit the spec; see also `build_classifier` and `TrainingConfig.resolved`.
+        ZooError: the loss or the weights become infinite or NaN.
     """
     _check_classes(spec, training_set, validation_set)
     config = config.resolved(spec.architecture)
@@ -94,14 +94,14 @@ def train_classifier(
     for rate, epochs in itertools.groupby(range(config.epochs), config.learning_rate_in):
         for group in optimiser.param_groups:
             group["lr"] = rate
-        repeated = Repeated(step, images.device)  # another for every learning rate, which a recording keeps
+        repeated = Repeated(step, images.device)  # a new one per learning rate, which is fixed in a recording
         for epoch in epochs:
             random = randomness.generator(order_seed, "zoo-training-order", "epoch", epoch)
             for batch in torch.randperm(len(images), generator=random).to(device).split(config.batch_size):
-                if len(batch) > 1:  # batch norm has no variance of one value
+                if len(batch) > 1:  # the variance in batch norm needs two values
                     draws = [] if augmentation is None else [augmentation.draw(len(batch), random).to(device)]
                     repeated(batch, *draws)
-            if not bool(finite):  # asked once an epoch, as it makes a GPU wait
+            if not bool(finite):  # checked once per epoch, since it synchronises the GPU
                 raise _not_finite("loss", name, epoch, config)
             if not all(bool(parameter.isfinite().all()) for parameter in classifier.parameters()):
                 raise _not_finite("weights", name, epoch, config)
@@ -133,17 +133,14 @@ def _to_unit_range(images: Tensor) -> Tensor:
 
 
 def _check_classes(spec: ClassifierSpec, training_set: ImageSet, validation_set: ImageSet) -> None:
-    if training_set.class_names != validation_set.class_names or len(training_set.class_names) != spec.classes:
-        raise UsageError(
-            f"{training_set.name} has {len(training_set.class_names)} classes to train on and "
-            f"{len(validation_set.class_names)} to validate, the model {spec.classes}; give the same ones"
-        )
+    training_classes, validation_classes = training_set.class_names, validation_set.class_names
+    if training_classes != validation_classes or len(training_classes) != spec.classes:
+        counts = f"{len(training_classes)} training and {len(validation_classes)} validation classes"
+        raise UsageError(training_set.name, f"{counts} for a model of {spec.classes}", "give the same classes")
     if len(training_set) < 2:
-        raise UsageError(f"{training_set.name} has one image, training needs at least 2; give more")
+        raise UsageError(training_set.name, "has one image, but training needs at least 2", "give more")
 
 
 def _not_finite(what: str, name: str, epoch: int, config: TrainingConfig) -> ZooError:
-    return ZooError(
-        f"model {name}: the {what} did not stay finite in epoch {epoch + 1} of its training; "
-        f"lower the learning rate ({config.learning_rate:g})"
-    )
+    problem = f"{what} infinite or NaN in epoch {epoch + 1} of the training"
+    return ZooError(f"model {name}", problem, f"lower the learning rate ({config.learning_rate:g})")

@@ -1,4 +1,4 @@
-"""What a build is going to train, settled and checked before anything is trained."""
+"""Jobs of a build, checked before any training."""
 
 import dataclasses
 import re
@@ -28,8 +28,8 @@ class Job:
 
     Attributes:
         contract: contract without the hash, the accuracy, and the mean and standard deviation of the pixels.
-        kind: domain and architecture, which together with the seed and the index name its randomness.
-        classes: classes to learn, as indices into those of `image_set`.
+        kind: domain and architecture; with the seed and the index, they determine the randomness.
+        classes: indices of the classes to learn in `image_set`.
         image_set: image set that holds the classes.
     """
 
@@ -40,17 +40,17 @@ class Job:
 
     @property
     def record(self) -> TrainingRecord:
-        """Of the training that is to be done."""
+        """Training record of the contract."""
         assert self.contract.training is not None
         return self.contract.training
 
     def images(self) -> tuple[ImageSet, ImageSet]:
-        """Training and validation images at the model's size, their labels being its outputs."""
+        """Training and validation images at the model's input size, labelled by output index."""
         chosen = self.image_set.select_classes(self.classes).resized(self.contract.spec.input_size)
         return split_images(chosen, self.record.train_fraction)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel to a worker with the images of its own classes only."""
+        """Pickle with the images of its own classes only."""
         chosen = self.image_set.select_classes(self.classes)
         return Job, (self.contract, self.kind, tuple(range(len(self.classes))), chosen)
 
@@ -70,26 +70,29 @@ def plan_jobs(
     train_fraction: float,
     control: Control | None = None,
 ) -> list[Job]:
-    """The models that a build is asked for; see `build_zoo`.
+    """Plan the models of a build; see `build_zoo`.
 
     Raises:
-        UsageError: something asked for is impossible.
-        DataError: a class has too few images to train and validate; it is named.
+        UsageError: an argument is impossible.
+        DataError: a class has too few images to train and validate.
     """
     total = len(image_set.class_names)
-    if models < 1 or not 0 <= seed < 2**63:
-        raise UsageError(f"a build takes 1 model or more and a seed from 0 to 2^63 - 1, not {models} and {seed}")
+    if models < 1:
+        raise UsageError("--models", f"must be at least 1, not {models}")
+    if not 0 <= seed < 2**63:
+        raise UsageError("--seed", f"must be from 0 to 2^63 - 1, not {seed}")
     if total < 2:
-        raise UsageError(f"{image_set.name} has {total} class, and a model needs 2 at least; give data of more classes")
+        raise UsageError(image_set.name, f"has {total} class, but a model needs at least 2", "give more classes")
     if not 2 <= ways <= total:
-        raise UsageError(f"{image_set.name} has {total} classes; models of 2 to {total} ways can be built, not {ways}")
+        raise UsageError("--ways", f"must be from 2 to the {total} classes of {image_set.name}, not {ways}")
     spec = _spec(architecture, ways, input_size, channels, width)
     if (config.largest_shift or 0) >= input_size:
         raise UsageError(
-            f"images of {input_size} pixels cannot be shifted by up to {config.largest_shift} of them; take a smaller "
-            "shift, some 4 pixels of 32"
+            "--shift",
+            f"{config.largest_shift} pixels are too many for images of {input_size}",
+            "choose a smaller shift, such as 4 pixels of 32",
         )
-    # The same split of images of one pixel: it counts and checks without copying pictures.
+    # Split images of one pixel, to count and check without copying the real ones.
     tiny = dataclasses.replace(image_set, images=torch.zeros(len(image_set), 3, 1, 1, dtype=torch.uint8))
     training, validation = (torch.bincount(part.labels, minlength=total) for part in split_images(tiny, train_fraction))
     label = architecture if width is None else f"{architecture}-w{width}"
@@ -119,22 +122,23 @@ def plan_jobs(
 
 
 def check_same(zoo: Path, present: ModelContract, planned: ModelContract) -> None:
-    """Check that a model of the zoo is the one that is planned.
+    """Check that an existing model equals the planned one.
 
     Raises:
-        UsageError: it was made from other images or in another way; the first difference is named.
+        UsageError: it was made from other images or with another configuration.
     """
     found, wanted = (dict(_flat(_identity(contract))) for contract in (present, planned))
     for key in [key for key in wanted if key not in found or found[key] != wanted[key]]:
         value = f" ({found[key]}, not {wanted[key]})" if key in found and "sha256" not in key else ""
         raise UsageError(
-            f"{zoo} has a model {present.name!r} made with another {key}{value}; choose another domain (--domain), "
-            "seed (--seed) or folder, or remove that model"
+            f"model {present.name!r} of {zoo}",
+            f"made with another {key}{value}",
+            "choose another domain (--domain), seed (--seed) or folder, or remove the model",
         )
 
 
 def _identity(contract: ModelContract) -> dict[str, Any]:
-    """All that is known before the training. Neither torch's version nor the permission is part of how it is made."""
+    """Values known before the training, without torch's version and the permission, which do not affect the result."""
     other: Any = {"weights_sha256": True, "accuracy": True, "spec": {"mean", "std"}, "training": {"torch_version"}}
     return contract.model_dump(mode="json", exclude=other | {"recovered_images": True})
 
@@ -148,7 +152,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def _spec(architecture: str, ways: int, input_size: int, channels: int, width: int | None) -> ClassifierSpec:
-    """With a mean and standard deviation that stand for those of the images yet to be measured."""
+    """Specification of a model with a placeholder for the mean and standard deviation of the images."""
     try:
         spec = ClassifierSpec.model_validate(
             {
@@ -168,6 +172,6 @@ def _spec(architecture: str, ways: int, input_size: int, channels: int, width: i
 
 
 def _safe(domain: str) -> str:
-    """The domain as a part of a file name."""
+    """Domain as a part of a file name."""
     safe = re.sub(r"[^A-Za-z0-9._-]+", "_", domain)[:_LONGEST_DOMAIN_IN_A_NAME].strip("._-")
     return safe or "domain"

@@ -1,4 +1,4 @@
-"""Models of a zoo that are copies of one another, by the hashes in their contracts; no weights are read."""
+"""Duplicate models of a zoo, found by the hashes in their contracts."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -7,13 +7,13 @@ from metazoo.zoo.contract import ModelContract
 
 
 def duplicate_models(zoo: Iterable[ModelContract]) -> list[tuple[str, ...]]:
-    """Groups of names of models that have the same weights, in the order of the zoo.
+    """Find models that have the same weights.
 
     Args:
-        zoo: a zoo, or contracts of models. Models whose weights are unknown are never duplicates.
+        zoo: zoo, or contracts of models. Models whose weights are unknown are never duplicates.
 
     Returns:
-        One tuple of two names or more for each file of weights that several models share.
+        One tuple of model names for each file of weights that several models share, in the order of the zoo.
     """
     names: dict[str, list[str]] = defaultdict(list)
     for contract in zoo:

@@ -1,4 +1,4 @@
-"""Whether the mean and standard deviation that a contract declares are those that its model was trained with."""
+"""Check that the declared mean and standard deviation of a model are those that it was trained with."""
 
 import math
 from dataclasses import dataclass
@@ -17,21 +17,21 @@ _COMMON: dict[str, _Normalisation] = {
     "no normalisation": ((0.0,), (1.0,)),
     "values up to 255": ((0.0,), (1 / 255,)),
 }
-# Of a normal distribution: 1 % of all models by chance, among four alternatives.
+# Standard deviations: a false alarm for 1 % of models, with four alternatives.
 _SIGNIFICANT = 2.8
 
 
 @dataclass(frozen=True)
 class NormalisationCheck:
-    """Accuracy on some labelled images, in percent, as declared and under the best of the common alternatives.
+    """Accuracy on labelled images, in percent, with the declared normalisation and with the best common alternative.
 
     Attributes:
-        images: how many there were of the model's classes.
+        images: number of images of the model's classes.
         declared: accuracy with the mean and standard deviation of the contract.
-        alternative: name of the best other one.
-        best: its accuracy.
-        wrong: whether it is better by more than chance, by the images that only one of the two gets right (the sign
-            test's normal approximation, 2.8 standard deviations).
+        alternative: name of the best alternative normalisation.
+        best: accuracy with the alternative.
+        wrong: whether the alternative is significantly better (sign test on the images that only one of the two
+            classifies correctly, normal approximation, 2.8 standard deviations).
     """
 
     images: int
@@ -42,28 +42,28 @@ class NormalisationCheck:
 
     @property
     def text(self) -> str:
-        """What was found, and what to do about it."""
-        found = f"{self.declared:.1f} % of {self.images} images are right"
+        """Result and remedy."""
+        found = f"{self.declared:.1f} % of {self.images} images classified correctly"
         if not self.wrong:
             return found
         return (
             f"{found}, but {self.best:.1f} % with {self.alternative}: the declared mean and std look wrong; "
-            "remove the model and add it with others"
+            "remove the model and add it with the right ones"
         )
 
 
 def check_normalisation(
     classifier: ImageClassifier, class_names: tuple[str, ...], images: ImageSet
 ) -> NormalisationCheck | None:
-    """Try a model on labelled images.
+    """Compare the accuracy of a model under its declared and under common normalisations.
 
     Args:
         classifier: classifier in evaluation mode.
-        class_names: names of its outputs.
-        images: images of any classes; those of classes whose name the model has are used.
+        class_names: class names in the order of the outputs.
+        images: labelled images; only those whose class name is in `class_names` are used.
 
     Returns:
-        None if there are no images of its classes.
+        Result of the check, or None if there are no images of these classes.
     """
     outputs = {name: index for index, name in enumerate(class_names)}
     labels = torch.tensor([outputs.get(name, -1) for name in images.class_names])[images.labels]
@@ -97,7 +97,7 @@ def _with(spec: ClassifierSpec, normalisation: _Normalisation) -> ClassifierSpec
 
 
 def _right(classifier: ImageClassifier, pixels: Tensor, labels: Tensor) -> Tensor:
-    """Bool [n]: which images get their label."""
+    """Whether each image is classified correctly, bool [n]."""
     with torch.inference_mode():
-        said = [classifier(part.float() / 255).argmax(1) for part in pixels.split(_IMAGES_AT_ONCE)]
-    return torch.cat(said) == labels
+        predicted = [classifier(part.float() / 255).argmax(1) for part in pixels.split(_IMAGES_AT_ONCE)]
+    return torch.cat(predicted) == labels

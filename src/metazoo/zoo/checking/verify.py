@@ -1,4 +1,4 @@
-"""Checking every model of a zoo, and what else lies in its folder."""
+"""Verification of every model of a zoo and of the files in its folder."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -22,19 +22,19 @@ from metazoo.zoo.zoo_folder import Zoo
 _OWN_FILES = frozenset({contract_files.NAME, contract_files.ADDED, ".lock", ".lock-owner.json"})
 _IMAGES_AT_ONCE, _SECONDS_TO_MEASURE = 8, 0.02
 _REMOVE = "remove it with `metazoo zoo remove`"
-_ALLOW = f"allow it more with --seconds or --memory, or {_REMOVE}"
+_ALLOW = f"raise --seconds or --memory, or {_REMOVE}"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of one model, or of one file that belongs to none.
+    """Result for one model, for duplicate models, or for one stray file.
 
     Attributes:
-        subject: name of the model, or the file's path within the zoo.
-        status: `sound` or `problem` of a model, `note` of a stray file, or of a model whose normalisation looks wrong.
-        text: result, and the remedy for a problem or a note.
+        subject: name of the model, or path of the file within the zoo.
+        status: `sound`, `problem`, or `note` for stray files, duplicates and normalisations that look wrong.
+        text: result, with the remedy for a problem or a note.
         images_per_second: speed of a model in evaluation, on one thread.
-        memory: bytes that reading and running it took at most, beyond what the process had; None if not measured.
+        memory: peak growth of the process in bytes while reading and running the model; None if not measured.
     """
 
     subject: str
@@ -51,21 +51,21 @@ def verify_zoo(
     images: ImageSet | None = None,
     limits: Limits | None = None,
 ) -> list[Finding]:
-    """Load every model with all checks and try it on random images.
+    """Load every model with all checks and run it on random images.
 
     Args:
         zoo: zoo to check.
         check: function called before every model; an exception from it ends the verification.
-        images: a few labelled ones, to see whether the declared normalisations are right; classes go by their names.
-        limits: limits per model. Models are then tried in other processes, so that none can end or delay this one, and
-            their memory is measured. None tries them in this process, without limits.
+        images: labelled images to check the declared normalisations with, matched to the models by class name.
+        limits: limits per model. With limits, models run in other processes, so that none can end or delay this one,
+            and their memory is measured. None runs them in this process, without limits.
 
     Returns:
         One finding for each model, in the order of the contracts, then one for each group of duplicate models and for
         each stray file.
 
     Raises:
-        ArtefactError: the zoo's folder cannot be listed.
+        ArtefactError: the zoo folder cannot be listed.
         RunError: with `limits`, no process can be started.
     """
     findings = list(_found(zoo, check, images, limits))
@@ -74,12 +74,12 @@ def verify_zoo(
 
 
 def duplicate_text(names: tuple[str, ...]) -> str:
-    """A note on duplicate models, without their names."""
+    """Note on duplicate models, without their names."""
     return f"{len(names)} models with the same weights, which count {len(names)} times; remove all but one"
 
 
 def stray_files(zoo: Zoo) -> list[str]:
-    """Paths within the zoo, sorted, of files and folders that no contract names.
+    """Sorted paths within the zoo of files and folders that belong to no model.
 
     Raises:
         ArtefactError: a folder cannot be listed.
@@ -87,23 +87,23 @@ def stray_files(zoo: Zoo) -> list[str]:
     suffixes = (weights.SUFFIX, contract_files.SUFFIX)
     expected = {f"{weights.FOLDER}/{contract.name}{suffix}" for contract in zoo for suffix in suffixes}
     found = []
-    for place, prefix in ((zoo.folder, ""), (zoo.folder / weights.FOLDER, f"{weights.FOLDER}/")):
-        names = [prefix + name for name in _names_in(place)]
+    for folder, prefix in ((zoo.folder, ""), (zoo.folder / weights.FOLDER, f"{weights.FOLDER}/")):
+        names = [prefix + name for name in _names_in(folder)]
         found += [name for name in names if name not in _OWN_FILES | {weights.FOLDER} | expected]
     return sorted(found)
 
 
-def _names_in(place: Path) -> list[str]:
+def _names_in(folder: Path) -> list[str]:
     try:
-        # A link to a folder elsewhere is a problem of the models in it; what else is there is not of this zoo.
-        return [] if place.is_symlink() or not place.is_dir() else [entry.name for entry in place.iterdir()]
+        # A linked folder is reported with its models; other files in it do not belong to this zoo.
+        return [] if folder.is_symlink() or not folder.is_dir() else [entry.name for entry in folder.iterdir()]
     except OSError as error:
-        raise ArtefactError(f"cannot list {place}: {error.strerror}; make the folder readable") from error
+        raise ArtefactError(folder, f"cannot be listed: {error.strerror}", "make the folder readable") from error
 
 
 @dataclass(frozen=True)
 class _Unit:
-    """One model to check; it travels to another process."""
+    """One model to check, possibly in another process."""
 
     zoo: Path
     contract: ModelContract
@@ -121,7 +121,7 @@ def _found(zoo: Zoo, check: Callable[[], None], images: ImageSet | None, limits:
     answers = map_bounded(_measured_finding, units, limits, name_of=_name_of, check=check)
     for contract, answer in zip(zoo, answers, strict=True):
         if isinstance(answer, ExceededError):
-            text = f"model {contract.name!r} was not checked to its end: it {answer}; {_ALLOW}"
+            text = f"model {contract.name!r}: check not finished, it {answer}; {_ALLOW}"
             answer = Finding(contract.name, "problem", text)
         yield answer if isinstance(answer, Finding) else Finding(contract.name, "problem", str(answer))
 
@@ -148,26 +148,26 @@ def _measured_finding(unit: _Unit) -> Finding:
 def _finding(unit: _Unit) -> Finding:
     name = unit.contract.name
     try:
-        # Of all contracts this one only: nothing of a large zoo travels with each of its models.
+        # Only this contract, so that not the whole of a large zoo is sent with each model.
         teacher = Zoo(unit.zoo, [unit.contract]).teacher(name)
         problem, speed = _tried(teacher)
         if problem is not None:
             return Finding(name, "problem", problem)
-        text = "hash, weights and outputs are as they must be"
+        text = "hash, weights and outputs are correct"
         found = None
         if unit.images is not None:
             found = check_normalisation(teacher.classifier, teacher.contract.class_names, unit.images)
     except MetazooError as error:
         return Finding(name, "problem", str(error))
     except MemoryError:
-        return Finding(name, "problem", f"model {name!r} needs more memory than it may have; {_ALLOW}")
+        return Finding(name, "problem", f"model {name!r}: out of memory; {_ALLOW}")
     if unit.asked_for_images:
-        text += f"; {found.text}" if found is not None else "; there are no images of its classes"
+        text += f"; {found.text}" if found is not None else "; no images of its classes"
     return Finding(name, "note" if found is not None and found.wrong else "sound", text, speed)
 
 
 def _tried(teacher: WhiteBoxTeacher) -> tuple[str | None, float]:
-    """What is wrong with the outputs, and images a second."""
+    """Run a model: the problem of its outputs, if any, and images per second."""
     name = teacher.contract.name
     try:
         spec = teacher.contract.spec
@@ -180,11 +180,11 @@ def _tried(teacher: WhiteBoxTeacher) -> tuple[str | None, float]:
                 teacher(images)
                 passes += 1
             speed = passes * len(images) / (time.perf_counter() - start)
-    except Exception as error:  # as of torch: too large for the memory; or of a library: a size that does not suit
+    except Exception as error:  # such as out of memory, or an unsuitable image size
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        return f"model {name!r} cannot be run: {reason}; {_REMOVE}", 0.0
+        return f"model {name!r}: cannot be run ({reason}); {_REMOVE}", 0.0
     if logits.shape != (2, spec.classes) or not bool(logits.isfinite().all()):
-        return f"model {name!r} gives outputs that are not finite; {_REMOVE}", 0.0
+        return f"model {name!r}: outputs are not finite; {_REMOVE}", 0.0
     return None, speed
 
 

@@ -1,4 +1,4 @@
-"""Adding models that were trained elsewhere: `metazoo zoo add`."""
+"""Adding of models that were trained elsewhere: `metazoo zoo add`."""
 
 import contextlib
 import re
@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from metazoo.choices import MODEL_EXAMPLE
-from metazoo.errors import MetazooError, UsageError, ZooError
+from metazoo.errors import MetazooError, UsageError, ZooError, shown
 from metazoo.models import ImageClassifier, network_with_weights, network_without_weights
 from metazoo.storage.artefacts import sha256_of_file
 from metazoo.zoo.contract import ModelContract, Provenance, checked_contract
@@ -26,7 +26,7 @@ _LONGEST_NAME = 100
 
 @dataclass(frozen=True)
 class Addition:
-    """What became of one file of a folder; `text` is the name of the model, or what is wrong."""
+    """Result for one file of a folder; `text` is the name of the model, or the problem."""
 
     file: str
     status: Literal["added", "present", "problem"]
@@ -39,95 +39,97 @@ def add_model(
     *,
     weights: Path | str | None = None,
     pretrained: bool = False,
-    **said: Any,
+    **fields: Any,
 ) -> ModelContract:
-    """Add one model to the zoo at `zoo`, which is made if there is nothing.
+    """Add one model to the zoo at `zoo`, which is created if it does not exist.
 
-    Its weights are checked, stored as safetensors, and tried on random images before the zoo holds it.
+    The weights are checked, run on random images, and stored as safetensors.
 
     Args:
-        zoo: the folder.
-        source: `timm:NAME[.TAG]`, `torchvision:NAME[.WEIGHTS]`, `hf:OWNER/NAME[@REVISION]`, or the path of a file of
-            weights: .safetensors, or .pt, .pth or .bin that hold tensors alone. A .yaml or .json file of the same name
+        zoo: folder of the zoo.
+        source: `timm:NAME[.TAG]`, `torchvision:NAME[.WEIGHTS]`, `hf:OWNER/NAME[@REVISION]`, or the path of a weights
+            file: .safetensors, or .pt, .pth or .bin that contain only tensors. A .yaml or .json file of the same name
             beside a local file may describe the model, see `metazoo.zoo.importing.model_description`.
-        weights: local file for a model of a library.
-        pretrained: fetch the published weights of a model of a library.
-        **said: fields of `ModelDescription`; they go before what a file says, and that before the source.
+        weights: local weights file for a model of a library.
+        pretrained: whether to download the published weights of a model of a library.
+        **fields: fields of `ModelDescription`, which override a description file, which overrides the source.
 
     Raises:
-        UsageError: there is no such source, it is not supported or cannot be reached, something that must be known of
-            the model is not (the option that says it is named) or impossible, or the zoo has a model of that name.
-        ArtefactError: a file is damaged, too large, or holds other things than tensors.
-        ZooError: the weights do not fit the architecture, are not finite, or do not give one logit a class.
-        RunError: another process is writing to this zoo.
+        UsageError: the source does not exist, is not supported or cannot be reached, a required field is missing or
+            impossible, or the zoo has a model of that name.
+        ArtefactError: a file is damaged, too large, or contains other objects than tensors.
+        ZooError: the weights do not fit the architecture, are not finite, or do not give one logit per class.
+        RunError: another process is writing to the zoo.
     """
-    given = described(said, "what is given")
+    given = described(fields, "description")
     found = find_source(source, None if weights is None else Path(weights).expanduser(), pretrained=pretrained)
     return _add(_Destination(Path(zoo)), found, given)
 
 
-def add_folder(zoo: Path | str, folder: Path | str, **said: Any) -> list[Addition]:
-    """Add every file of weights that lies in `folder` with a .yaml or .json file of its name beside it.
+def add_folder(zoo: Path | str, folder: Path | str, **fields: Any) -> list[Addition]:
+    """Add every weights file in `folder`, each described by a .yaml or .json file of the same name.
 
-    Models that the zoo has from the same file are kept, so that an interrupted call can be repeated. What is
-    wrong with one file does not keep the others out. From the first model that is new on, the zoo is held for writing.
+    Models already added from the same file are kept, so that an interrupted call can be repeated. Problems of one file
+    do not stop the others. The zoo is locked for writing from the first new model.
 
     Args:
-        zoo: its folder, made if there is nothing.
-        folder: folder with the files.
-        **said: fields of `ModelDescription` for all of them; they go before what the files beside them say.
+        zoo: folder of the zoo, created if it does not exist.
+        folder: folder with weights and description files.
+        **fields: fields of `ModelDescription` for all models, which override the description files.
 
     Returns:
-        One for each file of weights, by name.
+        One result for each weights file, sorted by name.
 
     Raises:
-        UsageError: `folder` is no folder, holds no weights, one name is given to all, or `zoo` is something else.
+        UsageError: `folder` is not a folder or holds no weights, `name` is given, or `zoo` is not a zoo.
         ArtefactError: the zoo cannot be read or written.
     """
     folder = Path(folder).expanduser()
-    given = described(said, "what is given")
+    given = described(fields, "description")
     if given.name is not None:
-        raise UsageError("the models of a folder cannot all have one name; say `name` in the files beside them")
+        raise UsageError(
+            "name", "several models of a folder cannot share one", "give `name` in their description files"
+        )
     try:
         files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     except OSError as error:
-        raise UsageError(f"{folder} cannot be listed: {error.strerror}; give a folder with weights") from error
+        raise UsageError(folder, f"cannot be listed: {error.strerror}", "give a folder with weights") from error
     if not files:
-        raise UsageError(f"{folder} holds no weights ({', '.join(SUFFIXES)}); give another folder")
+        raise UsageError(folder, f"holds no weights ({', '.join(SUFFIXES)})", "give another folder")
     with contextlib.ExitStack() as held:
         destination = _Destination(Path(zoo), held)
         return [_addition(destination, folder, path, given) for path in files]
 
 
 class _Destination:
-    """The zoo that models go to, read once, and made once one comes; then it is held by `held`, if that is given."""
+    """Zoo to add to: read once, created with its first model, and from then on locked within `held`, if given."""
 
     def __init__(self, folder: Path, held: contextlib.ExitStack | None = None) -> None:
         self.folder, self._held, self._is_held = folder, held, False
         self._zoo = Zoo.open(folder) if (folder / MARK).exists() else None
 
     def find(self, name: str) -> ModelContract | None:
-        """The model of this name, capitals aside."""
+        """Contract of the model of this name, ignoring capitals; None if there is none."""
         return None if self._zoo is None else self._zoo.find(name)
 
-    def add(self, name: str, classifier: ImageClassifier, **said: Any) -> ModelContract:
-        """As `Zoo.add`."""
+    def add(self, name: str, classifier: ImageClassifier, **fields: Any) -> ModelContract:
+        """Add a model; see `Zoo.add`."""
         if self._zoo is None:
             self._zoo = Zoo.create(self.folder)
         if self._held is not None and not self._is_held:
             self._held.enter_context(self._zoo.writing())
             self._is_held = True
-        return self._zoo.add(name, classifier, **said)
+        return self._zoo.add(name, classifier, **fields)
 
 
 def _addition(zoo: _Destination, folder: Path, path: Path, given: ModelDescription) -> Addition:
     try:
         for each in (path, *(path.with_suffix(suffix) for suffix in (".yaml", ".yml", ".json"))):
             if each.exists() and not each.resolve().is_relative_to(folder.resolve()):
-                raise UsageError(f"{each} leads out of the folder through a link; put the file itself there")
+                raise UsageError(each, "a link leads out of the folder", "replace it by the file itself")
         if read_sidecar(path) is None:
             remedy = f"write {path.stem}.yaml, such as {MODEL_EXAMPLE}"
-            raise UsageError(path, "no file beside it describes the model", remedy)
+            raise UsageError(path, "no description file", remedy)
         source = find_source(str(path.absolute()))
         name = _name(given.over(source.description), source)
         present = zoo.find(name)
@@ -144,7 +146,7 @@ def _add(zoo: _Destination, source: Source, given: ModelDescription) -> ModelCon
     assert known.classes is not None
     assert known.domain is not None
     if zoo.find(name) is not None:
-        raise UsageError(f"{zoo.folder} has a model {name!r} already; choose another name with --name")
+        raise UsageError(zoo.folder, f"already has model {name!r}", "choose another name with --name")
     empty = network_without_weights(spec)
     with tempfile.TemporaryDirectory() as folder:
         most = most_bytes(empty)
@@ -173,7 +175,7 @@ def _add(zoo: _Destination, source: Source, given: ModelDescription) -> ModelCon
     )
     contract: dict[str, Any] = {"class_names": known.classes, "domain": known.domain, "accuracy": known.accuracy}
     contract |= {"recovered_images": known.recovered_images or "show", "provenance": provenance}
-    checked_contract(name=name, spec=spec, weights_sha256="0" * 64, **contract)  # before a zoo is made for it
+    checked_contract(name=name, spec=spec, weights_sha256="0" * 64, **contract)  # before the zoo is created
     return zoo.add(name, classifier, **contract)
 
 
@@ -189,7 +191,7 @@ def _name(known: ModelDescription, source: Source) -> str:
         return known.name
     safe = re.sub(r"[^A-Za-z0-9._-]+", "_", source.stem)[:_LONGEST_NAME].strip("._-")
     if not safe:
-        raise UsageError(f"{source.name!a} gives the model no name; give one with --name")
+        raise UsageError(shown(source.name), "no name of a model can be made of it", "give --name")
     return safe
 
 
@@ -200,12 +202,12 @@ def _try(classifier: ImageClassifier, subject: str) -> None:
     try:
         with torch.inference_mode():
             features, logits = classifier.features(images), classifier(images)
-    except Exception as error:  # whatever a library says of an input size that does not suit
+    except Exception as error:  # libraries raise any error for an unsuitable input size
         reason = " ".join(str(error).split())[:200]
-        raise ZooError(
-            f"{subject} cannot be run on {spec.input_size} pixels ({reason}); give another --input-size"
-        ) from error
+        problem = f"cannot be run on {spec.input_size} pixels ({reason})"
+        raise ZooError(subject, problem, "give another --input-size") from error
     if features.shape != (2, classifier.network.feature_size) or logits.shape != (2, spec.classes):
-        raise ZooError(f"{subject} gives outputs of another shape than one logit a class; take another model")
+        problem = f"outputs of shape {[*logits.shape]} are not one logit per class from its features"
+        raise ZooError(subject, problem, "choose another model")
     if not bool(logits.isfinite().all()):
-        raise ZooError(f"{subject} gives outputs that are not finite; take another model")
+        raise ZooError(subject, "outputs are not finite", "choose another model")

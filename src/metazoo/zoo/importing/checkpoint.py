@@ -1,6 +1,6 @@
-"""Reading weights that others have written: .safetensors, or the tensors of a .pt, .pth or .bin file.
+"""Reading of foreign weights: .safetensors, or the tensors of a .pt, .pth or .bin file.
 
-No file can run code or fill the memory: a pickle is only read as torch's `weights_only` does, and never more bytes than
+No file can run code or fill the memory: pickles are read with torch's `weights_only`, and no file may be larger than
 the architecture can need.
 """
 
@@ -19,52 +19,54 @@ from metazoo.models import LibraryNetwork, Network
 from metazoo.storage.tensor_files import read_tensors
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
-# Weights, averaged weights and the two moments of Adam, and something for the structure.
+# Weights, averaged weights and the two moments of Adam, and bytes for the structure.
 _COPIES, _STRUCTURE = 4, 16 << 20
-# The names and shapes of ten thousand tensors; reading a megabyte takes seconds.
+# Enough for the names and shapes of ten thousand tensors; reading a megabyte takes seconds.
 _LARGEST_PICKLE = 2 << 20
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "weights")
 _PREFIXES = ("module.", "_orig_mod.")
 
 
 def most_bytes(network: Network) -> int:
-    """The size of the largest file that is read for `network`, which may be on the meta device."""
+    """Size in bytes of the largest file that is read for `network`, which may be on the meta device."""
     return _COPIES * sum(t.numel() * t.element_size() for t in network.state_dict().values()) + _STRUCTURE
 
 
 def check_file(path: Path) -> None:
-    """Check that `path` is a file of a kind that is read.
+    """Check that `path` is a file with one of `SUFFIXES`.
 
     Raises:
         UsageError: it is not.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path} is no file of weights; give one of {', '.join(SUFFIXES)} (.pt2 can run code)")
+        raise UsageError(path, "not a weights file", f"give one of {', '.join(SUFFIXES)} (.pt2 can run code)")
     if not path.is_file():
-        raise UsageError(f"{path} is not a file; give a file of weights")
+        raise UsageError(path, "not a file", "give a weights file")
 
 
 def read_checkpoint(path: Path, most: int) -> dict[str, Tensor]:
-    """The tensors of a file by name, as they stand there, without a wrapper or prefix that all of them share.
+    """Read the tensors of a file by name, without their common wrapper or prefix.
 
     Args:
         path: path of the file.
         most: size in bytes of the largest file that is read.
 
     Raises:
-        UsageError: it is no file of a kind that is read.
-        ArtefactError: it is too large, damaged, or holds other things than tensors.
+        UsageError: the file does not exist or is not a weights file.
+        ArtefactError: it is too large, damaged, or contains other objects than tensors.
     """
     check_file(path)
     size = path.stat().st_size
     if size > most:
-        raise ArtefactError(f"{path} has {size} bytes, more than the {most} that its model can need; check both")
+        raise ArtefactError(path, f"has {size} bytes, more than the {most} that its model can need", "check both")
     tensors = (
         read_tensors(path) if path.suffix.lower() == ".safetensors" else _unwrapped(path, _read_pickle(path, most))
     )
     for name, tensor in tensors.items():
         if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
-            raise ArtefactError(f"{path} holds tensor {name[:100]!a} in a form that is not read; store dense tensors")
+            raise ArtefactError(
+                path, f"tensor {name[:100]!a} is sparse, quantised or on a device", "store dense tensors"
+            )
     for prefix in _PREFIXES:
         if tensors and all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
@@ -72,13 +74,13 @@ def read_checkpoint(path: Path, most: int) -> dict[str, Tensor]:
 
 
 def own_state(tensors: Mapping[str, Tensor], network: Network) -> dict[str, Tensor]:
-    """`tensors` under the names and in the types of `network`, which may be on the meta device.
+    """Convert tensors to the names and types of `network`, which may be on the meta device.
 
-    Nothing is left out, and nothing added but counters of batches. Whether shapes and values are right is not checked,
-    but only tensors of the right shape are copied.
+    All tensors are kept; only missing batch counters are added. Shapes and values are not checked, but only tensors of
+    the right shape are converted.
 
     Raises:
-        ZooError: the network's library says that they are of another one.
+        ZooError: the network's library rejects the tensors.
     """
     expected = network.state_dict()
     if isinstance(network, LibraryNetwork) and tensors.keys() != expected.keys():
@@ -90,7 +92,7 @@ def own_state(tensors: Mapping[str, Tensor], network: Network) -> dict[str, Tens
             tensor = tensor.to(wanted.dtype) if tensor.dtype.is_floating_point else tensor
         state[own] = tensor
     for name, wanted in expected.items():
-        # Files older than torch 0.4.1 lack it, and nothing in evaluation depends on it.
+        # Missing in files older than torch 0.4.1, and not used in evaluation.
         if name.endswith("num_batches_tracked") and name not in state:
             state[name] = torch.zeros(wanted.shape, dtype=wanted.dtype)
     return state
@@ -102,24 +104,22 @@ def _read_pickle(path: Path, most: int) -> Any:
             with zipfile.ZipFile(path) as archive:
                 entries = archive.infolist()
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-            raise ArtefactError(f"{path} is damaged; fetch or store it again") from error
-        # torch does not compress; what does may unpack to any size.
+            raise ArtefactError(path, "damaged", "download or store it again") from error
+        # torch never compresses; a compressed file may unpack to any size.
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise ArtefactError(f"{path} is a compressed archive, which torch does not write; store it again")
+            raise ArtefactError(path, "a compressed archive, which torch does not write", "store it again")
         structure = sum(entry.file_size for entry in entries if entry.filename.endswith(".pkl"))
         if sum(entry.file_size for entry in entries) > most or structure > _LARGEST_PICKLE:
-            raise ArtefactError(f"{path} unpacks to more than its architecture can need; check both")
+            raise ArtefactError(path, "unpacks to more than its architecture can need", "check both")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what torch has to say of a file's age is for its developers
+            warnings.simplefilter("ignore")  # warnings about old files are for torch's developers
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of a hostile file, torch raises whatever its content leads to
-        # torch's own text advises to read the file without this protection.
+    except Exception as error:  # a hostile file can cause any exception
+        # torch's own message advises to read the file without this protection.
         named = re.search(r"GLOBAL ([A-Za-z0-9_.]{1,100})", str(error))
-        reason = f"asks for {named[1]}" if named else "is damaged or no checkpoint"
-        raise ArtefactError(
-            f"{path} {reason}, so it is not read; only tensors are: store a state_dict as .safetensors"
-        ) from error
+        problem = f"not read, since it asks for {named[1]}" if named else "damaged or not a checkpoint"
+        raise ArtefactError(path, problem, "store a state_dict as .safetensors") from error
 
 
 def _unwrapped(path: Path, content: Any) -> dict[str, Tensor]:
@@ -128,9 +128,8 @@ def _unwrapped(path: Path, content: Any) -> dict[str, Tensor]:
     inner = [content[key] for key in _WRAPPERS if key in content] if isinstance(content, Mapping) else []
     found = [state for state in inner if _is_state(state)]
     if len(found) != 1:
-        raise ArtefactError(
-            f"{path} does not hold one state_dict (as such, or as {', '.join(_WRAPPERS)}); store that alone"
-        )
+        problem = f"contains {len(found)} state_dicts instead of one (directly, or as {', '.join(_WRAPPERS)})"
+        raise ArtefactError(path, problem, "store one state_dict alone")
     return dict(found[0])
 
 

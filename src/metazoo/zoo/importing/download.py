@@ -1,4 +1,4 @@
-"""Fetching files: from the Hugging Face Hub, through its own library, and from the address of published weights."""
+"""Downloads: from the Hugging Face Hub, with its own library, and from the URLs of published weights."""
 
 import os
 import re
@@ -20,18 +20,18 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class HubRepository:
-    """A repository at one commit."""
+    """Hub repository at one commit."""
 
     name: str
     commit: str
     licence: str | None
 
     def read_json(self, file: str, most: int, *, optional: bool = False) -> dict[str, Any]:
-        """One of its files, a JSON mapping of at most `most` bytes; an empty one for an `optional` that is not there.
+        """Read a JSON mapping of at most `most` bytes; an `optional` file that does not exist gives an empty one.
 
         Raises:
-            UsageError: it cannot be fetched, or is larger.
-            ArtefactError: it is no such file.
+            UsageError: the file cannot be downloaded, or is larger.
+            ArtefactError: the file is not a JSON mapping.
         """
         try:
             content = read_json(hub_file(self.name, self.commit, file, most))
@@ -42,53 +42,54 @@ class HubRepository:
                 return {}
             raise
         if not isinstance(content, dict):
-            raise ArtefactError(f"{file} of hf:{self.name} holds no values by name; choose another repository")
+            raise ArtefactError(f"{file} of hf:{self.name}", "not a JSON mapping", "choose another repository")
         return content
 
 
 def hub_repository(name: str, revision: str | None) -> HubRepository:
-    """Find the commit that `revision` (the main branch if None) of OWNER/NAME stands for.
+    """Find the commit of `revision` (None: the main branch) of OWNER/NAME.
 
-    The hub is the one that the environment variable HF_ENDPOINT names.
+    The environment variable HF_ENDPOINT chooses another hub.
 
     Raises:
-        UsageError: huggingface_hub is not installed, or there is no such repository or revision, or it is not public.
+        UsageError: huggingface_hub is not installed, or the repository or revision does not exist or is not public.
     """
     hub = _hub()
     info = _asked(name, lambda: hub.HfApi(endpoint=_endpoint()).model_info(name, revision=revision, timeout=_SECONDS))
     if not re.fullmatch(r"[0-9a-f]{40}", str(info.sha)):
-        raise UsageError(f"the hub does not say which commit hf:{name} is at; try again, or another hub")
+        raise UsageError(f"hf:{name}", "the hub gives no commit", "try again, or another hub")
     licences = [tag.removeprefix("license:") for tag in info.tags or () if tag.startswith("license:")]
     return HubRepository(name, str(info.sha), licences[0] if licences else None)
 
 
 def hub_file(name: str, commit: str, file: str, most: int) -> Path:
-    """Fetch a file of OWNER/NAME into the hub's own cache, if it has at most `most` bytes.
+    """Download a file of OWNER/NAME with at most `most` bytes into the hub library's cache.
 
     Raises:
-        UsageError: it cannot be fetched, or is larger.
+        UsageError: the file cannot be downloaded, or is larger.
     """
     hub, endpoint = _hub(), _endpoint()
     url = hub.hf_hub_url(name, file, revision=commit, endpoint=endpoint)
     size = _asked(name, lambda: hub.get_hf_file_metadata(url, endpoint=endpoint, timeout=_SECONDS)).size
     if size is None or size > most:
-        raise UsageError(f"{file} of hf:{name} has {size} bytes, more than the {most} that it can need; choose another")
+        problem = f"has {size} bytes, more than the {most} that it can need"
+        raise UsageError(f"{file} of hf:{name}", problem, "choose another repository")
     path = Path(_asked(name, lambda: hub.hf_hub_download(name, file, revision=commit, endpoint=endpoint)))
     if path.stat().st_size > most:
-        raise UsageError(f"{file} of hf:{name} is larger than the hub said; choose another repository")
+        raise UsageError(f"{file} of hf:{name}", "larger than its size on the hub", "choose another repository")
     return path
 
 
 def download(url: str, folder: Path, most: int) -> Path:
-    """Fetch published weights into `folder`, if they have at most `most` bytes.
+    """Download published weights into `folder`.
 
     Args:
-        url: address whose file name ends in a part of its SHA-256, such as NAME-0123abcd.pth.
+        url: URL whose file name ends in the first digits of its SHA-256, such as NAME-0123abcd.pth.
         folder: folder for the file.
         most: largest size in bytes.
 
     Raises:
-        UsageError: they cannot be fetched, are larger, or are not those that the address names.
+        UsageError: the file cannot be downloaded, is larger, or has another SHA-256.
     """
     name = url.rpartition("/")[2]
     target = folder / re.sub(r"[^\w.-]", "_", name)
@@ -98,13 +99,13 @@ def download(url: str, folder: Path, most: int) -> Path:
             while piece := answer.read(_PIECE):
                 size += len(piece)
                 if size > most:
-                    raise UsageError(f"{url} has more than the {most} bytes that its model can need; check it")
+                    raise UsageError(url, f"has more than the {most} bytes that its model can need", "check it")
                 file.write(piece)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{url} cannot be fetched ({_reason(error)}); give the file with --weights") from error
+        raise UsageError(url, f"cannot be downloaded ({_reason(error)})", "give the file with --weights") from error
     wanted = re.search(r"-([0-9a-f]{8,})\.", name)
     if wanted is None or not sha256_of_file(target).startswith(wanted[1]):
-        raise UsageError(f"{url} is not what its name says (another SHA-256); try again")
+        raise UsageError(url, "SHA-256 differs from the one in its name", "try again")
     return target
 
 
@@ -113,17 +114,16 @@ def _hub() -> Any:
 
 
 def _endpoint() -> str | None:
-    # Read at every call; the library itself reads it once, when it is imported.
+    # Read at every call, since the library reads it only once, when it is imported.
     return os.environ.get("HF_ENDPOINT") or None
 
 
 def _asked(name: str, ask: Callable[[], _Result]) -> _Result:
     try:
         return ask()
-    except Exception as error:  # of the hub's library, of the one below it, or of the system
-        raise UsageError(
-            f"hf:{name} cannot be had from the hub ({_reason(error)}); check its name, or try again"
-        ) from error
+    except Exception as error:  # from the hub's library, the libraries below it, or the system
+        problem = f"cannot be downloaded from the hub ({_reason(error)})"
+        raise UsageError(f"hf:{name}", problem, "check its name, or try again") from error
 
 
 def _reason(error: Exception) -> str:

@@ -1,6 +1,6 @@
 """Descriptions of models to be added, from the source, from a file beside the weights, or from the user.
 
-The file has the name of the weights with the ending .yaml or .json, and holds any of the fields below:
+The file has the name of the weights file with the suffix .yaml or .json, and contains any fields of `ModelDescription`:
 
     architecture: timm:convnext_atto
     classes: [cat, dog]
@@ -9,7 +9,7 @@ The file has the name of the weights with the ending .yaml or .json, and holds a
     std: [0.229, 0.224, 0.225]
     domain: pets
 
-A single number as `mean` or `std` stands for every channel.
+A single number as `mean` or `std` applies to every channel.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ from metazoo.storage.validation import all_problems, first_problem, read_mapping
 from metazoo.zoo.contract import ModelName, ShortText
 
 SIDECARS = (".yaml", ".yml", ".json")
-# Some ten thousand class names; a megabyte of YAML takes seconds.
+# Enough for ten thousand class names; reading a megabyte of YAML takes seconds.
 _LARGEST_SIDECAR = 500_000
 _OPTIONS = {
     "architecture": "--arch",
@@ -35,7 +35,7 @@ _OPTIONS = {
     "std": "--std",
     "domain": "--domain",
 }
-"""What must be known, and the option that says it."""
+"""Required fields and their options."""
 _LARGEST_STATISTIC = 2.0
 
 
@@ -47,7 +47,7 @@ PixelStatistics = Annotated[tuple[float, ...], BeforeValidator(_one_for_all)]
 
 
 class ModelDescription(BaseModel):
-    """All that can be said of a model beside its weights; None stands for what is not said. See `ModelContract`."""
+    """Properties of a model to be added; None stands for an unknown value. See `ModelContract`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -69,14 +69,17 @@ class ModelDescription(BaseModel):
     interpolation: ShortText | None = None
 
     def over(self, other: "ModelDescription") -> "ModelDescription":
-        """This, and what `other` says where this says nothing."""
+        """Copy with unknown values taken from `other`."""
         return other.model_copy(update={key: value for key, value in self if value is not None})
 
     def spec(self, subject: str) -> ClassifierSpec:
-        """How to build the model.
+        """Specification to build the model with.
+
+        Args:
+            subject: subject of errors.
 
         Raises:
-            UsageError: something that must be known is not; the options that say it are named. Or it is impossible.
+            UsageError: a required field is missing, or a value is impossible.
         """
         unknown = [option for field, option in _OPTIONS.items() if getattr(self, field) is None]
         if unknown:
@@ -93,7 +96,7 @@ class ModelDescription(BaseModel):
                 values_given = ", ".join(f"{value:g}" for value in given)
                 raise UsageError(
                     subject,
-                    f"--{field} {values_given} is for pixels up to 255, but images lie in [0, 1]",
+                    f"--{field} {values_given} is for pixels up to 255, but images are in [0, 1]",
                     "divide it by 255",
                 )
             values[field] = given * channels if len(given) == 1 else given
@@ -104,10 +107,14 @@ class ModelDescription(BaseModel):
 
 
 def described(values: Mapping[Any, Any], subject: str) -> ModelDescription:
-    """Check the values of a description.
+    """Make a description of unchecked values.
+
+    Args:
+        values: values by the names of fields.
+        subject: subject of errors.
 
     Raises:
-        UsageError: one of them is unknown, out of bounds, or a class name that YAML does not read as text.
+        UsageError: a name is unknown, a value is out of bounds, or YAML read a class name as a number or truth value.
     """
     known = ModelDescription.model_fields
     unknown = [key for key in values if key not in known]
@@ -126,14 +133,14 @@ def described(values: Mapping[Any, Any], subject: str) -> ModelDescription:
 
 
 def read_sidecar(weights: Path) -> ModelDescription | None:
-    """What the file beside `weights` says, if there is one.
+    """Read the description file beside `weights`; None if there is none.
 
     Raises:
-        UsageError: it cannot be read, is no such file, or there are several.
+        UsageError: the file cannot be read or is not a description, or there are several.
     """
     found = [path for path in (weights.with_suffix(suffix) for suffix in SIDECARS) if path.is_file()]
     if len(found) > 1:
-        raise UsageError(f"{found[0]} and {found[1].name} both describe {weights.name}; delete one")
+        raise UsageError(found[0], f"{found[1].name} also describes {weights.name}", "delete one of them")
     if not found:
         return None
     content = read_mapping(found[0], "a model", "domain: pets", _LARGEST_SIDECAR)
@@ -141,7 +148,7 @@ def read_sidecar(weights: Path) -> ModelDescription | None:
 
 
 def numbered(names: list[str]) -> tuple[str, ...]:
-    """Class names of a source, a name that stands there again with its number: crane, crane (2)."""
+    """Make class names unique by numbering duplicates: crane, crane (2)."""
     seen: dict[str, int] = {}
     unique = []
     for name in names:

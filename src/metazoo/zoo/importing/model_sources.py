@@ -1,6 +1,6 @@
-"""Where models are imported from: timm, torchvision, the Hugging Face Hub, local files.
+"""Sources of imported models: timm, torchvision, the Hugging Face Hub, local files.
 
-A source says what it knows of the model first, and gives the weights once everything else is settled.
+A source first gives a description of the model; its weights are fetched after everything else is checked.
 """
 
 import difflib
@@ -11,34 +11,34 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from metazoo.errors import UsageError
+from metazoo.errors import UsageError, shown
 from metazoo.models import import_library
 from metazoo.text import local_path
 from metazoo.zoo.importing.checkpoint import check_file
 from metazoo.zoo.importing.download import download, hub_file, hub_repository
 from metazoo.zoo.importing.model_description import ModelDescription, described, numbered, read_sidecar
-from metazoo.zoo.importing.transformers_source import said_by_transformers
+from metazoo.zoo.importing.transformers_source import OTHER_REPOSITORY, transformers_fields
 
 _LIBRARY_SOURCE = re.compile(r"(timm|torchvision):([A-Za-z0-9_]{1,80})(?:\.([A-Za-z0-9_]{1,80}))?")
 _LARGEST_CONFIG = 20_000_000
-_HELP = "give timm:NAME, torchvision:NAME, hf:OWNER/NAME or a file of weights"
-# Those that architectures have by themselves; the tensors tell whether it is the right one of them.
+_HELP = "give timm:NAME, torchvision:NAME, hf:OWNER/NAME or a weights file"
+# Default poolings of architectures; a wrong one shows in the tensors.
 _POOLINGS = (None, "", "avg", "token", "map")
 WEIGHTS, _PROCESSOR = "model.safetensors", "preprocessor_config.json"
-"""Of a repository on the hub."""
+"""File names in a repository on the hub."""
 IMAGENET = "imagenet-1k"
-"""Stands for the names of the 1000 classes, in their usual order."""
+"""Alias for the names of the 1000 classes, in their usual order."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One model that can be imported.
+    """Source of one model.
 
     Attributes:
-        name: name to show and keep.
-        stem: a name for the model, from that of the source.
-        description: description by the source itself.
-        fetch: function from a folder for downloads and a largest size in bytes to the file of weights.
+        name: name of the source, for messages and the contract.
+        stem: default name of the model.
+        description: description of the model by its source.
+        fetch: function from a folder for downloads and a largest size in bytes to the weights file.
     """
 
     name: str
@@ -48,23 +48,23 @@ class Source:
 
 
 def find_source(source: str, weights: Path | None = None, *, pretrained: bool = False) -> Source:
-    """Look up what a source says of its model; no weights are read.
+    """Find a source and its description of the model, without reading weights.
 
     Args:
         source: `timm:NAME[.TAG]` or `torchvision:NAME[.WEIGHTS]`, where the second part names published weights;
-            `hf:OWNER/NAME[@REVISION]`, a model of timm or transformers; or the path of a file of weights.
-        weights: file with the weights of a model of a library, instead of published ones.
-        pretrained: whether to fetch the published weights of a model of a library.
+            `hf:OWNER/NAME[@REVISION]`, a model of timm or transformers; or the path of a weights file.
+        weights: weights file for a model of a library, instead of published weights.
+        pretrained: whether to download the published weights of a model of a library.
 
     Raises:
-        UsageError: there is no such source, it is not supported, or cannot be reached.
-        ArtefactError: what it says cannot be read.
+        UsageError: the source does not exist, is not supported, or cannot be reached.
+        ArtefactError: the description cannot be read.
     """
     kind = local_path(source).partition(":")[0]
     if kind in ("timm", "torchvision"):
         return _of_library(source, weights, pretrained)
     if weights is not None or pretrained:
-        raise UsageError(f"{source[:100]!r} brings its own weights; leave --weights and --pretrained out")
+        raise UsageError(shown(source), "has its own weights", "omit --weights and --pretrained")
     if kind == "hf":
         return _of_hub(source)
     return _of_file(Path(source).expanduser())
@@ -73,37 +73,39 @@ def find_source(source: str, weights: Path | None = None, *, pretrained: bool = 
 def _of_library(source: str, weights: Path | None, pretrained: bool) -> Source:
     match = _LIBRARY_SOURCE.fullmatch(source)
     if match is None:
-        raise UsageError(f"{source[:100]!r} is no name of a model; {_HELP}")
-    if pretrained == (weights is not None):
-        raise UsageError(f"{source} needs weights: give a file with --weights, or --pretrained to fetch published ones")
+        raise UsageError(shown(source), "not the name of a model", _HELP)
+    if pretrained and weights is not None:
+        raise UsageError(source, "both --weights and --pretrained", "omit one of them")
+    if not pretrained and weights is None:
+        raise UsageError(source, "missing weights", "give a file with --weights, or --pretrained to download them")
     library, name, tag = match.groups()
     _check_name(library, name)
     find = _published_timm if library == "timm" else _published_torchvision
-    tag, said, fetch = find(name, tag, pretrained) if tag or pretrained else (None, {}, None)
+    tag, fields, fetch = find(name, tag, pretrained) if tag or pretrained else (None, {}, None)
     full = f"{name}.{tag}" if tag else name
     source, stem = f"{library}:{full}", f"{library}-{full}"
-    description = described({"architecture": f"{library}:{name}"} | said, source)
+    description = described({"architecture": f"{library}:{name}"} | fields, source)
     if weights is not None:
         check_file(weights)
         beside = read_sidecar(weights)
         description = description if beside is None else beside.over(description)
         return Source(source, stem, description, lambda _folder, _most: weights)
     if fetch is None:
-        raise UsageError(f"{source} has no published weights that can be fetched; give a file with --weights")
+        raise UsageError(source, "has no published weights to download", "give a file with --weights")
     return Source(source, stem, description, fetch)
 
 
 def _check_name(library: str, name: str) -> None:
     if library == "timm":
         timm = import_library("timm", "timm")
-        known = [name] if timm.is_model(name) else timm.list_models()  # which lacks former names
+        known = [name] if timm.is_model(name) else timm.list_models()  # the list lacks former names
     else:
         models = import_library("torchvision", "torchvision.models")
         known = models.list_models(module=models)
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         remedy = f"did you mean {library}:{close[0]}?" if close else "see its list_models()"
-        raise UsageError(f"{library} has no image classifier {name!r}; {remedy}")
+        raise UsageError(library, f"no image classifier {name!r}", remedy)
 
 
 _Published = tuple[str | None, dict[str, Any], Callable[[Path, int], Path] | None]
@@ -115,104 +117,107 @@ def _published_timm(name: str, tag: str | None, fetched: bool) -> _Published:
     try:
         config = timm.get_pretrained_cfg(full, allow_unregistered=False)
     except (RuntimeError, ValueError) as error:
-        raise UsageError(f"timm has no weights {full!r}; see `timm.list_pretrained()`") from error
+        raise UsageError("timm", f"no weights {full!r}", "see `timm.list_pretrained()`") from error
     if config is None:
-        raise UsageError(f"timm has no weights of {name}; see `timm.list_pretrained()`")
-    said = _said_by_timm(config.to_dict(), f"timm:{full}")
+        raise UsageError("timm", f"no weights of {name}", "see `timm.list_pretrained()`")
+    fields = _timm_fields(config.to_dict(), f"timm:{full}")
     hub = config.hf_hub_id
     if not hub or not fetched:
-        return config.tag or tag, said, None
+        return config.tag or tag, fields, None
     commit = hub_repository(hub, None).commit
-    said["revision"] = commit
-    return config.tag or tag, said, lambda _folder, most: hub_file(hub, commit, WEIGHTS, most)
+    fields["revision"] = commit
+    return config.tag or tag, fields, lambda _folder, most: hub_file(hub, commit, WEIGHTS, most)
 
 
-def _said_by_timm(config: Mapping[str, Any], subject: str) -> dict[str, Any]:
-    """What timm's record of published weights says."""
-    said: dict[str, Any] = {"licence": config.get("license"), "crop": config.get("crop_pct")}
-    said |= {key: config.get(key) for key in ("mean", "std", "interpolation")}
+def _timm_fields(config: Mapping[str, Any], subject: str) -> dict[str, Any]:
+    """Description from timm's record of published weights."""
+    fields: dict[str, Any] = {"licence": config.get("license"), "crop": config.get("crop_pct")}
+    fields |= {key: config.get(key) for key in ("mean", "std", "interpolation")}
     size = config.get("input_size")
     if isinstance(size, list | tuple) and len(size) == 3 and size[1] == size[2] and isinstance(size[1], int):
-        said |= {"input_size": size[1], "channels": size[0]}
-        crop = said["crop"]
+        fields |= {"input_size": size[1], "channels": size[0]}
+        crop = fields["crop"]
         if isinstance(crop, int | float) and 0.01 < crop <= 1:
-            said["resize"] = int(size[1] / crop)
+            fields["resize"] = int(size[1] / crop)
     names = config.get("label_names")
     if isinstance(names, list | tuple):
-        said["classes"] = numbered([str(name) for name in names])
+        fields["classes"] = numbered([str(name) for name in names])
     if config.get("label_offset"):
-        raise UsageError(f"{subject} leaves out some of its outputs, which is not supported; take another model")
-    return said
+        raise UsageError(subject, "label_offset is not supported", "choose another model")
+    return fields
 
 
 def _published_torchvision(name: str, tag: str | None, fetched: bool) -> _Published:
     models = import_library("torchvision", "torchvision.models")
     known = models.get_model_weights(name)
     if tag is not None and tag not in known.__members__:
-        raise UsageError(f"torchvision has no weights {tag!r} of {name}; it has {', '.join(known.__members__)}")
+        raise UsageError(
+            "torchvision", f"no weights {tag!r} of {name}", f"choose one of {', '.join(known.__members__)}"
+        )
     weights = known[tag] if tag is not None else known.DEFAULT
     transforms = weights.transforms()
     side, resize = transforms.crop_size[0], transforms.resize_size[0]
-    said = {"mean": tuple(transforms.mean), "std": tuple(transforms.std), "input_size": side, "channels": 3}
-    said |= {"resize": resize, "crop": min(1.0, side / resize), "interpolation": transforms.interpolation.value}
-    said["classes"] = numbered(list(weights.meta["categories"]))
-    return weights.name, said, (lambda folder, most: download(weights.url, folder, most)) if fetched else None
+    fields = {"mean": tuple(transforms.mean), "std": tuple(transforms.std), "input_size": side, "channels": 3}
+    fields |= {"resize": resize, "crop": min(1.0, side / resize), "interpolation": transforms.interpolation.value}
+    fields["classes"] = numbered(list(weights.meta["categories"]))
+    return weights.name, fields, (lambda folder, most: download(weights.url, folder, most)) if fetched else None
 
 
 def _of_hub(source: str) -> Source:
     match = re.fullmatch(r"hf:([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([\w][\w./-]{0,99}))?", source, re.A)
     if match is None or ".." in source:
-        raise UsageError(f"{source[:100]!r} names no repository; give hf:OWNER/NAME or hf:OWNER/NAME@REVISION")
+        raise UsageError(shown(source), "not a repository", "give hf:OWNER/NAME or hf:OWNER/NAME@REVISION")
     name, revision = match.groups()
     repository = hub_repository(name, revision)
     subject = f"hf:{name}"
     config = repository.read_json("config.json", _LARGEST_CONFIG)
     if isinstance(config.get("architecture"), str):
-        said = _said_by_timm_repository(config, subject)
+        fields = _timm_repository_fields(config, subject)
     elif "architectures" in config or "model_type" in config:
-        said = said_by_transformers(config, repository.read_json(_PROCESSOR, _LARGEST_CONFIG, optional=True), subject)
+        fields = transformers_fields(config, repository.read_json(_PROCESSOR, _LARGEST_CONFIG, optional=True), subject)
     else:
-        raise UsageError(f"{subject} is not a model of timm or transformers, which its config.json must say")
-    said["licence"] = said.get("licence") or repository.licence
-    said["revision"] = repository.commit
+        problem = "config.json is not of a timm or transformers model"
+        raise UsageError(subject, problem, OTHER_REPOSITORY)
+    fields["licence"] = fields.get("licence") or repository.licence
+    fields["revision"] = repository.commit
     return Source(
         subject,
         name.replace("/", "-"),
-        described(said, subject),
+        described(fields, subject),
         lambda _folder, most: hub_file(name, repository.commit, WEIGHTS, most),
     )
 
 
-def _said_by_timm_repository(config: Mapping[str, Any], subject: str) -> dict[str, Any]:
+def _timm_repository_fields(config: Mapping[str, Any], subject: str) -> dict[str, Any]:
     architecture = config["architecture"]
     if _LIBRARY_SOURCE.fullmatch(f"timm:{architecture}") is None or "." in architecture:
-        raise UsageError(f"{subject} names an architecture {architecture[:80]!a} that timm cannot have; give another")
+        raise UsageError(subject, f"impossible architecture {architecture[:80]!a} of timm", OTHER_REPOSITORY)
     if config.get("model_args"):
-        raise UsageError(f"{subject} changes its architecture (model_args), which is not supported; give another")
+        raise UsageError(subject, "changes of the architecture (model_args) are not supported", OTHER_REPOSITORY)
     if config.get("global_pool") not in _POOLINGS:
-        raise UsageError(f"{subject} pools its features in another way (global_pool), which is not supported")
+        raise UsageError(subject, f"global_pool {shown(config['global_pool'])} is not supported", OTHER_REPOSITORY)
     inner = config.get("pretrained_cfg", config)
-    said = _said_by_timm(inner if isinstance(inner, dict) else {}, subject)
+    fields = _timm_fields(inner if isinstance(inner, dict) else {}, subject)
     names = config.get("label_names")
     if isinstance(names, list):
-        said["classes"] = numbered([str(label) for label in names])
-    return said | {"architecture": f"timm:{architecture}"}
+        fields["classes"] = numbered([str(label) for label in names])
+    return fields | {"architecture": f"timm:{architecture}"}
 
 
 def _of_file(path: Path) -> Source:
     if not path.exists() and ":" in str(path):
-        raise UsageError(f"{str(path)[:100]!r} is no source; {_HELP}")
+        raise UsageError(shown(path), "not a source of models", _HELP)
     check_file(path)
     return Source(path.name, path.stem, read_sidecar(path) or ModelDescription(), lambda _folder, _most: path)
 
 
 def library_version(architecture: str) -> str | None:
-    """The library that builds `architecture`, with its version; None for metazoo's own."""
+    """Library that builds `architecture`, with its version; None for metazoo's own architectures."""
     library, colon, _ = architecture.partition(":")
     return f"{library} {version(library)}" if colon else None
 
 
 def imagenet_classes() -> tuple[str, ...]:
-    """The names of the 1000 classes of ImageNet, as timm has them."""
+    """Names of the 1000 classes of ImageNet, from timm."""
     data = import_library("timm", "timm.data")
     return numbered(list(data.ImageNetInfo(IMAGENET).label_descriptions()))
