@@ -34,7 +34,7 @@ def network(seed: int = 0, architecture: str = "conv4", *, size: int = 16, chann
 
 
 def of_two_domains(seed: int = 0) -> MultiDomainClassifier:
-    """The networks of `seed` and the next one, whose domains are told apart by the first feature."""
+    """Networks of `seed` and the next one; the first feature distinguishes their domains."""
     own = network(seed), network(seed + 1)
     weight = torch.zeros(2 * own[0].network.feature_size + 1, 2)
     weight[0, 0] = 2.0

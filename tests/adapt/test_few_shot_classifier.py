@@ -227,20 +227,20 @@ def test_images_that_cannot_be_used_are_named(images: Any, subject: str, problem
 @pytest.mark.parametrize(
     ("labels", "names", "problem", "remedy"),
     [
-        ([1, 1, 1, 2, 2, 3, 3], None, "class 0 has no image", "from 0 on without gaps"),
+        ([1, 1, 1, 2, 2, 3, 3], None, "class 0 has no image", "from 0 without gaps"),
         ([0, 0, 0, 1, 1, 3, 3], None, "class 2 has no image", "without gaps"),
         ([0, 0, 0, 1, 1, 1, 1], ("a", "b", "c"), "class 'c' has no image", ""),
-        ([0, 0, 0, 1, 1, 2, 2], ("a", "b"), "2 is no class", "from 0 to 1"),
-        ([0, 0, 0, 0, 0, 0, 0], None, "of one class", "two classes or more"),
-        (["a"] * 7, None, "of one class", "two classes or more"),
-        ([-1, 0, 0, 1, 1, 2, 2], None, "-1 is no class", "from 0 to 2"),
-        ([], None, "[0] for 7 images", "one label an image"),
-        ([0, 1], None, "[2] for 7 images", "one label an image"),
-        (["a", "b"], None, "[2] for 7 images", "one label an image"),
-        (["a", "b", "b", "b", "a", "b", "c"], ("a", "b"), "'c' is no class name", "a, b"),
+        ([0, 0, 0, 1, 1, 2, 2], ("a", "b"), "2 is not a class", "from 0 to 1"),
+        ([0, 0, 0, 0, 0, 0, 0], None, "of one class", "at least two classes"),
+        (["a"] * 7, None, "of one class", "at least two classes"),
+        ([-1, 0, 0, 1, 1, 2, 2], None, "-1 is not a class", "from 0 to 2"),
+        ([], None, "[0] for 7 images", "one label per image"),
+        ([0, 1], None, "[2] for 7 images", "one label per image"),
+        (["a", "b"], None, "[2] for 7 images", "one label per image"),
+        (["a", "b", "b", "b", "a", "b", "c"], ("a", "b"), "'c' is not a class name", "a, b"),
         ([0.0, 0, 0, 1, 1, 2, 2], None, "float32", "class names"),
         (["a", 0, 0, 0, 0, 0, 0], None, "list", "class names"),
-        (LABELS, ("a", "a", "b"), "twice", "name of its own"),
+        (LABELS, ("a", "a", "b"), "'a'", "different name"),
     ],
 )
 def test_labels_that_do_not_fit_are_named(
@@ -256,7 +256,7 @@ def test_a_gpu_that_is_not_there_is_named() -> None:
         made().to("cuda")
 
 
-def test_a_classifier_says_what_it_is() -> None:
+def test_repr_shows_classes_head_and_networks() -> None:
     assert repr(made()) == f"FewShotClassifier({', '.join(NAMES)}: head logistic on conv4)"
 
 
@@ -269,7 +269,7 @@ def test_classes_without_names_are_numbered() -> None:
     assert made(class_names=None).class_names == ("0", "1", "2")
 
 
-def test_teachers_are_taken_for_their_networks(tmp_path: Path) -> None:
+def test_teachers_stand_for_their_networks(tmp_path: Path) -> None:
     plain = predicted(made())
     wrapped = made(module=Teacher(network()))
     assert torch.equal(predicted(wrapped), plain)
@@ -286,27 +286,22 @@ def test_only_image_classifiers_can_be_saved_and_so_adapted(module: Embedder) ->
         made(module=module)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"head": "svm"}, "unknown head 'svm'; choose one of nearest-mean, .*fine-tune"),
-        ({"batch_norm": "none"}, "unknown batch-norm mode 'none'"),
-    ],
-)
-def test_wrong_use_is_refused(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+@pytest.mark.parametrize(("change", "value"), [({"head": "svm"}, "'svm'"), ({"batch_norm": "none"}, "'none'")])
+def test_wrong_use_is_refused(change: dict[str, Any], value: str) -> None:
+    with raises(UsageError) as caught:
         made(**change)
+    assert value in str(caught.value)
 
 
 def test_a_broken_model_is_not_adapted() -> None:
     module = network()
     module.network.state_dict()["blocks.0.0.weight"].fill_(torch.nan)
-    with pytest.raises(MetazooError, match="features are not finite"):
+    with raises(MetazooError, subject="model", problem="not finite"):
         made(module=module)
 
 
 @pytest.mark.parametrize("head", ["logistic", "ridge", "fine-tune", "soft-k-means-balanced"])
-def test_a_task_takes_the_specialists_of_the_domains_that_it_looks_like(tmp_path: Path, head: str) -> None:
+def test_a_task_uses_the_networks_of_the_domains_that_it_resembles(tmp_path: Path, head: str) -> None:
     module = of_two_domains()
     classifier = made(module=module, head=head)
     with torch.no_grad():
@@ -320,7 +315,7 @@ def test_a_task_takes_the_specialists_of_the_domains_that_it_looks_like(tmp_path
     torch.testing.assert_close(predicted(classifier), expected)
 
 
-def test_a_specialist_without_a_share_is_left_behind(tmp_path: Path) -> None:
+def test_a_network_without_a_share_is_omitted(tmp_path: Path) -> None:
     module = of_two_domains()
     module.recogniser.weight[-1, 1] = 20.0
     classifier = made(module=module, mirrored=True)
@@ -331,16 +326,16 @@ def test_a_specialist_without_a_share_is_left_behind(tmp_path: Path) -> None:
     assert torch.equal(predicted(FewShotClassifier.load(tmp_path / "c")), predicted(classifier))
 
 
-def test_a_user_may_say_what_domain_the_images_are_of() -> None:
+def test_the_domain_of_the_images_may_be_known() -> None:
     module = of_two_domains()
-    told = MetaModel(module, method="tgr", preset="default", seed=0).adapt(
+    known = MetaModel(module, method="tgr", preset="default", seed=0).adapt(
         pictures(7), LABELS, NAMES, domain="ships", mirrored=True
     )
-    assert told.description.domains == {"ships": 1}
-    assert torch.equal(predicted(told), predicted(made(module=network(1), mirrored=True)))
+    assert known.description.domains == {"ships": 1}
+    assert torch.equal(predicted(known), predicted(made(module=network(1), mirrored=True)))
     with raises(UsageError, subject="'ships'", problem="one domain", remedy="omit --domain"):
         made(domain="ships")
-    with pytest.raises(UsageError, match="this model has none; choose the head fine-tune"):
+    with raises(UsageError, subject="fine-tune-own", remedy="fine-tune"):
         made(module=module, head="fine-tune-own")
 
 

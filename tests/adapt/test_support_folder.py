@@ -35,12 +35,12 @@ def test_a_support_folder_makes_a_classifier(folder: Path) -> None:
 
 def test_a_folder_that_is_none_is_named(folder: Path) -> None:
     for path in (folder / "none", folder / "cat" / "1.png"):
-        with raises(UsageError, subject=str(path), problem="not a folder", remedy="one folder of images a class"):
+        with raises(UsageError, subject=str(path), problem="not a folder", remedy="one folder of images per class"):
             load_support_folder(path, 16)
 
 
 def test_pictures_without_class_folders_are_not_enough(folder: Path) -> None:
-    with pytest.raises(UsageError, match="cat has no class folders; expected one folder a class"):
+    with raises(UsageError, subject=str(folder / "cat")):
         load_support_folder(folder / "cat", 16)
 
 
@@ -54,14 +54,14 @@ def test_one_class_is_not_enough(folder: Path) -> None:
 def test_a_class_without_images_is_named(folder: Path) -> None:
     (folder / "empty").mkdir()
     (folder / "empty" / "notes.txt").write_text("x")
-    with pytest.raises(DataError, match=f"{folder / 'empty'}: class folder without images"):
+    with raises(DataError, subject=str(folder / "empty")):
         load_support_folder(folder, 16)
 
 
 @pytest.mark.parametrize("rubbish", [b"", b"not an image", b"\x89PNG\r\n\x1a\n", b"\x80\x05pickle"])
 def test_a_corrupt_image_is_named(folder: Path, rubbish: bytes) -> None:
     (folder / "dog" / "2.png").write_bytes(rubbish)
-    with pytest.raises(DataError, match=str(folder / "dog" / "2.png")):
+    with raises(DataError, subject=str(folder / "dog" / "2.png")):
         load_support_folder(folder, 16)
 
 
@@ -69,13 +69,13 @@ def test_half_an_image_is_named(folder: Path) -> None:
     path = folder / "cat" / "1.png"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=f"{path} cannot be read"):
+    with raises(DataError, subject=str(path)):
         load_support_folder(folder, 16)
 
 
 def test_a_picture_of_a_foreign_format_is_named(folder: Path) -> None:
     (folder / "cat" / "3.gif").write_bytes(b"GIF89a")
-    with pytest.raises(DataError, match=r"3.gif is of a format that is not read; convert it to PNG"):
+    with raises(DataError, subject=str(folder / "cat" / "3.gif")):
         load_support_folder(folder, 16)
 
 
