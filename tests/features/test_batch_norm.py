@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from error_checks import raises
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -153,7 +154,7 @@ def test_a_layer_that_stores_nothing_is_served_by_support_and_query_only() -> No
         torch.manual_seed(0)
         tiny = Tiny(tracks=False)
     support, query = pictures(5), pictures(4, seed=1)
-    with pytest.raises(UsageError, match="choose batch norm support or query"), stored_statistics(tiny):
+    with raises(UsageError, subject="model", remedy="support or query"), stored_statistics(tiny):
         pass
     with support_statistics(tiny, support):
         torch.testing.assert_close(tiny.features(query), by_hand(tiny, query, support))
@@ -163,7 +164,7 @@ def test_a_layer_that_stores_nothing_is_served_by_support_and_query_only() -> No
 
 
 def test_a_single_value_has_no_batch_statistics(tiny: Tiny) -> None:
-    with pytest.raises(UsageError, match="give more images"), batch_statistics(tiny):
+    with raises(UsageError, subject="batch norm", remedy="more images"), batch_statistics(tiny):
         tiny.features(pictures(1))
     assert tiny.training
 
@@ -188,5 +189,5 @@ def test_torch_agrees_on_the_statistics_of_a_batch(tiny: Tiny) -> None:
 
 def test_an_unknown_mode_is_refused() -> None:
     assert batch_norm_mode("query") == "query"
-    with pytest.raises(UsageError, match="running, support, query"):
+    with raises(UsageError, problem="'train'", remedy="running, support, query"):
         batch_norm_mode("train")

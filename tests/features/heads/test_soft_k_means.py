@@ -52,8 +52,8 @@ def test_what_is_balanced_already_is_left_alone() -> None:
 def test_sharp_logits_are_balanced_as_the_best_assignment(seed: int) -> None:
     logits = random_logits(9, 3, seed)
     chosen = balance_logits(10 * logits).argmax(-1)
-    _, places = linear_sum_assignment(logits.repeat_interleave(3, dim=1).numpy(), maximize=True)
-    assert chosen.tolist() == (places // 3).tolist()
+    _, slots = linear_sum_assignment(logits.repeat_interleave(3, dim=1).numpy(), maximize=True)
+    assert chosen.tolist() == (slots // 3).tolist()
     assert chosen.tolist() != logits.argmax(-1).tolist()
 
 
@@ -87,7 +87,7 @@ def test_the_order_of_the_queries_does_not_matter(head: FeatureHead) -> None:
 
 
 @pytest.mark.parametrize("head", SOFT, ids=by_name)
-def test_a_single_query_is_told_by_the_support_alone(head: FeatureHead) -> None:
+def test_a_single_query_depends_on_the_support_alone(head: FeatureHead) -> None:
     support, labels = clusters(1, 2)[0], torch.arange(3).repeat_interleave(2)
     query = clusters(1, 3, spread=0.1, seed=1)[0]
     fitted, nearest = head.fit_features(support, labels, 3), NearestMean().fit_features(support, labels, 3)
