@@ -54,7 +54,7 @@ def test_a_result_of_another_run_is_refused(cli: Cli, refused: Refused, own: Wor
     weights.write_bytes(first)
     assert cli("evaluate", other, *words, "--zoo", own.zoo, "--out", out).code == 0
     error = refused(2, "report", own.run, out)
-    assert f"{out}, row 'tgr meta-model': measures another meta-model than that of {own.run}" in error
+    assert f"{out}, row 'tgr meta-model': measures another meta-model than the one of {own.run}" in error
     assert cli("evaluate", own.run, *words, "--out", out, "--overwrite").code == 0
     page = own.run / "report.html"
     assert cli("report", own.run, out).code == 0
@@ -67,7 +67,7 @@ def test_a_result_of_another_run_is_refused(cli: Cli, refused: Refused, own: Wor
 
     edit_json(out, elsewhere)
     assert cli("report", own.run, out).code == 0
-    assert "Measured on another zoo than that of this run, or on this zoo after it changed: zoo ensemble." in (
+    assert "Measured on another zoo, or on the zoo of this run after a change: zoo ensemble." in (
         page.read_text()
     )
 
@@ -78,7 +78,7 @@ def test_a_result_of_another_run_is_refused(cli: Cli, refused: Refused, own: Wor
     edit_json(out, as_of_version_01)
     assert cli("report", own.run, out).code == 0
     rows = "parameter average, best single teacher, zoo ensemble, tgr meta-model"
-    assert f"Unchecked, since the file does not say what it measured: {rows}." in page.read_text()
+    assert f"Not checked, because the file does not identify what was measured: {rows}." in page.read_text()
 
 
 def test_what_cannot_be_reported_is_named(refused: Refused, own: Workshop) -> None:
