@@ -67,9 +67,7 @@ def test_a_result_of_another_run_is_refused(cli: Cli, refused: Refused, own: Wor
 
     edit_json(out, elsewhere)
     assert cli("report", own.run, out).code == 0
-    assert "Measured on another zoo, or on the zoo of this run after a change: zoo ensemble." in (
-        page.read_text()
-    )
+    assert "Measured on another zoo, or on the zoo of this run after a change: zoo ensemble." in (page.read_text())
 
     def as_of_version_01(content: dict[str, Any]) -> None:
         for row in content["results"]:

@@ -34,7 +34,7 @@ def classifier(
 
 
 def of_two_domains() -> MultiDomainClassifier:
-    """Specialists that share the episodes between them."""
+    """Two per-domain networks, both with a share in the episodes."""
     weight = 4 * torch.randn(9, 2, generator=torch.Generator().manual_seed(0))
     return MultiDomainClassifier([classifier(), classifier(1)], DomainRecogniser("ab", weight)).eval()
 

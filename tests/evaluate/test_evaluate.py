@@ -34,7 +34,7 @@ class Oracle(nn.Module):
 
 
 def labelled_images(classes: int = 10, each: int = 60) -> ImageSet:
-    """Noise, but that the first value of every image is its label."""
+    """Noise images whose first value is the label."""
     images = noise_images(classes, each, side=4, name="labelled")
     images.images[:, 0, 0, 0] = images.labels.to(torch.uint8)
     return images
@@ -55,7 +55,7 @@ def test_a_perfect_embedder_gets_everything_right() -> None:
 
 
 @pytest.mark.parametrize("ways", [2, 5])
-def test_noise_is_told_apart_by_chance(ways: int) -> None:
+def test_noise_is_classified_at_chance(ways: int) -> None:
     for row in run(raw_pixels(4), ways=ways, episodes=400, queries=15):
         # An interval covers other episodes of these images, not other images, hence the factor.
         assert abs(row.accuracy - 100 / ways) < 2 * row.interval
@@ -132,7 +132,7 @@ def test_mirrored_features_are_measured_and_said_to_be(tmp_path: Path) -> None:
     assert "batch norm running, mirrored, 20 episodes" in " ".join(plain_table(rows, width=200).split())
 
 
-def test_kinds_of_images_that_a_task_may_be_of_are_said(tmp_path: Path) -> None:
+def test_the_domains_of_a_meta_model_are_stored(tmp_path: Path) -> None:
     out, subjects = tmp_path / "result.json", (subject(of_two_domains()), raw_pixels(4))
     results = run(*subjects, images=noise_images(), mirrored=True, out=out)
     assert [result.domains for result in results] == [("a", "b"), ("a", "b"), None, None]
@@ -140,25 +140,25 @@ def test_kinds_of_images_that_a_task_may_be_of_are_said(tmp_path: Path) -> None:
     assert ["domains" in row for row in json.loads(out.read_text())["results"]] == [True, True, False, False]
 
 
-def test_a_domain_is_told_to_whoever_has_specialists(tmp_path: Path) -> None:
+def test_a_known_domain_selects_networks_of_subjects_that_have_several(tmp_path: Path) -> None:
     out, several = tmp_path / "result.json", of_two_domains()
     subjects = (subject(several), raw_pixels(4))
-    told = run(*subjects, images=noise_images(), domain="b", out=out)
-    assert [result.domain for result in told] == ["b", "b", None, None]
-    assert read_results(out) == told
-    assert "known domain b" in " ".join(plain_table(told, width=200).split())
+    known = run(*subjects, images=noise_images(), domain="b", out=out)
+    assert [result.domain for result in known] == ["b", "b", None, None]
+    assert read_results(out) == known
+    assert "known domain b" in " ".join(plain_table(known, width=200).split())
     expected = run(subject(several.networks[1]), images=noise_images())
-    assert [result.accuracy for result in told[:2]] == [result.accuracy for result in expected]
-    assert [result.parameters for result in told[:2]] == [result.parameters for result in expected]
-    asked = run(*subjects, images=noise_images())
-    assert [result.accuracy for result in asked[2:]] == [result.accuracy for result in told[2:]]
-    assert [result.accuracy for result in asked[:2]] != [result.accuracy for result in told[:2]]
+    assert [result.accuracy for result in known[:2]] == [result.accuracy for result in expected]
+    assert [result.parameters for result in known[:2]] == [result.parameters for result in expected]
+    recognised = run(*subjects, images=noise_images())
+    assert [result.accuracy for result in recognised[2:]] == [result.accuracy for result in known[2:]]
+    assert [result.accuracy for result in recognised[:2]] != [result.accuracy for result in known[:2]]
 
 
 def test_a_domain_that_would_change_nothing_is_refused() -> None:
     with raises(UsageError, problem="one domain"):
         run(raw_pixels(4), images=noise_images(), domain="a")
-    with pytest.raises(UsageError, match="no domain 'c'; choose one of a, b"):
+    with raises(UsageError, subject="'c'", remedy="choose one of a, b"):
         run(subject(of_two_domains()), images=noise_images(), domain="c")
 
 
@@ -168,7 +168,7 @@ def test_progress_is_counted_over_subjects_and_lists() -> None:
     assert sum(calls) == 2 * 2 * 20
 
 
-def test_the_head_is_the_one_asked_for() -> None:
+def test_the_given_head_is_used() -> None:
     images, module = noise_images(colour=0.05), classifier()
     rows = [run(subject(module), images=images, shots=(1,), head=head)[0] for head in ("nearest-mean", "fine-tune")]
     assert [row.head for row in rows] == ["nearest-mean", "fine-tune"]
@@ -177,37 +177,39 @@ def test_the_head_is_the_one_asked_for() -> None:
 
 def test_too_few_classes_or_images_are_named(tmp_path: Path) -> None:
     out = tmp_path / "result.json"
-    with pytest.raises(UsageError, match="labelled has 10 classes, too few for 11-way episodes; ask for fewer ways"):
+    with raises(UsageError, subject="labelled") as caught:
         run(ways=11, out=out)
+    assert "11-way" in str(caught.value)
     whole = labelled_images()
     poor = whole.take(torch.arange(len(whole) - 57))
-    with pytest.raises(UsageError, match="class 'class 9' of labelled has 3 images, 5 are needed for 1 support and 4"):
-        run(images=poor, out=out)
-    with pytest.raises(UsageError, match="class 'class 0' of labelled has 60 images, 64 are needed for 60 support"):
-        run(shots=(1, 60), out=out)
+    for more, texts in (({"images": poor}, ("'class 9'", "3 ")), ({"shots": (1, 60)}, ("'class 0'", "64 "))):
+        with raises(UsageError) as caught:
+            run(**more, out=out)
+        assert all(text in str(caught.value) for text in texts)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "text"),
     [
-        ({"head": "svm"}, "unknown head 'svm'; choose one of nearest-mean, .*fine-tune"),
-        ({"batch_norm": "none"}, "unknown batch-norm mode 'none'; choose one of running, support, query"),
-        ({"shots": ()}, "shots: must be one or more different numbers"),
-        ({"shots": (1, 1)}, "shots: must be one or more different numbers"),
-        ({"shots": (0,)}, "at least 2 ways, 1 shot"),
-        ({"ways": 1}, "at least 2 ways"),
-        ({"queries": 0}, "at least 2 ways, 1 shot, 1 query"),
-        ({"episodes": 1}, "needs at least 2 episodes, not 1"),
+        ({"head": "svm"}, "'svm'"),
+        ({"batch_norm": "none"}, "'none'"),
+        ({"shots": ()}, "shots"),
+        ({"shots": (1, 1)}, "[1, 1]"),
+        ({"shots": (0,)}, "shot"),
+        ({"ways": 1}, "ways"),
+        ({"queries": 0}, "quer"),
+        ({"episodes": 1}, "episodes"),
     ],
 )
-def test_wrong_use_is_refused(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+def test_wrong_use_is_refused(change: dict[str, Any], text: str) -> None:
+    with raises(UsageError) as caught:
         run(**change)
+    assert text in str(caught.value)
 
 
 def test_subjects_need_names_of_their_own() -> None:
-    with raises(UsageError, subject="subjects", problem="two of one name"):
+    with raises(UsageError, subject="subjects", problem="['raw pixels', 'raw pixels']"):
         run(raw_pixels(4), raw_pixels(8))
     with raises(UsageError, subject="subjects", remedy="at least one"):
         evaluate([], labelled_images())
@@ -217,13 +219,13 @@ def test_a_result_that_cannot_be_written_is_said_before_the_work(tmp_path: Path)
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder.json").mkdir()
     (tmp_path / "there.json").write_text("mine")
-    for name, message in (
-        ("there.json", "there.json: exists; give another path, or --overwrite it"),
-        ("result.txt", "give a path that ends in .json"),
-        ("folder.json", "cannot be a result file"),
-        ("file/result.json", "is no writable folder"),
+    for name, problem, remedy in (
+        ("there.json", "exists", "--overwrite"),
+        ("result.txt", "result file", ".json"),
+        ("folder.json", "result file", ".json"),
+        ("file/result.json", str(tmp_path / "file"), "another path"),
     ):
-        with pytest.raises(UsageError, match=message):
+        with raises(UsageError, subject=str(tmp_path / name), problem=problem, remedy=remedy):
             run(out=tmp_path / name, advance=lambda _: pytest.fail("the work was begun"))
     assert (tmp_path / "there.json").read_text() == "mine"
 

@@ -58,7 +58,7 @@ def test_no_difference_does_not_exclude_zero() -> None:
 
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 1), (0, 3), (2, 3, 4)])
 def test_an_interval_needs_a_list_of_two_episodes(shape: tuple[int, ...]) -> None:
-    with raises(UsageError, subject="an interval", problem=str(list(shape))):
+    with raises(UsageError, subject="interval", problem=str(list(shape))):
         mean_interval(torch.ones(shape))
 
 

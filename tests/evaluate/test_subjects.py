@@ -137,7 +137,7 @@ def test_members_in_turn_are_not_measured_by_what_would_change_them(
     module = MirroredFeatures(in_turn.module) if mirrored else in_turn.module
     images = noise_images()
     episodes = EpisodeList.draw(images, 2, 1, 1, 2, 0)
-    with raises(UsageError, subject="zoo ensemble", problem=f"no batch norm {mode} with head {head}"):
+    with raises(UsageError, subject="zoo ensemble", problem=f"batch norm {mode} with head {head}"):
         evaluate_lists(dataclasses.replace(in_turn, module=module), images, [episodes], get_head(head), mode)
 
 
