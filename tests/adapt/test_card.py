@@ -90,9 +90,7 @@ def test_the_use_of_recovered_images_is_stated(zoo: Zoo) -> None:
         )
     zoo.permit(["one", "two"], "show")
     text = card(zoo, images=False)
-    assert (
-        "The images of 2 models are kept in the run folder (`bank`) and not shown. The images of 1 model" in text
-    )
+    assert "The images of 2 models are kept in the run folder (`bank`) and not shown. The images of 1 model" in text
 
 
 def test_escaped_text_stays_on_its_line() -> None:

@@ -173,9 +173,9 @@ def test_a_description_that_does_not_fit_is_named(
         ({"arguments": {"depth": 3}}, DESCRIPTION, "depth"),
         ({"input_size": 8}, DESCRIPTION, "16 pixels"),
         ({"std": [0.3, 0, 0.3]}, DESCRIPTION, "std"),
-        ({"arguments": {"width": 5}}, WEIGHTS, "float32 [5"),
+        ({"arguments": {"width": 5}}, WEIGHTS, "[3, 5]"),
         # Would be 60 TB if it were built before it is compared with what the file holds.
-        ({"arguments": {"width": 4096}, "input_size": 1024, "classes": 1_000_000}, WEIGHTS, "float32 [4096"),
+        ({"arguments": {"width": 4096}, "input_size": 1024, "classes": 1_000_000}, WEIGHTS, "[3, 16777216]"),
     ],
 )
 def test_a_network_that_does_not_fit_is_named(saved: Path, change: dict[str, Any], subject: str, problem: str) -> None:

@@ -28,7 +28,7 @@ from metazoo.zoo import Zoo
 
 _MOST_ROWS = 200
 _NO_ACCURACY = (
-    "The accuracy of this meta-model is not stated, because training measures none. Measure it on images of classes "
+    "The accuracy of this meta-model is unknown, because training does not measure it. Measure it on images of classes "
     "that no source model was trained on: `metazoo evaluate RUN --data FOLDER`."
 )
 _RECOVERED = (

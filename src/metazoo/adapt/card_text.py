@@ -83,7 +83,7 @@ def network_rows(module: ImageClassifier | MultiDomainClassifier) -> list[tuple[
             "input",
             f"{side} x {side} pixels, {counted(spec.channels, 'channel')}, values in [0, 1]",
         ),
-        ("features", str(networks[0].network.feature_size)),
+        ("features", f"{networks[0].network.feature_size} per image"),
     ]
     if recogniser is not None:
         domains = f"{', '.join(recogniser.domains)}; a new task uses the networks of the domains its images resemble"
