@@ -49,7 +49,7 @@ def of_domains(architecture: str) -> MultiDomainClassifier:
     return MultiDomainClassifier(networks, DomainRecogniser(("birds", "ships"), weight)).eval()
 
 
-def test_the_list_is_whole() -> None:
+def test_all_architectures_are_tested() -> None:
     assert WIDTHS.keys() == {*architectures()}
 
 

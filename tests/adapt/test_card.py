@@ -35,7 +35,7 @@ def card(
     )
 
 
-def test_a_card_says_what_is_known_and_nothing_else(zoo: Zoo) -> None:
+def test_a_card_shows_only_known_values(zoo: Zoo) -> None:
     text = card(zoo)
     assert "from 1 pre-trained model and **no training images**" in text
     assert "| architecture | conv4, width 4 |" in text
@@ -54,7 +54,7 @@ def test_its_front_matter_and_its_run_are_yaml(zoo: Zoo) -> None:
     assert yaml.safe_load(rest.split("```yaml\n")[1].split("```")[0]) == resolve_config(seed=7).as_record()
 
 
-def test_names_of_foreign_origin_are_only_text(zoo: Zoo) -> None:
+def test_names_are_escaped(zoo: Zoo) -> None:
     text = card(zoo)
     (row,) = (line for line in text.splitlines() if line.startswith("| one |"))
     assert row == r"| one | conv4 | &lt;script&gt;\|x\|\[y\]\(z\)\` | 3 | 16 px | 75.2 % |  |  |"
@@ -97,7 +97,7 @@ def test_escaped_text_stays_on_its_line() -> None:
     assert escape("a\n# b\r\n<img>&*_") == r"a \# b &lt;img&gt;&amp;\*\_"
 
 
-def test_a_meta_model_without_its_run_has_a_card_of_what_is_known(tmp_path: Path) -> None:
+def test_a_meta_model_without_its_run_has_a_short_card(tmp_path: Path) -> None:
     MetaModel(of_two_domains(), method="<tgr>", preset="default", seed=7).save(tmp_path / "m")
     text = (tmp_path / "m" / "README.md").read_text()
     assert "# Meta-model by &lt;tgr&gt;\n" in text

@@ -43,7 +43,7 @@ def full(*_: object) -> str:
     raise ArtefactError("the disk is full")
 
 
-def test_hostile_class_names_are_only_names(tmp_path: Path) -> None:
+def test_hostile_class_names_are_harmless(tmp_path: Path) -> None:
     count = len(HOSTILE_NAMES)
     images = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     given = {"support_images": images, "support_labels": torch.arange(count), "class_names": HOSTILE_NAMES}

@@ -32,7 +32,7 @@ IDS = [f"{kind}-{head.name}" for kind, head in HEADS_OF]
 
 
 class Teacher(nn.Module):
-    """As a zoo's: its network is called `classifier`."""
+    """Teacher like those of a zoo, with its network in `classifier`."""
 
     def __init__(self, classifier: ImageClassifier) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Teacher(nn.Module):
 
 @pytest.mark.parametrize("mode", BATCH_NORM_MODES)
 @pytest.mark.parametrize(("kind", "head"), HEADS_OF, ids=IDS)
-def test_what_is_saved_predicts_to_the_bit_as_before(kind: str, mode: str, head: Head, tmp_path: Path) -> None:
+def test_a_loaded_classifier_predicts_bitwise_the_same(kind: str, mode: str, head: Head, tmp_path: Path) -> None:
     classifier = made(module=MODULES[kind](), head=head.name, batch_norm=mode, source="somewhere")
     before = predicted(classifier)
     classifier.save(tmp_path / "c")
@@ -68,7 +68,7 @@ def one_episode() -> tuple[ImageSet, Episode, Tensor, Tensor]:
 
 @pytest.mark.parametrize("mode", BATCH_NORM_MODES)
 @pytest.mark.parametrize(("kind", "head"), HEADS_OF, ids=IDS)
-def test_users_get_what_evaluation_measures(kind: str, mode: BatchNormMode, head: Head) -> None:
+def test_classifiers_predict_as_in_evaluation(kind: str, mode: BatchNormMode, head: Head) -> None:
     images, episode, support, query = one_episode()
     module = MODULES[kind]()
     measured = score_episode(module, images, episode, head, mode)
@@ -77,7 +77,7 @@ def test_users_get_what_evaluation_measures(kind: str, mode: BatchNormMode, head
 
 
 @pytest.mark.parametrize("size", [(12, 12), (40, 31)])
-def test_networks_of_other_input_sizes_see_what_evaluation_shows_them(size: tuple[int, int]) -> None:
+def test_networks_of_other_input_sizes_get_the_same_images_as_in_evaluation(size: tuple[int, int]) -> None:
     module, support, query = joint(), *(torch.rand(7, 3, *size), torch.rand(5, 3, *size))
     classifier = adapt(module, support, LABELS, NAMES, head="ridge")
     measured, fitted = get_head("ridge").fit(module, support, LABELS, 3)
@@ -87,7 +87,7 @@ def test_networks_of_other_input_sizes_see_what_evaluation_shows_them(size: tupl
 
 @pytest.mark.parametrize("mode", BATCH_NORM_MODES)
 @pytest.mark.parametrize(("kind", "head"), HEADS_OF, ids=IDS)
-def test_mirrored_classifiers_are_what_evaluation_measures(
+def test_mirrored_classifiers_predict_as_in_evaluation(
     kind: str, mode: BatchNormMode, head: Head, tmp_path: Path
 ) -> None:
     images, episode, support, query = one_episode()
@@ -104,7 +104,7 @@ def test_mirrored_classifiers_are_what_evaluation_measures(
 
 @pytest.mark.parametrize("mode", BATCH_NORM_MODES)
 @pytest.mark.parametrize("head", HEAD_NAMES)
-def test_whether_a_prediction_depends_on_the_rest_of_the_call_is_said(head: str, mode: str) -> None:
+def test_transductive_classifiers_are_marked(head: str, mode: str) -> None:
     classifier, images = made(head=head, batch_norm=mode), pictures(6, seed=1)
     together, alone = classifier.predict(images).probabilities[:2], classifier.predict(images[:2]).probabilities
     assert torch.allclose(together.log(), alone.log(), atol=1e-3) != classifier.transductive
@@ -113,7 +113,7 @@ def test_whether_a_prediction_depends_on_the_rest_of_the_call_is_said(head: str,
 
 @pytest.mark.parametrize("mode", BATCH_NORM_MODES)
 @pytest.mark.parametrize("head", HEAD_NAMES)
-def test_the_module_is_left_as_it_was_and_not_shared(head: str, mode: str) -> None:
+def test_the_given_module_is_not_changed_or_shared(head: str, mode: str) -> None:
     module = network()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     classifier = made(module=module, head=head, batch_norm=mode)
@@ -137,7 +137,7 @@ def test_probabilities_are_those_of_the_head(head: str) -> None:
     assert prediction.names == [NAMES[label] for label in prediction.labels.tolist()]
 
 
-def test_uint8_grey_and_other_sizes_are_taken() -> None:
+def test_uint8_grey_and_other_sizes_are_accepted() -> None:
     classifier = made()
     whole = pictures(6, side=32, seed=1).mul(255).byte()
     by_uint8, by_float = classifier.predict(whole), classifier.predict(whole / 255)
@@ -150,7 +150,7 @@ def test_uint8_grey_and_other_sizes_are_taken() -> None:
     assert torch.equal(predicted(made(support_images=support)), predicted(made(support_images=support / 255)))
 
 
-def test_arrays_and_lists_are_taken_as_tensors_are() -> None:
+def test_arrays_and_lists_equal_tensors() -> None:
     images = pictures(7)
     expected = predicted(made(support_images=images))
     classifier = made(support_images=images.numpy(), support_labels=LABELS.tolist())
@@ -161,7 +161,7 @@ def test_arrays_and_lists_are_taken_as_tensors_are() -> None:
 
 
 def test_pictures_in_any_form_are_the_same() -> None:
-    """Pixels of 8 bits, so that every form holds the same."""
+    """The pixels have 8 bits, so that every form holds the same values."""
     pixels = pictures(6, side=20, seed=1).mul(255).byte()
     arrays = pixels.permute(0, 2, 3, 1).contiguous().numpy()
     opened = [Image.fromarray(array) for array in arrays]
@@ -251,7 +251,7 @@ def test_labels_that_do_not_fit_are_named(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
-def test_a_gpu_that_is_not_there_is_named() -> None:
+def test_an_absent_gpu_is_named() -> None:
     with raises(UsageError, subject="cuda"):
         made().to("cuda")
 
@@ -281,7 +281,7 @@ def test_teachers_stand_for_their_networks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("module", [PixelFeatures(4), JointFeatures([PixelFeatures(4)])])
-def test_only_image_classifiers_can_be_saved_and_so_adapted(module: Embedder) -> None:
+def test_only_image_classifiers_can_be_adapted(module: Embedder) -> None:
     with raises(UsageError, problem="PixelFeatures", remedy="image classifier"):
         made(module=module)
 
@@ -339,7 +339,7 @@ def test_the_domain_of_the_images_may_be_known() -> None:
         made(module=module, head="fine-tune-own")
 
 
-def test_one_picture_a_class_is_enough(tmp_path: Path) -> None:
+def test_one_picture_per_class_is_enough(tmp_path: Path) -> None:
     classifier = adapt(network(), pictures(2), torch.tensor([1, 0]), ("a", "b"))
     classifier.save(tmp_path / "c")
     assert FewShotClassifier.load(tmp_path / "c").predict(pictures(2)).names == ["b", "a"]

@@ -27,7 +27,7 @@ from metazoo.features.embedders import MultiDomainClassifier
 DESCRIPTION, WEIGHTS, CARD = "bundle.json", "model.safetensors", "README.md"
 
 
-def test_what_is_saved_is_loaded(meta_model: Path) -> None:
+def test_save_and_load(meta_model: Path) -> None:
     loaded = MetaModel.load(meta_model)
     assert (loaded.method, loaded.preset, loaded.seed) == ("tgr", "default", 3)
     (own,) = loaded.networks
@@ -38,7 +38,7 @@ def test_what_is_saved_is_loaded(meta_model: Path) -> None:
     assert not any(parameter.requires_grad for parameter in own.parameters())
 
 
-def test_the_names_of_the_files_are_said(tmp_path: Path) -> None:
+def test_save_returns_the_names_of_the_files(tmp_path: Path) -> None:
     names = MetaModel(network(), method="tgr", preset="default", seed=3).save(tmp_path / "new" / "one")
     assert set(names) == content(tmp_path / "new" / "one").keys() == {DESCRIPTION, WEIGHTS, CARD}
 
@@ -131,7 +131,7 @@ def test_domains_that_do_not_fit_the_networks_are_named(two_domains: Path, domai
         MetaModel.load(two_domains)
 
 
-def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with raises(UsageError, subject=str(tmp_path / "none"), problem="not a folder", remedy="RUN/meta-model"):
         MetaModel.load(tmp_path / "none")
     with raises(ArtefactError, subject=DESCRIPTION):

@@ -17,7 +17,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "support"
 
 
-def test_classes_are_the_folders_sorted_and_may_differ_in_their_counts(folder: Path) -> None:
+def test_classes_are_sorted_folders_and_may_differ_in_size(folder: Path) -> None:
     write_picture(folder / "ant" / "1.bmp")
     support = load_support_folder(folder, 24)
     assert support.class_names == ("ant", "cat", "dog")
@@ -33,7 +33,7 @@ def test_a_support_folder_makes_a_classifier(folder: Path) -> None:
     assert classifier.predict(support.images).names == ["cat", "dog"]
 
 
-def test_a_folder_that_is_none_is_named(folder: Path) -> None:
+def test_a_missing_folder_is_named(folder: Path) -> None:
     for path in (folder / "none", folder / "cat" / "1.png"):
         with raises(UsageError, subject=str(path), problem="not a folder", remedy="one folder of images per class"):
             load_support_folder(path, 16)
@@ -86,7 +86,7 @@ def test_a_file_that_cannot_be_opened_is_named(folder: Path) -> None:
     assert len(support.images) == 3
 
 
-def test_hidden_things_are_passed_over(folder: Path) -> None:
+def test_hidden_files_are_ignored(folder: Path) -> None:
     write_picture(folder / ".thumbnails" / "1.png")
     (folder / "cat" / ".DS_Store").write_bytes(b"x")
     assert load_support_folder(folder, 16).class_names == ("cat", "dog")

@@ -21,7 +21,7 @@ ABOVE = torch.tensor([1.0, 2.0, 3.0, 2.0], dtype=torch.float64)
 def write(
     path: Path, values: dict[str, Tensor], *, shots: tuple[int, ...] = (1,), seed: int = 0, **more: object
 ) -> Path:
-    """A result file of subjects with these accuracies, the same for every number of shots."""
+    """Write a result file of subjects with these accuracies, for every number of shots."""
     lists = [EpisodeList.draw(noise_images(), 3, count, 5, 4, seed) for count in shots]
     results = [
         result(
@@ -104,7 +104,7 @@ def test_a_file_of_several_subjects_gives_a_row_for_each(tmp_path: Path) -> None
     assert [row.name for row in compare({"both": [table, alone]})] == ["both"]
 
 
-def test_what_cannot_be_compared_is_named(tmp_path: Path) -> None:
+def test_rows_that_cannot_be_compared_are_named(tmp_path: Path) -> None:
     one = write(tmp_path / "one.json", {"a": LUCK})
     elsewhere = write(tmp_path / "elsewhere.json", {"a": LUCK}, seed=1)
     ridge = write(tmp_path / "ridge.json", {"a": LUCK}, head="ridge")

@@ -27,7 +27,7 @@ from metazoo.features.heads import DEFAULT_HEAD, HEADS, Head
 
 
 class Oracle(nn.Module):
-    """The class of every image of `labelled_images` as its features."""
+    """Embedder with the classes of `labelled_images` as features."""
 
     def features(self, images: Tensor) -> Tensor:
         return nn.functional.one_hot(images[:, 0, 0, 0].mul(255).round().long(), 10).float()
@@ -49,7 +49,7 @@ def run(*subjects: Subject, images: ImageSet | None = None, **more: Any) -> list
     return evaluate(subjects or (raw_pixels(4),), images or labelled_images(), **given | more)
 
 
-def test_a_perfect_embedder_gets_everything_right() -> None:
+def test_a_perfect_embedder_has_full_accuracy() -> None:
     for row in run(subject(Oracle()), ways=5, shots=(1, 5)):
         assert (row.accuracy, row.interval) == (100.0, 0.0)
 
@@ -62,7 +62,7 @@ def test_noise_is_classified_at_chance(ways: int) -> None:
         assert 0 < row.interval < 1.5
 
 
-def test_rows_come_subject_by_subject_with_all_that_is_needed_to_read_them() -> None:
+def test_rows_are_ordered_by_subject_and_hold_the_protocol() -> None:
     rows = run(subject(Oracle()), raw_pixels(4), shots=(2, 1), seed=3)
     assert [(row.subject, row.method, row.shots) for row in rows] == [
         ("oracle", "some", 2),
@@ -89,7 +89,7 @@ def test_the_same_call_gives_the_same_numbers_and_another_seed_other_episodes() 
     assert run(seed=1)[0].episode_list_sha256 != run(seed=2)[0].episode_list_sha256
 
 
-def test_the_files_hold_what_the_numbers_come_from(tmp_path: Path) -> None:
+def test_files_hold_the_accuracies_behind_the_results(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "er" / "RESULT.JSON"
     rows = run(subject(Oracle()), raw_pixels(4), out=out)
     assert read_results(out) == rows
@@ -101,7 +101,7 @@ def test_the_files_hold_what_the_numbers_come_from(tmp_path: Path) -> None:
     assert difference.excludes_zero
 
 
-def test_whether_queries_influence_each_other_is_said() -> None:
+def test_transductive_results_are_marked() -> None:
     images = noise_images()
     subjects = (subject(classifier()), raw_pixels(4))
     for mode, expected in (("running", [False, False]), ("support", [False, False]), ("query", [True, False])):
@@ -111,7 +111,7 @@ def test_whether_queries_influence_each_other_is_said() -> None:
 
 
 @pytest.mark.parametrize("head", [*HEADS], ids=lambda head: head.name)
-def test_a_transductive_head_says_so_in_file_and_table(head: Head, tmp_path: Path) -> None:
+def test_transductive_heads_are_marked_in_file_and_table(head: Head, tmp_path: Path) -> None:
     out = tmp_path / "result.json"
     run(subject(classifier()), images=noise_images(), shots=(2,), episodes=2, head=head.name, out=out)
     (row,) = read_results(out)
@@ -121,7 +121,7 @@ def test_a_transductive_head_says_so_in_file_and_table(head: Head, tmp_path: Pat
     assert ("(transductive)" in table) == head.transductive
 
 
-def test_mirrored_features_are_measured_and_said_to_be(tmp_path: Path) -> None:
+def test_results_of_mirrored_features_are_marked(tmp_path: Path) -> None:
     out, images = tmp_path / "result.json", noise_images(colour=0.05)
     symmetric = dataclasses.replace(images, images=torch.maximum(images.images, images.images.flip(3)))
     for image_set, same in ((images, False), (symmetric, True)):
@@ -155,7 +155,7 @@ def test_a_known_domain_selects_networks_of_subjects_that_have_several(tmp_path:
     assert [result.accuracy for result in recognised[:2]] != [result.accuracy for result in known[:2]]
 
 
-def test_a_domain_that_would_change_nothing_is_refused() -> None:
+def test_unknown_and_useless_domains_are_refused() -> None:
     with raises(UsageError, problem="one domain"):
         run(raw_pixels(4), images=noise_images(), domain="a")
     with raises(UsageError, subject="'c'", remedy="choose one of a, b"):
@@ -208,14 +208,14 @@ def test_wrong_use_is_refused(change: dict[str, Any], text: str) -> None:
     assert text in str(caught.value)
 
 
-def test_subjects_need_names_of_their_own() -> None:
+def test_subjects_need_different_names() -> None:
     with raises(UsageError, subject="subjects", problem="['raw pixels', 'raw pixels']"):
         run(raw_pixels(4), raw_pixels(8))
     with raises(UsageError, subject="subjects", remedy="at least one"):
         evaluate([], labelled_images())
 
 
-def test_a_result_that_cannot_be_written_is_said_before_the_work(tmp_path: Path) -> None:
+def test_a_result_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder.json").mkdir()
     (tmp_path / "there.json").write_text("mine")

@@ -68,7 +68,7 @@ def test_lists_of_other_lengths_cannot_be_paired() -> None:
 
 
 def crossed(seeds: int, episodes: int, spread: tuple[float, float, float], random: torch.Generator) -> Tensor:
-    """Accuracies of which seeds, episodes and their interaction each have a spread."""
+    """Random accuracies with given spreads of seeds, episodes and their interaction."""
     shapes = ((seeds, 1), (1, episodes), (seeds, episodes))
     parts = [own * torch.randn(shape, generator=random) for own, shape in zip(spread, shapes, strict=True)]
     return parts[0] + parts[1] + parts[2]

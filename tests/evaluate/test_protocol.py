@@ -19,7 +19,7 @@ FEATURE_HEADS = [head for head in HEADS if isinstance(head, FeatureHead)]
 
 
 class Spy(nn.Module):
-    """Pixels as features, and how many images it was shown."""
+    """Embedder with pixels as features that counts images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ def test_every_image_is_embedded_once_for_all_lists(
 
 @pytest.mark.parametrize("head", [*HEADS], ids=lambda head: head.name)
 @pytest.mark.parametrize("mode", BATCH_NORM_MODES)
-def test_a_prediction_depends_on_other_queries_in_mode_query_and_with_transductive_heads_alone(
+def test_only_mode_query_and_transductive_heads_let_queries_influence_each_other(
     images: ImageSet, lists: list[EpisodeList], head: Head, mode: BatchNormMode
 ) -> None:
     module, episode = classifier(), lists[1][0]
@@ -121,7 +121,7 @@ def test_a_prediction_depends_on_other_queries_in_mode_query_and_with_transducti
 
 @pytest.mark.parametrize("head", [*HEADS], ids=lambda head: head.name)
 @pytest.mark.parametrize("mode", BATCH_NORM_MODES)
-def test_every_head_and_mode_leaves_the_subject_as_it_was(
+def test_no_head_or_mode_changes_the_subject(
     images: ImageSet, lists: list[EpisodeList], head: Head, mode: BatchNormMode
 ) -> None:
     module = classifier()
@@ -132,7 +132,7 @@ def test_every_head_and_mode_leaves_the_subject_as_it_was(
     assert not module.training
 
 
-def test_modes_differ_and_modules_without_batch_norm_know_none(images: ImageSet, lists: list[EpisodeList]) -> None:
+def test_modes_differ_only_for_modules_with_batch_norm(images: ImageSet, lists: list[EpisodeList]) -> None:
     def accuracies(module: Embedder) -> set[tuple[float, ...]]:
         modes = BATCH_NORM_MODES
         return {tuple(evaluate_lists(subject(module), images, [lists[1]], NearestMean(), m)[0].tolist()) for m in modes}
@@ -167,9 +167,7 @@ def test_a_broken_subject_is_named(images: ImageSet, lists: list[EpisodeList], h
         evaluate_lists(subject(module), images, lists, head)
 
 
-def test_a_model_without_stored_statistics_is_a_wrong_use_of_mode_running(
-    images: ImageSet, lists: list[EpisodeList]
-) -> None:
+def test_mode_running_needs_stored_statistics(images: ImageSet, lists: list[EpisodeList]) -> None:
     module = classifier()
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d):
@@ -180,7 +178,7 @@ def test_a_model_without_stored_statistics_is_a_wrong_use_of_mode_running(
 
 
 @pytest.mark.parametrize("head", [NearestMean(), FineTune()], ids=lambda head: head.name)
-def test_a_stop_passes_as_it_is(images: ImageSet, lists: list[EpisodeList], head: Head) -> None:
+def test_an_interruption_is_not_wrapped(images: ImageSet, lists: list[EpisodeList], head: Head) -> None:
     def stop(_episodes: int) -> None:
         raise Interrupted("stopped by SIGTERM", 143)
 

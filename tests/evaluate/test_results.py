@@ -61,7 +61,7 @@ def written(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_is_written_is_read(written: Path) -> None:
+def test_results_are_read_as_written(written: Path) -> None:
     results = read_results(written)
     assert [(row.subject, row.shots) for row in results] == [("one", 1), ("one", 2), ("two", 1), ("two", 2)]
     for row in results:
@@ -91,7 +91,7 @@ def test_contamination_is_stored_if_it_was_examined(tmp_path: Path, written: Pat
     }
 
 
-def test_the_lists_lie_beside_it(written: Path) -> None:
+def test_the_lists_are_beside_the_result(written: Path) -> None:
     assert {path.name for path in written.parent.iterdir()} == {
         "result.json",
         *(f"result.{kind}-3way-{k}shot.safetensors" for kind in ("episodes", "accuracies") for k in (1, 2)),
@@ -101,7 +101,7 @@ def test_the_lists_lie_beside_it(written: Path) -> None:
         assert (episodes.sha256, episodes.shots) == (row.episode_list_sha256, row.shots)
 
 
-def test_accuracies_pair_with_their_own_list_alone(written: Path) -> None:
+def test_accuracies_of_another_list_are_refused(written: Path) -> None:
     own = read_results(written)[0]
     for other in (
         own.model_copy(update={"episode_list_sha256": "1" * 64}),
@@ -172,7 +172,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_results(tmp_path / "none.json")
 
 
-def test_a_table_has_a_row_a_subject_and_a_column_a_task() -> None:
+def test_a_table_has_a_row_per_subject_and_a_column_per_task() -> None:
     rows = [
         result(),
         result(shots=5, accuracy=70.04, interval=0.26),

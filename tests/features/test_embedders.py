@@ -86,6 +86,6 @@ def test_parameters_are_counted_without_class_heads() -> None:
     assert count_parameters(PixelFeatures(4)) == 0
 
 
-def test_the_device_is_that_of_the_tensors_if_there_are_any() -> None:
+def test_the_device_is_that_of_the_tensors() -> None:
     assert device_of(PixelFeatures(4)) is None
     assert device_of(JointFeatures([PixelFeatures(4), classifier("conv4", 4)])) == torch.device("cpu")

@@ -61,7 +61,7 @@ def test_the_general_network_has_its_share_of_every_domain() -> None:
     torch.testing.assert_close(scaled @ scaled.T, expected)
 
 
-def test_the_same_images_more_often_are_no_more_evidence() -> None:
+def test_repeated_images_do_not_change_the_shares() -> None:
     made, task = DomainRecogniser("ab", recogniser().weight / 10), features(2)
     torch.testing.assert_close(made.shares(task.repeat(7, 1)), made.shares(task))
     logits = normalised_inputs(task) @ made.weight
@@ -69,7 +69,7 @@ def test_the_same_images_more_often_are_no_more_evidence() -> None:
     torch.testing.assert_close(one[0] / one[1], (3 * (logits[0, 0] - logits[0, 1])).exp())
 
 
-def test_a_share_of_next_to_nothing_is_none() -> None:
+def test_small_shares_are_set_to_zero() -> None:
     logits = torch.tensor([2.0, 1.0, 0.0])
     weight = torch.zeros(SIZE + 1, 3)
     weight[-1] = logits
@@ -79,7 +79,7 @@ def test_a_share_of_next_to_nothing_is_none() -> None:
 
 
 @pytest.mark.parametrize("count", [2, 60, 256])
-def test_a_task_that_is_of_no_domain_more_than_of_another_has_shares(count: int) -> None:
+def test_equal_logits_give_equal_shares(count: int) -> None:
     made = DomainRecogniser([f"domain {number}" for number in range(count)], torch.zeros(SIZE * count + 1, count))
     torch.testing.assert_close(made.shares(torch.ones(2, SIZE * count)), torch.full((count,), 1 / count))
 
@@ -88,7 +88,7 @@ def test_features_of_length_zero_have_shares() -> None:
     assert float(recogniser(3).shares(torch.zeros(3, SIZE)).sum()) == pytest.approx(1)
 
 
-def test_the_recogniser_is_logistic_regression_on_as_many_images_of_each_domain() -> None:
+def test_the_recogniser_is_logistic_regression_on_equally_many_images_per_domain() -> None:
     domains = [features(300, seed) + torch.eye(SIZE)[seed] * 0.3 for seed in range(3)]
     found = fitted_recogniser("abc", [domains[0], domains[1][:100], domains[2]])
     chosen = [domains[0][torch.linspace(0, 299, 100).long()], domains[1][:100],
@@ -128,7 +128,7 @@ def test_heads_use_the_features_of_the_networks_of_the_domain(head: str) -> None
     assert fitted.shares.tolist() == [0.5, 0.5]
 
 
-def test_recognisers_are_found_also_behind_a_mirror_and_parameters_count_them() -> None:
+def test_recognisers_of_mirrored_features_are_found_and_counted() -> None:
     module, own = of_two(1.0)
     assert recogniser_of(module) is recogniser_of(MirroredFeatures(module)) is module.recogniser
     assert recogniser_of(own[0]) is None

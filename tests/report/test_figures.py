@@ -40,7 +40,7 @@ def test_the_matrix_names_the_models_by_group() -> None:
     assert {"x", "<y>"} <= set(texts(figure))
 
 
-def test_rows_without_a_figure_are_left_out() -> None:
+def test_rows_without_a_value_are_omitted() -> None:
     rows = [{"step": 1, "loss": 2.0, "agreement": None}, {"step": 2, "loss": 1.0, "agreement": 0.5}]
     shown = texts(learning_figure({"learning": rows, "birds": rows[:1]}))
     assert {"learning", "birds", "loss"} <= set(shown)

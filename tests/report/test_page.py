@@ -92,7 +92,7 @@ def test_a_page_shows_the_records_of_the_run(zoo: Zoo, run: Run, result: Path, t
     assert len(page.images) == 3 + len(sheets(page))
 
 
-def test_it_needs_nothing_beside_it(zoo: Zoo, run: Run, result: Path, tmp_path: Path) -> None:
+def test_a_page_loads_no_other_file(zoo: Zoo, run: Run, result: Path, tmp_path: Path) -> None:
     page = Page(write_report(run, tmp_path / "page.html", results=[result], zoo=zoo))
     assert all(source.startswith("data:image/") for source in page.images.values())
     for figure in (
@@ -117,7 +117,7 @@ def test_the_same_run_gives_the_same_page(zoo: Zoo, run: Run, result: Path, tmp_
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_a_page_shows_the_images_of_models_that_allow_it_alone(zoo: Zoo, run: Run, tmp_path: Path) -> None:
+def test_a_page_shows_only_images_of_models_that_allow_it(zoo: Zoo, run: Run, tmp_path: Path) -> None:
     def shown(zoo: Zoo | None, images: bool = True) -> dict[str, str]:
         return sheets(Page(write_report(run, tmp_path / "page.html", zoo=zoo, images=images)))
 
@@ -148,7 +148,7 @@ def test_a_later_prohibition_removes_the_report_of_the_run(zoo: Zoo, tmp_path: P
     assert len(sheets(Page(write_report(again, zoo=Zoo.open(own.folder))))) == 1
 
 
-def test_a_run_that_has_not_finished_is_shown_as_far_as_it_is(
+def test_the_complete_stages_of_an_unfinished_run_are_shown(
     zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for function, grouped in (

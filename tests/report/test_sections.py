@@ -45,7 +45,7 @@ def run(path: Path) -> Iterator[Run]:
 
 @pytest.fixture(autouse=True)
 def registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sections of a test are gone after it."""
+    """Remove the sections of a test after it."""
     built_in = {name: SECTIONS.get(name) for name in SECTIONS.names()}
     fresh: Registry[Section] = Registry("report section", values=built_in)
     monkeypatch.setattr("metazoo.report.sections.SECTIONS", fresh)
@@ -67,7 +67,7 @@ def curves(record: Any, run: Run, zoo: Zoo | None) -> SectionContent | None:
     return SectionContent(("beware of <curves>",), "How tasks fared.", (picture,), (table,))
 
 
-def test_a_run_has_the_sections_that_it_has_records_for(zoo: Zoo, run: Run) -> None:
+def test_a_run_has_a_section_per_record(zoo: Zoo, run: Run) -> None:
     assert [SECTIONS.get(name).record for name in SECTIONS.names()] == [HEALTH, TRUST, GROUPING, METRICS]
     assert titles(run, zoo) == ["Recovery", "Trust", "Task space and groups", "Learning"]
     assert titles(run, None) == ["Recovery", "Trust", "Learning"]

@@ -19,7 +19,7 @@ def snapshot(module: nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("mode", BATCH_NORM_MODES)
-def test_fine_tuning_is_what_torch_optim_does(mode: BatchNormMode) -> None:
+def test_fine_tuning_equals_torch_optim(mode: BatchNormMode) -> None:
     module, support, query = classifier(), pictures(7), pictures(6, seed=1)
     before = snapshot(module)
     adapted, fitted = FineTune().fit(module, support, LABELS, 3, mode)
@@ -74,7 +74,7 @@ def test_fine_tuning_lowers_the_loss_and_is_deterministic() -> None:
     assert torch.equal(first[1].weight, again[1].weight)
 
 
-def test_fine_tuning_that_diverges_is_said_to() -> None:
+def test_diverging_fine_tuning_is_an_error() -> None:
     module = classifier()
     with torch.no_grad():
         for parameter in module.parameters():
@@ -115,7 +115,7 @@ def test_every_member_of_an_ensemble_is_fine_tuned() -> None:
         assert torch.equal(old[1], new) == ("head" in old[0])
 
 
-def test_from_its_own_head_a_copy_of_the_network_is_trained_as_a_whole() -> None:
+def test_fine_tune_own_trains_a_copy_of_the_whole_network() -> None:
     module, support, query = classifier(), pictures(7), pictures(6, seed=1)
     nn.init.normal_(module.network.head.weight, generator=torch.Generator().manual_seed(3))
     adapted, fitted = FineTuneOwn().fit(module, support, LABELS, 3, "query")
@@ -136,7 +136,7 @@ def test_a_model_without_a_head_of_that_many_classes_is_refused(module: ImageCla
         FineTuneOwn().fit(module, support, torch.tensor([0, 0, 1, 1]), 2)
 
 
-def test_a_head_that_was_never_learned_is_no_start() -> None:
+def test_fine_tuning_from_a_head_of_zeros_is_refused() -> None:
     module = classifier()
     nn.init.zeros_(module.network.head.weight)
     with raises(UsageError, subject="fine-tune-own", problem="zeros", remedy="fine-tune"):

@@ -55,7 +55,7 @@ def test_classes_are_distinguished_in_any_order(head: FeatureHead) -> None:
 
 
 @pytest.mark.parametrize("head", [*HEADS], ids=by_name)
-def test_a_head_declares_what_it_does(head: Head) -> None:
+def test_attributes_of_heads_are_true(head: Head) -> None:
     module, query = classifier(), pictures(6, seed=1)
     adapted, fitted = head.fit(module, pictures(7), LABELS, 3)
     features = query_features(adapted, query)
