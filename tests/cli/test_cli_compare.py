@@ -58,7 +58,7 @@ def test_several_files_are_a_row(cli: Cli, measured: Workshop) -> None:
 
 def test_what_cannot_be_compared_is_named(refused: Refused, measured: Workshop) -> None:
     file = measured.folder / "logistic.json"
-    assert "row 'logistic': name of two rows" in refused(2, "compare", file, file)
+    assert "row 'logistic': name given to two rows" in refused(2, "compare", file, file)
     assert "none.json" in refused(1, "compare", measured.folder / "none.json")
     assert "--against: unknown row 'x'" in refused(2, "compare", file, "--against", "x")
     assert "not measured in the same way" in refused(2, "compare", f"a={file},{measured.folder / 'ridge.json'}")

@@ -82,5 +82,5 @@ def test_a_result_of_another_run_is_refused(cli: Cli, refused: Refused, own: Wor
 def test_what_cannot_be_reported_is_named(refused: Refused, own: Workshop) -> None:
     assert f"{own.support}: is not a run folder" in refused(2, "report", own.support)
     assert "none.json" in refused(1, "report", own.run, own.folder / "none.json")
-    assert "is no report of metazoo" in refused(2, "report", own.run, "--out", own.config)
+    assert "is not a metazoo report" in refused(2, "report", own.run, "--out", own.config)
     assert "none" in refused(2, "report", own.run, "--zoo", own.none)

@@ -152,7 +152,7 @@ def test_the_complete_stages_of_an_unfinished_run_are_shown(
     zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for function, grouped in (
-        ("pipeline.recovery_stage.recover_images", False),
+        ("pipeline.distillation.recover_images", False),
         ("pipeline.learning_stage.learn_in_steps", True),
     ):
         with monkeypatch.context() as patch:
