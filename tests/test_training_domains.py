@@ -141,9 +141,9 @@ def test_domains_are_in_the_card_and_can_be_turned_off(zoo: Zoo, by_domain: Run,
     plain = learned(zoo, tmp_path, domains={"by": "nothing"})
     assert isinstance(plain.meta_model.module, ImageClassifier)
     cards = [(run.path / "meta-model" / "README.md").read_text() for run in (by_domain, plain)]
-    assert ["| domains | colours, grey, with a network for each" in card for card in cards] == [True, False]
+    assert ["| domains | colours, grey; a new task" in card for card in cards] == [True, False]
     for count, card in zip(("1,782", "588"), cards, strict=True):
-        assert f"| parameters | {count}, class head" in card
+        assert f"| parameters | {count}, without class head" in card
     steps = {row["stage"]: row["step"] for row in by_domain.metrics()}
     assert {stage: steps.get(stage) for stage in ("learning", "specialist-1", "specialist-2", "specialist-3")} == {
         "learning": 7, "specialist-1": 3, "specialist-2": 3, "specialist-3": None,
@@ -227,9 +227,8 @@ def test_merged_domains_have_joined_names(
     module = run.meta_model.module
     assert isinstance(module, MultiDomainClassifier)
     assert module.recogniser.domains == ("a + b_c", "a + b_c'")
-    assert "| a \\+ b\\_c, a \\+ b\\_c', with a network" in (run.path / "meta-model" / "README.md").read_text()
-    note = capsys.readouterr().err
-    assert all(text in note for text in ("2 domains", "4 more steps", "a + b_c, a + b_c'"))
+    assert "| a \\+ b\\_c, a \\+ b\\_c'; a new task" in (run.path / "meta-model" / "README.md").read_text()
+    assert "note: 2 kinds of images, so 4 steps of learning more for each: a + b_c, a + b_c'" in capsys.readouterr().err
 
 
 # Number of calls before the stop: learning from all models, from either domain, fitting the recogniser.

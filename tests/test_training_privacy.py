@@ -19,7 +19,6 @@ from metazoo.storage.manifest import Manifest
 from metazoo.storage.run_folder import RunFolder
 from metazoo.zoo import Zoo
 
-
 # A guide's permission limits whom it guides, so permissions would change what is recovered.
 OPTIONS: dict[str, Any] = {**COMMON_OPTIONS, "recovery": {**COMMON_OPTIONS["recovery"], "guide_all": False}}
 
@@ -71,9 +70,9 @@ def test_a_run_obeys_the_contracts_and_learns_the_same(zoo: Zoo, open_run: Run, 
     assert weights(run.path) == weights(open_run.path)
     assert [row.get("loss") for row in run.metrics()] == [row.get("loss") for row in open_run.metrics()]
     card = (run.path / "meta-model" / "README.md").read_text()
-    assert "Those of 2 models are kept in the run folder (`bank`) and shown as contact sheets there" in card
-    assert "Those of 1 model are kept in the run folder (`bank`) and shown nowhere." in card
-    assert "Those of 1 model were deleted once the run had finished." in card
+    assert "The images of 2 models are kept in the run folder (`bank`) and shown" in card
+    assert "The images of 1 model are kept in the run folder (`bank`) and not shown." in card
+    assert "The images of 1 model were deleted" in card
 
 
 def test_a_finished_run_whose_images_are_gone_is_not_touched_again(
@@ -160,7 +159,7 @@ def test_without_images_nothing_is_shown(
     assert stored(tmp_path) == {contract.name for contract in template}
     assert weights(tmp_path) == weights(open_run.path)
     card = (tmp_path / "meta-model" / "README.md").read_text()
-    assert "Those of 4 models are kept in the run folder (`bank`) and shown nowhere. No image lies beside" in card
+    assert "The images of 4 models are kept in the run folder (`bank`) and not shown. This folder holds no" in card
     assert not list(tmp_path.rglob("*.png"))
     assert again(template, tmp_path, images=False).finished
 

@@ -34,7 +34,7 @@ def network(seed: int = 0, architecture: str = "conv4", *, size: int = 16, chann
 
 
 def of_two_domains(seed: int = 0) -> MultiDomainClassifier:
-    """The networks of `seed` and the next one, whose domains are told apart by the first feature."""
+    """Networks of `seed` and the next one; the first feature distinguishes their domains."""
     own = network(seed), network(seed + 1)
     weight = torch.zeros(2 * own[0].network.feature_size + 1, 2)
     weight[0, 0] = 2.0
@@ -56,7 +56,7 @@ def predicted(classifier: FewShotClassifier) -> Tensor:
 
 
 def edit_weights(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
-    """Change tensors, and the hash in the description with them."""
+    """Change tensors and update the hash in the description."""
     tensors = read_tensors(folder / "model.safetensors")
     change(tensors)
     sha256 = write_tensors(folder / "model.safetensors", tensors)
@@ -70,7 +70,7 @@ def edit_json(path: Path, change: Callable[[Any], object]) -> None:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file at any depth, hidden ones too."""
+    """Content of all files in a folder at any depth, also hidden ones."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 

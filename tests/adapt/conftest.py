@@ -18,17 +18,17 @@ def _saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def saved(_saved: Path, tmp_path: Path) -> Path:
-    """The folder of a sound classifier: nearest mean on one conv4."""
+    """Folder of an undamaged classifier: nearest mean on one conv4."""
     return shutil.copytree(_saved / "classifier", tmp_path / "saved" / "classifier")
 
 
 @pytest.fixture
 def meta_model(_saved: Path, tmp_path: Path) -> Path:
-    """The folder of a sound meta-model."""
+    """Folder of an undamaged meta-model."""
     return shutil.copytree(_saved / "meta-model", tmp_path / "saved" / "meta-model")
 
 
 @pytest.fixture
 def two_domains(_saved: Path, tmp_path: Path) -> Path:
-    """The folder of a sound meta-model of two domains."""
+    """Folder of an undamaged meta-model of two domains."""
     return shutil.copytree(_saved / "of-two-domains", tmp_path / "saved" / "of-two-domains")

@@ -1,4 +1,4 @@
-"""Whatever stands in their JSON, nothing but a MetazooError comes out of loading and using what adapt has written."""
+"""Loading and using bundles raises nothing but a MetazooError, whatever their JSON holds."""
 
 import contextlib
 import json
@@ -39,7 +39,7 @@ def _use(folder: Path) -> None:
 @settings(max_examples=150)
 @given(data=some.data())
 @pytest.mark.parametrize("name", ["classifier/bundle.json", "meta-model/bundle.json"])
-def test_values_of_any_kind_at_any_place(folder: Path, name: str, data: some.DataObject) -> None:
+def test_any_value_of_any_key(folder: Path, name: str, data: some.DataObject) -> None:
     whole = (folder / name).read_bytes()
     content = FUZZ.changed(json.loads(whole), data)
     try:

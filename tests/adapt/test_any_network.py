@@ -1,4 +1,4 @@
-"""A meta-model of any architecture is saved, loaded, adapted, moved on and merged."""
+"""A meta-model of any architecture is saved, loaded, adapted and merged."""
 
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def of_domains(architecture: str) -> MultiDomainClassifier:
     return MultiDomainClassifier(networks, DomainRecogniser(("birds", "ships"), weight)).eval()
 
 
-def test_the_list_is_whole() -> None:
+def test_all_architectures_are_tested() -> None:
     assert WIDTHS.keys() == {*architectures()}
 
 
@@ -61,7 +61,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize(("form", "architecture"), [(form, name) for form, names in FORMS.items() for name in names])
-def test_a_meta_model_of_it_is_all_that_others_are(form: str, architecture: str, tmp_path: Path) -> None:
+def test_a_meta_model_of_any_architecture(form: str, architecture: str, tmp_path: Path) -> None:
     adapter = AdapterSpec(rank=2, alpha=1) if form == "adapters" else None
     module = of_domains(architecture) if form == "domains" else built(architecture, adapter=adapter)
     MetaModel(module, method="tgr", preset="default", seed=0).save(tmp_path / "m")

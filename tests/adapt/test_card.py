@@ -35,16 +35,16 @@ def card(
     )
 
 
-def test_a_card_says_what_is_known_and_nothing_else(zoo: Zoo) -> None:
+def test_a_card_shows_only_known_values(zoo: Zoo) -> None:
     text = card(zoo)
-    assert "learned from 1 pre-trained model and **no training images**" in text
+    assert "from 1 pre-trained model and **no training images**" in text
     assert "| architecture | conv4, width 4 |" in text
-    assert "| input | 16 x 16 pixels, 3 channels, in" in text
+    assert "| input | 16 x 16 pixels, 3 channels," in text
     assert f"| zoo | 1 model, SHA-256 {zoo.sha256} |" in text
     assert "preset default, seed 7 |" in text
-    assert "Groups are" not in text
+    assert "Grouping strategy" not in text
     assert "None" not in text.replace("null", "")
-    assert ", 1 channel, in" in card(zoo, channels=1)
+    assert ", 1 channel," in card(zoo, channels=1)
 
 
 def test_its_front_matter_and_its_run_are_yaml(zoo: Zoo) -> None:
@@ -54,13 +54,13 @@ def test_its_front_matter_and_its_run_are_yaml(zoo: Zoo) -> None:
     assert yaml.safe_load(rest.split("```yaml\n")[1].split("```")[0]) == resolve_config(seed=7).as_record()
 
 
-def test_names_of_foreign_origin_are_only_text(zoo: Zoo) -> None:
+def test_names_are_escaped(zoo: Zoo) -> None:
     text = card(zoo)
     (row,) = (line for line in text.splitlines() if line.startswith("| one |"))
     assert row == r"| one | conv4 | &lt;script&gt;\|x\|\[y\]\(z\)\` | 3 | 16 px | 75.2 % |  |  |"
 
 
-def test_what_a_run_has_found_is_told(zoo: Zoo) -> None:
+def test_records_of_the_run_are_shown(zoo: Zoo) -> None:
     health = {"teachers": [{"teacher": "one", "agreement": 0.914}], "warning": "1 of 1 teachers is weak"}
     trust = {"models": [{"model": "one", "score": 0.426}], "warning": "1 of 1 models is alone"}
     quality = {"group_means": [0.25, None], "within_mean": 0.25, "between_mean": None}
@@ -71,38 +71,38 @@ def test_what_a_run_has_found_is_told(zoo: Zoo) -> None:
     assert "| 75.2 % | 91 % | 0.43 |" in text
     assert "1 of 1 teachers is weak" in text
     assert "1 of 1 models is alone" in text
-    assert "Groups are dispersed: mean dissimilarity 0.2500 within groups.\n" in text
+    assert "dispersed. Mean dissimilarity of models: 0.2500 within groups.\n" in text
     assert "m10, m11, ... | 0.2500 |" in text
     assert "| 2 | one | - |" in text
 
 
-def test_the_fate_of_recovered_images_is_told(zoo: Zoo) -> None:
+def test_the_use_of_recovered_images_is_stated(zoo: Zoo) -> None:
     for name in ("two", "three"):
         zoo.add(name, network(), class_names=("a", "b", "c"), domain="d")
-    kept = {"show": "and shown as contact sheets there", "keep": "and shown nowhere", "discard": "were deleted once"}
+    kept = {"show": "and shown there as contact sheets", "keep": "and not shown", "discard": "were deleted"}
     for permission, words in kept.items():
         zoo.permit(["one", "two", "three"], permission)  # pyright: ignore[reportArgumentType]
         text = card(zoo)
         assert [other for other in kept if kept[other] in text] == [permission]
         assert (
-            f"Those of 3 models {'' if permission == 'discard' else 'are kept in the run folder (`bank`) '}{words}"
+            f"The images of 3 models {'' if permission == 'discard' else 'are kept in the run folder (`bank`) '}{words}"
             in text
         )
     zoo.permit(["one", "two"], "show")
     text = card(zoo, images=False)
-    assert "Those of 2 models are kept in the run folder (`bank`) and shown nowhere. Those of 1 model were" in text
+    assert "The images of 2 models are kept in the run folder (`bank`) and not shown. The images of 1 model" in text
 
 
 def test_escaped_text_stays_on_its_line() -> None:
     assert escape("a\n# b\r\n<img>&*_") == r"a \# b &lt;img&gt;&amp;\*\_"
 
 
-def test_a_meta_model_without_its_run_has_a_card_of_what_is_known(tmp_path: Path) -> None:
+def test_a_meta_model_without_its_run_has_a_short_card(tmp_path: Path) -> None:
     MetaModel(of_two_domains(), method="<tgr>", preset="default", seed=7).save(tmp_path / "m")
     text = (tmp_path / "m" / "README.md").read_text()
     assert "# Meta-model by &lt;tgr&gt;\n" in text
     assert "| architecture | conv4, width 4 |" in text
-    assert "| domains | birds, ships, with a network for each" in text
+    assert "| domains | birds, ships; " in text
     assert "preset default, seed 7 |" in text
     assert yaml.safe_load(text.split("---\n", 2)[1])["library_name"] == "metazoo"
     own = MetaModel.load(tmp_path / "m")
@@ -117,8 +117,8 @@ def test_a_classifier_has_a_card(tmp_path: Path) -> None:
     classifier.save(tmp_path / "c")
     text = (tmp_path / "c" / "README.md").read_text()
     assert "# Few-shot classifier of 3 classes\n" in text
-    assert "It judges all images of a call together, each depending on the others." in text
-    for row in ("made from | runs/first", "head | soft-k-means-free", "batch norm | running", "input | squares of 16 "):
+    assert "It classifies all images of a call together" in text
+    for row in ("made from | runs/first", "head | soft-k-means-free", "batch norm | running", "input | 16 x 16 "):
         assert f"| {row}" in text
     assert "| features | means over an image and its mirror image |" in text
     assert "\n0. &lt;b&gt;\\\\n\\# x\n1. a\\|b\n2. \\\\udcff\n" in text
@@ -126,6 +126,6 @@ def test_a_classifier_has_a_card(tmp_path: Path) -> None:
     assert (tmp_path / "again" / "README.md").read_text() == text
     made(module=of_two_domains(), class_names=NAMES).save(tmp_path / "c")
     text = (tmp_path / "c" / "README.md").read_text()
-    assert "It judges each image by itself." in text
+    assert "It classifies each image on its own." in text
     assert "conv4, width 4 \\(2 networks\\)" in text
     assert "| domains | birds " in text

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from adapt_helpers import NAMES, content, edit_json, edit_weights, made, network, predicted
+from error_checks import raises
 from torch import Tensor
 
 from metazoo.adapt import FewShotClassifier, bundle
@@ -42,7 +43,7 @@ def full(*_: object) -> str:
     raise ArtefactError("the disk is full")
 
 
-def test_hostile_class_names_are_only_names(tmp_path: Path) -> None:
+def test_hostile_class_names_are_harmless(tmp_path: Path) -> None:
     count = len(HOSTILE_NAMES)
     images = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     given = {"support_images": images, "support_labels": torch.arange(count), "class_names": HOSTILE_NAMES}
@@ -76,27 +77,27 @@ def test_any_flipped_or_missing_byte_of_the_weights_is_noticed(saved: Path) -> N
     random = torch.Generator().manual_seed(0)
     for position in [0, 8, len(whole) - 1, *torch.randint(len(whole), (20,), generator=random).tolist()]:
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
-        with pytest.raises(ArtefactError, match=f"{path} has changed since it was written"):
+        with raises(ArtefactError, subject=str(path)):
             FewShotClassifier.load(saved)
     for damaged in (b"", whole[:-1], whole[: len(whole) // 2], whole + b"x"):
         path.write_bytes(damaged)
-        with pytest.raises(ArtefactError, match=f"{path} has changed since it was written"):
+        with raises(ArtefactError, subject=str(path)):
             FewShotClassifier.load(saved)
 
 
 @pytest.mark.parametrize("name", [DESCRIPTION, WEIGHTS])
 def test_a_missing_file_is_named(saved: Path, name: str) -> None:
     (saved / name).unlink()
-    with pytest.raises(ArtefactError, match=f"{saved / name} is missing; restore it or make it again"):
+    with raises(ArtefactError, subject=str(saved / name)):
         FewShotClassifier.load(saved)
 
 
-def test_what_is_no_classifier_folder_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_classifier_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for name in ("file", "none"):
-        with pytest.raises(UsageError, match=f"{name} is not a folder; give a classifier folder as adapt writes it"):
+        with raises(UsageError, subject=str(tmp_path / name), problem="not a folder", remedy="metazoo adapt"):
             FewShotClassifier.load(tmp_path / name)
-    with pytest.raises(ArtefactError, match=r"bundle.json is missing"):
+    with raises(ArtefactError, subject=DESCRIPTION):
         FewShotClassifier.load(tmp_path)
 
 
@@ -109,99 +110,90 @@ def test_a_pickle_is_never_read(saved: Path) -> None:
     (saved / WEIGHTS).write_bytes(pickle.dumps(_Exploit()))
     sha256 = sha256_of_file(saved / WEIGHTS)
     edit_json(saved / DESCRIPTION, lambda card: card.update(weights_sha256=sha256))
-    with pytest.raises(ArtefactError, match="is a pickle or zip archive, which is never read"):
+    with raises(ArtefactError, subject=str(saved / WEIGHTS)) as caught:
         FewShotClassifier.load(saved)
+    assert "pickle" in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "problem"),
     [
-        (lambda t: t.pop("head.weight"), "lacks tensor head.weight"),
-        (lambda t: t.pop("networks.0.head.bias"), "lacks tensor networks.0.head.bias"),
-        (lambda t: t.clear(), "lacks tensor head.weight"),
-        (lambda t: t.update(more=torch.zeros(1)), "has tensor 'more'"),
-        (lambda t: t.update({"head.bias": torch.zeros(3)}), "has tensor 'head.bias'"),
-        (
-            lambda t: t.update({"head.weight": torch.zeros(2, 4)}),
-            r"bundle.json: it has tensor head.weight as float32 \[2, 4\] instead of float32 \[3, 4\]; adapt",
-        ),
-        (
-            lambda t: t.update({"head.weight": t["head.weight"].double()}),
-            r"head.weight as float64 .* instead of float32",
-        ),
-        (
-            lambda t: t.update({"networks.0.blocks.0.0.weight": torch.zeros(4, 3, 1, 1)}),
-            r"networks.0.blocks.0.0.weight as float32 \[4, 3, 1, 1\]",
-        ),
-        (lambda t: t["head.weight"].fill_(torch.nan), "not finite in tensor head.weight; adapt again"),
-        (lambda t: t["networks.0.blocks.1.0.bias"][1:2].fill_(torch.inf), "not finite in tensor .*blocks.1.0.bias"),
-        (
-            lambda t: t["networks.0.blocks.0.1.running_var"][0].fill_(-1),
-            "negative variance in .*running_var",
-        ),
+        (lambda t: t.pop("head.weight"), "head.weight"),
+        (lambda t: t.pop("networks.0.head.bias"), "networks.0.head.bias"),
+        (lambda t: t.clear(), "head.weight"),
+        (lambda t: t.update(more=torch.zeros(1)), "'more'"),
+        (lambda t: t.update({"head.bias": torch.zeros(3)}), "'head.bias'"),
+        (lambda t: t.update({"head.weight": torch.zeros(2, 4)}), "float32 [2, 4]"),
+        (lambda t: t.update({"head.weight": t["head.weight"].double()}), "float64"),
+        (lambda t: t.update({"networks.0.blocks.0.0.weight": torch.zeros(4, 3, 1, 1)}), "float32 [4, 3, 1, 1]"),
+        (lambda t: t["head.weight"].fill_(torch.nan), "head.weight"),
+        (lambda t: t["networks.0.blocks.1.0.bias"][1:2].fill_(torch.inf), "blocks.1.0.bias"),
+        (lambda t: t["networks.0.blocks.0.1.running_var"][0].fill_(-1), "running_var"),
     ],
 )
 def test_weights_that_do_not_fit_are_named(
-    saved: Path, change: Callable[[dict[str, Tensor]], object], message: str
+    saved: Path, change: Callable[[dict[str, Tensor]], object], problem: str
 ) -> None:
     edit_weights(saved, change)
-    with pytest.raises(ArtefactError, match=message):
+    with raises(ArtefactError, subject=str(saved / WEIGHTS), problem=problem, remedy="adapt again"):
         FewShotClassifier.load(saved)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "subject", "problem"),
     [
-        ({"format": "other"}, r"does not describe a classifier \(format: "),
-        ({"format_version": 3}, "has format version 3, this metazoo reads 2; update metazoo"),
-        ({"format_version": None}, "has format version None"),
-        ({"head_kind": "svm"}, r"does not describe a classifier \(head_kind: "),
-        ({"head_kind": "linear"}, "lacks tensor head.bias"),
-        ({"head_kind": "soft-k-means-free"}, "lacks tensor head.counts"),
-        ({"batch_norm": "none"}, r"\(batch_norm: "),
-        ({"class_names": ["a"]}, r"\(class_names: "),
-        ({"class_names": ["a", "b", "a"]}, "a class name is there twice"),
-        ({"class_names": ["a", "b", 3]}, r"\(class_names.2: "),
-        ({"class_names": ["a", "b"]}, r"head.weight as float32 \[3, 4\] instead of float32 \[2, 4\]"),
-        ({"networks": []}, r"\(networks: "),
-        ({"joint": "perhaps"}, r"\(joint: "),
-        ({"code": "os.system"}, r"\(code: is unknown\)"),
+        ({"format": "other"}, DESCRIPTION, "(format: "),
+        ({"format_version": 3}, DESCRIPTION, ""),
+        ({"format_version": None}, DESCRIPTION, ""),
+        ({"head_kind": "svm"}, DESCRIPTION, "(head_kind: "),
+        ({"head_kind": "linear"}, WEIGHTS, "head.bias"),
+        ({"head_kind": "soft-k-means-free"}, WEIGHTS, "head.counts"),
+        ({"batch_norm": "none"}, DESCRIPTION, "(batch_norm: "),
+        ({"class_names": ["a"]}, DESCRIPTION, "(class_names: "),
+        ({"class_names": ["a", "b", "a"]}, DESCRIPTION, "'a'"),
+        ({"class_names": ["a", "b", 3]}, DESCRIPTION, "(class_names.2: "),
+        ({"class_names": ["a", "b"]}, WEIGHTS, "float32 [2, 4]"),
+        ({"networks": []}, DESCRIPTION, "(networks: "),
+        ({"joint": "perhaps"}, DESCRIPTION, "(joint: "),
+        ({"code": "os.system"}, DESCRIPTION, "(code: "),
     ],
 )
-def test_a_description_that_does_not_fit_is_named(saved: Path, change: dict[str, Any], message: str) -> None:
+def test_a_description_that_does_not_fit_is_named(
+    saved: Path, change: dict[str, Any], subject: str, problem: str
+) -> None:
     edit_json(saved / DESCRIPTION, lambda card: card.update(change))
-    with pytest.raises(ArtefactError, match=message):
+    with raises(ArtefactError, subject=str(saved / subject), problem=problem):
         FewShotClassifier.load(saved)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "subject", "problem"),
     [
-        ({"architecture": "os.system"}, "cannot be built: .*'os.system'"),
-        ({"arguments": {"depth": 3}}, "cannot be built: .*'depth'"),
-        ({"input_size": 8}, "cannot be built: conv4.* 16 pixels, not 8"),
-        ({"std": [0.3, 0, 0.3]}, "std must be positive"),
-        ({"arguments": {"width": 5}}, "as float32"),
+        ({"architecture": "os.system"}, DESCRIPTION, "'os.system'"),
+        ({"arguments": {"depth": 3}}, DESCRIPTION, "depth"),
+        ({"input_size": 8}, DESCRIPTION, "16 pixels"),
+        ({"std": [0.3, 0, 0.3]}, DESCRIPTION, "std"),
+        ({"arguments": {"width": 5}}, WEIGHTS, "[3, 5]"),
         # Would be 60 TB if it were built before it is compared with what the file holds.
-        ({"arguments": {"width": 4096}, "input_size": 1024, "classes": 1_000_000}, "as float32"),
+        ({"arguments": {"width": 4096}, "input_size": 1024, "classes": 1_000_000}, WEIGHTS, "[3, 16777216]"),
     ],
 )
-def test_a_network_that_does_not_fit_is_named(saved: Path, change: dict[str, Any], message: str) -> None:
+def test_a_network_that_does_not_fit_is_named(saved: Path, change: dict[str, Any], subject: str, problem: str) -> None:
     edit_json(saved / DESCRIPTION, lambda card: card["networks"][0].update(change))
-    with pytest.raises(ArtefactError, match=message):
+    with raises(ArtefactError, subject=str(saved / subject), problem=problem):
         FewShotClassifier.load(saved)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "7", "null", '"x"', "[" * 100_000, "\ufeff{}", '{"a": NaN}'])
 def test_a_damaged_description_is_an_error_that_names_it(saved: Path, text: str) -> None:
     (saved / DESCRIPTION).write_text(text, encoding="utf-8")
-    with pytest.raises(ArtefactError, match=f"{saved / DESCRIPTION} (is|does) not "):
+    with raises(ArtefactError, subject=str(saved / DESCRIPTION)):
         FewShotClassifier.load(saved)
 
 
-def test_several_networks_must_stand_side_by_side(saved: Path) -> None:
+def test_several_networks_need_joint_features(saved: Path) -> None:
     edit_json(saved / DESCRIPTION, lambda card: card.update(networks=card["networks"] * 2))
-    with pytest.raises(ArtefactError, match="several networks must be joint"):
+    with raises(ArtefactError, subject=DESCRIPTION, problem="joint"):
         FewShotClassifier.load(saved)
 
 
@@ -232,14 +224,14 @@ def test_foreign_folders_and_files_are_left_alone(saved: Path, tmp_path: Path) -
     (broken / DESCRIPTION).write_text("{}")
     (saved / "notes.txt").write_text("x")
     before = content(tmp_path)
-    for folder, message in (
-        (thesis, "thesis exists and is not a classifier folder; choose another or remove it"),
-        (tmp_path / "file", "file exists and is not a classifier folder"),
-        (broken, "broken exists and is not a classifier folder"),
-        (saved, r"holds notes.txt besides a classifier; choose another folder or move it away"),
-        (Path("/"), "/ .*choose another"),
+    for folder, problem in (
+        (thesis, "not a classifier"),
+        (tmp_path / "file", "not a classifier"),
+        (broken, "not a classifier"),
+        (saved, "notes.txt"),
+        (Path("/"), "a classifier"),
     ):
-        with pytest.raises(UsageError, match=message):
+        with raises(UsageError, subject=str(folder), problem=problem, remedy="another folder"):
             made().save(folder)
         assert content(tmp_path) == before
 
@@ -252,7 +244,7 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
 
 def test_a_folder_within_a_file_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ArtefactError, match=r"cannot write .*file"):
+    with raises(ArtefactError, subject=str(tmp_path / "file")):
         made().save(tmp_path / "file" / "c")
 
 
@@ -275,8 +267,9 @@ def test_the_earlier_classifier_stays_if_the_new_one_cannot_be_written(
     ):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, function)
-            with pytest.raises(ArtefactError, match=r"disk is full|cannot write .*: Input/output error"):
+            with raises(ArtefactError) as caught:
                 other.save(saved)
+            assert "disk is full" in str(caught.value) or "Input/output error" in caught.value.problem
         assert content(saved.parent) == before
 
 
@@ -349,12 +342,12 @@ def test_a_killed_process_leaves_a_whole_classifier_and_the_next_one_tidies_up(
     for moment, left in MOMENTS.items():
         folder = folders[moment]
         if left is None:
-            with pytest.raises(UsageError, match="is not a folder"):
+            with raises(UsageError, subject=str(folder), problem="not a folder"):
                 FewShotClassifier.load(folder)
             # The former one comes back with the next call, even if that fails.
             with monkeypatch.context() as patch:
                 patch.setattr(bundle, "write_tensors", full)
-                with pytest.raises(ArtefactError, match="disk is full"):
+                with raises(ArtefactError, subject="the disk is full"):
                     made().save(folder)
         assert FewShotClassifier.load(folder).class_names == names[left or "old"]
         made(class_names=("p", "q", "r")).save(folder)

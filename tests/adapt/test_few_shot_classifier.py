@@ -32,7 +32,7 @@ IDS = [f"{kind}-{head.name}" for kind, head in HEADS_OF]
 
 
 class Teacher(nn.Module):
-    """As a zoo's: its network is called `classifier`."""
+    """Teacher like those of a zoo, with its network in `classifier`."""
 
     def __init__(self, classifier: ImageClassifier) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Teacher(nn.Module):
 
 @pytest.mark.parametrize("mode", BATCH_NORM_MODES)
 @pytest.mark.parametrize(("kind", "head"), HEADS_OF, ids=IDS)
-def test_what_is_saved_predicts_to_the_bit_as_before(kind: str, mode: str, head: Head, tmp_path: Path) -> None:
+def test_a_loaded_classifier_predicts_bitwise_the_same(kind: str, mode: str, head: Head, tmp_path: Path) -> None:
     classifier = made(module=MODULES[kind](), head=head.name, batch_norm=mode, source="somewhere")
     before = predicted(classifier)
     classifier.save(tmp_path / "c")
@@ -68,7 +68,7 @@ def one_episode() -> tuple[ImageSet, Episode, Tensor, Tensor]:
 
 @pytest.mark.parametrize("mode", BATCH_NORM_MODES)
 @pytest.mark.parametrize(("kind", "head"), HEADS_OF, ids=IDS)
-def test_users_get_what_evaluation_measures(kind: str, mode: BatchNormMode, head: Head) -> None:
+def test_classifiers_predict_as_in_evaluation(kind: str, mode: BatchNormMode, head: Head) -> None:
     images, episode, support, query = one_episode()
     module = MODULES[kind]()
     measured = score_episode(module, images, episode, head, mode)
@@ -77,7 +77,7 @@ def test_users_get_what_evaluation_measures(kind: str, mode: BatchNormMode, head
 
 
 @pytest.mark.parametrize("size", [(12, 12), (40, 31)])
-def test_networks_of_other_input_sizes_see_what_evaluation_shows_them(size: tuple[int, int]) -> None:
+def test_networks_of_other_input_sizes_get_the_same_images_as_in_evaluation(size: tuple[int, int]) -> None:
     module, support, query = joint(), *(torch.rand(7, 3, *size), torch.rand(5, 3, *size))
     classifier = adapt(module, support, LABELS, NAMES, head="ridge")
     measured, fitted = get_head("ridge").fit(module, support, LABELS, 3)
@@ -87,7 +87,7 @@ def test_networks_of_other_input_sizes_see_what_evaluation_shows_them(size: tupl
 
 @pytest.mark.parametrize("mode", BATCH_NORM_MODES)
 @pytest.mark.parametrize(("kind", "head"), HEADS_OF, ids=IDS)
-def test_mirrored_classifiers_are_what_evaluation_measures(
+def test_mirrored_classifiers_predict_as_in_evaluation(
     kind: str, mode: BatchNormMode, head: Head, tmp_path: Path
 ) -> None:
     images, episode, support, query = one_episode()
@@ -104,7 +104,7 @@ def test_mirrored_classifiers_are_what_evaluation_measures(
 
 @pytest.mark.parametrize("mode", BATCH_NORM_MODES)
 @pytest.mark.parametrize("head", HEAD_NAMES)
-def test_whether_a_prediction_depends_on_the_rest_of_the_call_is_said(head: str, mode: str) -> None:
+def test_transductive_classifiers_are_marked(head: str, mode: str) -> None:
     classifier, images = made(head=head, batch_norm=mode), pictures(6, seed=1)
     together, alone = classifier.predict(images).probabilities[:2], classifier.predict(images[:2]).probabilities
     assert torch.allclose(together.log(), alone.log(), atol=1e-3) != classifier.transductive
@@ -113,7 +113,7 @@ def test_whether_a_prediction_depends_on_the_rest_of_the_call_is_said(head: str,
 
 @pytest.mark.parametrize("mode", BATCH_NORM_MODES)
 @pytest.mark.parametrize("head", HEAD_NAMES)
-def test_the_module_is_left_as_it_was_and_not_shared(head: str, mode: str) -> None:
+def test_the_given_module_is_not_changed_or_shared(head: str, mode: str) -> None:
     module = network()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     classifier = made(module=module, head=head, batch_norm=mode)
@@ -137,7 +137,7 @@ def test_probabilities_are_those_of_the_head(head: str) -> None:
     assert prediction.names == [NAMES[label] for label in prediction.labels.tolist()]
 
 
-def test_uint8_grey_and_other_sizes_are_taken() -> None:
+def test_uint8_grey_and_other_sizes_are_accepted() -> None:
     classifier = made()
     whole = pictures(6, side=32, seed=1).mul(255).byte()
     by_uint8, by_float = classifier.predict(whole), classifier.predict(whole / 255)
@@ -150,7 +150,7 @@ def test_uint8_grey_and_other_sizes_are_taken() -> None:
     assert torch.equal(predicted(made(support_images=support)), predicted(made(support_images=support / 255)))
 
 
-def test_arrays_and_lists_are_taken_as_tensors_are() -> None:
+def test_arrays_and_lists_equal_tensors() -> None:
     images = pictures(7)
     expected = predicted(made(support_images=images))
     classifier = made(support_images=images.numpy(), support_labels=LABELS.tolist())
@@ -161,7 +161,7 @@ def test_arrays_and_lists_are_taken_as_tensors_are() -> None:
 
 
 def test_pictures_in_any_form_are_the_same() -> None:
-    """Pixels of 8 bits, so that every form holds the same."""
+    """The pixels have 8 bits, so that every form holds the same values."""
     pixels = pictures(6, side=20, seed=1).mul(255).byte()
     arrays = pixels.permute(0, 2, 3, 1).contiguous().numpy()
     opened = [Image.fromarray(array) for array in arrays]
@@ -227,20 +227,20 @@ def test_images_that_cannot_be_used_are_named(images: Any, subject: str, problem
 @pytest.mark.parametrize(
     ("labels", "names", "problem", "remedy"),
     [
-        ([1, 1, 1, 2, 2, 3, 3], None, "class 0 has no image", "from 0 on without gaps"),
+        ([1, 1, 1, 2, 2, 3, 3], None, "class 0 has no image", "from 0 without gaps"),
         ([0, 0, 0, 1, 1, 3, 3], None, "class 2 has no image", "without gaps"),
         ([0, 0, 0, 1, 1, 1, 1], ("a", "b", "c"), "class 'c' has no image", ""),
-        ([0, 0, 0, 1, 1, 2, 2], ("a", "b"), "2 is no class", "from 0 to 1"),
-        ([0, 0, 0, 0, 0, 0, 0], None, "of one class", "two classes or more"),
-        (["a"] * 7, None, "of one class", "two classes or more"),
-        ([-1, 0, 0, 1, 1, 2, 2], None, "-1 is no class", "from 0 to 2"),
-        ([], None, "[0] for 7 images", "one label an image"),
-        ([0, 1], None, "[2] for 7 images", "one label an image"),
-        (["a", "b"], None, "[2] for 7 images", "one label an image"),
-        (["a", "b", "b", "b", "a", "b", "c"], ("a", "b"), "'c' is no class name", "a, b"),
+        ([0, 0, 0, 1, 1, 2, 2], ("a", "b"), "2 is not a class", "from 0 to 1"),
+        ([0, 0, 0, 0, 0, 0, 0], None, "of one class", "at least two classes"),
+        (["a"] * 7, None, "of one class", "at least two classes"),
+        ([-1, 0, 0, 1, 1, 2, 2], None, "-1 is not a class", "from 0 to 2"),
+        ([], None, "[0] for 7 images", "one label per image"),
+        ([0, 1], None, "[2] for 7 images", "one label per image"),
+        (["a", "b"], None, "[2] for 7 images", "one label per image"),
+        (["a", "b", "b", "b", "a", "b", "c"], ("a", "b"), "'c' is not a class name", "a, b"),
         ([0.0, 0, 0, 1, 1, 2, 2], None, "float32", "class names"),
         (["a", 0, 0, 0, 0, 0, 0], None, "list", "class names"),
-        (LABELS, ("a", "a", "b"), "twice", "name of its own"),
+        (LABELS, ("a", "a", "b"), "'a'", "different name"),
     ],
 )
 def test_labels_that_do_not_fit_are_named(
@@ -251,12 +251,12 @@ def test_labels_that_do_not_fit_are_named(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
-def test_a_gpu_that_is_not_there_is_named() -> None:
+def test_an_absent_gpu_is_named() -> None:
     with raises(UsageError, subject="cuda"):
         made().to("cuda")
 
 
-def test_a_classifier_says_what_it_is() -> None:
+def test_repr_shows_classes_head_and_networks() -> None:
     assert repr(made()) == f"FewShotClassifier({', '.join(NAMES)}: head logistic on conv4)"
 
 
@@ -269,7 +269,7 @@ def test_classes_without_names_are_numbered() -> None:
     assert made(class_names=None).class_names == ("0", "1", "2")
 
 
-def test_teachers_are_taken_for_their_networks(tmp_path: Path) -> None:
+def test_teachers_stand_for_their_networks(tmp_path: Path) -> None:
     plain = predicted(made())
     wrapped = made(module=Teacher(network()))
     assert torch.equal(predicted(wrapped), plain)
@@ -281,32 +281,27 @@ def test_teachers_are_taken_for_their_networks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("module", [PixelFeatures(4), JointFeatures([PixelFeatures(4)])])
-def test_only_image_classifiers_can_be_saved_and_so_adapted(module: Embedder) -> None:
+def test_only_image_classifiers_can_be_adapted(module: Embedder) -> None:
     with raises(UsageError, problem="PixelFeatures", remedy="image classifier"):
         made(module=module)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"head": "svm"}, "unknown head 'svm'; choose one of nearest-mean, .*fine-tune"),
-        ({"batch_norm": "none"}, "unknown batch-norm mode 'none'"),
-    ],
-)
-def test_wrong_use_is_refused(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+@pytest.mark.parametrize(("change", "value"), [({"head": "svm"}, "'svm'"), ({"batch_norm": "none"}, "'none'")])
+def test_wrong_use_is_refused(change: dict[str, Any], value: str) -> None:
+    with raises(UsageError) as caught:
         made(**change)
+    assert value in str(caught.value)
 
 
 def test_a_broken_model_is_not_adapted() -> None:
     module = network()
     module.network.state_dict()["blocks.0.0.weight"].fill_(torch.nan)
-    with pytest.raises(MetazooError, match="features are not finite"):
+    with raises(MetazooError, subject="model", problem="not finite"):
         made(module=module)
 
 
 @pytest.mark.parametrize("head", ["logistic", "ridge", "fine-tune", "soft-k-means-balanced"])
-def test_a_task_takes_the_specialists_of_the_domains_that_it_looks_like(tmp_path: Path, head: str) -> None:
+def test_a_task_uses_the_networks_of_the_domains_that_it_resembles(tmp_path: Path, head: str) -> None:
     module = of_two_domains()
     classifier = made(module=module, head=head)
     with torch.no_grad():
@@ -320,7 +315,7 @@ def test_a_task_takes_the_specialists_of_the_domains_that_it_looks_like(tmp_path
     torch.testing.assert_close(predicted(classifier), expected)
 
 
-def test_a_specialist_without_a_share_is_left_behind(tmp_path: Path) -> None:
+def test_a_network_without_a_share_is_omitted(tmp_path: Path) -> None:
     module = of_two_domains()
     module.recogniser.weight[-1, 1] = 20.0
     classifier = made(module=module, mirrored=True)
@@ -331,20 +326,20 @@ def test_a_specialist_without_a_share_is_left_behind(tmp_path: Path) -> None:
     assert torch.equal(predicted(FewShotClassifier.load(tmp_path / "c")), predicted(classifier))
 
 
-def test_a_user_may_say_what_domain_the_images_are_of() -> None:
+def test_the_domain_of_the_images_may_be_known() -> None:
     module = of_two_domains()
-    told = MetaModel(module, method="tgr", preset="default", seed=0).adapt(
+    known = MetaModel(module, method="tgr", preset="default", seed=0).adapt(
         pictures(7), LABELS, NAMES, domain="ships", mirrored=True
     )
-    assert told.description.domains == {"ships": 1}
-    assert torch.equal(predicted(told), predicted(made(module=network(1), mirrored=True)))
+    assert known.description.domains == {"ships": 1}
+    assert torch.equal(predicted(known), predicted(made(module=network(1), mirrored=True)))
     with raises(UsageError, subject="'ships'", problem="one domain", remedy="omit --domain"):
         made(domain="ships")
-    with pytest.raises(UsageError, match="this model has none; choose the head fine-tune"):
+    with raises(UsageError, subject="fine-tune-own", remedy="fine-tune"):
         made(module=module, head="fine-tune-own")
 
 
-def test_one_picture_a_class_is_enough(tmp_path: Path) -> None:
+def test_one_picture_per_class_is_enough(tmp_path: Path) -> None:
     classifier = adapt(network(), pictures(2), torch.tensor([1, 0]), ("a", "b"))
     classifier.save(tmp_path / "c")
     assert FewShotClassifier.load(tmp_path / "c").predict(pictures(2)).names == ["b", "a"]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from adapt_helpers import NAMES, content, made, network, of_two_domains, pictures, predicted
+from error_checks import raises
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -102,48 +103,48 @@ def test_a_classifier_opens(kind: str, head: str, tmp_path: Path) -> None:
     assert torch.equal(predicted(loaded), predicted(expected))
     assert (loaded.class_names, loaded.description.source) == (NAMES, "RUN")
     assert loaded.description.domains == expected.description.domains
-    with pytest.warns(FutureWarning, match="FewShotClassifier.card is now description"):
+    with pytest.warns(FutureWarning, match="FewShotClassifier.card"):
         assert loaded.card is loaded.description
     loaded.save(folder)
     assert content(folder).keys() == {"bundle.json", "model.safetensors", "README.md"}
     assert torch.equal(predicted(FewShotClassifier.load(folder)), predicted(expected))
 
 
-def test_bundles_are_not_taken_for_each_other(tmp_path: Path) -> None:
+def test_meta_models_and_classifiers_are_not_confused(tmp_path: Path) -> None:
     former_meta_model(tmp_path / "former-meta-model", network())
     MetaModel(network(), method="tgr", preset="default", seed=3).save(tmp_path / "meta-model")
     former_classifier(tmp_path / "former-classifier", made(), [network()])
     made().save(tmp_path / "classifier")
     before = content(tmp_path)
     for name in ("former-meta-model", "meta-model"):
-        with pytest.raises(UsageError, match=f"{name} is a meta-model, not a classifier; give a classifier folder as"):
+        with raises(UsageError, subject=name, problem="a meta-model, not a classifier", remedy="metazoo adapt"):
             FewShotClassifier.load(tmp_path / name)
-        with pytest.raises(UsageError, match=f"{name} exists and is not a classifier folder; choose another"):
+        with raises(UsageError, subject=name, problem="not a classifier folder", remedy="another folder"):
             made().save(tmp_path / name)
     for name in ("former-classifier", "classifier"):
-        with pytest.raises(UsageError, match=f"{name} is a classifier, not a meta-model; give a meta-model folder"):
+        with raises(UsageError, subject=name, problem="a classifier, not a meta-model", remedy="RUN/meta-model"):
             open_source(str(tmp_path / name))
-        with pytest.raises(UsageError, match=f"{name} exists and is not a meta-model folder; choose another"):
+        with raises(UsageError, subject=name, problem="not a meta-model folder", remedy="another folder"):
             MetaModel(network(), method="tgr", preset="default", seed=3).save(tmp_path / name)
     assert content(tmp_path) == before
 
 
 @pytest.mark.parametrize(
-    ("more", "message"),
+    ("more", "subject", "problem"),
     [
-        ({"format_version": 2}, "meta-model.json has format version 2, this metazoo reads 1; update metazoo"),
-        ({"format": "x"}, r"meta-model.json does not describe a meta-model \(format: "),
-        ({"setting": 3}, r"\(preset: "),
-        ({"spec": None}, r"\(networks.0: "),
-        ({"domains": 7}, r"\(domains: "),
-        ({"domains": ["a", "b"]}, "does not fit meta-model.json"),
-        ({"general": [0.5]}, "general shares"),
-        ({"code": "os.system"}, r"\(code: is unknown\)"),
+        ({"format_version": 2}, "meta-model.json", ""),
+        ({"format": "x"}, "meta-model.json", "(format: "),
+        ({"setting": 3}, "meta-model.json", "(preset: "),
+        ({"spec": None}, "meta-model.json", "(networks.0: "),
+        ({"domains": 7}, "meta-model.json", "(domains: "),
+        ({"domains": ["a", "b"]}, "model.safetensors", "meta-model.json"),
+        ({"general": [0.5]}, "meta-model.json", "1 general shares"),
+        ({"code": "os.system"}, "meta-model.json", "(code: "),
     ],
 )
-def test_a_damaged_description_is_named(tmp_path: Path, more: dict[str, Any], message: str) -> None:
+def test_a_damaged_description_is_named(tmp_path: Path, more: dict[str, Any], subject: str, problem: str) -> None:
     folder = former_meta_model(tmp_path / "m", network(), **more)
-    with pytest.raises(ArtefactError, match=message):
+    with raises(ArtefactError, subject=subject, problem=problem):
         MetaModel.load(folder)
 
 
@@ -151,5 +152,5 @@ def test_a_changed_file_is_named(tmp_path: Path) -> None:
     folder = former_meta_model(tmp_path / "m", network())
     with (folder / "model.safetensors").open("ab") as file:
         file.write(b"x")
-    with pytest.raises(ArtefactError, match="has changed since it was written"):
+    with raises(ArtefactError, subject="model.safetensors"):
         MetaModel.load(folder)

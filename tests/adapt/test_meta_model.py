@@ -16,6 +16,7 @@ from adapt_helpers import (
     pictures,
     predicted,
 )
+from error_checks import raises
 from torch import Tensor
 
 from metazoo.adapt import FewShotClassifier, MetaModel
@@ -26,7 +27,7 @@ from metazoo.features.embedders import MultiDomainClassifier
 DESCRIPTION, WEIGHTS, CARD = "bundle.json", "model.safetensors", "README.md"
 
 
-def test_what_is_saved_is_loaded(meta_model: Path) -> None:
+def test_save_and_load(meta_model: Path) -> None:
     loaded = MetaModel.load(meta_model)
     assert (loaded.method, loaded.preset, loaded.seed) == ("tgr", "default", 3)
     (own,) = loaded.networks
@@ -37,32 +38,27 @@ def test_what_is_saved_is_loaded(meta_model: Path) -> None:
     assert not any(parameter.requires_grad for parameter in own.parameters())
 
 
-def test_the_names_of_the_files_are_said(tmp_path: Path) -> None:
+def test_save_returns_the_names_of_the_files(tmp_path: Path) -> None:
     names = MetaModel(network(), method="tgr", preset="default", seed=3).save(tmp_path / "new" / "one")
     assert set(names) == content(tmp_path / "new" / "one").keys() == {DESCRIPTION, WEIGHTS, CARD}
 
 
-def test_it_says_what_it_is(meta_model: Path, two_domains: Path) -> None:
+def test_repr_shows_method_seed_and_networks(meta_model: Path, two_domains: Path) -> None:
     assert repr(MetaModel.load(meta_model)) == (
         "MetaModel(tgr, preset default, seed 3: conv4 of 16 pixels, 4 features)"
     )
     assert repr(MetaModel.load(two_domains)).endswith("conv4 of 16 pixels, 4 features, domains birds, ships)")
 
 
-@pytest.mark.parametrize(
-    ("kind", "remedy"),
-    [
-        ("run", "is a run, not a meta-model; give a meta-model folder, such as RUN/meta-model"),
-        ("zoo", "is a zoo, not a meta-model; give a meta-model folder"),
-    ],
-)
-def test_folders_of_other_kinds_are_named(tmp_path: Path, kind: str, remedy: str) -> None:
-    (tmp_path / "here").mkdir()
-    (tmp_path / "here" / f"{kind}.json").write_text("{}")
-    with pytest.raises(UsageError, match=remedy):
-        MetaModel.load(tmp_path / "here")
-    with pytest.raises(UsageError, match=f"is a {kind}, not a classifier; give a classifier folder as adapt writes it"):
-        FewShotClassifier.load(tmp_path / "here")
+@pytest.mark.parametrize("kind", ["run", "zoo"])
+def test_folders_of_other_kinds_are_named(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    (folder / f"{kind}.json").write_text("{}")
+    with raises(UsageError, subject=str(folder), problem=f"is a {kind}, not a meta-model", remedy="RUN/meta-model"):
+        MetaModel.load(folder)
+    with raises(UsageError, subject=str(folder), problem=f"is a {kind}, not a classifier", remedy="metazoo adapt"):
+        FewShotClassifier.load(folder)
 
 
 def test_saving_again_gives_equal_bytes(meta_model: Path, tmp_path: Path) -> None:
@@ -78,7 +74,7 @@ def test_a_meta_model_adapts_as_its_network(meta_model: Path, head: str) -> None
     assert (classifier.description.head, classifier.description.batch_norm) == (head, "support")
 
 
-def test_specialists_are_saved_and_loaded(two_domains: Path, tmp_path: Path) -> None:
+def test_per_domain_networks_are_saved_and_loaded(two_domains: Path, tmp_path: Path) -> None:
     loaded, expected = MetaModel.load(two_domains), of_two_domains()
     assert isinstance(loaded.module, MultiDomainClassifier)
     assert loaded.module.recogniser.domains == ("birds", "ships")
@@ -93,25 +89,19 @@ def test_specialists_are_saved_and_loaded(two_domains: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "problem"),
     [
-        (lambda t: t.pop("recogniser.weight"), "lacks tensor recogniser.weight"),
-        (lambda t: t.pop("networks.1.head.bias"), "lacks tensor networks.1.head.bias"),
-        (
-            lambda t: t.update({"recogniser.weight": torch.zeros(9, 3)}),
-            r"recogniser.weight as float32 \[9, 3\]",
-        ),
-        (
-            lambda t: t["recogniser.weight"][1].fill_(torch.nan),
-            "tensor recogniser.weight that are not finite",
-        ),
+        (lambda t: t.pop("recogniser.weight"), "recogniser.weight"),
+        (lambda t: t.pop("networks.1.head.bias"), "networks.1.head.bias"),
+        (lambda t: t.update({"recogniser.weight": torch.zeros(9, 3)}), "[9, 3]"),
+        (lambda t: t["recogniser.weight"][1].fill_(torch.nan), "recogniser.weight"),
     ],
 )
-def test_damaged_specialists_are_named(
-    two_domains: Path, change: Callable[[dict[str, Tensor]], object], message: str
+def test_damaged_weights_of_several_domains_are_named(
+    two_domains: Path, change: Callable[[dict[str, Tensor]], object], problem: str
 ) -> None:
     edit_weights(two_domains, change)
-    with pytest.raises(ArtefactError, match=message):
+    with raises(ArtefactError, subject=str(two_domains / WEIGHTS), problem=problem):
         MetaModel.load(two_domains)
 
 
@@ -130,21 +120,21 @@ def test_a_general_network_is_saved_and_loaded(tmp_path: Path) -> None:
         assert torch.equal(predicted(FewShotClassifier.load(tmp_path / "classifier")), predicted(classifier))
     for general in ([2, 0], [0.5], [0.5, None], [0, 0]):
         edit_json(tmp_path / "one" / DESCRIPTION, lambda content, general=general: content.update(general=general))
-        with pytest.raises(ArtefactError, match="one"):
+        with raises(ArtefactError, subject=str(tmp_path / "one")):
             MetaModel.load(tmp_path / "one")
 
 
 @pytest.mark.parametrize("domains", [[], ["birds"], ["birds", "birds"], ["a", "b", "c"]])
-def test_domains_that_do_not_fit_the_specialists_are_named(two_domains: Path, domains: list[str]) -> None:
+def test_domains_that_do_not_fit_the_networks_are_named(two_domains: Path, domains: list[str]) -> None:
     edit_json(two_domains / DESCRIPTION, lambda content: content.update(domains=domains))
-    with pytest.raises(ArtefactError, match="of-two-domains"):
+    with raises(ArtefactError, subject=str(two_domains)):
         MetaModel.load(two_domains)
 
 
-def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="none is not a folder; give a meta-model folder, such as RUN/meta-model"):
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with raises(UsageError, subject=str(tmp_path / "none"), problem="not a folder", remedy="RUN/meta-model"):
         MetaModel.load(tmp_path / "none")
-    with pytest.raises(ArtefactError, match=r"bundle.json is missing"):
+    with raises(ArtefactError, subject=DESCRIPTION):
         MetaModel.load(tmp_path)
 
 
@@ -153,68 +143,65 @@ def test_a_missing_or_changed_file_is_named(meta_model: Path) -> None:
     whole = path.read_bytes()
     for damaged in (b"", whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1]), b"\x80\x05."):
         path.write_bytes(damaged)
-        with pytest.raises(ArtefactError, match=f"{path} has changed since it was written"):
+        with raises(ArtefactError, subject=str(path)):
             MetaModel.load(meta_model)
     path.unlink()
-    with pytest.raises(ArtefactError, match=f"{path} is missing"):
+    with raises(ArtefactError, subject=str(path)):
         MetaModel.load(meta_model)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "problem"),
     [
-        (lambda t: t.pop("head.bias"), "lacks tensor head.bias"),
-        (lambda t: t.update(more=torch.zeros(1)), "has tensor 'more'"),
-        (
-            lambda t: t.update({"head.bias": torch.zeros(4)}),
-            r"bundle.json: it has tensor head.bias as float32 \[4\] instead of float32 \[3\]; restore both",
-        ),
-        (lambda t: t.update({"head.bias": torch.zeros(5).half()}), "head.bias as float16"),
-        (lambda t: t["blocks.0.0.weight"].fill_(torch.nan), "not finite in tensor blocks.0.0.weight"),
-        (lambda t: t["blocks.0.1.running_var"].fill_(-1), "negative variance in tensor blocks.0.1.running_var"),
+        (lambda t: t.pop("head.bias"), "head.bias"),
+        (lambda t: t.update(more=torch.zeros(1)), "'more'"),
+        (lambda t: t.update({"head.bias": torch.zeros(4)}), "float32 [4]"),
+        (lambda t: t.update({"head.bias": torch.zeros(5).half()}), "float16"),
+        (lambda t: t["blocks.0.0.weight"].fill_(torch.nan), "blocks.0.0.weight"),
+        (lambda t: t["blocks.0.1.running_var"].fill_(-1), "blocks.0.1.running_var"),
     ],
 )
 def test_weights_that_do_not_fit_are_named(
-    meta_model: Path, change: Callable[[dict[str, Tensor]], object], message: str
+    meta_model: Path, change: Callable[[dict[str, Tensor]], object], problem: str
 ) -> None:
     edit_weights(meta_model, change)
-    with pytest.raises(ArtefactError, match=message):
+    with raises(ArtefactError, subject=str(meta_model / WEIGHTS), problem=problem, remedy="restore both files"):
         MetaModel.load(meta_model)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "problem"),
     [
-        ({"format": "other"}, "does not describe a meta-model"),
-        ({"format_version": 3}, "has format version 3, this metazoo reads 2; update metazoo"),
-        ({"networks": []}, "does not describe a meta-model"),
-        ({"seed": "x"}, "does not describe a meta-model"),
-        ({"code": "os.system"}, "does not describe a meta-model"),
-        ({"networks": [{}]}, "does not describe a meta-model"),
+        ({"format": "other"}, "(format: "),
+        ({"format_version": 3}, ""),
+        ({"networks": []}, "(networks: "),
+        ({"seed": "x"}, "(seed: "),
+        ({"code": "os.system"}, "(code: "),
+        ({"networks": [{}]}, "(networks.0."),
     ],
 )
-def test_a_description_that_does_not_fit_is_named(meta_model: Path, change: dict[str, Any], message: str) -> None:
+def test_a_description_that_does_not_fit_is_named(meta_model: Path, change: dict[str, Any], problem: str) -> None:
     edit_json(meta_model / DESCRIPTION, lambda content: content.update(change))
-    with pytest.raises(ArtefactError, match=f"{meta_model / DESCRIPTION} {message}"):
+    with raises(ArtefactError, subject=str(meta_model / DESCRIPTION), problem=problem):
         MetaModel.load(meta_model)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "problem"),
     [
-        ({"architecture": "os.system"}, "unknown architecture 'os.system'"),
-        ({"arguments": {"width": 5}}, "as float32"),
-        ({"arguments": {"width": 4096}, "input_size": 1024, "classes": 1_000_000}, "as float32"),
+        ({"architecture": "os.system"}, "'os.system'"),
+        ({"arguments": {"width": 5}}, "float32 [5"),
+        ({"arguments": {"width": 4096}, "input_size": 1024, "classes": 1_000_000}, "float32 [4096"),
     ],
 )
-def test_a_network_that_does_not_fit_is_named(meta_model: Path, change: dict[str, Any], message: str) -> None:
+def test_a_network_that_does_not_fit_is_named(meta_model: Path, change: dict[str, Any], problem: str) -> None:
     edit_json(meta_model / DESCRIPTION, lambda content: content["networks"][0].update(change))
-    with pytest.raises(ArtefactError, match=message):
+    with raises(ArtefactError, problem=problem):
         MetaModel.load(meta_model)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "7", "null", "[" * 100_000])
 def test_a_damaged_description_is_an_error_that_names_it(meta_model: Path, text: str) -> None:
     (meta_model / DESCRIPTION).write_text(text)
-    with pytest.raises(ArtefactError, match=f"{meta_model / DESCRIPTION} is not (valid JSON|the descr)"):
+    with raises(ArtefactError, subject=str(meta_model / DESCRIPTION)):
         MetaModel.load(meta_model)

@@ -74,7 +74,7 @@ def test_files_of_different_sizes_are_read_one_by_one(tmp_path: Path) -> None:
     torch.testing.assert_close(classifier.predict([*map(str, files)]).probabilities, expected, rtol=0, atol=1e-6)
 
 
-def test_a_support_folder_is_read_as_its_files_are(tmp_path: Path) -> None:
+def test_a_support_folder_equals_its_files(tmp_path: Path) -> None:
     images = pixels(7, 70, 40)
     for label, name in enumerate(NAMES):
         written(tmp_path / "support" / name, images[label == LABELS])
@@ -100,7 +100,7 @@ def test_a_photograph_is_not_rounded_or_drafted(tmp_path: Path) -> None:
     torch.testing.assert_close(by_pillow, expected, rtol=0, atol=1e-5)
 
 
-def test_the_module_computes_what_its_parts_do() -> None:
+def test_the_module_combines_its_parts() -> None:
     query = pixels(5, 20, 20)
     module = made(module=joint(), mirrored=True).as_module()
     assert isinstance(module.embedder, SideBySide)

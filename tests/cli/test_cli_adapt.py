@@ -69,7 +69,7 @@ def test_a_meta_model_of_several_domains_says_what_it_takes_images_for(
     assert told.out.endswith("domains [bold] (100 %)\n")
     unknown = cli(*words, "--overwrite", "--domain", "cars")
     assert unknown.code == 2
-    assert "the meta-model knows no domain 'cars'; choose one of birds, ships, [bold]" in unknown.err
+    assert "'cars'" in unknown.err
     words = ("--ways", 3, "--shots", 1, "--queries", 5, "--episodes", 4)
     table = cli("evaluate", own.folder / "several", "--data", workshop.unseen, *words).out
     assert f" {count_parameters(module):,} │" in table
@@ -202,7 +202,7 @@ def test_one_more_adaptation_replaces_the_first_if_told_to(
     write_images(own.new, 2, 1, first=30)
     words = ("adapt", workshop.run, "--support", own.new, "--out", own.classifier)
     before = content(own.classifier)
-    assert f"{own.classifier} holds a classifier already; give another folder, or --overwrite it" in refused(2, *words)
+    assert f"{own.classifier}: already holds a classifier" in refused(2, *words)
     assert content(own.classifier) == before
     assert cli(*words, "--overwrite").code == 0
     assert FewShotClassifier.load(own.classifier).class_names == ("colour-30", "colour-31")
@@ -212,7 +212,7 @@ def test_other_folders_are_not_overwritten(refused: Refused, own: Workshop) -> N
     before = content(own.folder)
     for out in (own.support, own.run, own.zoo, own.config):
         error = refused(2, "adapt", own.run, "--support", own.support, "--out", out)
-        assert f"{out} exists and is not a classifier folder; choose another or remove it" in error
+        assert f"{out}: exists and is not a classifier folder" in error
     assert content(own.folder) == before
 
 
@@ -220,7 +220,7 @@ def test_a_support_folder_that_cannot_be_used_is_named(refused: Refused, own: Wo
     def adapt(code: int, support: Path) -> str:
         return refused(code, "adapt", own.run, "--support", support, "--out", own.new)
 
-    assert "none: is not a folder; give a folder with one folder of images a class" in adapt(2, own.none)
+    assert "none: is not a folder; give a folder with one folder of images per class" in adapt(2, own.none)
     assert "colour-20 has no class folders" in adapt(2, own.support / "colour-20")
     (own.support / "empty").mkdir()
     assert f"{own.support / 'empty'}: class folder without images" in adapt(1, own.support)
@@ -252,12 +252,10 @@ def test_a_classifier_that_cannot_be_used_is_named(refused: Refused, own: Worksh
     def predict(code: int) -> str:
         return refused(code, "predict", own.classifier, own.support)
 
-    assert "none is not a folder; give a classifier folder" in refused(2, "predict", own.none, own.support)
+    assert "none: is not a folder" in refused(2, "predict", own.none, own.support)
     own.new.mkdir()
     assert "bundle.json is missing" in refused(1, "predict", own.new, own.support)
-    assert "run is a run, not a classifier; give a classifier folder as adapt writes it" in refused(
-        2, "predict", own.run, own.support
-    )
+    assert "run: is a run, not a classifier" in refused(2, "predict", own.run, own.support)
     sha256 = edit_tensors(own.classifier / "model.safetensors", lambda t: t["head.weight"].fill_(torch.nan))
     assert "model.safetensors has changed since it was written" in predict(1)
     edit_json(own.classifier / "bundle.json", lambda card: card.update(weights_sha256=sha256))

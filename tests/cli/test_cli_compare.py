@@ -30,7 +30,7 @@ def test_two_results_are_compared(cli: Cli, measured: Workshop) -> None:
         "3-way 2-shot",
         "logistic, batch norm running",
         "by ridge",
-        "difference to logistic,",
+        "difference from logistic,",
     ):
         assert words in outcome.out
     rows = list(csv.DictReader(io.StringIO(cli("compare", *files, "--format", "csv").out)))

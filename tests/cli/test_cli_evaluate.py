@@ -151,7 +151,7 @@ def test_too_few_classes_or_images_are_named(refused: Refused, own: Workshop) ->
 
 
 def test_a_result_that_cannot_be_written_is_refused_at_once(refused: Refused, own: Workshop) -> None:
-    for name, message in (("result.csv", "ends in .json"), ("config/result.json", "is no writable folder")):
+    for name, message in (("result.csv", "ends in .json"), ("config/result.json", "is not a writable folder")):
         words = ("evaluate", own.run, "--data", own.unseen, *SMALL, "--out", own.folder / name)
         assert message in refused(2, *words)
 
@@ -173,7 +173,7 @@ def test_a_meta_model_is_measured_without_its_run_as_with_it(cli: Cli, refused: 
     with_run = read_results(out)
     outcome = cli("evaluate", alone, *words)
     assert outcome.code == 0
-    assert "warning: the zoo behind it is gone or unknown" in outcome.err
+    assert "warning: its zoo is not available" in outcome.err
     assert read_results(out) == with_run
     error = refused(2, "evaluate", alone, "--data", own.unseen, *SMALL, "--baselines")
     assert "alone: a meta-model alone, without its zoo; give its run, or the zoo by --zoo" in error
@@ -245,9 +245,9 @@ def test_a_run_outlives_its_zoo(cli: Cli, refused: Refused, own: Workshop) -> No
     edit_json(own.run / "manifest.json", lambda manifest: manifest["files"].update(entry))
     outcome = cli("evaluate", own.run, "--data", own.unseen, *SMALL)
     assert outcome.code == 0
-    assert "warning: the zoo behind it is gone or unknown, so nobody can say whether its models know" in outcome.err
+    assert "warning: its zoo is not available" in outcome.err
     error = refused(2, "evaluate", own.run, "--data", own.unseen, *SMALL, "--exclude-known")
-    assert "--exclude-known: no model's classes are known" in error
+    assert "--exclude-known: the classes of no model are known" in error
     error = refused(2, "evaluate", own.run, "--data", own.unseen, *SMALL, "--baselines")
     assert f"its zoo {own.none} is gone; give its place by --zoo" in error
     outcome = cli("evaluate", own.run, "--data", own.unseen, *SMALL, "--baselines", "--zoo", own.zoo)

@@ -54,11 +54,11 @@ def test_a_result_of_another_run_is_refused(cli: Cli, refused: Refused, own: Wor
     weights.write_bytes(first)
     assert cli("evaluate", other, *words, "--zoo", own.zoo, "--out", out).code == 0
     error = refused(2, "report", own.run, out)
-    assert f"{out}, row 'tgr meta-model': measures another meta-model than that of {own.run}" in error
+    assert f"{out}, row 'tgr meta-model': measures another meta-model than the one of {own.run}" in error
     assert cli("evaluate", own.run, *words, "--out", out, "--overwrite").code == 0
     page = own.run / "report.html"
     assert cli("report", own.run, out).code == 0
-    assert 'class="warning"' not in page.read_text().partition("The zoo</h2>")[0]
+    assert 'class="warning"' not in page.read_text().partition("<h2>Zoo</h2>")[0]
 
     def elsewhere(content: dict[str, Any]) -> None:
         for row in content["results"]:
@@ -67,9 +67,7 @@ def test_a_result_of_another_run_is_refused(cli: Cli, refused: Refused, own: Wor
 
     edit_json(out, elsewhere)
     assert cli("report", own.run, out).code == 0
-    assert "Measured on another zoo than that of this run, or on this zoo after it changed: zoo ensemble." in (
-        page.read_text()
-    )
+    assert "Measured on another zoo, or on the zoo of this run after a change: zoo ensemble." in (page.read_text())
 
     def as_of_version_01(content: dict[str, Any]) -> None:
         for row in content["results"]:
@@ -78,11 +76,11 @@ def test_a_result_of_another_run_is_refused(cli: Cli, refused: Refused, own: Wor
     edit_json(out, as_of_version_01)
     assert cli("report", own.run, out).code == 0
     rows = "parameter average, best single teacher, zoo ensemble, tgr meta-model"
-    assert f"Unchecked, since the file does not say what it measured: {rows}." in page.read_text()
+    assert f"Not checked, because the file does not identify what was measured: {rows}." in page.read_text()
 
 
 def test_what_cannot_be_reported_is_named(refused: Refused, own: Workshop) -> None:
     assert f"{own.support}: is not a run folder" in refused(2, "report", own.support)
     assert "none.json" in refused(1, "report", own.run, own.folder / "none.json")
-    assert "is no report of metazoo" in refused(2, "report", own.run, "--out", own.config)
+    assert "is not a metazoo report" in refused(2, "report", own.run, "--out", own.config)
     assert "none" in refused(2, "report", own.run, "--zoo", own.none)

@@ -19,7 +19,7 @@ from metazoo.zoo import WhiteBoxTeacher
 def classifier(
     seed: int = 0, architecture: str = "conv4", *, classes: int = 3, width: int = 4, size: int = 16
 ) -> ImageClassifier:
-    """Untrained, with stored statistics and pixel statistics of its own."""
+    """Untrained classifier with individual batch-norm and pixel statistics."""
     spec = ClassifierSpec(
         architecture=architecture,
         arguments={"width": width},
@@ -34,7 +34,7 @@ def classifier(
 
 
 def of_two_domains() -> MultiDomainClassifier:
-    """Specialists that share the episodes between them."""
+    """Two per-domain networks, both with a share in the episodes."""
     weight = 4 * torch.randn(9, 2, generator=torch.Generator().manual_seed(0))
     return MultiDomainClassifier([classifier(), classifier(1)], DomainRecogniser("ab", weight)).eval()
 
@@ -46,7 +46,7 @@ def pictures(count: int, side: int = 16, seed: int = 0) -> Tensor:
 def noise_images(
     classes: int = 6, each: int = 12, side: int = 16, colour: float = 0.0, name: str = "noise"
 ) -> ImageSet:
-    """Noise, with a share `colour` of a colour of the class."""
+    """Noise images mixed with a colour of the class in the proportion `colour`."""
     random = torch.Generator().manual_seed(classes)
     labels = torch.arange(classes).repeat_interleave(each)
     noise = torch.rand(len(labels), 3, side, side, generator=random)
@@ -68,7 +68,7 @@ class FakeTeacher:
 
 
 def teacher(classifier: ImageClassifier, name: str = "a", accuracy: float | None = None) -> WhiteBoxTeacher:
-    """All of a teacher that a subject is made of."""
+    """Teacher with only the attributes that subjects need."""
     return cast(WhiteBoxTeacher, FakeTeacher(FakeContract(name, accuracy), classifier))
 
 

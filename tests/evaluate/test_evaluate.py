@@ -27,14 +27,14 @@ from metazoo.features.heads import DEFAULT_HEAD, HEADS, Head
 
 
 class Oracle(nn.Module):
-    """The class of every image of `labelled_images` as its features."""
+    """Embedder with the classes of `labelled_images` as features."""
 
     def features(self, images: Tensor) -> Tensor:
         return nn.functional.one_hot(images[:, 0, 0, 0].mul(255).round().long(), 10).float()
 
 
 def labelled_images(classes: int = 10, each: int = 60) -> ImageSet:
-    """Noise, but that the first value of every image is its label."""
+    """Noise images whose first value is the label."""
     images = noise_images(classes, each, side=4, name="labelled")
     images.images[:, 0, 0, 0] = images.labels.to(torch.uint8)
     return images
@@ -49,20 +49,20 @@ def run(*subjects: Subject, images: ImageSet | None = None, **more: Any) -> list
     return evaluate(subjects or (raw_pixels(4),), images or labelled_images(), **given | more)
 
 
-def test_a_perfect_embedder_gets_everything_right() -> None:
+def test_a_perfect_embedder_has_full_accuracy() -> None:
     for row in run(subject(Oracle()), ways=5, shots=(1, 5)):
         assert (row.accuracy, row.interval) == (100.0, 0.0)
 
 
 @pytest.mark.parametrize("ways", [2, 5])
-def test_noise_is_told_apart_by_chance(ways: int) -> None:
+def test_noise_is_classified_at_chance(ways: int) -> None:
     for row in run(raw_pixels(4), ways=ways, episodes=400, queries=15):
         # An interval covers other episodes of these images, not other images, hence the factor.
         assert abs(row.accuracy - 100 / ways) < 2 * row.interval
         assert 0 < row.interval < 1.5
 
 
-def test_rows_come_subject_by_subject_with_all_that_is_needed_to_read_them() -> None:
+def test_rows_are_ordered_by_subject_and_hold_the_protocol() -> None:
     rows = run(subject(Oracle()), raw_pixels(4), shots=(2, 1), seed=3)
     assert [(row.subject, row.method, row.shots) for row in rows] == [
         ("oracle", "some", 2),
@@ -89,7 +89,7 @@ def test_the_same_call_gives_the_same_numbers_and_another_seed_other_episodes() 
     assert run(seed=1)[0].episode_list_sha256 != run(seed=2)[0].episode_list_sha256
 
 
-def test_the_files_hold_what_the_numbers_come_from(tmp_path: Path) -> None:
+def test_files_hold_the_accuracies_behind_the_results(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "er" / "RESULT.JSON"
     rows = run(subject(Oracle()), raw_pixels(4), out=out)
     assert read_results(out) == rows
@@ -101,7 +101,7 @@ def test_the_files_hold_what_the_numbers_come_from(tmp_path: Path) -> None:
     assert difference.excludes_zero
 
 
-def test_whether_queries_influence_each_other_is_said() -> None:
+def test_transductive_results_are_marked() -> None:
     images = noise_images()
     subjects = (subject(classifier()), raw_pixels(4))
     for mode, expected in (("running", [False, False]), ("support", [False, False]), ("query", [True, False])):
@@ -111,7 +111,7 @@ def test_whether_queries_influence_each_other_is_said() -> None:
 
 
 @pytest.mark.parametrize("head", [*HEADS], ids=lambda head: head.name)
-def test_a_transductive_head_says_so_in_file_and_table(head: Head, tmp_path: Path) -> None:
+def test_transductive_heads_are_marked_in_file_and_table(head: Head, tmp_path: Path) -> None:
     out = tmp_path / "result.json"
     run(subject(classifier()), images=noise_images(), shots=(2,), episodes=2, head=head.name, out=out)
     (row,) = read_results(out)
@@ -121,7 +121,7 @@ def test_a_transductive_head_says_so_in_file_and_table(head: Head, tmp_path: Pat
     assert ("(transductive)" in table) == head.transductive
 
 
-def test_mirrored_features_are_measured_and_said_to_be(tmp_path: Path) -> None:
+def test_results_of_mirrored_features_are_marked(tmp_path: Path) -> None:
     out, images = tmp_path / "result.json", noise_images(colour=0.05)
     symmetric = dataclasses.replace(images, images=torch.maximum(images.images, images.images.flip(3)))
     for image_set, same in ((images, False), (symmetric, True)):
@@ -132,7 +132,7 @@ def test_mirrored_features_are_measured_and_said_to_be(tmp_path: Path) -> None:
     assert "batch norm running, mirrored, 20 episodes" in " ".join(plain_table(rows, width=200).split())
 
 
-def test_kinds_of_images_that_a_task_may_be_of_are_said(tmp_path: Path) -> None:
+def test_the_domains_of_a_meta_model_are_stored(tmp_path: Path) -> None:
     out, subjects = tmp_path / "result.json", (subject(of_two_domains()), raw_pixels(4))
     results = run(*subjects, images=noise_images(), mirrored=True, out=out)
     assert [result.domains for result in results] == [("a", "b"), ("a", "b"), None, None]
@@ -140,25 +140,25 @@ def test_kinds_of_images_that_a_task_may_be_of_are_said(tmp_path: Path) -> None:
     assert ["domains" in row for row in json.loads(out.read_text())["results"]] == [True, True, False, False]
 
 
-def test_a_domain_is_told_to_whoever_has_specialists(tmp_path: Path) -> None:
+def test_a_known_domain_selects_networks_of_subjects_that_have_several(tmp_path: Path) -> None:
     out, several = tmp_path / "result.json", of_two_domains()
     subjects = (subject(several), raw_pixels(4))
-    told = run(*subjects, images=noise_images(), domain="b", out=out)
-    assert [result.domain for result in told] == ["b", "b", None, None]
-    assert read_results(out) == told
-    assert "known domain b" in " ".join(plain_table(told, width=200).split())
+    known = run(*subjects, images=noise_images(), domain="b", out=out)
+    assert [result.domain for result in known] == ["b", "b", None, None]
+    assert read_results(out) == known
+    assert "known domain b" in " ".join(plain_table(known, width=200).split())
     expected = run(subject(several.networks[1]), images=noise_images())
-    assert [result.accuracy for result in told[:2]] == [result.accuracy for result in expected]
-    assert [result.parameters for result in told[:2]] == [result.parameters for result in expected]
-    asked = run(*subjects, images=noise_images())
-    assert [result.accuracy for result in asked[2:]] == [result.accuracy for result in told[2:]]
-    assert [result.accuracy for result in asked[:2]] != [result.accuracy for result in told[:2]]
+    assert [result.accuracy for result in known[:2]] == [result.accuracy for result in expected]
+    assert [result.parameters for result in known[:2]] == [result.parameters for result in expected]
+    recognised = run(*subjects, images=noise_images())
+    assert [result.accuracy for result in recognised[2:]] == [result.accuracy for result in known[2:]]
+    assert [result.accuracy for result in recognised[:2]] != [result.accuracy for result in known[:2]]
 
 
-def test_a_domain_that_would_change_nothing_is_refused() -> None:
+def test_unknown_and_useless_domains_are_refused() -> None:
     with raises(UsageError, problem="one domain"):
         run(raw_pixels(4), images=noise_images(), domain="a")
-    with pytest.raises(UsageError, match="no domain 'c'; choose one of a, b"):
+    with raises(UsageError, subject="'c'", remedy="choose one of a, b"):
         run(subject(of_two_domains()), images=noise_images(), domain="c")
 
 
@@ -168,7 +168,7 @@ def test_progress_is_counted_over_subjects_and_lists() -> None:
     assert sum(calls) == 2 * 2 * 20
 
 
-def test_the_head_is_the_one_asked_for() -> None:
+def test_the_given_head_is_used() -> None:
     images, module = noise_images(colour=0.05), classifier()
     rows = [run(subject(module), images=images, shots=(1,), head=head)[0] for head in ("nearest-mean", "fine-tune")]
     assert [row.head for row in rows] == ["nearest-mean", "fine-tune"]
@@ -177,53 +177,55 @@ def test_the_head_is_the_one_asked_for() -> None:
 
 def test_too_few_classes_or_images_are_named(tmp_path: Path) -> None:
     out = tmp_path / "result.json"
-    with pytest.raises(UsageError, match="labelled has 10 classes, too few for 11-way episodes; ask for fewer ways"):
+    with raises(UsageError, subject="labelled") as caught:
         run(ways=11, out=out)
+    assert "11-way" in str(caught.value)
     whole = labelled_images()
     poor = whole.take(torch.arange(len(whole) - 57))
-    with pytest.raises(UsageError, match="class 'class 9' of labelled has 3 images, 5 are needed for 1 support and 4"):
-        run(images=poor, out=out)
-    with pytest.raises(UsageError, match="class 'class 0' of labelled has 60 images, 64 are needed for 60 support"):
-        run(shots=(1, 60), out=out)
+    for more, texts in (({"images": poor}, ("'class 9'", "3 ")), ({"shots": (1, 60)}, ("'class 0'", "64 "))):
+        with raises(UsageError) as caught:
+            run(**more, out=out)
+        assert all(text in str(caught.value) for text in texts)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "text"),
     [
-        ({"head": "svm"}, "unknown head 'svm'; choose one of nearest-mean, .*fine-tune"),
-        ({"batch_norm": "none"}, "unknown batch-norm mode 'none'; choose one of running, support, query"),
-        ({"shots": ()}, "shots: must be one or more different numbers"),
-        ({"shots": (1, 1)}, "shots: must be one or more different numbers"),
-        ({"shots": (0,)}, "at least 2 ways, 1 shot"),
-        ({"ways": 1}, "at least 2 ways"),
-        ({"queries": 0}, "at least 2 ways, 1 shot, 1 query"),
-        ({"episodes": 1}, "needs at least 2 episodes, not 1"),
+        ({"head": "svm"}, "'svm'"),
+        ({"batch_norm": "none"}, "'none'"),
+        ({"shots": ()}, "shots"),
+        ({"shots": (1, 1)}, "[1, 1]"),
+        ({"shots": (0,)}, "shot"),
+        ({"ways": 1}, "ways"),
+        ({"queries": 0}, "quer"),
+        ({"episodes": 1}, "episodes"),
     ],
 )
-def test_wrong_use_is_refused(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+def test_wrong_use_is_refused(change: dict[str, Any], text: str) -> None:
+    with raises(UsageError) as caught:
         run(**change)
+    assert text in str(caught.value)
 
 
-def test_subjects_need_names_of_their_own() -> None:
-    with raises(UsageError, subject="subjects", problem="two of one name"):
+def test_subjects_need_different_names() -> None:
+    with raises(UsageError, subject="subjects", problem="['raw pixels', 'raw pixels']"):
         run(raw_pixels(4), raw_pixels(8))
     with raises(UsageError, subject="subjects", remedy="at least one"):
         evaluate([], labelled_images())
 
 
-def test_a_result_that_cannot_be_written_is_said_before_the_work(tmp_path: Path) -> None:
+def test_a_result_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder.json").mkdir()
     (tmp_path / "there.json").write_text("mine")
-    for name, message in (
-        ("there.json", "there.json: exists; give another path, or --overwrite it"),
-        ("result.txt", "give a path that ends in .json"),
-        ("folder.json", "cannot be a result file"),
-        ("file/result.json", "is no writable folder"),
+    for name, problem, remedy in (
+        ("there.json", "exists", "--overwrite"),
+        ("result.txt", "result file", ".json"),
+        ("folder.json", "result file", ".json"),
+        ("file/result.json", str(tmp_path / "file"), "another path"),
     ):
-        with pytest.raises(UsageError, match=message):
+        with raises(UsageError, subject=str(tmp_path / name), problem=problem, remedy=remedy):
             run(out=tmp_path / name, advance=lambda _: pytest.fail("the work was begun"))
     assert (tmp_path / "there.json").read_text() == "mine"
 

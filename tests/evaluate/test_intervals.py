@@ -58,7 +58,7 @@ def test_no_difference_does_not_exclude_zero() -> None:
 
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 1), (0, 3), (2, 3, 4)])
 def test_an_interval_needs_a_list_of_two_episodes(shape: tuple[int, ...]) -> None:
-    with raises(UsageError, subject="an interval", problem=str(list(shape))):
+    with raises(UsageError, subject="interval", problem=str(list(shape))):
         mean_interval(torch.ones(shape))
 
 
@@ -68,7 +68,7 @@ def test_lists_of_other_lengths_cannot_be_paired() -> None:
 
 
 def crossed(seeds: int, episodes: int, spread: tuple[float, float, float], random: torch.Generator) -> Tensor:
-    """Accuracies of which seeds, episodes and their interaction each have a spread."""
+    """Random accuracies with given spreads of seeds, episodes and their interaction."""
     shapes = ((seeds, 1), (1, episodes), (seeds, episodes))
     parts = [own * torch.randn(shape, generator=random) for own, shape in zip(spread, shapes, strict=True)]
     return parts[0] + parts[1] + parts[2]

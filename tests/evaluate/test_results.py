@@ -61,7 +61,7 @@ def written(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_is_written_is_read(written: Path) -> None:
+def test_results_are_read_as_written(written: Path) -> None:
     results = read_results(written)
     assert [(row.subject, row.shots) for row in results] == [("one", 1), ("one", 2), ("two", 1), ("two", 2)]
     for row in results:
@@ -77,7 +77,7 @@ def test_the_file_has_the_keys_that_other_tools_read(written: Path) -> None:
     assert content["results"][0]["accuracy"] == 51.25
 
 
-def test_what_models_knew_of_the_classes_is_told_if_it_was_looked_into(tmp_path: Path, written: Path) -> None:
+def test_contamination_is_stored_if_it_was_examined(tmp_path: Path, written: Path) -> None:
     assert "contamination" not in json.loads(written.read_text())
     assert read_contamination(written) is None
     path, found = tmp_path / "result.json", Contamination(models=2, classes=6, known={"lion": ("a", "b")})
@@ -91,7 +91,7 @@ def test_what_models_knew_of_the_classes_is_told_if_it_was_looked_into(tmp_path:
     }
 
 
-def test_the_lists_lie_beside_it(written: Path) -> None:
+def test_the_lists_are_beside_the_result(written: Path) -> None:
     assert {path.name for path in written.parent.iterdir()} == {
         "result.json",
         *(f"result.{kind}-3way-{k}shot.safetensors" for kind in ("episodes", "accuracies") for k in (1, 2)),
@@ -101,7 +101,7 @@ def test_the_lists_lie_beside_it(written: Path) -> None:
         assert (episodes.sha256, episodes.shots) == (row.episode_list_sha256, row.shots)
 
 
-def test_accuracies_pair_with_their_own_list_alone(written: Path) -> None:
+def test_accuracies_of_another_list_are_refused(written: Path) -> None:
     own = read_results(written)[0]
     for other in (
         own.model_copy(update={"episode_list_sha256": "1" * 64}),
@@ -110,7 +110,7 @@ def test_accuracies_pair_with_their_own_list_alone(written: Path) -> None:
     ):
         with raises(ArtefactError, subject="accuracies-3way-1shot.safetensors", problem="result.json"):
             read_accuracies(written, other)
-    with pytest.raises(ArtefactError, match=r"accuracies-7way-1shot.safetensors is missing"):
+    with raises(ArtefactError, subject="accuracies-7way-1shot.safetensors"):
         read_accuracies(written, own.model_copy(update={"ways": 7}))
 
 
@@ -120,7 +120,7 @@ def test_damaged_accuracies_are_an_error(written: Path) -> None:
     whole = beside.read_bytes()
     for damaged in (b"", whole[:-1], b"\x80\x05pickle"):
         beside.write_bytes(damaged)
-        with pytest.raises(ArtefactError, match=beside.name):
+        with raises(ArtefactError, subject=beside.name):
             read_accuracies(written, own)
     write_tensors(beside, {"one": torch.zeros(4)})
     with raises(ArtefactError, problem="does not belong"):
@@ -128,51 +128,51 @@ def test_damaged_accuracies_are_an_error(written: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "problem"),
     [
-        ("", "is not valid JSON"),
-        ('{"format_version": 1, "results": [', "is not valid JSON"),
-        ("[]", r"not a result file of format version 1 \(must hold values by name"),
-        ("{}", r"not a result file of format version 1 \(format_version: is missing"),
-        ('{"format_version": 2, "results": []}', r"\(format_version: Input should be 1"),
-        ('{"format_version": 1, "results": {}}', r"\(results: "),
-        ('{"format_version": 1, "results": [], "import": "os"}', r"\(import: is unknown"),
-        ('{"format_version": 1, "results": [], "contamination": {"models": -1}}', r"\(contamination.models: "),
-        ('{"format_version": 1, "results": [{}]}', r"\(results.0.subject: is missing"),
-        ('{"format_version": 1, "results": [{"accuracy": NaN}]}', "is not valid JSON"),
+        ("", ""),
+        ('{"format_version": 1, "results": [', ""),
+        ("[]", "format version 1"),
+        ("{}", "(format_version: "),
+        ('{"format_version": 2, "results": []}', "(format_version: "),
+        ('{"format_version": 1, "results": {}}', "(results: "),
+        ('{"format_version": 1, "results": [], "import": "os"}', "(import: "),
+        ('{"format_version": 1, "results": [], "contamination": {"models": -1}}', "(contamination.models: "),
+        ('{"format_version": 1, "results": [{}]}', "(results.0.subject: "),
+        ('{"format_version": 1, "results": [{"accuracy": NaN}]}', ""),
     ],
 )
-def test_a_damaged_file_is_a_clear_error(tmp_path: Path, text: str, message: str) -> None:
+def test_a_damaged_file_is_a_clear_error(tmp_path: Path, text: str, problem: str) -> None:
     (tmp_path / "result.json").write_text(text)
-    with pytest.raises(ArtefactError, match=f"result.json.*{message}"):
+    with raises(ArtefactError, subject=str(tmp_path / "result.json"), problem=problem):
         read_results(tmp_path / "result.json")
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "option"),
     [
         ({"accuracy": 100.5}, "accuracy: "),
         ({"accuracy": "high"}, "accuracy: "),
         ({"interval": -1}, "interval: "),
         ({"batch_norm": "none"}, "batch_norm: "),
         ({"ways": 1}, "ways: "),
-        ({"note": "x"}, "note: is unknown"),
+        ({"note": "x"}, "note: "),
     ],
 )
-def test_impossible_values_are_named(written: Path, change: dict[str, Any], message: str) -> None:
+def test_impossible_values_are_named(written: Path, change: dict[str, Any], option: str) -> None:
     content = json.loads(written.read_text())
     content["results"][2] |= change
     written.write_text(json.dumps(content))
-    with pytest.raises(ArtefactError, match=f"results.2.{message}.*; evaluate again"):
+    with raises(ArtefactError, problem=f"results.2.{option}", remedy="evaluate again"):
         read_results(written)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ArtefactError, match=r"none.json is missing"):
+    with raises(ArtefactError, subject="none.json"):
         read_results(tmp_path / "none.json")
 
 
-def test_a_table_has_a_row_a_subject_and_a_column_a_task() -> None:
+def test_a_table_has_a_row_per_subject_and_a_column_per_task() -> None:
     rows = [
         result(),
         result(shots=5, accuracy=70.04, interval=0.26),
@@ -190,7 +190,7 @@ def test_a_table_has_a_row_a_subject_and_a_column_a_task() -> None:
     assert "(transductive)" in " ".join(plain_table([result(transductive=True)]).split())
 
 
-def test_every_setting_of_a_table_is_said_once() -> None:
+def test_every_protocol_of_a_table_is_shown_once() -> None:
     text = " ".join(plain_table([result(), result(shots=5), result(head="fine-tune")], width=200).split())
     assert text.count("nearest-mean, batch norm") == text.count("fine-tune, batch norm") == 1
 

@@ -71,7 +71,7 @@ def test_only_teachers_that_fit_are_averaged() -> None:
     assert parameter_average([], spec) is None
 
 
-def test_averaging_leaves_the_teachers_as_they_were() -> None:
+def test_averaging_does_not_change_the_teachers() -> None:
     first, second = classifier(0), classifier(1)
     before = [first.network.state_dict()["blocks.0.0.weight"].clone(), second.network.head.weight.clone()]
     parameter_average([teacher(first), teacher(second)], first.spec)
@@ -103,7 +103,7 @@ def test_the_cosine_of_the_ensemble_is_the_mean_of_its_members_cosines() -> None
 
 
 class Loading(Sequence[ImageClassifier]):
-    """Classifiers made when they are asked for, of which no more than two may be there at a time."""
+    """Sequence that makes classifiers on access and fails if more than two exist at a time."""
 
     def __init__(self) -> None:
         self._made: list[weakref.ref[ImageClassifier]] = []
@@ -118,7 +118,7 @@ class Loading(Sequence[ImageClassifier]):
         return made
 
 
-def test_an_ensemble_in_turn_is_the_ensemble_and_holds_one_member_after_the_other() -> None:
+def test_an_ensemble_in_turn_equals_the_ensemble_and_holds_few_members() -> None:
     whole = zoo_ensemble([teacher(classifier(index, ("conv4", "thin-resnet")[index % 2])) for index in range(5)])
     in_turn = zoo_ensemble_in_turn(Loading(), "cpu")
     images = pictures(6)
@@ -130,14 +130,14 @@ def test_an_ensemble_in_turn_is_the_ensemble_and_holds_one_member_after_the_othe
 
 @pytest.mark.parametrize(("head", "mode"), [("logistic", "query"), ("ridge", "support"), ("fine-tune", "running")])
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_members_in_turn_are_not_measured_by_what_would_change_them(
+def test_members_in_turn_refuse_heads_and_modes_that_change_them(
     head: str, mode: BatchNormMode, mirrored: bool
 ) -> None:
     in_turn = zoo_ensemble_in_turn([classifier(index) for index in range(2)], "cpu")
     module = MirroredFeatures(in_turn.module) if mirrored else in_turn.module
     images = noise_images()
     episodes = EpisodeList.draw(images, 2, 1, 1, 2, 0)
-    with raises(UsageError, subject="zoo ensemble", problem=f"no batch norm {mode} with head {head}"):
+    with raises(UsageError, subject="zoo ensemble", problem=f"batch norm {mode} with head {head}"):
         evaluate_lists(dataclasses.replace(in_turn, module=module), images, [episodes], get_head(head), mode)
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from error_checks import raises
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -21,7 +22,7 @@ from metazoo.features.embedders import PixelFeatures
 
 
 class Tiny(nn.Module):
-    """Two batch norms, one of which may store nothing, and a dropout."""
+    """Module with two batch norms, one of which may store no statistics, and dropout."""
 
     def __init__(self, tracks: bool = True) -> None:
         super().__init__()
@@ -67,7 +68,7 @@ def normalised(values: Tensor, layer: nn.Module, mean: Tensor, variance: Tensor)
 
 
 def by_hand(module: Tiny, images: Tensor, reference: Tensor) -> Tensor:
-    """The features of `images` with the statistics of `reference`, layer after layer."""
+    """Features of `images` with the statistics of `reference`, computed layer by layer."""
 
     def through(layer: nn.Module, values: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
         axes = [0, *range(2, others.dim())]
@@ -79,7 +80,7 @@ def by_hand(module: Tiny, images: Tensor, reference: Tensor) -> Tensor:
     return values
 
 
-def test_running_uses_what_is_stored(tiny: Tiny) -> None:
+def test_running_uses_stored_statistics(tiny: Tiny) -> None:
     images = pictures(5)
     expected = copy.deepcopy(tiny).eval().features(images)
     tiny.train()
@@ -124,7 +125,7 @@ def test_gradients_flow_through_batch_statistics(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("mode", ["running", "support", "query", "measure"])
 @pytest.mark.parametrize("fails", [False, True])
-def test_everything_is_as_before(tiny: Tiny, mode: str, fails: bool) -> None:
+def test_contexts_restore_the_module(tiny: Tiny, mode: str, fails: bool) -> None:
     tiny.train()
     tiny.first.eval()  # a mixture of flags has to come back as it was
     before = whole_state(tiny)
@@ -148,12 +149,12 @@ def test_everything_is_as_before(tiny: Tiny, mode: str, fails: bool) -> None:
     assert whole_state(tiny) == before
 
 
-def test_a_layer_that_stores_nothing_is_served_by_support_and_query_only() -> None:
+def test_layers_without_stored_statistics_work_in_modes_support_and_query() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         tiny = Tiny(tracks=False)
     support, query = pictures(5), pictures(4, seed=1)
-    with pytest.raises(UsageError, match="choose batch norm support or query"), stored_statistics(tiny):
+    with raises(UsageError, subject="model", remedy="support or query"), stored_statistics(tiny):
         pass
     with support_statistics(tiny, support):
         torch.testing.assert_close(tiny.features(query), by_hand(tiny, query, support))
@@ -163,7 +164,7 @@ def test_a_layer_that_stores_nothing_is_served_by_support_and_query_only() -> No
 
 
 def test_a_single_value_has_no_batch_statistics(tiny: Tiny) -> None:
-    with pytest.raises(UsageError, match="give more images"), batch_statistics(tiny):
+    with raises(UsageError, subject="batch norm", remedy="more images"), batch_statistics(tiny):
         tiny.features(pictures(1))
     assert tiny.training
 
@@ -188,5 +189,5 @@ def test_torch_agrees_on_the_statistics_of_a_batch(tiny: Tiny) -> None:
 
 def test_an_unknown_mode_is_refused() -> None:
     assert batch_norm_mode("query") == "query"
-    with pytest.raises(UsageError, match="running, support, query"):
+    with raises(UsageError, problem="'train'", remedy="running, support, query"):
         batch_norm_mode("train")

@@ -42,7 +42,7 @@ def test_the_first_layer_has_the_statistics_of_all_batches_at_once() -> None:
     torch.testing.assert_close(stored(first), expected)
 
 
-def test_later_layers_pool_what_each_batch_gave_them() -> None:
+def test_later_layers_pool_the_statistics_of_all_batches() -> None:
     module = classifier()
     inputs: dict[nn.BatchNorm2d, list[Tensor]] = {layer: [] for layer in layers(module)}
 

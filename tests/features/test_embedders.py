@@ -1,5 +1,6 @@
 import pytest
 import torch
+from error_checks import raises
 from torch.nn import functional
 
 from metazoo.errors import UsageError
@@ -45,7 +46,7 @@ def test_joint_features_nest_and_need_a_member() -> None:
     members = [classifier("conv4", 4), classifier("conv4", 4, seed=1)]
     nested = JointFeatures([JointFeatures(members), PixelFeatures(4)])
     assert nested.features(pictures(2)).shape == (2, 8 + 48)
-    with pytest.raises(UsageError, match="at least one"):
+    with raises(UsageError, subject="members", remedy="at least one"):
         JointFeatures([])
 
 
@@ -70,7 +71,7 @@ def test_pixels_are_the_image_and_are_resized_by_area() -> None:
     flat = torch.full((2, 3, 8, 8), 0.3)
     torch.testing.assert_close(PixelFeatures(4).features(flat), torch.full((2, 48), 0.3))
     assert PixelFeatures(4).features(images).shape == (3, 48)
-    with pytest.raises(UsageError, match="at least 1 pixel"):
+    with raises(UsageError, subject="side", problem="0"):
         PixelFeatures(0)
 
 
@@ -85,6 +86,6 @@ def test_parameters_are_counted_without_class_heads() -> None:
     assert count_parameters(PixelFeatures(4)) == 0
 
 
-def test_the_device_is_that_of_the_tensors_if_there_are_any() -> None:
+def test_the_device_is_that_of_the_tensors() -> None:
     assert device_of(PixelFeatures(4)) is None
     assert device_of(JointFeatures([PixelFeatures(4), classifier("conv4", 4)])) == torch.device("cpu")

@@ -30,12 +30,12 @@ def recogniser(count: int = 2) -> DomainRecogniser:
     return DomainRecogniser([f"domain {index}" for index in range(count)], weight)
 
 
-def specialist(seed: int, size: int = 16) -> ImageClassifier:
+def domain_model(seed: int, size: int = 16) -> ImageClassifier:
     spec = SPEC.model_copy(update={"input_size": size})
     return build_classifier(spec, torch.Generator().manual_seed(seed)).eval()
 
 
-def test_inner_products_are_the_specialists_weighed_by_the_shares() -> None:
+def test_inner_products_are_those_of_the_networks_weighted_by_the_shares() -> None:
     made, tasks = recogniser(3), torch.stack([features(5, seed) for seed in range(4)])
     shares = made.shares(tasks)
     torch.testing.assert_close(shares.sum(1), torch.ones(4))
@@ -61,7 +61,7 @@ def test_the_general_network_has_its_share_of_every_domain() -> None:
     torch.testing.assert_close(scaled @ scaled.T, expected)
 
 
-def test_the_same_images_more_often_are_no_more_evidence() -> None:
+def test_repeated_images_do_not_change_the_shares() -> None:
     made, task = DomainRecogniser("ab", recogniser().weight / 10), features(2)
     torch.testing.assert_close(made.shares(task.repeat(7, 1)), made.shares(task))
     logits = normalised_inputs(task) @ made.weight
@@ -69,7 +69,7 @@ def test_the_same_images_more_often_are_no_more_evidence() -> None:
     torch.testing.assert_close(one[0] / one[1], (3 * (logits[0, 0] - logits[0, 1])).exp())
 
 
-def test_a_share_of_next_to_nothing_is_none() -> None:
+def test_small_shares_are_set_to_zero() -> None:
     logits = torch.tensor([2.0, 1.0, 0.0])
     weight = torch.zeros(SIZE + 1, 3)
     weight[-1] = logits
@@ -79,7 +79,7 @@ def test_a_share_of_next_to_nothing_is_none() -> None:
 
 
 @pytest.mark.parametrize("count", [2, 60, 256])
-def test_a_task_that_is_of_no_domain_more_than_of_another_has_shares(count: int) -> None:
+def test_equal_logits_give_equal_shares(count: int) -> None:
     made = DomainRecogniser([f"domain {number}" for number in range(count)], torch.zeros(SIZE * count + 1, count))
     torch.testing.assert_close(made.shares(torch.ones(2, SIZE * count)), torch.full((count,), 1 / count))
 
@@ -88,7 +88,7 @@ def test_features_of_length_zero_have_shares() -> None:
     assert float(recogniser(3).shares(torch.zeros(3, SIZE)).sum()) == pytest.approx(1)
 
 
-def test_the_recogniser_is_logistic_regression_on_as_many_images_of_each_domain() -> None:
+def test_the_recogniser_is_logistic_regression_on_equally_many_images_per_domain() -> None:
     domains = [features(300, seed) + torch.eye(SIZE)[seed] * 0.3 for seed in range(3)]
     found = fitted_recogniser("abc", [domains[0], domains[1][:100], domains[2]])
     chosen = [domains[0][torch.linspace(0, 299, 100).long()], domains[1][:100],
@@ -102,15 +102,15 @@ def test_the_recogniser_is_logistic_regression_on_as_many_images_of_each_domain(
 
 
 def of_two(sure: float) -> tuple[MultiDomainClassifier, tuple[ImageClassifier, ImageClassifier]]:
-    """Two specialists, and what says in `sure` logits that all is of the second domain."""
-    own = specialist(0), specialist(1)
+    """Two per-domain networks, with a logit of `sure` for the second domain whatever the images."""
+    own = domain_model(0), domain_model(1)
     weight = torch.zeros(2 * own[0].network.feature_size + 1, 2)
     weight[-1, 1] = sure
     return MultiDomainClassifier(own, DomainRecogniser("ab", weight)).eval(), own
 
 
 @pytest.mark.parametrize("head", ["nearest-mean", "logistic", "ridge", "fine-tune", "soft-k-means-free"])
-def test_heads_take_the_features_of_the_specialists_that_a_task_is_of(head: str) -> None:
+def test_heads_use_the_features_of_the_networks_of_the_domain(head: str) -> None:
     images, labels = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(1)), torch.arange(4).repeat(2)
 
     def scores(module: MultiDomainClassifier | ImageClassifier | MirroredFeatures) -> Tensor:
@@ -128,7 +128,7 @@ def test_heads_take_the_features_of_the_specialists_that_a_task_is_of(head: str)
     assert fitted.shares.tolist() == [0.5, 0.5]
 
 
-def test_recognisers_are_found_also_behind_a_mirror_and_parameters_count_them() -> None:
+def test_recognisers_of_mirrored_features_are_found_and_counted() -> None:
     module, own = of_two(1.0)
     assert recogniser_of(module) is recogniser_of(MirroredFeatures(module)) is module.recogniser
     assert recogniser_of(own[0]) is None
@@ -139,60 +139,62 @@ def test_recognisers_are_found_also_behind_a_mirror_and_parameters_count_them() 
         assert torch.equal(module.features(images), torch.cat([one.features(images) for one in own], 1))
 
 
-def test_who_is_told_the_domain_has_its_specialist() -> None:
+def test_a_known_domain_selects_its_network() -> None:
     module, own = of_two(1.0)
     assert [for_known_domain(module, name) for name in "ab"] == [*own]
-    with pytest.raises(UsageError, match="no domain 'signs'; choose one of a, b"):
+    with raises(UsageError, subject="'signs'", remedy="choose one of a, b"):
         for_known_domain(module, "signs")
-    networks = [*own, specialist(2)]
+    networks = [*own, domain_model(2)]
     beside = MultiDomainClassifier(networks, DomainRecogniser("ab", module.recogniser.weight, (0.0, 0.3)))
     assert for_known_domain(beside, "a") is own[0]
-    told = for_known_domain(beside, "b")
-    assert isinstance(told, MultiDomainClassifier)
-    assert told.networks == tuple(networks)
+    known = for_known_domain(beside, "b")
+    assert isinstance(known, MultiDomainClassifier)
+    assert known.networks == tuple(networks)
     for task in (features(5, size=12), -100 * features(2, seed=1, size=12), torch.zeros(3, 12)):
-        shares = told.recogniser.shares(task)
+        shares = known.recogniser.shares(task)
         assert shares.tolist() == [0, 1]
         torch.testing.assert_close(
-            told.recogniser.scale(shares), torch.tensor([0, 0.7, 0.3]).sqrt().repeat_interleave(told.recogniser.size)
+            known.recogniser.scale(shares), torch.tensor([0, 0.7, 0.3]).sqrt().repeat_interleave(known.recogniser.size)
         )
     joined = MultiDomainClassifier(own, DomainRecogniser(("a + b", "c"), module.recogniser.weight))
     assert [for_known_domain(joined, name) for name in ("a + b", "a", "b", "c")] == [own[0], own[0], own[0], own[1]]
-    with pytest.raises(UsageError, match=r"no domain '\+'; choose one of a \+ b, c"):
+    with raises(UsageError, subject="'+'", remedy="choose one of a + b, c"):
         for_known_domain(joined, "+")
     with raises(UsageError, subject="'a'", problem="one domain", remedy="omit --domain"):
         for_known_domain(own[0], "a")
 
 
 @pytest.mark.parametrize(
-    ("domains", "weight", "message"),
+    ("domains", "weight", "subject", "problem"),
     [
-        (("one",), torch.zeros(SIZE + 1, 1), "at least two domains, each with a name of its own"),
-        (("one", "one"), torch.zeros(SIZE + 1, 2), "at least two domains, each with a name of its own"),
-        (("a", "b"), torch.zeros(SIZE + 1, 3), r"is \[2 \* d \+ 1, 2\], not \[7, 3\]"),
-        (("a", "b"), torch.zeros(SIZE, 2), r"is \[2 \* d \+ 1, 2\], not \[6, 2\]"),
-        (("a", "b"), torch.zeros(SIZE + 1), r"not \[7\]"),
+        (("one",), torch.zeros(SIZE + 1, 1), "domains", "['one']"),
+        (("one", "one"), torch.zeros(SIZE + 1, 2), "domains", "['one', 'one']"),
+        (("a", "b"), torch.zeros(SIZE + 1, 3), "weight", "[7, 3], not [2 * d + 1, 2]"),
+        (("a", "b"), torch.zeros(SIZE, 2), "weight", "[6, 2], not [2 * d + 1, 2]"),
+        (("a", "b"), torch.zeros(SIZE + 1), "weight", "[7]"),
     ],
 )
-def test_recognisers_that_are_none_are_refused(domains: tuple[str, ...], weight: Tensor, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+def test_domains_and_weights_that_do_not_fit_are_refused(
+    domains: tuple[str, ...], weight: Tensor, subject: str, problem: str
+) -> None:
+    with raises(UsageError, subject=subject, problem=problem):
         DomainRecogniser(domains, weight)
 
 
 @pytest.mark.parametrize("general", [(0.5,), (0.5, 1.1), (-0.1, 0.0), (0.0, float("nan")), ()])
-def test_general_shares_that_are_none_are_refused(general: tuple[float, ...]) -> None:
-    with pytest.raises(UsageError, match=r"each of 2 domains has a general share in \[0, 1\]"):
+def test_general_shares_that_do_not_fit_are_refused(general: tuple[float, ...]) -> None:
+    with raises(UsageError, subject="general", problem=f"{list(general)}, not 2 shares in [0, 1]"):
         DomainRecogniser("ab", torch.zeros(SIZE + 1, 2), general)
 
 
 def test_networks_that_do_not_fit_the_recogniser_are_refused() -> None:
-    size = specialist(0).network.feature_size
-    for specialists, count, width in (([0, 1], 3, size), ([0, 1, 2], 2, size), ([0, 1], 2, size + 1)):
+    size = domain_model(0).network.feature_size
+    for seeds, count, width in (([0, 1], 3, size), ([0, 1, 2], 2, size), ([0, 1], 2, size + 1)):
         made = DomainRecogniser("abc"[:count], torch.zeros(count * width + 1, count))
-        with pytest.raises(UsageError, match="does not fit"):
-            MultiDomainClassifier([*map(specialist, specialists)], made)
-    with pytest.raises(UsageError, match="does not fit"):
-        MultiDomainClassifier([specialist(0)] * 2, DomainRecogniser("ab", torch.zeros(2 * size + 1, 2), (0.5, 0.5)))
-    unlike = [specialist(0), specialist(1, size=32)]
-    with pytest.raises(UsageError, match="does not fit"):
+        with raises(UsageError, subject="networks", problem=f"{count} domains with weight {list(made.weight.shape)}"):
+            MultiDomainClassifier([*map(domain_model, seeds)], made)
+    with raises(UsageError, subject="networks"):
+        MultiDomainClassifier([domain_model(0)] * 2, DomainRecogniser("ab", torch.zeros(2 * size + 1, 2), (0.5, 0.5)))
+    unlike = [domain_model(0), domain_model(1, size=32)]
+    with raises(UsageError, subject="networks"):
         MultiDomainClassifier(unlike, DomainRecogniser("ab", torch.zeros(2 * size + 1, 2)))

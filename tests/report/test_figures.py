@@ -1,4 +1,4 @@
-"""Figures: what is drawn is where it belongs."""
+"""Positions and names in figures."""
 
 import xml.etree.ElementTree as ElementTree
 
@@ -15,7 +15,7 @@ def texts(figure: str) -> list[str]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_points_of_a_plane_are_mapped_as_they_lie(seed: int) -> None:
+def test_points_of_a_plane_keep_their_distances(seed: int) -> None:
     points = torch.randn(7, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     distance = torch.cdist(points, points)
     mapped = torch.from_numpy(figures._principal_coordinates(distance.numpy()))
@@ -25,7 +25,7 @@ def test_points_of_a_plane_are_mapped_as_they_lie(seed: int) -> None:
     assert float(mapped[:, 0].norm()) >= float(mapped[:, 1].norm())
 
 
-def test_what_is_no_distance_of_a_plane_is_mapped_too() -> None:
+def test_distances_that_fit_no_plane_are_mapped_too() -> None:
     alike = np.ones((4, 4)) - np.eye(4)
     assert np.isfinite(figures._principal_coordinates(alike)).all()
     assert not figures._principal_coordinates(np.zeros((3, 3))).any()
@@ -40,7 +40,7 @@ def test_the_matrix_names_the_models_by_group() -> None:
     assert {"x", "<y>"} <= set(texts(figure))
 
 
-def test_rows_without_a_figure_are_left_out() -> None:
+def test_rows_without_a_value_are_omitted() -> None:
     rows = [{"step": 1, "loss": 2.0, "agreement": None}, {"step": 2, "loss": 1.0, "agreement": 0.5}]
     shown = texts(learning_figure({"learning": rows, "birds": rows[:1]}))
     assert {"learning", "birds", "loss"} <= set(shown)

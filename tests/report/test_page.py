@@ -1,4 +1,4 @@
-"""The page of a run: all that it says is in the run, and nothing is shown that may not be."""
+"""The page of a run shows what the run holds, and no images without permission."""
 
 import base64
 import re
@@ -23,7 +23,7 @@ VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
 class Page(HTMLParser):
-    """A page as a browser would have it: its text, what it embeds, and whether every element is closed in turn."""
+    """Page as a browser reads it: text, embedded images, and open elements."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -69,12 +69,12 @@ def sheets(page: Page) -> dict[str, str]:
     return {alt: source for alt, source in page.images.items() if alt.startswith("Images recovered from ")}
 
 
-def test_a_run_says_what_it_is(run: Run, tmp_path: Path) -> None:
+def test_repr_shows_path_method_and_state(run: Run, tmp_path: Path) -> None:
     assert repr(run) == f"Run({str(run.path)!r}: tgr, preset default, seed 0, 4 models, finished)"
     assert repr(Run(tmp_path, {})) == f"Run({str(tmp_path)!r})"
 
 
-def test_a_page_says_what_the_run_knows(zoo: Zoo, run: Run, result: Path, tmp_path: Path) -> None:
+def test_a_page_shows_the_records_of_the_run(zoo: Zoo, run: Run, result: Path, tmp_path: Path) -> None:
     path = write_report(run, tmp_path / "page.html", results=[result], zoo=zoo)
     page = Page(path)
     assert page.open == []
@@ -92,7 +92,7 @@ def test_a_page_says_what_the_run_knows(zoo: Zoo, run: Run, result: Path, tmp_pa
     assert len(page.images) == 3 + len(sheets(page))
 
 
-def test_it_needs_nothing_beside_it(zoo: Zoo, run: Run, result: Path, tmp_path: Path) -> None:
+def test_a_page_loads_no_other_file(zoo: Zoo, run: Run, result: Path, tmp_path: Path) -> None:
     page = Page(write_report(run, tmp_path / "page.html", results=[result], zoo=zoo))
     assert all(source.startswith("data:image/") for source in page.images.values())
     for figure in (
@@ -117,14 +117,14 @@ def test_the_same_run_gives_the_same_page(zoo: Zoo, run: Run, result: Path, tmp_
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_a_page_shows_the_images_of_models_that_allow_it_alone(zoo: Zoo, run: Run, tmp_path: Path) -> None:
+def test_a_page_shows_only_images_of_models_that_allow_it(zoo: Zoo, run: Run, tmp_path: Path) -> None:
     def shown(zoo: Zoo | None, images: bool = True) -> dict[str, str]:
         return sheets(Page(write_report(run, tmp_path / "page.html", zoo=zoo, images=images)))
 
     allowed = [contract.name for contract in zoo if contract.recovered_images == "show"]
     assert len(allowed) == 3
     first = shown(zoo)
-    assert {f"Images recovered from {name}, a row a class" for name in allowed} == set(first)
+    assert {f"Images recovered from {name}, one row per class" for name in allowed} == set(first)
     for name in allowed:
         (source,) = (source for alt, source in first.items() if f" {name}," in alt)
         sheet = (run.path / "recovered" / f"{name}.png").read_bytes()
@@ -132,10 +132,10 @@ def test_a_page_shows_the_images_of_models_that_allow_it_alone(zoo: Zoo, run: Ru
     forbidden = Zoo(zoo.folder, [zoo.contracts[0].model_copy(update={"recovered_images": "keep"}), *zoo.contracts[1:]])
     assert len(shown(forbidden)) == 2
     assert shown(zoo, images=False) == shown(None) == {}
-    assert "This page shows none" in Page(write_report(run, tmp_path / "page.html", zoo=zoo, images=False)).text
+    assert "This page shows no images" in Page(write_report(run, tmp_path / "page.html", zoo=zoo, images=False)).text
 
 
-def test_what_is_forbidden_since_goes_from_the_report_in_the_run_too(zoo: Zoo, tmp_path: Path) -> None:
+def test_a_later_prohibition_removes_the_report_of_the_run(zoo: Zoo, tmp_path: Path) -> None:
     own = untrained(tmp_path / "zoo")
     run = train(own, out=tmp_path / "run", config=OPTIONS, workers=1)
     page = write_report(run, zoo=own)
@@ -148,11 +148,11 @@ def test_what_is_forbidden_since_goes_from_the_report_in_the_run_too(zoo: Zoo, t
     assert len(sheets(Page(write_report(again, zoo=Zoo.open(own.folder))))) == 1
 
 
-def test_a_run_that_has_not_finished_is_shown_as_far_as_it_is(
+def test_the_complete_stages_of_an_unfinished_run_are_shown(
     zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for function, grouped in (
-        ("pipeline.recovery_stage.recover_images", False),
+        ("pipeline.distillation.recover_images", False),
         ("pipeline.learning_stage.learn_in_steps", True),
     ):
         with monkeypatch.context() as patch:
@@ -171,16 +171,16 @@ def stopped(*_: object, **__: object) -> None:
 def test_nothing_but_a_report_is_replaced(zoo: Zoo, run: Run, tmp_path: Path) -> None:
     own = tmp_path / "thesis.html"
     own.write_text("<html>years of work</html>")
-    with raises(UsageError, subject="thesis.html", problem="no report of metazoo"):
+    with raises(UsageError, subject="thesis.html", problem="not a metazoo report"):
         write_report(run, own)
     assert own.read_text() == "<html>years of work</html>"
     with raises(UsageError, problem="is a folder", remedy="an HTML file"):
         write_report(run, tmp_path)
     page = write_report(run, tmp_path / "page.html", zoo=zoo)
     write_report(run, page)
-    assert "was not at hand" in page.read_text()
+    assert "was not available" in page.read_text()
     with raises(UsageError, subject=str(zoo.folder), problem="has no model"):
         write_report(run, page, zoo=Zoo(zoo.folder, zoo.contracts[1:]))
-    with pytest.raises(ArtefactError, match=r"none\.json"):
+    with raises(ArtefactError, subject="none.json"):
         write_report(run, page, results=[tmp_path / "none.json"])
-    assert "was not at hand" in page.read_text()
+    assert "was not available" in page.read_text()

@@ -1,4 +1,4 @@
-"""The user's few-shot classifier: adapt, predict, save, load."""
+"""Few-shot classifiers from meta-models: adapt, predict, save, load."""
 
 from metazoo.adapt.few_shot import FewShotClassifier, FewShotModule, Prediction, adapt
 from metazoo.adapt.meta_model import MetaModel

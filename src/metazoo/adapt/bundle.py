@@ -1,10 +1,11 @@
-"""The bundle: a folder with `bundle.json`, `model.safetensors` and a card, `README.md`; written whole or not at all.
+"""Bundles: folders with `bundle.json`, `model.safetensors` and a card, `README.md`.
 
-Meta-models and few-shot classifiers are stored alike. Folders of version 0.1 are read too.
+Meta-models and few-shot classifiers have the same format. Folders of version 0.1 can be read too.
 """
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ _OTHER_FOLDERS = {"run.json": "a run", "zoo.json": "a zoo"}
 
 
 class BundleDescription(BaseModel):
-    """What `bundle.json` says of every bundle."""
+    """Content of `bundle.json`, as far as all bundles have it in common."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,20 +47,20 @@ class BundleDescription(BaseModel):
 
     @property
     def prefixes(self) -> list[str]:
-        """Prefixes of the names of each network's tensors."""
+        """Prefixes of tensor names, one per network."""
         return [f"networks.{index}." for index in range(len(self.networks))]
 
     def other_tensors(self, feature_sizes: Sequence[int]) -> dict[str, Tensor]:
-        """Tensors besides those of the networks, on the meta device.
+        """Expected tensors besides those of the networks, on the meta device.
 
         Args:
-            feature_sizes: feature sizes of the networks.
+            feature_sizes: feature sizes, one per network.
         """
         raise NotImplementedError
 
 
 class MetaModelDescription(BundleDescription):
-    """What `bundle.json` says of a meta-model."""
+    """Content of `bundle.json` of a meta-model."""
 
     noun = "a meta-model"
     example = "a meta-model folder, such as RUN/meta-model"
@@ -69,9 +70,10 @@ class MetaModelDescription(BundleDescription):
     method: str
     preset: str
     seed: int
-    domains: tuple[str, ...] = Field(default=(), description="with a network each; none or at least two")
+    domains: tuple[str, ...] = Field(default=(), description="domains with a network each; none or at least two")
     general: tuple[float, ...] = Field(
-        default=(), description="share of the general network, the last one, in each domain; empty if there is none"
+        default=(),
+        description="share of the general network (the last one) in each domain; empty without one",
     )
 
     @model_validator(mode="after")
@@ -84,20 +86,20 @@ class MetaModelDescription(BundleDescription):
 
     @property
     def prefixes(self) -> list[str]:
-        """Prefixes of the names of each network's tensors; none of a single network."""
+        """Prefixes of tensor names, one per network; a single network has an empty prefix."""
         return super().prefixes if len(self.networks) > 1 else [""]
 
     def other_tensors(self, feature_sizes: Sequence[int]) -> dict[str, Tensor]:
-        """The weight of the recogniser of domains."""
+        """Expected weight of the domain recogniser, if there are several domains."""
         count = len(self.domains)
         return {"recogniser.weight": torch.empty(count * feature_sizes[0] + 1, count, device="meta")} if count else {}
 
 
 class ClassifierDescription(BundleDescription):
-    """What `bundle.json` says of a few-shot classifier."""
+    """Content of `bundle.json` of a few-shot classifier."""
 
     noun = "a classifier"
-    example = "a classifier folder as adapt writes it"
+    example = "a classifier folder, made by metazoo adapt"
     remedy = "adapt again"
 
     kind: Literal["classifier"] = "classifier"
@@ -107,28 +109,28 @@ class ClassifierDescription(BundleDescription):
     mirrored: bool = Field(default=False, description="whether features are means over an image and its mirror image")
     domains: dict[str, float] = Field(default={}, description="shares of the domains in the task; empty if none")
     class_names: tuple[str, ...] = Field(min_length=2)
-    joint: bool = Field(description="whether features are the networks' normalised ones side by side")
+    joint: bool = Field(description="whether features are the normalised features of all networks, concatenated")
     source: str = ""
 
     @model_validator(mode="after")
     def _check(self) -> "ClassifierDescription":
         if len(set(self.class_names)) < len(self.class_names):
-            raise ValueError("a class name is there twice")
-        if self.weighed and not self.domains:
-            raise ValueError("several networks must be joint, or of domains")
+            raise ValueError(f"duplicate class name {Counter(self.class_names).most_common(1)[0][0]!r}")
+        if self.is_weighted and not self.domains:
+            raise ValueError("several networks need joint features or domains")
         return self
 
     @property
-    def weighed(self) -> bool:
-        """Whether features are those of several networks, each weighed by its share."""
+    def is_weighted(self) -> bool:
+        """Whether features are concatenated from several networks, each weighted by its share."""
         return len(self.networks) > 1 and not self.joint
 
     def other_tensors(self, feature_sizes: Sequence[int]) -> dict[str, Tensor]:
-        """The tensors of the head."""
+        """Expected tensors of the head."""
         weight = torch.empty(len(self.class_names), sum(feature_sizes), device="meta")
         extra = extra_tensor(self.head_kind)
         head = {"weight": weight, **({extra: weight[:, 0]} if extra else {})}
-        head |= {"scale": weight[0]} if self.weighed else {}
+        head |= {"scale": weight[0]} if self.is_weighted else {}
         return {f"head.{name}": tensor for name, tensor in head.items()}
 
 
@@ -141,10 +143,10 @@ class Bundle(Generic[Description]):
     """The content of a bundle.
 
     Attributes:
-        description: content of `bundle.json`, which also holds the hash of the weights once they are written.
-        networks: networks, frozen and in evaluation mode, on the CPU if read.
+        description: content of `bundle.json`; writing adds the hash of the weights.
+        networks: frozen networks in evaluation mode; on the CPU after reading.
         tensors: tensors besides those of the networks.
-        card: Markdown; empty if there is none.
+        card: Markdown text; empty if there is none.
     """
 
     description: Description
@@ -153,20 +155,20 @@ class Bundle(Generic[Description]):
     card: str
 
     def write(self, folder: Path | str) -> tuple[str, ...]:
-        """Write all files to a folder beside `folder`, which then takes its place; parents are made.
+        """Write the bundle completely or not at all, and replace an earlier bundle of the same kind.
 
-        An earlier bundle of the same kind is replaced. It stays if anything fails.
+        Files are written to a temporary folder beside `folder`, which is then renamed. Parent folders are made.
 
         Returns:
-            The names of the files.
+            Names of the files.
 
         Raises:
             UsageError: `folder` is a file, or holds anything but such a bundle.
-            ArtefactError: it cannot be written.
+            ArtefactError: `folder` cannot be written.
         """
         folder = Path(folder).resolve()
         if not folder.name:
-            raise UsageError(f"{folder} cannot be {self.description.noun} folder; choose another")
+            raise UsageError(folder, f"cannot be {self.description.noun} folder", "choose another folder")
         temporary, former = (folder.with_name(f".{folder.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
         tensors = dict(self.tensors)
         for prefix, own in zip(self.description.prefixes, self.networks, strict=True):
@@ -189,22 +191,27 @@ class Bundle(Generic[Description]):
             flush_folder(folder.parent)
             shutil.rmtree(former, ignore_errors=True)
         except OSError as error:
-            raise ArtefactError(f"cannot write {folder}: {error.strerror or error}; choose another folder") from error
+            problem = f"cannot be written ({error.strerror or error})"
+            raise ArtefactError(folder, problem, "choose another folder") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return WEIGHTS, CARD, DESCRIPTION
 
 
 def read_bundle(folder: Path | str, kind: type[Description]) -> Bundle[Description]:
-    """Read a bundle of `kind` and check the hash, the shapes and the values of its tensors.
+    """Read a bundle and check the hash, the shapes and the values of its tensors.
+
+    Args:
+        folder: folder of the bundle.
+        kind: expected type of its description.
 
     Raises:
-        UsageError: `folder` does not exist, or is a run, a zoo or a bundle of another kind.
-        ArtefactError: a file is missing, damaged, changed, of another format version or does not fit the other.
+        UsageError: `folder` does not exist, or is a run, a zoo or another kind of bundle.
+        ArtefactError: a file is missing, damaged or changed, has another format version, or does not fit the other.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UsageError(f"{folder} is not a folder; give {kind.example}")
+        raise UsageError(folder, "is not a folder", f"give {kind.example}")
     path = description_file(folder) or folder / DESCRIPTION
     other = None if path.is_file() else next((n for f, n in _OTHER_FOLDERS.items() if (folder / f).is_file()), None)
     if other is None:
@@ -212,16 +219,16 @@ def read_bundle(folder: Path | str, kind: type[Description]) -> Bundle[Descripti
         if isinstance(description, kind):
             return _read(folder, path, description)
         other = description.noun
-    raise UsageError(f"{folder} is {other}, not {kind.noun}; give {kind.example}")
+    raise UsageError(folder, f"is {other}, not {kind.noun}", f"give {kind.example}")
 
 
 def description_file(folder: Path) -> Path | None:
-    """The file that says what a bundle is, by the names of this version and of 0.1; None if there is none."""
+    """Path of the description of a bundle of this version or of 0.1; None if there is none."""
     return next((folder / name for name in (DESCRIPTION, *_FORMER_DESCRIPTIONS) if (folder / name).is_file()), None)
 
 
 def check_out(folder: Path | str, kind: type[BundleDescription], *, overwrite: bool) -> None:
-    """Say before the work what would keep a bundle of `kind` from being written to `folder`.
+    """Check, before any work, that a bundle of `kind` can be written to `folder`.
 
     Raises:
         UsageError: `folder` is a file, holds anything but such a bundle, or holds one and `overwrite` is False.
@@ -230,25 +237,25 @@ def check_out(folder: Path | str, kind: type[BundleDescription], *, overwrite: b
     _recover(folder)
     if not folder.exists():
         return
-    refusal = f"{folder} exists and is not {kind.noun} folder; choose another or remove it"
+    refusal = UsageError(folder, f"exists and is not {kind.noun} folder", "choose another folder or remove this one")
     try:
         names = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
         if names and not isinstance(_read_description(description_file(folder) or folder / DESCRIPTION), kind):
-            raise UsageError(refusal)
+            raise refusal
     except (OSError, ArtefactError) as error:
-        raise UsageError(refusal) from error
+        raise refusal from error
     foreign = sorted(names - {DESCRIPTION, WEIGHTS, CARD, *_FORMER_DESCRIPTIONS, _FORMER_CARD})
     if foreign:
-        raise UsageError(f"{folder} holds {foreign[0]} besides {kind.noun}; choose another folder or move it away")
+        raise UsageError(folder, f"holds {foreign[0]} besides {kind.noun}", "choose another folder or move it away")
     if names and not overwrite:
-        raise UsageError(f"{folder} holds {kind.noun} already; give another folder, or --overwrite it")
+        raise UsageError(folder, f"already holds {kind.noun}", "choose another folder or give --overwrite")
 
 
 def _read(folder: Path, path: Path, description: Description) -> Bundle[Description]:
     try:
         shapes = [network_without_weights(spec) for spec in description.networks]
     except UsageError as error:
-        raise ArtefactError(f"{path} cannot be built: {error}; {description.remedy}") from error
+        raise ArtefactError(path, f"has a network that cannot be built ({error})", description.remedy) from error
     expected = description.other_tensors([shape.feature_size for shape in shapes])
     others = [*expected]
     for prefix, shape in zip(description.prefixes, shapes, strict=True):
@@ -256,7 +263,7 @@ def _read(folder: Path, path: Path, description: Description) -> Bundle[Descript
     tensors = read_tensors(folder / WEIGHTS, description.weights_sha256)
     problem = unsound(tensors, expected)
     if problem is not None:
-        raise ArtefactError(f"{folder / WEIGHTS} does not fit {path.name}: it {problem}; {description.remedy}")
+        raise ArtefactError(folder / WEIGHTS, f"does not fit {path.name}: it {problem}", description.remedy)
     networks = []
     for prefix, spec, shape in zip(description.prefixes, description.networks, shapes, strict=True):
         own = network_with_weights(spec, {name: tensors[f"{prefix}{name}"] for name in shape.state_dict()})
@@ -269,7 +276,7 @@ def _read(folder: Path, path: Path, description: Description) -> Bundle[Descript
 def _read_description(path: Path) -> BundleDescription:
     content = read_json(path)
     if not isinstance(content, dict):
-        raise ArtefactError(f"{path} is not the description of a bundle; restore it or make it again")
+        raise ArtefactError(path, "does not describe a bundle", "restore the file or make the bundle again")
     if content.get("format") == "metazoo-bundle":
         check_format_version(path, content.get("format_version"), FORMAT_VERSION)
     elif path.name in _FORMER_DESCRIPTIONS:
@@ -279,11 +286,11 @@ def _read_description(path: Path) -> BundleDescription:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise ArtefactError(f"{path} does not describe {kind.noun} ({first_problem(error)}); {kind.remedy}") from error
+        raise ArtefactError(path, f"does not describe {kind.noun} ({first_problem(error)})", kind.remedy) from error
 
 
 def _converted(content: dict[str, Any]) -> dict[str, Any]:
-    """The description of a bundle from a description of version 0.1."""
+    """Convert a description of version 0.1 to the current format."""
     former = content.get("format")
     content = {key: value for key, value in content.items() if key not in ("format", "format_version")}
     if former == "metazoo-classifier":
@@ -296,7 +303,7 @@ def _converted(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _recover(folder: Path) -> None:
-    """Tidy what a killed process left beside `folder`; the former bundle comes back if it had been moved away."""
+    """Remove what killed processes left beside `folder`, and restore the former bundle if one had moved it away."""
     for left in folder.parent.glob(".*"):
         name, _, kind = left.name.rpartition(".")
         name, _, process = name.rpartition(".")

@@ -1,6 +1,6 @@
-"""The card of a bundle, its `README.md`: what it is, what it was made of, and how to use it.
+"""Cards: the `README.md` of a bundle, with its use, properties and origin.
 
-A card is made from plain records, and states no figure that is not in them.
+A card is made from plain records. Every figure in it comes from them.
 """
 
 import re
@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from metazoo import choices
 from metazoo.adapt.bundle import ClassifierDescription
 from metazoo.adapt.card_text import (
     architecture_of,
@@ -27,8 +28,15 @@ from metazoo.zoo import Zoo
 
 _MOST_ROWS = 200
 _NO_ACCURACY = (
-    "Accuracy is not stated here, because it was not measured while training: nothing of this run has seen a real "
-    "image. Measure it on classes that no model of the zoo knows: `metazoo evaluate RUN --data FOLDER`."
+    "The accuracy of this meta-model is unknown, because training does not measure it. Measure it on images of classes "
+    "that no source model was trained on: `metazoo evaluate RUN --data FOLDER`."
+)
+_RECOVERED = (
+    "Recovered images recognised: share of the images recovered from a model that the model itself assigns to the "
+    "intended class."
+)
+_TRUST = (
+    "Trust: agreement with the other models on the classes of recovered images, relative to the most trusted model."
 )
 _Record = Mapping[str, Any]
 
@@ -43,14 +51,14 @@ def meta_model_card(
     title: str,
     reference: str,
 ) -> str:
-    """Markdown with the front matter that model hubs read.
+    """Card of a meta-model: Markdown with the front matter that model hubs read.
 
     Args:
-        module: the meta-model's.
+        module: module of the meta-model.
         zoo: zoo that the run learned from.
         config: content of the run's `config.yaml`.
         description: content of the run's `run.json`.
-        records: those of `health`, `trust` and `groups` that the run has written.
+        records: records of the run by name: `health`, `trust` and `groups`, as far as it has written them.
         title: full name of the method.
         reference: citation of the method.
     """
@@ -62,54 +70,55 @@ def meta_model_card(
         summary(len(zoo), " and ".join(used) or "**no training images**"),
         "## Use",
         _USE,
-        "## What it is",
+        "## Properties",
         _table(("property", "value"), meta_model_rows(module, config, description, reference=reference, zoo=which)),
         _NO_ACCURACY,
-        "## What it was made of",
+        "## Source models",
         _models(zoo, records.get("health"), records.get("trust")),
         _groups(records.get("groups")),
-        "## What it may reveal",
-        images_note(config, zoo, description.get("images", True), "No image lies beside this card."),
-        "## The run",
+        "## Privacy",
+        images_note(config, zoo, description.get("images", True), "This folder holds no images."),
+        "## Configuration",
         f"```yaml\n{yaml.safe_dump(dict(config), sort_keys=False)}```",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def plain_card(module: ImageClassifier | MultiDomainClassifier, method: str, preset: str, seed: int) -> str:
-    """A card for a meta-model whose run is not at hand."""
+    """Card of a meta-model whose run is not available."""
     rows = [*network_rows(module), ("method", f"{method}; preset {preset}, seed {seed}")]
-    head = [_front_matter([method]), f"# Meta-model by {escape(printable(method))}", "## Use", _USE, "## What it is"]
+    head = [_front_matter([method]), f"# Meta-model by {escape(printable(method))}", "## Use", _USE, "## Properties"]
     return "\n\n".join([*head, _table(("property", "value"), rows)]) + "\n"
 
 
 def classifier_card(embedder: Embedder, description: ClassifierDescription, *, transductive: bool) -> str:
-    """A card for a few-shot classifier."""
+    """Card of a few-shot classifier."""
     names, networks = description.class_names, description.networks
+    side = max(spec.input_size for spec in networks)
     members = embedder.members if isinstance(embedder, SideBySide) else [embedder]
     architectures = [architecture_of(member) for member in members if isinstance(member, ImageClassifier)]
     rows = [
         ("made from", description.source or "not recorded"),
         ("networks", "; ".join(dict.fromkeys(architectures)) + f" ({counted(len(networks), 'network')})"),
-        ("input", f"squares of {max(spec.input_size for spec in networks)} pixels, cropped at the centre"),
-        ("parameters", f"{count_parameters(embedder):,}, class heads not counted"),
-        ("head", description.head),
+        ("input", f"{side} x {side} pixels, cropped at the centre"),
+        ("parameters", f"{count_parameters(embedder):,}, without class heads"),
+        ("head", ": ".join(filter(None, (description.head, choices.HEADS.get(description.head))))),
         ("batch norm", description.batch_norm),
-        ("features", "means over an image and its mirror image" if description.mirrored else "of the image itself"),
+        ("features", "means over an image and its mirror image" if description.mirrored else "from the image alone"),
     ]
     if description.domains:
         rows.append(("domains", ", ".join(f"{name} {100 * s:.0f} %" for name, s in description.domains.items())))
-    judged = "all images of a call together, each depending on the others" if transductive else "each image by itself"
+    how = "all images of a call together, which influence each other" if transductive else "each image on its own"
     classes = "\n".join(f"{number}. {escape(printable(name))}" for number, name in enumerate(names[:_MOST_ROWS]))
     more = f"\n\n{len(names) - _MOST_ROWS} more classes are not listed." if len(names) > _MOST_ROWS else ""
     parts = [
         _front_matter([]),
         f"# Few-shot classifier of {len(names)} classes",
-        f"An image classifier learned from a few images a class. It judges {judged}. Its probabilities rank the "
-        "classes and are not calibrated; its accuracy was not measured.",
+        f"An image classifier learned from a few images per class. It classifies {how}. Its probabilities rank the "
+        "classes but are not calibrated. Its accuracy has not been measured.",
         "## Use",
         _USE_CLASSIFIER,
-        "## What it is",
+        "## Properties",
         _table(("property", "value"), rows),
         "## Classes",
         classes + more,
@@ -120,23 +129,24 @@ def classifier_card(embedder: Embedder, description: ClassifierDescription, *, t
 _USE = """```python
 import metazoo
 
-meta_model = metazoo.MetaModel.load("meta-model")  # this folder
-# images: paths, or a tensor [n, 3, height, width], uint8 or float in [0, 1]; labels: int64 [n] from 0
-classifier = meta_model.adapt(support_images, support_labels, class_names)
-classifier.predict(images).names
+meta_model = metazoo.MetaModel.load("meta-model")  # path of this folder
+# Images are paths, PIL images or a tensor [n, 3, height, width], uint8 or float in [0, 1].
+classifier = meta_model.adapt(["cat-1.jpg", "cat-2.jpg", "dog-1.jpg"], ["cat", "cat", "dog"])
+print(classifier.predict(["new-1.jpg", "new-2.jpg"]).names)
 ```
 
-Or, with one folder of images a class: `metazoo adapt RUN --support FOLDER --out CLASSIFIER`."""
+On the command line, with one folder of images per class: `metazoo adapt RUN --support FOLDER --out CLASSIFIER`."""
 
 
 _USE_CLASSIFIER = """```python
 import metazoo
 
-classifier = metazoo.FewShotClassifier.load("classifier")  # this folder
-classifier.predict(["one.jpg", "two.jpg"]).names  # or a tensor [n, 3, height, width], uint8 or float in [0, 1]
+classifier = metazoo.FewShotClassifier.load("classifier")  # path of this folder
+# Images are paths, PIL images or a tensor [n, 3, height, width], uint8 or float in [0, 1].
+print(classifier.predict(["one.jpg", "two.jpg"]).names)
 ```
 
-Or `metazoo predict CLASSIFIER IMAGES`."""
+On the command line: `metazoo predict CLASSIFIER IMAGES`."""
 
 
 def _front_matter(tags: list[str]) -> str:
@@ -168,12 +178,13 @@ def _models(zoo: Zoo, health: _Record | None, trust: _Record | None) -> str:
         "classes",
         "input",
         "validation accuracy",
-        "recognises its recovered images",
+        "recovered images recognised",
         "trust",
     )
     rest = f"\n\n{len(zoo) - _MOST_ROWS} more models are not listed." if len(zoo) > _MOST_ROWS else ""
     warnings = [f"\n\n{escape(found['warning'])}" for found in (health, trust) if found and found["warning"]]
-    return _table(head, rows) + rest + "".join(warnings)
+    notes = [f"\n\n{note}" for note, record in ((_RECOVERED, health), (_TRUST, trust)) if record]
+    return _table(head, rows) + rest + "".join(notes + warnings)
 
 
 def _groups(record: _Record | None) -> str:
@@ -185,10 +196,11 @@ def _groups(record: _Record | None) -> str:
         (str(number + 1), ", ".join(members[:12]) + (", ..." if len(members) > 12 else ""), figure(means[number], 4))
         for number, members in enumerate(record["groups"])
     ]
-    figures = [(quality["within_mean"], "within groups"), (quality["between_mean"], "between them")]
-    known = [f"{figure(value, 4)} {place}" for value, place in figures if value is not None]
-    sentence = f"Groups are {record['strategy']}" + (f": mean dissimilarity {', '.join(known)}." if known else ".")
-    return f"{sentence}\n\n{_table(('group', 'models', 'mean dissimilarity'), rows)}"
+    figures = [(quality["within_mean"], "within groups"), (quality["between_mean"], "between groups")]
+    known = [f"{figure(value, 4)} {scope}" for value, scope in figures if value is not None]
+    strategy = f"Grouping strategy: {record['strategy']}."
+    means_text = f" Mean dissimilarity of models: {', '.join(known)}." if known else ""
+    return f"{strategy}{means_text}\n\n{_table(('group', 'models', 'mean dissimilarity'), rows)}"
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -197,6 +209,6 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def escape(text: str) -> str:
-    """Text of foreign origin (names of models, classes, domains) that is only text in Markdown and in HTML."""
+    """Escape names from outside (of models, classes, domains), so that Markdown and HTML show them as plain text."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_{}\[\]()#+!|~])", r"\\\1", " ".join(text.split()))

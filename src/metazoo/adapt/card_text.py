@@ -1,6 +1,6 @@
-"""Sentences about a run, the same in a model card and a report. Names of folders and commands stand in backticks.
+"""Texts about a run that model cards and reports share. Names of folders and commands are in backticks.
 
-A run is given by its records: `config`, the content of its `config.yaml`, and `description`, that of its `run.json`.
+A run is given by its records: `config` is the content of `config.yaml`, `description` the content of `run.json`.
 """
 
 from collections import Counter
@@ -11,33 +11,38 @@ from metazoo.features.embedders import MultiDomainClassifier, count_parameters, 
 from metazoo.models import ImageClassifier
 from metazoo.zoo import ModelContract, Permission
 
-_FATES: dict[Permission, str] = {
-    "show": "are kept in the run folder (`bank`) and shown as contact sheets there (`recovered`)",
-    "keep": "are kept in the run folder (`bank`) and shown nowhere",
-    "discard": "were deleted once the run had finished",
+_IMAGES: dict[Permission, str] = {
+    "show": "are kept in the run folder (`bank`) and shown there as contact sheets (`recovered`)",
+    "keep": "are kept in the run folder (`bank`) and not shown",
+    "discard": "were deleted when the run had finished",
 }
 
 
 def counted(number: int, thing: str) -> str:
-    """`1 model`, `2 models`."""
+    """Number and noun, such as `1 model` or `2 models`."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def figure(value: float | None, decimals: int) -> str:
-    """A number, or `-` where there is none."""
+    """Text of a number, `-` for None."""
     return "-" if value is None else f"{value:.{decimals}f}"
 
 
 def summary(models: int, used: str) -> str:
-    """One paragraph on the meta-model of a run; `used` names the images, see `images_used`."""
+    """Paragraph that introduces the meta-model of a run.
+
+    Args:
+        models: number of models in the zoo.
+        used: real images that the run has used; see `images_used`.
+    """
     return (
-        f"A few-shot image classifier learned from {counted(models, 'pre-trained model')} and {used}. It turns an "
-        "image into features; a new task is learned from 1 to 5 images a class."
+        f"A meta-model for few-shot image classification, learned from {counted(models, 'pre-trained model')} and "
+        f"{used}. From 1 to 5 labelled images per class, it makes a classifier of new classes."
     )
 
 
 def images_used(config: Mapping[str, Any]) -> list[str]:
-    """Real images that a run has seen; empty if it is data-free, as all runs are that this version makes."""
+    """Names of the real images that a run has used; empty for a data-free run, as all runs of this version are."""
     former = (("source", "data", "real images of their classes"), ("selection", "validation", "labelled images"))
     return [images for section, option, images in former if config.get(section, {}).get(option) is not None]
 
@@ -53,11 +58,11 @@ def meta_model_rows(
     """Properties and values of a meta-model.
 
     Args:
-        module: the meta-model's.
+        module: module of the meta-model.
         config: content of `config.yaml`.
         description: content of `run.json`.
         reference: citation of the method.
-        zoo: a few words on the zoo.
+        zoo: short description of the zoo.
     """
     return [
         *network_rows(module),
@@ -71,46 +76,47 @@ def network_rows(module: ImageClassifier | MultiDomainClassifier) -> list[tuple[
     """Properties and values of the networks of a meta-model."""
     networks, recogniser = (module,) if isinstance(module, ImageClassifier) else module.networks, recogniser_of(module)
     spec = networks[0].spec
+    side = spec.input_size
     rows = [
         ("architecture", architecture_of(networks[0])),
-        ("input", f"{spec.input_size} x {spec.input_size} pixels, {counted(spec.channels, 'channel')}, in [0, 1]"),
-        ("features", str(networks[0].network.feature_size)),
+        (
+            "input",
+            f"{side} x {side} pixels, {counted(spec.channels, 'channel')}, values in [0, 1]",
+        ),
+        ("features", f"{networks[0].network.feature_size} per image"),
     ]
     if recogniser is not None:
-        domains = (
-            f"{', '.join(recogniser.domains)}, with a network for each; a new task takes the features of those that "
-            "its images look like"
-        )
+        domains = f"{', '.join(recogniser.domains)}; a new task uses the networks of the domains its images resemble"
         rows.append(("domains", domains))
-    return [*rows, ("parameters", f"{count_parameters(module):,}, class head not counted")]
+    return [*rows, ("parameters", f"{count_parameters(module):,}, without class head")]
 
 
 def architecture_of(classifier: ImageClassifier) -> str:
-    """An architecture with its arguments, and the rank of its adapters if there are any."""
+    """Name of an architecture with its arguments and, if it has adapters, their rank."""
     spec = classifier.spec
     adapter = "" if spec.adapter is None else f", adapters of rank {spec.adapter.rank}"
     return spec.architecture + "".join(f", {name} {value}" for name, value in spec.arguments.items()) + adapter
 
 
 def images_note(config: Mapping[str, Any], contracts: Iterable[ModelContract], images: bool, here: str) -> str:
-    """What became of recovered images, and what they and the meta-model may reveal.
+    """Paragraph on the use of recovered images, and on what they and the meta-model can reveal.
 
     Args:
         config: content of `config.yaml`.
         contracts: contracts of the models of the zoo.
-        images: whether the run was allowed to show any.
+        images: whether the run was allowed to show images.
         here: sentence on the images that come with this text.
     """
     permissions = Counter(contract.recovered_images for contract in contracts)
     if not images:
         permissions["keep"] += permissions.pop("show", 0)
     sentences = [
-        f"Those of {counted(permissions[permission], 'model')} {fate}."
-        for permission, fate in _FATES.items()
+        f"The images of {counted(permissions[permission], 'model')} {use}."
+        for permission, use in _IMAGES.items()
         if permissions[permission]
     ]
-    risk = "Images recovered from a model can resemble those it was trained on."
+    risk = "Images recovered from a model can resemble its training images."
     return (
-        f"{risk} {' '.join(sentences)} {here} The meta-model was learned from them and from what the models say of "
-        "them, so it can carry traces of the same training images."
+        f"{risk} {' '.join(sentences)} {here} The meta-model was learned from the recovered images and the outputs of "
+        "the models on them, so it can carry traces of the same training images."
     )

@@ -1,4 +1,4 @@
-"""A user's own classifier, made from a few images a class."""
+"""Few-shot classifiers, made from a few images per class."""
 
 import copy
 import dataclasses
@@ -40,11 +40,11 @@ from metazoo.models import ImageClassifier, square_images
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """The prediction for n images.
+    """Predictions for n images.
 
     Attributes:
-        class_names: names of the classes in the order of the probabilities.
-        probabilities: probabilities on the CPU, rows summing to 1; they rank classes and are not calibrated.
+        class_names: names of the classes, in the order of the probabilities.
+        probabilities: probabilities on the CPU, rows summing to 1; they rank classes but are not calibrated.
     """
 
     class_names: tuple[str, ...]
@@ -52,22 +52,22 @@ class Prediction:
 
     @property
     def labels(self) -> Int64[Tensor, " n"]:
-        """The predicted class of each image, as an index into `class_names`."""
+        """Predicted class of each image, as an index into `class_names`."""
         return self.probabilities.argmax(1)
 
     @property
     def names(self) -> list[str]:
-        """The name of the predicted class of each image."""
+        """Name of the predicted class of each image."""
         return [self.class_names[label] for label in self.labels.tolist()]
 
 
 @final
 class FewShotModule(nn.Module):
-    """A few-shot classifier from images to probabilities, in tensor operations alone.
+    """Few-shot classifier as a module from images to probabilities, for export.
 
-    The steps: `square_images`, normalisation, features of every network and perhaps of the mirror image, head.
-    `torch.export` may leave the number and the size of images open, from 2 pixels on. Of a transductive classifier each
-    batch is the whole query set, and an export has to fix its size.
+    The steps are `square_images`, normalisation, the features of every network (also of the mirror image if mirrored)
+    and the head. `torch.export` works with a dynamic number of images and dynamic sizes of at least 2 pixels. A
+    transductive classifier takes each batch as the whole query set, so an export has to fix its size.
     """
 
     def __init__(
@@ -84,12 +84,12 @@ class FewShotModule(nn.Module):
 
     @property
     def embedder(self) -> Embedder:
-        """The networks, without the mirror image."""
+        """Embedder of the networks, without the mirror image."""
         return self._embedder.embedder if isinstance(self._embedder, MirroredFeatures) else self._embedder
 
     @property
     def fitted(self) -> FittedHead:
-        """The head."""
+        """Fitted head."""
         return FittedHead(self._kind, **dict(self._head.named_buffers()))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -101,10 +101,10 @@ class FewShotModule(nn.Module):
 
 @final
 class FewShotClassifier:
-    """One network, or several side by side, and a head that has learned a task; made by `adapt` or `load`.
+    """Few-shot classifier: networks and a head that has learned a task. Made by `adapt` or `load`.
 
     Attributes:
-        description: head, batch norm, class names and networks, as `bundle.json` holds them.
+        description: content of its `bundle.json`: head, batch norm, class names and networks.
     """
 
     def __init__(
@@ -114,27 +114,27 @@ class FewShotClassifier:
 
     @property
     def card(self) -> ClassifierDescription:
-        """The former name of `description`."""
+        """Former name of `description`."""
         text = "FewShotClassifier.card is now description; the former name will be removed in the next minor version"
         warnings.warn(text, FutureWarning, stacklevel=2)
         return self.description
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The classes that it distinguishes."""
+        """Names of the classes."""
         return self.description.class_names
 
     @property
     def side(self) -> int:
-        """Height and width in pixels of the squares that images are fitted to: the largest input of its networks."""
+        """Height and width of the input in pixels: the largest input of the networks."""
         return self._module.side
 
     @property
     def transductive(self) -> bool:
-        """Whether the prediction for one image depends on the others of the same call.
+        """Whether the prediction for an image depends on the other images of the same call.
 
-        It does with soft k-means heads, which refine the classes by the images of a call, and with batch norm `query`,
-        which normalises them by each other.
+        This is so with soft k-means heads, which refine the classes by the images of a call, and with batch norm
+        `query`, which normalises images by the statistics of a call.
         """
         by_batch_norm = self.description.batch_norm == "query" and has_batch_norm(self._module.embedder)
         return self._module.fitted.transductive or by_batch_norm
@@ -144,7 +144,7 @@ class FewShotClassifier:
         return f"FewShotClassifier({', '.join(self.class_names[:10])}: head {self.description.head} on {networks})"
 
     def predict(self, images: Any) -> Prediction:
-        """Classify images, each by itself unless the classifier is `transductive`.
+        """Classify images, each on its own unless the classifier is `transductive`.
 
         Args:
             images: batch [n, 3, h, w] or [n, h, w, 3] of any size, uint8 or float in [0, 1], a tensor or a NumPy array;
@@ -153,7 +153,7 @@ class FewShotClassifier:
 
         Raises:
             UsageError: a file does not exist.
-            DataError: images of another shape, type or range, none at all, or a file that cannot be read.
+            DataError: no image, a wrong shape, type or range, or a file that cannot be read.
         """
         squares = checked_images(images, self.side).to(device_of(self._module.embedder) or "cpu")
         with torch.no_grad():
@@ -161,17 +161,17 @@ class FewShotClassifier:
         return Prediction(self.class_names, checked(torch.cat(parts)).cpu())
 
     def as_module(self) -> FewShotModule:
-        """The module that `predict` uses, weights included: decoded images in, probabilities out.
+        """Module that `predict` uses, from decoded images to probabilities.
 
-        Give a copy to whoever trains or moves it.
+        It shares its weights with the classifier. Copy it before training or moving it.
         """
         return self._module
 
     def to(self, device: str | torch.device) -> "FewShotClassifier":
-        """Move the classifier to `device`, and return it.
+        """Move the classifier to a device and return it.
 
         Raises:
-            UsageError: a GPU that is not there.
+            UsageError: the device is a GPU that does not exist.
         """
         if torch.device(device).type == "cuda":
             Compute.choose(str(device))
@@ -179,11 +179,11 @@ class FewShotClassifier:
         return self
 
     def save(self, folder: Path | str) -> None:
-        """Write the bundle, whole or not at all; an earlier classifier there is replaced.
+        """Write the bundle completely or not at all, and replace an earlier classifier.
 
         Raises:
-            UsageError: the folder holds something else, which is left alone.
-            ArtefactError: it cannot be written.
+            UsageError: the folder holds something other than a classifier.
+            ArtefactError: the folder cannot be written.
         """
         head = {f"head.{name}": tensor for name, tensor in self._module.fitted.tensors.items()}
         card = classifier_card(self._module.embedder, self.description, transductive=self.transductive)
@@ -191,15 +191,15 @@ class FewShotClassifier:
 
     @classmethod
     def load(cls, folder: Path | str) -> "FewShotClassifier":
-        """Read a bundle, also of version 0.1, to the CPU.
+        """Load a bundle, also of version 0.1, to the CPU.
 
         Raises:
             UsageError: the folder does not exist, or is a run, a zoo or a meta-model.
-            ArtefactError: a file is missing, damaged, changed, or does not fit the other.
+            ArtefactError: a file is missing, damaged or changed, or does not fit the other.
         """
         bundle = read_bundle(folder, ClassifierDescription)
         description = bundle.description
-        several = JointFeatures if description.joint else SideBySide if description.weighed else None
+        several = JointFeatures if description.joint else SideBySide if description.is_weighted else None
         module = bundle.networks[0] if several is None else several(bundle.networks).eval()
         head = {name.removeprefix("head."): tensor for name, tensor in bundle.tensors.items()}
         return cls(module, FittedHead(description.head_kind, **head), description)
@@ -217,25 +217,25 @@ def adapt(
     domain: str | None = None,
     source: str = "",
 ) -> FewShotClassifier:
-    """Make a classifier of new classes from a few images of each, by the very head that evaluation measures.
+    """Make a classifier of new classes from a few images of each, with the same heads as `evaluate`.
 
     Args:
-        module: an `ImageClassifier` or `MultiDomainClassifier` (a meta-model's `module`), a zoo's teacher, or
-            `JointFeatures` of classifiers and teachers; it is copied.
+        module: `ImageClassifier` or `MultiDomainClassifier` (the `module` of a meta-model), teacher of a zoo, or
+            `JointFeatures` of classifiers and teachers. It is copied.
         support_images: images in any form that `FewShotClassifier.predict` takes.
-        support_labels: one label an image: whole numbers from 0 to ways - 1, or class names; a list, a tensor or an
-            array. Classes may differ in their counts.
-        class_names: one name a class; its number if None, or for labels that are class names, these in sorted order.
-        head: name of one of `metazoo.features.heads.HEADS`.
-        batch_norm: `running`, `support` or `query`.
-        mirrored: whether features are those of `MirroredFeatures`, also later.
-        domain: known domain of the images, one of the meta-model's; None chooses by what they look like.
-        source: origin of the model, a note for readers of the bundle.
+        support_labels: labels, one per image: whole numbers from 0 to ways - 1, or class names; a list, a tensor or an
+            array. Classes may have different numbers of images.
+        class_names: names of the classes. None stands for their numbers, or for the sorted names in `support_labels`.
+        head: name of a head in `metazoo.features.heads.HEADS`.
+        batch_norm: batch-norm mode `running`, `support` or `query`.
+        mirrored: whether to use `MirroredFeatures`, also in predictions.
+        domain: known domain of the images, one of those of the meta-model; None recognises it from the images.
+        source: origin of the model, stored as a note in the bundle.
 
     Raises:
         UsageError: an unknown head, mode or domain, labels or names that do not fit, a module of another type, or a
             file that does not exist.
-        DataError: images of another shape, type or range, none at all, or a file that cannot be read.
+        DataError: no image, a wrong shape, type or range, or a file that cannot be read.
     """
     domains: dict[str, float] = {}
     if domain is not None:
@@ -251,7 +251,7 @@ def adapt(
     if isinstance(own, MultiDomainClassifier):
         assert fitted.shares is not None
         domains = dict(zip(own.recogniser.domains, fitted.shares.tolist(), strict=True))
-        own, fitted = _those_that_count(own, fitted)
+        own, fitted = _active_networks(own, fitted)
     assert isinstance(own, (ImageClassifier, SideBySide))
     description = ClassifierDescription(
         networks=tuple(network.spec for network in _networks(own)),
@@ -268,7 +268,7 @@ def adapt(
 
 
 def _plain(module: Embedder) -> ImageClassifier | SideBySide:
-    """The module with networks in the places of teachers."""
+    """Replace teachers in a module by their networks."""
     networks = _networks(module)
     if isinstance(module, MultiDomainClassifier):
         return module
@@ -276,7 +276,7 @@ def _plain(module: Embedder) -> ImageClassifier | SideBySide:
 
 
 def _networks(module: Embedder) -> list[ImageClassifier]:
-    """Those of a module, in their order."""
+    """Networks of a module, in their order."""
     networks: list[ImageClassifier] = []
     for member in module.members if isinstance(module, SideBySide) else [module]:
         network = getattr(member, "classifier", member)
@@ -286,10 +286,10 @@ def _networks(module: Embedder) -> list[ImageClassifier]:
     return networks
 
 
-def _those_that_count(
+def _active_networks(
     module: MultiDomainClassifier, fitted: FittedHead
 ) -> tuple[ImageClassifier | SideBySide, FittedHead]:
-    """The networks that have a share in the task, and the head on their features alone."""
+    """Networks with a share in the task, and the head on their features."""
     assert fitted.scale is not None
     counts = fitted.scale > 0
     of_networks = counts.unflatten(0, (len(module.networks), -1)).all(1).tolist()

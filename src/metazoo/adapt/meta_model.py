@@ -1,4 +1,4 @@
-"""The meta-model as users hold it: load it, adapt it, hand it on."""
+"""Meta-models: load, adapt, save."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,15 +16,15 @@ from metazoo.models import ClassifierSpec, ImageClassifier
 
 @final
 class MetaModel:
-    """A trained meta-model.
+    """Trained meta-model, from which few-shot classifiers are made.
 
     Attributes:
-        module: embedder that new tasks are learned from: an image classifier, or one for each of several domains.
+        module: embedder: an image classifier, or one for each of several domains.
         method: name of the method that trained it.
-        preset: name of the preset of the method.
-        seed: number that all randomness of the run was counted from.
-        card: Markdown for readers; a short one if not given.
-        sha256: SHA-256 of the weights file that it was loaded from; None if it was made in memory.
+        preset: name of the preset of this method.
+        seed: seed of the run.
+        card: Markdown text for the `README.md` of the bundle; a short one by default.
+        sha256: SHA-256 of its weights file; None for a meta-model that was not loaded.
     """
 
     def __init__(
@@ -45,12 +45,12 @@ class MetaModel:
 
     @property
     def networks(self) -> tuple[ImageClassifier, ...]:
-        """The one network, or those of the domains and the general one, all of one shape."""
+        """The single network; or the networks of the domains and the general one, all of the same shape."""
         return self.module.networks if isinstance(self.module, MultiDomainClassifier) else (self.module,)
 
     @property
     def spec(self) -> ClassifierSpec:
-        """The shape of its networks."""
+        """Architecture and input of its networks."""
         return self.networks[0].spec
 
     def adapt(
@@ -64,28 +64,28 @@ class MetaModel:
         mirrored: bool = False,
         domain: str | None = None,
     ) -> FewShotClassifier:
-        """Make a classifier of new classes from a few images of each.
+        """Make a few-shot classifier of new classes from a few images of each.
 
         Args:
             support_images: n images: a batch [n, 3, h, w] or [n, h, w, 3] of any size, uint8 or float in [0, 1], a
                 tensor or a NumPy array; or a sequence of paths, PIL images, tensors or arrays, of any sizes.
-            support_labels: one label an image: whole numbers from 0 to ways - 1, or class names; a list, a tensor or an
-                array. Each of at least two classes needs an image; classes may differ in their counts.
-            class_names: one name a class; its number if None, or for labels that are class names, these in sorted
-                order.
+            support_labels: labels, one per image: whole numbers from 0 to ways - 1, or class names; a list, a tensor or
+                an array. At least two classes are needed; they may have different numbers of images.
+            class_names: names of the classes. None stands for their numbers, or for the sorted names in
+                `support_labels`.
             head: `logistic`, `ridge`, `nearest-mean`, `nearest-mean-euclidean`, `soft-k-means-balanced`,
                 `soft-k-means-free`, `fine-tune`, `fine-tune-own`, or a registered head.
-            batch_norm: statistics of batch normalisation: `running` (stored ones), `support` (those of the support) or
-                `query` (each batch its own; predictions then depend on each other).
+            batch_norm: statistics of batch normalisation: `running` (stored), `support` (of the support images) or
+                `query` (of each batch; predictions then depend on each other).
             mirrored: whether features are means over an image and its mirror image.
-            domain: known domain of the images, one of the meta-model's; None chooses by what they look like.
+            domain: known domain of the images, one of those of the meta-model; None recognises it from the images.
 
         Returns:
-            The classifier, on the device of the meta-model, which stays as it is.
+            The classifier, on the device of the meta-model. The meta-model is not changed.
 
         Raises:
             UsageError: an unknown head, mode or domain, labels or names that do not fit, or a file that does not exist.
-            DataError: images of another shape, type or range, none at all, or a file that cannot be read.
+            DataError: no image, a wrong shape, type or range, or a file that cannot be read.
         """
         source = f"{self.method} ({self.preset}), seed {self.seed}"
         return adapt(
@@ -101,13 +101,13 @@ class MetaModel:
         )
 
     def save(self, folder: Path | str) -> tuple[str, ...]:
-        """Write the bundle, whole or not at all; an earlier meta-model there is replaced.
+        """Write the bundle completely or not at all, and replace an earlier meta-model.
 
         Returns:
-            The names of its files.
+            Names of its files.
 
         Raises:
-            UsageError: the folder holds something else, which is left alone.
+            UsageError: the folder holds something other than a meta-model.
             ArtefactError: the folder cannot be written.
         """
         recogniser = recogniser_of(self.module)
@@ -124,11 +124,11 @@ class MetaModel:
 
     @classmethod
     def load(cls, folder: Path | str) -> "MetaModel":
-        """Read a bundle, also of version 0.1, to the CPU.
+        """Load a bundle, also of version 0.1, to the CPU.
 
         Raises:
             UsageError: the folder does not exist, or is a run, a zoo or a classifier.
-            ArtefactError: a file is missing, damaged, changed, or does not fit the other.
+            ArtefactError: a file is missing, damaged or changed, or does not fit the other.
         """
         bundle = read_bundle(folder, MetaModelDescription)
         description, module = bundle.description, bundle.networks[0]
@@ -138,7 +138,8 @@ class MetaModel:
                 recogniser = DomainRecogniser(description.domains, weight, description.general or None)
                 module = MultiDomainClassifier(bundle.networks, recogniser).eval()
             except UsageError as error:
-                raise ArtefactError(f"{Path(folder) / DESCRIPTION} does not describe a meta-model: {error}") from error
+                problem = f"does not describe a meta-model ({error})"
+                raise ArtefactError(Path(folder) / DESCRIPTION, problem, description.remedy) from error
         values = {name: getattr(description, name) for name in ("method", "preset", "seed")}
         loaded = cls(module, card=bundle.card, **values)
         loaded.sha256 = description.weights_sha256 or None

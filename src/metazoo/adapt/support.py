@@ -1,5 +1,6 @@
-"""The few images a user has: reading files, checking tensors and labels."""
+"""Support sets of users: reading files, checking tensors and labels."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,10 @@ from metazoo.text import some_of
 
 @dataclass(frozen=True, eq=False)
 class SupportSet:
-    """Labelled images of a user.
+    """Labelled images of a new task.
 
     Attributes:
-        images: images in [0, 1], as `square_images` makes them.
+        images: square images in [0, 1]; see `square_images`.
         labels: indices into `class_names`.
         class_names: sorted names of the class folders.
     """
@@ -35,19 +36,19 @@ class SupportSet:
 
 
 def load_support_folder(path: Path | str, side: int) -> SupportSet:
-    """Read a folder with one folder a class, each with at least one image; classes may differ in their counts.
+    """Read a support set from a folder with one folder of images per class.
 
     Args:
-        path: folder; class names are the sorted names of the folders in it.
-        side: height and width in pixels that images are fitted to; `FewShotClassifier.side` of the same model.
+        path: folder of at least two class folders, each with at least one image. Class names are their sorted names.
+        side: height and width of the result in pixels; see `FewShotClassifier.side`.
 
     Raises:
         UsageError: the folder does not exist or holds fewer than two class folders.
-        DataError: an image cannot be read or a class has none; it is named.
+        DataError: an image cannot be read, or a class has no image.
     """
     path = Path(path)
     if not path.is_dir():
-        raise UsageError(path, "is not a folder", "give a folder with one folder of images a class")
+        raise UsageError(path, "is not a folder", "give a folder with one folder of images per class")
     folders = class_folders(path)
     if len(folders) < 2:
         raise UsageError(path, f"holds the one class {folders[0].name!r}", "give at least two class folders")
@@ -56,20 +57,20 @@ def load_support_folder(path: Path | str, side: int) -> SupportSet:
 
 
 def checked_images(images: Any, side: int) -> Float[Tensor, "n channels {side} {side}"]:
-    """Images of any size as the squares of 1 or 3 channels in [0, 1] that `square_images` makes.
+    """Check images and convert them to squares of 1 or 3 channels in [0, 1] by `square_images`.
 
     Args:
-        images: batch [n, 3, h, w], or [n, h, w, 3] if that is unambiguous (1 channel is taken as well), uint8 or float
+        images: batch [n, 3, h, w], or [n, h, w, 3] if that is unambiguous (also of 1 channel), uint8 or float
             in [0, 1], a tensor or a NumPy array; or a sequence of n paths, PIL images, tensors or arrays, of any sizes;
             or a single PIL image.
         side: height and width of the result in pixels.
 
     Raises:
         UsageError: a file does not exist.
-        DataError: another shape or type, no image, NaN, values outside the range, or a file that cannot be read.
+        DataError: no image, a wrong shape or type, NaN, values out of range, or a file that cannot be read.
     """
     if isinstance(images, str | Path):
-        raise DataError("images", "a list of paths is needed, not one path", "put it into a list")
+        raise DataError("images", "one path instead of a list", "put it into a list")
     if isinstance(images, Image.Image):
         images = [images]
     if isinstance(images, Sequence):
@@ -80,13 +81,13 @@ def checked_images(images: Any, side: int) -> Float[Tensor, "n channels {side} {
         else:
             singles = (_single(image, number) for number, image in enumerate(images))
         squares = [square_images(image.unsqueeze(0), side) for image in singles]
-        # Grey and coloured images may stand beside each other.
+        # Grey and coloured images may be mixed.
         return torch.cat([one.expand(-1, max(own.shape[1] for own in squares), -1, -1) for one in squares])
     return torch.cat([square_images(part, side) for part in in_batches(_batch(images, "images"))])
 
 
 def _single(image: Any, number: int) -> Shaped[Tensor, "channels height width"]:
-    """One element of a sequence as [channels, h, w]."""
+    """Convert one element of a sequence to a tensor."""
     if isinstance(image, str | Path):
         return next(decoded_images([image]))
     if isinstance(image, Image.Image):
@@ -99,7 +100,7 @@ def _single(image: Any, number: int) -> Shaped[Tensor, "channels height width"]:
 
 
 def _batch(images: Any, subject: str) -> Shaped[Tensor, "n channels height width"]:
-    """Images [n, channels, h, w], uint8 or float32 in [0, 1]."""
+    """Check a batch and convert it to [n, channels, h, w], uint8 or float32 in [0, 1]."""
     images = _tensor(images, subject, "give a tensor, a NumPy array, or a list of paths or PIL images")
     shape = list(images.shape)
     if images.dim() == 4 and shape[1] not in (1, 3) and shape[3] in (1, 3):
@@ -125,40 +126,44 @@ def _batch(images: Any, subject: str) -> Shaped[Tensor, "n channels height width
 def checked_labels(
     labels: Any, images: int, names: Sequence[str] | None
 ) -> tuple[Int64[Tensor, " {images}"], tuple[str, ...]]:
-    """The label of each of `images` images, from 0 on, and a name for every class.
+    """Check labels and convert them to class numbers and class names.
 
-    Labels that are text are class names: of `names` if given, else of all names in sorted order.
+    Args:
+        labels: labels of the images: whole numbers from 0, or class names.
+        images: number of images.
+        names: names of the classes. None stands for their numbers, or for the sorted names in `labels`.
 
     Raises:
-        UsageError: labels that do not fit the images or the names, fewer than two classes, one without an image, or a
-            duplicate name.
+        UsageError: labels that do not fit the images or the names, fewer than two classes, a class without an image, or
+            a duplicate name.
     """
     if names is not None and len(set(names)) < len(names):
-        raise UsageError("class names", "one is there twice", "give every class a name of its own")
+        duplicate = Counter(names).most_common(1)[0][0]
+        raise UsageError("class names", f"duplicate {duplicate!r}", "give every class a different name")
     plain = labels.tolist() if hasattr(labels, "tolist") else labels
     if isinstance(plain, Sequence) and plain and all(isinstance(label, str) for label in plain):
         names = sorted(set(plain)) if names is None else names
         unknown = next((label for label in plain if label not in names), None)
         if unknown is not None:
-            raise UsageError("labels", f"{unknown!r} is no class name", f"choose one of {some_of(names)}")
+            raise UsageError("labels", f"{unknown!r} is not a class name", f"choose one of {some_of(names)}")
         labels = [list(names).index(label) for label in plain]
     labels = _tensor(labels, "labels", "give whole numbers or class names")
     if labels.shape != (images,):
-        raise UsageError("labels", f"shape {list(labels.shape)} for {images} images", "give one label an image")
+        raise UsageError("labels", f"shape {list(labels.shape)} for {images} images", "give one label per image")
     if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise UsageError("labels", f"type {_name(labels)}", "give whole numbers from 0 on, or class names")
+        raise UsageError("labels", f"type {_name(labels)}", "give whole numbers from 0, or class names")
     labels = labels.long()
     low, high = int(labels.min()), int(labels.max())
     ways = high + 1 if names is None else len(names)
     if low < 0 or high >= ways:
         wrong = low if low < 0 else high
-        raise UsageError("labels", f"{wrong} is no class", f"number the classes from 0 to {max(ways, 2) - 1}")
+        raise UsageError("labels", f"{wrong} is not a class", f"number the classes from 0 to {max(ways, 2) - 1}")
     absent = sorted(set(range(ways)) - set(labels.tolist()))
     if absent:
         name = absent[0] if names is None else names[absent[0]]
-        raise UsageError("labels", f"class {name!r} has no image", "number the classes from 0 on without gaps")
+        raise UsageError("labels", f"class {name!r} has no image", "number the classes from 0 without gaps")
     if ways < 2:
-        raise UsageError("labels", "all images are of one class", "give images of two classes or more")
+        raise UsageError("labels", "all images are of one class", "give images of at least two classes")
     return labels, tuple(map(str, range(ways))) if names is None else tuple(names)
 
 

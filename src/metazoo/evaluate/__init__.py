@@ -1,4 +1,4 @@
-"""Measuring few-shot learners: fixed episodes, one head for all, intervals, paired comparison, tables."""
+"""Evaluation of few-shot learners: fixed episodes, common heads, intervals, paired comparisons, tables."""
 
 from metazoo.evaluate.comparison import Comparison, compare, comparison_table
 from metazoo.evaluate.contamination import Contamination, exclude_known, find_contamination

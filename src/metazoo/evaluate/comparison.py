@@ -1,4 +1,4 @@
-"""Comparison of results on the same episodes: paired differences, over one or several training seeds."""
+"""Paired comparison of results on the same episodes, over one or several training seeds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,18 +18,18 @@ from metazoo.execution.progress import message
 Task = tuple[int, int]
 """Ways and shots."""
 _Measured = dict[Task, tuple[tuple[Result, ...], Tensor]]
-"""Results of the files and their accuracies [files, episodes], by task."""
+"""Results of the files of a row and their accuracies [files, episodes], by task."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One row on one task.
+    """Comparison of one row on one task.
 
     Attributes:
         name: name of the row.
-        results: result in each file, most often one a training seed; they agree in all but the accuracy.
-        accuracy: mean over the files, in percent, with its interval; see `metazoo.evaluate.intervals`.
-        difference: difference to the reference row, paired on the episodes; None for the reference itself.
+        results: results, one per file (usually one file per training seed), which differ in accuracy only.
+        accuracy: mean over the files in percent with its interval; see `metazoo.evaluate.intervals`.
+        difference: difference from the reference row, paired on the episodes; None for the reference.
     """
 
     name: str
@@ -44,21 +44,21 @@ class Comparison:
 
 
 def compare(rows: Mapping[str, Sequence[Path | str]], *, against: str | None = None) -> list[Comparison]:
-    """Compare result files that `evaluate` wrote, on the same episodes.
+    """Compare result files of `evaluate` on the same episodes.
 
-    Two files of one meta-model, measured in the same way, are no two seeds: a warning names them.
+    A warning names files that measure the same meta-model in the same way, because they are not different seeds.
 
     Args:
-        rows: result files by the name of the row: one file, or one for each training seed. Files of several subjects
-            give a row for each subject that all of them have, `NAME: SUBJECT`.
-        against: name of the reference row; the last row of the first name if None.
+        rows: result files by name of the row: one file, or one per training seed. Files with several subjects give a
+            row `NAME: SUBJECT` for each subject that all files have.
+        against: name of the reference row. None stands for the last row of the first name.
 
     Returns:
-        Row after row, in each by task.
+        Comparisons by row, then by task.
 
     Raises:
-        UsageError: no row, two rows of one name, no row `against`, or files that were not measured on the same episodes
-            and in the same way.
+        UsageError: no row, a duplicate name, an unknown row `against`, or files that were not measured on the same
+            episodes in the same way.
         ArtefactError: a file is missing or damaged.
     """
     measured: dict[str, _Measured] = {}
@@ -67,9 +67,9 @@ def compare(rows: Mapping[str, Sequence[Path | str]], *, against: str | None = N
     for name, files in rows.items():
         found = _rows_of(name, [Path(file) for file in files], homes)
         first = first or list(found)[-1]
-        twice = next((own for own in found if own in measured), None)
-        if twice is not None:
-            raise UsageError(f"row {twice!r}", "name given to two rows", "rename one of them")
+        duplicate = next((own for own in found if own in measured), None)
+        if duplicate is not None:
+            raise UsageError(f"row {duplicate!r}", "name of two rows", "rename one of them")
         measured |= found
     if first is None:
         raise UsageError("compare", "nothing to compare", "give at least one result file")
@@ -109,7 +109,7 @@ def _rows_of(name: str, files: Sequence[Path], homes: dict[tuple[object, ...], P
                 raise UsageError(
                     f"row {name!r}",
                     f"its files were not measured in the same way on the same {task[0]}-way {task[1]}-shot episodes",
-                    "give each file as a row of its own",
+                    "give each file as a separate row",
                 )
             values = [read_accuracies(file, result) for file, result in zip(files, results, strict=True)]
             by_task[task] = results, torch.stack(values)
@@ -129,25 +129,23 @@ def _warn_of_copies(files: Sequence[Path], results: Sequence[Result], homes: dic
         other = homes.setdefault((result.subject_sha256, *_way(result)), file)
         if other is not file:
             message(
-                f"warning: {other} and {file} measure the same meta-model in the same way, so they are no two seeds"
+                f"warning: {other} and {file} measure the same meta-model in the same way; they are not different seeds"
             )
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
-    """Table for a rich console: a row a name; for each task the accuracy and the difference, in percent."""
+    """Table for a rich console, one row per name, with accuracy and difference in percent for each task."""
     tasks = list(dict.fromkeys(comparison.task for comparison in comparisons))
     reference = next(comparison.name for comparison in comparisons if comparison.difference is None)
     files = {len(comparison.results) for comparison in comparisons}
     caption = (
-        f"accuracy in percent and difference to {reference}, paired on the episodes, ± half-width of the 95 % "
-        "interval; *: zero lies outside"
+        f"accuracy in percent and difference from {reference}, paired on the episodes, ± half-width of the 95 % "
+        "interval; *: interval excludes zero"
     )
     if max(files) > 1:
-        caption += (
-            "; rows of several files: mean, interval over training seeds and episodes, lowest and highest in brackets"
-        )
+        caption += "; rows with several files: mean, interval over training seeds and episodes, (lowest, highest)"
     if min(files) == 1:
-        caption += "; rows of one file: interval over episodes alone, which does not cover the training seed"
+        caption += "; rows with one file: interval over episodes, which does not cover the training seed"
     table = Table(caption=Text(caption))
     table.add_column("row", overflow="fold")
     table.add_column("measured by", overflow="fold")

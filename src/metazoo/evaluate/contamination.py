@@ -1,4 +1,4 @@
-"""Which evaluated classes are not unseen: the models of a zoo were trained on them."""
+"""Contamination: evaluated classes that the models of a zoo were trained on."""
 
 import dataclasses
 import re
@@ -11,64 +11,65 @@ from metazoo.data import ImageSet
 from metazoo.errors import UsageError
 from metazoo.text import printable, some_of
 
-# What folders of ImageNet and of CUB have in front of the name proper.
+# Prefixes of the names of class folders in ImageNet and CUB.
 _WORDNET_ID = re.compile(r"n\d{8}(?=[\W_]|$)")
 _CUB_NUMBER = re.compile(r"\d{3}\.")
-# Between two digits a separator means something: 1-2 is not 12.
+# A separator between two digits matters: 1-2 is not 12.
 _SEPARATORS = re.compile(r"(?<!\d)[\s_-]+|[\s_-]+(?!\d)")
 
 
 class Contamination(BaseModel):
     """Evaluated classes that models were trained on, according to class names.
 
-    Names can only hint: two things may share a name, and one thing may have two.
+    Names are only an indication: different things may have the same name, and one thing may have several names.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    models: int = Field(ge=0, description="whose class lists were compared; with 0 nothing is known")
-    classes: int = Field(ge=0, description="compared, before any was left out")
+    models: int = Field(ge=0, description="number of models whose class lists were compared; 0 if none are known")
+    classes: int = Field(ge=0, description="number of evaluated classes before exclusion")
     known: dict[str, tuple[str, ...]] = Field(
-        description="those of the evaluated classes that models know, each with the names of these models"
+        description="evaluated classes that models were trained on, with the names of these models"
     )
     selected_by: tuple[str, ...] = Field(
-        default=(), exclude=True, description="evaluated classes whose images a run of version 0.1 selected models by"
+        default=(),
+        exclude=True,
+        description="evaluated classes whose images a run of version 0.1 used to select models",
     )
-    excluded: bool = Field(default=False, description="whether the seen classes were left out of the episodes")
+    excluded: bool = Field(default=False, description="whether these classes were excluded from the episodes")
 
     def warnings(self, data: str) -> list[str]:
-        """What to know of accuracy on these classes of `data`, a sentence each; nothing if they are all unseen."""
-        unknown = f"the zoo behind it is gone or unknown, so nobody can say whether its models know classes of {data}"
+        """Warnings about the accuracy on these classes of `data`; empty if all classes are unseen."""
+        unknown = f"its zoo is not available, so models may have been trained on classes of {data}"
         found = [unknown] if self.models == 0 else []
         if self.excluded:
             return found
-        remedy = "the accuracy says nothing of unseen classes; --exclude-known leaves them out"
+        remedy = "the accuracy is not that of unseen classes; exclude them with --exclude-known"
         if self.selected_by:
-            found.append(f"the run selected its models by images of {len(self.selected_by)} of these classes; {remedy}")
+            found.append(f"the run selected models with images of {len(self.selected_by)} of these classes; {remedy}")
         if self.known:
             name, models = next(iter(self.known.items()))
             found.append(
                 f"{len(self.known)} of {self.classes} classes of {data} have the name of a class that a model of the "
-                f"zoo was trained on, such as {printable(name)} (by {some_of(models, 1)}); if they are the "
-                f"same, {remedy}"
+                f"zoo was trained on, such as {printable(name)} ({some_of(models, 1)}); if they are the same, {remedy}"
             )
         return found
 
     @property
     def seen(self) -> frozenset[str]:
-        """The evaluated classes that models know."""
+        """Evaluated classes that models were trained on."""
         return frozenset(self.known)
 
 
 def find_contamination(class_names: Sequence[str], class_lists: Mapping[str, Collection[str]]) -> Contamination:
-    """Compare the evaluated classes with those that models were trained on.
+    """Find evaluated classes that models were trained on, by their names.
 
-    Two names agree if they are the same except for case, spaces, underscores, hyphens, and a WordNet id
-    (`n02129165_Lion`) or a CUB number (`001.Albatross`) in front. Where both have a WordNet id, it alone decides.
+    Names are compared without case, spaces, underscores, hyphens, and a WordNet id (`n02129165_Lion`) or CUB number
+    (`001.Albatross`) in front. If both have a WordNet id, only the ids are compared.
 
     Args:
         class_names: names of the evaluated classes.
-        class_lists: names of the classes of every model, by the model's name.
+        class_lists: class names of every model, by name of the model.
     """
     holders: dict[tuple[str, str], set[str]] = {}
     for model, names in class_lists.items():
@@ -84,13 +85,16 @@ def find_contamination(class_names: Sequence[str], class_lists: Mapping[str, Col
 
 
 def exclude_known(image_set: ImageSet, contamination: Contamination, ways: int) -> tuple[ImageSet, Contamination]:
-    """The image set without the classes that are not unseen, renamed accordingly, and the report that says so.
+    """Exclude the classes that models were trained on from an image set.
+
+    Returns:
+        Image set with the remaining classes and a corresponding name, and contamination marked as excluded.
 
     Raises:
-        UsageError: no model's classes are known, or fewer than `ways` classes remain.
+        UsageError: the classes of no model are known, or fewer than `ways` classes remain.
     """
     if contamination.models == 0:
-        raise UsageError("--exclude-known", "no model's classes are known", "evaluate without it")
+        raise UsageError("--exclude-known", "the classes of no model are known", "omit the option")
     unknown = [index for index, name in enumerate(image_set.class_names) if name not in contamination.seen]
     if len(unknown) < ways:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""The whole evaluation: many subjects, one head, the same episodes for all."""
+"""Evaluation of several subjects with one head on the same episodes."""
 
 import dataclasses
 import os
@@ -40,28 +40,29 @@ def evaluate(
     """Evaluate every subject with one head on the same episodes.
 
     Args:
-        subjects: rows of the table, their names all different.
-        image_set: images of classes that no subject has seen.
-        ways: number of classes an episode.
-        shots: numbers of support images a class, one list of episodes each.
-        episodes: number of episodes a list, at least 2.
-        queries: number of query images a class.
-        head: name of a head, see `metazoo.features.heads.HEADS`; soft k-means see all queries of an episode.
-        batch_norm: `running`, `support` or `query`.
-        mirrored: whether features are those of `MirroredFeatures`.
-        domain: known domain of the images, for subjects of several domains; None chooses by what they look like.
-        seed: seed of the lists; the same seed and images give the same lists.
-        out: RESULT.json to write, with the lists beside it; see `write_results`.
-        overwrite: whether an existing `out` may be replaced, at the end.
-        contamination: record for RESULT.json; see `find_contamination` and `exclude_known`.
-        advance: callback with the number of episodes done since the last call; in all there are
-            `len(subjects) * len(shots) * episodes`.
+        subjects: rows of the table, with different names.
+        image_set: images of classes that no subject was trained on.
+        ways: number of classes per episode.
+        shots: numbers of support images per class, with one list of episodes each.
+        episodes: number of episodes per list, at least 2.
+        queries: number of query images per class.
+        head: name of a head in `metazoo.features.heads.HEADS`. Soft k-means heads use all queries of an episode.
+        batch_norm: batch-norm mode `running`, `support` or `query`.
+        mirrored: whether to use `MirroredFeatures`.
+        domain: known domain of the images, for subjects of several domains; None recognises it from the images.
+        seed: seed of the lists of episodes.
+        out: path of RESULT.json, beside which the lists are written; see `write_results`. None writes no files.
+        overwrite: whether to replace an existing `out` at the end.
+        contamination: contamination to store in RESULT.json; see `find_contamination` and `exclude_known`.
+        advance: callback with the number of episodes since the last call, of `len(subjects) * len(shots) * episodes`
+            in total.
 
     Returns:
-        Subject after subject, in each by shots as given.
+        Results by subject, then by shots.
 
     Raises:
-        UsageError: an unknown head, mode or domain, an impossible N-way K-shot, or `out` is there or no result file.
+        UsageError: an unknown head, mode or domain, an impossible N-way K-shot, or `out` exists or cannot be a result
+            file.
         ArtefactError: `out` cannot be written.
         MetazooError: a subject's features are not finite.
     """
@@ -71,7 +72,7 @@ def evaluate(
         _check_out(Path(out), overwrite)
     recognisers = [recogniser_of(subject.module) for subject in subjects]
     if domain is not None:
-        # If no subject has several domains, the first one raises the error.
+        # If no subject has several domains, the first raises the error.
         several = [recogniser is not None for recogniser in recognisers]
         subjects = [
             _for_domain(subject, domain) if own or not any(several) else subject
@@ -123,18 +124,18 @@ def _for_domain(subject: Subject, domain: str) -> Subject:
 def _check(subjects: Sequence[Subject], shots: Sequence[int], episodes: int) -> None:
     names = [subject.name for subject in subjects]
     if not names or len(set(names)) < len(names):
-        raise UsageError("subjects", "none, or two of one name", "give at least one, each with a name of its own")
+        raise UsageError("subjects", f"names {names}", "give at least one, with different names")
     if not shots or len(set(shots)) < len(shots):
         raise UsageError("shots", f"must be one or more different numbers, not {list(shots)}")
     if episodes < 2:
-        raise UsageError("episodes", f"an interval needs at least 2 episodes, not {episodes}", "ask for more")
+        raise UsageError("episodes", f"must be at least 2 for an interval, not {episodes}", "ask for more episodes")
 
 
 def _check_out(out: Path, overwrite: bool) -> None:
     if out.suffix.lower() != ".json" or out.is_dir():
-        raise UsageError(out, "cannot be a result file", "give a path that ends in .json and is no folder")
+        raise UsageError(out, "cannot be a result file", "give a path that ends in .json and is not a folder")
     if out.exists() and not overwrite:
-        raise UsageError(out, "exists", "give another path, or --overwrite it")
+        raise UsageError(out, "exists", "give another path or --overwrite")
     folder = next(level for level in out.absolute().parents if level.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UsageError(out, f"{folder} is no writable folder", "choose another path")
+        raise UsageError(out, f"{folder} is not a writable folder", "choose another path")

@@ -1,4 +1,4 @@
-"""Accuracy of subjects over a list of episodes."""
+"""Accuracy of subjects on lists of episodes."""
 
 from collections.abc import Callable, Sequence
 
@@ -24,32 +24,32 @@ def evaluate_lists(
     batch_norm: BatchNormMode = "running",
     advance: Advance | None = None,
 ) -> list[Tensor]:
-    """Accuracies in percent, float64 [episodes], of one subject on each list.
+    """Accuracies of one subject in percent, float64 [episodes], for each list.
 
-    Where the features of an image do not depend on the episode (a head that leaves the model alone, stored statistics),
-    each image is embedded once for all lists and the episodes are solved together. Otherwise the head is fitted episode
-    by episode; the queries of an episode then form one batch.
+    If features do not depend on the episode (the head does not change the model, and statistics are stored), each image
+    is embedded once for all lists, and episodes are solved together. Otherwise the head is fitted for each episode, and
+    the queries of an episode form one batch.
 
     Args:
-        subject: subject, left as it is.
+        subject: subject to evaluate, which is not changed.
         image_set: images of the episodes.
         episode_lists: lists drawn from `image_set`.
         head: head that learns each episode.
-        batch_norm: mode of `metazoo.features.batch_norm`.
-        advance: callback with the number of episodes done since the last call.
+        batch_norm: batch-norm mode; see `metazoo.features.batch_norm`.
+        advance: callback with the number of episodes since the last call.
 
     Raises:
-        UsageError: a list was drawn from other images, or the module has no statistics for the mode, or no way to take
-            it or the head (`JointFeaturesInTurn`).
-        MetazooError: the module's features are not finite; the subject is named.
+        UsageError: a list was drawn from other images, or the module has no statistics for the mode, or it does not
+            support the mode or head (`JointFeaturesInTurn`).
+        MetazooError: the features are not finite.
     """
     mode = batch_norm_mode(batch_norm)
     bare = subject.module.embedder if isinstance(subject.module, MirroredFeatures) else subject.module
     if isinstance(bare, JointFeaturesInTurn) and not (mode == "running" and isinstance(head, FeatureHead)):
         raise UsageError(
             subject.name,
-            f"models loaded in turn serve no batch norm {mode} with head {head.name}",
-            "take an ensemble that holds them all, `zoo_ensemble`",
+            f"models loaded in turn do not support batch norm {mode} with head {head.name}",
+            "load all models at once, by zoo_ensemble",
         )
     for episodes in episode_lists:
         episodes.check_drawn_from(image_set)
@@ -67,7 +67,7 @@ def evaluate_lists(
 def score_episode(
     module: Embedder, image_set: ImageSet, episode: Episode, head: Head, batch_norm: BatchNormMode
 ) -> Tensor:
-    """Scores [ways * queries, ways] of an episode's queries after `head` has learned from its support."""
+    """Scores [ways * queries, ways] of the queries of an episode, from a head fitted to its support."""
     support, query = image_set.images[episode.support_indices], image_set.images[episode.query_indices]
     adapted, fitted = head.fit(module, support, episode.support_labels, episode.ways, batch_norm)
     return fitted.scores(query_features(adapted, query, batch_norm))

@@ -1,4 +1,4 @@
-"""Results: one number with all that is needed to read it, its file, and tables of many."""
+"""Results of evaluations: accuracies with their protocol, result files, and tables."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,14 +21,14 @@ FORMAT_VERSION = 1
 
 
 class Result(BaseModel):
-    """The accuracy of one subject on one list of episodes."""
+    """Accuracy of one subject on one list of episodes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     subject: str
     method: str
     subject_sha256: str | None = Field(
-        default=None, description="SHA-256 of what was measured: weights of a meta-model, contracts of a zoo"
+        default=None, description="SHA-256 of the weights of a meta-model, or of the contracts of a zoo"
     )
     head: str
     batch_norm: BatchNormMode
@@ -38,16 +38,16 @@ class Result(BaseModel):
     episodes: int = Field(ge=2)
     seed: int = Field(description="seed of the episodes")
     episode_list_sha256: str
-    accuracy: float = Field(ge=0, le=100, description="percent, mean over the episodes")
-    interval: float = Field(ge=0, description="percent, half-width of the 95 % interval over the episodes")
-    queries: int = Field(ge=1, description="query images a class")
+    accuracy: float = Field(ge=0, le=100, description="mean accuracy over the episodes in percent")
+    interval: float = Field(ge=0, description="half-width of the 95 % interval over the episodes in percent")
+    queries: int = Field(ge=1, description="number of query images per class")
     parameters: int = Field(ge=0, description="number of parameters that the features depend on")
     transductive: bool = Field(description="whether the queries of an episode influence each other")
     image_set: str
     domains: tuple[str, ...] | None = Field(
-        default=None, description="domains of the meta-model; left out if it has one"
+        default=None, description="domains of the meta-model; None for a single domain"
     )
-    domain: str | None = Field(default=None, description="known domain of the tasks; left out if it was not given")
+    domain: str | None = Field(default=None, description="known domain of the tasks; None if it was not given")
 
 
 class _ResultFile(BaseModel):
@@ -65,10 +65,10 @@ def write_results(
     accuracies: Sequence[Mapping[str, Tensor]],
     contamination: Contamination | None = None,
 ) -> None:
-    """Write RESULT.json last, after what it rests on.
+    """Write RESULT.json, after two files beside it for every list of episodes.
 
-    Beside it lie, for every list, `RESULT.episodes-5way-1shot.safetensors` (the episodes) and
-    `RESULT.accuracies-5way-1shot.safetensors` (per subject its accuracy on every episode, for paired comparison).
+    These are `RESULT.episodes-5way-1shot.safetensors`, the episodes, and `RESULT.accuracies-5way-1shot.safetensors`,
+    the accuracy of every subject on every episode for paired comparison.
 
     Raises:
         ArtefactError: a file cannot be written.
@@ -83,19 +83,19 @@ def write_results(
 
 
 def read_results(path: Path | str) -> list[Result]:
-    """Read RESULT.json.
+    """Read the results in RESULT.json.
 
     Raises:
-        ArtefactError: it is missing or not a result file of this format version.
+        ArtefactError: the file is missing or not a result file of this format version.
     """
     return _read(path).results
 
 
 def read_contamination(path: Path | str) -> Contamination | None:
-    """Classes known to models, from RESULT.json; None if they were not compared.
+    """Read the contamination in RESULT.json; None if it was not examined.
 
     Raises:
-        ArtefactError: as `read_results`.
+        ArtefactError: the file is missing or not a result file of this format version.
     """
     return _read(path).contamination
 
@@ -109,10 +109,14 @@ def _read(path: Path | str) -> _ResultFile:
 
 
 def read_accuracies(path: Path | str, result: Result) -> Tensor:
-    """Accuracy in percent, float64 [episodes], behind one `result` of the file `path`; pair only with its own list.
+    """Read the accuracy on every episode in percent, float64 [episodes], for one result of a file.
+
+    Args:
+        path: path of RESULT.json.
+        result: result from this file.
 
     Raises:
-        ArtefactError: the file beside it is missing, or belongs to other episodes.
+        ArtefactError: the file of accuracies is missing or belongs to other episodes.
     """
     beside = _beside(Path(path), "accuracies", result.ways, result.shots)
     tensors = read_tensors(beside)
@@ -123,7 +127,7 @@ def read_accuracies(path: Path | str, result: Result) -> Tensor:
 
 
 def results_table(results: Sequence[Result]) -> Table:
-    """Table for a rich console: a row a subject, a column a task (`5-way 1-shot`), accuracy ± interval in percent."""
+    """Table for a rich console: accuracy ± interval in percent, one row per subject, one column per task."""
     tasks = list(dict.fromkeys((result.ways, result.shots) for result in results))
     table = Table(title=Text(_title(results)), caption=Text(_caption(results)))
     table.add_column("subject")
@@ -138,12 +142,12 @@ def results_table(results: Sequence[Result]) -> Table:
 
 
 def _title(results: Sequence[Result]) -> str:
-    settings = dict.fromkeys(
+    protocols = dict.fromkeys(
         f"{result.head}, batch norm {result.batch_norm}, {'mirrored, ' if result.mirrored else ''}"
         f"{result.episodes} episodes of {result.image_set}, seed {result.seed}"
         for result in results
     )
-    return "; ".join(settings)
+    return "; ".join(protocols)
 
 
 def _caption(results: Sequence[Result]) -> str:

@@ -1,4 +1,4 @@
-"""What a table compares: the meta-model, and the baselines that any zoo offers."""
+"""Subjects of an evaluation: meta-models and the baselines of a zoo."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,14 +22,13 @@ from metazoo.zoo import WhiteBoxTeacher
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """One row of a table.
+    """Row of a table of results.
 
     Attributes:
-        name: name in the table, unique there.
-        method: machine-readable name: a method of metazoo, or a baseline below.
+        name: unique name in the table.
+        method: name of a method of metazoo or of a baseline below.
         module: source of the features.
-        parameters: number of parameters that the features depend on (class heads, which every new task replaces, do not
-            count).
+        parameters: number of parameters that the features depend on, without class heads.
         sha256: SHA-256 of the weights of a meta-model, or of the contracts of a zoo; None if unknown.
     """
 
@@ -40,42 +39,42 @@ class Subject:
     sha256: str | None = None
 
     def on(self, device: str) -> Self:
-        """The subject with its module moved to `device`."""
+        """Move the module to a device and return the subject."""
         if isinstance(self.module, nn.Module):
             self.module.to(device)
         return self
 
     @classmethod
     def of(cls, name: str, method: str, module: Embedder, sha256: str | None = None) -> Self:
-        """A subject with its parameters counted."""
+        """Make a subject and count its parameters."""
         return cls(name, method, module, count_parameters(module), sha256)
 
 
 FIXED_BASELINES = frozenset({"raw-pixels", "random-initialisation"})
-"""Methods of the rows that depend on no zoo."""
+"""Names of the baselines that depend on no zoo."""
 ZOO_BASELINES = frozenset({"parameter-average", "best-teacher", "zoo-ensemble"})
-"""Methods of the rows that a zoo gives without learning."""
+"""Names of the baselines that a zoo gives without meta-learning."""
 
 
 def raw_pixels(side: int) -> Subject:
-    """The pixels of images of `side` x `side` as features: what a task gives away without any model."""
+    """Baseline with the pixels of `side` x `side` images as features, without any model."""
     return Subject.of("raw pixels", "raw-pixels", PixelFeatures(side))
 
 
 def random_initialisation(spec: ClassifierSpec, seed: int) -> Subject:
-    """The architecture of `spec` with fresh weights, fixed by `seed`."""
+    """Baseline with the architecture of `spec` and random weights, determined by `seed`."""
     classifier = build_classifier(spec, generator(seed, "random-initialisation", spec.architecture))
     return Subject.of("random initialisation", "random-initialisation", classifier.eval())
 
 
 def parameter_average(teachers: Sequence[WhiteBoxTeacher], spec: ClassifierSpec) -> Subject | None:
-    """The row of `metazoo.fusion.average_parameters`; None if fewer than 2 teachers fit."""
+    """Baseline with averaged weights, see `metazoo.fusion.average_parameters`; None if fewer than 2 teachers fit."""
     average = average_parameters((teacher.classifier for teacher in teachers), spec)
     return None if average is None else Subject.of("parameter average", "parameter-average", average)
 
 
 def best_teacher(teachers: Sequence[WhiteBoxTeacher]) -> Subject | None:
-    """The teacher with the highest recorded accuracy (of equals the first by name); None if none has one."""
+    """Teacher with the highest recorded accuracy (ties: the first by name); None if no accuracy is recorded."""
     contracts = [(teacher.contract, index) for index, teacher in enumerate(teachers)]
     recorded = [(-own.accuracy, own.name, index) for own, index in contracts if own.accuracy is not None]
     if not recorded:
@@ -87,7 +86,7 @@ _ENSEMBLE = "zoo ensemble", "zoo-ensemble"
 
 
 def zoo_ensemble(teachers: Sequence[WhiteBoxTeacher]) -> Subject:
-    """The untrained ensemble: all teachers' normalised features side by side.
+    """Ensemble of all teachers without meta-learning: their normalised features, concatenated.
 
     Raises:
         UsageError: there is no teacher.
@@ -96,7 +95,7 @@ def zoo_ensemble(teachers: Sequence[WhiteBoxTeacher]) -> Subject:
 
 
 def zoo_ensemble_in_turn(teachers: Sequence[Embedder], device: str) -> Subject:
-    """The ensemble of teachers on `device` that are loaded when they are asked for; see `JointFeaturesInTurn`."""
-    seen = [(count_parameters(teacher), input_size(teacher)) for teacher in teachers]
-    side = max(own for _, own in seen)
-    return Subject(*_ENSEMBLE, JointFeaturesInTurn(teachers, side, device), sum(own for own, _ in seen))
+    """Ensemble of teachers on `device` that are loaded one after another; see `JointFeaturesInTurn`."""
+    sizes = [(count_parameters(teacher), input_size(teacher)) for teacher in teachers]
+    side = max(own for _, own in sizes)
+    return Subject(*_ENSEMBLE, JointFeaturesInTurn(teachers, side, device), sum(own for own, _ in sizes))

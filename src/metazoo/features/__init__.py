@@ -1,1 +1,1 @@
-"""The inference side: embedders, batch-norm modes, heads and the domain router."""
+"""Few-shot inference: embedders, batch-norm modes, heads and the domain recogniser."""

@@ -1,12 +1,12 @@
-"""Which statistics batch normalisation uses while a model meets a new task.
+"""Batch-norm modes: the statistics that batch normalisation uses on a new task.
 
-`running` uses the stored statistics. `support` uses those of the support batch, for support and query alike, so that a
-prediction depends on no other query (inductive). `query` normalises every batch, so also the queries, by its own
-statistics, which is the protocol of the data-free meta-learning papers (transductive).
+`running` uses the stored statistics. `support` uses the statistics of the support batch, for support and queries, so
+that a prediction depends on no other query (inductive). `query` normalises every batch, also of queries, by its own
+statistics (transductive), which is the protocol of the data-free meta-learning papers.
 
-Whatever is changed on a module lasts as long as a context manager; afterwards, also after an exception, every module
-has the training flag, the buffers (the very tensors) and the hooks it had. Modules without batch normalisation only go
-to evaluation mode meanwhile.
+Context managers change a module for their duration only. Afterwards, also after an exception, every module has its
+former training flag, buffers (the same tensors) and hooks. Modules without batch normalisation are only put in
+evaluation mode.
 """
 
 import contextlib
@@ -31,36 +31,36 @@ def batch_norm_mode(name: str) -> BatchNormMode:
         UsageError: there is no such mode.
     """
     if name not in BATCH_NORM_MODES:
-        raise UsageError(f"unknown batch-norm mode {name!r}; choose one of {', '.join(BATCH_NORM_MODES)}")
+        raise UsageError("batch norm", f"unknown mode {name!r}", f"choose one of {', '.join(BATCH_NORM_MODES)}")
     return cast(BatchNormMode, name)
 
 
 def has_batch_norm(module: Embedder) -> bool:
-    """Whether the mode makes a difference for this module."""
+    """Whether a module has batch normalisation, so that the mode matters."""
     return bool(_layers(module))
 
 
 @contextlib.contextmanager
 def stored_statistics(module: Embedder) -> Iterator[None]:
-    """Evaluation mode: batch normalisation by the stored statistics.
+    """Evaluation mode, with batch normalisation by the stored statistics.
 
     Raises:
-        UsageError: a layer of batch normalisation stores none.
+        UsageError: a batch-norm layer stores no statistics.
     """
     if any(layer.running_mean is None for layer in _layers(module)):
-        raise UsageError("this model stores no batch-norm statistics; choose batch norm support or query")
+        raise UsageError("model", "no stored batch-norm statistics", "choose batch norm support or query")
     with _evaluating(module):
         yield
 
 
 @contextlib.contextmanager
 def batch_statistics(module: Embedder) -> Iterator[None]:
-    """Every batch is normalised by its own statistics (gradients flow through them); stored ones are left alone.
+    """Evaluation mode, except that each batch is normalised by its own statistics, through which gradients flow.
 
-    All else, such as dropout, is in evaluation mode.
+    Stored statistics do not change.
 
     Raises:
-        UsageError: in a forward pass whose batch holds a single value a channel.
+        UsageError: a forward pass has a single value per channel.
     """
     layers = _layers(module)
     tracking = [(layer, layer.track_running_stats) for layer in layers]
@@ -78,10 +78,14 @@ def batch_statistics(module: Embedder) -> Iterator[None]:
 
 @contextlib.contextmanager
 def support_statistics(module: Embedder, support_images: Tensor) -> Iterator[None]:
-    """Evaluation mode with the statistics of `support_images` (float [n, 3, h, w] in [0, 1]) in place of the stored.
+    """Evaluation mode, with the statistics of support images instead of the stored ones.
+
+    Args:
+        module: module to change.
+        support_images: images, float [n, 3, h, w] in [0, 1].
 
     Raises:
-        UsageError: as `batch_statistics`.
+        UsageError: the support has a single value per channel.
     """
     measured = measure_statistics(module, support_images)
     stored = [(layer, layer.running_mean, layer.running_var) for layer in measured]
@@ -95,16 +99,15 @@ def support_statistics(module: Embedder, support_images: Tensor) -> Iterator[Non
 
 
 def store_statistics(module: Embedder, support_images: Tensor) -> None:
-    """Replace the stored statistics for good by those of `support_images`: a copy so treated is used as `running`."""
+    """Replace the stored statistics permanently by those of `support_images`, for later use in mode `running`."""
     _store(measure_statistics(module, support_images))
 
 
 def measure_statistics(module: Embedder, images: Tensor) -> Statistics:
-    """Mean and biased variance, each [channels], of every batch-norm layer's input over one batch of `images`.
+    """Mean and biased variance, each [channels], of the input of every batch-norm layer over one batch of images.
 
-    The variance is that which normalises the batch itself, so a support image has the same features in the support
-    batch and as a query later. Layers that the features do not pass are absent; of a layer used twice the last use
-    counts.
+    The biased variance normalises the batch itself, so a support image has the same features in the support batch and
+    as a query later. Layers that features do not depend on are absent. The last use of a layer counts.
     """
     statistics: Statistics = {}
 
@@ -121,10 +124,14 @@ def measure_statistics(module: Embedder, images: Tensor) -> Statistics:
 
 
 def calibrate_statistics(module: Embedder, batches: Sequence[Tensor]) -> None:
-    """Replace the stored statistics for good by those over several batches of images (float in [0, 1], any sizes).
+    """Replace the stored statistics permanently by statistics over several batches of images.
 
-    Every batch is normalised by its own statistics, as in training; means and variances are then those of all batches
-    together (the variance of the batches' means is added to the mean of their variances).
+    Every batch is normalised by its own statistics, as in training. The stored means and variances are those over all
+    batches: the variance of the batches' means is added to the mean of their variances.
+
+    Args:
+        module: module to change.
+        batches: batches of images, float in [0, 1], of any sizes.
     """
     measured = [measure_statistics(module, images) for images in batches]
     weights = torch.tensor([float(len(images)) for images in batches])
@@ -164,5 +171,7 @@ def _require_a_spread(_: nn.Module, inputs: tuple[Any, ...]) -> None:
     values: Tensor = inputs[0]
     if values.numel() // values.shape[1] < 2:
         raise UsageError(
-            "a single value a channel has no batch statistics; give more images, or choose batch norm running"
+            "batch norm",
+            "a single value per channel has no statistics",
+            "give more images or choose batch norm running",
         )

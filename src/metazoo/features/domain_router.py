@@ -1,13 +1,13 @@
-"""Which domains a new task is of, for a meta-model that has a network for each.
+"""Recognition of the domains of a new task, for a meta-model with one network per domain.
 
-One network cannot serve every domain as well as a network of each domain serves its own: what distinguishes two traffic
-signs varies for no reason between two animals. A new task takes the features of the networks whose domain its support
-images look like, by a classifier of the recovered images of the domains. A per-domain network of few models knows
-little beyond these; so the general network that it was made from stands beside it with a share of its own.
+A network trained on one domain serves that domain better than one network for all: what distinguishes two traffic signs
+is irrelevant variation between two animals. A linear classifier, trained on the recovered images of the domains,
+recognises the domains that support images resemble, and the task uses the features of their networks. A per-domain
+network made from few models generalises little beyond them, so the general network can have a share as well.
 
-SUR (Dvornik et al. 2020) selects among networks of many domains by descent on the support, and URL (Li et al. 2021)
-distils them into one; both have the domains' real images. Deviations: no image but recovered ones, and the choice is by
-what the images look like, so that it serves one image a class as well.
+SUR (Dvornik et al. 2020) selects among networks of many domains by gradient descent on the support, and URL (Li et al.
+2021) distils them into one; both use real images of the domains. Deviations: only recovered images are used, and the
+selection is by the appearance of the images, so that one image per class is enough.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from metazoo.errors import UsageError
 from metazoo.features.linear_models import logistic_regression, normalised_inputs
 
 JOINT = " + "
-"""Between the names of domains in the name of a merged domain."""
+"""Separator of domain names in the name of a merged domain."""
 _INDEPENDENT_IMAGES = 3
 _LEAST_SHARE = 0.02
 _CERTAIN = 1e4
@@ -30,17 +30,17 @@ _PENALTY, _IMAGES, _STEPS = 0.3, 6000, 300
 
 @final
 class DomainRecogniser(nn.Module):
-    """A linear classifier of the domains of a meta-model by the features of its per-domain networks.
+    """Linear classifier of the domains of a task, on the concatenated features of all per-domain networks.
 
     Args:
-        domains: names, at least two, all different.
-        weight: float [d + 1, domains], from the `normalised_inputs` of the networks' features [n, d], side by side, to
-            the logits of the domains.
-        general: share of the features of the general network in each domain, in [0, 1], the rest being the per-domain
-            network's; None for none.
+        domains: names of the domains, at least two, all different.
+        weight: float [d + 1, domains], from the `normalised_inputs` of concatenated features [n, d] to the logits of
+            the domains.
+        general: share of the general network in each domain, in [0, 1]; the per-domain network has the rest. None for
+            no general network.
 
     Raises:
-        UsageError: shapes or names do not fit, or a share is none.
+        UsageError: shapes or names do not fit, or a share is out of range.
     """
 
     def __init__(self, domains: Sequence[str], weight: Tensor, general: Sequence[float] | None = None) -> None:
@@ -49,13 +49,11 @@ class DomainRecogniser(nn.Module):
         self.general = (0.0,) * len(self.domains) if general is None else tuple(general)
         count = len(self.domains)
         if count < 2 or len(set(self.domains)) < count:
-            raise UsageError("a recogniser needs at least two domains, each with a name of its own")
+            raise UsageError("domains", f"{list(domains)}", "give at least two, all different")
         if weight.ndim != 2 or weight.shape[1] != count or weight.shape[0] % count != 1:
-            raise UsageError(
-                f"the weight of a recogniser of {count} domains is [{count} * d + 1, {count}], not {list(weight.shape)}"
-            )
+            raise UsageError("weight", f"shape {list(weight.shape)}, not [{count} * d + 1, {count}]")
         if len(self.general) != count or not all(0 <= share <= 1 for share in self.general):
-            raise UsageError(f"each of {count} domains has a general share in [0, 1], not {list(self.general)}")
+            raise UsageError("general", f"{list(self.general)}, not {count} shares in [0, 1]")
         self.weight = nn.Buffer(weight)
 
     @property
@@ -65,27 +63,27 @@ class DomainRecogniser(nn.Module):
 
     @property
     def is_general(self) -> bool:
-        """Whether the features of the general network count; they then come after those of the other networks."""
+        """Whether the general network has a share; its features then come after those of the other networks."""
         return any(self.general)
 
     def index_of(self, domain: str) -> int:
-        """The index in `domains` of `domain`, or of the merged domain that it is a part of, as `a` is of `a + b`.
+        """Index of a domain, or of the merged domain that contains it, as `a + b` contains `a`.
 
         Raises:
-            UsageError: there is no such domain.
+            UsageError: the domain is unknown.
         """
         if domain in self.domains:
             return self.domains.index(domain)
         for index, name in enumerate(self.domains):
             if domain in name.split(JOINT):
                 return index
-        raise UsageError(f"the meta-model knows no domain {domain!r}; choose one of {', '.join(self.domains)}")
+        raise UsageError(f"domain {domain!r}", "unknown to this meta-model", f"choose one of {', '.join(self.domains)}")
 
     def for_domain(self, domain: str) -> "DomainRecogniser":
-        """A recogniser that takes every task to be of `domain`, whatever its images look like.
+        """Recogniser that assigns every task to a known domain, whatever its images look like.
 
         Raises:
-            UsageError: as `index_of`.
+            UsageError: the domain is unknown.
         """
         weight = torch.zeros_like(self.weight)
         weight[-1, self.index_of(domain)] = _CERTAIN
@@ -94,9 +92,9 @@ class DomainRecogniser(nn.Module):
     def shares(self, support_features: Tensor) -> Tensor:
         """Shares of the domains in a task, [..., domains], summing to 1, from its support features [..., n, d].
 
-        The images of a task are no independent evidence, as they may be unlike every domain in the same way. So the
-        mean of their log-probabilities counts as that of three images, however many there are. A share below 2 % (of
-        many domains, below half of an equal one) counts as none, and need not be computed with.
+        The images of a task are not independent evidence, as they may differ from every domain in the same way. So the
+        mean of their log-probabilities counts as three images, however many there are. Shares below 2 %, or below half
+        of an equal share if that is less, are set to zero, so that their networks need not be computed.
         """
         logits = normalised_inputs(support_features[..., : len(self.weight) - 1]) @ self.weight
         found = torch.softmax(_INDEPENDENT_IMAGES * torch.log_softmax(logits, -1).mean(-2), -1)
@@ -105,9 +103,9 @@ class DomainRecogniser(nn.Module):
         return found / found.sum(-1, keepdim=True)
 
     def scale(self, shares: Tensor) -> Tensor:
-        """Factors of the features, [..., d], of tasks of these `shares` [..., domains].
+        """Factors of the features, [..., d], for tasks with these `shares` [..., domains].
 
-        The inner product of two features is then the mean of the networks', weighed by the shares.
+        The inner product of two scaled features is the mean over the networks, weighted by the shares.
         """
         general = torch.tensor(self.general).to(shares)
         of_networks = shares * (1 - general)
@@ -116,7 +114,7 @@ class DomainRecogniser(nn.Module):
         return of_networks.sqrt().repeat_interleave(self.size, dim=-1)
 
     def weigh(self, support_features: Tensor) -> tuple[Tensor, Tensor]:
-        """The `shares` of a task or of many, and the `scale` that follows from them."""
+        """Shares of the domains in one or many tasks, and the factors of the features; see `shares` and `scale`."""
         shares = self.shares(support_features)
         return shares, self.scale(shares)
 
@@ -127,12 +125,12 @@ def fitted_recogniser(
     """Fit a recogniser by logistic regression on at most 6000 images, the same number of each domain.
 
     Args:
-        domains: names.
-        features: features [n, d] by the networks of all domains, side by side, of recovered images of each domain.
-        general: see `DomainRecogniser`.
+        domains: names of the domains.
+        features: features [n, d] of the recovered images of each domain, concatenated over all per-domain networks.
+        general: shares of the general network; see `DomainRecogniser`.
 
     Raises:
-        UsageError: as `DomainRecogniser`.
+        UsageError: shapes or names do not fit; see `DomainRecogniser`.
     """
     count = min(_IMAGES // len(features), *map(len, features))
     chosen = [own[torch.linspace(0, len(own) - 1, count).long()] for own in features]

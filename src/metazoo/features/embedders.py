@@ -1,4 +1,4 @@
-"""What turns images into features: the interface heads work on, and embedders without any training."""
+"""Embedders, which turn images into features: the interface that heads use, and compositions of embedders."""
 
 from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
@@ -14,26 +14,26 @@ from metazoo.models import ImageClassifier, Network, square_images
 
 @runtime_checkable
 class Embedder(Protocol):
-    """Any `nn.Module` with features: an image classifier, a teacher, a meta-model, one of this module's."""
+    """Module with features: an image classifier, a teacher, a meta-model or an embedder of this file."""
 
     def features(self, images: Tensor) -> Tensor:
         """Features [n, d] of float `images` [n, 3, h, w] in [0, 1]."""
         ...
 
     def modules(self) -> Iterator[nn.Module]:
-        """As `nn.Module.modules`."""
+        """Modules, see `nn.Module.modules`."""
         ...
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        """As `nn.Module.parameters`."""
+        """Parameters, see `nn.Module.parameters`."""
         ...
 
 
 class SideBySide(nn.Module):
-    """The features of several embedders side by side, as they are.
+    """Concatenated features of several embedders.
 
-    Images are fitted to the largest input of the members first, and then by each member to its own: the path of images
-    is the same in evaluation and in a few-shot classifier.
+    Images are resized to the largest input of the members first, and then by each member to its own input, so that
+    evaluation and few-shot classifiers process images in the same way.
 
     Raises:
         UsageError: there are no members.
@@ -42,7 +42,7 @@ class SideBySide(nn.Module):
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
         if not members:
-            raise UsageError("features side by side", "no model given", "give at least one")
+            raise UsageError("members", "no model given", "give at least one")
         self.members = nn.ModuleList(members)
         self._side = max(map(input_size, members))
 
@@ -57,9 +57,10 @@ class SideBySide(nn.Module):
 
 
 class JointFeatures(SideBySide):
-    """The features of several embedders side by side, each scaled to length 1 so that all count alike.
+    """Concatenated features of several embedders, each scaled to length 1 so that all have equal weight.
 
-    Of a whole zoo this is its untrained ensemble: the cosine of two joint features is the mean of the members' cosines.
+    The cosine of two joint features is the mean of the members' cosines. With all models of a zoo, this is the zoo
+    ensemble.
     """
 
     def features(self, images: Tensor) -> Tensor:
@@ -68,14 +69,14 @@ class JointFeatures(SideBySide):
 
 
 class JointFeaturesInTurn:
-    """The same features of members that are loaded when they are asked for, so that any number of them will do.
+    """Joint features of members that are loaded one after another, so that memory does not limit their number.
 
-    Members must be in evaluation mode, and stay so: they are no modules of this object, so that nobody can change their
-    mode or their statistics. It therefore serves batch norm `running`, and heads that leave a model alone.
+    Members must be in evaluation mode. They are not submodules of this object, so nothing can change their mode or
+    statistics: only batch norm `running` and heads that do not change a model can be used.
 
     Args:
-        members: embedders on `device`, at least one; each is asked for anew with every batch of images.
-        side: largest input of the members, that images are fitted to first; 0 for none.
+        members: embedders on `device`, at least one. Every batch of images fetches each member from the sequence.
+        side: largest input of the members, to which images are resized first; 0 for no resizing.
         device: device of the features.
     """
 
@@ -89,19 +90,19 @@ class JointFeaturesInTurn:
         return torch.cat([functional.normalize(member.features(images), dim=1) for member in self._members], dim=1)
 
     def modules(self) -> Iterator[nn.Module]:
-        """None."""
+        """Empty, since members are not submodules."""
         return iter(())
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        """None."""
+        """Empty, since members are not submodules."""
         return iter(())
 
 
 class MirroredFeatures(nn.Module):
-    """The mean of the features of an image and of its mirror image, left to right, which pass as one batch.
+    """Mean of the features of an image and of its mirror image (left to right), computed in one batch.
 
-    Of photographs these are the better features, at twice the cost, and no image depends on another by them. Where left
-    and right matter, as in characters and traffic signs, they are the worse ones.
+    These features are better for photographs, at twice the cost. They are worse where left and right matter, as in
+    characters and traffic signs. Images do not influence each other.
     """
 
     def __init__(self, embedder: Embedder) -> None:
@@ -109,22 +110,22 @@ class MirroredFeatures(nn.Module):
         self.embedder = embedder
 
     def features(self, images: Tensor) -> Tensor:
-        """Features [n, d], as many as the embedder's own."""
+        """Features [n, d], of the same size as those of the embedder."""
         return self.embedder.features(torch.cat([images, images.flip(3)])).unflatten(0, (2, -1)).mean(0)
 
 
 class MultiDomainClassifier(SideBySide):
-    """A network for each of several domains, and the recogniser of the domains that a new task is of.
+    """Networks of several domains, and a recogniser of the domains of a new task.
 
-    Its features are those of all networks; heads find by `recogniser_of` how a task weighs them.
+    Its features are the concatenated features of all networks; heads weight them by `recogniser_of`.
 
     Args:
-        networks: classifiers of one architecture and input size: one per domain in the order of the recogniser's
-            domains, then the general network where it has a share.
-        recogniser: recogniser of domains by the features of the per-domain networks.
+        networks: classifiers of the same architecture and input size: one per domain, in the order of the domains of
+            the recogniser, then the general network if it has a share.
+        recogniser: recogniser of domains on the features of the per-domain networks.
 
     Raises:
-        UsageError: they do not fit.
+        UsageError: the networks do not fit the recogniser.
     """
 
     def __init__(self, networks: Sequence[ImageClassifier], recogniser: DomainRecogniser) -> None:
@@ -132,28 +133,29 @@ class MultiDomainClassifier(SideBySide):
         sizes = [own.network.feature_size for own in networks]
         if sizes != [recogniser.size] * (len(recogniser.domains) + recogniser.is_general):
             raise UsageError(
-                f"a recogniser of {len(recogniser.domains)} domains, {list(recogniser.weight.shape)}, does not fit "
-                f"{len(networks)} networks of {sizes} features"
+                "networks",
+                f"{sizes} features do not fit a recogniser of {len(recogniser.domains)} domains with weight "
+                f"{list(recogniser.weight.shape)}",
             )
         self.recogniser = recogniser
 
     @property
     def networks(self) -> tuple[ImageClassifier, ...]:
-        """The per-domain networks, then the general one if there is one."""
+        """Per-domain networks, then the general network if there is one."""
         return tuple(member for member in self.members if isinstance(member, ImageClassifier))
 
     def for_domain(self, domain: str) -> "ImageClassifier | MultiDomainClassifier":
-        """The embedder for tasks of the known domain `domain`; weights are shared.
+        """Embedder for tasks of a known domain, which shares its weights with this one.
 
         Raises:
-            UsageError: there is no such domain.
+            UsageError: the domain is unknown.
         """
         known, index = self.recogniser.for_domain(domain), self.recogniser.index_of(domain)
         return self.networks[index] if known.general[index] == 0 else MultiDomainClassifier(self.networks, known).eval()
 
 
 class PixelFeatures(nn.Module):
-    """The image itself as its features, fitted to `side` x `side` pixels by `square_images`.
+    """Pixels as features, after resizing to `side` x `side` pixels by `square_images`.
 
     Raises:
         UsageError: `side` is not positive.
@@ -162,7 +164,7 @@ class PixelFeatures(nn.Module):
     def __init__(self, side: int) -> None:
         super().__init__()
         if side < 1:
-            raise UsageError(f"image side must be at least 1 pixel, not {side}")
+            raise UsageError("side", f"must be at least 1 pixel, not {side}")
         self.side = side
 
     def features(self, images: Tensor) -> Tensor:
@@ -171,32 +173,34 @@ class PixelFeatures(nn.Module):
 
 
 def input_size(member: object) -> int:
-    """Side in pixels of the input of a classifier or teacher; 0 for an embedder that takes any size."""
+    """Side of the input of a classifier or teacher in pixels; 0 for an embedder without a fixed size."""
     network = getattr(member, "classifier", member)
     return network.spec.input_size if isinstance(network, ImageClassifier) else 0
 
 
 def recogniser_of(module: Embedder) -> DomainRecogniser | None:
-    """The recogniser by which tasks weigh the features of this module; None if they take them as they are."""
+    """Recogniser that weights the features of a module for a task; None if features are not weighted."""
     module = module.embedder if isinstance(module, MirroredFeatures) else module
     return module.recogniser if isinstance(module, MultiDomainClassifier) else None
 
 
 def for_known_domain(module: Embedder, domain: str) -> ImageClassifier | MultiDomainClassifier:
-    """The embedder for tasks of the known domain `domain`.
+    """Embedder for tasks of a known domain.
 
     Raises:
-        UsageError: the module serves all tasks alike, or has no such domain.
+        UsageError: the module has one domain, or the domain is unknown.
     """
     if not isinstance(module, MultiDomainClassifier):
-        raise UsageError(f"domain {domain!r}", "this meta-model has one domain", "omit --domain (in Python, domain)")
+        raise UsageError(
+            f"domain {domain!r}", "this meta-model has one domain", "omit --domain (in Python, the argument domain)"
+        )
     return module.for_domain(domain)
 
 
 def count_parameters(module: Embedder) -> int:
-    """Number of parameters that features depend on: all but the class heads, which every new task replaces.
+    """Number of parameters that features depend on, including the weight of a domain recogniser.
 
-    The weight of a recogniser of domains counts too.
+    Class heads are not counted, because every new task replaces them.
     """
     heads = {id(p) for part in module.modules() if isinstance(part, Network) for p in part.head.parameters()}
     recogniser = recogniser_of(module)
@@ -205,7 +209,7 @@ def count_parameters(module: Embedder) -> int:
 
 
 def device_of(module: Embedder) -> torch.device | None:
-    """The device of the module; None if it has neither parameters nor buffers, and so computes anywhere."""
+    """Device of a module; None if it has neither parameters nor buffers."""
     for part in module.modules():
         for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False)):
             return tensor.device

@@ -1,4 +1,4 @@
-"""Accuracy of a head on many episodes at once, from features that are known already."""
+"""Accuracy of a head on many episodes at once, from precomputed features."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ _NUMBERS_A_BLOCK = 2**24
 
 
 def used_images(*episode_lists: EpisodeList) -> Tensor:
-    """Positions (int64 [m], ascending) of the images that some episode uses."""
+    """Indices of the images that the episodes use, ascending: int64 [m]."""
     parts = [part for episodes in episode_lists for part in (episodes.support_indices, episodes.query_indices)]
     return torch.cat([part.flatten() for part in parts]).unique()
 
@@ -26,15 +26,15 @@ def episode_accuracies(
     advance: Callable[[int], object] | None = None,
     recogniser: DomainRecogniser | None = None,
 ) -> Tensor:
-    """Accuracy on every episode, in percent: float64 [episodes].
+    """Accuracy on every episode in percent, float64 [episodes].
 
     Args:
-        features: features of the images at `used`, finite, [m, d].
-        used: indices from `used_images` of this list, perhaps among others.
+        features: finite features [m, d] of the images at `used`.
+        used: indices from `used_images`, of this list and perhaps others.
         episodes: episodes to solve.
         head: head that learns each episode.
         advance: callback with the number of episodes done since the last call.
-        recogniser: recogniser that weighs the features; None to take them as they are.
+        recogniser: domain recogniser that weights the features; None for no weighting.
     """
     support, query = (
         torch.searchsorted(used, part).to(features.device)
@@ -56,5 +56,5 @@ def episode_accuracies(
 
 
 def accuracy(scores: Tensor, labels: Tensor) -> Tensor:
-    """Share of right answers in percent: float64 [...] of `scores` [..., n, ways] and `labels` [n]."""
+    """Accuracy in percent, float64 [...], of `scores` [..., n, ways] for `labels` [n]."""
     return (scores.argmax(-1) == labels).double().mean(-1) * 100

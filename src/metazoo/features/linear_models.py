@@ -1,4 +1,4 @@
-"""Linear models with a penalty, fitted to features of length 1 beside a constant, whose weight is the bias."""
+"""Penalised linear models on normalised features and a constant, whose weight is the bias."""
 
 import torch
 from jaxtyping import Float
@@ -14,20 +14,20 @@ def normalised_inputs(features: Float[Tensor, "*tasks n features"]) -> Float[Ten
 def logistic_regression(
     inputs: Float[Tensor, "*tasks n inputs"], targets: Float[Tensor, "n ways"], penalty: float, steps: int = 100
 ) -> Float[Tensor, "*tasks inputs ways"]:
-    """The weights with the least cross-entropy, summed over samples, + penalty / 2 |weights|².
+    """Weights that minimise the cross-entropy, summed over samples, + penalty / 2 |weights|².
 
-    They descend by Newton's step with Böhning's bound (1992) in place of the Hessian, one matrix for all classes and
-    steps, and Nesterov's momentum: no line search, so tasks solved together do not meet. With `penalty` 0.1 and inputs
-    of length 1, the default `steps` bring every component of the gradient (by coefficients of the samples, which the
-    weights are combinations of) below 1e-5 for 5 classes of 5 samples, below 1e-3 for 16 of 100. Of fewer samples than
-    inputs their coefficients are what descends, by the same path. Time and memory grow with the square of the smaller
-    of n and d, and once with its cube.
+    The optimiser is Newton's method with Böhning's bound (1992) for the Hessian (one matrix for all classes and steps)
+    and Nesterov's momentum. There is no line search, so tasks solved together are independent. With `penalty` 0.1 and
+    inputs of length 1, the default `steps` bring every component of the gradient (with respect to the coefficients of
+    the samples) below 1e-5 for 5 classes of 5 samples, and below 1e-3 for 16 classes of 100. With fewer samples than
+    inputs, the weights are parametrised by coefficients of the samples, along the same path. Time per step and memory
+    are quadratic in the smaller of n and d; one matrix inverse is cubic.
 
     Args:
         inputs: inputs of the samples.
-        targets: one-hot classes of the samples, of all tasks.
+        targets: one-hot classes of the samples, the same for all tasks.
         penalty: positive factor of the penalty.
-        steps: number of steps of the descent.
+        steps: number of optimisation steps.
     """
     samples, size = inputs.shape[-2:]
     dual = samples <= size

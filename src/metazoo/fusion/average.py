@@ -9,11 +9,11 @@ from metazoo.models import ClassifierSpec, ImageClassifier, Network, build_class
 
 
 def average_parameters(classifiers: Iterable[ImageClassifier], spec: ClassifierSpec) -> ImageClassifier | None:
-    """Elementwise mean of weights and buffers over all classifiers of `spec`'s architecture; None if fewer than 2 fit.
+    """Elementwise mean of the weights and buffers of all classifiers that fit `spec`; None if fewer than 2 fit.
 
-    A classifier fits if architecture, input size, channels and the shapes of the weights agree. Its mean and standard
-    deviation of the pixels are averaged like any other parameter. Class heads, which the features do not pass, are left
-    out (zero): those of different classifiers stand for different classes.
+    A classifier fits if architecture, input size, channels and the shapes of the weights agree. The mean and standard
+    deviation for pixels are averaged as well. The class head of the result is zero, because the heads of different
+    classifiers stand for different classes.
     """
     specs: list[ClassifierSpec] = []
     sums: dict[str, Tensor] = {}
@@ -22,7 +22,7 @@ def average_parameters(classifiers: Iterable[ImageClassifier], spec: ClassifierS
             specs.append(classifier.spec)
             for name, tensor in classifier.network.state_dict().items():
                 if not name.startswith("head."):
-                    # Integer buffers (batches seen) are averaged as numbers; copying the mean back casts it.
+                    # Integer buffers (numbers of batches) are averaged as floats; copying casts them back.
                     own = tensor.cpu().double()
                     sums[name] = sums[name].add_(own) if name in sums else own.clone()
     if len(specs) < 2:

@@ -1,4 +1,4 @@
-"""What people look at: reports of runs, their sections, tables of zoos."""
+"""Reports of runs, their sections, and tables of zoos."""
 
 from metazoo.renamed import former_names
 from metazoo.report.page import write_report

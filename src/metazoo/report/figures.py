@@ -1,4 +1,4 @@
-"""Figures of a report, each as the text of an SVG; the same data give the same text."""
+"""Figures of a report as SVG text; the same data give the same text."""
 
 import io
 import warnings
@@ -14,7 +14,7 @@ from torch import Tensor
 from metazoo.evaluate import Result
 from metazoo.text import printable
 
-# Distinct for every type of colour vision (Okabe and Ito), black last.
+# Colours that all types of colour vision can distinguish (Okabe and Ito), black last.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 _MARKERS = "osD^vPX*"
 _FAINT = "#8a8a86"
@@ -27,17 +27,17 @@ _STYLE: dict[Any, Any] = {
     "axes.edgecolor": _FAINT,
     "svg.fonttype": "none",
     "svg.hashsalt": "metazoo",
-    "text.parse_math": False,  # names are foreign, and may hold a $
+    "text.parse_math": False,  # names may contain a $
 }
 _MOST_NAMES = 40
 _LONGEST_NAME = 28
 
 
 def accuracy_figure(results: Sequence[Result]) -> str:
-    """Accuracy of every subject with its interval, one panel a task; chance is a dotted line.
+    """Accuracy of every subject with its interval, in one panel per task; a dotted line marks chance.
 
     Args:
-        results: one or more.
+        results: results, at least one.
     """
     with matplotlib.rc_context(_STYLE):
         tasks = list(dict.fromkeys((result.ways, result.shots) for result in results))
@@ -47,9 +47,9 @@ def accuracy_figure(results: Sequence[Result]) -> str:
         for panel, (ways, shots) in zip(panels, tasks, strict=True):
             rows = [result for result in results if (result.ways, result.shots) == (ways, shots)]
             for row in rows:
-                place = subjects.index(row.subject)
-                colour = _COLOURS[0] if place == len(subjects) - 1 else _FAINT
-                panel.errorbar(row.accuracy, place, xerr=row.interval, fmt="o", ms=5, color=colour, capsize=3)
+                position = subjects.index(row.subject)
+                colour = _COLOURS[0] if position == len(subjects) - 1 else _FAINT
+                panel.errorbar(row.accuracy, position, xerr=row.interval, fmt="o", ms=5, color=colour, capsize=3)
             panel.axvline(100 / ways, color=_FAINT, lw=1, ls=":")
             panel.set_title(f"{ways}-way {shots}-shot, percent")
             panel.grid(axis="x", color="#e4e4e0", lw=0.6)
@@ -62,15 +62,15 @@ def accuracy_figure(results: Sequence[Result]) -> str:
 def task_space_figure(
     distance: Tensor, groups: Sequence[Sequence[int]], names: Sequence[str], domains: Sequence[str]
 ) -> str:
-    """The models of a run as a map and as a matrix.
+    """Map of the models of a run, and matrix of their dissimilarities.
 
-    The map is of the two largest principal coordinates (classical multidimensional scaling, Torgerson 1952), so it
-    shows a part of the dissimilarities only; colours are groups, shapes domains. The matrix has all of them, the models
-    of a group beside each other.
+    The map shows the two largest principal coordinates (classical multidimensional scaling, Torgerson 1952), which
+    represent only a part of the dissimilarities; colours are groups, shapes are domains. The matrix shows all
+    dissimilarities, ordered by group.
 
     Args:
-        distance: float [n, n], symmetric, at least 0, n at least 2.
-        groups: partition of the n models' indices.
+        distance: dissimilarities, float [n, n], symmetric and not negative, for n of at least 2.
+        groups: groups of the indices of the n models.
         names: names of the models.
         domains: domains of the models.
     """
@@ -83,15 +83,14 @@ def task_space_figure(
 
 
 def learning_figure(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-    """Loss, agreement of gradients and what regularisation changes, over the steps of each stage.
+    """Loss, gradient agreement and change by regularisation, over the steps of each stage.
 
     Args:
-        curves: the rows of a stage by its name, each with `step`, `loss`, `agreement` and `relative_change`; one or
-            more.
+        curves: rows by name of the stage, at least one, each with `step`, `loss`, `agreement` and `relative_change`.
     """
     panels = {
         "loss": "loss",
-        "agreement": "agreement of gradients, cosine",
+        "agreement": "gradient agreement (cosine)",
         "relative_change": "change by regularisation",
     }
     with matplotlib.rc_context(_STYLE):
@@ -101,7 +100,7 @@ def learning_figure(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
                 known = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
                 steps, values = zip(*known, strict=True) if known else ((), ())
                 colour = _COLOURS[number % len(_COLOURS)]
-                # Single steps differ by the group that was drawn, so only the loss is worth a line.
+                # Steps learn from different groups, so only the loss is drawn as a line.
                 line = {"lw": 1.2} if key == "loss" and len(known) > 1 else {"lw": 0, "marker": ".", "ms": 4}
                 axes.plot(steps, values, color=colour, label=_name(stage), **line)
             axes.set_title(title)
@@ -127,7 +126,7 @@ def _draw_map(axes: Axes, distance: Tensor, groups: Sequence[Sequence[int]], dom
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
     axes.margins(0.1)
-    axes.set_title("map: colours are groups" + (", shapes domains" if len(present) > 1 else ""))
+    axes.set_title("map (colour: group" + (", shape: domain)" if len(present) > 1 else ")"))
 
 
 def _draw_matrix(axes: Axes, distance: Tensor, groups: Sequence[Sequence[int]], names: Sequence[str]) -> None:
@@ -143,7 +142,7 @@ def _draw_matrix(axes: Axes, distance: Tensor, groups: Sequence[Sequence[int]], 
     axes.set_yticks(range(len(shown)), [_name(names[index]) for index in shown], fontsize=6)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_title("dissimilarity, by group")
+    axes.set_title("dissimilarity (ordered by group)")
     axes.figure.colorbar(picture, ax=axes, shrink=0.7)
 
 
@@ -151,7 +150,7 @@ def _principal_coordinates(distance: np.ndarray) -> np.ndarray:
     centring = np.eye(len(distance)) - 1 / len(distance)
     values, vectors = np.linalg.eigh(-0.5 * centring @ distance**2 @ centring)
     vectors = vectors[:, :-3:-1]
-    # The sign of an eigenvector is arbitrary: its largest entry is made positive.
+    # The sign of an eigenvector is arbitrary: make its largest entry positive.
     vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(0), range(vectors.shape[1])])
     return vectors * np.sqrt(values[:-3:-1].clip(min=0))
 
@@ -168,7 +167,7 @@ def _figure(width: float, height: float) -> Figure:
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
     with warnings.catch_warnings():
-        # The text stays text, and whoever opens the page has the letters.
+        # Text stays text in the SVG, so the fonts of the reader draw it.
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""One HTML file on a run: what it is made of, what it has recovered, grouped and learned, and how good that is."""
+"""Report of a run as one HTML file: its properties, accuracy, zoo, recovered images, groups and learning curves."""
 
 import base64
 import re
@@ -37,24 +37,23 @@ def write_report(
     zoo: Zoo | None = None,
     images: bool = True,
 ) -> Path:
-    """Write one HTML file that needs nothing beside it and asks no network for anything.
+    """Write the report of a run as one HTML file, which loads no other file and nothing from the network.
 
-    The same run and results give the same file. A run that has not finished is reported as far as it is.
+    The same run and results give the same file. The report of an unfinished run shows the stages that are complete.
 
     Args:
         run: run, finished or not.
-        out: file to write; `report.html` in the run folder if None. An earlier report there is replaced.
-        results: files that `evaluate` has written, of this run; rows of version 0.1, which do not say what they
-            measured, are labelled.
-        zoo: zoo of the run, with its contracts as they are now; without it the page has no single models and no images.
+        out: file to write; `report.html` in the run folder if None. An earlier report is replaced.
+        results: result files of this run, written by `evaluate`. Rows of version 0.1, which do not identify what was
+            measured, get a warning.
+        zoo: zoo of the run with its current contracts; without it, the page lists no models and shows no images.
         images: whether to show recovered images of models whose contract allows it.
 
     Returns:
         Path of the page.
 
     Raises:
-        UsageError: `out` is something else than a report, `zoo` lacks a model of the run, or a result is of another
-            run.
+        UsageError: `out` exists and is not a report, `zoo` lacks a model of the run, or a result is of another run.
         ArtefactError: a file of the run or a result is missing or has changed, or `out` cannot be written.
     """
     out = run.path / REPORT if out is None else Path(out)
@@ -67,7 +66,7 @@ def write_report(
     meta_model = run.meta_model if run.finished else None
     sheets = _sheets(run, zoo, images)
     shown = [_sheet(run, name) for name in sheets[:_MOST_SHEETS]]
-    here = f"This page shows some of {counted(len(shown), 'model')}." if shown else "This page shows none."
+    here = f"This page shows images of {counted(len(shown), 'model')}." if shown else "This page shows no images."
     allowed = run.description.get("images", True)
     content = {
         **_about(run, config, meta_model),
@@ -85,7 +84,7 @@ def _check_out(out: Path) -> None:
     if out.is_dir():
         raise UsageError(out, "is a folder", "give the path of an HTML file")
     if out.exists() and _MARK.encode() not in read_bytes(out)[:2000]:
-        raise UsageError(out, "exists and is no report of metazoo", "give another path")
+        raise UsageError(out, "exists and is not a metazoo report", "give another path")
 
 
 def _about(run: Run, config: RunConfig, meta_model: MetaModel | None) -> dict[str, Any]:
@@ -121,7 +120,7 @@ def _measured(path: Path, run: Run, meta_model: MetaModel | None) -> dict[str, A
 
     results, contamination = read_results(path), read_contamination(path)
     if not results:
-        raise ArtefactError(path, "holds no result", "evaluate again")
+        raise ArtefactError(path, "contains no result", "evaluate again")
     data = printable(results[0].image_set)
     warnings = [] if contamination is None else contamination.warnings(data)
     return {
@@ -133,10 +132,10 @@ def _measured(path: Path, run: Run, meta_model: MetaModel | None) -> dict[str, A
 
 
 def _notes(path: Path, results: Sequence[Result], run: Run, meta_model: MetaModel | None) -> list[str]:
-    """Sentences on rows that may not be of this run.
+    """Warnings about rows that may not belong to this run.
 
     Raises:
-        UsageError: rows measure meta-models, and none of them is that of the run.
+        UsageError: rows measure meta-models, but not the one of this run.
     """
     unchecked, other_zoos, other_runs = dict[str, None](), dict[str, None](), dict[str, None]()
     own = None if meta_model is None else meta_model.sha256
@@ -153,19 +152,19 @@ def _notes(path: Path, results: Sequence[Result], run: Run, meta_model: MetaMode
     if other_runs and own not in {row.subject_sha256 for row in results}:
         raise UsageError(
             f"{path}, row {printable(next(iter(other_runs)))!r}",
-            f"measures another meta-model than that of {run.path}",
+            f"measures another meta-model than the one of {run.path}",
             "give results of this run",
         )
     sentences = {
-        "Unchecked, since the file does not say what it measured": unchecked,
-        "Measured on another zoo than that of this run, or on this zoo after it changed": other_zoos,
-        "Of other runs, for comparison": other_runs,
+        "Not checked, because the file does not identify what was measured": unchecked,
+        "Measured on another zoo, or on the zoo of this run after a change": other_zoos,
+        "From other runs, for comparison": other_runs,
     }
     return [f"{sentence}: {', '.join(map(printable, rows))}." for sentence, rows in sentences.items() if rows]
 
 
 def _chapters(run: Run, zoo: Zoo | None, sheets: list[tuple[str, str]]) -> list[dict[str, Any]]:
-    """The sections under the headings of their chapters, recovered images among them."""
+    """Sections and recovered images, by the headings of their chapters."""
     chapters: dict[str, dict[str, Any]] = {}
 
     def chapter(name: str) -> dict[str, Any]:
@@ -191,7 +190,7 @@ def _chapters(run: Run, zoo: Zoo | None, sheets: list[tuple[str, str]]) -> list[
 
 
 def _sheets(run: Run, zoo: Zoo | None, images: bool) -> list[str]:
-    """The models whose contact sheets may be shown."""
+    """Names of the models whose contact sheets may be shown."""
     folder, allowed = RunFolder(run.path), images and run.description.get("images", True)
     return [
         contract.name
@@ -206,7 +205,7 @@ def _sheet(run: Run, name: str) -> tuple[str, str]:
 
 
 def _in_turn(contracts: Iterable[ModelContract]) -> list[ModelContract]:
-    """The first model of every domain, then the second of each, and so on."""
+    """Order contracts so that domains alternate: the first of each domain, then the second of each, and so on."""
     seen: Counter[str] = Counter()
     turns: list[tuple[int, ModelContract]] = []
     for contract in contracts:
@@ -221,7 +220,7 @@ def _embedded(kind: str, content: str | bytes) -> str:
 
 
 def _rendered(content: dict[str, Any]) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # not for whoever only trains
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # not needed for training
 
     environment = Environment(
         loader=PackageLoader("metazoo.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,

@@ -1,4 +1,4 @@
-"""Tables of what a run has recorded."""
+"""Tables of the records of a run."""
 
 from typing import Any
 
@@ -13,11 +13,11 @@ from metazoo.zoo import Zoo
 
 
 def group_table(zoo: Zoo, partition: Partition, distance: Tensor) -> Table:
-    """One row for each group of models, with their mean dissimilarity.
+    """Table of the groups of models with their mean dissimilarity, one row per group.
 
     Args:
-        zoo: models that a run learns from.
-        partition: groups of their indices.
+        zoo: models that the run learns from.
+        partition: groups of the indices of the models.
         distance: dissimilarities, float [models, models].
     """
     rows = group_rows(
@@ -30,7 +30,7 @@ def group_table(zoo: Zoo, partition: Partition, distance: Tensor) -> Table:
     quality = group_quality(distance, partition)
     caption = "mean D: mean dissimilarity of the members in the task space"
     if quality.within_mean is not None and quality.between_mean is not None:
-        caption += f"; {quality.within_mean:.4f} within groups, {quality.between_mean:.4f} between them"
+        caption += f"; {quality.within_mean:.4f} within groups, {quality.between_mean:.4f} between groups"
     table = Table(title=Text(f"{counted(len(rows), 'group')}, {partition.strategy}"), caption=caption)
     for column in ("group", "members", "domains", "architectures"):
         table.add_column(column, overflow="fold")
@@ -47,15 +47,15 @@ def _counts(values: dict[str, int]) -> Text:
 
 
 def health_table(record: dict[str, Any]) -> Table:
-    """One row for each model."""
+    """Table of the health of recovery, one row per model."""
     table = Table(
         title="Recovery",
-        caption="recognised: share of its recovered images that the model assigns to the class they were made for; "
-        "batch norm: distance of their statistics from the stored ones, at the start of recovery and after it; -: it "
-        "has none",
+        caption="recognised: share of the recovered images that the model assigns to the intended class; batch norm: "
+        "distance of the batch-norm statistics of the images from the stored ones, before and after recovery; -: no "
+        "batch norm",
     )
     table.add_column("model", overflow="fold")
-    for heading in ("images", "recognised", "batch norm at start", "after"):
+    for heading in ("images", "recognised", "batch norm before", "after"):
         table.add_column(heading, justify="right")
     for row in record["teachers"]:
         start, end = (figure(row[name], 1) for name in ("batch_norm_distance_at_start", "batch_norm_distance"))
@@ -64,7 +64,10 @@ def health_table(record: dict[str, Any]) -> Table:
 
 
 def html_table(table: Table) -> dict[str, Any]:
-    """Plain text of a table for a template, not escaped; `numbers` are the columns of numbers."""
+    """Content of a table for the page template, as plain text that is not escaped.
+
+    `numbers` marks the columns that contain numbers.
+    """
     columns = [[_text(cell) for cell in column.cells] for column in table.columns]
     return {
         "title": _text(table.title or ""),
@@ -80,12 +83,12 @@ def _text(cell: object) -> str:
 
 
 def trust_table(record: dict[str, Any]) -> Table:
-    """One row for each model, the least trusted first; doubtful ones are marked."""
+    """Table of the trust in models, one row per model, the least trusted first; doubtful models are marked."""
     table = Table(
         title="Trust",
-        caption="recognised by others: other models see the classes that this model's recovered images stand for; "
-        "recognises others: it sees those of other models; both from 0, chance, to 1; trust: both, relative to the "
-        f"most trusted model; below {record['threshold']:g}: doubtful (!); -: nobody could judge",
+        caption="recognised by others: how well other models recognise the classes of the images recovered from this "
+        "model; recognises others: how well it recognises theirs; both from 0 (chance) to 1; trust: both together, "
+        f"relative to the most trusted model; !: doubtful, below {record['threshold']:g}; -: no comparison possible",
     )
     table.add_column("model", overflow="fold")
     for heading in ("trust", "recognised by others", "recognises others"):

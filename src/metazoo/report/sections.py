@@ -1,4 +1,4 @@
-"""Sections of a report: what the records of a run have to show, on a page and on a terminal."""
+"""Sections of a report: the records of a run, shown on a page and in a terminal."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -18,13 +18,19 @@ from metazoo.storage.run_folder import RunFolder
 from metazoo.taskspace import Partition
 from metazoo.zoo import Zoo
 
-IMAGES = "What was recovered"
-"""The chapter beside whose sections a page shows recovered images."""
+IMAGES = "Recovered images"
+"""Chapter in which a page shows recovered images."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of a page: `draw` makes its SVG, `alt` says what it shows, `caption` stands below it."""
+    """Figure of a page.
+
+    Attributes:
+        draw: function that returns the SVG text.
+        alt: alternative text.
+        caption: text below the figure.
+    """
 
     draw: Callable[[], str]
     alt: str
@@ -33,7 +39,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class SectionContent:
-    """What a section shows, from top to bottom; warnings come first, pictures on a page alone."""
+    """Content of a section, from top to bottom. Warnings are shown first, and pictures only on a page."""
 
     warnings: Sequence[str] = ()
     text: str = ""
@@ -43,15 +49,16 @@ class SectionContent:
 
 @dataclass(frozen=True)
 class Section:
-    """How a record of a run is shown.
+    """Section of a report, which shows one record of a run.
 
     Attributes:
-        title: heading, different from those of other sections.
-        record: name of the record in the run folder, see `metazoo.pipeline.layout`.
-        content: makes the content from the stored record (of `metrics.jsonl`, its rows), the run and its zoo, which is
-            None where it is not at hand; returns None if there is nothing to show.
-        chapter: heading above the sections of one chapter, which follow each other; the title if None.
-        about_models: whether it describes single models: `metazoo zoo inspect --run` prints it, and `train` does not.
+        title: unique heading.
+        record: name of the record in the run folder; see `metazoo.pipeline.layout`.
+        content: function from the stored record (the rows of `metrics.jsonl`), the run and its zoo (None if it is not
+            available) to the content; it returns None if there is nothing to show.
+        chapter: heading above all sections of the same chapter; the title if None.
+        about_models: whether it describes single models, so that `metazoo zoo inspect --run` prints it instead of
+            `metazoo train`.
     """
 
     title: str
@@ -65,10 +72,10 @@ SECTIONS: Registry[Section] = Registry("report section")
 
 
 def register_section(section: Section) -> Section:
-    """Add a section to every report; it comes after those that are there. Returns it.
+    """Add a section to every report, after the existing ones, and return it.
 
     Raises:
-        UsageError: another section has this title.
+        UsageError: another section has the same title.
     """
     return SECTIONS.register(section.title, section)
 
@@ -76,18 +83,18 @@ def register_section(section: Section) -> Section:
 def sections_of(
     run: Run, zoo: Zoo | None, *, about_models: bool | None = None
 ) -> Iterator[tuple[Section, SectionContent]]:
-    """The sections for which `run` has a record, in the order of their registration.
+    """Sections for which a run has a record, in the order of registration, with their contents.
 
     Args:
-        run: begun or finished.
-        zoo: zoo of the run; None if it is not at hand.
-        about_models: limits them to those that describe single models, or that do not; None for all.
+        run: run, finished or not.
+        zoo: zoo of the run; None if it is not available.
+        about_models: selection of the sections that describe single models (True) or do not (False); None for all.
 
     Raises:
         ArtefactError: a record is missing or has changed.
     """
     with contextlib.suppress(MetazooError):
-        _ = run.config  # which loads the method, and with it what its package registers
+        _ = run.config  # loads the method, and with it the sections that its package registers
     for section in map(SECTIONS.get, SECTIONS.names()):
         if about_models in (None, section.about_models):
             record = run.record(section.record)
@@ -119,8 +126,8 @@ def _groups(record: Any, run: Run, zoo: Zoo | None) -> SectionContent | None:
 
     picture = Picture(draw, "Map of the models and matrix of their dissimilarities")
     return SectionContent(
-        text="Each model is a point given by the Fisher information of its task in a common probe network. Inside each "
-        "group conflicting gradients are made to agree.",
+        text="Each model is embedded by the Fisher information of its task in a common probe network. Models are "
+        "grouped by these embeddings, and learning reduces conflicts between the gradients in a group.",
         pictures=[picture] if len(kept) > 2 else [],
         tables=[group_table(kept, partition, distance)],
     )
@@ -141,9 +148,10 @@ def _learning(rows: Any, run: Run, _zoo: Zoo | None) -> SectionContent | None:
 
     picture = Picture(
         draw,
-        "Loss, agreement and change by regularisation over the steps",
-        "A cosine of 1 means that the gradients of all models of a group agree, or that the group has one model. The "
-        "change is the length of what regularisation adds to a group's mean gradient, relative to that gradient.",
+        "Loss, gradient agreement and change by regularisation over the steps",
+        "A cosine of 1 means that the gradients of all models in a group agree, or that the group has one model. The "
+        "change is the norm of the term that regularisation adds to the mean gradient of a group, relative to the norm "
+        "of that gradient.",
     )
     return SectionContent(pictures=[picture]) if curves else None
 

@@ -1,4 +1,4 @@
-"""What is in a zoo, as plain rows and as tables to look at. Weights are not read."""
+"""Content of a zoo as plain rows and as tables. Weights are not read."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,9 +19,10 @@ _MOST_NAMES, _LONGEST_NAME = 5, 20
 
 @dataclass(frozen=True)
 class ModelRow:
-    """One model. `accuracy` in percent; None stands for what is not known (`file_bytes`: the file is missing).
+    """Row of one model.
 
-    `recovered_images` is what may be done with them, see `ModelContract`.
+    `accuracy` is in percent. None stands for unknown values (`file_bytes`: the file is missing). `recovered_images` is
+    the permission of the contract; see `ModelContract`.
     """
 
     name: str
@@ -39,7 +40,7 @@ class ModelRow:
 
 @dataclass(frozen=True)
 class DomainRow:
-    """The models of one domain and architecture; `accuracy` is the mean of those that are known, in percent."""
+    """Row of the models of one domain and architecture; `accuracy` is the mean of known accuracies in percent."""
 
     domain: str
     architecture: str
@@ -48,7 +49,7 @@ class DomainRow:
 
 
 def model_rows(zoo: Zoo) -> list[ModelRow]:
-    """One row a model, in the order of the contracts."""
+    """Rows of all models, in the order of the contracts."""
     count = cache(_parameters)
     rows = []
     for contract in zoo:
@@ -72,7 +73,7 @@ def model_rows(zoo: Zoo) -> list[ModelRow]:
 
 
 def domain_rows(zoo: Zoo) -> list[DomainRow]:
-    """One row for each domain and architecture, sorted."""
+    """Rows of all pairs of domain and architecture, sorted."""
     groups: dict[tuple[str, str], list[float | None]] = {}
     for contract in zoo:
         groups.setdefault((contract.domain, _label(contract)), []).append(contract.accuracy)
@@ -80,7 +81,7 @@ def domain_rows(zoo: Zoo) -> list[DomainRow]:
 
 
 def model_table(rows: Iterable[ModelRow]) -> Table:
-    """Rows of `model_rows` as a table, with a column for permissions if any recovered images may not be shown."""
+    """Table of `model_rows`, with a column of permissions if recovered images of any model may not be shown."""
     rows = list(rows)
     table = _table(
         ("model", "domain", "architecture"), ("classes", "pixels", "channels", "accuracy", "parameters", "file")
@@ -93,7 +94,7 @@ def model_table(rows: Iterable[ModelRow]) -> Table:
         file = "missing" if row.file_bytes is None else f"{row.file_bytes / 1e6:,.2f} MB"
         parameters = "unknown" if row.parameters is None else f"{row.parameters:,}"
         numbers = (row.classes, row.input_size, row.channels, _percent(row.accuracy), parameters, file)
-        # Text, so that brackets in a name do not act as styles.
+        # `Text` keeps brackets in a name from acting as styles.
         cells = (row.name, row.domain, row.architecture, *map(str, numbers))
         words = (_shortened(row.class_names), *([row.recovered_images] if restricted else []))
         table.add_row(*map(Text, (*cells, *words)))
@@ -101,7 +102,7 @@ def model_table(rows: Iterable[ModelRow]) -> Table:
 
 
 def domain_table(rows: Iterable[DomainRow]) -> Table:
-    """Rows of `domain_rows` as a table."""
+    """Table of `domain_rows`."""
     table = _table(("domain", "architecture"), ("models", "mean accuracy"))
     for row in rows:
         table.add_row(*map(Text, (row.domain, row.architecture, str(row.models), _percent(row.accuracy))))
@@ -123,7 +124,7 @@ def _shortened(names: tuple[str, ...]) -> str:
 
 
 def _label(contract: ModelContract) -> str:
-    """Architecture and arguments, and how a control model was made."""
+    """Architecture with its arguments and, for a control model, the name of the control."""
     spec, control = contract.spec, None if contract.training is None else contract.training.control
     arguments = {} if is_library_name(spec.architecture) else spec.arguments
     label = " ".join([spec.architecture, *(f"{name} {value}" for name, value in sorted(arguments.items()))])

@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from error_checks import raises
 from heads_helpers import LABELS, classifier, pictures
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,7 +19,7 @@ def snapshot(module: nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("mode", BATCH_NORM_MODES)
-def test_fine_tuning_is_what_torch_optim_does(mode: BatchNormMode) -> None:
+def test_fine_tuning_equals_torch_optim(mode: BatchNormMode) -> None:
     module, support, query = classifier(), pictures(7), pictures(6, seed=1)
     before = snapshot(module)
     adapted, fitted = FineTune().fit(module, support, LABELS, 3, mode)
@@ -73,13 +74,13 @@ def test_fine_tuning_lowers_the_loss_and_is_deterministic() -> None:
     assert torch.equal(first[1].weight, again[1].weight)
 
 
-def test_fine_tuning_that_diverges_is_said_to() -> None:
+def test_diverging_fine_tuning_is_an_error() -> None:
     module = classifier()
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.mul_(1000)
     assert bool(module.features(pictures(7)).isfinite().all())
-    with pytest.raises(MetazooError, match=r"fine-tuning at a rate of 0\.01 diverged on these support images; choose"):
+    with raises(MetazooError, subject="fine-tuning", problem="0.01", remedy="another head"):
         FineTune().fit(module, pictures(7), LABELS, 3)
 
 
@@ -114,7 +115,7 @@ def test_every_member_of_an_ensemble_is_fine_tuned() -> None:
         assert torch.equal(old[1], new) == ("head" in old[0])
 
 
-def test_from_its_own_head_a_copy_of_the_network_is_trained_as_a_whole() -> None:
+def test_fine_tune_own_trains_a_copy_of_the_whole_network() -> None:
     module, support, query = classifier(), pictures(7), pictures(6, seed=1)
     nn.init.normal_(module.network.head.weight, generator=torch.Generator().manual_seed(3))
     adapted, fitted = FineTuneOwn().fit(module, support, LABELS, 3, "query")
@@ -128,15 +129,15 @@ def test_from_its_own_head_a_copy_of_the_network_is_trained_as_a_whole() -> None
     torch.testing.assert_close(scores, oracle(query).detach(), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("module", "found"), [(classifier(), "one of 3"), (PixelFeatures(16), "none")])
+@pytest.mark.parametrize(("module", "found"), [(classifier(), "head of 3"), (PixelFeatures(16), "no head")])
 def test_a_model_without_a_head_of_that_many_classes_is_refused(module: ImageClassifier, found: str) -> None:
     support = pictures(4)
-    with pytest.raises(UsageError, match=f"own head of 2 classes, and this model has {found}"):
+    with raises(UsageError, subject="fine-tune-own", problem=found, remedy="fine-tune"):
         FineTuneOwn().fit(module, support, torch.tensor([0, 0, 1, 1]), 2)
 
 
-def test_a_head_that_was_never_learned_is_no_start() -> None:
+def test_fine_tuning_from_a_head_of_zeros_is_refused() -> None:
     module = classifier()
     nn.init.zeros_(module.network.head.weight)
-    with pytest.raises(UsageError, match="was not learned here; choose fine-tune"):
+    with raises(UsageError, subject="fine-tune-own", problem="zeros", remedy="fine-tune"):
         FineTuneOwn().fit(module, pictures(7), LABELS, 3)

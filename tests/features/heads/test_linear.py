@@ -16,7 +16,7 @@ TARGETS = functional.one_hot(LABELS, 3)
 
 
 def weights(fitted: FittedHead) -> Tensor:
-    """[d + 1, ways], the bias last."""
+    """Weights [d + 1, ways] of a fitted head, with the bias last."""
     assert (fitted.kind, fitted.bias is None) == ("normalised-linear", False)
     return torch.cat([fitted.weight, fitted.tensors["bias"].unsqueeze(-1)], dim=-1).mT
 
@@ -73,7 +73,7 @@ def test_few_and_many_samples_descend_by_the_same_path() -> None:
         torch.testing.assert_close(few[..., : support.shape[-1], :], many, rtol=1e-9, atol=1e-12)
 
 
-def test_the_classes_of_a_linear_head_weigh_nothing_together() -> None:
+def test_the_sum_of_linear_weights_over_classes() -> None:
     for head in (Ridge(), Logistic()):
         support, labels = clusters(1, 2)[0], torch.arange(3).repeat_interleave(2)
         total = weights(head.fit_features(support, labels, 3)).sum(-1)

@@ -52,7 +52,7 @@ def test_nearest_mean_in_every_batch_norm_mode(mode: BatchNormMode) -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
 
 
-def test_euclidean_scores_are_squared_distances_to_the_means_but_for_a_constant_of_each_query() -> None:
+def test_euclidean_scores_are_squared_distances_up_to_a_constant_per_query() -> None:
     support, query = clusters(1, 4)[0][:7] * 3, clusters(1, 6, seed=1)[0]
     scores = NearestMeanEuclidean().fit_features(support, LABELS, 3).scores(query)
     means = torch.stack([support[label == LABELS].mean(0) for label in range(3)])

@@ -22,13 +22,13 @@ def random_logits(queries: int, ways: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("ways", [2, 3, 5])
-def test_balanced_queries_are_equally_many_a_class(ways: int) -> None:
+def test_balanced_classes_have_equally_many_queries(ways: int) -> None:
     plan = torch.softmax(balance_logits(random_logits(6 * ways, ways)), -1)
     torch.testing.assert_close(plan.sum(0), torch.full((ways,), 6.0, dtype=torch.float64), atol=1e-3, rtol=0)
     torch.testing.assert_close(plan.sum(1), torch.ones(6 * ways, dtype=torch.float64))
 
 
-def test_balancing_is_sinkhorns_iteration_where_the_queries_divide_into_the_classes() -> None:
+def test_balancing_equals_sinkhorns_iteration() -> None:
     logits = random_logits(12, 3).float()
     plan = torch.softmax(logits, -1).double()
     for _ in range(500):
@@ -37,28 +37,28 @@ def test_balancing_is_sinkhorns_iteration_where_the_queries_divide_into_the_clas
     torch.testing.assert_close(torch.softmax(balance_logits(logits), -1).double(), plan, atol=1e-3, rtol=0)
 
 
-def test_no_class_holds_more_than_its_share_rounded_up_and_none_is_crowded_out() -> None:
+def test_no_class_exceeds_its_share() -> None:
     for queries in (4, 7, 8):
         plan = torch.softmax(balance_logits(random_logits(queries, 3, queries)), -1)
         assert float(plan.sum(0).max()) <= math.ceil(queries / 3) + 1e-3
 
 
-def test_what_is_balanced_already_is_left_alone() -> None:
+def test_balanced_logits_do_not_change() -> None:
     for logits in (random_logits(1, 5), random_logits(5, 5)[:1].expand(4, 5) * 0, 4 * torch.eye(3).repeat(2, 1)):
         torch.testing.assert_close(balance_logits(logits), logits)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_sharp_logits_are_balanced_as_the_best_assignment(seed: int) -> None:
+def test_balanced_sharp_logits_equal_the_best_assignment(seed: int) -> None:
     logits = random_logits(9, 3, seed)
     chosen = balance_logits(10 * logits).argmax(-1)
-    _, places = linear_sum_assignment(logits.repeat_interleave(3, dim=1).numpy(), maximize=True)
-    assert chosen.tolist() == (places // 3).tolist()
+    _, slots = linear_sum_assignment(logits.repeat_interleave(3, dim=1).numpy(), maximize=True)
+    assert chosen.tolist() == (slots // 3).tolist()
     assert chosen.tolist() != logits.argmax(-1).tolist()
 
 
 @pytest.mark.parametrize("head", SOFT, ids=by_name)
-def test_scores_are_those_of_a_slow_loop(head: FeatureHead) -> None:
+def test_scores_equal_a_slow_loop(head: FeatureHead) -> None:
     support, query = clusters(1, 3)[0][:7].double(), clusters(1, 5, seed=1)[0].double()
     scores = head.fit_features(support, LABELS, 3).scores(query)
     images = functional.normalize(torch.cat([support, query]), dim=1)
@@ -87,7 +87,7 @@ def test_the_order_of_the_queries_does_not_matter(head: FeatureHead) -> None:
 
 
 @pytest.mark.parametrize("head", SOFT, ids=by_name)
-def test_a_single_query_is_told_by_the_support_alone(head: FeatureHead) -> None:
+def test_a_single_query_depends_on_the_support_alone(head: FeatureHead) -> None:
     support, labels = clusters(1, 2)[0], torch.arange(3).repeat_interleave(2)
     query = clusters(1, 3, spread=0.1, seed=1)[0]
     fitted, nearest = head.fit_features(support, labels, 3), NearestMean().fit_features(support, labels, 3)
@@ -119,7 +119,7 @@ def test_queries_help_where_the_support_misleads(head: FeatureHead) -> None:
     assert refined > nearest + 0.02
 
 
-def test_features_that_are_all_alike_are_no_trouble() -> None:
+def test_equal_features_give_equal_probabilities() -> None:
     for head in SOFT:
         for value in (0.0, 1.0):
             fitted = head.fit_features(torch.full((3, 4), value), torch.arange(3), 3)

@@ -1,7 +1,6 @@
-"""Heads: how a model's features become a classifier of a new task from a few images a class.
+"""Heads: classifiers of a new task on a model's features, learned from a few images per class.
 
-Evaluation and the classifier that users get are made by these same objects. A head never changes the module it is
-given.
+Evaluation and few-shot classifiers use the same objects. A head never changes the module that it is given.
 """
 
 from metazoo.choices import DEFAULT_HEAD
@@ -26,7 +25,7 @@ _BUILT_IN: tuple[Head, ...] = (
 HEADS: Registry[Head] = Registry("head", values={head.name: head for head in _BUILT_IN}, base=Head)
 get_head = HEADS.get
 register_head = HEADS.register_named
-"""Register a `Head`, as an object or as a class (also as a class decorator), under its attribute `name`."""
+"""Register a `Head` under its attribute `name`: an object or a class, also as a class decorator."""
 
 __all__ = [
     "COSINE_SCALE",

@@ -1,4 +1,4 @@
-"""Training the whole network on the support."""
+"""Heads that train the whole network on the support."""
 
 import copy
 from abc import abstractmethod
@@ -33,7 +33,7 @@ class _FullBatchDescent(Head):
 
     @abstractmethod
     def start(self, module: Embedder, features: Tensor, labels: Tensor, ways: int) -> tuple[Tensor, Tensor]:
-        """Weight [ways, d] and bias [ways] that the descent starts from, given the support's features [n, d]."""
+        """Initial weight [ways, d] and bias [ways], from the features [n, d] of the support."""
 
     def fit(
         self,
@@ -68,7 +68,7 @@ class _FullBatchDescent(Head):
         for _ in range(self.steps):
             with torch.enable_grad():
                 loss = functional.cross_entropy(fitted.scores(module.features(images)), labels)
-                # The class head of the network takes no part in its features and gets no gradient.
+                # Features do not depend on the class head of the network, so it gets no gradient.
                 gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             with torch.no_grad():
                 for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -79,8 +79,9 @@ class _FullBatchDescent(Head):
         with torch.no_grad():
             if not bool(fitted.scores(module.features(images)).isfinite().all()):
                 raise MetazooError(
-                    f"{self.steps} steps of fine-tuning at a rate of {self.learning_rate} diverged on these support "
-                    "images; choose another head, or the batch-norm mode support or query"
+                    "fine-tuning",
+                    f"diverged in {self.steps} steps with learning rate {self.learning_rate}",
+                    "choose another head, or batch norm support or query",
                 )
 
 
@@ -88,14 +89,14 @@ class _FullBatchDescent(Head):
 class FineTune(_FullBatchDescent):
     """Ten full-batch steps of plain gradient descent (rate 0.01) on cross-entropy, on all parameters of a copy.
 
-    The batch norm's scale and shift are among them, and a linear head: a module without parameters (raw pixels) trains
-    the head alone. Deterministic on the CPU.
+    The parameters include the scale and shift of batch norm and a linear head; only the head of a module without
+    parameters (raw pixels) is trained. Deterministic on the CPU.
 
-    The papers of data-free meta-learning start from a five-way head stored with the meta-model, which ties it to five
+    The papers of data-free meta-learning start from a five-way head stored with the meta-model, which limits it to five
     classes in an arbitrary order. Here the head is imprinted (Qi et al. 2018): the weight of a class is the mean of its
-    normalised support features, scaled to length 1, the bias zero. That serves any number of ways and any model of the
-    zoo, and makes the first step start from the nearest mean. Unlike Qi et al. there is no learnt scale; the length of
-    the features stands in for it.
+    normalised support features, scaled to length 1, and the bias is zero. This works for any number of ways and any
+    model, and training starts from the nearest-mean classifier. Unlike in Qi et al., the scale is not learned: it is
+    the length of the features.
     """
 
     name = choices.FINE_TUNE
@@ -107,9 +108,10 @@ class FineTune(_FullBatchDescent):
 
 @final
 class FineTuneOwn(_FullBatchDescent):
-    """As `FineTune`, but from the head stored with the model: with batch norm `query`, the papers' protocol.
+    """Fine-tuning like `FineTune`, but from the class head stored with the model.
 
-    It suits a meta-model whose head was learned with it (preset `published`) and tasks of as many classes as it has.
+    With batch norm `query`, this is the protocol of the papers. It needs a meta-model that was learned together with
+    its head (preset `published`), and tasks with as many classes as that head.
     """
 
     name = choices.FINE_TUNE_OWN
@@ -117,14 +119,15 @@ class FineTuneOwn(_FullBatchDescent):
     def start(self, module: Embedder, features: Tensor, labels: Tensor, ways: int) -> tuple[Tensor, Tensor]:  # noqa: D102
         module = module.embedder if isinstance(module, MirroredFeatures) else module
         if not isinstance(module, ImageClassifier) or module.spec.classes != ways:
-            found = f"one of {module.spec.classes}" if isinstance(module, ImageClassifier) else "none"
+            found = f"a head of {module.spec.classes}" if isinstance(module, ImageClassifier) else "no head"
             raise UsageError(
-                f"fine-tune-own starts from a model's own head of {ways} classes, and this model has {found}; "
-                "choose the head fine-tune"
+                f"head {self.name}", f"the task has {ways} classes, the model {found}", "choose the head fine-tune"
             )
         head = module.network.head
         if not bool(head.weight.any()):
             raise UsageError(
-                "fine-tune-own starts from a model's own head, which was not learned here; choose fine-tune"
+                f"head {self.name}",
+                "the model has a class head of zeros, not a learned one",
+                "choose the head fine-tune",
             )
         return head.weight.detach().clone(), head.bias.detach().clone()

@@ -1,4 +1,4 @@
-"""Classifiers on features that heads return, of one of five forms, in a few tensors."""
+"""Fitted heads: classifiers on features in one of five forms, given by a few tensors."""
 
 import math
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ HeadKind = Literal["cosine", "linear", "normalised-linear", "soft-k-means-balanc
 
 @dataclass(frozen=True, eq=False)
 class FittedHead:
-    """A classifier on features. Leading dimensions may stand for many tasks at once.
+    """Classifier on features, of one task or (by leading dimensions) of many.
 
     Attributes:
-        kind: `cosine` (the cosine of feature and weight), `linear` (feature times weight plus bias),
-            `normalised-linear` (the same of features scaled to length 1), or `soft-k-means-balanced` and
+        kind: form of the scores: `cosine` (of feature and weight), `linear` (feature times weight plus bias),
+            `normalised-linear` (linear in features scaled to length 1), or `soft-k-means-balanced` and
             `soft-k-means-free` (class means refined by the query set; see `soft_k_means`).
-        weight: weight of each class; of soft k-means the sum of its normalised support features.
-        bias: bias of each class, of the linear kinds; None for zero.
-        counts: number of support images of each class, of soft k-means.
-        scale: factors of the features, applied before anything else; see `DomainRecogniser`. None for none.
-        shares: shares of the domains in `scale`, a note that nothing depends on.
+        weight: weight of each class; for soft k-means, the sum of its normalised support features.
+        bias: bias of each class, for the linear forms; None for zero.
+        counts: number of support images of each class, for soft k-means.
+        scale: factors of the features, applied first; see `DomainRecogniser`. None for no scaling.
+        shares: shares of the domains that gave `scale`, for information only.
     """
 
     kind: HeadKind
@@ -40,19 +40,19 @@ class FittedHead:
 
     @property
     def transductive(self) -> bool:
-        """Whether the scores of one query depend on the others."""
+        """Whether the scores of a query depend on the other queries."""
         return self.kind in ("soft-k-means-balanced", "soft-k-means-free")
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """All that scores depend on, by the names of the attributes."""
+        """Tensors that scores depend on, by attribute name."""
         names = ("weight", "bias", "counts", "scale")
         return {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
 
     def scores(self, features: Float[Tensor, "*tasks n features"]) -> Float[Tensor, "*tasks n ways"]:
-        """Scores of features; the greatest is the prediction.
+        """Scores of features, of which the greatest gives the prediction.
 
-        Soft k-means takes `features` for the whole query set, of at least one.
+        For soft k-means, `features` are those of the whole query set, which must not be empty.
         """
         if self.scale is not None:
             features = features * self.scale
@@ -67,22 +67,22 @@ class FittedHead:
         return scores if self.bias is None else scores + self.bias.unsqueeze(-2)
 
     def probabilities(self, features: Float[Tensor, "*tasks n features"]) -> Float[Tensor, "*tasks n ways"]:
-        """Softmax of the scores; of `COSINE_SCALE` times the scores where they are cosines.
+        """Softmax of the scores; cosines are multiplied by `COSINE_SCALE` first.
 
-        They rank the classes of one image and are not calibrated: the scale is a convention, fitted to nothing, since a
-        task of a few images leaves none to fit it on.
+        Probabilities rank the classes of an image but are not calibrated: the scale is a convention, since a task of a
+        few images has none left to fit it.
         """
         scores = self.scores(features)
         return torch.softmax(scores * COSINE_SCALE if self.kind == "cosine" else scores, dim=-1)
 
 
 def normalised_linear(weights: Float[Tensor, "*tasks inputs ways"]) -> FittedHead:
-    """The classifier that multiplies `normalised_inputs` by `weights`."""
+    """Classifier that multiplies `normalised_inputs` by `weights`."""
     return FittedHead("normalised-linear", weights[..., :-1, :].mT.contiguous(), weights[..., -1, :].contiguous())
 
 
 def extra_tensor(kind: HeadKind) -> str | None:
-    """The tensor [ways] that a head stored as `kind` has besides its weight."""
+    """Name of the tensor [ways] that a head of this kind has besides its weight; None if it has none."""
     if kind == "cosine":
         return None
     return "bias" if kind in ("linear", "normalised-linear") else "counts"
@@ -95,18 +95,18 @@ def soft_k_means(
     *,
     balanced: bool,
 ) -> Float[Tensor, "*tasks n ways"]:
-    """Logits of a whole query set; their softmax is each query's membership in the classes.
+    """Logits of a whole query set, whose softmax is the membership of each query in the classes.
 
-    Queries are assigned to the class means of the support, the means are taken anew over support (which stays in its
-    class) and assigned queries, and the queries are assigned to these. Everything is measured from the mean of all
-    images, since what all features have in common separates no classes. A logit is `SCALE` times a cosine, to which
-    `balance_logits` adds the prior.
+    Queries are softly assigned to the class means of the support. The means are computed again over the support (whose
+    classes are fixed) and the assigned queries, and queries are assigned to the new means. All features are centred on
+    the mean of all images, since their common part does not separate classes. A logit is `SCALE` times a cosine, to
+    which `balance_logits` adds a prior.
 
     Args:
         sums: sum of the normalised support features of each class.
         counts: number of support images of each class.
-        features: features of the queries, of at least one.
-        balanced: whether the queries are taken to be equally many a class.
+        features: features of the queries, at least one.
+        balanced: whether all classes are assumed to have equally many queries.
     """
     features = functional.normalize(features, dim=-1)
     images = counts.sum(-1)[..., None, None] + features.shape[-2]
@@ -117,13 +117,12 @@ def soft_k_means(
 
 
 def balance_logits(logits: Float[Tensor, "*tasks n ways"]) -> Float[Tensor, "*tasks n ways"]:
-    """Lower the logits of crowded classes until no class has more than its share of the n queries.
+    """Lower the logits of overfull classes until no class has more than its share of the n queries.
 
-    The softmax of what is returned is the plan nearest to the given one (in relative entropy) under which every query
-    is one image and no class holds more than n / ways of them, rounded up; where n is a multiple of `ways`, each holds
-    exactly n / ways, and a single query is left alone. Sinkhorn's iteration with a bound in place of the equation
-    (Chizat et al. 2018), of 100 rounds: where the queries are far from balanced a class can still be an image or a few
-    over its share.
+    The softmax of the result is the assignment closest to the given one (in relative entropy) in which no class has
+    more than n / ways queries, rounded up. If n is a multiple of `ways`, every class has exactly n / ways; a single
+    query is not changed. The method is Sinkhorn's iteration with inequality constraints (Chizat et al. 2018), in 100
+    rounds: if the queries are far from balanced, a class can exceed its share by a few images.
     """
     share = math.log(math.ceil(logits.shape[-2] / logits.shape[-1]))
     prior = torch.zeros_like(logits[..., :1, :])
@@ -134,6 +133,6 @@ def balance_logits(logits: Float[Tensor, "*tasks n ways"]) -> Float[Tensor, "*ta
 
 
 def _logits(centroids: Tensor, features: Tensor, balanced: bool) -> Tensor:
-    # A cosine does not know whether a centroid is a sum or a mean.
+    # Cosines are the same for sums and means.
     cosines = functional.normalize(features, dim=-1) @ functional.normalize(centroids, dim=-1).mT
     return balance_logits(SCALE * cosines) if balanced else SCALE * cosines

@@ -1,4 +1,4 @@
-"""Base classes of heads, and their features."""
+"""Base classes of heads, and the features that they use."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -24,13 +24,13 @@ _PIXELS_A_BATCH = 2**18
 
 
 class Head(ABC):
-    """A way to learn a new task.
+    """Method to learn a new task.
 
     Attributes:
-        name: name that users type.
-        transductive: whether the head itself lets the prediction of one query depend on the others. (Batch norm mode
-            `query` does so whatever the head.)
-        adapts_backbone: whether `fit` returns other features than those of the module given.
+        name: name for users.
+        transductive: whether the prediction for a query depends on the other queries. (With batch norm `query`, it
+            always does.)
+        adapts_backbone: whether `fit` changes the features, in a copy of the module.
     """
 
     name: str
@@ -46,18 +46,19 @@ class Head(ABC):
         ways: int,
         batch_norm: BatchNormMode = "running",
     ) -> tuple[Embedder, FittedHead]:
-        """Learn the task; feed what is returned to `query_features` with the same batch-norm mode.
+        """Learn a task.
 
         Args:
-            module: left as it is.
-            support_images: float [n, 3, h, w] in [0, 1], or uint8.
-            support_labels: int64 [n], 0 to `ways` - 1, each at least once; classes may differ in their counts.
+            module: embedder, which is not changed.
+            support_images: images of the support, float [n, 3, h, w] in [0, 1], or uint8.
+            support_labels: labels from 0 to `ways` - 1, int64 [n]. Every class needs an image; classes may have
+                different numbers of images.
             ways: number of classes.
-            batch_norm: see `metazoo.features.batch_norm`.
+            batch_norm: batch-norm mode; see `metazoo.features.batch_norm`.
 
         Returns:
-            The module to take features from (the same one, or a copy) and the classifier on them, of one of the forms
-            that `FittedHead` has: stored classifiers hold that form and need no head to open.
+            Module for `query_features` with the same batch-norm mode (the given one or a copy), and classifier on its
+            features. Stored classifiers consist of these and do not depend on the head.
 
         Raises:
             UsageError: the labels do not fit, or the module has no statistics for the mode.
@@ -66,7 +67,7 @@ class Head(ABC):
 
 
 class FeatureHead(Head):
-    """A head that leaves the model alone, so that it can be fitted to features that are known already."""
+    """Head that does not change the model, so that it can be fitted to precomputed features."""
 
     transductive = False
     adapts_backbone = False
@@ -93,15 +94,15 @@ class FeatureHead(Head):
     def fit_features(
         self, support_features: Float[Tensor, "*tasks n features"], support_labels: Int64[Tensor, " n"], ways: int
     ) -> FittedHead:
-        """As `fit`, from finite features of many tasks at once; the labels serve every task.
+        """Learn many tasks at once from finite features; the labels are the same for every task.
 
         The result for a task does not depend on the other tasks, except for rounding.
         """
 
 
 def one_hot(labels: Int64[Tensor, " n"], ways: int, like: Float[Tensor, "..."]) -> Float[Tensor, "n {ways}"]:
-    """Labels as rows of one 1 each, in the type and on the device of `like`."""
-    # `functional.one_hot` makes a GPU wait, to look for labels that are too large.
+    """One-hot labels, of the type and on the device of `like`."""
+    # `functional.one_hot` synchronises a GPU to check for labels that are too large.
     return (labels.to(like.device).unsqueeze(1) == torch.arange(ways, device=like.device)).to(like.dtype)
 
 
@@ -115,7 +116,7 @@ def class_means(
 def raw_class_means(
     features: Float[Tensor, "*tasks n features"], labels: Int64[Tensor, " n"], ways: int
 ) -> Float[Tensor, "*tasks {ways} features"]:
-    """Mean of the features of each class as they are."""
+    """Mean of the features of each class, without normalisation."""
     members = one_hot(labels, ways, features)
     return (members / members.sum(0)).mT @ features
 
@@ -124,13 +125,19 @@ def raw_class_means(
 def query_features(
     module: Embedder, images: Shaped[Tensor, "n channels height width"], batch_norm: BatchNormMode = "running"
 ) -> Float[Tensor, "n features"]:
-    """Features, without gradients, from a module as `Head.fit` returned it, on the module's device.
+    """Features without gradients, on the device of a module that `Head.fit` has returned.
 
-    In mode `query` all `images` (float in [0, 1], or uint8) pass as one batch and depend on each other; else they pass
-    in small batches and each stands for itself.
+    In mode `query`, all images form one batch and influence each other. In the other modes, they are processed in small
+    batches and are independent.
+
+    Args:
+        module: module returned by `Head.fit`.
+        images: images, float in [0, 1] or uint8.
+        batch_norm: batch-norm mode that was given to `Head.fit`.
 
     Raises:
-        UsageError, MetazooError: as `Head.fit`.
+        UsageError: the module has no statistics for the mode.
+        MetazooError: the features are not finite.
     """
     if batch_norm_mode(batch_norm) == "query":
         with batch_statistics(module):
@@ -140,35 +147,38 @@ def query_features(
 
 
 def in_batches(images: Tensor) -> tuple[Tensor, ...]:
-    """Images [n, c, h, w] in batches of at most 262,144 pixels, or of 8 images where these have more."""
+    """Split images [n, c, h, w] into batches of at most 262,144 pixels, or of 8 images if these have more."""
     return images.split(max(8, _PIXELS_A_BATCH // (images.shape[-1] * images.shape[-2])))
 
 
 def on_device(module: Embedder, images: Tensor) -> Tensor:
-    """Float images where the module computes."""
+    """Convert images to float on the device of the module."""
     images = images.to(device_of(module) or images.device)
     return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
 def checked(features: Tensor) -> Tensor:
-    """The features, if they are finite.
+    """Return the features if they are finite.
 
     Raises:
-        MetazooError: they are not.
+        MetazooError: the features are not finite.
     """
     if not bool(features.isfinite().all()):
-        raise MetazooError("a model's features are not finite; its weights are damaged or its training diverged")
+        raise MetazooError(
+            "model", "features that are not finite", "check its weights: they are damaged or diverged in training"
+        )
     return features
 
 
 def check_labels(images: Tensor, labels: Tensor, ways: int) -> None:
-    """Check that there is one label an image and one image or more a class.
+    """Check that there is one label per image and at least one image per class.
 
     Raises:
         UsageError: the labels do not fit.
     """
     if labels.dtype != torch.int64 or labels.shape != (len(images),):
-        raise UsageError(f"support labels must be int64 [{len(images)}], one an image, not {list(labels.shape)}")
+        problem = f"{labels.dtype} {list(labels.shape)}, not torch.int64 [{len(images)}]"
+        raise UsageError("support labels", problem, "give one label per image")
     present = labels.unique().tolist()
     if present != list(range(ways)):
-        raise UsageError(f"support labels must be 0 to {ways - 1}, each at least once, not {present}")
+        raise UsageError("support labels", f"must be 0 to {ways - 1}, each at least once, not {present}")

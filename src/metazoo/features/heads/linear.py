@@ -1,4 +1,4 @@
-"""Logistic regression on the classes."""
+"""Linear heads: logistic and ridge regression."""
 
 from typing import final
 
@@ -16,9 +16,8 @@ from metazoo.features.linear_models import logistic_regression, normalised_input
 class Logistic(FeatureHead):
     """Multinomial logistic regression on features scaled to length 1, with a penalty on the weights.
 
-    The classifier of Tian et al. 2020. Deviations: the penalty is `penalty` (chosen on validation classes of CIFAR-FS)
-    where the authors have 1 (scikit-learn's `C` is its inverse), and it meets the bias too, which is the weight of a
-    constant 1.
+    The classifier of Tian et al. 2020. Deviations: `penalty` was chosen on validation classes of CIFAR-FS, while the
+    authors use 1 (scikit-learn's `C` is its inverse); it also applies to the bias, the weight of a constant 1.
     """
 
     name = choices.LOGISTIC
@@ -35,10 +34,9 @@ class Logistic(FeatureHead):
 class Ridge(FeatureHead):
     """Least squares from features to one-hot classes, with a penalty on the weights, in closed form.
 
-    The base learner of R2-D2 (Bertinetto et al. 2019). There, the penalty and the scale of the scores are learned over
-    many tasks. Here the features are scaled to length 1 and get a constant 1 for the bias, the penalty is `penalty`
-    (chosen on validation classes of CIFAR-FS) and the scores are multiplied by `COSINE_SCALE`, which matters to
-    probabilities alone.
+    The base learner of R2-D2 (Bertinetto et al. 2019), which learns the penalty and the scale of the scores over many
+    tasks. Here, features are scaled to length 1 and a constant 1 is added for the bias, `penalty` was chosen on
+    validation classes of CIFAR-FS, and scores are multiplied by `COSINE_SCALE`, which affects only probabilities.
     """
 
     name = choices.RIDGE
@@ -55,14 +53,13 @@ class Ridge(FeatureHead):
 def ridge_regression(
     inputs: Float[Tensor, "*tasks n inputs"], targets: Float[Tensor, "*#tasks n ways"], penalty: float
 ) -> Float[Tensor, "*tasks inputs ways"]:
-    """The weights with the least |inputs @ weights - targets|² + penalty |weights|².
+    """Weights that minimise |inputs @ weights - targets|² + penalty |weights|².
 
-    The smaller of the two equivalent systems is solved: that of the n samples (Woodbury's identity) or of the d
-    dimensions.
+    The smaller of two equivalent systems is solved: of n samples (Woodbury's identity) or of d dimensions.
 
     Args:
         inputs: inputs of the samples.
-        targets: targets of the samples, of each task or of all.
+        targets: targets of the samples, for each task or common to all.
         penalty: positive factor of the penalty.
     """
     samples, dimensions = inputs.shape[-2:]

@@ -1,4 +1,4 @@
-"""The class whose mean is nearest."""
+"""Nearest-mean heads (prototypes)."""
 
 from typing import final
 
@@ -12,9 +12,9 @@ from metazoo.features.heads.head import FeatureHead, class_means, raw_class_mean
 
 @final
 class NearestMean(FeatureHead):
-    """The class whose mean of normalised support features has the greatest cosine with the query's features.
+    """Nearest class mean of normalised support features, by cosine.
 
-    Prototypes as of Snell et al. 2017 with the cosine in place of the squared distance.
+    Prototypes (Snell et al. 2017) with the cosine instead of the squared distance.
     """
 
     name = choices.NEAREST_MEAN
@@ -27,10 +27,10 @@ class NearestMean(FeatureHead):
 
 @final
 class NearestMeanEuclidean(FeatureHead):
-    """The class whose mean of support features, not normalised, has the least squared distance (Snell et al. 2017).
+    """Nearest class mean of support features without normalisation, by squared distance (Snell et al. 2017).
 
-    A score is the negative squared distance plus the squared length of the query's features. That is linear in the
-    features, and what is added is the same for all classes of a query, so the softmax is the paper's.
+    A score is the negative squared distance plus the squared length of the features of the query, so that it is linear
+    in the features. The added term is the same for all classes, so the softmax is that of the paper.
     """
 
     name = choices.NEAREST_MEAN_EUCLIDEAN

@@ -1,4 +1,4 @@
-"""Class means that the query set refines."""
+"""Soft k-means heads: class means refined by the query set."""
 
 from typing import ClassVar, final
 
@@ -25,11 +25,11 @@ class _SoftKMeans(FeatureHead):
 
 @final
 class SoftKMeansFree(_SoftKMeans):
-    """Class means refined once by the queries, whatever the proportions of the classes among them.
+    """Class means refined once by the queries, for any proportions of the classes among them.
 
-    Soft k-means of Ren et al. 2018 (section 3.1.1; one refinement, as there) with the queries as the unlabelled images.
-    Deviations: cosines of features measured from their common mean in place of distances, times a fixed `SCALE` (chosen
-    on validation classes of CIFAR-FS; more refinements were worse there).
+    Soft k-means of Ren et al. 2018 (section 3.1.1, with one refinement) with the queries as unlabelled images.
+    Deviations: cosines of centred features instead of distances, times a fixed `SCALE` (chosen on validation classes of
+    CIFAR-FS, where more refinements were worse).
     """
 
     name = choices.SOFT_K_MEANS_FREE
@@ -38,10 +38,10 @@ class SoftKMeansFree(_SoftKMeans):
 
 @final
 class SoftKMeansBalanced(_SoftKMeans):
-    """As `SoftKMeansFree`, and the queries are taken to be equally many a class.
+    """Class means refined once by the queries, of which all classes are assumed to have equally many.
 
-    The assignment of the queries is balanced over the classes (`balance_logits`). That is knowledge about the query
-    set, true of the usual episodes: where the queries are not balanced, choose `soft-k-means-free`.
+    Like `SoftKMeansFree`, with the assignment of the queries balanced over the classes (`balance_logits`). The
+    assumption holds for the usual episodes. If the queries are not balanced, choose `soft-k-means-free`.
     """
 
     name = choices.SOFT_K_MEANS_BALANCED
