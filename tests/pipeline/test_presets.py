@@ -53,8 +53,8 @@ def test_an_impossible_width_is_refused(width: Any) -> None:
         resolve_config({"meta_model": {"width": width}})
 
 
-def test_blocks_of_their_own_width_are_of_conv4_alone() -> None:
-    with pytest.raises(UsageError, match=r"meta_model\.width: .* one number, or for conv4 4"):
+def test_one_width_for_each_block_is_refused_for_other_architectures() -> None:
+    with pytest.raises(UsageError, match=r"meta_model\.width.* conv4"):
         resolve_config({"meta_model": {"architecture": "thin-resnet", "width": [8, 8, 16, 16]}})
 
 
