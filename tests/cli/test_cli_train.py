@@ -71,7 +71,7 @@ def test_the_former_name_of_an_option_works_and_names_the_new_one(
 ) -> None:
     outcome = cli(*train(own, "--out", own.run, "--resume", *words))
     assert outcome.code == 0
-    assert outcome.err == "warning: --setting is now called --preset, and will be removed\n"
+    assert outcome.err == "warning: --setting is now called --preset; the former name will be removed\n"
     listed = cli("methods", "tgr", "--setting", "published")
     assert (listed.out, listed.err) == (cli("methods", "tgr", "--preset", "published").out, outcome.err)
 

@@ -148,7 +148,7 @@ def _adapt_and_predict(out: Path, run: Run) -> None:
 
 
 def _write_pictures(folder: Path, images: ImageSet, first: int, last: int) -> None:
-    """Write one folder per class with images `first` to `last` - 1, in place of existing ones."""
+    """Write one folder per class with images `first` to `last` - 1, replacing existing ones."""
     shutil.rmtree(folder, ignore_errors=True)
     for index, name in enumerate(images.class_names):
         target = folder / name.rpartition("/")[2].lower().replace(" ", "-")

@@ -102,7 +102,7 @@ class _FormerName(argparse.Action):
     """Former name of an option in version 0.1, which warns."""
 
     def __call__(self, _: object, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
-        print(f"warning: {option} is now called --{self.dest}, and will be removed", file=sys.stderr)
+        print(f"warning: {option} is now called --{self.dest}; the former name will be removed", file=sys.stderr)
         setattr(namespace, self.dest, values)
 
 
