@@ -164,7 +164,7 @@ def test_no_images_are_shown_where_none_are_wanted(
 def test_a_run_that_was_begun_with_images_says_how_to_forbid_them(template: Zoo, open_run: Run) -> None:
     before = content(open_run.path)
     with pytest.raises(
-        RunError, match=r"was begun with images; continue without --no-images after `metazoo zoo set .*keep`"
+        RunError, match=r"was begun without --no-images; omit --no-images and .*`metazoo zoo set .*keep`"
     ):
         again(template, open_run.path, images=False)
     assert content(open_run.path) == before

@@ -76,18 +76,18 @@ def test_any_flipped_or_missing_byte_of_the_weights_is_noticed(saved: Path) -> N
     random = torch.Generator().manual_seed(0)
     for position in [0, 8, len(whole) - 1, *torch.randint(len(whole), (20,), generator=random).tolist()]:
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
-        with pytest.raises(ArtefactError, match=f"{path} has changed since it was written"):
+        with pytest.raises(ArtefactError, match=f"{path}: has changed since it was written"):
             FewShotClassifier.load(saved)
     for damaged in (b"", whole[:-1], whole[: len(whole) // 2], whole + b"x"):
         path.write_bytes(damaged)
-        with pytest.raises(ArtefactError, match=f"{path} has changed since it was written"):
+        with pytest.raises(ArtefactError, match=f"{path}: has changed since it was written"):
             FewShotClassifier.load(saved)
 
 
 @pytest.mark.parametrize("name", [DESCRIPTION, WEIGHTS])
 def test_a_missing_file_is_named(saved: Path, name: str) -> None:
     (saved / name).unlink()
-    with pytest.raises(ArtefactError, match=f"{saved / name} is missing; restore it or make it again"):
+    with pytest.raises(ArtefactError, match=f"{saved / name}: is missing; restore it or make it again"):
         FewShotClassifier.load(saved)
 
 
@@ -96,7 +96,7 @@ def test_what_is_no_classifier_folder_is_named(tmp_path: Path) -> None:
     for name in ("file", "none"):
         with pytest.raises(UsageError, match=f"{name} is not a folder; give a classifier folder as adapt writes it"):
             FewShotClassifier.load(tmp_path / name)
-    with pytest.raises(ArtefactError, match=r"bundle.json is missing"):
+    with pytest.raises(ArtefactError, match=r"bundle.json: is missing"):
         FewShotClassifier.load(tmp_path)
 
 

@@ -131,7 +131,7 @@ def test_bundles_are_not_taken_for_each_other(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"format_version": 2}, "meta-model.json has format version 2, this metazoo reads 1; update metazoo"),
+        ({"format_version": 2}, "meta-model.json: has format version 2, this metazoo reads 1; update metazoo"),
         ({"format": "x"}, r"meta-model.json does not describe a meta-model \(format: "),
         ({"setting": 3}, r"\(preset: "),
         ({"spec": None}, r"\(networks.0: "),

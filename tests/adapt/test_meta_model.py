@@ -144,7 +144,7 @@ def test_domains_that_do_not_fit_the_specialists_are_named(two_domains: Path, do
 def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="none is not a folder; give a meta-model folder, such as RUN/meta-model"):
         MetaModel.load(tmp_path / "none")
-    with pytest.raises(ArtefactError, match=r"bundle.json is missing"):
+    with pytest.raises(ArtefactError, match=r"bundle.json: is missing"):
         MetaModel.load(tmp_path)
 
 
@@ -153,10 +153,10 @@ def test_a_missing_or_changed_file_is_named(meta_model: Path) -> None:
     whole = path.read_bytes()
     for damaged in (b"", whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1]), b"\x80\x05."):
         path.write_bytes(damaged)
-        with pytest.raises(ArtefactError, match=f"{path} has changed since it was written"):
+        with pytest.raises(ArtefactError, match=f"{path}: has changed since it was written"):
             MetaModel.load(meta_model)
     path.unlink()
-    with pytest.raises(ArtefactError, match=f"{path} is missing"):
+    with pytest.raises(ArtefactError, match=f"{path}: is missing"):
         MetaModel.load(meta_model)
 
 
@@ -216,5 +216,5 @@ def test_a_network_that_does_not_fit_is_named(meta_model: Path, change: dict[str
 @pytest.mark.parametrize("text", ["", "{", "[]", "7", "null", "[" * 100_000])
 def test_a_damaged_description_is_an_error_that_names_it(meta_model: Path, text: str) -> None:
     (meta_model / DESCRIPTION).write_text(text)
-    with pytest.raises(ArtefactError, match=f"{meta_model / DESCRIPTION} is not (valid JSON|the descr)"):
+    with pytest.raises(ArtefactError, match=f"{meta_model / DESCRIPTION}:? is not (valid JSON|the descr)"):
         MetaModel.load(meta_model)

@@ -42,13 +42,13 @@ def swap(path: Path, other: Path) -> None:
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a byte of a pixel flipped": (lambda a: flip(a / FIRST, -100), f"{FIRST} has changed"),
-    "a byte of the header flipped": (lambda a: flip(a / FIRST, 20), f"{FIRST} has changed"),
-    "truncated": (lambda a: (a / SECOND).write_bytes((a / SECOND).read_bytes()[:-1]), f"{SECOND} has changed"),
-    "emptied": (lambda a: (a / SECOND).write_bytes(b""), f"{SECOND} has changed"),
-    "deleted": (lambda a: (a / SECOND).unlink(), f"{SECOND} is missing"),
-    "swapped": (lambda a: swap(a / FIRST, a / SECOND), f"{FIRST} has changed"),
-    "taken from another teacher": (lambda a: shutil.copy(a.parent / "b" / FIRST, a / FIRST), f"{FIRST} has changed"),
+    "a byte of a pixel flipped": (lambda a: flip(a / FIRST, -100), f"{FIRST}: has changed"),
+    "a byte of the header flipped": (lambda a: flip(a / FIRST, 20), f"{FIRST}: has changed"),
+    "truncated": (lambda a: (a / SECOND).write_bytes((a / SECOND).read_bytes()[:-1]), f"{SECOND}: has changed"),
+    "emptied": (lambda a: (a / SECOND).write_bytes(b""), f"{SECOND}: has changed"),
+    "deleted": (lambda a: (a / SECOND).unlink(), f"{SECOND}: is missing"),
+    "swapped": (lambda a: swap(a / FIRST, a / SECOND), f"{FIRST}: has changed"),
+    "taken from another teacher": (lambda a: shutil.copy(a.parent / "b" / FIRST, a / FIRST), f"{FIRST}: has changed"),
     "a folder in its place": (lambda a: ((a / FIRST).unlink(), (a / FIRST).mkdir()), f"{FIRST}"),
 }
 

@@ -110,7 +110,7 @@ def test_accuracies_pair_with_their_own_list_alone(written: Path) -> None:
     ):
         with raises(ArtefactError, subject="accuracies-3way-1shot.safetensors", problem="result.json"):
             read_accuracies(written, other)
-    with pytest.raises(ArtefactError, match=r"accuracies-7way-1shot.safetensors is missing"):
+    with pytest.raises(ArtefactError, match=r"accuracies-7way-1shot.safetensors: is missing"):
         read_accuracies(written, own.model_copy(update={"ways": 7}))
 
 
@@ -168,7 +168,7 @@ def test_impossible_values_are_named(written: Path, change: dict[str, Any], mess
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ArtefactError, match=r"none.json is missing"):
+    with pytest.raises(ArtefactError, match=r"none.json: is missing"):
         read_results(tmp_path / "none.json")
 
 

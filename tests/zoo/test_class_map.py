@@ -88,7 +88,7 @@ def test_what_does_not_fit_is_named(
 
 
 def test_a_missing_file_is_named(contracts: tuple[ModelContract, ...], tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"none\.yaml does not exist; give a YAML file that describes a class map"):
+    with pytest.raises(UsageError, match=r"none\.yaml: does not exist; give a YAML file that describes a class map"):
         identify_classes(contracts, tmp_path / "none.yaml")
 
 

@@ -232,7 +232,7 @@ def test_other_folders_and_zoos_in_use_are_left_alone(built: Zoo, image_set: Ima
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(UsageError, match=r"holds 'thesis.tex' and is not a zoo"):
         build(tmp_path, image_set)
-    with exclusive(built.folder), pytest.raises(RunError, match="in use by this very process"):
+    with exclusive(built.folder), pytest.raises(RunError, match="in use by this process"):
         build(built.folder, image_set, 4)
     assert len(Zoo.open(built.folder)) == 3
 

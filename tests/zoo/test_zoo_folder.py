@@ -138,7 +138,7 @@ def test_a_second_writer_is_refused_and_readers_are_not(zoo: Zoo) -> None:
     other = Zoo.open(zoo.folder)
     with exclusive(zoo.folder):
         for change in (lambda: add(zoo, "third"), lambda: zoo.remove(["first"])):
-            with pytest.raises(RunError, match="in use by this very process; wait for it or choose another"):
+            with pytest.raises(RunError, match="in use by this process; wait for it or choose another"):
                 change()
         assert len(Zoo.open(zoo.folder).teachers()) == 2
     with zoo.writing():

@@ -36,7 +36,7 @@ def test_every_problem_is_found_not_only_the_first(zoo: Zoo) -> None:
     findings = {finding.subject: finding for finding in verify_zoo(zoo)}
     assert [*findings] == ["first", "second", "third", "models/orphan.safetensors", "more", "notes.txt"]
     assert [finding.status for finding in findings.values()] == ["problem", "sound", "problem", *["note"] * 3]
-    assert "first.safetensors is missing" in findings["first"].text
+    assert "first.safetensors: is missing" in findings["first"].text
     assert "has changed since it was written" in findings["third"].text
     assert "`metazoo zoo remove`" in findings["third"].text
     assert "belongs to no model of the zoo; delete it" in findings["notes.txt"].text
