@@ -128,7 +128,9 @@ def test_a_missing_or_changed_file_is_named_with_its_model(zoo: Zoo) -> None:
     second.unlink()
     for missing in (lambda: None, second.mkdir):
         missing()
-        with pytest.raises(ArtefactError, match=f"model 'second' cannot be used: {second}: is missing; .*, or {REMOVE}"):
+        with pytest.raises(
+            ArtefactError, match=f"model 'second' cannot be used: {second}: is missing; .*, or {REMOVE}"
+        ):
             zoo.teachers()
     assert zoo.teacher("first").contract.name == "first"
 
