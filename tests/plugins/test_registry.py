@@ -82,9 +82,11 @@ def test_a_name_belongs_to_the_module_that_has_registered_it(tmp_path: Path) -> 
     load_plugin("first_plugin")
     load_plugin("first_plugin")
     first = ARCHITECTURES.get("own")
-    with raises(UsageError, subject="architecture 'own'", problem="first_plugin"):
+    with raises(
+        UsageError, subject="'second_plugin'", problem="architecture 'own': is already registered by first_plugin"
+    ):
         load_plugin("second_plugin")
-    with raises(UsageError, subject="architecture 'conv4'", problem="metazoo"):
+    with raises(UsageError, subject="'third_plugin'", problem="'conv4': is already registered by metazoo"):
         load_plugin("third_plugin")
     assert ARCHITECTURES.get("own") is first
     assert registered_modules() == ("first_plugin",)
