@@ -149,7 +149,7 @@ def test_folders_are_searched_at_any_depth_except_hidden_ones(cli: Cli, workshop
     assert [row["image"] for row in rows(outcome.out)] == [str(name) for name in names]
 
 
-def test_many_images_are_read_a_part_at_a_time(cli: Cli, workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_images_are_predicted_in_parts(cli: Cli, workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = cli("predict", workshop.classifier, workshop.unseen, "--format", "csv").out
     monkeypatch.setattr("metazoo.cli.classifier_commands._FILES_AT_ONCE", 5)
     parts = cli("predict", workshop.classifier, workshop.unseen, "--format", "csv").out

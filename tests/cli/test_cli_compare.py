@@ -56,7 +56,7 @@ def test_several_files_are_a_row(cli: Cli, measured: Workshop) -> None:
     assert float(rows[2]["difference"]) == 0
 
 
-def test_what_cannot_be_compared_is_named(refused: Refused, measured: Workshop) -> None:
+def test_errors_of_compare_are_named(refused: Refused, measured: Workshop) -> None:
     file = measured.folder / "logistic.json"
     assert "row 'logistic': " in refused(2, "compare", file, file)
     assert "none.json" in refused(1, "compare", measured.folder / "none.json")

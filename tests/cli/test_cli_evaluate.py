@@ -112,7 +112,7 @@ def test_classes_that_a_model_was_trained_on_are_warned_of(cli: Cli, workshop: W
         )
 
 
-def test_what_models_know_is_recorded_and_can_be_left_out(cli: Cli, refused: Refused, own: Workshop) -> None:
+def test_known_classes_are_recorded_and_can_be_excluded(cli: Cli, refused: Refused, own: Workshop) -> None:
     out = own.folder / "result.json"
     words = ("evaluate", own.run, "--data", own.seen, "--ways", 2, "--shots", 1, "--episodes", 4, "--queries", 2)
     assert cli(*words, "--out", out, "--overwrite").code == 0
@@ -156,7 +156,7 @@ def test_a_result_that_cannot_be_written_is_refused_at_once(refused: Refused, ow
         assert message in refused(2, *words)
 
 
-def test_what_is_no_run_zoo_or_meta_model_is_named(refused: Refused, workshop: Workshop) -> None:
+def test_other_folders_are_named(refused: Refused, workshop: Workshop) -> None:
     for command in (("evaluate", "--data", workshop.unseen), ("adapt", "--support", workshop.support, "--out", "x")):
         name, *options = command
         missing = refused(2, name, workshop.none, *options)

@@ -76,7 +76,7 @@ def test_help_loads_neither_torch_nor_rich() -> None:
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_every_help_text_reads_alone(words: tuple[str, ...]) -> None:
+def test_every_help_text_starts_with_a_capital(words: tuple[str, ...]) -> None:
     for action in parser_of(words)._actions:
         if not isinstance(action, argparse._SubParsersAction | argparse._HelpAction):
             assert re.match("[A-Z]", action.help or ""), action

@@ -27,7 +27,7 @@ def test_a_run_becomes_a_page_with_what_was_measured(cli: Cli, workshop: Worksho
     assert "data:image/png" not in page.read_text()
 
 
-def test_the_zoo_may_be_gone_or_elsewhere(cli: Cli, own: Workshop) -> None:
+def test_a_report_with_a_missing_or_moved_zoo(cli: Cli, own: Workshop) -> None:
     page, folder = own.run / "report.html", RunFolder(own.run)
     begun = folder.read_json(DESCRIPTION)
     folder.write_json(DESCRIPTION, {**begun, "zoo": {**begun["zoo"], "path": str(own.none)}})
@@ -82,7 +82,7 @@ def test_a_result_of_another_run_is_refused(cli: Cli, refused: Refused, own: Wor
     assert f"Unchecked, since the file does not say what it measured: {rows}." in page.read_text()
 
 
-def test_what_cannot_be_reported_is_named(refused: Refused, own: Workshop) -> None:
+def test_errors_of_report_are_named(refused: Refused, own: Workshop) -> None:
     assert f"{own.support}: is not a run folder" in refused(2, "report", own.support)
     assert "none.json" in refused(1, "report", own.run, own.folder / "none.json")
     assert "is no report of metazoo" in refused(2, "report", own.run, "--out", own.config)

@@ -41,7 +41,7 @@ def test_methods_are_listed_with_their_presets_and_requirements(cli: Cli) -> Non
         assert method.reference in row
 
 
-def test_a_run_has_what_other_tools_look_for(workshop: Workshop) -> None:
+def test_the_files_of_a_run(workshop: Workshop) -> None:
     assert (workshop.run / "meta-model" / "model.safetensors").is_file()
     config = yaml.safe_load((workshop.run / "config.yaml").read_text())
     assert (config["method"], config["preset"], config["seed"]) == ("tgr", "default", 0)
@@ -207,7 +207,7 @@ def test_the_threads_of_the_caller_stay(cli: Cli, own: Workshop) -> None:
     assert torch.get_num_threads() == before
 
 
-def test_a_card_lies_beside_the_weights(workshop: Workshop) -> None:
+def test_a_card_is_stored_with_the_weights(workshop: Workshop) -> None:
     card = (workshop.run / "meta-model" / "README.md").read_text()
     for contract_name in ("seen-conv4-w4-s0-000", "seen-conv4-w4-s0-001"):
         assert contract_name in card

@@ -219,7 +219,7 @@ def test_a_stray_file_is_a_note(cli: Cli, own: Workshop) -> None:
 
 
 @pytest.mark.parametrize("act", ["inspect", "verify"])
-def test_what_is_no_zoo_is_named(refused: Refused, workshop: Workshop, act: str) -> None:
+def test_a_folder_that_is_not_a_zoo_is_named(refused: Refused, workshop: Workshop, act: str) -> None:
     assert "none: not a folder; give a" in refused(2, "zoo", act, workshop.none)
     assert "seen: not a zoo, it has no zoo.json" in refused(2, "zoo", act, workshop.seen)
 

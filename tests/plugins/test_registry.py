@@ -110,7 +110,7 @@ def test_modules_are_recorded_that_register_and_no_others(tmp_path: Path) -> Non
     assert registered_modules() == ("first_plugin.deep", "first_plugin", "second_plugin", "third_plugin")
 
 
-def test_what_a_script_registers_is_of_main(tmp_path: Path) -> None:
+def test_objects_of_a_script_belong_to_main(tmp_path: Path) -> None:
     write(tmp_path, "script", f"{ARCHITECTURE}\n    from metazoo.plugins import registered_modules".format(name="own"))
     with (tmp_path / "script.py").open("a") as file:
         file.write("\nprint(registered_modules())\n")

@@ -138,7 +138,7 @@ def test_a_finished_run_is_found_finished(run: Run, train: tuple[object, ...]) -
     assert "meta-model" in done(*train, "--resume", "--workers", 1)
 
 
-def test_a_run_says_what_it_was_made_by(run: Run) -> None:
+def test_a_run_records_its_method(run: Run) -> None:
     assert (run.config.method.name, run.config.preset) == ("sample-distillation", "default")
     meta_model = run.meta_model
     assert (meta_model.method, meta_model.spec.architecture) == ("sample-distillation", "patch-mixer")

@@ -123,7 +123,7 @@ def test_given_options_are_not_changed() -> None:
         ({"format_version": "\x1b[2J\ud7fc"}, r"has format version \x1b[2J\ud7fc, this metazoo"),
     ],
 )
-def test_what_is_wrong_is_named(options: dict[Any, Any], message: str, tmp_path: Path) -> None:
+def test_wrong_options_are_named(options: dict[Any, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         resolve_config(options)
     assert message in str(caught.value)

@@ -229,7 +229,7 @@ def test_threads_that_write_one_file_leave_a_whole_version(tmp_path: Path) -> No
     assert _entries(tmp_path) == ["data.bin"]
 
 
-def test_temporaries_are_removed_whoever_has_their_number_now_but_not_those_of_another_writer(tmp_path: Path) -> None:
+def test_stale_temporaries_are_removed_except_those_of_another_writer(tmp_path: Path) -> None:
     with exclusive(tmp_path / "run"):
         names = {
             "deep/.model.safetensors.4194305.tmp": True,

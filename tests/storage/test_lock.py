@@ -87,7 +87,7 @@ def test_a_damaged_or_stale_note_only_hides_the_name_of_the_owner(tmp_path: Path
             pytest.fail("two writers")
 
 
-def test_a_lock_left_behind_is_taken_over_even_if_its_owner_s_number_is_that_of_another_process_now(
+def test_a_stale_lock_is_acquired_even_if_its_process_number_was_reused(
     tmp_path: Path,
 ) -> None:
     note = {"process": os.getppid(), "host": socket.gethostname(), "started": "2099-01-01 00:00:00 UTC"}

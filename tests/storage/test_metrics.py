@@ -63,7 +63,7 @@ def test_an_incomplete_line_is_removed_by_the_next_writer(tmp_path: Path) -> Non
     assert path.read_text() == '{"step": 1}\n'
 
 
-def test_a_reader_leaves_the_line_alone_that_a_writer_has_half_written(tmp_path: Path) -> None:
+def test_a_reader_ignores_an_incomplete_line(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     writer = MetricsLog(path)
     writer.append(step=1)

@@ -16,7 +16,7 @@ def files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def test_what_is_written_counts_and_comes_back(tmp_path: Path) -> None:
+def test_written_files_are_committed_and_read_back(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.write_json("a/values.json", {"x": [1, 2.5, None]})
     folder.write_text("note.md", "Überschrift\n")

@@ -9,7 +9,7 @@ from metazoo.cli.options import Parser, command, natural, path, positive
 
 
 def early_options() -> Parser:
-    """Parser of the options that may stand anywhere and are read first."""
+    """Parser of the options that are accepted anywhere and read first."""
     parser = Parser(prog="metazoo", add_help=False)
     parser.switch("--debug", "Show the traceback of an error")
     parser.add_argument(
@@ -27,7 +27,7 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="metazoo",
         description="Data-free meta-learning: from a zoo of pre-trained classifiers to one few-shot learner.",
-        epilog="--debug and --plugin may stand anywhere in a command line.",
+        epilog="--debug and --plugin are accepted anywhere in a command line.",
         parents=[early_options()],
     )
     parser.switch("--version", "Show the version", action=_Version, nargs=0)
