@@ -225,7 +225,8 @@ def test_a_stop_is_reported_in_one_line(cli: Cli, workshop: Workshop, monkeypatc
 def test_a_run_that_has_not_finished_is_named(refused: Refused, own: Workshop) -> None:
     edit_json(own.run / "manifest.json", lambda manifest: manifest["files"].pop("meta-model/bundle.json"))
     error = refused(1, "evaluate", own.run, "--data", own.unseen)
-    assert "run: has not finished; continue it by train --resume" in error
+    assert "run: has not finished" in error
+    assert "--resume" in error
 
 
 def test_a_damaged_run_is_named(refused: Refused, own: Workshop) -> None:

@@ -107,7 +107,9 @@ def test_set_overrides_the_file(refused: Refused, own: Workshop) -> None:
 
 def test_an_existing_run_is_not_overwritten(refused: Refused, own: Workshop) -> None:
     before = content(own.run)
-    assert "run: holds a run already; continue it with --resume" in refused(2, *train(own, "--out", own.run))
+    error = refused(2, *train(own, "--out", own.run))
+    assert "run: holds a run already" in error
+    assert "--resume" in error
     assert content(own.run) == before
 
 
