@@ -104,7 +104,7 @@ def evaluate(options: Namespace) -> None:
         )
     print_table(results_table(results))
     if options.out is not None:
-        print(f"{options.out}: {len(results)} results, accuracies per episode beside it")
+        print(f"{options.out}: {len(results)} results, with accuracies per episode beside it")
 
 
 def report(options: Namespace) -> None:
