@@ -197,7 +197,7 @@ def test_a_run_goes_on_with_its_own_zoo_only(zoo: Zoo, copied: Path) -> None:
 
 
 def test_a_run_is_not_begun_anew_by_mistake(zoo: Zoo, whole: Run, copied: Path) -> None:
-    with pytest.raises(UsageError, match="holds a run already; .*--resume"):
+    with pytest.raises(UsageError, match=r"holds a run already; .*--resume"):
         train(zoo, out=copied, config=OPTIONS)
     assert content(copied) == content(whole.path)
 
