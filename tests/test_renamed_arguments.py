@@ -48,7 +48,7 @@ def test_the_python_names_of_the_first_version_work(tmp_path: Path) -> None:
     for name, more in (("train", {"out": tmp_path / "run"}), ("plan", {})):
         with (
             pytest.warns(FutureWarning, match="setting= .* preset="),
-            pytest.raises(UsageError, match="no preset 'none'"),
+            pytest.raises(UsageError, match="unknown preset none"),
         ):
             former[name](zoo, setting="none", **more)
     build: Callable[..., Any] = build_zoo
@@ -65,7 +65,7 @@ def test_a_config_file_of_the_first_version_is_read_with_a_warning(
     path = tmp_path / "old.yaml"
     path.write_text("setting: thorough\n")
     assert resolve_config(path) == resolve_config(preset="thorough")
-    assert capsys.readouterr().err == f"warning: {path}: setting is now called preset, and will be removed\n"
+    assert capsys.readouterr().err.startswith(f"warning: {path}: setting is now called preset; ")
     path.write_text("setting: thorough\npreset: default\n")
     with pytest.raises(UsageError, match="unknown option setting"):
         resolve_config(path)

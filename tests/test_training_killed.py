@@ -140,7 +140,7 @@ def test_a_disturbed_run_is_resumed_and_ends_bit_equal(
         assert outcome.code == {"kill": -9, "stop": 143}.get(action, 1), (words, outcome.error)
         if action in _REASONS:
             error = outcome.error.splitlines()[-1]
-            assert error.startswith(("metazoo: cannot write ", "metazoo: cannot lock ")), words
+            assert ": cannot be written (" in error or ": cannot be locked (" in error, words
             assert _REASONS[action] in error, words
             assert action == "locked" or outcome.temporaries == [], words
     check_end(parent, name, last)
@@ -151,7 +151,7 @@ def test_a_second_writer_is_refused_and_the_first_one_unharmed(
 ) -> None:
     second, first = outcomes["two writers"]
     assert second.code == 1
-    assert "two writers is in use by process " in second.error
+    assert "two writers: is in use by process " in second.error
     check_end(parent, "two writers", first)
 
 

@@ -1,6 +1,6 @@
 """Data-free meta-learning: from a zoo of pre-trained classifiers to one few-shot learner, without training images.
 
-Importing this package is cheap: a name brings in torch, which takes seconds, only when it is first used.
+Importing this package is fast; names are imported, with torch, when they are first used.
 """
 
 import importlib
@@ -113,7 +113,7 @@ def __getattr__(name: str) -> Any:
     elif name == "__version__":
         value = importlib.import_module("importlib.metadata").version("metazoo")
     elif name in __all__:
-        # `metazoo.adapt` and `metazoo.evaluate` are rooms, whatever was imported before; the functions lie in them.
+        # `metazoo.adapt` and `metazoo.evaluate` are packages; the functions of the same name are in them.
         return importlib.import_module(f"metazoo.{name}")
     else:
         raise AttributeError(f"module 'metazoo' has no attribute {name!r}")

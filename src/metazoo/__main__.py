@@ -1,4 +1,4 @@
-"""The command `metazoo` as `python -m metazoo`, where scripts are not on the path."""
+"""Command line as `python -m metazoo`, for systems whose path lacks the script `metazoo`."""
 
 import sys
 

@@ -1,12 +1,12 @@
-"""Fixed choices of options, and the texts that describe them, for the command line and the rooms alike.
+"""Fixed choices of options and their descriptions, shared by the command line and the library.
 
-Nothing heavy is imported here, so that `metazoo --help` is quick.
+The module imports nothing heavy, so that `metazoo --help` is fast.
 """
 
 from typing import Literal, get_args
 
 Permission = Literal["show", "keep", "discard"]
-"""Use of images recovered from a model: keep and show; keep, but show nowhere; delete once the run has finished."""
+"""Use of images recovered from a model: keep and show, keep without showing, or delete when the run has finished."""
 PERMISSIONS: tuple[Permission, ...] = get_args(Permission)
 BatchNormMode = Literal["running", "support", "query"]
 BATCH_NORM_MODES: tuple[BatchNormMode, ...] = get_args(BatchNormMode)
@@ -26,13 +26,13 @@ HEADS = {
     NEAREST_MEAN_EUCLIDEAN: "class means of the features, compared by distance",
     RIDGE: "ridge regression on the features",
     LOGISTIC: "logistic regression on the features",
-    SOFT_K_MEANS_BALANCED: "class means refined by the queries, which have equally many images per class",
-    SOFT_K_MEANS_FREE: "class means refined by the queries, in any proportion",
+    SOFT_K_MEANS_BALANCED: "class means refined by the queries, with equally many queries per class",
+    SOFT_K_MEANS_FREE: "class means refined by the queries, with any number of queries per class",
     FINE_TUNE: "a few training steps of the whole network",
-    FINE_TUNE_OWN: "the same steps from the head that is stored with the network",
+    FINE_TUNE_OWN: "a few training steps of the whole network, from its stored head",
 }
 DEFAULT_HEAD = LOGISTIC
-"""The most accurate of those that leave the model alone and judge every query for itself (docs/studies/heads.md)."""
+"""Most accurate head without changes of the model and without transduction (docs/studies/heads.md)."""
 
 DATA = (
     "an .npz pack, a folder with one folder per class, glyphs, glyphs:SCRIPT,SCRIPT, or a part (train, val, test) of "
@@ -42,4 +42,4 @@ MODEL_EXAMPLE = (
     "{architecture: timm:convnext_atto, classes: [cat, dog], input_size: 32, mean: [0.485, 0.456, 0.406], "
     "std: [0.229, 0.224, 0.225], domain: pets}"
 )
-"""Description of a model, as in a file beside its weights."""
+"""Example of a description of a model, in a file beside its weights."""

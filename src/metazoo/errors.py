@@ -1,18 +1,18 @@
-"""Every error that metazoo raises on purpose.
+"""Errors of metazoo.
 
-The message is made from the fields: `subject: problem; remedy`. The command line prints it and ends with `exit_code`:
-2 for wrong use, 1 for a job that failed.
+The message of an error is made from its fields: `subject: problem; remedy`. The command line prints it and ends with
+`exit_code`: 2 for wrong use, 1 for a failed job.
 """
 
 
 class MetazooError(Exception):
-    """A job that could not be done.
+    """Base class of all errors: a failed job.
 
     Args:
         subject: file, model, option or argument at fault, such as `--ways` or `zoo/models/a.json`; or the complete
             message, if nothing else is given.
-        problem: what is wrong with it, such as `must be 2 or more, not 1`.
-        remedy: what to do about it, in the imperative, such as `choose one of adapt, evaluate`.
+        problem: problem with the subject, such as `must be 2 or more, not 1`.
+        remedy: advice in the imperative, such as `choose one of adapt, evaluate`.
     """
 
     exit_code = 1
@@ -22,7 +22,7 @@ class MetazooError(Exception):
         self.subject, self.problem, self.remedy = str(subject), problem, remedy
 
     def __str__(self) -> str:
-        """The message in one line."""
+        """Message in one line."""
         message = f"{self.subject}: {self.problem}" if self.problem else self.subject
         return f"{message}; {self.remedy}" if self.remedy else message
 
@@ -34,11 +34,11 @@ class UsageError(MetazooError):
 
 
 class ArtefactError(MetazooError):
-    """A file that metazoo wrote or reads is missing, damaged, changed or cannot be written."""
+    """A file is missing, damaged or changed, or cannot be written."""
 
 
 class DataError(MetazooError):
-    """Images or labels that cannot be used."""
+    """Images or labels cannot be used."""
 
 
 class ZooError(MetazooError):
@@ -46,7 +46,7 @@ class ZooError(MetazooError):
 
 
 class QueryBudgetError(ZooError):
-    """More images were asked of a query teacher than its budget leaves; none of them was sent."""
+    """A request exceeds the query budget of a teacher; no image was sent."""
 
     def __init__(self, teacher: str, budget: int, queries: int, asked: int) -> None:
         super().__init__(
@@ -59,11 +59,11 @@ class QueryBudgetError(ZooError):
 
 
 class RunError(MetazooError):
-    """A run folder is in use, incomplete or does not fit what was asked."""
+    """A run folder is in use or incomplete, or holds another run."""
 
 
-class Interrupted(MetazooError):  # noqa: N818 - like KeyboardInterrupt, it reports no mistake
-    """The user or the system asked the process to stop; what was finished is kept."""
+class Interrupted(MetazooError):  # noqa: N818 - like KeyboardInterrupt, it is not a mistake
+    """The user or the system stopped the process; finished work is kept."""
 
     def __init__(self, message: str, exit_code: int = 130) -> None:
         super().__init__(message)
@@ -72,10 +72,10 @@ class Interrupted(MetazooError):  # noqa: N818 - like KeyboardInterrupt, it repo
 
 
 def shown(value: object) -> str:
-    """What an error may say of a value that comes from outside: its text, at most 80 characters, all printable."""
+    """Text of a foreign value for an error, with at most 80 characters, all printable."""
     return repr(str(value)[:80])[1:-1]
 
 
 def only_printable(text: str, most: int) -> str:
-    """The first `most` characters of a text from outside, with a question mark for each that cannot be printed."""
+    """First `most` characters of a foreign text, with `?` for unprintable characters."""
     return "".join(character if character.isprintable() else "?" for character in text[:most])

@@ -1,7 +1,7 @@
-"""Open registries: what the library can be extended with, by name.
+"""Registries of extensions by name.
 
-An extension is a module that registers what it adds. It is imported because an installed package names it as an entry
-point, or because the caller asks for it (`load_plugin`, `--plugin`). Nothing in a data file names a module to import.
+An extension is a module that registers objects. It is imported as the entry point of an installed package, or on
+request (`load_plugin`, `--plugin`). Data files never name a module to import.
 """
 
 import difflib
@@ -20,50 +20,53 @@ _modules: dict[str, None] = {}
 
 
 def registered_modules() -> tuple[str, ...]:
-    """Names of the modules outside this package that have registered something, in the order of registration.
+    """Names of the modules outside this package that have registered objects, in the order of registration.
 
-    `__main__` is among them where a script has registered something of its own; no other process can import that one.
+    `__main__` is included if a script has registered objects; other processes cannot import it.
     """
     return tuple(_modules)
 
 
 def load_plugin(name: str) -> None:
-    """Import the module or package `name`, which registers what it adds.
+    """Import a module or package that registers extensions.
 
     Raises:
-        UsageError: there is no such module, or importing it fails.
+        UsageError: the module does not exist, or its import fails.
     """
     try:
         importlib.import_module(name)
     except (Exception, SystemExit) as error:
+        problem = f"cannot be imported ({_reason(error)})"
         raise UsageError(
-            f"plug-in {name[:100]!r} cannot be imported ({_reason(error)}); give the name of an installed package or "
-            "module"
+            f"plug-in {name[:100]!r}", problem, "give the name of an installed package or module"
         ) from error
     _modules.setdefault(name)
 
 
 def unknown_name(noun: str, name: str, known: tuple[str, ...]) -> str:
-    """Error message on a `name` that is none of the `known` names of a `noun`, such as `head`."""
+    """Error message on an unknown name of a `noun`, such as `head`."""
+    return "; ".join(_unknown(noun, name, known))
+
+
+def _unknown(noun: str, name: str, known: tuple[str, ...]) -> tuple[str, str]:
+    """Problem and remedy of an unknown name."""
     close = difflib.get_close_matches(name, known, n=1)
     meant = f" (did you mean {close[0]}?)" if close else ""
-    return (
-        f"unknown {noun} {name[:100]!r}; choose one of {', '.join(known)}{meant}, or load the package that registers "
-        "it (--plugin PACKAGE, metazoo.load_plugin)"
-    )
+    load = "load the package that registers it (--plugin PACKAGE, metazoo.load_plugin)"
+    return f"unknown {noun} {name[:100]!r}", f"choose one of {', '.join(known)}{meant}, or {load}"
 
 
 @final
 class Registry(Generic[Value]):
-    """Values by name, in the order of registration. Iterating gives the values, those of entry points included.
+    """Values by name, in the order of registration; iteration yields the values, including those of entry points.
 
     Args:
         noun: word for one value in errors, such as `architecture`.
-        group: entry points of other packages, such as `metazoo.architectures`, each loaded when its name is first
-            asked for; None if there are none.
+        group: group of entry points, such as `metazoo.architectures`, each loaded when its name is first used; None:
+            no entry points.
         values: built-in values, which cannot be replaced.
-        base: class of the values, which have an attribute `name`; a subclass is registered as its instance.
-        also: names that are understood elsewhere, for errors.
+        base: base class of the values, which have an attribute `name`; a subclass is registered as its instance.
+        also: further valid names, for errors.
     """
 
     def __init__(
@@ -86,13 +89,13 @@ class Registry(Generic[Value]):
     def register(self, name: str) -> Callable[[Given], Given]: ...
 
     def register(self, name: str, value: Any = None) -> Any:
-        """Add `value`, which is returned; without one, return a decorator that does.
+        """Register and return a value; without `value`, return a decorator.
 
-        A module may replace what it has registered itself, as when it is reloaded or a notebook cell is run again.
+        A module may replace its own registrations, for instance when it is reloaded.
 
         Raises:
-            UsageError: the name is empty, longer than 100 characters or has a colon or a character that cannot be
-                printed; another module has registered a value of this name; or the value is of another class.
+            UsageError: the name is empty, longer than 100 characters, or contains a colon or unprintable characters;
+                another module has registered the name; or the value has another class.
         """
         if value is None:
             return lambda given: self.register(name, given)
@@ -100,69 +103,68 @@ class Registry(Generic[Value]):
         return value
 
     def register_named(self, value: Given) -> Given:
-        """Add `value`, an object or a class of one, under its attribute `name`, and return it; a class decorator too.
+        """Register and return an object or class under its attribute `name`; usable as a class decorator.
 
         Raises:
-            UsageError: as `register`.
+            UsageError: see `register`.
         """
         self._add(str(getattr(value, "name", "")), value, _registering_module())
         return value
 
     def find(self, name: str) -> Value | None:
-        """The value of that name; None if there is none.
+        """Value of a name; None if the name is unknown.
 
         Raises:
-            UsageError: the entry point of that name cannot be loaded, or two packages have one.
+            UsageError: the entry point of the name cannot be loaded, or two packages have one.
         """
         if name not in self._values:
             self._load(name)
         return self._values.get(name)
 
     def get(self, name: str) -> Value:
-        """The value of that name.
+        """Value of a name.
 
         Raises:
-            UsageError: there is none; or as `find`.
+            UsageError: the name is unknown, or see `find`.
         """
         found = self.find(name)
         if found is None:
-            raise UsageError(self._unknown(name))
+            raise UsageError(self._noun, *_unknown(self._noun, name, self._known()))
         return found
 
     def validate(self, name: str) -> str:
-        """Return `name` if it is registered: a validator for options that hold a name.
+        """Return a name if it is registered; validator of options.
 
         Raises:
-            ValueError: it is not.
-            UsageError: as `find`.
+            ValueError: the name is unknown.
+            UsageError: see `find`.
         """
         if self.find(name) is None:
-            raise ValueError(self._unknown(name))
+            raise ValueError(unknown_name(self._noun, name, self._known()))
         return name
 
     def names(self) -> tuple[str, ...]:
-        """All names; those of entry points come last and are not loaded."""
+        """All names; entry points come last and are not loaded."""
         return tuple(dict.fromkeys((*self._values, *(entry.name for entry in self._entry_points()))))
 
     def __iter__(self) -> Iterator[Value]:
         return (self.get(name) for name in self.names())
 
-    def _unknown(self, name: str) -> str:
-        return unknown_name(self._noun, name, (*self.names(), *self._also))
+    def _known(self) -> tuple[str, ...]:
+        return (*self.names(), *self._also)
 
     def _add(self, name: str, value: Any, owner: str | None) -> None:
         if not 0 < len(name) <= 100 or not name.isprintable() or name != name.strip() or ":" in name:
-            raise UsageError(
-                f"{name[:100]!r} cannot be the name of {self._noun} {value!r}; give 1 to 100 printable characters, "
-                "without a colon, that neither begin nor end with a space"
-            )
+            remedy = "give 1 to 100 printable characters, without colons and without spaces at the ends"
+            raise UsageError(f"{self._noun} {value!r}", f"cannot have the name {name[:100]!r}", remedy)
         if name in self._values and (owner is None or self._owners.get(name) != owner):
-            brought = self._owners.get(name) or "metazoo"
-            raise UsageError(f"{self._noun} {name!r} is registered already, by {brought}; choose another name")
+            owner = self._owners.get(name) or "metazoo"
+            raise UsageError(f"{self._noun} {name!r}", f"is already registered by {owner}", "choose another name")
         if self._base is not None:
             value = value() if isinstance(value, type) else value
             if not isinstance(value, self._base) or getattr(value, "name", None) != name:
-                raise UsageError(f"{self._noun} {name!r} must be a {self._base.__name__} of that name, not {value!r}")
+                problem = f"must be a {self._base.__name__} with this name, not {value!r}"
+                raise UsageError(f"{self._noun} {name!r}", problem, "register an instance or subclass")
         self._values[name], self._owners[name] = value, owner
         if owner is not None:
             _modules.setdefault(owner)
@@ -173,17 +175,16 @@ class Registry(Generic[Value]):
     def _load(self, name: str) -> None:
         entries = {entry.value: entry for entry in self._entry_points() if entry.name == name}
         if len(entries) > 1:
-            raise UsageError(f"several packages have {self._noun} {name!r}: {', '.join(sorted(entries))}; remove one")
+            problem = f"is an entry point of several packages: {', '.join(sorted(entries))}"
+            raise UsageError(f"{self._noun} {name!r}", problem, "remove one of them")
         for entry in entries.values():
             try:
                 value = entry.load()
                 if name not in self._values:  # importing the module may have registered it
                     self._add(name, value, entry.module)
             except Exception as error:
-                raise UsageError(
-                    f"{self._noun} {name!r} of {entry.value} cannot be loaded ({_reason(error)}); update or remove "
-                    "that package"
-                ) from error
+                problem = f"cannot be loaded from {entry.value} ({_reason(error)})"
+                raise UsageError(f"{self._noun} {name!r}", problem, "update or remove that package") from error
 
 
 def _reason(error: BaseException) -> str:
@@ -191,7 +192,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _registering_module() -> str | None:
-    """The module outside this package whose code is registering something; None if it is this package itself."""
+    """Name of the module outside this package that registers an object; None for this package."""
     frame = sys._getframe(1)
     while frame is not None:
         name = str(frame.f_globals.get("__name__", ""))

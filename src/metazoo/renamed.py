@@ -1,4 +1,4 @@
-"""Names of version 0.1, which work for one minor version with a warning that names the new ones."""
+"""Names of version 0.1, which work for one minor version with a warning."""
 
 import functools
 import importlib.util
@@ -12,9 +12,9 @@ from typing import Any, TypeVar, cast, final
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# Rooms whose modules moved under their own name.
+# Packages whose modules moved to another package under the same name.
 _ROOMS = {"run": "storage execution", "learn": "features", "taskspace": "audit", "methods": "pipeline runs"}
-# Modules that got another name, or were split.
+# Modules that were renamed or split.
 _MODULES = {
     "adapt.classifier": "adapt.few_shot",
     "learn.heads.base": "features.heads.head",
@@ -71,7 +71,7 @@ _PRESETS = {"reference": "published"}
 
 
 def new_preset(name: str, presets: Collection[str]) -> str:
-    """Present name of a preset; `name` itself unless it is a former name that is not in `presets`."""
+    """Current name of a preset: its new name if `name` is a former name that is not in `presets`, else `name`."""
     return name if name in presets else _PRESETS.get(name, name)
 
 
@@ -85,7 +85,7 @@ def _new_name(name: str) -> str:
 
 
 def former_names(module: str, *homes: str) -> Callable[[str], Any]:
-    """A `__getattr__` that looks names of 0.1 up in `module` itself and in `homes`, also under their new names."""
+    """Module `__getattr__` that finds names of version 0.1, also renamed ones, in `module` and in `homes`."""
 
     def find(name: str) -> Any:
         for home in () if name.startswith("__") else dict.fromkeys((module, *homes)):
@@ -100,9 +100,9 @@ def former_names(module: str, *homes: str) -> Callable[[str], Any]:
 
 
 def renamed_arguments(**names: str) -> Callable[[Function], Function]:
-    """A decorator that takes keyword arguments by former names too, as in `@renamed_arguments(setting="preset")`.
+    """Decorator that accepts former names of keyword arguments, as in `@renamed_arguments(setting="preset")`.
 
-    A call that gives both names is a TypeError.
+    A call with both names raises a TypeError.
     """
 
     def decorate(function: Function) -> Function:
@@ -123,16 +123,16 @@ def renamed_arguments(**names: str) -> Callable[[Function], Function]:
 
 @final
 class FormerModules(MetaPathFinder, Loader):
-    """Finds modules of version 0.1 and fills them with what stands elsewhere now."""
+    """Finder and loader of the modules of version 0.1, whose content is elsewhere now."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The spec of a former module; None for every other name."""
+        """Spec of a former module; None for other names."""
         return ModuleSpec(fullname, self, is_package=True) if _homes(fullname) else None
 
     def exec_module(self, module: ModuleType) -> None:
-        """Let the module look its names up where they are now."""
+        """Give a former module a `__getattr__` that finds its names in their current modules."""
         homes = _homes(module.__name__)
         _warn(module.__name__, " and ".join(homes))
         vars(module)["__getattr__"] = former_names(module.__name__, *homes)
@@ -155,6 +155,6 @@ def _exists(name: str) -> bool:
 
 
 def install(finders: list[Any] = sys.meta_path) -> None:
-    """Let modules of version 0.1 be imported; found only where no module of the name is."""
+    """Make modules of version 0.1 importable, after all other finders."""
     if not any(isinstance(finder, FormerModules) for finder in finders):
         finders.append(FormerModules())

@@ -1,29 +1,29 @@
-"""Text of foreign origin (names of files and classes) that is safe to show on a terminal."""
+"""Foreign text, such as names of files and classes, made safe for a terminal."""
 
 import re
 from collections.abc import Sequence
 
 from metazoo.errors import UsageError
 
-# Control characters, line separators, marks that turn the reading direction, and bytes that are no text.
+# Control characters, line separators, marks of reading direction, and surrogates of undecodable bytes.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    """`text` with escapes such as `\\x1b` for all that could steer a terminal or forge its lines."""
+    """Escape characters that could control a terminal or forge lines, such as `\\x1b`."""
     return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def some_of(names: Sequence[str], most: int = 5) -> str:
-    """The first `most` names and the number of the others: `a, b and 3 more`."""
+    """First `most` names and the number of the others, as `a, b and 3 more`."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def local_path(given: str) -> str:
-    """Return the text of a path as it is.
+    """Return a path unchanged, or refuse it.
 
     Raises:
-        UsageError: it is a URL, or `-` as for standard input.
+        UsageError: the text is a URL, or `-` for standard input.
     """
     if given == "-":
         raise UsageError("-", "standard input is not read", "give a file or folder")

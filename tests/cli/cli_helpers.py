@@ -38,15 +38,15 @@ class Workshop:
 
 
 def call(*words: object) -> int:
-    """The exit code of one command, in this process."""
+    """Run one command in this process and return its exit code."""
     try:
         return main([str(word) for word in words])
-    except SystemExit as stop:  # of --help and --version
+    except SystemExit as stop:  # --help and --version
         return int(stop.code or 0)
 
 
 def write_images(folder: Path, classes: int, each: int, first: int = 0) -> None:
-    """One folder a class, `colour-<number>`, of noise around a colour of its own."""
+    """Write one folder per class, `colour-<number>`, of noise around a colour."""
     for number in range(first, first + classes):
         random = torch.Generator().manual_seed(number)
         colour = torch.randint(40, 216, (3,), generator=random)
@@ -78,13 +78,13 @@ def edit_json(path: Path, change: Callable[[Any], object]) -> None:
 
 
 def edit_tensors(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> str:
-    """The SHA-256 of the changed file."""
+    """Change tensors in a file and return its SHA-256."""
     tensors = read_tensors(path)
     change(tensors)
     return write_tensors(path, tensors)
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file at any depth, but for those of the lock."""
+    """Bytes of every file at any depth, except lock files."""
     files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".lock")]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}

@@ -8,25 +8,25 @@ from cli_helpers import Outcome, Workshop, call, make_workshop
 
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    """To be read only; what commands write goes elsewhere."""
+    """Shared workshop; tests only read it."""
     return make_workshop(tmp_path_factory.mktemp("workshop"))
 
 
 @pytest.fixture
 def own(workshop: Workshop, tmp_path: Path) -> Workshop:
-    """A copy to spoil; its run knows the zoo of the original."""
+    """Copy of the workshop to change; its run records the zoo of the original."""
     return Workshop(shutil.copytree(workshop.folder, tmp_path / "workshop"))
 
 
 @pytest.fixture(autouse=True)
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tables as wide as they are, so that a row is a line."""
+    """Wide tables, so that a row is a line."""
     monkeypatch.setenv("COLUMNS", "1000")
 
 
 @pytest.fixture
 def cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Call a command in this process."""
+    """Function that runs a command in this process."""
 
     def run(*words: object) -> Outcome:
         capfd.readouterr()
@@ -39,7 +39,7 @@ def cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 
 @pytest.fixture
 def refused(cli: Callable[..., Outcome]) -> Callable[..., str]:
-    """Call a command that must fail with a code, and nothing but one sentence on standard error, which is returned."""
+    """Function that runs a command, checks its exit code and returns its only line on standard error."""
 
     def run(code: int, *words: object) -> str:
         outcome = cli(*words)

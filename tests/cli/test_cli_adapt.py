@@ -50,12 +50,10 @@ def test_a_meta_model_without_its_run_becomes_the_same_classifier(cli: Cli, work
         assert (own.new / "model.safetensors").read_bytes() == (own.classifier / "model.safetensors").read_bytes()
 
 
-def test_a_meta_model_of_several_domains_says_what_it_takes_images_for(
-    cli: Cli, workshop: Workshop, own: Workshop
-) -> None:
+def test_adapt_names_the_domains_of_the_images(cli: Cli, workshop: Workshop, own: Workshop) -> None:
     plain = MetaModel.load(workshop.run / "meta-model")
     weight = torch.zeros(3 * plain.networks[0].network.feature_size + 1, 3)
-    weight[-1] = torch.tensor([0.0, 1.0, -2.0])  # the same of whatever images
+    weight[-1] = torch.tensor([0.0, 1.0, -2.0])  # the same for all images
     recogniser = DomainRecogniser(("birds", "ships", "[bold]"), weight)
     module = MultiDomainClassifier([copy.deepcopy(plain.networks[0]) for _ in range(3)], recogniser)
     MetaModel(module, method="tgr", preset="default", seed=0).save(own.folder / "several")
@@ -65,8 +63,8 @@ def test_a_meta_model_of_several_domains_says_what_it_takes_images_for(
     assert outcome == Outcome(0, f"{made}\n", "")
     assert FewShotClassifier.load(own.new).description.domains.keys() == {"birds", "ships", "[bold]"}
     assert cli("predict", own.new, workshop.support).code == 0
-    told = cli(*words, "--overwrite", "--domain", "[bold]")
-    assert told.out.endswith("domains [bold] (100 %)\n")
+    known = cli(*words, "--overwrite", "--domain", "[bold]")
+    assert known.out.endswith("domains [bold] (100 %)\n")
     unknown = cli(*words, "--overwrite", "--domain", "cars")
     assert unknown.code == 2
     assert "'cars'" in unknown.err
@@ -90,10 +88,10 @@ def test_a_zoo_becomes_a_classifier_of_all_its_models(
     assert outcome.code == 0
     assert len(rows(outcome.out)) == 6
     # The models of this zoo have batch norm.
-    assert ("judges all images together" in outcome.err) == (mode == "query" or head == "soft-k-means-balanced")
+    assert ("predicts all images together" in outcome.err) == (mode == "query" or head == "soft-k-means-balanced")
 
 
-def test_images_of_a_transductive_classifier_are_judged_together_and_that_is_said_once(
+def test_a_transductive_classifier_predicts_all_images_together_with_one_note(
     cli: Cli, workshop: Workshop, own: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("metazoo.cli.classifier_commands._FILES_AT_ONCE", 5)
@@ -106,11 +104,9 @@ def test_images_of_a_transductive_classifier_are_judged_together_and_that_is_sai
         records = [json.loads(line) for line in outcome.out.splitlines()]
         expected = classifier.predict(files)
         assert [record["class"] for record in records] == expected.names
-        note = (
-            f"note: this classifier (head soft-k-means-{prior}, batch norm running) judges all images together: "
-            "the result of one depends on the others"
-        )
-        assert outcome.err == note + (", and it takes them to be equally many a class" * (prior == "balanced")) + "\n"
+        assert outcome.err.startswith(f"note: this classifier (head soft-k-means-{prior}, batch norm running) ")
+        assert outcome.err.count("\n") == 1
+        assert ("per class" in outcome.err) == (prior == "balanced")
 
 
 def test_predictions_are_those_of_the_library(cli: Cli, workshop: Workshop) -> None:
@@ -134,16 +130,16 @@ def test_support_images_are_recognised(cli: Cli, workshop: Workshop) -> None:
     assert all(1 / 3 < float(row["probability"]) <= 1 for row in table)
 
 
-def test_a_table_is_for_people(cli: Cli, workshop: Workshop) -> None:
+def test_predictions_as_a_table(cli: Cli, workshop: Workshop) -> None:
     outcome = cli("predict", workshop.classifier, workshop.support)
     assert (outcome.code, outcome.err) == (0, "")
     for name in ("colour-20", "colour-21", "colour-22"):
-        # Not folded, so that it can be searched.
+        # Paths are not wrapped, so that they can be searched.
         assert re.search(rf"│ {workshop.support / name / '0.png'} +│ {name} +│ +0\.\d{{3}} │", outcome.out)
     assert "not calibrated" in outcome.out
 
 
-def test_folders_are_searched_at_any_depth_but_for_hidden_ones(cli: Cli, workshop: Workshop, own: Workshop) -> None:
+def test_folders_are_searched_at_any_depth_except_hidden_ones(cli: Cli, workshop: Workshop, own: Workshop) -> None:
     picture = next(workshop.support.rglob("*.png"))
     for name in ("b/c/d/2.PNG", "a/1.png", "0.png", ".trash/x/9.png", "a/.thumbs/9.png", ".9.png", "b/notes.txt"):
         (own.new / name).parent.mkdir(parents=True, exist_ok=True)
@@ -153,13 +149,13 @@ def test_folders_are_searched_at_any_depth_but_for_hidden_ones(cli: Cli, worksho
     assert [row["image"] for row in rows(outcome.out)] == [str(name) for name in names]
 
 
-def test_many_images_are_read_a_part_at_a_time(cli: Cli, workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_images_are_predicted_in_parts(cli: Cli, workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = cli("predict", workshop.classifier, workshop.unseen, "--format", "csv").out
     monkeypatch.setattr("metazoo.cli.classifier_commands._FILES_AT_ONCE", 5)
     parts = cli("predict", workshop.classifier, workshop.unseen, "--format", "csv").out
     for part, row in zip(rows(parts), rows(whole), strict=True):
         assert (part["image"], part["class"]) == (row["image"], row["class"])
-        # Other sums where other images are beside it.
+        # Sums are rounded differently in batches of another size.
         assert float(part["probability"]) == pytest.approx(float(row["probability"]), abs=1e-5)
 
 
@@ -196,9 +192,7 @@ def test_file_names_of_any_bytes_are_printed_in_any_encoding(
         assert r"odd-\udcff-\xe9.png" in text
 
 
-def test_one_more_adaptation_replaces_the_first_if_told_to(
-    cli: Cli, refused: Refused, workshop: Workshop, own: Workshop
-) -> None:
+def test_overwrite_replaces_a_classifier(cli: Cli, refused: Refused, workshop: Workshop, own: Workshop) -> None:
     write_images(own.new, 2, 1, first=30)
     words = ("adapt", workshop.run, "--support", own.new, "--out", own.classifier)
     before = content(own.classifier)
@@ -243,7 +237,7 @@ def test_images_that_cannot_be_used_are_named(refused: Refused, own: Workshop) -
     assert "none does not exist; give the path of an image" in predict(2, own.none)
     assert "config is not a PNG, JPEG, WebP or BMP image" in predict(1, own.config)
     own.new.mkdir()
-    assert "new holds no image; give images or a folder with some" in predict(2, own.new)
+    assert "new: holds no image" in predict(2, own.new)
     (own.new / "half.png").write_bytes((own.support / "colour-20" / "0.png").read_bytes()[:100])
     assert f"{own.new / 'half.png'} cannot be read" in predict(1, own.new)
 
@@ -254,11 +248,13 @@ def test_a_classifier_that_cannot_be_used_is_named(refused: Refused, own: Worksh
 
     assert "none: is not a folder" in refused(2, "predict", own.none, own.support)
     own.new.mkdir()
-    assert "bundle.json is missing" in refused(1, "predict", own.new, own.support)
-    assert "run: is a run, not a classifier" in refused(2, "predict", own.run, own.support)
+    assert "bundle.json: is missing" in refused(1, "predict", own.new, own.support)
+    assert "run is a run, not a classifier; give a classifier folder as adapt writes it" in refused(
+        2, "predict", own.run, own.support
+    )
     sha256 = edit_tensors(own.classifier / "model.safetensors", lambda t: t["head.weight"].fill_(torch.nan))
-    assert "model.safetensors has changed since it was written" in predict(1)
+    assert "model.safetensors: has changed" in predict(1)
     edit_json(own.classifier / "bundle.json", lambda card: card.update(weights_sha256=sha256))
     assert "values in tensor head.weight that are not finite" in predict(1)
     (own.classifier / "bundle.json").write_text("{")
-    assert "bundle.json is not valid JSON" in predict(1)
+    assert "bundle.json: is not valid JSON" in predict(1)

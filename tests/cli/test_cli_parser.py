@@ -60,7 +60,7 @@ def test_every_argument_is_explained(words: tuple[str, ...]) -> None:
             assert re.search("[a-z]{3}", re.sub(r"\(default.*", "", action.help or "")), action
 
 
-def test_the_version_is_said(cli: Cli) -> None:
+def test_the_version_is_printed(cli: Cli) -> None:
     assert cli("--version") == Outcome(0, f"metazoo {metazoo.__version__}\n", "")
 
 
@@ -76,11 +76,11 @@ def test_help_loads_neither_torch_nor_rich() -> None:
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_every_help_text_reads_alone(words: tuple[str, ...]) -> None:
+def test_every_help_text_starts_with_a_capital(words: tuple[str, ...]) -> None:
     for action in parser_of(words)._actions:
         if not isinstance(action, argparse._SubParsersAction | argparse._HelpAction):
             assert re.match("[A-Z]", action.help or ""), action
-            assert not re.search(r"\b(likewise|see there|so many|kind of images)\b|^(Of|The same)\b", action.help or "")
+            assert not re.match(r"(Of|The same)\b", action.help or "")
 
 
 @pytest.mark.parametrize(
@@ -122,10 +122,10 @@ TRAIN = ("train", "--zoo", "zoo", "--out", "run")
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), r"the following arguments are required: COMMAND; see `metazoo --help`"),
+        ((), r"metazoo: the following arguments are required: COMMAND; see `metazoo --help`"),
         (("zoo",), r"required: COMMAND; see `metazoo zoo --help`"),
         (("trian",), r"invalid choice: 'trian' \(choose from .*train.*\); see `metazoo --help`"),
-        (("zoo", "destroy"), r"invalid choice: 'destroy'"),
+        (("zoo", "destroy"), r"COMMAND: invalid choice: 'destroy'"),
         (("zoo", "set", "z"), r"required: --recovered-images; see `metazoo zoo set --help`"),
         (("zoo", "set", "z", "--recovered-images", "burn"), r"invalid choice: 'burn' \(choose from .*discard"),
         (("train",), r"required: --zoo, --out; see `metazoo train --help`"),
@@ -153,7 +153,7 @@ TRAIN = ("train", "--zoo", "zoo", "--out", "run")
         ),
     ],
 )
-def test_what_cannot_be_understood_is_named(refused: Refused, words: tuple[str, ...], message: str) -> None:
+def test_wrong_arguments_are_named(refused: Refused, words: tuple[str, ...], message: str) -> None:
     assert re.search(message, refused(2, *words))
 
 
@@ -166,17 +166,17 @@ def test_debug_shows_where_an_error_arose(cli: Cli) -> None:
         assert outcome.err.splitlines()[-1].startswith("metazoo: nowhere: not a folder")
 
 
-def test_what_nobody_foresaw_is_one_sentence_too(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_options: object) -> None:
         raise ZeroDivisionError("division\nby zero")
 
     monkeypatch.setattr("metazoo.cli.zoo_commands.inspect", fail)
-    text = "metazoo: unexpected ZeroDivisionError: division by zero; call again with --debug\n"
+    text = "metazoo: unexpected ZeroDivisionError: division by zero; repeat with --debug\n"
     assert cli("zoo", "inspect", "z") == Outcome(1, "", text)
     assert "in fail" in cli("zoo", "inspect", "z", "--debug").err
 
 
-def test_ctrl_c_is_no_error_to_be_explained(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_prints_one_word(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(_options: object) -> None:
         raise KeyboardInterrupt
 

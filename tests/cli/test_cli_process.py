@@ -1,4 +1,4 @@
-"""What only a process of its own shows."""
+"""Tests that need a separate process."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ print(sorted({'torch', 'numpy', 'pydantic', 'rich', 'yaml', 'PIL', 'matplotlib',
 @pytest.mark.parametrize("words", [["--help"], ["zoo", "inspect", "{zoo}"]])
 def test_a_reader_that_goes_away_is_no_error(workshop: Workshop, words: list[str]) -> None:
     command = [sys.executable, "-m", "metazoo", *(word.format(zoo=workshop.zoo) for word in words)]
-    # Without a buffer, argparse itself passes over the error.
+    # Without a buffer, argparse itself ignores the error.
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     reader, writer = os.pipe()
     os.close(reader)
@@ -43,4 +43,4 @@ def test_exit_codes_reach_the_shell() -> None:
         [sys.executable, "-m", "metazoo", "trian"], capture_output=True, text=True, check=False, timeout=120
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("metazoo: argument COMMAND: invalid choice: 'trian'")
+    assert done.stderr.startswith("metazoo: COMMAND: invalid choice: 'trian'")

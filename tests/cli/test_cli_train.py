@@ -41,7 +41,7 @@ def test_methods_are_listed_with_their_presets_and_requirements(cli: Cli) -> Non
         assert method.reference in row
 
 
-def test_a_run_has_what_other_tools_look_for(workshop: Workshop) -> None:
+def test_the_files_of_a_run(workshop: Workshop) -> None:
     assert (workshop.run / "meta-model" / "model.safetensors").is_file()
     config = yaml.safe_load((workshop.run / "config.yaml").read_text())
     assert (config["method"], config["preset"], config["seed"]) == ("tgr", "default", 0)
@@ -71,7 +71,7 @@ def test_the_former_name_of_an_option_works_and_names_the_new_one(
 ) -> None:
     outcome = cli(*train(own, "--out", own.run, "--resume", *words))
     assert outcome.code == 0
-    assert outcome.err == "warning: --setting is now called --preset, and will be removed\n"
+    assert outcome.err == "warning: --setting is now called --preset; the former name will be removed\n"
     listed = cli("methods", "tgr", "--setting", "published")
     assert (listed.out, listed.err) == (cli("methods", "tgr", "--preset", "published").out, outcome.err)
 
@@ -100,14 +100,16 @@ def test_a_plan_refuses_a_folder_that_a_run_refuses(cli: Cli, refused: Refused, 
     assert cli(*train(own, "--out", own.run, "--plan", "--resume")).code == 0
 
 
-def test_a_setting_overrides_the_file(refused: Refused, own: Workshop) -> None:
+def test_set_overrides_the_file(refused: Refused, own: Workshop) -> None:
     error = refused(1, *train(own, "--out", own.run, "--resume", "--set", "recovery.iterations=5"))
-    assert "was begun with another recovery.iterations" in error
+    assert "run: was begun with another recovery.iterations" in error
 
 
-def test_a_run_that_is_there_is_not_overwritten(refused: Refused, own: Workshop) -> None:
+def test_an_existing_run_is_not_overwritten(refused: Refused, own: Workshop) -> None:
     before = content(own.run)
-    assert "run: holds a run already; continue it with --resume" in refused(2, *train(own, "--out", own.run))
+    error = refused(2, *train(own, "--out", own.run))
+    assert "run: holds a run already" in error
+    assert "--resume" in error
     assert content(own.run) == before
 
 
@@ -115,38 +117,38 @@ def test_a_run_that_is_there_is_not_overwritten(refused: Refused, own: Workshop)
     ("change", "name"),
     [(("--seed", 1), "seed"), (("--config", "{folder}/other"), "recovery.iterations")],
 )
-def test_a_run_goes_on_as_it_was_begun_alone(
+def test_a_run_resumes_only_with_its_config(
     refused: Refused, own: Workshop, change: tuple[str, object], name: str
 ) -> None:
     (own.folder / "other").write_text((own.config).read_text())
     edit_json(own.folder / "other", lambda config: config["recovery"].update(iterations=5))
     words = [str(word).format(folder=own.folder) for word in change]
     error = refused(1, *train(own, "--out", own.run, "--resume", *words))
-    assert f"run was begun with another {name}; give the same, or choose another folder" in error
+    assert f"run: was begun with another {name}" in error
 
 
 @pytest.mark.parametrize("change", [(), ("--method", "tgr", "--preset", "default", "--seed", 0)])
-def test_a_run_goes_on_without_being_described_again(cli: Cli, own: Workshop, change: tuple[str, ...]) -> None:
+def test_a_run_resumes_without_its_config(cli: Cli, own: Workshop, change: tuple[str, ...]) -> None:
     before = content(own.run)
     assert cli("train", "--zoo", own.zoo, "--out", own.run, "--resume", *change).code == 0
     assert content(own.run) == before
 
 
 @pytest.mark.parametrize(("option", "value"), [("--seed", "1"), ("--preset", "published")])
-def test_a_run_does_not_go_on_as_something_else(refused: Refused, own: Workshop, option: str, value: str) -> None:
+def test_a_run_does_not_resume_with_another_config(refused: Refused, own: Workshop, option: str, value: str) -> None:
     error = refused(1, "train", "--zoo", own.zoo, "--out", own.run, "--resume", option, value)
-    assert f"run was begun with another {option[2:]}; give the same, or choose another folder" in error
+    assert f"run: was begun with another {option[2:]}" in error
 
 
-def test_a_run_does_not_go_on_with_another_zoo(cli: Cli, refused: Refused, own: Workshop) -> None:
+def test_a_run_does_not_resume_with_another_zoo(cli: Cli, refused: Refused, own: Workshop) -> None:
     assert cli("zoo", "remove", own.zoo, "seen-conv4-w4-s0-000").code == 0
-    assert "run was begun with another zoo, or" in refused(1, *train(own, "--out", own.run, "--resume"))
+    assert "run: was begun with another zoo" in refused(1, *train(own, "--out", own.run, "--resume"))
 
 
 def test_a_run_in_use_is_left_alone(refused: Refused, own: Workshop) -> None:
     with exclusive(own.run):
         error = refused(1, *train(own, "--out", own.run, "--resume"))
-    assert f"{own.run} is in use by this very process; wait for it or choose another folder" in error
+    assert f"{own.run}: is in use by this process" in error
 
 
 @pytest.mark.parametrize(
@@ -158,7 +160,7 @@ def test_a_run_in_use_is_left_alone(refused: Refused, own: Workshop) -> None:
         ("learning: {steps: 0}", "learning.steps: Input should be greater than or equal to 1"),
         ("method: maml", "unknown method 'maml'; choose one of tgr"),
         ("preset: secret", "tgr: unknown preset secret; choose one of default"),
-        ("seed: -1", "seed must be a whole number of at least 0"),
+        ("seed: -1", "seed: must be a whole number of at least 0"),
         ("meta_model: {architecture: resnet-1000}", "unknown architecture 'resnet-1000'; choose one of conv4"),
         ("format_version: 9", "has format version 9, this metazoo reads 1; update metazoo"),
         ("- a\n- b", "must hold options by name"),
@@ -181,7 +183,7 @@ def test_wrong_use_is_refused(refused: Refused, own: Workshop) -> None:
     assert "unknown method 'maml'" in refused(2, *train(own, *new, "--method", "maml"))
     assert "unknown preset secret" in refused(2, *train(own, *new, "--preset", "secret"))
     assert "none: not a folder; give a" in refused(2, *train(own, *new, "--zoo", own.none))
-    assert "none.yaml does not exist; give a YAML file" in refused(
+    assert "none.yaml: does not exist; give a YAML file" in refused(
         2, *train(own, *new, "--config", own.folder / "none.yaml")
     )
     assert "seen: holds 'colour-0' and is not a run" in refused(2, *train(own, "--out", own.seen))
@@ -189,7 +191,7 @@ def test_wrong_use_is_refused(refused: Refused, own: Workshop) -> None:
     assert not own.new.exists()
 
 
-def test_an_empty_zoo_teaches_nothing(cli: Cli, refused: Refused, own: Workshop) -> None:
+def test_an_empty_zoo_is_refused(cli: Cli, refused: Refused, own: Workshop) -> None:
     assert cli("zoo", "remove", own.zoo, "seen-conv4-w4-s0-000", "seen-conv4-w4-s0-001").code == 0
     for words in (
         train(own, "--out", own.new),
@@ -207,7 +209,7 @@ def test_the_threads_of_the_caller_stay(cli: Cli, own: Workshop) -> None:
     assert torch.get_num_threads() == before
 
 
-def test_a_card_lies_beside_the_weights(workshop: Workshop) -> None:
+def test_a_card_is_stored_with_the_weights(workshop: Workshop) -> None:
     card = (workshop.run / "meta-model" / "README.md").read_text()
     for contract_name in ("seen-conv4-w4-s0-000", "seen-conv4-w4-s0-001"):
         assert contract_name in card

@@ -71,7 +71,7 @@ def test_a_folder_is_added(cli: Cli, tmp_path: Path, weights: Path) -> None:
     (folder / "\x1b[2J.pt").write_bytes(b"x")
     outcome = cli(*words)
     assert outcome.code == 1
-    assert outcome.err.endswith("1 of 2; the table says why\n")
+    assert outcome.err.startswith(f"metazoo: {folder}: 1 of 2 ")
     assert r"\x1b[2J.pt" in outcome.out
     assert "\x1b" not in outcome.out
 
@@ -79,11 +79,11 @@ def test_a_folder_is_added(cli: Cli, tmp_path: Path, weights: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "give one of SOURCE and --from-folder"),
-        (("x.pth", "--from-folder", "x"), "give one of SOURCE and --from-folder"),
-        (("--from-folder", "x", "--pretrained"), "a folder brings its own weights"),
-        (("timm:resnet18",), "timm:resnet18: missing weights; give a file with --weights, or --pretrained"),
-        (("x.pth", "--classes", "none.txt"), "none.txt is neither a list such as cat,dog nor a file"),
+        ((), "SOURCE or --from-folder: missing"),
+        (("x.pth", "--from-folder", "x"), "SOURCE or --from-folder: both"),
+        (("--from-folder", "x", "--pretrained"), "--pretrained: does not apply to --from-folder"),
+        (("timm:resnet18",), "needs weights: give a file with --weights, or --pretrained"),
+        (("x.pth", "--classes", "none.txt"), "--classes none.txt: "),
         (("x.pth", "--mean", "a"), "'a' is not a list of numbers"),
         (("x.pth", "--name", "a/b"), "impossible values: name"),
         (("x.pth", "--classes", "a,a\x1b"), "a text has 1 to 500 characters"),

@@ -26,7 +26,7 @@ def test_the_demo_shows_both_methods_on_the_same_images(
     monkeypatch.setattr(demo, "CONFIG", merged({"grouping": {"groups": 3}}, less))
     monkeypatch.setattr(demo, "TRAINING", TrainingConfig(epochs=1))
     monkeypatch.setattr(demo, "SCRIPTS", ("latin", "cyrillic"))
-    monkeypatch.setattr(demo, "KINDS", (("conv4", 3, 32),))
+    monkeypatch.setattr(demo, "FAMILIES", (("conv4", 3, 32),))
     monkeypatch.setattr(demo, "EPISODES", 2)
     monkeypatch.setattr(demo, "_IMAGES_PER_CLASS", 20)
     demo.demo(Namespace(out=str(tmp_path), seed=0, workers=1))
@@ -38,4 +38,4 @@ def test_the_demo_shows_both_methods_on_the_same_images(
     runs = [Run.open(tmp_path / name) for name in ("run", "zoo-distillation")]
     banks = [sorted(path.read_bytes() for path in (run.path / BANK).rglob("*.safetensors")) for run in runs]
     assert banks[0] == banks[1]
-    demo.demo(Namespace(out=str(tmp_path), seed=0, workers=1))  # which resumes what is finished
+    demo.demo(Namespace(out=str(tmp_path), seed=0, workers=1))  # resumes finished runs

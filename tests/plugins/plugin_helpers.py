@@ -1,4 +1,4 @@
-"""Plug-ins come and go within a test process, as if each test had started it."""
+"""Helpers that isolate plug-ins of tests within one process."""
 
 import contextlib
 import io
@@ -22,7 +22,7 @@ REGISTRIES: tuple[Registry[Any], ...] = (ARCHITECTURES, METHODS, HEADS, GROUPING
 
 @contextlib.contextmanager
 def without_plugins(*packages: str) -> Iterator[None]:
-    """A state in which no other package has registered anything and none of `packages` is imported."""
+    """Context without registrations of other packages, in which none of `packages` is imported."""
     imported = _taken_out(packages)
     before = [(registry, registry._values, registry._owners) for registry in REGISTRIES]
     modules = dict(plugins._modules)
@@ -54,7 +54,7 @@ class Outcome:
 
 
 def call(*words: object) -> Outcome:
-    """One command of the command line, in this process."""
+    """Run one command in this process."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main([str(word) for word in words])
@@ -62,14 +62,14 @@ def call(*words: object) -> Outcome:
 
 
 def done(*words: object) -> str:
-    """What a command prints that must succeed."""
+    """Run a command that must succeed and return its output."""
     outcome = call(*words)
     assert outcome.code == 0, outcome
     return outcome.out
 
 
 def refused(code: int, *words: object) -> str:
-    """What a command says that must fail."""
+    """Run a command that must fail and return its error message."""
     outcome = call(*words)
     assert outcome.code == code, outcome
     assert outcome.err.splitlines()[-1].startswith("metazoo: "), outcome

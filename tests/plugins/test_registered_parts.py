@@ -21,7 +21,7 @@ from metazoo.learn.replay_learning import ReplayConfig
 from metazoo.models import ClassifierSpec, Network, build_network, network_without_weights
 from metazoo.pipeline.layout import GROUPING, META_MODEL
 from metazoo.runs.config import resolve_config
-from metazoo.runs.option_list import options_listing
+from metazoo.runs.option_list import options_text
 from metazoo.storage.tensor_files import read_tensors
 from metazoo.taskspace import ProbeConfig, group
 
@@ -46,7 +46,7 @@ class Plain(Network):
         return images.flatten(1)
 
 
-def test_an_architecture_takes_what_its_builder_takes() -> None:
+def test_an_architecture_takes_the_arguments_of_its_builder() -> None:
     metazoo.register_architecture("plain", Plain)
     network = build_network("plain", **SHAPE, arguments={"depth": 2, "wide": True})
     assert isinstance(network, Plain)
@@ -115,22 +115,22 @@ def test_a_grouping_is_asked_for_by_its_name() -> None:
     assert found.notes == ("in the order of the names",)
     assert group(distance, "by-turns", 1, keys=list("edcba")).groups == ((4, 3, 2, 1, 0),)
     assert "strategy: dispersed  # dispersed | spectral | homogeneous | random | single | by-turns; " in (
-        options_listing(resolve_config())
+        options_text(resolve_config())
     )
 
 
 @pytest.mark.parametrize("answer", [np.zeros(4, int), np.zeros(5), [0] * 5])
-def test_a_grouping_that_groups_otherwise_is_refused(answer: Any) -> None:
+def test_a_grouping_with_a_wrong_result_is_refused(answer: Any) -> None:
     metazoo.register_grouping("wrong", lambda *_: (answer, ()))
     with pytest.raises(UsageError, match="grouping 'wrong' must give a whole number for each of 5 teachers"):
         group(1 - torch.eye(5), "wrong", 2, keys=list("abcde"))
 
 
-def test_a_learner_gets_the_settings_of_the_inner_loop() -> None:
+def test_a_learner_gets_the_options_of_the_inner_loop() -> None:
     @metazoo.register_learner("own")
     class Own(Learner):
         def __init__(self, steps: int, learning_rate: float) -> None:
-            self.settings = (steps, learning_rate)
+            self.options = (steps, learning_rate)
 
         def query_logits(self, model: Any, parameters: Any, episode: Any) -> Tensor:
             raise DataError("not asked for here")
@@ -139,7 +139,7 @@ def test_a_learner_gets_the_settings_of_the_inner_loop() -> None:
         {"learner": "own", "inner_steps": 3, "inner_learning_rate": 0.5}
     ).build_learner()
     assert isinstance(learner, Own)
-    assert learner.settings == (3, 0.5)
+    assert learner.options == (3, 0.5)
     with pytest.raises(UsageError, match=r"unknown learner 'reptile'; choose one of maml, .*own"):
         resolve_config({"preset": "published", "learning": {"replay": {"learner": "reptile"}}})
 

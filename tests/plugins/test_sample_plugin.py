@@ -1,4 +1,4 @@
-"""An architecture, a head and a method of another package, one file each, from a file of weights to a report."""
+"""Complete workflow with an architecture, a head and a method of another package."""
 
 import json
 import re
@@ -33,7 +33,7 @@ OPTIONS = {
 
 
 def write_images(folder: Path, classes: int, each: int, first: int = 0) -> Path:
-    """One folder a class, of noise around a colour of its own."""
+    """Write one folder per class, of noise around a colour."""
     for number in range(first, first + classes):
         random = torch.Generator().manual_seed(number)
         colour = torch.randint(40, 216, (3,), generator=random)
@@ -66,20 +66,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def zoo(folder: Path) -> Zoo:
-    """A conv4 that is built here, and two patch mixers that were trained elsewhere, one described in a file."""
-    place, seen = folder / "zoo", write_images(folder / "seen", classes=4, each=6)
-    build = ("zoo", "build", place, "--data", seen, "--models", 1, "--ways", 3, "--width", 4, "--input-size", SIDE)
+    """Zoo of a Conv4 built here and two patch mixers from files, one with a description."""
+    path, seen = folder / "zoo", write_images(folder / "seen", classes=4, each=6)
+    build = ("zoo", "build", path, "--data", seen, "--models", 1, "--ways", 3, "--width", 4, "--input-size", SIDE)
     done(*build, "--epochs", 1, "--workers", 1)
     for number, arguments in enumerate(({}, {"width": 8, "depth": 1})):
         network = build_classifier(spec_of(2, **arguments), torch.Generator().manual_seed(number)).network
         write_tensors(folder / f"mixer-{number}.safetensors", network.state_dict())
-    said = ("--input-size", SIDE, "--mean", "0.5", "--std", "0.25", "--domain", "colours")
-    add = ("zoo", "add", place, folder / "mixer-0.safetensors", *said, "--arch", "patch-mixer", "--classes", "a,b")
+    known = ("--input-size", SIDE, "--mean", "0.5", "--std", "0.25", "--domain", "colours")
+    add = ("zoo", "add", path, folder / "mixer-0.safetensors", *known, "--arch", "patch-mixer", "--classes", "a,b")
     done(*PLUGIN, *add)
     described = {"architecture": "patch-mixer", "arguments": {"width": 8, "depth": 1}, "classes": ["c", "d"]}
     (folder / "mixer-1.yaml").write_text(json.dumps(described))
-    assert "mixer-1" in done("zoo", "add", place, folder / "mixer-1.safetensors", *said, *PLUGIN)
-    return Zoo.open(place)
+    assert "mixer-1" in done("zoo", "add", path, folder / "mixer-1.safetensors", *known, *PLUGIN)
+    return Zoo.open(path)
 
 
 @pytest.fixture(scope="module")
@@ -138,16 +138,16 @@ def test_a_finished_run_is_found_finished(run: Run, train: tuple[object, ...]) -
     assert "meta-model" in done(*train, "--resume", "--workers", 1)
 
 
-def test_a_run_says_what_it_was_made_by(run: Run) -> None:
+def test_a_run_records_its_method(run: Run) -> None:
     assert (run.config.method.name, run.config.preset) == ("sample-distillation", "default")
     meta_model = run.meta_model
     assert (meta_model.method, meta_model.spec.architecture) == ("sample-distillation", "patch-mixer")
     assert meta_model.spec.arguments == {"width": 16}
     text = "".join(path.read_text() for path in run.path.glob("*.*"))
-    assert "sample_plugin" not in text  # nothing names code to import
+    assert "sample_plugin" not in text  # no file names code to import
 
 
-# Two workers invert models, two of the plug-in's architecture; the last file is half written. Then learning is killed.
+# Two workers invert models, two of the plug-in's architecture, and leave an incomplete file. Then learning is killed.
 CHAINS = {"killed": ("kill create bank/*.safetensors #4", "kill create checkpoints/* #2")}
 
 
@@ -198,7 +198,7 @@ def test_a_classifier_opens_without_the_package_of_its_head(zoo: Zoo, folder: Pa
         assert torch.equal(again.predict(support).probabilities, classifier.predict(support).probabilities)
 
 
-def test_what_is_missing_without_the_package_is_named(run: Run, zoo: Zoo, train: tuple[object, ...]) -> None:
+def test_missing_packages_are_named(run: Run, zoo: Zoo, train: tuple[object, ...]) -> None:
     with without_plugins("sample_plugin"):
         words = [word for word in train if word not in PLUGIN]
         assert "patch-mixer" in done("zoo", "inspect", zoo.folder)
@@ -225,14 +225,14 @@ def test_the_head_is_discriminant_analysis() -> None:
     for task in range(2):
         oracle = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.5, priors=[0.25] * 4)
         expected = torch.from_numpy(oracle.fit(features[task].numpy(), labels.numpy()).decision_function(queries[task]))
-        # All classes are equally likely, which is one constant in all of the oracle's scores.
+        # With equal priors, the oracle's scores differ by a constant.
         torch.testing.assert_close(scores[task] - scores[task, :, :1], expected - expected[:, :1])
     single = head.fit_features(features[:, ::6], labels[::6], 4)  # pyright: ignore[reportAttributeAccessIssue]
     nearest = NearestMeanEuclidean().fit_features(features[:, ::6], labels[::6], 4)
     assert torch.equal(single.scores(queries).argmax(-1), nearest.scores(queries).argmax(-1))
 
 
-def test_the_page_on_extending_shows_these_very_files() -> None:
+def test_the_page_on_extending_shows_these_files() -> None:
     page = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
     for name in ("architecture", "head", "method"):
         source = (Path(__file__).parent / "sample_plugin" / f"{name}.py").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Whatever stands in the file of a run, nothing but a UsageError comes out, and what is read is read back equal."""
+"""Any file gives a configuration, which is read back equal, or a UsageError."""
 
 import json
 from pathlib import Path
@@ -41,9 +41,9 @@ def _read(path: Path) -> tuple[RunConfig | None, str]:
 
 @settings(max_examples=150)
 @given(data=some.data())
-@pytest.mark.parametrize("setting", ["default", "published"])
-def test_values_of_any_kind_at_any_place(path: Path, setting: str, data: some.DataObject) -> None:
-    content = FUZZ.changed(resolve_config(preset=setting).as_record(), data)
+@pytest.mark.parametrize("preset", ["default", "published"])
+def test_any_values_anywhere(path: Path, preset: str, data: some.DataObject) -> None:
+    content = FUZZ.changed(resolve_config(preset=preset).as_record(), data)
     path.write_text(json.dumps(content))
     _use(path)
 
@@ -54,7 +54,7 @@ def test_values_of_any_kind_at_any_place(path: Path, setting: str, data: some.Da
     rubbish=some.binary(max_size=6) | some.text(max_size=6).map(repr),
     kept=some.booleans(),
 )
-def test_bytes_at_any_place(path: Path, position: int, rubbish: bytes | str, kept: bool) -> None:
+def test_any_bytes_anywhere(path: Path, position: int, rubbish: bytes | str, kept: bool) -> None:
     text = resolve_config().as_yaml().encode()
     rubbish = rubbish if isinstance(rubbish, bytes) else rubbish.encode(errors="replace")
     position = min(position, len(text))

@@ -17,7 +17,7 @@ if sys.platform == "win32":
 OLD, NEW = b"old" * 50_000, b"new" * 60_000
 STAGES = ["before fsync", "after fsync", "before replace", "after replace", "before folder fsync", "after folder fsync"]
 
-# One interpreter imports the library and forks a child a case, so that the import is paid for once.
+# One interpreter imports the library once and forks a child per case.
 _HARNESS = """
 import json, os, random, signal, stat, sys, time
 from pathlib import Path

@@ -35,7 +35,7 @@ def test_the_file_is_the_one_of_whole_tensors(tmp_path: Path, count: int) -> Non
     for name, values in whole.items():
         assert torch.equal(read[name][:], values)
         assert torch.equal(read[name][count - 1 :], read_tensors(path)[name][count - 1 :])
-    path.unlink()  # it stays open
+    path.unlink()  # the matrices stay mapped
     assert torch.equal(read["z"][torch.tensor([0])], whole["z"][:1])
 
 
@@ -49,7 +49,7 @@ def test_rows_that_do_not_fit_leave_no_file(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match="row"):
             write_matrices(path, 2, wrong)
-    with pytest.raises(ValueError, match="like the first"):
+    with pytest.raises(ValueError, match="row 1"):
         write_matrices(path, 1, [{"a": torch.ones(2, dtype=torch.float64)}])
     assert not [*tmp_path.iterdir()]
 
@@ -62,7 +62,7 @@ def test_a_full_disk_is_named_and_leaves_what_was_there(tmp_path: Path) -> None:
         yield rows_of(matrices(2))[0]
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(ArtefactError, match=r"cannot write .*rows.safetensors: No space left on device; free some"):
+    with raises(ArtefactError, subject="rows.safetensors", problem="No space left on device", remedy="free"):
         write_matrices(path, 2, rows())
     assert sha256_of_file(path) == sha256
     assert len([*tmp_path.iterdir()]) == 1
@@ -72,14 +72,14 @@ def test_damage_and_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "rows.safetensors"
     sha256 = write_matrices(path, 2, rows_of(matrices(2)))
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with pytest.raises(ArtefactError, match="has changed since it was written"):
+    with raises(ArtefactError, subject=str(path), problem="SHA-256"):
         read_matrices(path, sha256)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ArtefactError, match="not a whole safetensors file"):
+    with raises(ArtefactError, subject=str(path), problem="safetensors"):
         read_matrices(path)
     for tensor in (torch.ones(2), torch.ones(2, 2, dtype=torch.float64)):
         write_tensors(path, {"w": tensor})
-        with raises(ArtefactError, subject=str(path), problem="'w' is no float32 matrix"):
+        with raises(ArtefactError, subject=str(path), problem="'w'"):
             read_matrices(path)
-    with pytest.raises(ArtefactError, match="is missing"):
+    with raises(ArtefactError, subject=str(tmp_path / "none"), problem="missing"):
         read_matrices(tmp_path / "none")

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from error_checks import raises
 
 from metazoo.errors import ArtefactError
 from metazoo.storage.run_folder import RunFolder
@@ -15,7 +16,7 @@ def files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def test_what_is_written_counts_and_comes_back(tmp_path: Path) -> None:
+def test_written_files_are_committed_and_read_back(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.write_json("a/values.json", {"x": [1, 2.5, None]})
     folder.write_text("note.md", "Überschrift\n")
@@ -36,9 +37,9 @@ def test_a_file_that_is_not_committed_does_not_count(tmp_path: Path) -> None:
     (tmp_path / "second.json").write_text("2")
     assert not folder.has("second.json")
     for read in (folder.read_json, folder.read_text, folder.read_tensors, folder.sha256):
-        with pytest.raises(ArtefactError, match=r"second\.json is not in its manifest"):
+        with raises(ArtefactError, subject="second.json", problem="manifest"):
             read("second.json")
-    with pytest.raises(ArtefactError, match=r"third\.json is missing"):
+    with raises(ArtefactError, subject="third.json", problem="missing"):
         folder.record("third.json")
     assert not RunFolder(tmp_path).has("third.json")
 
@@ -60,9 +61,9 @@ def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
         ("values.json", again.read_json),
         ("tensors.safetensors", again.read_tensors),
     ):
-        with pytest.raises(ArtefactError, match=rf"{name} .*{damage}"):
+        with raises(ArtefactError, subject=name, problem=damage):
             read(name)
-    with pytest.raises(ArtefactError, match=r"tensors\.safetensors"):
+    with raises(ArtefactError, subject="tensors.safetensors"):
         again.verify()
 
 
@@ -100,7 +101,7 @@ def test_stages_do_not_touch_each_others_checkpoints(tmp_path: Path) -> None:
 
 def test_steps_are_ordered_as_numbers(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    # Both are there after a kill between the commit of the new one and the deletion of the old one.
+    # Both exist after a kill between the commit of the new one and the deletion of the old one.
     for step in (99_999_999, 100_000_000):
         name = f"checkpoints/learning-{step:08d}.safetensors"
         other = RunFolder(tmp_path / "other")
@@ -140,11 +141,11 @@ def test_tidying_removes_what_killed_processes_left(tmp_path: Path) -> None:
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.write_tensors("checkpoints/learning-00000001.safetensors", state(1))
-    with pytest.raises(ArtefactError, match="is no checkpoint; start the run again"):
+    with raises(ArtefactError, subject="learning-00000001.safetensors", problem="checkpoint"):
         folder.latest_checkpoint("learning")
 
 
 def test_a_damaged_manifest_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{}")
-    with pytest.raises(ArtefactError, match=r"manifest\.json is not a manifest"):
+    with raises(ArtefactError, subject="manifest.json"):
         RunFolder(tmp_path)

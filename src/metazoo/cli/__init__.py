@@ -1,4 +1,4 @@
-"""The command line. What a command does is imported when it is called, so that `--help` stays quick."""
+"""The command line. Commands are imported when called, so that `--help` stays quick."""
 
 from metazoo.cli.main import main
 

@@ -27,7 +27,7 @@ _FILES_AT_ONCE = 256
 
 
 def adapt(options: Namespace) -> None:
-    """Make a classifier folder."""
+    """Make a classifier folder, as `metazoo adapt`."""
     check_out(options.out, ClassifierDescription, overwrite=options.overwrite)
     source = open_source(options.subject)
     if source.meta_model is not None:
@@ -57,14 +57,14 @@ def adapt(options: Namespace) -> None:
 
 
 def _domains(classifier: FewShotClassifier) -> str:
-    """The domains of the images, with shares of a percent or more."""
+    """Text on the domains of the images whose share is at least half a percent."""
     domains = sorted(classifier.description.domains.items(), key=lambda item: -item[1])
     named = [f"{printable(name)} ({100 * share:.0f} %)" for name, share in domains if share >= 0.005]
     return f", domains {', '.join(named)}" if named else ""
 
 
 def predict(options: Namespace) -> None:
-    """Classify images and print what they are."""
+    """Classify images and print their classes."""
     classifier = FewShotClassifier.load(options.classifier).to(Compute.choose(options.device).device)
     files = [file for given in options.images for file in _files(Path(given))]
     size = _FILES_AT_ONCE
@@ -80,11 +80,11 @@ def predict(options: Namespace) -> None:
 def _transductive(classifier: FewShotClassifier) -> str:
     made = classifier.description
     text = (
-        f"note: this classifier (head {made.head}, batch norm {made.batch_norm}) judges all images together: "
+        f"note: this classifier (head {made.head}, batch norm {made.batch_norm}) predicts all images together: "
         "the result of one depends on the others"
     )
     if made.head_kind == "soft-k-means-balanced":
-        text += ", and it takes them to be equally many a class"
+        text += ", and equally many images per class are assumed"
     return text
 
 
@@ -95,7 +95,7 @@ def _files(given: Path) -> list[Path]:
     folders = [given, *(path for path in below if not any(map(_hidden, path.relative_to(given).parts)))]
     files = [file for folder in folders for file in image_files(folder)]
     if not files:
-        raise UsageError(f"{given} holds no image; give images or a folder with some")
+        raise UsageError(given, "holds no image", "give images or a folder with images")
     return files
 
 
@@ -117,7 +117,7 @@ def _rows(predictions: _Predictions) -> list[tuple[str, str, float]]:
 
 
 def _write_table(predictions: _Predictions) -> None:
-    table = Table(caption="probabilities rank classes and are not calibrated")
+    table = Table(caption="probabilities are not calibrated")
     table.add_column("image", overflow="fold")
     table.add_column("class", overflow="fold")
     table.add_column("probability", justify="right")

@@ -1,4 +1,4 @@
-"""Arguments of `metazoo adapt` and `metazoo predict`. Nothing heavy is imported here."""
+"""Arguments of `metazoo adapt` and `metazoo predict`. It imports nothing heavy."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def add_commands(commands: Any) -> None:
     adapt.argument("subject", "RUN_OR_ZOO", "Folder of a run, a zoo or a meta-model")
     adapt.option("--support", "Folder with one folder of images per class", path, required=True)
     adapt.option("--out", "Classifier folder to write", path, required=True)
-    adapt.switch("--overwrite", "Replacement of an existing classifier at OUT")
+    adapt.switch("--overwrite", "Replace an existing classifier at OUT")
     options.head(adapt)
     options.threads(adapt)
     options.device(adapt)
@@ -27,7 +27,7 @@ def add_commands(commands: Any) -> None:
         "predict",
         "classifier_commands:predict",
         "Classify images",
-        "Classify images with a classifier that `metazoo adapt` has made.",
+        "Classify images with a classifier made by `metazoo adapt`.",
     )
     predict.argument("classifier", "CLASSIFIER", "Classifier folder")
     predict.argument("images", "IMAGE_OR_FOLDER", "Images, or folders with images at any depth", nargs="+")

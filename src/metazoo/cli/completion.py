@@ -10,7 +10,7 @@ from metazoo.text import local_path
 
 
 def completion(options: Namespace) -> None:
-    """Print the script for one shell."""
+    """Print the completion script of a shell."""
     parser = build_parser()
     _complete_paths(parser)
     print(shtab.complete(parser, shell=options.shell))

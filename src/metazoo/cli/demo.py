@@ -1,4 +1,4 @@
-"""`metazoo demo`: the whole way on embedded data."""
+"""`metazoo demo`: the complete workflow on embedded data."""
 
 import shutil
 import time
@@ -28,14 +28,14 @@ from metazoo.zoo import TrainingConfig, Zoo, build_zoo
 SCRIPTS = ("latin", "cyrillic", "georgian")
 UNSEEN = "glyphs:greek,armenian,tifinagh"
 NEW_SCRIPT = "lao"
-# architecture, ways, input size: no two kinds alike
-KINDS = (("conv4", 5, 32), ("thin-resnet", 8, 24))
-MODELS_A_KIND = 2
+# Architecture, ways and input size.
+FAMILIES = (("conv4", 5, 32), ("thin-resnet", 8, 24))
+MODELS_PER_FAMILY = 2
 EPISODES = 600
 _IMAGES_PER_CLASS = 100
-# Quicker than the published procedures, which are made for five times as many images.
+# The published procedures are slower; they are meant for five times as many images.
 TRAINING = TrainingConfig(epochs=15, batch_size=32, optimiser="adam", learning_rate=0.003)
-# The default preset, cut down to what two cores do in a few minutes; in so few iterations guides bring nothing.
+# The default preset, reduced to a few minutes on two cores. Guides bring nothing in 100 iterations.
 CONFIG = {
     "recovery": {"iterations": 100, "guide_all": False},
     "budget": {"images_per_class": 30},
@@ -46,22 +46,21 @@ CONFIG = {
 
 
 def demo(options: Namespace) -> None:
-    """Build, train, evaluate, adapt and predict; called again, it goes on where it was."""
+    """Build, train, evaluate, adapt and predict; a later call resumes."""
     start = time.monotonic()
     out = Path(options.out)
     with graceful() as stop:
-        _say(
-            f"A zoo of {len(SCRIPTS) * len(KINDS) * MODELS_A_KIND} models: {', '.join(SCRIPTS)}; no model sees another"
-        )
+        models = len(SCRIPTS) * len(FAMILIES) * MODELS_PER_FAMILY
+        _say(f"A zoo of {models} models, each of one script: {', '.join(SCRIPTS)}")
         zoo = _build(out / "zoo", options)
         print_table(model_table(model_rows(zoo)))
-        _say("One meta-model from these models alone: recovered images, task space, groups, learning (tgr)")
+        _say("One meta-model from these models, without data: recovered images, task space, groups, learning (tgr)")
         run = _train(zoo, "tgr", out / "run", CONFIG, options)
         print_sections(run, zoo, about_models=False)
-        _say("The same without task space, groups and regularisation, on the same images (zoo-distillation)")
+        _say("The same images, without task space, groups and regularisation (zoo-distillation)")
         shared = {section: values for section, values in CONFIG.items() if section not in ("probe", "grouping")}
         distilled = _train(zoo, "zoo-distillation", out / "zoo-distillation", shared, options, run)
-        _say(f"Measured on scripts that no model saw: {UNSEEN.removeprefix('glyphs:')}")
+        _say(f"Evaluation on scripts that no model has seen: {UNSEEN.removeprefix('glyphs:')}")
         unseen = load_images(UNSEEN, images_per_class=40)
         assert_disjoint({name for contract in zoo for name in contract.class_names}, unseen.class_names)
         sources = [open_source(str(path)) for path in (run.path, distilled.path)]
@@ -76,12 +75,12 @@ def demo(options: Namespace) -> None:
                 subjects, unseen, episodes=EPISODES, out=out / "result.json", overwrite=True, advance=advance
             )
         print_table(results_table(results))
-        _say(f"Five images a class of one more script, {NEW_SCRIPT}: adapt, then predict images that were held back")
+        _say(f"A new script, {NEW_SCRIPT}: adapt to five images per class, then predict held-back images")
         _adapt_and_predict(out, run)
     report = write_report(run, out / "report.html", results=[out / "result.json"], zoo=zoo)
-    print(f"\nEverything is in {out}: zoo, run (meta-model, card, recovered images), zoo-distillation (the")
-    print("second run), result.json, classifier.")
-    print(f"Done in {(time.monotonic() - start) / 60:.1f} min. Look at {report}, the whole run on a page, and at")
+    print(f"\n{out} holds zoo, run (meta-model, card, recovered images), zoo-distillation (the second run),")
+    print("result.json and classifier.")
+    print(f"Done in {(time.monotonic() - start) / 60:.1f} min. Open {report}, a page on the complete run, or try")
     print(f"  metazoo evaluate {run.path} --data {UNSEEN} --head fine-tune --episodes 100")
 
 
@@ -108,17 +107,17 @@ def _train(
 def _build(folder: Path, options: Namespace) -> Zoo:
     for script in SCRIPTS:
         images = load_images(f"glyphs:{script}", images_per_class=_IMAGES_PER_CLASS)
-        for architecture, ways, side in KINDS:
+        for architecture, ways, side in FAMILIES:
             build_zoo(
                 folder,
                 images,
                 architecture,
-                MODELS_A_KIND,
+                MODELS_PER_FAMILY,
                 ways,
                 options.seed,
                 config=TRAINING,
                 input_size=side,
-                # Such a small model is trained sooner than another process has started.
+                # Training such a small model takes less time than starting another process.
                 workers=1,
                 progress=True,
             )
@@ -139,20 +138,20 @@ def _adapt_and_predict(out: Path, run: Run) -> None:
     prediction = FewShotClassifier.load(out / "classifier").predict(held_back.images)
     right = prediction.labels == held_back.labels
     table = Table(caption=f"{int(right.sum())} of {len(right)} held-back images right; chance is {len(right) // 5}")
-    for column in ("class", "right", "taken for"):
+    for column in ("class", "right", "confused with"):
         table.add_column(column)
     for index, name in enumerate(held_back.class_names):
         own = held_back.labels == index
-        wrong = sorted({prediction.names[place] for place in torch.nonzero(own & ~right).flatten().tolist()})
+        wrong = sorted({prediction.names[number] for number in torch.nonzero(own & ~right).flatten().tolist()})
         table.add_row(Text(name), f"{int(right[own].sum())} of {int(own.sum())}", Text(", ".join(wrong) or "-"))
     print_table(table)
 
 
 def _write_pictures(folder: Path, images: ImageSet, first: int, last: int) -> None:
-    """One folder a class with pictures `first` to `last` - 1, as a user would have them; made anew each time."""
+    """Write one folder per class with images `first` to `last` - 1, replacing existing ones."""
     shutil.rmtree(folder, ignore_errors=True)
     for index, name in enumerate(images.class_names):
         target = folder / name.rpartition("/")[2].lower().replace(" ", "-")
         target.mkdir(parents=True)
-        for number, place in enumerate(images.indices_of(index)[first:last].tolist(), start=first):
-            Image.fromarray(images.images[place].permute(1, 2, 0).numpy()).save(target / f"{number:02d}.png")
+        for number, image in enumerate(images.images[images.indices_of(index)[first:last]], start=first):
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(target / f"{number:02d}.png")

@@ -1,4 +1,4 @@
-"""The RUN_OR_ZOO of a command line: where features come from."""
+"""Source of features, the argument RUN_OR_ZOO of a command."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -38,11 +38,11 @@ class FeatureSource:
     zoo: Path | None
 
     def subject(self, in_turn_on: str | None = None) -> Subject:
-        """The row of a table.
+        """Subject of the evaluation.
 
         Args:
-            in_turn_on: device to compute on, where models of a zoo need not all be held at once: with batch norm
-                `running` and a head that leaves a model alone.
+            in_turn_on: device on which the models of a zoo are loaded one after the other, for batch norm `running`
+                and a head that does not change the model; None: all models are held at once.
         """
         if self.meta_model is None:
             zoo = self._models()
@@ -52,39 +52,39 @@ class FeatureSource:
         return Subject.of(f"{name} meta-model", name, self.meta_model.module, sha256)
 
     def teachers(self) -> Sequence[WhiteBoxTeacher]:
-        """The models of the zoo on the CPU, each loaded when it is asked for; see `Teachers`.
+        """Models of the zoo on the CPU, each loaded on access; see `Teachers`.
 
         Raises:
-            UsageError: the zoo is unknown, gone or empty.
+            UsageError: the zoo is unknown, missing or empty.
         """
         return self._models().teachers_in_turn("cpu")
 
     def _models(self) -> Zoo:
         if self.zoo is None:
-            raise UsageError(self.path, "a meta-model alone, without its zoo", "give its run, or the zoo by --zoo")
+            raise UsageError(self.path, "is a meta-model without its zoo", "give its run, or its zoo with --zoo")
         if self.meta_model is not None and not self.zoo.is_dir():
-            raise UsageError(self.path, f"its zoo {self.zoo} is gone", "give its place by --zoo")
+            raise UsageError(self.path, f"its zoo {self.zoo} is missing", "give the zoo with --zoo")
         return zoo_with_models(self.zoo)
 
     def class_lists(self) -> dict[str, tuple[str, ...]]:
-        """Names of the classes of every model, by its name; of a zoo that is gone there is nothing."""
+        """Class names by model; empty if the zoo is missing."""
         return {contract.name: contract.class_names for contract in self._contracts()}
 
     def side(self) -> int:
-        """The largest input of all models in pixels."""
+        """Largest input side of all models in pixels."""
         specs = [contract.spec for contract in self._contracts()]
         specs += [self.meta_model.spec] if self.meta_model else []
         return max((spec.input_size for spec in specs), default=DEFAULT_SIDE)
 
     def _contracts(self) -> list[ModelContract]:
-        # A meta-model does not need its zoo any more, so it may be gone.
+        # A meta-model works without its zoo, which may be missing.
         try:
             return [] if self.zoo is None else list(Zoo.open(self.zoo))
         except MetazooError:
             return []
 
     def table(self, seed: int = 0, in_turn_on: str | None = None) -> list[Subject]:
-        """The subject below everything that its zoo offers without learning; `in_turn_on` as for `subject`."""
+        """Baselines of the zoo, followed by the subject; see `subject` for `in_turn_on`."""
         zoo = self._models()
         teachers = zoo.teachers_in_turn(in_turn_on or "cpu")
         most_frequent = _most_frequent(zoo.contracts)
@@ -99,11 +99,11 @@ class FeatureSource:
 
 
 def open_source(path: str, zoo: str | None = None) -> FeatureSource:
-    """Open what the user names.
+    """Open a run, zoo or meta-model.
 
     Args:
         path: folder of a run, a zoo or a meta-model.
-        zoo: folder of the zoo of a run or meta-model; None for the folder that the run began with.
+        zoo: zoo folder of a run or meta-model; None: the zoo recorded in the run.
 
     Raises:
         UsageError: the folder is no run, zoo or meta-model, or `zoo` lacks a model of the run.
@@ -134,5 +134,5 @@ def _ensemble(teachers: Sequence[WhiteBoxTeacher], in_turn_on: str | None) -> Su
 
 def _most_frequent(contracts: Sequence[ModelContract]) -> ClassifierSpec:
     specs = [contract.spec for contract in contracts]
-    kinds = [(spec.architecture, spec.arguments, spec.input_size, spec.channels) for spec in specs]
-    return specs[max(range(len(specs)), key=lambda index: (kinds.count(kinds[index]), -index))]
+    shapes = [(spec.architecture, spec.arguments, spec.input_size, spec.channels) for spec in specs]
+    return specs[max(range(len(specs)), key=lambda index: (shapes.count(shapes[index]), -index))]

@@ -1,4 +1,4 @@
-"""Entry point: parse, run, and turn whatever goes wrong into one sentence and an exit code."""
+"""Entry point of the command line: parse, run, and report an error as one line and an exit code."""
 
 import contextlib
 import importlib
@@ -18,10 +18,10 @@ _LEARNING = {"demo:demo", "measure_commands:evaluate", "train_commands:train", "
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 1 a failed job, 2 wrong use, 130 or 143 stopped by a signal."""
+    """Run one command and return its exit code: 0 success, 1 failure, 2 wrong use, 130 or 143 stopped by a signal."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
-    _escape_what_cannot_be_encoded()
+    _escape_unencodable()
     try:
         try:
             early, rest = early_options().parse_known_args(given)
@@ -33,24 +33,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             module, _, function = options.command.partition(":")
             return int(getattr(importlib.import_module(f"metazoo.cli.{module}"), function)(options) or 0)
         finally:
-            # Here, and not at the end of Python, it can still be noticed that the reader has gone.
+            # A closed pipe is noticed here; at the exit of Python it would be too late.
             sys.stdout.flush()
     except MetazooError as error:
         return _report(error, str(error), error.exit_code, debug)
     except KeyboardInterrupt as error:
         return _report(error, "stopped", Interrupted("").exit_code, debug)
     except BrokenPipeError:
-        # Whoever read the output has gone, as `head` does; Python must not complain of it once more at its end.
+        # The reader, such as `head`, has closed the pipe; Python must not report it again at its exit.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        text = f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:500]}; call again with --debug"
+        text = f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:500]}; repeat with --debug"
         return _report(error, text, 1, debug)
 
 
-def _escape_what_cannot_be_encoded() -> None:
-    # A file's name may be any bytes, and a terminal may be of an old encoding.
+def _escape_unencodable() -> None:
+    # File names may be any bytes, and the terminal may not use UTF-8.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 

@@ -1,4 +1,4 @@
-"""`metazoo compare`."""
+"""`metazoo evaluate`, `compare` and `report`."""
 
 import csv
 import sys
@@ -27,12 +27,12 @@ _COLUMNS += ["accuracy", "interval", "lowest", "highest", "difference", "differe
 
 
 def compare_results(options: Namespace) -> None:
-    """Read result files, pair their episodes, print the table."""
+    """Compare result files on the same episodes and print the table."""
     rows: dict[str, list[Path]] = {}
     for given in options.rows:
         name, files = _row(given)
         if name in rows:
-            raise UsageError(f"row {name!r}", "name given to two rows", "name one of them, as NAME=FILE")
+            raise UsageError(f"row {name!r}", "two rows have this name", "name one of them with NAME=FILE")
         rows[name] = files
     comparisons = compare(rows, against=options.against)
     if options.format == "csv":
@@ -42,7 +42,7 @@ def compare_results(options: Namespace) -> None:
 
 
 def _row(given: str) -> tuple[str, list[Path]]:
-    """Name and files of `[NAME=]FILE[,FILE...]`; the name of a file may contain `=` and commas."""
+    """Name and files of `[NAME=]FILE[,FILE...]`; a single file name may contain `=` and commas."""
     if Path(given).is_file():
         return Path(given).stem, [Path(given)]
     name, equals, listed = given.partition("=")
@@ -64,13 +64,13 @@ def _write_csv(comparisons: Sequence[Comparison]) -> None:
 
 
 def evaluate(options: Namespace) -> None:
-    """Measure, print the table, write RESULT.json."""
+    """Evaluate, print the table and write RESULT.json."""
     source = open_source(options.subject, options.zoo)
     side = options.image_size or (None if has_own_side(options.data) else source.side())
     images = load_images(options.data, side=side, images_per_class=options.images_per_class)
     device = Compute.choose(options.device).device
-    leaves_models_alone = options.batch_norm == "running" and isinstance(get_head(options.head), FeatureHead)
-    in_turn_on = device if leaves_models_alone else None
+    keeps_models = options.batch_norm == "running" and isinstance(get_head(options.head), FeatureHead)
+    in_turn_on = device if keeps_models else None
     rows = source.table(in_turn_on=in_turn_on) if options.baselines else [source.subject(in_turn_on)]
     subjects = [row.on(device) for row in rows]
     contamination = find_contamination(images.class_names, source.class_lists())
@@ -104,11 +104,11 @@ def evaluate(options: Namespace) -> None:
         )
     print_table(results_table(results))
     if options.out is not None:
-        print(f"{options.out}: {len(results)} results, with their episodes beside it")
+        print(f"{options.out}: {len(results)} results, with accuracies per episode beside it")
 
 
 def report(options: Namespace) -> None:
-    """Write the page of a run."""
+    """Write the HTML report of a run."""
     run = Run.open(options.run)
     zoo = _zoo_of(run) if options.zoo is None else Zoo.open(options.zoo)
     out = write_report(run, options.out, results=options.results, zoo=zoo, images=options.images)
@@ -116,9 +116,9 @@ def report(options: Namespace) -> None:
 
 
 def _zoo_of(run: Run) -> Zoo | None:
-    # A run does not need its zoo any more, so it may be gone.
+    # A finished run works without its zoo, which may be missing.
     try:
         return Zoo.open(run.description["zoo"]["path"])
     except MetazooError as error:
-        message(f"note: the page has no single models and no images ({error}); give the place of the zoo by --zoo")
+        message(f"note: the report omits models and images ({error}); give the zoo with --zoo")
         return None

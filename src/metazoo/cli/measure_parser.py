@@ -1,4 +1,4 @@
-"""Arguments of `metazoo evaluate`, `compare` and `report`. Nothing heavy is imported here."""
+"""Arguments of `metazoo evaluate`, `compare` and `report`. It imports nothing heavy."""
 
 from typing import Any
 
@@ -29,21 +29,21 @@ def _evaluate(commands: Any) -> None:
     evaluate.option("--episodes", "Episodes for each number of shots", positive, 1000)
     options.head(evaluate)
     options.seed(evaluate)
-    evaluate.switch("--baselines", "Add rows for the baselines that every zoo offers")
-    evaluate.option("--zoo", "Zoo folder of the run, if it was moved", path)
+    evaluate.switch("--baselines", "Add the baselines of the zoo to the table")
+    evaluate.option("--zoo", "Zoo folder, if it has moved since the run", path)
     evaluate.option(
         "--image-size",
-        "Side in pixels at which images are read (default: that of a pack or cifar-fs, else the largest model input)",
+        "Side of the images in pixels (default: side of a pack or cifar-fs, else of the largest model input)",
         positive,
     )
     options.images_per_class(evaluate)
     evaluate.switch(
         "--exclude-known",
-        "Leave out classes whose name a model of the zoo was trained on",
+        "Leave out classes that a model of the zoo was trained on, by name",
     )
     options.threads(evaluate)
     options.device(evaluate)
-    evaluate.option("--out", "Result file to write, with the episodes beside it", path, metavar="RESULT.json")
+    evaluate.option("--out", "Result file to write, with accuracies per episode beside it", path, metavar="RESULT.json")
     evaluate.switch("--overwrite", "Replace an existing result file")
 
 
@@ -52,19 +52,18 @@ def _compare(commands: Any) -> None:
         commands,
         "compare",
         "measure_commands:compare_results",
-        "Compare results on the same episodes, in pairs",
+        "Compare results on the same episodes",
         "Compare result files of `metazoo evaluate --out` on the same episodes, by paired differences.",
     )
     compare.argument(
         "rows",
         "[NAME=]FILE[,FILE...]",
-        "Result files, one row per argument; of several files, such as those of other training seeds, the mean is "
-        "compared",
+        "Result files, one row per argument; several files of a row, such as training seeds, are averaged",
         nargs="+",
     )
     compare.option(
         "--against",
-        "Row with which all are compared (default: the last row of the first file)",
+        "Reference row (default: the last row of the first file)",
         metavar="NAME",
     )
     options.output_format(compare, "table", "csv")
@@ -76,11 +75,11 @@ def _report(commands: Any) -> None:
         "report",
         "measure_commands:report",
         "Write an HTML report on a run",
-        "Write one HTML file on a run: its zoo, what it recovered, grouped and learned, and its accuracy. The file "
-        "needs nothing beside it, and no network.",
+        "Write one HTML file on a run: its zoo, recovered images, groups, learning and accuracy. The file needs no "
+        "other files and no network.",
     )
     report.argument("run", "RUN", "Folder of a run, finished or not")
     report.argument("results", "RESULT", "Result files of `metazoo evaluate --out`", nargs="*")
     report.option("--out", "HTML file to write; replaces an existing report (default: RUN/report.html)", path)
     report.option("--zoo", "Zoo folder, if it has moved since the run", path)
-    report.switch("--no-images", "No images that were recovered from a model", dest="images", action="store_false")
+    report.switch("--no-images", "Show no recovered images", dest="images", action="store_false")

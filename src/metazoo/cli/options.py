@@ -1,6 +1,7 @@
-"""Types of option values, and options that several commands have in common. Nothing heavy is imported here."""
+"""Types of option values, and options shared by several commands. It imports nothing heavy."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -11,38 +12,40 @@ from metazoo.text import local_path as path
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that takes whole option names only and raises a UsageError for anything else."""
+    """Parser that takes only complete option names and raises a UsageError for wrong use."""
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings, allow_abbrev=False)
+    def __init__(self, **keywords: Any) -> None:
+        super().__init__(**keywords, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        """Refuse a command line."""
-        raise UsageError(f"{message}; see `{self.prog} --help`")
+        """Raise a UsageError; see `argparse.ArgumentParser.error`."""
+        option = re.fullmatch(r"argument ([^:]+): (.+)", message, re.DOTALL)
+        subject, problem = option.groups() if option else (self.prog, message)
+        raise UsageError(subject, problem, f"see `{self.prog} --help`")
 
-    def argument(self, name: str, metavar: str, text: str, kind: Callable[[str], Any] = path, **settings: Any) -> None:
+    def argument(self, name: str, metavar: str, text: str, kind: Callable[[str], Any] = path, **keywords: Any) -> None:
         """Add a positional argument, by default a path."""
-        self.add_argument(name, metavar=metavar, type=kind, help=text, **settings)
+        self.add_argument(name, metavar=metavar, type=kind, help=text, **keywords)
 
     def option(
-        self, flag: str, text: str, kind: Callable[[str], Any] = str, default: Any = None, **settings: Any
+        self, flag: str, text: str, kind: Callable[[str], Any] = str, default: Any = None, **keywords: Any
     ) -> None:
         """Add an option with a value; the help text ends with the default, if there is one.
 
         Args:
             flag: name with its dashes.
-            text: help text, which starts with a noun.
+            text: help text, starting with a noun.
             kind: type of the value.
             default: value without the option.
-            **settings: further arguments of `add_argument`.
+            **keywords: further arguments of `add_argument`.
         """
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
         text = text if default is None else f"{text} (default: {shown})"
-        self.add_argument(flag, type=kind, default=default, help=text, **settings)
+        self.add_argument(flag, type=kind, default=default, help=text, **keywords)
 
-    def switch(self, flag: str, text: str, **settings: Any) -> None:
-        """Add an option without a value, which is True if it is given, unless `settings` have another action."""
-        self.add_argument(flag, help=text, **{"action": "store_true", **settings})
+    def switch(self, flag: str, text: str, **keywords: Any) -> None:
+        """Add an option without a value, True if given; its help text is an imperative."""
+        self.add_argument(flag, help=text, **{"action": "store_true", **keywords})
 
 
 def command(commands: Any, name: str, function: str, text: str, description: str = "", epilog: str = "") -> Parser:
@@ -51,10 +54,10 @@ def command(commands: Any, name: str, function: str, text: str, description: str
     Args:
         commands: subparsers of the group.
         name: word to type.
-        function: `module:function` within `metazoo.cli` that does it.
+        function: implementation as `module:function` within `metazoo.cli`.
         text: line in the list of commands, without a full stop.
-        description: first paragraph of its own help; `text` if empty.
-        epilog: last paragraph.
+        description: first paragraph of the command's help; `text` if empty.
+        epilog: last paragraph of the command's help.
     """
     line = text[0].lower() + text[1:]
     parser = commands.add_parser(name, help=line, description=description or f"{text}.", epilog=epilog)
@@ -62,14 +65,14 @@ def command(commands: Any, name: str, function: str, text: str, description: str
     return parser
 
 
-def data(parser: Parser, flag: str = "--data", text: str = "Images", **settings: Any) -> None:
+def data(parser: Parser, flag: str = "--data", text: str = "Images", **keywords: Any) -> None:
     """Add the option for labelled images."""
-    parser.option(flag, f"{text}: {choices.DATA}", path, **settings)
+    parser.option(flag, f"{text}: {choices.DATA}", path, **keywords)
 
 
 def head(parser: Parser) -> None:
     """Add the options for learning a new task."""
-    # Only a plug-in, loaded before, can have registered another head, and that brings the registry in.
+    # Heads of plug-ins are in the registry, which is imported only if a plug-in was loaded.
     loaded = sys.modules.get("metazoo.features.heads")
     names = tuple(choices.HEADS) if loaded is None else loaded.HEADS.names()
     described = "; ".join(f"{name}: {text}" for name, text in choices.HEADS.items())
@@ -77,17 +80,17 @@ def head(parser: Parser) -> None:
     parser.option("--head", head_text, default=choices.DEFAULT_HEAD, choices=names, metavar="HEAD")
     parser.option(
         "--batch-norm",
-        "Statistics of batch normalisation. running: the stored ones; support: those of the support images; "
-        "query: those of each query batch, which is transductive",
+        "Statistics of batch normalisation. running: stored; support: of the support images; query: of each query "
+        "batch (transductive)",
         default=choices.BATCH_NORM_MODES[0],
         choices=choices.BATCH_NORM_MODES,
     )
     parser.switch(
         "--mirror",
-        "Mean features of each image and its mirror image; better for photographs, worse where left and right "
-        "matter, as in characters and signs",
+        "Average the features of each image and its mirror image; better for photographs, worse for characters and "
+        "signs",
     )
-    parser.option("--domain", "Domain of the images, for a meta-model with several (default: recognised)")
+    parser.option("--domain", "Domain of the images, for a meta-model of several domains (default: recognised)")
 
 
 def images_per_class(parser: Parser) -> None:
@@ -96,10 +99,10 @@ def images_per_class(parser: Parser) -> None:
 
 
 class _FormerName(argparse.Action):
-    """An option by its name in version 0.1, which warns."""
+    """Former name of an option in version 0.1, which warns."""
 
     def __call__(self, _: object, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
-        print(f"warning: {option} is now called --{self.dest}, and will be removed", file=sys.stderr)
+        print(f"warning: {option} is now called --{self.dest}; the former name will be removed", file=sys.stderr)
         setattr(namespace, self.dest, values)
 
 
@@ -125,11 +128,11 @@ def workers(parser: Parser) -> None:
 
 
 def executor(parser: Parser) -> None:
-    """Add the options for where independent work runs."""
+    """Add the options for worker processes and their executor."""
     workers(parser)
     parser.option(
         "--executor",
-        "Place of the worker processes. local: this machine; ray: a Ray cluster, which needs the extra ray",
+        "Executor of the worker processes. local: this machine; ray: a Ray cluster (needs the extra ray)",
         default=choices.EXECUTORS[0],
         choices=choices.EXECUTORS,
     )
@@ -145,14 +148,14 @@ def device(parser: Parser, more: str = "") -> None:
     parser.option("--device", f"Device: cpu, cuda or cuda:1 (default: the first GPU, else the CPU{more})")
 
 
-def recovered_images(parser: Parser, **settings: Any) -> None:
+def recovered_images(parser: Parser, **keywords: Any) -> None:
     """Add the option for the use of recovered images."""
     parser.option(
         "--recovered-images",
-        "Use of images recovered from the models. show: a run may keep and show them; keep: a run may keep them "
-        "but not show them; discard: a run deletes them when it has finished (default: show)",
+        "Use of images recovered from the models. show: a run keeps and shows them; keep: a run keeps them without "
+        "showing them; discard: a run deletes them when it has finished (default: show)",
         choices=choices.PERMISSIONS,
-        **settings,
+        **keywords,
     )
 
 

@@ -1,4 +1,4 @@
-"""Printing to people: tables on standard output."""
+"""Tables on standard output."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ _WIDEST, _WIDTH_IN_A_PIPE = 100_000, 100
 
 
 def print_table(table: Table) -> None:
-    """Print a table, fitted to the terminal, or to COLUMNS or 100 characters where there is none."""
+    """Print a table, fitted to the terminal; without one, to COLUMNS or 100 characters."""
     terminal = sys.stdout.isatty() and os.environ.get("TERM", "") != "dumb"
     columns = os.environ.get("COLUMNS", "")
     width = int(columns) if columns.isdecimal() and int(columns) else _WIDTH_IN_A_PIPE
@@ -28,19 +28,19 @@ def print_table(table: Table) -> None:
 
 
 def _tighten(table: Table) -> None:
-    """Spend the width on what is in the table: no frame, and only words are folded, numbers stay whole."""
+    """Remove the frame, and wrap words but not numbers."""
     table.box, table.show_edge, table.padding = SIMPLE_HEAD, False, 0
     for column in table.columns:
         column.no_wrap = column.justify == "right"
 
 
 def print_sections(run: Run, zoo: Zoo, *, about_models: bool) -> bool:
-    """Print the tables of what a run has recorded, and its warnings to standard error; False if there are none.
+    """Print the tables of a run, and its warnings on standard error; False if it has recorded none.
 
     Args:
         run: a run on `zoo`.
-        zoo: the models as they are now.
-        about_models: whether to print what describes single models, or the rest.
+        zoo: current zoo of the run.
+        about_models: whether to print the tables on single models, or the others.
     """
     contents = [content for _, content in sections_of(run, zoo, about_models=about_models)]
     for content in contents:

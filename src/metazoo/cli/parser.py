@@ -1,4 +1,4 @@
-"""The command line: the groups of commands, and the commands that belong to none. Nothing heavy is imported here."""
+"""Parser of the command line. It imports nothing heavy."""
 
 import argparse
 from typing import Any, NoReturn
@@ -9,28 +9,28 @@ from metazoo.cli.options import Parser, command, natural, path, positive
 
 
 def early_options() -> Parser:
-    """The parser of options that may stand anywhere in a command line and are read before the rest."""
+    """Parser of the options that are accepted anywhere and read first."""
     parser = Parser(prog="metazoo", add_help=False)
-    parser.switch("--debug", "Traceback of an error")
+    parser.switch("--debug", "Show the traceback of an error")
     parser.add_argument(
         "--plugin",
         metavar="PACKAGE",
         action="append",
         default=[],
-        help="Installed package or module that registers architectures, methods or heads; repeatable",
+        help="Package or module that registers architectures, methods or heads; repeatable",
     )
     return parser
 
 
 def build_parser() -> Parser:
-    """The parser of every command; the parsed `command` names the function that does it, as `module:function`."""
+    """Parser of all commands; the parsed `command` is its function, as `module:function`."""
     parser = Parser(
         prog="metazoo",
         description="Data-free meta-learning: from a zoo of pre-trained classifiers to one few-shot learner.",
-        epilog="--debug and --plugin may stand anywhere in a command line.",
+        epilog="--debug and --plugin are accepted anywhere in a command line.",
         parents=[early_options()],
     )
-    parser.switch("--version", "Version of metazoo", action=_Version, nargs=0)
+    parser.switch("--version", "Show the version", action=_Version, nargs=0)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _demo(commands)
     zoo = commands.add_parser(
@@ -48,13 +48,13 @@ def build_parser() -> Parser:
         "Print a script that completes commands and options in a shell",
         epilog="Example for bash: metazoo completion bash > ~/.local/share/bash-completion/completions/metazoo",
     )
-    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="Shell that reads the script")
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="Shell of the script")
     return parser
 
 
 class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
-        # Looked up only here: reading the installed packages takes time.
+        # Imported here because reading the installed packages takes time.
         from importlib.metadata import version
 
         print(f"metazoo {version('metazoo')}")
@@ -66,7 +66,7 @@ def _demo(commands: Any) -> None:
         commands,
         "demo",
         "demo:demo",
-        "Run the whole way on embedded data, in a few minutes",
+        "Run the complete workflow on embedded data, in about five minutes",
         "Build a zoo of glyph classifiers, learn a meta-model without data, and measure it on unseen classes.",
     )
     demo.option("--out", "Output folder", path, "runs/demo")
@@ -80,10 +80,10 @@ def _methods(commands: Any) -> None:
         "methods",
         "train_commands:methods",
         "List the methods and their presets, or every option of one",
-        "List the methods and their presets. With a METHOD or --preset, print all its options with their values and "
-        "meaning, as a file for `metazoo train --config`.",
+        "List the methods and their presets. With METHOD or --preset, print all options with value and meaning, as a "
+        "file for `metazoo train --config`.",
     )
-    methods.argument("method", "METHOD", "Method whose options are listed (default: tgr)", str, nargs="?")
+    methods.argument("method", "METHOD", "Method whose options are printed (default: tgr)", str, nargs="?")
     options.preset(methods)
 
 
@@ -93,14 +93,14 @@ def _train(commands: Any) -> None:
         "train",
         "train_commands:train",
         "Learn a meta-model from a zoo, without data",
-        "Learn one meta-model from a zoo, without a single training image.",
+        "Learn one meta-model from a zoo, without training images.",
     )
     train.option("--zoo", "Zoo folder", path, required=True)
     train.option("--out", "Run folder, made if missing", path, required=True)
-    train.option("--method", "Method, as `metazoo methods` lists it (default: tgr)")
+    train.option("--method", "Method, see `metazoo methods` (default: tgr)")
     options.preset(train)
     train.option(
-        "--config", "YAML file of the options that differ from the preset (default of a resumed run: its own)", path
+        "--config", "YAML file with options that differ from the preset (default of a resumed run: its own)", path
     )
     train.option(
         "--set",
@@ -110,25 +110,25 @@ def _train(commands: Any) -> None:
     )
     train.option(
         "--reuse-images",
-        "Run with the same zoo, seed and recovery options, whose recovered images are used",
+        "Run with the same zoo, seed and recovery options whose recovered images are reused",
         path,
         metavar="RUN",
     )
     train.option("--seed", "Seed of all randomness (default: 0)", natural)
     train.switch(
         "--no-images",
-        "No pictures of recovered images, whatever the models allow; stays in force when the run is resumed",
+        "Make no contact sheets of recovered images, whatever the models allow; resuming keeps this choice",
         dest="images",
         action="store_false",
     )
-    train.switch("--resume", "Continuation of the run in OUT, or its start")
-    train.switch("--plan", "Estimate of time, memory and disk, without training")
+    train.switch("--resume", "Continue the run in OUT, or start it")
+    train.switch("--plan", "Estimate time, memory and disk, and stop")
     train.option("--threads", "Number of torch threads for learning (default: 1)", positive)
     options.executor(train)
-    options.device(train, "; a resumed run keeps its own")
+    options.device(train, "; a resumed run keeps its device")
     train.option(
         "--precision",
         "Precision of the frozen models; the meta-model learns in float32 (default: bfloat16 on a GPU, else float32; "
-        "a resumed run keeps its own)",
+        "a resumed run keeps its precision)",
         choices=choices.PRECISIONS,
     )

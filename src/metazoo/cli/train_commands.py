@@ -8,7 +8,7 @@ from rich.text import Text
 from metazoo.cli.output import print_sections, print_table
 from metazoo.methods import METHODS
 from metazoo.pipeline.layout import META_MODEL
-from metazoo.runs.config import resolve_config, with_settings
+from metazoo.runs.config import resolve_config, with_overrides
 from metazoo.runs.train import train as train_run
 from metazoo.zoo import Zoo
 
@@ -16,9 +16,9 @@ from metazoo.zoo import Zoo
 def methods(options: Namespace) -> None:
     """List the methods with their presets and requirements, or all options of one preset."""
     if options.method is not None or options.preset is not None:
-        from metazoo.runs.option_list import options_listing
+        from metazoo.runs.option_list import options_text
 
-        print(options_listing(resolve_config(method=options.method, preset=options.preset)), end="")
+        print(options_text(resolve_config(method=options.method, preset=options.preset)), end="")
         return
     table = Table()
     for column in ("method", "presets", "requires", "reference"):
@@ -29,8 +29,8 @@ def methods(options: Namespace) -> None:
 
 
 def train(options: Namespace) -> None:
-    """Learn a meta-model, or estimate what that would take."""
-    config = with_settings(options.config, options.set or ())
+    """Learn a meta-model, or estimate its cost."""
+    config = with_overrides(options.config, options.set or ())
     if options.plan:
         from metazoo.runs.plan import plan_run, plan_table
 

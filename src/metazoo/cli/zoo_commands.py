@@ -62,27 +62,29 @@ def build(options: Namespace) -> None:
 
 
 def add(options: Namespace) -> None:
-    """Add one model or a folder of models; a ZooError if a file of a folder could not be added."""
-    known = ("name", "input_size", "channels", "mean", "std", "domain", "licence", "recovered_images")
-    said = {field: getattr(options, field) for field in known} | {"architecture": options.arch}
-    said["classes"] = None if options.classes is None else _classes(options.classes)
-    said = {field: value for field, value in said.items() if value is not None}
+    """Add one model or a folder of models; a ZooError if a file of the folder cannot be added."""
+    fields_of_contract = ("name", "input_size", "channels", "mean", "std", "domain", "licence", "recovered_images")
+    given = {field: getattr(options, field) for field in fields_of_contract} | {"architecture": options.arch}
+    given["classes"] = None if options.classes is None else _classes(options.classes)
+    given = {field: value for field, value in given.items() if value is not None}
     if (options.source is None) == (options.from_folder is None):
-        raise UsageError("give one of SOURCE and --from-folder; see `metazoo zoo add --help`")
+        problem = "missing" if options.source is None else "both are given"
+        raise UsageError("SOURCE or --from-folder", problem, "give one of them; see `metazoo zoo add --help`")
     if options.from_folder is None:
         contract = add_model(
-            options.zoo, options.source, weights=options.weights, pretrained=options.pretrained, **said
+            options.zoo, options.source, weights=options.weights, pretrained=options.pretrained, **given
         )
         added = {contract.name}
     else:
         if options.weights is not None or options.pretrained:
-            raise UsageError("a folder brings its own weights; leave --weights and --pretrained out")
-        additions = add_folder(options.zoo, options.from_folder, **said)
+            flag = "--pretrained" if options.weights is None else "--weights"
+            raise UsageError(flag, "does not apply to --from-folder, whose files are the weights", f"omit {flag}")
+        additions = add_folder(options.zoo, options.from_folder, **given)
         rows = [(addition.file, addition.status, addition.text) for addition in additions]
         _print_findings(("file", "status", "model or problem"), rows)
         problems = sum(addition.status == "problem" for addition in additions)
         if problems:
-            raise ZooError(f"not added from {options.from_folder}: {problems} of {len(additions)}; the table says why")
+            raise ZooError(options.from_folder, f"{problems} of {len(additions)} files not added", "see the table")
         added = {addition.text for addition in additions}
     zoo = Zoo.open(options.zoo)
     print_table(model_table(row for row in model_rows(zoo) if row.name in added))
@@ -96,12 +98,12 @@ def _note_duplicates(zoo: Zoo, among: AbstractSet[str] | None = None) -> None:
 
 
 def inspect(options: Namespace) -> None:
-    """List the models, and what a run has recorded of each."""
+    """List the models, and the records of a run on each."""
     zoo = Zoo.open(options.zoo)
     run = None if options.run is None else Run.open(options.run)
     if run is not None:
         if not run.model_names():
-            raise UsageError(f"{options.run} has recorded nothing of its models; continue it by train --resume")
+            raise UsageError(options.run, "has no records of its models yet", "continue it with train --resume")
         run.check_zoo(zoo)
     if options.format != "table":
         _write_models(zoo, options.format)
@@ -113,7 +115,7 @@ def inspect(options: Namespace) -> None:
 
 
 def _write_models(zoo: Zoo, form: str) -> None:
-    """Write one record per model, as a JSON list or as CSV, whose class names are separated by `|`."""
+    """Print one record per model, as a JSON list or as CSV, where `|` separates class names."""
     records = [asdict(row) for row in model_rows(zoo)]
     if form == "json":
         print(json.dumps(records, indent=2, ensure_ascii=False))
@@ -137,10 +139,10 @@ def verify(options: Namespace) -> None:
     _print_findings(("subject", "status", "images/s", "MB", "finding"), rows)
     unsound = sum(finding.status == "problem" for finding in findings)
     if unsound:
-        raise ZooError(f"unsound models in {options.zoo}: {unsound} of {len(zoo)}; the table says what to do")
+        raise ZooError(options.zoo, f"{unsound} of {len(zoo)} models are unsound", "see the table")
     names = {contract.name for contract in zoo}
     wrong = sum(finding.status == "note" and finding.subject in names for finding in findings)
-    doubt = f", but {wrong} may be normalised wrongly" if wrong else ""
+    doubt = f", but {wrong} may have a wrong mean or std" if wrong else ""
     print(f"{options.zoo}: all {len(zoo)} models are sound{doubt}")
 
 
@@ -150,21 +152,21 @@ def _figures(finding: Finding) -> tuple[str, str]:
 
 
 def change(options: Namespace) -> None:
-    """Change the contracts of models."""
+    """Change the permission of models."""
     zoo = Zoo.open(options.zoo)
     names = options.names or [contract.name for contract in zoo]
     zoo.permit(names, options.recovered_images)
-    print(f"{options.zoo}: recovered images are to {options.recovered_images}, of {', '.join(sorted(set(names)))}")
+    print(f"{options.zoo}: recovered images: {options.recovered_images}, for {', '.join(sorted(set(names)))}")
 
 
 def remove(options: Namespace) -> None:
-    """Take models out."""
+    """Remove models."""
     Zoo.open(options.zoo).remove(options.names)
     print(f"{options.zoo}: removed {', '.join(sorted(set(options.names)))}")
 
 
 def _print_findings(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    """Print texts of foreign origin, whole."""
+    """Print a table of texts that may come from foreign files."""
     table = Table()
     for column in columns:
         table.add_column(column, overflow="fold")
@@ -174,7 +176,7 @@ def _print_findings(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -
 
 
 def _classes(given: str) -> tuple[str, ...]:
-    """The names that a list or a file holds."""
+    """Class names from a list or a file."""
     if given == IMAGENET:
         return imagenet_classes()
     path = Path(given).expanduser()
@@ -182,13 +184,12 @@ def _classes(given: str) -> tuple[str, ...]:
         return tuple(name.strip() for name in given.split(","))
     try:
         if path.stat().st_size > _LARGEST_CLASS_FILE:
-            raise UsageError(f"{path} is larger than a list of classes can be; give the right file")
+            raise UsageError(path, f"has more than {_LARGEST_CLASS_FILE:,} bytes", "give a file of class names")
         text = path.read_text(encoding="utf-8")
         names = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(
-            f"{given} is neither a list such as cat,dog nor a file with one class a line; give one"
-        ) from error
+        remedy = "give a list such as cat,dog or a file with one class per line"
+        raise UsageError(f"--classes {given}", "cannot be read as class names", remedy) from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UsageError(f"{path} is no list of names; give one class a line, or a JSON list")
+        raise UsageError(path, "is not a list of names", "give a file with one class per line, or a JSON list")
     return tuple(name.strip() for name in names if name.strip())

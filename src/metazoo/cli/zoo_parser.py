@@ -1,4 +1,4 @@
-"""Arguments of `metazoo zoo ...`. Nothing heavy is imported here."""
+"""Arguments of `metazoo zoo ...`. It imports nothing heavy."""
 
 from typing import Any
 
@@ -13,13 +13,13 @@ def add_commands(commands: Any) -> None:
     _add(commands)
     inspect = command(commands, "inspect", "zoo_commands:inspect", "List the models")
     _zoo(inspect)
-    inspect.option("--run", "Run on this zoo whose records on each model are shown", path)
+    inspect.option("--run", "Run on this zoo whose records of the models are shown", path)
     options.output_format(inspect, "table", "csv", "json", more="; csv and json hold all class names")
     verify = command(
-        commands, "verify", "zoo_commands:verify", "Load and try every model; exit code 0 if all are sound"
+        commands, "verify", "zoo_commands:verify", "Load and test every model; exit code 0 if all are sound"
     )
     _zoo(verify)
-    options.data(verify, "--images", "Labelled images that show whether mean and std are right")
+    options.data(verify, "--images", "Labelled images for a check of mean and std")
     verify.option("--seconds", "Time limit per model in seconds", number, 120)
     verify.option("--memory", "Memory limit per model in MB (default: most of the free memory)", number, metavar="MB")
     change = command(
@@ -27,7 +27,7 @@ def add_commands(commands: Any) -> None:
         "set",
         "zoo_commands:change",
         "Set the use of images recovered from models",
-        "Set what runs may do with the images that they recover from models; resumed runs obey too.",
+        "Set how runs may use the images that they recover from models. Resumed runs obey it, too.",
     )
     _zoo(change)
     change.argument("names", "MODEL", "Names of models (default: all)", str, nargs="*")
@@ -72,14 +72,14 @@ def _build(commands: Any) -> None:
     build.option("--learning-rate", "Learning rate of the first epochs (default: 0.01)", number)
     build.option(
         "--shift",
-        "Largest shift of images that are mirrored and shifted at random (default: no augmentation)",
+        "Largest shift of the random shifts and mirror images of augmentation (default: no augmentation)",
         natural,
         metavar="PIXELS",
     )
     build.option("--width", "Width of the architecture (default: its own)", positive)
     build.option(
         "--input-size",
-        "Side of the input in pixels (default: that of a pack; 84 for mini-imagenet and cub; else 32)",
+        "Side of the input in pixels (default: side of a pack; 84 for mini-imagenet and cub; else 32)",
         positive,
     )
     _channels(build, 3)
@@ -101,7 +101,7 @@ def _add(commands: Any) -> None:
         "add",
         "zoo_commands:add",
         "Add a model that was trained elsewhere, or a folder of models",
-        "Add a model of timm, torchvision, the Hugging Face Hub or a file. What its source does not say must be given "
+        "Add a model from timm, torchvision, the Hugging Face Hub or a file. Values that its source lacks are given "
         "here, or in a .yaml file of the same name beside the weights.",
         f"Example of a file pets.yaml beside pets.safetensors: {choices.MODEL_EXAMPLE}",
     )
@@ -120,7 +120,7 @@ def _add(commands: Any) -> None:
         metavar="DIR",
     )
     add.option("--weights", "File with the weights of a model of timm or torchvision", path, metavar="FILE")
-    add.switch("--pretrained", "Published weights of a model of timm or torchvision, downloaded")
+    add.switch("--pretrained", "Download the published weights of a model of timm or torchvision")
     add.option("--name", "Name of the model in the zoo (default: from SOURCE)")
     add.option("--arch", "Architecture of the weights in a file, such as timm:convnext_atto or resnet18")
     add.option(
@@ -130,9 +130,15 @@ def _add(commands: Any) -> None:
     )
     add.option("--input-size", "Side of the square input in pixels", positive)
     _channels(add)
-    add.option("--mean", "Channel means of images in [0, 1], such as 0.485,0.456,0.406; or one for all", decimals)
     add.option(
-        "--std", "Channel standard deviations of images in [0, 1], such as 0.229,0.224,0.225; or one for all", decimals
+        "--mean",
+        "Channel means of images in [0, 1], such as 0.485,0.456,0.406; or one value",
+        decimals,
+    )
+    add.option(
+        "--std",
+        "Channel standard deviations of images in [0, 1], such as 0.229,0.224,0.225; or one value",
+        decimals,
     )
     add.option("--domain", "Domain of the images, such as the name of the data set")
     add.option("--licence", "Licence of the weights")

@@ -1,4 +1,4 @@
-"""The one YAML file that describes a run."""
+"""Configuration of a run, a YAML file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,21 +17,20 @@ from metazoo.storage.validation import check_format_version, first_problem, read
 
 FORMAT_VERSION = 1
 _MARK = "format_version"
-# Sections of version 0.1 that no longer exist: the option that gave them an effect, and its value without one.
+# Removed sections of version 0.1: the option that gives a section an effect, and its value without effect.
 _FORMER = {"selection": ("validation", None), "source": ("kind", "recovered")}
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Complete description of a run; every option has a value.
+    """Complete configuration of a run; every option has a value.
 
     Attributes:
         method: learning method.
-        preset: preset of the method, whose values hold where no other is given.
-        seed: source of all randomness of the run.
-        options: options of the method, of the type of the preset.
-        former: options of a run that a former version began and that changed what it did, which are no longer known;
-            such a run can be reported and not continued.
+        preset: preset of the method, source of all values that are not given.
+        seed: seed of all randomness of the run.
+        options: options of the method, with the type of the preset.
+        former: removed options of a former version that affect this run; the run can be reported but not resumed.
     """
 
     method: Method
@@ -41,7 +40,7 @@ class RunConfig:
     former: Mapping[str, Any] = field(default_factory=dict)
 
     def as_record(self) -> dict[str, Any]:
-        """Content of `config.yaml`."""
+        """Content of `config.yaml` as a mapping."""
         head = {_MARK: FORMAT_VERSION, "method": self.method.name, "preset": self.preset, "seed": self.seed}
         return head | self.options.model_dump(mode="json") | dict(self.former)
 
@@ -59,32 +58,31 @@ def resolve_config(
     seed: int | None = None,
     begun: bool = False,
 ) -> RunConfig:
-    """Complete a description of a run.
+    """Complete the configuration of a run.
 
     Args:
-        options: a YAML file or its content: `method`, `preset`, `seed`, and the options of the method that differ from
-            the preset, such as `{"learning": {"steps": 500}}` or `{"learning.steps": 500}`.
-        method: method, overrides that of `options`; `tgr` if neither is given.
-        preset: preset, overrides that of `options`; `default` if neither is given.
-        seed: seed, overrides that of `options`; 0 if neither is given.
-        begun: whether `options` are those of a run that has begun. An option that is missing did not exist then; it
-            has the default of its class, which does what was done before, and not that of the preset.
+        options: YAML file or its content: `method`, `preset`, `seed`, and options of the method that differ from the
+            preset, such as `{"learning": {"steps": 500}}` or `{"learning.steps": 500}`.
+        method: method, overrides `options`; `tgr` if neither names one.
+        preset: preset, overrides `options`; `default` if neither names one.
+        seed: seed, overrides `options`; 0 if neither names one.
+        begun: whether `options` are the stored configuration of a run. A missing option did not exist when the run
+            began; it gets the default of its class, which keeps the former behaviour, instead of the preset's value.
 
     Raises:
-        UsageError: an unknown method, preset or option, or a value of another type or range; the file and the option
-            are named.
+        UsageError: a method, preset or option is unknown, or a value has a wrong type or range.
     """
     if isinstance(options, Path | str):
-        place, given = str(options), read_mapping(Path(options), "a run", "seed: 0")
+        subject, given = str(options), read_mapping(Path(options), "a run", "seed: 0")
     else:
-        place, given = "the options", dict(options or {})
-    check_format_version(place, given.pop(_MARK, FORMAT_VERSION), FORMAT_VERSION, UsageError)
-    given = nested(place, given)
+        subject, given = "options", dict(options or {})
+    check_format_version(subject, given.pop(_MARK, FORMAT_VERSION), FORMAT_VERSION, UsageError)
+    given = nested(subject, given)
     chosen = get_method(str(method or given.pop("method", None) or "tgr"))
     if "setting" in given and "preset" not in given:
         given["preset"] = given.pop("setting")
         if not begun:
-            message(f"warning: {place}: setting is now called preset, and will be removed")
+            message(f"warning: {subject}: setting is now called preset; the former name will be removed")
     named = str(preset or given.pop("preset", None) or "default")
     former, named = named, new_preset(named, chosen.presets)
     if former != named and not begun:
@@ -93,28 +91,31 @@ def resolve_config(
         raise UsageError(chosen.name, f"unknown preset {shown(named)}", f"choose one of {', '.join(chosen.presets)}")
     counted = seed if seed is not None else given.pop("seed", 0)
     if not isinstance(counted, int) or isinstance(counted, bool) or not 0 <= counted < 2**63:
-        raise UsageError(f"{place}: seed must be a whole number of at least 0, not {shown(counted)}")
+        problem = f"must be a whole number of at least 0, not {shown(counted)}"
+        raise UsageError(f"{subject}: seed", problem, "choose another seed")
     overridden = {key: value for key, value in given.items() if key not in ("method", "preset", "seed")}
     schema = type(chosen.presets[named])
     removed = _without_former(overridden, schema, begun)
     for key in overridden:
         knowing = [name for name, options in chosen.presets.items() if key in type(options).model_fields]
         if knowing and named not in knowing:
-            raise UsageError(f"{place}: unknown option {key}: not of the preset {named}, but of {', '.join(knowing)}")
-    _check_keys(place, schema, overridden)
+            remedy = f"choose a preset that has it: {', '.join(knowing)}"
+            raise UsageError(subject, f"unknown option {key} of preset {named}", remedy)
+    _check_keys(subject, schema, overridden)
     complete = overridden if begun else merged(chosen.presets[named].model_dump(), overridden)
     try:
         validated = schema.model_validate(complete)
     except ValidationError as error:
-        raise UsageError(f"{place}: {first_problem(error, with_value=True)}") from error
+        remedy = f"see `metazoo methods {chosen.name} --preset {named}`"
+        raise UsageError(subject, first_problem(error, with_value=True), remedy) from error
     return RunConfig(chosen, named, counted, validated, removed)
 
 
 def _without_former(given: dict[str, Any], schema: type[BaseModel], begun: bool) -> dict[str, Any]:
-    """Take the sections of former versions out of `given`, except those that change what a new run would do.
+    """Remove the sections of former versions from `given`, except sections that would affect a new run.
 
     Returns:
-        Sections that changed what the run did which has begun.
+        Removed sections that affect a run that has begun.
     """
     changed = {}
     for section, (option, neutral) in _FORMER.items():
@@ -129,11 +130,11 @@ def _without_former(given: dict[str, Any], schema: type[BaseModel], begun: bool)
     return changed
 
 
-def nested(place: str, given: Mapping[Any, Any], prefix: str = "") -> dict[Any, Any]:
-    """Options with dotted keys, such as `recovery.iterations: 400`, as sections of options.
+def nested(subject: str, given: Mapping[Any, Any], prefix: str = "") -> dict[Any, Any]:
+    """Convert dotted keys, such as `recovery.iterations: 400`, to sections of options.
 
     Raises:
-        UsageError: an option is given twice, with dots and in its section; `place` and the option are named.
+        UsageError: an option is given twice, with dots and in its section.
     """
     result: dict[Any, Any] = {}
     for key, value in given.items():
@@ -141,48 +142,52 @@ def nested(place: str, given: Mapping[Any, Any], prefix: str = "") -> dict[Any, 
         inner = {rest: value} if dot else value
         path = f"{prefix}{first}"
         if isinstance(inner, Mapping):
-            inner = nested(place, inner, f"{path}.")
-        result[first] = _joined(place, path, result[first], inner) if first in result else inner
+            inner = nested(subject, inner, f"{path}.")
+        result[first] = _joined(subject, path, result[first], inner) if first in result else inner
     return result
 
 
-def _joined(place: str, path: str, one: Any, other: Any) -> Any:
+def _joined(subject: str, path: str, one: Any, other: Any) -> Any:
     if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
-        raise UsageError(f"{place}: {shown(path)}", "given twice, with dots and in its section", "remove one of them")
-    both = {key: _joined(place, f"{path}.{key}", one[key], other[key]) for key in one.keys() & other.keys()}
+        raise UsageError(f"{subject}: {shown(path)}", "is given twice, with dots and in its section", "remove one")
+    both = {key: _joined(subject, f"{path}.{key}", one[key], other[key]) for key in one.keys() & other.keys()}
     return {**one, **other, **both}
 
 
-def with_settings(config: Path | str | None, settings: Sequence[str]) -> Mapping[str, Any] | Path | str | None:
-    """Options of a YAML file overridden by `settings`, such as `recovery.iterations=400`; values are YAML.
+def with_overrides(config: Path | str | None, overrides: Sequence[str]) -> Mapping[str, Any] | Path | str | None:
+    """Override options of a YAML file.
+
+    Args:
+        config: YAML file; None: no file.
+        overrides: texts KEY=VALUE with a YAML value, such as `recovery.iterations=400`.
 
     Raises:
-        UsageError: a setting is not KEY=VALUE with a YAML value, or the file cannot be read.
+        UsageError: an override is not KEY=VALUE with a YAML value, or the file cannot be read.
     """
-    if not settings:
+    if not overrides:
         return config
     values = {}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
+    for override in overrides:
+        key, equals, text = override.partition("=")
         if not key or not equals:
-            raise UsageError("--set", f"{shown(setting)!r} is not KEY=VALUE", "write --set recovery.iterations=400")
+            raise UsageError("--set", f"{shown(override)!r} is not KEY=VALUE", "write --set recovery.iterations=400")
         values[key] = read_value(text, f"--set {key}")
     stored = {} if config is None else read_mapping(Path(config), "a run", "seed: 0")
     return merged(nested(str(config), stored), nested("--set", values))
 
 
-def _check_keys(place: str, model: type[BaseModel], given: Mapping[Any, Any], prefix: str = "") -> None:
+def _check_keys(subject: str, model: type[BaseModel], given: Mapping[Any, Any], prefix: str = "") -> None:
     for key, value in given.items():
         if key not in model.model_fields:
             remedy = remedy_for_unknown(key, model.model_fields, prefix)
-            raise UsageError(f"{place}: unknown option {prefix}{shown(key)}; {remedy}")
+            raise UsageError(subject, f"unknown option {prefix}{shown(key)}", remedy)
         inner = model.model_fields[key].annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel) and isinstance(value, Mapping):
-            _check_keys(place, inner, value, f"{prefix}{key}.")
+            _check_keys(subject, inner, value, f"{prefix}{key}.")
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of `base`, replaced by those of `over` one by one at every level."""
+    """Options of `base`, overridden by `over` at every level."""
     result = dict(base)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)

@@ -1,4 +1,4 @@
-"""Description of a run in its folder, and the check that a call means the same run."""
+"""Description of a run in its folder, and comparison with a later call."""
 
 import platform
 from importlib.metadata import version
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import yaml
 
-from metazoo.errors import ArtefactError, RunError, UsageError
+from metazoo.errors import RunError, UsageError
 from metazoo.execution.compute import Compute
 from metazoo.pipeline.layout import CONFIG, DESCRIPTION
 from metazoo.renamed import new_preset
@@ -16,31 +16,32 @@ from metazoo.runs.config import RunConfig, resolve_config
 from metazoo.storage.artefacts import read_bytes
 from metazoo.storage.manifest import NAME as MANIFEST
 from metazoo.storage.run_folder import RunFolder, names_in
+from metazoo.storage.validation import check_format_version
 from metazoo.zoo import Zoo
 
 FORMAT_VERSION = 1
 
 
 def check_run_folder(out: Path, resume: bool) -> None:
-    """Check that a run may begin, or continue, in `out`.
+    """Check that a run can begin or resume in a folder.
 
     Raises:
-        UsageError: it holds something else, or a run and `resume` is False.
+        UsageError: the folder holds other files, or a run although `resume` is False.
     """
     held = names_in(out, "a run folder")
     if not held:
         return
-    # A run begins with its configuration; nothing else is there until the manifest lists its description.
+    # A run writes its configuration first, and nothing else until the manifest lists its description.
     foreign = next((name for name in held if name not in (CONFIG, DESCRIPTION, MANIFEST)), None)
     begins = foreign is None and (out / CONFIG).is_file()
     if not begins and not ((out / DESCRIPTION).is_file() and RunFolder(out).has(DESCRIPTION)):
         raise UsageError(out, f"holds {foreign or held[0]!r} and is not a run", "choose a new or empty folder")
     if not resume:
-        raise UsageError(out, "holds a run already", "continue it with --resume, or choose another folder")
+        raise UsageError(out, "holds a run already", "resume it with --resume, or choose another folder")
 
 
 def recorded_compute(folder: RunFolder, device: str | None, precision: str | None) -> tuple[str | None, str | None]:
-    """Device and precision that are asked for, or else those that the run began with."""
+    """Given device and precision, by default those that the run began with."""
     if not folder.has(DESCRIPTION):
         return device, precision
     begun = folder.read_json(DESCRIPTION)
@@ -50,10 +51,10 @@ def recorded_compute(folder: RunFolder, device: str | None, precision: str | Non
 def begun_config(
     out: Path, method: str | None = None, preset: str | None = None, seed: int | None = None
 ) -> RunConfig | None:
-    """Configuration that the run in `out` began with; None if there is no run.
+    """Configuration of the run in a folder; None if there is no run.
 
     Raises:
-        RunError: it was begun with another method, preset or seed than are given (None: not given), or by a metazoo of
+        RunError: the run was begun with another method, preset or seed (unless None), or by a version of metazoo with
             other options.
         ArtefactError: the description has changed.
     """
@@ -70,23 +71,23 @@ def begun_config(
 
 
 def _begun_otherwise(folder: RunFolder, what: str) -> RunError:
-    return RunError(f"{folder.path} was begun with another {what}; give the same, or choose another folder")
+    return RunError(folder.path, f"was begun with another {what}", "give the same, or choose another folder")
 
 
 def begin(
     folder: RunFolder, zoo: Zoo, config: RunConfig, threads: int, compute: Compute, images: bool
 ) -> dict[str, Any]:
-    """Describe the run in its folder, or check that it is the one described there; the content of DESCRIPTION.
+    """Write the description of a run into its folder, or compare it with the stored one; returns the description.
 
     Raises:
-        UsageError: another run was about to begin there.
-        RunError: it is a run of another description or zoo, or `images` is False and was True.
-        ArtefactError: the description has changed, or is of another format version.
+        UsageError: the folder holds the configuration of another run.
+        RunError: the run has another configuration or zoo, or `images` is False and was True.
+        ArtefactError: the description has changed or has another format version.
     """
     if not folder.has(DESCRIPTION):
         text, path = config.as_yaml(), folder.path / CONFIG
         if path.exists() and read_bytes(path) != text.encode():
-            raise UsageError(f"{path} is not of this run; choose a new or empty folder")
+            raise UsageError(path, "belongs to another run", "choose a new or empty folder")
         folder.write_text(CONFIG, text)
         description = {
             "format_version": FORMAT_VERSION,
@@ -105,34 +106,28 @@ def begin(
         folder.write_json(DESCRIPTION, description)
         return description
     description = folder.read_json(DESCRIPTION)
-    if description.get("format_version") != FORMAT_VERSION:
-        raise ArtefactError(f"{folder.path / DESCRIPTION} is of another format version; update metazoo")
+    check_format_version(folder.path / DESCRIPTION, description.get("format_version"), FORMAT_VERSION)
     other = _first_difference(_begun_with(folder, description).as_record(), config.as_record())
     if other is not None:
         raise _begun_otherwise(folder, other)
     if description["zoo"]["sha256"] != zoo.sha256:
-        raise RunError(
-            f"{folder.path} was begun with another zoo, or {zoo.folder} has changed since; choose another folder"
-        )
+        problem = f"was begun with another zoo, or {zoo.folder} has changed since"
+        raise RunError(folder.path, problem, "choose another folder")
     if description.get("images", True) and not images:
-        raise RunError(
-            f"{folder.path} was begun with images; continue without --no-images after `metazoo zoo set {zoo.folder} "
-            "--recovered-images keep`, which forbids them, or choose another folder"
-        )
+        forbid = f"forbid images with `metazoo zoo set {zoo.folder} --recovered-images keep`"
+        raise RunError(folder.path, "was begun without --no-images", f"omit --no-images and {forbid}")
     return description
 
 
 def _begun_with(folder: RunFolder, description: dict[str, Any]) -> RunConfig:
-    """Stored configuration; an option that did not exist then does what was done before."""
+    """Stored configuration, with the former behaviour for options that did not exist then."""
     stored = yaml.safe_load(folder.read_text(CONFIG))
     try:
         return resolve_config(stored, begun=True)
     except UsageError as error:
         begun = description.get("versions", {}).get("metazoo", "of another version")
-        raise RunError(
-            f"{folder.path} was begun by metazoo {begun}, whose options are not those of this one ({error}); continue "
-            "with that version, or choose another folder"
-        ) from error
+        problem = f"was begun by metazoo {begun}, which has other options ({error})"
+        raise RunError(folder.path, problem, "continue with that version, or choose another folder") from error
 
 
 def _first_difference(stored: Any, wanted: Any, prefix: str = "") -> str | None:

@@ -1,4 +1,4 @@
-"""What a run would take: one unit of every stage that its method declares, timed before the run begins."""
+"""Estimates of time, memory and disk of a run, from one timed unit of each stage."""
 
 import tempfile
 from collections.abc import Callable, Mapping
@@ -21,13 +21,18 @@ from metazoo.runs.description import check_run_folder
 from metazoo.zoo import Zoo, zoo_with_models
 
 _WORKER_BYTES, _PICTURE_BYTES, _MARGIN = 450e6, 150e6, 1.1
-"""What a worker process holds besides its unit, what drawing pictures takes, and room for the gaps of hours of work."""
+"""Bytes of a worker process without its unit, bytes for drawing pictures, and factor for memory fragmentation."""
 _SECONDS_TO_START = 4.0
 
 
 @dataclass(frozen=True)
 class StageEstimate:
-    """A stage: how many units it has, by noun, and its `seconds` on this machine when idle; None: not known."""
+    """Estimate of a stage.
+
+    Attributes:
+        units: number of units by name.
+        seconds: seconds on this machine when idle; None: unknown.
+    """
 
     units: Mapping[str, int]
     seconds: float | None
@@ -38,10 +43,10 @@ class Plan:
     """Estimates of a run.
 
     Attributes:
-        stages: by name, in the order of the run; empty if the method declares none.
-        memory: upper bound for all processes together, in bytes.
-        disk: upper bound in bytes.
-        models: models of the zoo.
+        stages: estimates by name, in the order of the run; empty if the method declares no stages.
+        memory: upper bound of all processes together, in bytes.
+        disk: upper bound of the disk space, in bytes.
+        models: number of models of the zoo.
     """
 
     stages: Mapping[str, StageEstimate]
@@ -56,7 +61,7 @@ class Plan:
 
     @property
     def total_seconds(self) -> float:
-        """Seconds of all stages whose time is known."""
+        """Total of the known seconds of all stages."""
         return sum(stage.seconds or 0.0 for stage in self.stages.values())
 
 
@@ -73,23 +78,23 @@ def plan_run(
     progress: bool = False,
     resume: bool = False,
 ) -> Plan:
-    """Time one unit of every stage that the method declares, and multiply by their number.
+    """Estimate a run by timing one unit of every stage that its method declares.
 
-    It takes some seconds; for the preset `published` up to a minute or two.
+    Planning takes some seconds; for the preset `published` up to two minutes.
 
     Args:
         zoo: zoo or its folder.
-        method: learning method, as for `metazoo.train`.
-        out: run folder that is to be checked; nothing is written there. None: no folder is checked.
-        preset: preset, as for `metazoo.train`.
-        config: options that differ from the preset, as for `metazoo.train`.
+        method: learning method, see `metazoo.train`.
+        out: run folder to check, without writing to it; None: no check.
+        preset: preset, see `metazoo.train`.
+        config: options that differ from the preset, see `metazoo.train`.
         workers: number of processes; None: one per core.
-        threads: torch threads of the learning.
-        progress: whether to report on standard error.
+        threads: torch threads of learning.
+        progress: whether to report progress on standard error.
         resume: whether `out` may hold a run.
 
     Raises:
-        UsageError: as `metazoo.train`.
+        UsageError: see `metazoo.train`.
         ArtefactError, ZooError: a model is damaged.
     """
     resolved, zoo = resolve_config(config, method=method, preset=preset), zoo_with_models(zoo)
@@ -116,7 +121,7 @@ def plan_run(
             cost, growth, peak = measured[plan.measure]
             disk += cost.disk
             seconds = plan.units * cost.seconds / at_once
-            if at_once > 1:  # processes are kept until the run ends
+            if at_once > 1:  # worker processes live until the run ends
                 processes = max(processes, at_once * (_WORKER_BYTES + growth))
                 seconds, starting = seconds + starting, 0.0
             else:
@@ -128,11 +133,11 @@ def plan_run(
 
 
 def _measured(measure: Callable[[PlanContext], UnitCost], context: PlanContext) -> tuple[UnitCost, float, float]:
-    """What a unit takes, by how many bytes this process grew meanwhile, and how many it held at most."""
+    """Cost of a unit, growth of this process in bytes, and its peak in bytes."""
     before = _resident_bytes()
     with peak_growth() as grown:
         cost = measure(context)
-    if grown.bytes is None:  # peaks are known on Linux alone
+    if grown.bytes is None:  # peaks are known on Linux only
         return cost, max(0.0, _resident_bytes() - before), _resident_bytes()
     return cost, grown.bytes, memory_of_this_process("VmHWM")
 
@@ -142,18 +147,18 @@ def _resident_bytes() -> float:
 
 
 def plan_table(plan: Plan) -> Table:
-    """The estimates for a rich console."""
+    """Table of the estimates for a rich console."""
     table = Table(show_header=False)
     table.add_row("models", f"{plan.models:,}")
     if not plan.stages:
-        table.add_row("time, memory, disk", "cannot be told: the method declares no stages")
+        table.add_row("time, memory, disk", "unknown: the method declares no stages")
         return table
     for name, stage in plan.stages.items():
-        seconds = "cannot be told" if stage.seconds is None else duration(stage.seconds)
+        seconds = "unknown" if stage.seconds is None else duration(stage.seconds)
         units = ", ".join(f"{count:,} {unit}{'' if count == 1 else 's'}" for unit, count in stage.units.items())
         table.add_row(f"time, {name}", f"{seconds} ({units})")
     least = "" if plan.is_complete else "at least "
-    table.add_row("time, in all", least + duration(plan.total_seconds))
+    table.add_row("time, total", least + duration(plan.total_seconds))
     table.add_row("memory, at most", f"{plan.memory / 1e9:.1f} GB")
     table.add_row("disk, at most", f"{plan.disk / 1e6:,.0f} MB")
     return table

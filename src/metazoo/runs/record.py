@@ -1,4 +1,4 @@
-"""A run folder, begun or finished."""
+"""Run on disk, unfinished or finished."""
 
 import contextlib
 from pathlib import Path
@@ -18,7 +18,7 @@ from metazoo.zoo import Zoo
 
 @final
 class Run:
-    """A run folder.
+    """Run on disk, unfinished or finished.
 
     Attributes:
         path: path of the folder.
@@ -30,15 +30,15 @@ class Run:
 
     @classmethod
     def open(cls, path: Path | str) -> "Run":
-        """Open a run that was begun.
+        """Open a run folder.
 
         Raises:
-            UsageError: there is no such folder, or it is not a run.
-            ArtefactError: the run's own description has changed.
+            UsageError: the folder does not exist, or is not a run.
+            ArtefactError: the description of the run has changed.
         """
         path = Path(path)
         if not (path / DESCRIPTION).is_file():
-            raise UsageError(path, f"is not a run folder, without {DESCRIPTION}", "give a folder that train has made")
+            raise UsageError(path, f"is not a run folder, without {DESCRIPTION}", "give a folder made by train")
         return cls(path, RunFolder(path).read_json(DESCRIPTION))
 
     def __repr__(self) -> str:
@@ -52,15 +52,15 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has its meta-model."""
+        """Whether the meta-model is complete."""
         return any(map(RunFolder(self.path).has, FINISHED))
 
     @property
     def config(self) -> RunConfig:
-        """The complete description of the run.
+        """Complete configuration of the run.
 
         Raises:
-            RunError: the run was begun by a metazoo of other options.
+            RunError: the run was begun by a version of metazoo with other options.
             ArtefactError: the description is missing or has changed.
         """
         begun = begun_config(self.path)
@@ -70,18 +70,18 @@ class Run:
 
     @property
     def meta_model(self) -> MetaModel:
-        """The learned meta-model.
+        """Learned meta-model.
 
         Raises:
             RunError: the run has not finished.
             ArtefactError: a file is missing or has changed.
         """
         if not self.finished:
-            raise RunError(self.path, "has not finished", "continue it by train --resume")
+            raise RunError(self.path, "has not finished", "continue it with train --resume")
         return MetaModel.load(self.path / META_MODEL)
 
     def check_same_images(self, zoo: Zoo, config: RunConfig) -> None:
-        """Check that a run by `config` on `zoo` recovers the same images as this run.
+        """Check that another run would recover the same images as this run.
 
         Raises:
             RunError: the zoo, the seed or an option of recovery differs.
@@ -91,16 +91,20 @@ class Run:
         if self.description["zoo"]["sha256"] != zoo.sha256:
             differing.insert(0, "zoo")
         if differing:
-            raise RunError(self.path, f"images of another {differing[0]}", "reuse those of a run with the same")
+            raise RunError(
+                self.path,
+                f"has images of another {differing[0]}",
+                f"reuse images of a run with the same {differing[0]}",
+            )
 
     def record(self, name: str) -> Any:
-        """Read a JSON file that the run has written, such as `recovery.json`, or the rows of `metrics.jsonl`.
+        """Read a JSON file of the run, such as `recovery.json`, or the rows of `metrics.jsonl`.
 
         Returns:
-            Its content; None if the run has not written it, or not yet.
+            Its content; None if the run has not written it.
 
         Raises:
-            ArtefactError: it is missing or has changed.
+            ArtefactError: the file is missing or has changed.
         """
         if name == METRICS:
             return self.metrics() or None
@@ -108,10 +112,10 @@ class Run:
         return folder.read_json(name) if folder.has(name) else None
 
     def check_zoo(self, zoo: Zoo) -> None:
-        """See that `zoo`, which may have changed since, is the one that the run began with.
+        """Check that a zoo, which may have changed, is the zoo of the run.
 
         Raises:
-            UsageError: it lacks a model of the run.
+            UsageError: the zoo lacks a model of the run.
             ArtefactError: a record is missing or has changed.
         """
         if self.description["zoo"]["sha256"] == zoo.sha256:
@@ -126,7 +130,7 @@ class Run:
         message(f"note: {zoo.folder} has changed since {self.path} began; its records of models may no longer hold")
 
     def model_names(self) -> set[str]:
-        """Names of the models that records have rows of (`{"model": NAME, ...}`); empty if there are none yet."""
+        """Names of the models in the records (`{"model": NAME, ...}`); empty before the first record."""
         names = [name for name in Manifest(self.path).files if name.endswith(".json") and META_MODEL not in name]
         records = [record for record in map(self.record, names) if isinstance(record, dict)]
         lists = [value for record in records for value in record.values() if isinstance(value, list)]

@@ -25,7 +25,7 @@ from metazoo.storage.metrics import MetricsLog
 from metazoo.storage.run_folder import RunFolder
 from metazoo.zoo import Zoo, zoo_with_models
 
-# Small layers gain little from more threads, and wait many times longer where another program wants a core as well.
+# Small layers gain little from more threads, and wait much longer if another program needs a core.
 _THREADS = 1
 _CARD_RECORDS = {"health": HEALTH, "trust": TRUST, "groups": GROUPING}
 
@@ -51,50 +51,49 @@ def train(
 ) -> Run:
     """Learn one meta-model from a zoo, without data.
 
-    The command line lets this process keep freed memory, which makes learning by small networks on the CPU several
-    times faster; elsewhere call `metazoo.execution.process_memory.keep_freed_memory` before, once.
+    The command line keeps freed memory, which makes learning of small networks on the CPU several times faster;
+    elsewhere call `metazoo.execution.process_memory.keep_freed_memory` once before training.
 
-    On the CPU a run that is interrupted or killed and resumed ends bit-equal to one that was not, as long as the number
-    of threads is the same; it is recorded, and a resumed run takes it from there.
+    On the CPU, a run that was interrupted or killed and then resumed ends bit-equal to an uninterrupted one.
 
     Args:
-        zoo: or its folder.
-        method: `tgr` if neither this nor `config` says.
-        out: the run folder; made if missing.
-        preset: of the method; `default` if neither this nor `config` says.
-        config: options that differ from the preset; see `resolve_config`. Without them a resumed run goes on as it was
-            begun.
-        seed: 0 if neither this nor `config` says.
-        resume: go on with the run that is in `out`, or begin it.
-        workers: processes for independent work, and on the CPU threads of the learning, each with networks at work in
-            memory; one a core if None, at most 4 on a GPU. It changes no result.
-        executor: where independent work runs: `local`, `ray` (needs the extra), or an executor, which stays open and
-            has workers of its own. It changes no result.
-        threads: torch threads of the learning, of which every worker thread has so many and there are fewer of those; 1
-            if None, which suits networks as small as Conv4.
-        device: `cpu`, `cuda` or `cuda:1`; the first GPU, else the CPU if None. It is recorded, and a resumed run stays
-            there unless another one is named, where numbers are rounded otherwise.
-        precision: `float32` or `bfloat16`, see `Compute`; `bfloat16` on a GPU, else `float32` if None. As `device`.
-        progress: whether to say on standard error how far the run is.
-        images: False makes no picture of recovered images, whatever the contracts of the models allow. It is recorded,
-            and a resumed run takes it from there. Contracts are obeyed as they are at every call, so after one has been
-            changed, a call with `resume` deletes what it forbids, of a finished run too.
-        reuse_images: another run, whose recovered images are copied; its zoo, seed and options of recovery must be
-            those of this run, which ends as if it had recovered the same images itself.
+        zoo: zoo or its folder.
+        method: learning method; None: `config` names it, else `tgr`.
+        out: run folder, made if missing.
+        preset: preset of the method; None: `config` names it, else `default`.
+        config: options that differ from the preset, see `resolve_config`; None: a resumed run keeps its options.
+        seed: seed of all randomness; None: `config` names it, else 0.
+        resume: whether to continue the run in `out`, if there is one.
+        workers: number of processes for independent work and, on the CPU, of learning threads, each with its own
+            networks; None: one per core, at most 4 on a GPU. It does not affect results.
+        executor: executor of independent work: `local`, `ray` (needs the extra), or an `Executor`, which stays open. It
+            does not affect results.
+        threads: torch threads of learning, shared out among the worker threads; None: 1, which suits networks as small
+            as Conv4. It is recorded; a resumed run keeps it.
+        device: `cpu`, `cuda` or `cuda:1`; None: the first GPU, else the CPU. It is recorded; a resumed run keeps it
+            unless another one is given, which rounds differently.
+        precision: `float32` or `bfloat16`, see `Compute`; None: `bfloat16` on a GPU, else `float32`. It is recorded;
+            a resumed run keeps it unless another one is given.
+        progress: whether to report progress on standard error.
+        images: whether to make contact sheets of recovered images, where the contracts of the models allow it. It is
+            recorded; a resumed run keeps it. Every call obeys the current contracts: with `resume`, it deletes images
+            that are now forbidden, also in a finished run.
+        reuse_images: another run with the same zoo, seed and recovery options, whose recovered images are copied. The
+            result is the same as with own recovery.
 
     Returns:
         The finished run.
 
     Raises:
-        UsageError: an option is wrong, the device is not there, the zoo is empty, or `out` holds something else, or a
-            run and `resume` is False.
-        RunError: `out` is in use, or holds a run of another description or zoo, or `images` is False and it was True.
-        ZooError, DataError, ArtefactError: as the stages; what was finished is kept.
-        Interrupted: SIGINT or SIGTERM came; what was finished is kept.
+        UsageError: an option is wrong, the device is missing, the zoo is empty, or `out` holds other files, or a run
+            although `resume` is False.
+        RunError: `out` is in use, holds a run of another configuration or zoo, or `images` is False and was True.
+        ZooError, DataError, ArtefactError: a stage failed; finished work is kept.
+        Interrupted: SIGINT or SIGTERM arrived; finished work is kept.
     """
     for name, number in (("workers", workers), ("threads", threads)):
         if number is not None and number < 1:
-            raise UsageError(f"{name} must be 1 or more, not {number}")
+            raise UsageError(name, f"must be 1 or more, not {number}", "give a positive number")
     out = Path(out)
     begun = begun_config(out, method, preset, seed) if resume and config is None else None
     resolved = begun or resolve_config(config, method=method, preset=preset, seed=seed)
@@ -127,7 +126,7 @@ def train(
             hide_images(workspace)
             if not any(map(folder.has, FINISHED)):
                 if resolved.former:
-                    problem = f"was begun with the option {', '.join(resolved.former)}, which no longer exists"
+                    problem = f"was begun with a removed option, {', '.join(resolved.former)}"
                     raise RunError(out, problem, "continue with the version that began it, or choose another folder")
                 if source is not None:
                     copy_images(workspace, source.path)

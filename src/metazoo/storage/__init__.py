@@ -1,1 +1,1 @@
-"""Files that are whole or absent: artefacts, tensors, manifests, run folders, logs. Imports no other room."""
+"""Files that are whole or absent: artefacts, tensors, manifests, run folders, logs. It imports no other room."""

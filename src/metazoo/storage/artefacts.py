@@ -1,8 +1,8 @@
-"""Files that are whole or not there: atomic, durable writes and checked reads.
+"""Atomic, durable writes and checked reads of files, which are whole or absent.
 
-A write goes to a temporary file in the same folder, is flushed to the disk, takes its name in one rename, and the
-folder is flushed too. A process killed at any moment leaves the old file or the new one, and at most a temporary
-`.NAME.PID.tmp`, which `remove_stale_temporaries` deletes.
+Data is written to a temporary file in the same folder, flushed to the disk and renamed; then the folder is flushed. A
+process killed at any moment leaves the old file or the new one, and at most a temporary file `.NAME.PID.tmp`, which
+`remove_stale_temporaries` deletes.
 """
 
 import contextlib
@@ -19,27 +19,27 @@ from typing import Any, NoReturn
 from metazoo.errors import ArtefactError
 
 LOCK = ".lock"
-"""In a folder that has one writer at a time; see `metazoo.storage.lock`."""
+"""Lock file of a folder with one writer at a time; see `metazoo.storage.lock`."""
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
-_CALL_AGAIN = "call again (train: with --resume)"
+_REPEAT = "repeat the command (train: with --resume)"
 _REMEDIES = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), f"free some space and {_CALL_AGAIN}"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), f"free some space and {_REPEAT}"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make the folder writable or choose another"),
     **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EXDEV), "choose another path"),
 }
 
-# Threads of one process share the name of a temporary file, so they take turns.
+# Threads of one process use the same temporary name, so they take turns.
 _turn = threading.Lock()
 
 
 def write_bytes(path: Path | str, data: bytes | Iterable[bytes | memoryview]) -> str:
-    """Write `data`, whole or in parts, atomically and durably; missing parent folders are made, the umask is followed.
+    """Write bytes, or parts of bytes, atomically and durably; missing parent folders are made, the umask is followed.
 
     Returns:
         The SHA-256 of the data, in hexadecimal.
 
     Raises:
-        ArtefactError: the disk is full, the folder is read-only, or any other failure of the system. The file keeps its
+        ArtefactError: the disk is full, the folder is read-only, or the system fails otherwise. The file keeps its
             former content and no temporary file is left.
     """
     path, digest = Path(path), hashlib.sha256()
@@ -67,9 +67,9 @@ def write_bytes(path: Path | str, data: bytes | Iterable[bytes | memoryview]) ->
 
 
 def cannot_write(path: Path | str, error: Exception) -> ArtefactError:
-    """The error to raise for a file that the system does not let be written."""
-    remedy = _REMEDIES.get(getattr(error, "errno", 0), f"check the disk and the folder, and {_CALL_AGAIN}")
-    return ArtefactError(f"cannot write {path}: {reason_of(error)}; {remedy}")
+    """Error for a file that the system cannot write."""
+    remedy = _REMEDIES.get(getattr(error, "errno", 0), f"check the disk and the folder, and {_REPEAT}")
+    return ArtefactError(path, f"cannot be written ({reason_of(error)})", remedy)
 
 
 def _make_folder(folder: Path) -> None:
@@ -80,8 +80,8 @@ def _make_folder(folder: Path) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Make renames within `folder` durable; OSError if the system cannot."""
-    if os.name == "nt":  # a folder cannot be opened there, and the rename is flushed by the system
+    """Make renames within a folder durable; OSError if the system cannot."""
+    if os.name == "nt":  # Windows cannot open folders, and flushes renames itself
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -91,10 +91,10 @@ def flush_folder(folder: Path) -> None:
 
 
 def remove_stale_temporaries(folder: Path | str) -> int:
-    """Delete the temporary files at any depth below `folder` that killed processes left, and say how many these were.
+    """Delete temporary files of killed processes at any depth below a folder, and return their number.
 
-    Call it as the folder's only writer: whose a file was is not asked, since neither the number of a process, which is
-    given out again, nor a time can tell. A folder below that has a lock of its own has another writer and is left out.
+    Call it as the folder's only writer. The owner of a file is not checked, because process numbers are reused.
+    Folders with a lock file have another writer and are skipped.
 
     Raises:
         ArtefactError: a file cannot be deleted.
@@ -107,7 +107,7 @@ def remove_stale_temporaries(folder: Path | str) -> int:
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
-                raise ArtefactError(f"cannot delete {path}: {reason_of(error)}; delete it yourself") from error
+                raise ArtefactError(path, f"cannot be deleted ({reason_of(error)})", "delete it yourself") from error
     return len(stale)
 
 
@@ -117,20 +117,20 @@ def _has_other_writer(path: Path, folder: Path) -> bool:
 
 
 def write_text(path: Path | str, text: str) -> str:
-    """Write UTF-8 text (a lone surrogate, as of an odd file name, as its JSON escape); see `write_bytes`."""
+    """Write UTF-8 text, with lone surrogates as JSON escapes; see `write_bytes`."""
     return write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path | str, value: Any) -> str:
-    """Write indented JSON; see `write_bytes`. NaN, infinity and what JSON has no form for are an ArtefactError."""
+    """Write indented JSON; see `write_bytes`. NaN, infinity and values without JSON form are an ArtefactError."""
     return write_text(path, json_text(path, value))
 
 
 def read_bytes(path: Path | str, sha256: str | None = None) -> bytes:
-    """Read a file and check it against `sha256`.
+    """Read a file and check its SHA-256.
 
     Raises:
-        ArtefactError: the file is missing, cannot be read, or is not the one that was written.
+        ArtefactError: the file is missing, cannot be read, or has another SHA-256.
     """
     try:
         data = Path(path).read_bytes()
@@ -142,22 +142,22 @@ def read_bytes(path: Path | str, sha256: str | None = None) -> bytes:
 
 
 def check_digest(path: Path | str, found: str, expected: str) -> None:
-    """ArtefactError unless the SHA-256 that was found of a file is the one that it had when it was written."""
+    """Raise an ArtefactError if the SHA-256 of a file is not the expected one."""
     if found != expected:
-        raise ArtefactError(f"{path} has changed since it was written (another SHA-256); restore it or make it again")
+        raise ArtefactError(path, "has changed since it was written (another SHA-256)", "restore it or make it again")
 
 
 def read_json(path: Path | str, sha256: str | None = None) -> Any:
     """Read JSON.
 
     Raises:
-        ArtefactError: as `read_bytes`, or the text is not JSON (NaN and infinity are not).
+        ArtefactError: see `read_bytes`, or the text is not JSON (NaN and infinity are not JSON).
     """
     return parsed_json(path, read_bytes(path, sha256))
 
 
 def sha256_of_file(path: Path | str) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal, read piece by piece; ArtefactError if that cannot be done."""
+    """SHA-256 of a file in hexadecimal, read in parts; ArtefactError if it cannot be read."""
     try:
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -166,43 +166,44 @@ def sha256_of_file(path: Path | str) -> str:
 
 
 def cannot_read(path: Path | str, error: Exception) -> ArtefactError:
-    """The error to raise for a file that is not there or that the system does not let be read."""
+    """Error for a file that is missing or that the system cannot read."""
     if isinstance(error, FileNotFoundError):
-        return ArtefactError(f"{path} is missing; restore it or make it again")
-    return ArtefactError(f"cannot read {path}: {reason_of(error)}; check that it is a readable file")
+        return ArtefactError(path, "is missing", "restore it or make it again")
+    return ArtefactError(path, f"cannot be read ({reason_of(error)})", "check that it is a readable file")
 
 
 def reason_of(error: Exception) -> str:
-    """What an error says, in one line of at most 200 characters."""
+    """Message of an error in one line of at most 200 characters."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split())[:200]
 
 
 def json_text(path: Path | str, value: Any) -> str:
-    """Indented JSON for `path`. NaN, infinity and what JSON has no form for are an ArtefactError."""
+    """Indented JSON for a file. NaN, infinity and values without JSON form are an ArtefactError."""
     try:
         return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     except (ValueError, TypeError, RecursionError) as error:
-        raise ArtefactError(f"cannot write {path}: {error}; JSON holds finite numbers, texts and lists only") from error
+        remedy = "give finite numbers, texts, lists and mappings"
+        raise ArtefactError(path, f"cannot be written as JSON ({error})", remedy) from error
 
 
 def parsed_json(path: Path | str, data: bytes) -> Any:
-    """What `data`, read from `path`, says; ArtefactError if it is not JSON (NaN and infinity are not)."""
+    """Value of JSON that was read from a file; ArtefactError for anything else, NaN and infinity included."""
     try:
         return json.loads(data, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise ArtefactError(f"{path} is not valid JSON ({error}); restore it or make it again") from error
+        raise ArtefactError(path, f"is not valid JSON ({error})", "restore it or make it again") from error
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def append_line(path: Path, line: bytes, *, durable: bool) -> None:
-    """Add a line, its newline included, to a file, which is made if it is missing, as its folder is.
+    """Append a line, including its newline, to a file; a missing file or folder is made.
 
-    It is handed to the system before this returns, and is on the disk if it is to be `durable`. A process that is
-    killed meanwhile leaves a part of the line, without its newline.
+    The line is passed to the system and, if `durable`, flushed to the disk. A process killed meanwhile leaves a part of
+    the line, without its newline.
 
     Raises:
         ArtefactError: the file cannot be written; no part of the line is left.

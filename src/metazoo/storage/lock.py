@@ -1,7 +1,7 @@
-"""One writer at a time.
+"""Lock of a folder, for one writer at a time.
 
-The operating system holds the lock and lets go of it when the process dies, however it dies, so a lock file left behind
-by a killed process is simply taken over. A note beside it tells a second writer whom it is waiting for.
+The operating system holds the lock and releases it when the process ends in any way, so the lock file of a killed
+process can be locked again. A note beside it names the owner for the error of a second writer.
 """
 
 import contextlib
@@ -20,16 +20,16 @@ from metazoo.storage.artefacts import LOCK, read_json, write_json
 
 @contextlib.contextmanager
 def exclusive(folder: Path | str) -> Iterator[None]:
-    """Hold `folder` (made if missing) for writing.
+    """Lock a folder, made if missing, for writing.
 
     Raises:
-        RunError: another live process, or this one, holds it already, or the folder cannot be locked at all.
+        RunError: a live process, possibly this one, holds the lock, or the folder cannot be locked.
     """
     folder = Path(folder)
     owner = folder / ".lock-owner.json"
     lock = _acquire(folder, owner)
     try:
-        # The note only words a message; the first real write to this folder reports why nothing can be written.
+        # The note serves only an error message; the first write to the folder reports failures.
         with contextlib.suppress(ArtefactError):
             write_json(owner, _note())
         yield
@@ -42,14 +42,15 @@ def exclusive(folder: Path | str) -> Iterator[None]:
 def _acquire(folder: Path, owner: Path) -> filelock.BaseFileLock:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # The instance is not shared within the process, so that a second hold by the same process is refused as well.
+        # The instance is not shared within the process, so that a second lock by the same process is refused.
         lock = filelock.FileLock(folder / LOCK, timeout=0, thread_local=False, is_singleton=False)
         lock.acquire()
     except filelock.Timeout as error:
-        raise RunError(f"{folder} is in use by {_describe(owner)}; wait for it or choose another folder") from error
+        raise RunError(folder, f"is in use by {_describe(owner)}", "wait for it or choose another folder") from error
     except (OSError, NotImplementedError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise RunError(f"cannot lock {folder}: {reason}; choose a folder that can be written and locked") from error
+        remedy = "choose a folder that can be written and locked"
+        raise RunError(folder, f"cannot be locked ({reason})", remedy) from error
     return lock
 
 
@@ -66,7 +67,7 @@ def _describe(owner: Path) -> str:
         return "another process"
     if host == socket.gethostname():
         if process == os.getpid():
-            return "this very process"
-        if not psutil.pid_exists(process):  # a note of an earlier owner: the present one has not written its own yet
+            return "this process"
+        if not psutil.pid_exists(process):  # note of a former owner; the current one has not written its note yet
             return "another process"
     return f"process {process} on {host} since {started}"

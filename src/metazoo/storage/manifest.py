@@ -1,11 +1,11 @@
-"""What a folder must hold: the hash and size of every file, committed last."""
+"""Manifest of a folder: hash and size of every file, written last."""
 
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from metazoo.errors import ArtefactError
-from metazoo.storage.artefacts import read_json, sha256_of_file, write_json
+from metazoo.storage.artefacts import cannot_read, read_json, sha256_of_file, write_json
 from metazoo.storage.validation import check_format_version
 
 FORMAT_VERSION = 1
@@ -13,10 +13,10 @@ NAME = "manifest.json"
 
 
 class Manifest:
-    """`manifest.json` of a folder. A file counts as made only once it stands here.
+    """`manifest.json` of a folder; a file is complete once it is listed.
 
     Raises:
-        ArtefactError: its `manifest.json` is no manifest, is of another format version, or names files outside.
+        ArtefactError: `manifest.json` is not a manifest, has another format version, or names files outside the folder.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -27,15 +27,15 @@ class Manifest:
             self.files = _parsed(path, read_json(path))
 
     def add(self, *paths: Path | str, hashes: Mapping[str, str] | None = None) -> None:
-        """Record files, and commit.
+        """Add files and write the manifest.
 
         Args:
-            paths: relative to the folder, or absolute within it.
-            hashes: SHA-256 by path as given, where the writer has just returned it; the other files are hashed.
+            paths: files, relative to the folder or absolute within it.
+            hashes: known SHA-256 by path as given; the other files are hashed.
 
         Raises:
-            ArtefactError: a file is missing or outside the folder, or the manifest cannot be written; then what was
-                recorded before stays.
+            ArtefactError: a file is missing or outside the folder, or the manifest cannot be written; the manifest does
+                not change.
         """
         files = dict(self.files)
         for given in paths:
@@ -45,31 +45,31 @@ class Manifest:
         self._commit(files)
 
     def discard(self, *paths: Path | str) -> None:
-        """Forget files, and commit; the caller deletes them afterwards."""
+        """Remove files from the manifest and write it; the caller deletes the files afterwards."""
         forgotten = {self._name(path) for path in paths}
         self._commit({name: entry for name, entry in self.files.items() if name not in forgotten})
 
     def sha256(self, path: Path | str) -> str:
-        """The recorded hash of a file.
+        """Recorded hash of a file.
 
         Raises:
-            ArtefactError: the file is not part of this folder.
+            ArtefactError: the file is not listed.
         """
         return str(self._entry(self._name(path))["sha256"])
 
     def verify(self, *paths: Path | str) -> None:
-        """Check `paths`, or every file.
+        """Check size and hash of files; without `paths`, of every listed file.
 
         Raises:
-            ArtefactError: names the first file (in alphabetical order) that is missing or has changed, or there is no
-                manifest at all.
+            ArtefactError: a file is missing or has changed (the first in alphabetical order is named), or there is no
+                manifest.
         """
         if not (self.folder / NAME).is_file():
-            raise ArtefactError(f"{self.folder / NAME} is missing; the folder is incomplete: resume or start again")
+            raise ArtefactError(self.folder / NAME, "is missing, so the folder is incomplete", "resume or start again")
         for name in sorted(map(self._name, paths) if paths else self.files):
             entry, path = self._entry(name), self.folder / name
             if _size(path) != entry["bytes"] or sha256_of_file(path) != entry["sha256"]:
-                raise ArtefactError(f"{path} has changed since it was written; restore it or start again")
+                raise ArtefactError(path, "has changed since it was written", "restore it or start again")
 
     def _commit(self, files: dict[str, dict[str, str | int]]) -> None:
         ordered = dict(sorted(files.items()))
@@ -78,9 +78,8 @@ class Manifest:
 
     def _entry(self, name: str) -> dict[str, str | int]:
         if name not in self.files:
-            raise ArtefactError(
-                f"{self.folder / name} is not in its manifest; the folder is incomplete: resume the run"
-            )
+            problem = f"is not in {NAME}, so the folder is incomplete"
+            raise ArtefactError(self.folder / name, problem, "resume the run")
         return self.files[name]
 
     def _name(self, path: Path | str) -> str:
@@ -89,7 +88,7 @@ class Manifest:
             relative = relative.relative_to(self.folder.absolute())
         name = relative.as_posix()
         if not _is_inside(name):
-            raise ArtefactError(f"{path} is not a file within {self.folder}; a manifest lists those only")
+            raise ArtefactError(path, f"is not a file within {self.folder}", "give a file of this folder")
         return name
 
 
@@ -102,25 +101,23 @@ def _size(path: Path) -> int:
     try:
         return path.stat().st_size
     except FileNotFoundError as error:
-        raise ArtefactError(f"{path} is missing; restore it or start again") from error
+        raise ArtefactError(path, "is missing", "restore it or start again") from error
     except OSError as error:
-        raise ArtefactError(
-            f"cannot read {path}: {error.strerror or error}; check that it is a readable file"
-        ) from error
+        raise cannot_read(path, error) from error
 
 
 def _parsed(path: Path, content: Any) -> dict[str, dict[str, str | int]]:
-    refusal = f"{path} is not a manifest; restore it or start a new folder"
+    remedy = "restore it or start a new folder"
     if not isinstance(content, dict) or not isinstance(content.get("files"), dict):
-        raise ArtefactError(refusal)
+        raise ArtefactError(path, "is not a manifest", remedy)
     check_format_version(path, content.get("format_version"), FORMAT_VERSION)
     for name, entry in content["files"].items():
         if not _is_inside(name):
-            raise ArtefactError(f"{path} names {name!r}, which is not a file within its folder; start a new folder")
+            raise ArtefactError(path, f"names {name!r}, which is not a file within its folder", remedy)
         if (
             not isinstance(entry, dict)
             or not isinstance(entry.get("sha256"), str)
             or not isinstance(entry.get("bytes"), int)
         ):
-            raise ArtefactError(refusal)
+            raise ArtefactError(path, f"is not a manifest: wrong entry {name!r}", remedy)
     return content["files"]

@@ -1,4 +1,4 @@
-"""Large tensors in files, mapped into memory, so that the system may take back the pages that were read."""
+"""Large tensors in files mapped into memory, whose pages the system can reclaim."""
 
 import hashlib
 import tempfile
@@ -17,11 +17,11 @@ from metazoo.storage.tensor_files import read_tensor_metadata, tensor_header
 
 
 def keep_rows(folder: Path, parts: Iterable[Tensor]) -> Tensor:
-    """Join tensors along their first dimension in a file without a name, which ends with the process.
+    """Concatenate tensors along their first dimension in an unnamed temporary file.
 
     Args:
         folder: folder of the file.
-        parts: tensors of one type, equal but for their first dimension.
+        parts: tensors of one type and shape, except the first dimension.
 
     Returns:
         A tensor on the CPU, mapped from the file.
@@ -42,13 +42,12 @@ def keep_rows(folder: Path, parts: Iterable[Tensor]) -> Tensor:
             mapped = torch.from_numpy(np.memmap(file, np.uint8, "r+"))
             return mapped.view(dtype).view(count, *shape)
     except OSError as error:
-        raise ArtefactError(
-            str(folder), f"rows cannot be kept in a file there: {error.strerror}", "free some space and call again"
-        ) from error
+        problem = f"cannot hold a temporary file ({error.strerror})"
+        raise ArtefactError(folder, problem, "free some space and repeat the command") from error
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
-    """The memory of a contiguous tensor on the CPU."""
+    """Memory of a contiguous CPU tensor."""
     return tensor.detach().flatten().view(torch.uint8).numpy().data
 
 
@@ -58,45 +57,45 @@ _BYTES_AT_ONCE = 1 << 22
 def write_matrices(
     path: Path, count: int, rows: Iterable[Mapping[str, Tensor]], metadata: Mapping[str, str] | None = None
 ) -> str:
-    """Write matrices of `count` rows, float32 [count, size] by name, of which one row each is held at a time.
+    """Write float32 matrices [count, size] by name, holding one row of each in memory.
 
-    The rows wait in a file without a name, so that `path` is written at once, and whole, as `write_tensors` writes it.
+    Rows are collected in an unnamed temporary file; then `path` is written as by `write_tensors`.
 
     Args:
         path: file to write.
         count: number of rows, at least 1.
-        rows: `count` times one row, float32 [size], of every matrix.
+        rows: iterable of `count` mappings with one float32 row [size] of every matrix.
         metadata: text by name; see `write_tensors`.
 
     Returns:
         The SHA-256 of the file, in hexadecimal.
 
     Raises:
-        ArtefactError: it cannot be written, as `write_bytes`.
-        ValueError: `rows` are not `count`, or names, types or sizes are not the same in all of them.
+        ArtefactError: the file cannot be written; see `write_bytes`.
+        ValueError: the number of rows is not `count`, or their names, types or sizes differ.
     """
     folder = next(level for level in path.absolute().parents if level.exists())
     starts: dict[str, int] = {}
-    kinds: dict[str, tuple[torch.Size, torch.dtype]] = {}
+    layout: dict[str, tuple[torch.Size, torch.dtype]] = {}
     end = number = 0
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             for number, row in enumerate(rows, start=1):
                 if number == 1:
                     for name in sorted(row):
-                        starts[name], kinds[name] = end, (row[name].shape, torch.float32)
+                        starts[name], layout[name] = end, (row[name].shape, torch.float32)
                         end += 4 * count * row[name].numel()
-                if number > count or {name: (one.shape, one.dtype) for name, one in row.items()} != kinds:
-                    raise ValueError(f"row {number} of {count} is not like the first one, or too much")
+                if number > count or {name: (one.shape, one.dtype) for name, one in row.items()} != layout:
+                    raise ValueError(f"row {number} of {count} is surplus, or its layout differs from row 1")
                 for name, one in row.items():
                     data = _bytes_of(one.cpu().contiguous())
                     file.seek(starts[name] + (number - 1) * len(data))
                     file.write(data)
             if number != count:
-                raise ValueError(f"there are {number} rows, not {count}")
+                raise ValueError(f"found {number} rows, expected {count}")
             entries: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
             for name, start in starts.items():
-                size = kinds[name][0].numel()
+                size = layout[name][0].numel()
                 offsets = [start, start + 4 * count * size]
                 entries[name] = {"dtype": "F32", "shape": [count, size], "data_offsets": offsets}
             return write_bytes(path, _parts(tensor_header(entries), file, end))
@@ -110,18 +109,18 @@ def _parts(header: bytes, file: IO[bytes], end: int) -> Iterator[bytes]:
     while end:
         part = file.read(min(_BYTES_AT_ONCE, end))
         if not part:
-            raise OSError("a temporary file ends too soon")
+            raise OSError("the temporary file is truncated")
         yield part
         end -= len(part)
 
 
 def read_matrices(path: Path | str, sha256: str | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Map what `write_matrices` has written: the matrices by name, in alphabetical order, and the metadata.
+    """Map a file of `write_matrices` into memory: matrices by name, in alphabetical order, and metadata.
 
-    The file is read once for its hash. The matrices stay when the file is deleted or replaced.
+    With `sha256`, the file is read once. The matrices outlive a deletion or replacement of the file.
 
     Raises:
-        ArtefactError: the file is missing, damaged, not the one of that hash, or holds other things than matrices.
+        ArtefactError: the file is missing or damaged, has another hash, or holds anything but float32 matrices.
     """
     metadata = read_tensor_metadata(path)
     try:
@@ -134,5 +133,5 @@ def read_matrices(path: Path | str, sha256: str | None = None) -> tuple[dict[str
         raise cannot_read(path, error) from error
     for name, matrix in matrices.items():
         if matrix.dtype != torch.float32 or matrix.dim() != 2:
-            raise ArtefactError(f"{path}", f"tensor {name[:100]!r} is no float32 matrix", "make the file again")
+            raise ArtefactError(path, f"tensor {name[:100]!r} is not a float32 matrix", "make the file again")
     return matrices, metadata

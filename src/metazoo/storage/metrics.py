@@ -1,4 +1,4 @@
-"""The run's diary for machines: one JSON object a line."""
+"""Metrics of a run, one JSON object per line."""
 
 import json
 import math
@@ -11,28 +11,30 @@ from metazoo.storage.artefacts import append_line, read_bytes, write_bytes
 
 
 class MetricsLog:
-    """A `.jsonl` file. Reading changes nothing, so that anybody may read while its one writer writes.
+    """Log of metrics in a `.jsonl` file, with one writer and any number of readers.
 
-    A line that a killed process left half-written counts as not there, and is dropped by the next writer.
+    An incomplete last line of a killed process is ignored, and removed by the next writer.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self._ends_whole = False  # as far as this object knows
+        self._ends_whole = False  # known to end with a newline
 
     def append(self, row: Mapping[str, Any] | None = None, /, **values: Any) -> None:
-        """Add one row, handed to the system before this returns; NaN and infinity become null.
+        """Append one row; NaN and infinity become null.
 
         Args:
-            row: numbers (also of numpy and torch), texts, lists and mappings; `values` are added to it.
+            row: numbers (also of NumPy and torch), texts, lists and mappings by name.
+            **values: further entries of the row.
 
         Raises:
-            ArtefactError: the file cannot be read or written, or a value has no JSON form; no part of the row is left.
+            ArtefactError: the file cannot be read or written, or a value has no JSON form; nothing is appended.
         """
         try:
             line = json.dumps(_plain({**(row or {}), **values}), allow_nan=False).encode() + b"\n"
         except (TypeError, ValueError) as error:
-            raise ArtefactError(f"cannot write a row to {self.path}: {error}; give numbers, texts and lists") from error
+            problem = f"cannot hold a row ({error})"
+            raise ArtefactError(self.path, problem, "give numbers, texts, lists and mappings") from error
         if not self._ends_whole:
             self._drop_half_line()
         self._ends_whole = False
@@ -40,7 +42,7 @@ class MetricsLog:
         self._ends_whole = True
 
     def rows(self) -> list[dict[str, Any]]:
-        """Every row so far.
+        """All complete rows.
 
         Raises:
             ArtefactError: a line is not a JSON object.
@@ -48,7 +50,7 @@ class MetricsLog:
         return [row for _, row in self._lines()]
 
     def truncate_after(self, stage: str, step: int) -> None:
-        """Drop the rows of `stage` beyond `step`, which a resumed run will write again; other rows stay as they are.
+        """Remove the rows of a stage after a step, which a resumed run writes again.
 
         Raises:
             ArtefactError: a line is not a JSON object, or the file cannot be written.
@@ -73,9 +75,9 @@ class MetricsLog:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise ArtefactError(f"line {number} of {self.path} is not JSON ({error}); delete that line") from error
+                raise ArtefactError(self.path, f"line {number} is not JSON ({error})", "delete that line") from error
             if not isinstance(row, dict):
-                raise ArtefactError(f"line {number} of {self.path} is not a JSON object; delete that line")
+                raise ArtefactError(self.path, f"line {number} is not a JSON object", "delete that line")
             lines.append((line, row))
         return lines
 

@@ -1,4 +1,4 @@
-"""The folder of one run: files that count once its manifest lists them, and checkpoints to resume from."""
+"""Folder of a run: files listed in a manifest, and checkpoints."""
 
 import contextlib
 import re
@@ -18,28 +18,28 @@ _FORMAT_VERSION = "1"
 
 
 def names_in(folder: Path, what: str) -> list[str]:
-    """Names of all in a folder that is not hidden, sorted; empty if there is no folder.
+    """Sorted names of the entries of a folder that are not hidden; empty if the folder does not exist.
 
     Args:
-        folder: see above.
-        what: it is to become, for the error, such as `a zoo`.
+        folder: folder to read.
+        what: intended use of the folder for errors, such as `a zoo`.
 
     Raises:
-        UsageError: it is a file, or cannot be read.
+        UsageError: the path is a file, or cannot be read.
     """
     try:
         return sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise UsageError(f"{folder} cannot be {what}: {error.strerror}; choose another folder") from error
+        raise UsageError(folder, f"cannot be {what} ({error.strerror})", "choose another folder") from error
 
 
 class RunFolder:
-    """Reads and writes the artefacts of a run; names are relative to the folder.
+    """Artefacts of a run; names are relative to the folder.
 
-    Every write is atomic and then committed to the manifest, so a file either counts, whole and with its hash, or is
-    made again by a resumed run. Open it as the folder's only writer (see `run.lock.exclusive`), or only to read.
+    Every write is atomic and then committed to the manifest with its hash; a resumed run makes files again that are not
+    committed. Only one object may write to a folder at a time (see `metazoo.storage.lock.exclusive`).
 
     Raises:
         ArtefactError: the manifest is damaged.
@@ -50,7 +50,7 @@ class RunFolder:
         self._manifest = Manifest(self.path)
 
     def tidy(self) -> None:
-        """Delete what killed processes left: half-written files, forgotten checkpoints; for the only writer."""
+        """Delete temporary files and uncommitted checkpoints of killed processes; call it as the only writer."""
         remove_stale_temporaries(self.path)
         folder = self.path / CHECKPOINTS
         left = [f"{CHECKPOINTS}/{path.name}" for path in folder.glob("*.safetensors")]
@@ -61,43 +61,43 @@ class RunFolder:
         return name in self._manifest.files
 
     def record(self, *names: str) -> None:
-        """Commit files that were written by somebody else."""
+        """Commit files that were written without this object."""
         self._manifest.add(*names)
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write and commit JSON; ArtefactError as `artefacts.write_json`."""
+        """Write and commit JSON; see `artefacts.write_json`."""
         self._commit(name, write_json(self.path / name, value))
 
     def sha256(self, name: str) -> str:
-        """Hash of a committed file; ArtefactError if it is not one."""
+        """SHA-256 of a committed file; ArtefactError if the file is not committed."""
         return self._manifest.sha256(name)
 
     def read_json(self, name: str) -> Any:
-        """Read committed JSON; ArtefactError if it is missing or changed."""
+        """Read committed JSON; ArtefactError if the file is missing or changed."""
         return read_json(self.path / name, self.sha256(name))
 
     def write_text(self, name: str, text: str) -> None:
-        """Write and commit text; ArtefactError as `artefacts.write_text`."""
+        """Write and commit text; see `artefacts.write_text`."""
         self._commit(name, write_text(self.path / name, text))
 
     def read_text(self, name: str) -> str:
-        """Read committed text; ArtefactError if it is missing or changed."""
+        """Read committed text; ArtefactError if the file is missing or changed."""
         return read_bytes(self.path / name, self.sha256(name)).decode()
 
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        """Write and commit safetensors; ArtefactError as `artefacts.write_tensors`."""
+        """Write and commit safetensors; see `tensor_files.write_tensors`."""
         self._commit(name, write_tensors(self.path / name, tensors, {"format_version": _FORMAT_VERSION}))
 
     def read_tensors(self, name: str) -> dict[str, Tensor]:
-        """Read committed safetensors; ArtefactError if they are missing or changed."""
+        """Read committed safetensors; ArtefactError if the file is missing or changed."""
         return read_tensors(self.path / name, self.sha256(name))
 
     def verify(self) -> None:
-        """Check every committed file; ArtefactError names the first that is missing or has changed."""
+        """Check every committed file; ArtefactError if one is missing or has changed."""
         self._manifest.verify()
 
     def save_checkpoint(self, stage: str, step: int, tensors: Mapping[str, Tensor]) -> None:
-        """Write the state of `stage` after `step` steps. Its last one is deleted once the new one is committed."""
+        """Write the state of a stage after `step` steps, then delete its former checkpoint."""
         former = self._checkpoints(stage)
         name = f"{CHECKPOINTS}/{stage}-{step:08d}.safetensors"
         metadata = {"format_version": _FORMAT_VERSION, "stage": stage, "step": str(step)}
@@ -105,7 +105,7 @@ class RunFolder:
         self._delete([other for other in former if other != name])
 
     def latest_checkpoint(self, stage: str) -> tuple[int, dict[str, Tensor]] | None:
-        """Steps done and state of `stage` as last committed; None if there is none.
+        """Number of steps and state of the latest checkpoint of a stage; None if there is none.
 
         Raises:
             ArtefactError: the checkpoint is missing or has changed.
@@ -118,22 +118,23 @@ class RunFolder:
         try:
             return int(metadata["step"]), tensors
         except (KeyError, ValueError) as error:
-            raise ArtefactError(f"{self.path / names[-1]} is no checkpoint; start the run again") from error
+            raise ArtefactError(self.path / names[-1], "is not a checkpoint", "start the run again") from error
 
     def delete(self, name: str) -> None:
-        """Forget a file, if it was committed, and delete it; ArtefactError if that cannot be done."""
+        """Delete a file, committed or not; ArtefactError if the system cannot."""
         self._manifest.discard(name)
         try:
             (self.path / name).unlink(missing_ok=True)
         except OSError as error:
-            raise ArtefactError(f"cannot delete {self.path / name}: {error.strerror}; delete it yourself") from error
+            problem = f"cannot be deleted ({error.strerror})"
+            raise ArtefactError(self.path / name, problem, "delete it yourself") from error
 
     def drop_checkpoints(self) -> None:
-        """Delete every checkpoint, once the run has what it was for."""
+        """Delete all checkpoints of a finished run."""
         self._delete([name for name in self._manifest.files if name.startswith(f"{CHECKPOINTS}/")])
 
     def _checkpoints(self, stage: str) -> list[str]:
-        """Committed ones of this stage alone, in the order of their steps."""
+        """Names of the committed checkpoints of a stage, in the order of steps."""
         pattern = re.compile(rf"{CHECKPOINTS}/{re.escape(stage)}-(\d+)\.safetensors")
         matches = filter(None, map(pattern.fullmatch, self._manifest.files))
         return [match[0] for match in sorted(matches, key=lambda match: int(match[1]))]
@@ -149,6 +150,6 @@ class RunFolder:
 
     def _unlink(self, names: list[str]) -> None:
         for name in names:
-            # Forgotten already: a leftover that cannot be deleted harms nothing.
+            # No longer in the manifest, so a file that remains does no harm.
             with contextlib.suppress(OSError):
                 (self.path / name).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Safetensors files: whole or not there, equal tensors giving equal bytes, and never a pickle."""
+"""Safetensors files: written atomically, equal bytes for equal tensors, never a pickle."""
 
 import json
 from collections.abc import Mapping
@@ -10,23 +10,27 @@ import safetensors
 from metazoo.errors import ArtefactError
 from metazoo.storage.artefacts import cannot_read, read_bytes, reason_of, write_bytes
 
-# Importing torch takes seconds, which whoever needs no tensors should not wait for.
+# Importing torch takes seconds, so it is imported only where tensors are used.
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 def write_tensors(path: Path | str, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str] | None = None) -> str:
-    """Write tensors of any device as safetensors, equal tensors giving equal bytes; see `write_bytes`.
+    """Write tensors of any device as safetensors; equal tensors give equal bytes.
 
-    Tensors that share memory are each written whole; sparse or meta tensors and other metadata are an ArtefactError.
+    Tensors that share memory are each written completely. See `write_bytes` for the return value.
+
+    Raises:
+        ArtefactError: a tensor is sparse or on the meta device, metadata is not text, or see `write_bytes`.
     """
     from safetensors.torch import save
 
-    # The library's own file writer neither flushes to the disk nor honours the umask, so the bytes are made first.
+    # The library's file writer neither flushes to the disk nor follows the umask.
     try:
         data = _canonical(save(_separate(tensors), dict(metadata) if metadata else None))
     except (ValueError, TypeError, AttributeError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
-        raise ArtefactError(f"cannot write {path}: {reason_of(error)}; give dense tensors and text metadata") from error
+        problem = f"cannot be written ({reason_of(error)})"
+        raise ArtefactError(path, problem, "give dense tensors and text metadata") from error
     return write_bytes(path, data)
 
 
@@ -40,10 +44,10 @@ def _separate(tensors: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
 
 
 def _canonical(data: bytes) -> tuple[bytes, memoryview]:
-    """The same safetensors file with its header in a fixed order: the library shuffles the metadata on every call.
+    """Sort the header of a safetensors file; the library writes metadata in random order.
 
     Returns:
-        The header, and the rest as it is.
+        The header and the remaining bytes.
     """
     start = 8 + int.from_bytes(data[:8], "little")
     entries: dict[str, Any] = json.loads(data[8:start])
@@ -54,17 +58,17 @@ def _canonical(data: bytes) -> tuple[bytes, memoryview]:
 
 
 def tensor_header(entries: Mapping[str, Any]) -> bytes:
-    """The header of a safetensors file, its length before it, from what it says of each tensor and of the whole."""
+    """Header of a safetensors file, preceded by its length, from the entries of tensors and metadata."""
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 
 
 def read_tensors(path: Path | str, sha256: str | None = None) -> dict[str, "Tensor"]:
-    """Read a safetensors file into memory of its own (CPU); the file is not kept open or mapped.
+    """Read a safetensors file into CPU memory; the file is neither kept open nor mapped.
 
     Raises:
-        ArtefactError: as `read_bytes`, or the file is not safetensors (truncated, or a pickle, which is never read).
+        ArtefactError: see `read_bytes`, or the file is not safetensors (truncated, or a pickle, which is never read).
     """
     from safetensors.torch import load
 
@@ -76,10 +80,10 @@ def read_tensors(path: Path | str, sha256: str | None = None) -> dict[str, "Tens
 
 
 def read_tensor_metadata(path: Path | str) -> dict[str, str]:
-    """The text metadata of a safetensors file, without reading its tensors.
+    """Text metadata of a safetensors file; its tensors are not read.
 
     Raises:
-        ArtefactError: as `read_tensors`.
+        ArtefactError: see `read_tensors`.
     """
     try:
         with Path(path).open("rb"), safetensors.safe_open(path, framework="pt") as content:
@@ -92,8 +96,9 @@ def read_tensor_metadata(path: Path | str) -> dict[str, str]:
 
 def _not_tensors(path: Path | str, data: bytes, error: Exception) -> ArtefactError:
     if data.startswith(b"version https://git-lfs"):
-        return ArtefactError(f"{path} is a Git LFS pointer, not the file itself; run git lfs pull")
-    # Byte 8 opens the header of a safetensors file, whose length may happen to start like a pickle.
+        return ArtefactError(path, "is a Git LFS pointer, not the file itself", "run git lfs pull")
+    # Byte 8 of a safetensors file is `{`; the length before it may look like the start of a pickle.
     if data[8:9] != b"{" and (data.startswith(b"PK") or (data[:1] == b"\x80" and data[1:2] <= b"\x05")):
-        return ArtefactError(f"{path} is a pickle or zip archive, which is never read; convert it to safetensors")
-    return ArtefactError(f"{path} is not a whole safetensors file ({reason_of(error)}); restore it or make it again")
+        return ArtefactError(path, "is a pickle or zip archive, which is never read", "convert it to safetensors")
+    problem = f"is not a complete safetensors file ({reason_of(error)})"
+    return ArtefactError(path, problem, "restore it or make it again")

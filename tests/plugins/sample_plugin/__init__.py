@@ -1,4 +1,4 @@
-"""A package that adds an architecture, a head and a method to metazoo; importing it registers them."""
+"""Package that registers an architecture, a head and a method with metazoo."""
 
 from . import architecture, head, method
 

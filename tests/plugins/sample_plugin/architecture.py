@@ -9,13 +9,13 @@ from metazoo.models import Network
 
 @metazoo.register_architecture("patch-mixer")
 class PatchMixer(Network):
-    """Patches of 4 pixels, mixed by depthwise and pointwise convolutions (Trockman and Kolter 2022); no batch norm.
+    """Mixer of 4-pixel patches by depthwise and pointwise convolutions (Trockman and Kolter 2022), without batch norm.
 
     Args:
-        classes: outputs of the head.
-        channels: 1 or 3.
+        classes: number of outputs of the head.
+        channels: number of image channels, 1 or 3.
         input_size: side of the square images in pixels.
-        width: channels of the features, a multiple of 4.
+        width: number of feature channels, a multiple of 4.
         depth: number of mixing blocks.
     """
 
@@ -24,7 +24,7 @@ class PatchMixer(Network):
         if width % 4:
             raise ValueError(f"width must be a multiple of 4, not {width}")
         self.patches = nn.Conv2d(channels, width, kernel_size=4, stride=4)
-        # A table that is worked out, not learned: it is no part of the weights.
+        # A computed table, which is not part of the weights.
         row = torch.linspace(-1, 1, input_size // 4)
         self.register_buffer("positions", row[:, None] * row, persistent=False)
         self.blocks = nn.Sequential(*(_mixing_block(width) for _ in range(depth)))
@@ -32,7 +32,7 @@ class PatchMixer(Network):
         self.head = nn.Linear(width, classes)
 
     def features(self, images: Tensor) -> Tensor:
-        """Mean over the patches."""
+        """Mean of the patches."""
         return self.blocks(self.patches(images) + self.positions).mean((2, 3))
 
 

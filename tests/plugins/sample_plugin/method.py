@@ -1,7 +1,7 @@
-"""Distillation of a whole zoo at once, registered as the method `sample-distillation`.
+"""Distillation of a zoo, registered as the method `sample-distillation`.
 
-Every model is inverted once, and one meta-model learns from the images what all models say of them: no task space, no
-groups, no regularisation.
+Every model is inverted once, and one meta-model learns the outputs of all models for the images, without task space,
+groups and regularisation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from metazoo.zoo import Zoo
 
 
 class DistillationConfig(BaseModel):
-    """All options of a run by this method."""
+    """Options of the method."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,7 +38,7 @@ class DistillationConfig(BaseModel):
 @metazoo.register_method
 @final
 class SampleDistillation(Method):
-    """The method as users name it."""
+    """Distillation of all models as one group."""
 
     name = "sample-distillation"
     title = "Distillation of the zoo"
@@ -46,16 +46,16 @@ class SampleDistillation(Method):
     presets: ClassVar[Mapping[str, BaseModel]] = {"default": DistillationConfig()}
 
     def check(self, zoo: Zoo, config: DistillationConfig, seed: int) -> None:
-        """Build the shapes of the meta-model, which fails early where the options do not fit."""
+        """Build the meta-model without weights, which fails if the options do not fit."""
         network_without_weights(config.meta_model.spec(zoo))
 
     def plan(self, zoo: Zoo, config: DistillationConfig) -> Sequence[StagePlan]:
-        """Plan the two stages that `train` composes."""
+        """Plan the stages of `train`."""
         recovery = recovery_plans(zoo, config.recovery, config.budget)
         return [*recovery, *group_learning_plans(zoo, config.learning, config.meta_model)]
 
     def train(self, workspace: Workspace, config: DistillationConfig) -> ImageClassifier:
-        """Recover, then learn from all models as one group."""
+        """Recover images, then learn from all models as one group."""
         bank = recover_images(workspace, config.recovery, config.budget)
         banks = ResidentBanks(bank, workspace.compute.device)
         everyone = FixedGrouping(Partition((tuple(range(len(workspace.zoo))),), "single"))
