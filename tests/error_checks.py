@@ -2,16 +2,19 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import TypeVar
 
 import pytest
 
 from metazoo.errors import MetazooError
 
+_Error = TypeVar("_Error", bound=MetazooError)
+
 
 @contextlib.contextmanager
 def raises(
-    error_type: type[MetazooError], *, subject: str = "", problem: str = "", remedy: str = ""
-) -> Iterator[pytest.ExceptionInfo[MetazooError]]:
+    error_type: type[_Error], *, subject: str = "", problem: str = "", remedy: str = ""
+) -> Iterator[pytest.ExceptionInfo[_Error]]:
     """Like `pytest.raises`, for an error whose fields contain these texts.
 
     Args:

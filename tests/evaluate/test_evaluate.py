@@ -182,7 +182,11 @@ def test_too_few_classes_or_images_are_named(tmp_path: Path) -> None:
     assert "11-way" in str(caught.value)
     whole = labelled_images()
     poor = whole.take(torch.arange(len(whole) - 57))
-    for more, texts in (({"images": poor}, ("'class 9'", "3 ")), ({"shots": (1, 60)}, ("'class 0'", "64 "))):
+    cases: tuple[tuple[dict[str, Any], tuple[str, str]], ...] = (
+        ({"images": poor}, ("'class 9'", "3 ")),
+        ({"shots": (1, 60)}, ("'class 0'", "64 ")),
+    )
+    for more, texts in cases:
         with raises(UsageError) as caught:
             run(**more, out=out)
         assert all(text in str(caught.value) for text in texts)
