@@ -79,10 +79,11 @@ def resolve_config(
     check_format_version(subject, given.pop(_MARK, FORMAT_VERSION), FORMAT_VERSION, UsageError)
     given = nested(subject, given)
     chosen = get_method(str(method or given.pop("method", None) or "tgr"))
-    if "setting" in given and "preset" not in given:
-        given["preset"] = given.pop("setting")
+    former = "setting"
+    if former in given and "preset" not in given:
+        given["preset"] = given.pop(former)
         if not begun:
-            message(f"warning: {subject}: setting is now called preset; the former name will be removed")
+            message(f"warning: {subject}: {former} is now called preset; the former name will be removed")
     named = str(preset or given.pop("preset", None) or "default")
     former, named = named, new_preset(named, chosen.presets)
     if former != named and not begun:
