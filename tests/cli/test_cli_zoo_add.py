@@ -82,7 +82,7 @@ def test_a_folder_is_added(cli: Cli, tmp_path: Path, weights: Path) -> None:
         ((), "SOURCE or --from-folder: missing"),
         (("x.pth", "--from-folder", "x"), "SOURCE or --from-folder: both"),
         (("--from-folder", "x", "--pretrained"), "--pretrained: does not apply to --from-folder"),
-        (("timm:resnet18",), "needs weights: give a file with --weights, or --pretrained"),
+        (("timm:resnet18",), "timm:resnet18: missing weights; give a file with --weights"),
         (("x.pth", "--classes", "none.txt"), "--classes none.txt: "),
         (("x.pth", "--mean", "a"), "'a' is not a list of numbers"),
         (("x.pth", "--name", "a/b"), "impossible values: name"),

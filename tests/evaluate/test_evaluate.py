@@ -184,7 +184,7 @@ def test_too_few_classes_or_images_are_named(tmp_path: Path) -> None:
     poor = whole.take(torch.arange(len(whole) - 57))
     cases: tuple[tuple[dict[str, Any], tuple[str, str]], ...] = (
         ({"images": poor}, ("'class 9'", "3 ")),
-        ({"shots": (1, 60)}, ("'class 0'", "64 ")),
+        ({"shots": (1, 60)}, ("'class 0'", "60 support and 4 query")),
     )
     for more, texts in cases:
         with raises(UsageError) as caught:

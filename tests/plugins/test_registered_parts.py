@@ -122,7 +122,7 @@ def test_a_grouping_is_asked_for_by_its_name() -> None:
 @pytest.mark.parametrize("answer", [np.zeros(4, int), np.zeros(5), [0] * 5])
 def test_a_grouping_with_a_wrong_result_is_refused(answer: Any) -> None:
     metazoo.register_grouping("wrong", lambda *_: (answer, ()))
-    with pytest.raises(UsageError, match="grouping 'wrong' must give a whole number for each of 5 teachers"):
+    with raises(UsageError, subject="grouping 'wrong'", remedy="integers [5]"):
         group(1 - torch.eye(5), "wrong", 2, keys=list("abcde"))
 
 

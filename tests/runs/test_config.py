@@ -114,7 +114,7 @@ def test_given_options_are_not_changed() -> None:
         ({"meta_model": {"input_size": 8}}, "meta_model.input_size: "),
         (
             {"learning": {"joint_features": 0, "relations": 0, "distillation": 0}},
-            "learning: one of joint_features, relations and distillation must be above 0",
+            "learning: joint_features, relations and distillation are 0",
         ),
         ({"method": "maml"}, "unknown method 'maml'; choose one of tgr"),
         ({"preset": "best"}, "tgr: unknown preset best; choose one of default"),

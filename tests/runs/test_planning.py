@@ -195,7 +195,7 @@ def test_units_count_and_equal_ones_are_timed_once(zoo: Zoo, monkeypatch: pytest
     [
         (
             {"probe": {"architecture": "imagenet-resnet34", "weights": "none.pth"}},
-            r"none\.pth does not hold the weights",
+            r"none\.pth: no weights of a ResNet-34",
         ),
         ({"meta_model": {"architecture": "timm:no_such_model"}}, "no_such_model"),
     ],

@@ -52,9 +52,9 @@ ZOO = {"format": "metazoo-zoo", "format_version": 2}
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "zoo.json is not valid JSON"),
-        ('{"format": "metazoo-zoo", ', "zoo.json is not valid JSON"),
-        ("[" * 100_000, "zoo.json is not valid JSON"),
+        ("", "is not valid JSON"),
+        ('{"format": "metazoo-zoo", ', "is not valid JSON"),
+        ("[" * 100_000, "is not valid JSON"),
         ("[]", "not the marker of a zoo"),
         ('{"format": "other"}', "not the marker of a zoo"),
         ('{"format": "metazoo-zoo"}', "version None"),
