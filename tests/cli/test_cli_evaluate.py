@@ -144,7 +144,7 @@ def test_too_few_classes_or_images_are_named(refused: Refused, own: Workshop) ->
     few = evaluate("--ways", 5, "--shots", "1,5", "--queries", 4)
     assert "class 'colour-10' of unseen: has 8 images, but 5 support and 4 query images are needed" in few
     assert "at least 2 ways" in evaluate("--ways", 1)
-    assert "at least 2 episodes, not 1" in evaluate("--episodes", 1)
+    assert "episodes: must be at least 2" in evaluate("--episodes", 1)
     assert not (own.folder / "result.json").exists()
 
 

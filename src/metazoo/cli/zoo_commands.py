@@ -18,7 +18,7 @@ from metazoo.errors import UsageError, ZooError
 from metazoo.execution.bounded import Limits
 from metazoo.execution.progress import message
 from metazoo.execution.signals import graceful
-from metazoo.report.zoo_tables import ModelRow, domain_rows, domain_table, model_rows, model_table
+from metazoo.report.zoo_tables import ModelRow, class_table, domain_rows, domain_table, model_rows, model_table
 from metazoo.runs.record import Run
 from metazoo.text import printable, some_of
 from metazoo.zoo import Finding, TrainingConfig, Zoo, add_folder, add_model, build_zoo, verify_zoo
@@ -108,7 +108,9 @@ def inspect(options: Namespace) -> None:
     if options.format != "table":
         _write_models(zoo, options.format)
         return
-    print_table(model_table(model_rows(zoo)))
+    rows = model_rows(zoo)
+    print_table(model_table(rows))
+    print_table(class_table(rows))
     print_table(domain_table(domain_rows(zoo)))
     if run is not None:
         print_sections(run, zoo, about_models=True)

@@ -86,7 +86,6 @@ def model_table(rows: Iterable[ModelRow]) -> Table:
     table = _table(
         ("model", "domain", "architecture"), ("classes", "pixels", "channels", "accuracy", "parameters", "file")
     )
-    table.add_column("class names", overflow="fold")
     restricted = any(row.recovered_images != "show" for row in rows)
     if restricted:
         table.add_column("recovered images")
@@ -96,8 +95,15 @@ def model_table(rows: Iterable[ModelRow]) -> Table:
         numbers = (row.classes, row.input_size, row.channels, _percent(row.accuracy), parameters, file)
         # `Text` keeps brackets in a name from acting as styles.
         cells = (row.name, row.domain, row.architecture, *map(str, numbers))
-        words = (_shortened(row.class_names), *([row.recovered_images] if restricted else []))
-        table.add_row(*map(Text, (*cells, *words)))
+        table.add_row(*map(Text, (*cells, *([row.recovered_images] if restricted else []))))
+    return table
+
+
+def class_table(rows: Iterable[ModelRow]) -> Table:
+    """Table of the class names of each model, in the order of its outputs, shortened."""
+    table = _table(("model", "class names"), ())
+    for row in rows:
+        table.add_row(Text(row.name), Text(_shortened(row.class_names)))
     return table
 
 
