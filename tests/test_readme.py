@@ -39,7 +39,7 @@ def write_images(folder: Path, classes: Sequence[str], count: int) -> None:
     for number, name in enumerate(classes):
         (folder / name).mkdir(parents=True)
         for index in range(count):
-            noise = Image.effect_noise((20, 20), 60).point(lambda value, shift=number: (value + 40 * shift) % 256)
+            noise = Image.effect_noise((20, 20), 60).point([(value + 40 * number) % 256 for value in range(256)])
             noise.convert("RGB").save(folder / name / f"{index}.png")
 
 
