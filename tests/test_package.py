@@ -31,15 +31,15 @@ def test_every_public_name_is_there(name: str) -> None:
         assert value.__name__ == f"metazoo.{name}"
 
 
-def test_type_checkers_are_told_of_the_same_names() -> None:
+def test_type_checkers_see_the_same_names() -> None:
     tree = ast.parse(Path(metazoo.__file__).read_text(encoding="utf-8"))
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
-    told = {
+    declared = {
         (alias.name, node.module) for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
     }
     rooms = [name for name in metazoo.__all__ if isinstance(getattr(metazoo, name), ModuleType)]
     assert "adapt" in rooms
-    assert told == {*metazoo._HOMES.items(), *((room, "metazoo") for room in rooms)}
+    assert declared == {*metazoo._HOMES.items(), *((room, "metazoo") for room in rooms)}
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

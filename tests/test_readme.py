@@ -6,11 +6,11 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from image_folders import write_images
 from PIL import Image
 from training_helpers import OPTIONS, untrained
 
@@ -35,14 +35,6 @@ SHORTER = {
 }  # fmt: skip
 
 
-def write_images(folder: Path, classes: Sequence[str], count: int) -> None:
-    for number, name in enumerate(classes):
-        (folder / name).mkdir(parents=True)
-        for index in range(count):
-            noise = Image.effect_noise((20, 20), 60).point([(value + 40 * number) % 256 for value in range(256)])
-            noise.convert("RGB").save(folder / name / f"{index}.png")
-
-
 def test_the_commands_work_one_after_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -56,9 +48,9 @@ def test_the_commands_work_one_after_the_other(
         description = {"architecture": "conv4", "arguments": {"width": 4}, "classes": ["ant", "bee", f"fly {seed}"],
                        "input_size": 16, "mean": 0.5, "std": 0.25, "domain": "insects"}  # fmt: skip
         (tmp_path / "checkpoints" / f"{seed}.yaml").write_text(json.dumps(description))
-    write_images(tmp_path / "unseen-images", list("abcdef"), 8)
-    write_images(tmp_path / "five-images-per-class", ["cat", "dog"], 5)
-    write_images(tmp_path, ["more-photos"], 2)
+    write_images(tmp_path / "unseen-images", classes=6, each=8)
+    write_images(tmp_path / "five-images-per-class", classes=2, each=5, first=10)
+    write_images(tmp_path / "more-photos", classes=1, each=2, first=20)
     Image.new("RGB", (30, 20)).save(tmp_path / "photo.jpg")
     assert [command[0] for command in COMMANDS][-1] == "predict"
     for command in COMMANDS:

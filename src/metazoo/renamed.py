@@ -68,6 +68,7 @@ _NAMES = {
     "kinds_of_images": "merge_domains",
 }
 _PRESETS = {"reference": "published"}
+FORMER_PRESET_KEY = "setting"
 
 
 def new_preset(name: str, presets: Collection[str]) -> str:

@@ -4,13 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
+from image_folders import SIDE, write_images
 
 from metazoo.cli import main
 from metazoo.storage.artefacts import read_json, write_json
 from metazoo.storage.tensor_files import read_tensors, write_tensors
 
-SIDE = 16
 CONFIG = {
     "recovery": {"iterations": 4},
     "budget": {"images_per_class": 4},
@@ -43,18 +42,6 @@ def call(*words: object) -> int:
         return main([str(word) for word in words])
     except SystemExit as stop:  # --help and --version
         return int(stop.code or 0)
-
-
-def write_images(folder: Path, classes: int, each: int, first: int = 0) -> None:
-    """Write one folder per class, `colour-<number>`, of noise around a colour."""
-    for number in range(first, first + classes):
-        random = torch.Generator().manual_seed(number)
-        colour = torch.randint(40, 216, (3,), generator=random)
-        target = folder / f"colour-{number}"
-        target.mkdir(parents=True)
-        for index in range(each):
-            noise = torch.randint(-40, 40, (SIDE, SIDE, 3), generator=random)
-            Image.fromarray((colour + noise).clamp(0, 255).byte().numpy()).save(target / f"{index}.png")
 
 
 def make_workshop(folder: Path) -> Workshop:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_helpers import Outcome, Workshop, call, content, edit_json, edit_tensors, write_images
+from cli_helpers import Outcome, Workshop, call, content, edit_json, edit_tensors
+from image_folders import write_images
 
 from metazoo.adapt import FewShotClassifier, MetaModel
 from metazoo.data import load_images

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from disturbed_runs import disturbed
-from PIL import Image
+from image_folders import SIDE, write_images
 from plugin_helpers import call, done, refused, without_plugins
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from training_helpers import content
@@ -22,7 +22,6 @@ from metazoo.runs.record import Run
 from metazoo.storage.tensor_files import write_tensors
 from metazoo.zoo import Zoo
 
-SIDE = 16
 PLUGIN = ("--plugin", "sample_plugin")
 OPTIONS = {
     "method": "sample-distillation",
@@ -30,19 +29,6 @@ OPTIONS = {
     "budget": {"images_per_class": 4, "bucket_size": 8},
     "learning": {"steps": 8, "batch_size": 12, "warm_up_steps": 2, "views": 24, "steps_per_views": 4},
 }
-
-
-def write_images(folder: Path, classes: int, each: int, first: int = 0) -> Path:
-    """Write one folder per class, of noise around a colour."""
-    for number in range(first, first + classes):
-        random = torch.Generator().manual_seed(number)
-        colour = torch.randint(40, 216, (3,), generator=random)
-        target = folder / f"colour-{number}"
-        target.mkdir(parents=True)
-        for index in range(each):
-            noise = torch.randint(-40, 40, (SIDE, SIDE, 3), generator=random)
-            Image.fromarray((colour + noise).clamp(0, 255).byte().numpy()).save(target / f"{index}.png")
-    return folder
 
 
 def spec_of(classes: int, **arguments: int) -> ClassifierSpec:

@@ -82,7 +82,8 @@ def checked_images(images: Any, side: int) -> Float[Tensor, "n channels {side} {
             singles = (_single(image, number) for number, image in enumerate(images))
         squares = [square_images(image.unsqueeze(0), side) for image in singles]
         # Grey and coloured images may be mixed.
-        return torch.cat([one.expand(-1, max(own.shape[1] for own in squares), -1, -1) for one in squares])
+        channels = max(one.shape[1] for one in squares)
+        return torch.cat([one.expand(-1, channels, -1, -1) for one in squares])
     return torch.cat([square_images(part, side) for part in in_batches(_batch(images, "images"))])
 
 
@@ -143,10 +144,11 @@ def checked_labels(
     plain = labels.tolist() if hasattr(labels, "tolist") else labels
     if isinstance(plain, Sequence) and plain and all(isinstance(label, str) for label in plain):
         names = sorted(set(plain)) if names is None else names
-        unknown = next((label for label in plain if label not in names), None)
+        number_of = {name: number for number, name in enumerate(names)}
+        unknown = next((label for label in plain if label not in number_of), None)
         if unknown is not None:
             raise UsageError("labels", f"{unknown!r} is not a class name", f"choose one of {some_of(names)}")
-        labels = [list(names).index(label) for label in plain]
+        labels = [number_of[label] for label in plain]
     labels = _tensor(labels, "labels", "give whole numbers or class names")
     if labels.shape != (images,):
         raise UsageError("labels", f"shape {list(labels.shape)} for {images} images", "give one label per image")

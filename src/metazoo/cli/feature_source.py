@@ -19,8 +19,10 @@ from metazoo.evaluate import (
     zoo_ensemble_in_turn,
 )
 from metazoo.models import ClassifierSpec
+from metazoo.pipeline.layout import DESCRIPTION as RUN
 from metazoo.runs.record import Run
 from metazoo.zoo import ModelContract, WhiteBoxTeacher, Zoo, zoo_with_models
+from metazoo.zoo.contract_files import NAME as ZOO
 
 
 @dataclass(frozen=True)
@@ -89,11 +91,12 @@ class FeatureSource:
         teachers = zoo.teachers_in_turn(in_turn_on or "cpu")
         most_frequent = _most_frequent(zoo.contracts)
         spec = self.meta_model.spec if self.meta_model else most_frequent
+        sha256 = zoo.sha256
         of_zoo = [parameter_average(teachers, most_frequent), best_teacher(teachers), _ensemble(teachers, in_turn_on)]
         return [
             raw_pixels(spec.input_size),
             random_initialisation(spec, seed),
-            *(dataclasses.replace(row, sha256=zoo.sha256) for row in of_zoo if row is not None),
+            *(dataclasses.replace(row, sha256=sha256) for row in of_zoo if row is not None),
             *([self.subject()] if self.meta_model else []),
         ]
 
@@ -111,12 +114,12 @@ def open_source(path: str, zoo: str | None = None) -> FeatureSource:
         ArtefactError: a file is missing or has changed.
     """
     folder = Path(path)
-    if (folder / "run.json").is_file():
+    if (folder / RUN).is_file():
         run = Run.open(folder)
         if zoo is not None:
             run.check_zoo(Zoo.open(zoo))
         return FeatureSource(folder, run.meta_model, Path(zoo or run.description["zoo"]["path"]))
-    if (folder / "zoo.json").is_file():
+    if (folder / ZOO).is_file():
         if zoo is not None:
             raise UsageError("--zoo", f"{folder} is a zoo itself", "omit --zoo")
         return FeatureSource(folder, None, folder)
@@ -125,7 +128,7 @@ def open_source(path: str, zoo: str | None = None) -> FeatureSource:
     remedy = "give a run folder, a zoo folder or a meta-model folder"
     if not folder.exists():
         raise UsageError(folder, "does not exist", remedy)
-    raise UsageError(folder, f"holds no run (run.json), zoo (zoo.json) or meta-model ({DESCRIPTION})", remedy)
+    raise UsageError(folder, f"holds no run ({RUN}), zoo ({ZOO}) or meta-model ({DESCRIPTION})", remedy)
 
 
 def _ensemble(teachers: Sequence[WhiteBoxTeacher], in_turn_on: str | None) -> Subject:

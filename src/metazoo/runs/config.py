@@ -12,7 +12,7 @@ from metazoo.errors import UsageError, shown
 from metazoo.execution.progress import message
 from metazoo.methods.base import Method
 from metazoo.methods.registry import get_method
-from metazoo.renamed import new_preset, renamed_arguments
+from metazoo.renamed import FORMER_PRESET_KEY, new_preset, renamed_arguments
 from metazoo.storage.validation import check_format_version, first_problem, read_mapping, read_value, remedy_for_unknown
 
 FORMAT_VERSION = 1
@@ -79,11 +79,10 @@ def resolve_config(
     check_format_version(subject, given.pop(_MARK, FORMAT_VERSION), FORMAT_VERSION, UsageError)
     given = nested(subject, given)
     chosen = get_method(str(method or given.pop("method", None) or "tgr"))
-    former = "setting"
-    if former in given and "preset" not in given:
-        given["preset"] = given.pop(former)
+    if FORMER_PRESET_KEY in given and "preset" not in given:
+        given["preset"] = given.pop(FORMER_PRESET_KEY)
         if not begun:
-            message(f"warning: {subject}: {former} is now called preset; the former name will be removed")
+            message(f"warning: {subject}: {FORMER_PRESET_KEY} is now called preset; the former name will be removed")
     named = str(preset or given.pop("preset", None) or "default")
     former, named = named, new_preset(named, chosen.presets)
     if former != named and not begun:
