@@ -232,7 +232,7 @@ def test_features_are_what_the_head_sees(architecture: str) -> None:
 
 
 def test_wrong_use_is_explained() -> None:
-    assert architectures() == ("conv4", "thin-resnet", "resnet10", "resnet18", "resnet50")
+    assert architectures()[:5] == ("conv4", "thin-resnet", "resnet10", "resnet18", "resnet50")
     with pytest.raises(UsageError, match=r"'resnet'.* conv4, thin-resnet, resnet10"):
         network("resnet", 32)
     with raises(UsageError, subject="conv4", problem="width, not 'depth'"):

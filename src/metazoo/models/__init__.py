@@ -15,6 +15,7 @@ from metazoo.models.library import LIBRARIES, LibraryNetwork, is_library_name
 from metazoo.models.network import Argument, Network, import_library
 from metazoo.models.transformers_networks import TRANSFORMERS_CLASSES, arguments_from_config
 from metazoo.models.without_weights import network_with_weights, network_without_weights
+from metazoo.models.wrapped import WrappedNetwork
 
 __all__ = [
     "LARGEST_WIDTH",
@@ -28,6 +29,7 @@ __all__ = [
     "ImageClassifier",
     "LibraryNetwork",
     "Network",
+    "WrappedNetwork",
     "architectures",
     "arguments_from_config",
     "build_classifier",

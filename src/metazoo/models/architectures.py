@@ -5,14 +5,17 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Annotated
 
+import torch
 from pydantic import AfterValidator
 from torch import nn
 
 from metazoo.errors import MetazooError, UsageError
+from metazoo.models.cifar_resnet import CifarResNet
 from metazoo.models.conv4 import CONV4_BLOCKS, Conv4
 from metazoo.models.library import build_library_network, is_library_name
 from metazoo.models.network import Argument, Network, cannot_be_built
 from metazoo.models.resnet import BasicBlock, BottleneckBlock, ResNet, ThinResNet
+from metazoo.models.wrapped import WrappedNetwork, find_head
 from metazoo.plugins import Registry
 
 _BUILT_IN: dict[str, Callable[..., Network]] = {
@@ -21,6 +24,7 @@ _BUILT_IN: dict[str, Callable[..., Network]] = {
     "resnet10": partial(ResNet, (1, 1, 1, 1), BasicBlock),
     "resnet18": partial(ResNet, (2, 2, 2, 2), BasicBlock),
     "resnet50": partial(ResNet, (3, 4, 6, 3), BottleneckBlock),
+    **{f"cifar-resnet{depth}": partial(CifarResNet, depth) for depth in (20, 32, 44, 56, 110)},
 }
 _SHAPE = {"classes", "channels", "input_size"}
 LARGEST_WIDTH = 4096
@@ -33,9 +37,11 @@ ARCHITECTURES: Registry[Callable[..., Network]] = Registry(
 register_architecture = ARCHITECTURES.register
 """Register an architecture: `register_architecture(name, builder)`, or the decorator `register_architecture(name)`.
 
-The builder is called as `builder(classes=, channels=, input_size=, **arguments)` and returns a `Network` with new
-weights from torch's global generator. Its other keyword arguments need defaults. Every network is first built on
-torch's meta device, to find its shapes, so a builder must not read values of tensors.
+The builder is called as `builder(classes=, channels=, input_size=, **arguments)` and returns a module with new weights
+from torch's global generator: a `Network`, or any `nn.Module` that maps normalised images to logits and ends in one
+linear layer, whose inputs become the features (see `metazoo.models.wrapped`). Other keyword arguments of the builder
+need defaults. Every network is first built on torch's meta device, to find its shapes, so a builder must not read
+values of tensors.
 """
 
 
@@ -116,16 +122,38 @@ def build_network(
         raise
     except Exception as error:
         raise cannot_be_built(architecture, channels, input_size, arguments, error) from error
-    head = getattr(network, "head", None)
-    if (
-        not isinstance(network, Network)
-        or not isinstance(head, nn.Linear)
-        or head.bias is None
-        or (head.in_features, head.out_features) != (getattr(network, "feature_size", None), classes)
-    ):
-        problem = "not a metazoo.models.Network whose head is a linear layer with bias from feature_size to the classes"
-        raise UsageError(architecture, problem, "correct the package that registers it")
-    return network
+    return _as_network(architecture, network, channels, input_size, arguments, classes)
+
+
+def _as_network(
+    architecture: str,
+    built: object,
+    channels: int,
+    input_size: int,
+    arguments: Mapping[str, Argument],
+    classes: int,
+) -> Network:
+    """Check the network that a plug-in has built, or wrap it if it is another module."""
+    remedy = "correct the package that registers it"
+    if not isinstance(built, nn.Module):
+        raise UsageError(architecture, f"its builder returns a {type(built).__name__}, not a module", remedy)
+    if isinstance(built, Network):
+        head = getattr(built, "head", None)
+        shape = (getattr(built, "feature_size", None), classes)
+        if not isinstance(head, nn.Linear) or head.bias is None or (head.in_features, head.out_features) != shape:
+            problem = "its head is not a linear layer with bias from feature_size to the classes"
+            raise UsageError(architecture, problem, remedy)
+        return built
+    device = next((tensor.device for tensor in (*built.parameters(), *built.buffers())), None)
+    try:
+        found = find_head(built, torch.zeros(2, channels, input_size, input_size, device=device), classes)
+    except Exception as error:  # foreign code raises any error
+        raise cannot_be_built(architecture, channels, input_size, arguments, error) from error
+    if found is None:
+        problem = f"does not end in one linear layer on pooled features with {classes} outputs"
+        raise UsageError(architecture, problem, remedy)
+    name, is_last = found
+    return WrappedNetwork(built, name, is_last=is_last)
 
 
 def _check_arguments(architecture: str, builder: Callable[..., Network], names: Iterable[str]) -> None:

@@ -9,20 +9,17 @@ from collections.abc import Callable, Mapping
 from typing import Any, final
 
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 
 from metazoo.errors import UsageError, shown
-from metazoo.models.network import Argument, Network, cannot_be_built, import_library
+from metazoo.models.network import Argument, cannot_be_built, import_library
 from metazoo.models.transformers_networks import build_transformers, library_state
+from metazoo.models.wrapped import WrappedNetwork
 
 LIBRARIES = ("timm", "torchvision", "transformers")
 _NAME = re.compile(r"(timm|torchvision|transformers):([A-Za-z0-9_]{1,80})")
 
 TIMM_ARGUMENTS = {"patch_size": 1024, "embed_dim": 4096, "depth": 256, "num_heads": 256}
 """Arguments of networks of timm and their largest values; not every network takes each of them."""
-
-# Layers that drop something at random in training, and the attribute of their probability.
-_CHANCES = {"Dropout": "p", "StochasticDepth": "p", "DropPath": "drop_prob"}
 
 
 def is_library_name(name: str) -> bool:
@@ -31,37 +28,8 @@ def is_library_name(name: str) -> bool:
 
 
 @final
-class LibraryNetwork(Network):
-    """Network of a library whose last linear layer is the `head`.
-
-    Features are the inputs of that layer: the pooled output of the body. Dropout and stochastic depth are switched off,
-    so that training is reproducible.
-
-    Args:
-        body: network of the library.
-        head_name: name of the last linear layer in `body`.
-    """
-
-    def __init__(self, body: nn.Module, head_name: str) -> None:
-        super().__init__()
-        old = body.get_submodule(head_name)
-        assert isinstance(old, nn.Linear)
-        parent, _, name = head_name.rpartition(".")
-        setattr(body.get_submodule(parent), name, nn.Identity())
-        for part in body.modules():
-            kind = "Dropout" if isinstance(part, _DropoutNd) else type(part).__name__
-            if kind in _CHANCES:
-                setattr(part, _CHANCES[kind], 0.0)
-        self.body = body
-        self.feature_size = old.in_features
-        self.head = nn.Linear(old.in_features, old.out_features)
-        self.head.load_state_dict(old.state_dict(), assign=True)
-        self._head_name = head_name
-
-    def features(self, images: Tensor) -> Tensor:
-        """Pooled output of the body, the input of the head."""
-        found = self.body(images)
-        return found if isinstance(found, Tensor) else found.logits
+class LibraryNetwork(WrappedNetwork):
+    """Network of a library. Its body may rename the tensors of a file of the library."""
 
     def own_state(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rename the tensors of a file of the library to the names of this network.
@@ -71,11 +39,7 @@ class LibraryNetwork(Network):
         """
         if hasattr(self.body, "from_pretrained"):
             tensors = library_state(self.body, tensors)
-        return {self._own_name(name): tensor for name, tensor in tensors.items()}
-
-    def _own_name(self, name: str) -> str:
-        layer, _, kind = name.rpartition(".")
-        return f"head.{kind}" if layer == self._head_name else f"body.{name}"
+        return super().own_state(tensors)
 
 
 def build_library_network(

@@ -15,15 +15,16 @@ import torch
 from torch import Tensor
 
 from metazoo.errors import ArtefactError, UsageError
-from metazoo.models import LibraryNetwork, Network
+from metazoo.models import Network, WrappedNetwork
 from metazoo.storage.tensor_files import read_tensors
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".bin")
 # Weights, averaged weights and the two moments of Adam, and bytes for the structure.
 _COPIES, _STRUCTURE = 4, 16 << 20
 # Enough for the names and shapes of ten thousand tensors; reading a megabyte takes seconds.
 _LARGEST_PICKLE = 2 << 20
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "weights")
+_HEADS = ("linear", "fc", "classifier")
 _PREFIXES = ("module.", "_orig_mod.")
 
 
@@ -83,10 +84,12 @@ def own_state(tensors: Mapping[str, Tensor], network: Network) -> dict[str, Tens
         ZooError: the network's library rejects the tensors.
     """
     expected = network.state_dict()
-    if isinstance(network, LibraryNetwork) and tensors.keys() != expected.keys():
+    if isinstance(network, WrappedNetwork) and tensors.keys() != expected.keys():
         tensors = network.own_state(tensors)
     state: dict[str, Tensor] = {}
-    for own, tensor in tensors.items():
+    layer = _head_of_file(tensors, expected)
+    for name, tensor in tensors.items():
+        own = name if layer is None else re.sub(rf"^{re.escape(layer)}\.(?=weight$|bias$)", "head.", name)
         wanted = expected.get(own)
         if wanted is not None and wanted.shape == tensor.shape and wanted.dtype.is_floating_point:
             tensor = tensor.to(wanted.dtype) if tensor.dtype.is_floating_point else tensor
@@ -96,6 +99,12 @@ def own_state(tensors: Mapping[str, Tensor], network: Network) -> dict[str, Tens
         if name.endswith("num_batches_tracked") and name not in state:
             state[name] = torch.zeros(wanted.shape, dtype=wanted.dtype)
     return state
+
+
+def _head_of_file(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
+    """Name of the last layer in a file that calls it by another usual name; None if there is none."""
+    found = [layer for layer in _HEADS if f"{layer}.weight" in tensors and f"{layer}.weight" not in expected]
+    return found[0] if len(found) == 1 and "head.weight" in expected and "head.weight" not in tensors else None
 
 
 def _read_pickle(path: Path, most: int) -> Any:
