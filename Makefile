@@ -16,7 +16,7 @@ demo: $(READY) ## the whole way in a few minutes, from a zoo to a report
 
 # A file's tests stay in one worker, so what they share is made once.
 test: $(READY) ## the tests, without those marked slow
-	$(PYTHON) -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile $(PYTEST_ARGS)
+	$(PYTHON) -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(READY) ## style, format and types
 	$(PYTHON) -m ruff check

@@ -119,9 +119,20 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("disturbed")
 
 
+# Always tested; the others belong to `make torture`.
+FIRST_CHAINS = ("recovery", "learning", "two writers")
+EACH_CHAIN = [
+    pytest.param(name, marks=[] if name in FIRST_CHAINS else pytest.mark.torture)
+    for name in CHAINS
+    if name != "two writers"
+]
+
+
 @pytest.fixture(scope="module")
-def outcomes(zoo: Zoo, parent: Path) -> dict[str, list[Outcome]]:
-    return disturbed(zoo.folder, OPTIONS, parent, CHAINS)
+def outcomes(zoo: Zoo, parent: Path, request: pytest.FixtureRequest) -> dict[str, list[Outcome]]:
+    is_torture = any(item.get_closest_marker("torture") for item in request.session.items)
+    chains = {name: CHAINS[name] for name in CHAINS if is_torture or name in FIRST_CHAINS}
+    return disturbed(zoo.folder, OPTIONS, parent, chains)
 
 
 def check_end(parent: Path, name: str, last: Outcome) -> None:
@@ -129,7 +140,7 @@ def check_end(parent: Path, name: str, last: Outcome) -> None:
     assert content(parent / name) == content(parent / "whole")
 
 
-@pytest.mark.parametrize("name", [name for name in CHAINS if name != "two writers"])
+@pytest.mark.parametrize("name", EACH_CHAIN)
 def test_a_disturbed_run_is_resumed_and_ends_bit_equal(
     parent: Path, outcomes: dict[str, list[Outcome]], name: str
 ) -> None:
@@ -180,8 +191,9 @@ def two_domains(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
     return untrained(tmp_path_factory.mktemp("two-domains") / "zoo", ("ships", "ships", "birds", "birds"))
 
 
-def test_a_disturbed_run_of_two_domains_is_resumed_too(two_domains: Zoo, tmp_path: Path) -> None:
-    outcomes = disturbed(two_domains.folder, OF_DOMAINS, tmp_path, DOMAIN_CHAINS)
+@pytest.mark.parametrize("name", ["domains", pytest.param("per-domain models", marks=pytest.mark.torture)])
+def test_a_disturbed_run_of_two_domains_is_resumed_too(two_domains: Zoo, tmp_path: Path, name: str) -> None:
+    outcomes = disturbed(two_domains.folder, OF_DOMAINS, tmp_path, {name: DOMAIN_CHAINS[name]})
     assert len(Run.open(tmp_path / "whole").meta_model.networks) >= 2
     for name, (*disturbances, last) in outcomes.items():
         for words, outcome in zip(DOMAIN_CHAINS[name], disturbances, strict=True):
