@@ -82,6 +82,16 @@ def is_built_in(architecture: str) -> bool:
     return architecture in _BUILT_IN
 
 
+def default_arguments(architecture: str) -> dict[str, Argument]:
+    """Arguments of a registered architecture that have defaults, with these defaults.
+
+    Raises:
+        UsageError: the architecture is unknown.
+    """
+    parameters = inspect.signature(ARCHITECTURES.get(architecture)).parameters.values()
+    return {each.name: each.default for each in parameters if each.default is not each.empty}
+
+
 def check_width(architecture: str, width: object) -> None:
     """Check the argument `width` of an architecture.
 

@@ -17,10 +17,13 @@ class Network(nn.Module, ABC):
     Attributes:
         feature_size: length of the features.
         head: linear layer with a bias from the features to the classes.
+        has_usual_names: whether a file with the usual names of tensors, such as `layer1.0.conv1.weight`, that fits this
+            network holds the same network.
     """
 
     feature_size: int
     head: nn.Linear
+    has_usual_names: bool = True
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:

@@ -118,6 +118,8 @@ class ResNet(Network):
         super().__init__()
         convolution = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         self.stem = nn.Sequential(convolution, nn.BatchNorm2d(width), stem_activation())
+        # In nearly all scripts, the stem has a ReLU, which leaves no trace among the tensors.
+        self.has_usual_names = stem_activation is nn.ReLU
         self.stages, inputs = nn.Sequential(), width
         for index, count in enumerate(stages):
             blocks: list[ResidualBlock] = []
