@@ -9,7 +9,6 @@ from training_helpers import OPTIONS, SIDE, coloured_images
 from metazoo.runs.train import train
 from metazoo.zoo import TrainingConfig, Zoo, build_zoo, verify_zoo
 
-
 FAMILIES = ("conv4", "thin-resnet", "resnet10", "cifar-resnet20", "vgg11-bn", "densenet-bc", "lenet5")
 
 

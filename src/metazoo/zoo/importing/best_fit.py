@@ -22,6 +22,8 @@ from metazoo.zoo.importing.tensor_names import common_spelling, match_by_name
 DEFAULT_SIDE = 32
 _MOST_TENSORS = 5_000
 _PADDINGS = (0, 2)
+# Files of an exact fit may hold a few tensors of a profiler.
+_NEARLY = 0.5
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def _fit(
     expected = network.state_dict()
     found, wanted = _shapes(tensors), _shapes(expected)
     share = (found & wanted).total() / (found | wanted).total()
-    is_exact = found == wanted and match_by_name(tensors, network).fits(expected)
+    is_exact = share > _NEARLY and match_by_name(tensors, network).fits(expected)
     default = default_arguments(architecture)
     changed = {key: value for key, value in arguments.items() if default[key] != value}
     return Fit(architecture, changed, classes, channels, share, is_exact)
@@ -131,11 +133,13 @@ def _shapes(tensors: Mapping[str, Tensor]) -> Counter[tuple[int, ...]]:
 
 
 def _classes(tensors: Mapping[str, Tensor]) -> int | None:
-    """Outputs of the last linear layer."""
+    """Outputs of the linear layer of the usual name, or of one whose outputs are not the inputs of another."""
     spelled = common_spelling(tensors)
     matrices = {name: tensor for name, tensor in tensors.items() if tensor.ndim == 2}
     named = [tensor for name, tensor in matrices.items() if spelled[name] == "head.weight"]
-    last = named or list(matrices.values())[-1:]
+    inputs = {tensor.shape[1] for tensor in matrices.values()}
+    ends = [tensor for tensor in matrices.values() if len(tensor) not in inputs or len(matrices) == 1]
+    last = named or ends[-1:]
     return len(last[0]) if last and 1 <= len(last[0]) <= 1_000_000 else None
 
 
