@@ -14,7 +14,7 @@ from metazoo.zoo.contract_files import NAME as MARK
 from metazoo.zoo.importing.checkpoint import SUFFIXES, most_bytes
 from metazoo.zoo.importing.model_description import ModelDescription, described, read_sidecar
 from metazoo.zoo.importing.model_sources import find_source
-from metazoo.zoo.importing.preparation import Request, given_options, model_name, prepare
+from metazoo.zoo.importing.preparation import ModelRequest, given_options, model_name, prepare
 from metazoo.zoo.importing.tensor_names import MatchedTensors
 from metazoo.zoo.zoo_folder import Zoo
 
@@ -76,7 +76,9 @@ def add_model(
     """
     given = described(fields, "description")
     found = find_source(source, None if weights is None else Path(weights).expanduser(), pretrained=pretrained)
-    return _add(_Destination(Path(zoo)), Request(found, given, by_order, given_options(zoo, source, weights, given)))
+    return _add(
+        _Destination(Path(zoo)), ModelRequest(found, given, by_order, given_options(zoo, source, weights, given))
+    )
 
 
 def preview_model(
@@ -95,7 +97,7 @@ def preview_model(
     """
     given = described(fields, "description")
     found = find_source(source, None if weights is None else Path(weights).expanduser(), pretrained=pretrained)
-    request = Request(found, given, by_order, given_options(zoo, source, weights, given))
+    request = ModelRequest(found, given, by_order, given_options(zoo, source, weights, given))
     ready = prepare(Path(zoo), request, _Destination(Path(zoo)).find)
     return Preview(ready.name, ready.classifier.spec, ready.tensors)
 
@@ -169,12 +171,12 @@ def _addition(zoo: _Destination, folder: Path, path: Path, given: ModelDescripti
         present = zoo.find(name)
         if present is not None and _came_from(present, path):
             return Addition(path.name, "present", name)
-        return Addition(path.name, "added", _add(zoo, Request(source, given, False, {})).name)
+        return Addition(path.name, "added", _add(zoo, ModelRequest(source, given, False, {})).name)
     except MetazooError as error:
         return Addition(path.name, "problem", str(error))
 
 
-def _add(zoo: _Destination, request: Request) -> ModelContract:
+def _add(zoo: _Destination, request: ModelRequest) -> ModelContract:
     ready = prepare(zoo.folder, request, zoo.find)
     return zoo.add(ready.name, ready.classifier, **ready.contract_fields())
 

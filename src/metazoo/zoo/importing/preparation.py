@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metazoo.choices import MODEL_EXAMPLE
 from metazoo.errors import UsageError, ZooError, shown
 from metazoo.execution.progress import message
 from metazoo.models import ClassifierSpec, ImageClassifier, network_with_weights, network_without_weights
@@ -29,7 +30,7 @@ _LARGEST_UNKNOWN = 1 << 30
 
 
 @dataclass(frozen=True)
-class Request:
+class ModelRequest:
     """Model to be prepared.
 
     Attributes:
@@ -85,7 +86,7 @@ def given_options(
     return options | {"--recovered-images": given.recovered_images}
 
 
-def prepare(zoo: Path, request: Request, find: Callable[[str], object]) -> Ready:
+def prepare(zoo: Path, request: ModelRequest, find: Callable[[str], object]) -> Ready:
     """Make the classifier of a request, and all checks that need no change of the zoo.
 
     Args:
@@ -144,17 +145,18 @@ def prepare(zoo: Path, request: Request, find: Callable[[str], object]) -> Ready
     return ready
 
 
-def _identified(known: ModelDescription, tensors: Mapping[str, Tensor], request: Request) -> ModelDescription:
+def _identified(known: ModelDescription, tensors: Mapping[str, Tensor], request: ModelRequest) -> ModelDescription:
     """Description with the only built-in architecture that the tensors fit.
 
     Raises:
         UsageError: none or several fit, another required value is missing, or numbers of classes or channels differ.
     """
     subject, fits = request.source.name, best_fits(tensors, known.input_size or DEFAULT_SIDE)
+    missing = [option for field, option in OPTIONS.items() if getattr(known, field) is None]
     if len(fits) != 1 or not fits[0].is_exact:
-        like = " or ".join(map(str, fits))
-        problem = f"missing --arch, and the tensors fit {'several' if len(fits) > 1 else 'no built-in'} architectures"
-        raise UsageError(subject, problem, f"give it; most like {like}" if like else "give --arch")
+        problem = f"missing {', '.join(missing)}; its tensors fit {'several' if len(fits) > 1 else 'no'} architectures"
+        like = f" (it is most like {' or '.join(map(str, fits))})" if fits else ""
+        raise UsageError(subject, problem, f"give {missing[0]}{like}, or a .yaml file such as {MODEL_EXAMPLE}")
     (fit,) = fits
     if known.classes is not None and len(known.classes) != fit.classes:
         problem = f"looks like {fit}, but {len(known.classes)} are given"
@@ -162,15 +164,14 @@ def _identified(known: ModelDescription, tensors: Mapping[str, Tensor], request:
     arguments = {**fit.arguments, **(known.arguments or {})}
     found = {"architecture": fit.architecture, "arguments": arguments, "channels": known.channels or fit.channels}
     known = known.model_copy(update=found)
-    missing = [option for field, option in OPTIONS.items() if getattr(known, field) is None]
-    if missing:
-        problem = f"missing {', '.join(missing)}; it looks like {fit}"
+    if missing[1:]:
+        problem = f"missing {', '.join(missing[1:])}; it looks like {fit}"
         raise UsageError(subject, problem, request.remedy(architecture=fit.architecture, arguments=fit.arguments))
     message(f"note: {shown(subject)} is taken as {fit}, which its tensors fit")
     return known
 
 
-def _advice(tensors: Mapping[str, Tensor], spec: ClassifierSpec, request: Request, *, is_ordered: bool) -> str:
+def _advice(tensors: Mapping[str, Tensor], spec: ClassifierSpec, request: ModelRequest, *, is_ordered: bool) -> str:
     """Remedy for tensors that do not fit: the command that would work, if there is one."""
     empty = network_without_weights(spec)
     if match_by_name(tensors, empty).fits(empty.state_dict()):
