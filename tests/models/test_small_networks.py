@@ -33,9 +33,9 @@ def filled(module: nn.Module) -> nn.Module:
 
 
 def count(architecture: str, channels: int = 3, side: int = 32, classes: int = 10, **arguments: Any) -> int:
-    one = (0.0,) * channels, (1.0,) * channels
-    spec = ClassifierSpec(architecture=architecture, arguments=arguments, classes=classes, input_size=side,
-                          channels=channels, mean=one[0], std=one[1])  # fmt: skip
+    values: dict[str, Any] = {"channels": channels, "mean": (0.0,) * channels, "std": (1.0,) * channels}
+    values |= {"architecture": architecture, "arguments": arguments, "classes": classes, "input_size": side}
+    spec = ClassifierSpec.model_validate(values)
     return sum(parameter.numel() for parameter in network_without_weights(spec).parameters())
 
 
@@ -106,14 +106,14 @@ def _torchvision_vgg(depth: int, width: int) -> nn.Module:
 
 
 def _torchvision_mobilenet(scale: float) -> nn.Module:
-    other = torchvision.models.MobileNetV2(num_classes=10, width_mult=scale)
+    other: Any = torchvision.models.MobileNetV2(num_classes=10, width_mult=scale)
     for name in ("features.0.0", "features.2.conv.1.0"):
         other.get_submodule(name).stride = (1, 1)
     return other
 
 
 def _torchvision_shufflenet(widths: list[int]) -> nn.Module:
-    other = torchvision.models.ShuffleNetV2([4, 8, 4], widths, num_classes=10)
+    other: Any = torchvision.models.ShuffleNetV2([4, 8, 4], widths, num_classes=10)
     other.conv1[0].stride, other.maxpool = (1, 1), nn.Identity()
     return other
 
@@ -223,8 +223,8 @@ def test_lenet5_is_the_network_of_common_scripts(side: int, padding: int) -> Non
 def test_hidden_layers_of_vgg_are_those_of_common_scripts() -> None:
     ours = network("vgg11-bn", width=4, hidden=24).eval()
     theirs = nn.Sequential(
-        _torchvision_vgg(11, 4)[0], nn.Flatten(), nn.Linear(32, 24), nn.ReLU(), nn.Dropout(), nn.Linear(24, 24),
-        nn.ReLU(), nn.Dropout(), nn.Linear(24, 10),
+        _torchvision_vgg(11, 4).get_submodule("0"), nn.Flatten(), nn.Linear(32, 24), nn.ReLU(), nn.Dropout(),
+        nn.Linear(24, 24), nn.ReLU(), nn.Dropout(), nn.Linear(24, 10),
     )  # fmt: skip
     filled(theirs)
     ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))

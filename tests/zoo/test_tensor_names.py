@@ -89,7 +89,9 @@ class WeiaicunzaisResNet(nn.Module):
         self.fc = nn.Linear(8 * width, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv5_x(self.conv4_x(self.conv3_x(self.conv2_x(self.conv1(x)))))
+        x = self.conv1(x)
+        for name in ("conv2_x", "conv3_x", "conv4_x", "conv5_x"):
+            x = getattr(self, name)(x)
         return self.fc(x.mean((2, 3)))
 
 
@@ -163,9 +165,11 @@ class MetaBaselinesBlock(nn.Module):
         self.downsample = nn.Sequential(nn.Conv2d(inputs, width, 1, bias=False), nn.BatchNorm2d(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        out = functional.leaky_relu(self.bn1(self.conv1(x)), 0.1)
-        out = functional.leaky_relu(self.bn2(self.conv2(out)), 0.1)
-        return functional.max_pool2d(functional.leaky_relu(self.bn3(self.conv3(out)) + self.downsample(x), 0.1), 2)
+        parts, out = self.get_submodule, x
+        for number in (1, 2, 3):
+            out = parts(f"bn{number}")(parts(f"conv{number}")(out))
+            out = functional.leaky_relu(out + self.downsample(x) if number == 3 else out, 0.1)
+        return functional.max_pool2d(out, 2)
 
 
 class MetaBaselinesClassifier(nn.Module):

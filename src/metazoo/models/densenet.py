@@ -1,6 +1,5 @@
 """Densely connected networks for images of 32 pixels (Huang et al. 2017, arXiv:1608.06993)."""
 
-from collections import OrderedDict
 from typing import final
 
 import torch
@@ -41,11 +40,11 @@ class DenseNet(Network):
         self.conv0 = nn.Conv2d(channels, held, 3, padding=1, bias=False)
         self._parts: list[str] = []
         for block in (1, 2, 3):
-            layers = OrderedDict(
-                (f"denselayer{layer + 1}", _Layer(held + layer * width, width)) for layer in range((depth - 4) // 6)
-            )
-            held += len(layers) * width
-            self._add(f"denseblock{block}", nn.Sequential(layers))
+            layers = nn.Sequential()
+            for layer in range((depth - 4) // 6):
+                layers.add_module(f"denselayer{layer + 1}", _Layer(held, width))
+                held += width
+            self._add(f"denseblock{block}", layers)
             if block < 3:
                 self._add(f"transition{block}", _Transition(held))
                 held //= 2
