@@ -6,23 +6,24 @@ import pytest
 import torch
 from training_helpers import OPTIONS, SIDE, coloured_images
 
-from metazoo.models import architectures
 from metazoo.runs.train import train
 from metazoo.zoo import TrainingConfig, Zoo, build_zoo, verify_zoo
+
+FAMILIES = ("conv4", "thin-resnet", "resnet10", "cifar-resnet20", "vgg11-bn", "densenet-bc", "lenet5")
 
 
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
-    """One model of every architecture, of 2, 3, ... classes and no two of one input size."""
+    """One model of each family, of 2, 3, ... classes and no two of one input size."""
     folder, images = tmp_path_factory.mktemp("architectures") / "zoo", coloured_images(8, SIDE)
-    for index, name in enumerate(architectures()):
+    for index, name in enumerate(FAMILIES):
         config = TrainingConfig(epochs=1)
-        build_zoo(folder, images, name, 1, 2 + index, config=config, width=4, input_size=SIDE + 3 * index, workers=1)
+        build_zoo(folder, images, name, 1, 2 + index, config=config, width=4, input_size=SIDE + 4 * index, workers=1)
     return Zoo.open(folder)
 
 
 def test_every_architecture_is_built_by_its_published_config(zoo: Zoo) -> None:
-    assert {contract.spec.architecture for contract in zoo} == set(architectures())
+    assert {contract.spec.architecture for contract in zoo} == set(FAMILIES)
     for contract in zoo:
         assert contract.training is not None
         wanted = "adam" if contract.spec.architecture == "conv4" else "sgd"

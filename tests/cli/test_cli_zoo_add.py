@@ -8,6 +8,8 @@ import timm
 import torch
 from cli_helpers import Outcome, Workshop
 
+from metazoo.cli.options import arguments
+from metazoo.models import build_network
 from metazoo.zoo import Zoo
 
 Cli = Callable[..., Outcome]
@@ -76,9 +78,42 @@ def test_a_folder_is_added(cli: Cli, tmp_path: Path, weights: Path) -> None:
     assert "\x1b" not in outcome.out
 
 
+def test_a_dry_run_shows_the_tensors_and_writes_nothing(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "vgg.pt"
+    network = build_network("vgg11-bn", classes=3, channels=3, input_size=32, arguments={"width": 2, "hidden": 5})
+    names = {"layers": "features", "hidden.0": "classifier.0", "hidden.1": "classifier.3", "head": "classifier.6"}
+    pattern = re.compile("|".join(map(re.escape, names)))
+    state = {f"module.{pattern.sub(lambda m: names[m[0]], name)}": t for name, t in network.state_dict().items()}
+    torch.save(state, path)
+    words = ("zoo", "add", tmp_path / "zoo", path, "--arch", "vgg11-bn", "--arguments", "width=2,hidden=5")
+    outcome = cli(*words, "--classes", "cat,dog,emu", *SAID, "--dry-run")
+    assert outcome.code == 0
+    assert re.search(r"module\.classifier\.3\.weight +│ hidden\.1\.weight +│ 5x5 ", outcome.out)
+    assert re.search(r"module\.classifier\.6\.bias +│ head\.bias +│ 3 ", outcome.out)
+    assert "vgg: vgg11-bn (width=2,hidden=5) with 3 classes: 62 tensors, 0 added, 0 dropped" in outcome.out
+    assert not (tmp_path / "zoo").exists()
+    assert cli(*words, "--classes", "cat,dog,emu", *SAID).code == 0
+    assert Zoo.open(tmp_path / "zoo").contract("vgg").spec.arguments == {"width": 2, "hidden": 5}
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("depth=28,width=10", {"depth": 28, "width": 10}),
+        ("shortcut=B, bias=True,scale=0.5", {"shortcut": "B", "bias": True, "scale": 0.5}),
+        ("width=3+4+5+6", {"width": (3, 4, 5, 6)}),
+    ],
+)
+def test_arguments_of_an_architecture(text: str, values: dict[str, object]) -> None:
+    assert arguments(text) == values
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (("x.pth", "--arguments", "width"), "'width' is not a list of arguments"),
+        (("--from-folder", "x", "--dry-run"), "--dry-run: does not apply to --from-folder"),
+        (("--from-folder", "x", "--by-order"), "--by-order: does not apply to --from-folder"),
         ((), "SOURCE or --from-folder: missing"),
         (("x.pth", "--from-folder", "x"), "SOURCE or --from-folder: both"),
         (("--from-folder", "x", "--pretrained"), "--pretrained: does not apply to --from-folder"),

@@ -52,7 +52,7 @@ ANY = [*(name for name in architectures() if name != "resnet50"), "timm:test_vit
 @torch.no_grad()
 def test_merged_weights_give_the_same_outputs(architecture: str) -> None:
     plain, fresh, adapted = built(architecture, None), built(architecture), trained(architecture)
-    assert torch.equal(fresh(images()), plain(images()))
+    torch.testing.assert_close(fresh(images()), plain(images()))  # the layout of weights in memory can differ
     assert not torch.allclose(adapted(images()), plain(images()), rtol=1e-3, atol=1e-3)
     merged = adapted.merged()
     torch.testing.assert_close(merged(images()), adapted(images()))

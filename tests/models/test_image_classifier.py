@@ -66,7 +66,7 @@ def test_its_weights_are_those_of_its_network() -> None:
 
 @pytest.mark.parametrize("architecture", architectures())
 def test_a_generator_fixes_the_weights_and_the_global_one_is_left_alone(architecture: str) -> None:
-    wanted = spec(architecture=architecture, input_size=16)
+    wanted = spec(architecture=architecture, input_size=32)
     torch.manual_seed(1)
     before = torch.get_rng_state()
     random = torch.Generator().manual_seed(3)

@@ -223,10 +223,10 @@ def test_gradients_reach_every_parameter_in_channels_last_with_threads(architect
 
 @pytest.mark.parametrize("architecture", architectures())
 def test_features_are_what_the_head_sees(architecture: str) -> None:
-    built = network(architecture, 32).eval()
+    built = network(architecture, 32, width=4).eval()
     images = torch.rand(3, 3, 32, 32)
     features: Tensor = built.features(images)
-    assert bool((features >= 0).all())
+    assert bool((features >= 0).all()) is (architecture != "resnet12")  # which has leaky ReLUs
     assert torch.equal(built.head(features), built(images))
     assert built.head.in_features == built.feature_size
 

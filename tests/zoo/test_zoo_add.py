@@ -161,7 +161,7 @@ WRONG = {
     ),
     "nan": (NET, _nan, SAID, "not finite"),
     "variance": (NET, lambda s: s["bn1.running_var"].fill_(-1), SAID, "negative variance"),
-    "more": (NET, lambda s: s.update({"x": torch.ones(1)}), SAID, "'body.x'"),
+    "more": (NET, lambda s: s.update({"x": torch.ones(1)}), SAID, "'x'"),
     "less": (NET, lambda s: s.pop("conv_stem.weight"), SAID, "lacks tensor body.conv_stem"),
     "huge outputs": (NET, lambda s: s["conv_stem.weight"].fill_(3e38), SAID, "outputs are not finite"),
     "std": (NET, lambda s: None, SAID | {"std": (0.0,)}, "std must be positive"),

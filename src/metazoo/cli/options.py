@@ -190,3 +190,24 @@ decimals = _typed(
     lambda values: all(abs(value) < 1e6 for value in values),
     "a list of numbers, such as 0.485,0.456,0.406",
 )
+
+
+def _argument(text: str) -> Any:
+    """Value of one argument: a number, a truth value, a word, or several values joined by `+`."""
+    if "+" in text:
+        return tuple(_argument(part) for part in text.split("+"))
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
+arguments = _typed(
+    lambda text: {
+        key.strip(): _argument(value.strip()) for key, value in (part.split("=") for part in text.split(","))
+    },
+    lambda values: all(key.isidentifier() for key in values),
+    "a list of arguments, such as depth=28,width=10",
+)

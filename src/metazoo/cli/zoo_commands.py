@@ -21,7 +21,17 @@ from metazoo.execution.signals import graceful
 from metazoo.report.zoo_tables import ModelRow, class_table, domain_rows, domain_table, model_rows, model_table
 from metazoo.runs.record import Run
 from metazoo.text import printable, some_of
-from metazoo.zoo import Finding, TrainingConfig, Zoo, add_folder, add_model, build_zoo, verify_zoo
+from metazoo.zoo import (
+    Finding,
+    Preview,
+    TrainingConfig,
+    Zoo,
+    add_folder,
+    add_model,
+    build_zoo,
+    preview_model,
+    verify_zoo,
+)
 from metazoo.zoo.checking.duplicates import duplicate_models
 from metazoo.zoo.checking.verify import duplicate_text
 from metazoo.zoo.importing.model_sources import IMAGENET, imagenet_classes
@@ -63,7 +73,17 @@ def build(options: Namespace) -> None:
 
 def add(options: Namespace) -> None:
     """Add one model or a folder of models; a ZooError if a file of the folder cannot be added."""
-    fields_of_contract = ("name", "input_size", "channels", "mean", "std", "domain", "licence", "recovered_images")
+    fields_of_contract = (
+        "name",
+        "arguments",
+        "input_size",
+        "channels",
+        "mean",
+        "std",
+        "domain",
+        "licence",
+        "recovered_images",
+    )
     given = {field: getattr(options, field) for field in fields_of_contract} | {"architecture": options.arch}
     given["classes"] = None if options.classes is None else _classes(options.classes)
     given = {field: value for field, value in given.items() if value is not None}
@@ -71,14 +91,16 @@ def add(options: Namespace) -> None:
         problem = "missing" if options.source is None else "both are given"
         raise UsageError("SOURCE or --from-folder", problem, "give one of them; see `metazoo zoo add --help`")
     if options.from_folder is None:
-        contract = add_model(
-            options.zoo, options.source, weights=options.weights, pretrained=options.pretrained, **given
-        )
+        given |= {"weights": options.weights, "pretrained": options.pretrained, "by_order": options.by_order}
+        if options.dry_run:
+            _print_preview(preview_model(options.zoo, options.source, **given))
+            return
+        contract = add_model(options.zoo, options.source, **given)
         added = {contract.name}
     else:
-        if options.weights is not None or options.pretrained:
-            flag = "--pretrained" if options.weights is None else "--weights"
-            raise UsageError(flag, "does not apply to --from-folder, whose files are the weights", f"omit {flag}")
+        for flag in ("--weights", "--pretrained", "--by-order", "--dry-run"):
+            if getattr(options, flag.strip("-").replace("-", "_")):
+                raise UsageError(flag, "does not apply to --from-folder", f"omit {flag}, or add files one by one")
         additions = add_folder(options.zoo, options.from_folder, **given)
         rows = [(addition.file, addition.status, addition.text) for addition in additions]
         _print_findings(("file", "status", "model or problem"), rows)
@@ -89,6 +111,22 @@ def add(options: Namespace) -> None:
     zoo = Zoo.open(options.zoo)
     print_table(model_table(row for row in model_rows(zoo) if row.name in added))
     _note_duplicates(zoo, added)
+
+
+def _print_preview(preview: Preview) -> None:
+    """Print the tensors of a file beside those of the network that they become."""
+    tensors = preview.tensors
+    rows = [
+        (tensors.sources.get(name, "(added)"), name, "x".join(map(str, tensor.shape)) or "1")
+        for name, tensor in tensors.state.items()
+    ]
+    _print_findings(("file", "network", "shape"), [*rows, *((name, "(dropped)", "") for name in tensors.dropped)])
+    spec = preview.spec
+    given = ",".join(f"{key}={value}" for key, value in spec.arguments.items())
+    print(
+        f"{preview.name}: {spec.architecture}{f' ({given})' if given else ''} with {spec.classes} classes: "
+        f"{len(tensors.sources)} tensors, {len(tensors.added)} added, {len(tensors.dropped)} dropped; nothing written"
+    )
 
 
 def _note_duplicates(zoo: Zoo, among: AbstractSet[str] | None = None) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 from metazoo import choices
 from metazoo.cli import options
-from metazoo.cli.options import Parser, command, decimals, natural, number, path, positive
+from metazoo.cli.options import Parser, arguments, command, decimals, natural, number, path, positive
 
 
 def add_commands(commands: Any) -> None:
@@ -56,7 +56,7 @@ def _build(commands: Any) -> None:
     )
     build.argument("out", "OUT", "Zoo folder, made if missing")
     options.data(build, required=True)
-    build.option("--arch", "Architecture, such as thin-resnet or resnet10", default="conv4")
+    build.option("--arch", "Architecture, such as resnet10, vgg11-bn or wide-resnet", default="conv4")
     build.option(
         "--models",
         "Number of models of this domain, architecture and seed, existing ones included",
@@ -122,7 +122,16 @@ def _add(commands: Any) -> None:
     add.option("--weights", "File with the weights of a model of timm or torchvision", path, metavar="FILE")
     add.switch("--pretrained", "Download the published weights of a model of timm or torchvision")
     add.option("--name", "Name of the model in the zoo (default: from SOURCE)")
-    add.option("--arch", "Architecture of the weights in a file, such as timm:convnext_atto or resnet18")
+    add.option(
+        "--arch",
+        "Architecture of the weights in a file, such as timm:convnext_atto or vgg16-bn (default: the only one of "
+        "docs/models.md that fits)",
+    )
+    add.option(
+        "--arguments", "Arguments of the architecture, such as depth=28,width=10", arguments, metavar="NAME=VALUE,..."
+    )
+    add.switch("--by-order", "Take tensors whose names do not fit in the order of a .pt, .pth, .th or .bin file")
+    add.switch("--dry-run", "Show which tensor of the file becomes which of the network, and write nothing")
     add.option(
         "--classes",
         "Class names in the order of the outputs: a list such as cat,dog; a file with one per line; imagenet-1k",

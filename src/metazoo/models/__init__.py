@@ -7,6 +7,8 @@ from metazoo.models.architectures import (
     architectures,
     build_network,
     check_width,
+    default_arguments,
+    is_built_in,
     register_architecture,
 )
 from metazoo.models.classifier import ClassifierSpec, ImageClassifier, build_classifier, square_images
@@ -35,7 +37,9 @@ __all__ = [
     "build_classifier",
     "build_network",
     "check_width",
+    "default_arguments",
     "import_library",
+    "is_built_in",
     "is_library_name",
     "network_with_weights",
     "network_without_weights",

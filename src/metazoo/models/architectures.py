@@ -12,9 +12,16 @@ from torch import nn
 from metazoo.errors import MetazooError, UsageError
 from metazoo.models.cifar_resnet import CifarResNet
 from metazoo.models.conv4 import CONV4_BLOCKS, Conv4
+from metazoo.models.densenet import DenseNet
+from metazoo.models.lenet import LeNet5
 from metazoo.models.library import build_library_network, is_library_name
+from metazoo.models.mobilenet import MobileNetV2
 from metazoo.models.network import Argument, Network, cannot_be_built
 from metazoo.models.resnet import BasicBlock, BottleneckBlock, ResNet, ThinResNet
+from metazoo.models.resnet12 import ResNet12
+from metazoo.models.shufflenet import ShuffleNetV2
+from metazoo.models.vgg import Vgg
+from metazoo.models.wide_resnet import WideResNet
 from metazoo.models.wrapped import WrappedNetwork, find_head
 from metazoo.plugins import Registry
 
@@ -24,7 +31,17 @@ _BUILT_IN: dict[str, Callable[..., Network]] = {
     "resnet10": partial(ResNet, (1, 1, 1, 1), BasicBlock),
     "resnet18": partial(ResNet, (2, 2, 2, 2), BasicBlock),
     "resnet50": partial(ResNet, (3, 4, 6, 3), BottleneckBlock),
+    "resnet12": ResNet12,
     **{f"cifar-resnet{depth}": partial(CifarResNet, depth) for depth in (20, 32, 44, 56, 110)},
+    "cifar-resnet18": partial(ResNet, (2, 2, 2, 2), BasicBlock, nn.ReLU),
+    "cifar-resnet34": partial(ResNet, (3, 4, 6, 3), BasicBlock, nn.ReLU),
+    "cifar-resnet50": partial(ResNet, (3, 4, 6, 3), BottleneckBlock, nn.ReLU),
+    "wide-resnet": WideResNet,
+    "densenet-bc": DenseNet,
+    **{f"vgg{depth}-bn": partial(Vgg, depth) for depth in (11, 13, 16, 19)},
+    "mobilenet-v2": MobileNetV2,
+    "shufflenet-v2": ShuffleNetV2,
+    "lenet5": LeNet5,
 }
 _SHAPE = {"classes", "channels", "input_size"}
 LARGEST_WIDTH = 4096
@@ -63,6 +80,16 @@ def architectures() -> tuple[str, ...]:
 def is_built_in(architecture: str) -> bool:
     """Whether `architecture` is built by this package; such networks have no state other than their weights."""
     return architecture in _BUILT_IN
+
+
+def default_arguments(architecture: str) -> dict[str, Argument]:
+    """Arguments of a registered architecture that have defaults, with these defaults.
+
+    Raises:
+        UsageError: the architecture is unknown.
+    """
+    parameters = inspect.signature(ARCHITECTURES.get(architecture)).parameters.values()
+    return {each.name: each.default for each in parameters if each.default is not each.empty}
 
 
 def check_width(architecture: str, width: object) -> None:

@@ -5,6 +5,7 @@ from typing import Literal, final
 from torch import Tensor, nn
 from torch.nn import functional
 
+from metazoo.errors import UsageError
 from metazoo.models.network import Network
 
 
@@ -22,6 +23,9 @@ class CifarResNet(Network):
         width: channels of the first stage, which later stages double.
         shortcut: shortcut where the shape changes. A: every second pixel, padded with channels of zeros, half on each
             side, without parameters (He et al.); B: 1x1 convolution and batch norm.
+
+    Raises:
+        UsageError: `shortcut` is neither A nor B.
     """
 
     def __init__(
@@ -35,6 +39,8 @@ class CifarResNet(Network):
         shortcut: Literal["A", "B"] = "A",
     ) -> None:
         super().__init__()
+        if shortcut not in ("A", "B"):
+            raise UsageError(f"cifar-resnet{depth}", f"shortcut must be A or B, not {shortcut!r}", "choose one of them")
         blocks, rest = divmod(depth - 2, 6)
         assert rest == 0
         self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)

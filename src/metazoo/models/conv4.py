@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from metazoo.errors import UsageError
-from metazoo.models.network import Network
+from metazoo.models.network import Network, check_size
 
 CONV4_BLOCKS = 4
 
@@ -29,9 +28,7 @@ class Conv4(Network):
 
     def __init__(self, *, classes: int, channels: int, input_size: int, width: int | Sequence[int] = 32) -> None:
         super().__init__()
-        if input_size < 16:
-            problem = f"needs images of at least 16 pixels, not {input_size}"
-            raise UsageError("conv4", problem, "choose a larger input size")
+        check_size("conv4", input_size, 16)
         widths = (width,) * CONV4_BLOCKS if isinstance(width, int) else tuple(width)
         self.blocks = nn.Sequential(*map(_block, (channels, *widths), widths))
         self.feature_size = widths[-1] * (input_size // 16) ** 2

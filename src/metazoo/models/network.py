@@ -17,10 +17,13 @@ class Network(nn.Module, ABC):
     Attributes:
         feature_size: length of the features.
         head: linear layer with a bias from the features to the classes.
+        has_usual_names: whether a file with the usual names of tensors, such as `layer1.0.conv1.weight`, that fits this
+            network holds the same network.
     """
 
     feature_size: int
     head: nn.Linear
+    has_usual_names: bool = True
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:
@@ -47,6 +50,29 @@ def import_library(name: str, module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise UsageError(name, "not installed", f'run `pip install "metazoo[{name}]"`') from error
+
+
+def check_number(architecture: str, name: str, value: object, allowed: range) -> None:
+    """Check an argument that is a whole number.
+
+    Raises:
+        UsageError: it is another type or not in `allowed`.
+    """
+    if type(value) is not int or value not in allowed:
+        step = f" in steps of {allowed.step}" if allowed.step > 1 else ""
+        problem = f"{name} must be from {allowed[0]} to {allowed[-1]}{step}, not {value!r}"
+        raise UsageError(architecture, problem, "choose such a number")
+
+
+def check_size(architecture: str, input_size: int, least: int) -> None:
+    """Check that images are large enough for the poolings of a network.
+
+    Raises:
+        UsageError: `input_size` is below `least`, so that no pixel is left after the last pooling.
+    """
+    if input_size < least:
+        problem = f"needs images of at least {least} pixels, not {input_size}"
+        raise UsageError(architecture, problem, "choose a larger input size")
 
 
 def cannot_be_built(

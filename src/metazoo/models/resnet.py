@@ -85,9 +85,10 @@ def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
 class ResNet(Network):
     """3x3 stem, four stages of residual blocks, global average pooling and a linear head.
 
-    The stem keeps the size of the image and, as in the published data-free meta-learning code, has batch norm but
-    neither rectification nor pooling. Stages have blocks of `width`, 2, 4 and 8 times `width`; all but the first halve
-    the size. Features: [n, 8 width], with bottleneck blocks [n, 32 width], for any input size.
+    The stem keeps the size of the image and has batch norm but no pooling. Under the names `resnet18` and alike, it has
+    no ReLU, as in the published data-free meta-learning code; under `cifar-resnet18` and alike, it has one, as in other
+    scripts for CIFAR. Stages have blocks of `width`, 2, 4 and 8 times `width`; all but the first halve the size.
+    Features: [n, 8 width], with bottleneck blocks [n, 32 width], for any input size.
 
     With the default width 64 and 5 classes of 3-channel images, `resnet10` has 4,900,677 parameters, `resnet18`
     11,171,397 and `resnet50` 23,510,597. Initial weights are torch's defaults.
@@ -95,6 +96,7 @@ class ResNet(Network):
     Args:
         stages: numbers of blocks of the four stages.
         block: type of the blocks.
+        stem_activation: type of the last layer of the stem.
         classes: number of outputs of the head.
         channels: number of input channels, 1 or 3.
         input_size: side of the square images in pixels; not used.
@@ -105,6 +107,8 @@ class ResNet(Network):
         self,
         stages: Sequence[int],
         block: type[BasicBlock] | type[BottleneckBlock],
+        stem_activation: type[nn.Identity] | type[nn.ReLU] = nn.Identity,
+        /,
         *,
         classes: int,
         channels: int,
@@ -112,7 +116,10 @@ class ResNet(Network):
         width: int = 64,
     ) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
+        convolution = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.stem = nn.Sequential(convolution, nn.BatchNorm2d(width), stem_activation())
+        # In nearly all scripts, the stem has a ReLU, which leaves no trace among the tensors.
+        self.has_usual_names = stem_activation is nn.ReLU
         self.stages, inputs = nn.Sequential(), width
         for index, count in enumerate(stages):
             blocks: list[ResidualBlock] = []

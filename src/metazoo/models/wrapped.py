@@ -59,7 +59,7 @@ class WrappedNetwork(Network):
     def own_state(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rename the tensors of the body before it was wrapped to the names of this network."""
         state = {self._own_name(name): tensor for name, tensor in tensors.items()}
-        if "head.weight" in state:
+        if "head.weight" in state and state["head.weight"].ndim > 1:
             state["head.weight"] = state["head.weight"].flatten(1)
             if not self._has_bias:
                 state.setdefault("head.bias", state["head.weight"].new_zeros(len(state["head.weight"])))

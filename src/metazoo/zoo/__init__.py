@@ -7,7 +7,7 @@ from metazoo.zoo.building.classifier_training import train_classifier, with_pixe
 from metazoo.zoo.checking.verify import Finding, verify_zoo
 from metazoo.zoo.class_map import ClassIdentity, identify_classes
 from metazoo.zoo.contract import ModelContract, Provenance, TrainingRecord
-from metazoo.zoo.importing.add import Addition, add_folder, add_model
+from metazoo.zoo.importing.add import Addition, Preview, add_folder, add_model, preview_model
 from metazoo.zoo.importing.model_description import ModelDescription
 from metazoo.zoo.query_teacher import QueryTeacher
 from metazoo.zoo.teachers import Teacher, WhiteBoxTeacher
@@ -21,6 +21,7 @@ __all__ = [
     "ModelContract",
     "ModelDescription",
     "Permission",
+    "Preview",
     "Provenance",
     "QueryTeacher",
     "Teacher",
@@ -33,6 +34,7 @@ __all__ = [
     "add_model",
     "build_zoo",
     "identify_classes",
+    "preview_model",
     "train_classifier",
     "verify_zoo",
     "with_pixel_statistics",

@@ -1,27 +1,22 @@
 """Adding of models that were trained elsewhere: `metazoo zoo add`."""
 
 import contextlib
-import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from metazoo.choices import MODEL_EXAMPLE
-from metazoo.errors import MetazooError, UsageError, ZooError, shown
-from metazoo.models import ImageClassifier, network_with_weights, network_without_weights
+from metazoo.errors import MetazooError, UsageError
+from metazoo.models import ClassifierSpec, ImageClassifier, network_without_weights
 from metazoo.storage.artefacts import sha256_of_file
-from metazoo.zoo.contract import ModelContract, Provenance, checked_contract
+from metazoo.zoo.contract import ModelContract
 from metazoo.zoo.contract_files import NAME as MARK
-from metazoo.zoo.importing.checkpoint import SUFFIXES, most_bytes, own_state, read_checkpoint
+from metazoo.zoo.importing.checkpoint import SUFFIXES, most_bytes
 from metazoo.zoo.importing.model_description import ModelDescription, described, read_sidecar
-from metazoo.zoo.importing.model_sources import Source, find_source, library_version
-from metazoo.zoo.weights import unsound
+from metazoo.zoo.importing.model_sources import find_source
+from metazoo.zoo.importing.preparation import ModelRequest, given_options, model_name, prepare
+from metazoo.zoo.importing.tensor_names import MatchedTensors
 from metazoo.zoo.zoo_folder import Zoo
-
-_LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -33,12 +28,28 @@ class Addition:
     text: str
 
 
+@dataclass(frozen=True)
+class Preview:
+    """Model as `add_model` would add it.
+
+    Attributes:
+        name: name of the model.
+        spec: specification of the classifier.
+        tensors: tensors of the file under the names of the network.
+    """
+
+    name: str
+    spec: ClassifierSpec
+    tensors: MatchedTensors
+
+
 def add_model(
     zoo: Path | str,
     source: str,
     *,
     weights: Path | str | None = None,
     pretrained: bool = False,
+    by_order: bool = False,
     **fields: Any,
 ) -> ModelContract:
     """Add one model to the zoo at `zoo`, which is created if it does not exist.
@@ -52,7 +63,9 @@ def add_model(
             beside a local file may describe the model, see `metazoo.zoo.importing.model_description`.
         weights: local weights file for a model of a library.
         pretrained: whether to download the published weights of a model of a library.
-        **fields: fields of `ModelDescription`, which override a description file, which overrides the source.
+        by_order: whether tensors whose names do not fit are taken in the order of the file; see `match_by_order`.
+        **fields: fields of `ModelDescription`, which override a description file, which overrides the source. Without
+            `architecture`, it is the only built-in one that the tensors of the file fit.
 
     Raises:
         UsageError: the source does not exist, is not supported or cannot be reached, a required field is missing or
@@ -63,7 +76,30 @@ def add_model(
     """
     given = described(fields, "description")
     found = find_source(source, None if weights is None else Path(weights).expanduser(), pretrained=pretrained)
-    return _add(_Destination(Path(zoo)), found, given)
+    return _add(
+        _Destination(Path(zoo)), ModelRequest(found, given, by_order, given_options(zoo, source, weights, given))
+    )
+
+
+def preview_model(
+    zoo: Path | str,
+    source: str,
+    *,
+    weights: Path | str | None = None,
+    pretrained: bool = False,
+    by_order: bool = False,
+    **fields: Any,
+) -> Preview:
+    """Make all checks of `add_model` with the same arguments and describe its result; the zoo is not written.
+
+    Raises:
+        MetazooError: see `add_model`.
+    """
+    given = described(fields, "description")
+    found = find_source(source, None if weights is None else Path(weights).expanduser(), pretrained=pretrained)
+    request = ModelRequest(found, given, by_order, given_options(zoo, source, weights, given))
+    ready = prepare(Path(zoo), request, _Destination(Path(zoo)).find)
+    return Preview(ready.name, ready.classifier.spec, ready.tensors)
 
 
 def add_folder(zoo: Path | str, folder: Path | str, **fields: Any) -> list[Addition]:
@@ -131,52 +167,18 @@ def _addition(zoo: _Destination, folder: Path, path: Path, given: ModelDescripti
             remedy = f"write {path.stem}.yaml, such as {MODEL_EXAMPLE}"
             raise UsageError(path, "no description file", remedy)
         source = find_source(str(path.absolute()))
-        name = _name(given.over(source.description), source)
+        name = model_name(given.over(source.description), source)
         present = zoo.find(name)
         if present is not None and _came_from(present, path):
             return Addition(path.name, "present", name)
-        return Addition(path.name, "added", _add(zoo, source, given).name)
+        return Addition(path.name, "added", _add(zoo, ModelRequest(source, given, False, {})).name)
     except MetazooError as error:
         return Addition(path.name, "problem", str(error))
 
 
-def _add(zoo: _Destination, source: Source, given: ModelDescription) -> ModelContract:
-    known = given.over(source.description)
-    name, spec = _name(known, source), known.spec(source.name)
-    assert known.classes is not None
-    assert known.domain is not None
-    if zoo.find(name) is not None:
-        raise UsageError(zoo.folder, f"already has model {name!r}", "choose another name with --name")
-    empty = network_without_weights(spec)
-    with tempfile.TemporaryDirectory() as folder:
-        most = most_bytes(empty)
-        path = source.fetch(Path(folder), most)
-        state = own_state(read_checkpoint(path, most), empty)
-        sha256 = sha256_of_file(path)
-        problem = unsound(state, empty.state_dict())
-        if problem is not None:
-            raise ZooError(
-                source.name,
-                f"does not fit {spec.architecture} with {spec.classes} classes, {spec.input_size} pixels and "
-                f"{spec.channels} channels: it {problem}",
-                "check --arch, --classes and --input-size",
-            )
-        classifier = ImageClassifier(spec, network_with_weights(spec, state)).eval()
-    _try(classifier, source.name)
-    provenance = Provenance(
-        source=source.name,
-        source_sha256=sha256,
-        revision=known.revision,
-        licence=known.licence,
-        library=library_version(spec.architecture),
-        resize=known.resize,
-        crop=known.crop,
-        interpolation=known.interpolation,
-    )
-    contract: dict[str, Any] = {"class_names": known.classes, "domain": known.domain, "accuracy": known.accuracy}
-    contract |= {"recovered_images": known.recovered_images or "show", "provenance": provenance}
-    checked_contract(name=name, spec=spec, weights_sha256="0" * 64, **contract)  # before the zoo is created
-    return zoo.add(name, classifier, **contract)
+def _add(zoo: _Destination, request: ModelRequest) -> ModelContract:
+    ready = prepare(zoo.folder, request, zoo.find)
+    return zoo.add(ready.name, ready.classifier, **ready.contract_fields())
 
 
 def _came_from(present: ModelContract, path: Path) -> bool:
@@ -184,30 +186,3 @@ def _came_from(present: ModelContract, path: Path) -> bool:
     if present.provenance is None or path.stat().st_size > most:
         return False
     return present.provenance.source_sha256 == sha256_of_file(path)
-
-
-def _name(known: ModelDescription, source: Source) -> str:
-    if known.name is not None:
-        return known.name
-    safe = re.sub(r"[^A-Za-z0-9._-]+", "_", source.stem)[:_LONGEST_NAME].strip("._-")
-    if not safe:
-        raise UsageError(shown(source.name), "no name of a model can be made of it", "give --name")
-    return safe
-
-
-def _try(classifier: ImageClassifier, subject: str) -> None:
-    spec = classifier.spec
-    shape = (2, spec.channels, spec.input_size, spec.input_size)
-    images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    try:
-        with torch.inference_mode():
-            features, logits = classifier.features(images), classifier(images)
-    except Exception as error:  # libraries raise any error for an unsuitable input size
-        reason = " ".join(str(error).split())[:200]
-        problem = f"cannot be run on {spec.input_size} pixels ({reason})"
-        raise ZooError(subject, problem, "give another --input-size") from error
-    if features.shape != (2, classifier.network.feature_size) or logits.shape != (2, spec.classes):
-        problem = f"outputs of shape {[*logits.shape]} are not one logit per class from its features"
-        raise ZooError(subject, problem, "choose another model")
-    if not bool(logits.isfinite().all()):
-        raise ZooError(subject, "outputs are not finite", "choose another model")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from metazoo.errors import ArtefactError, UsageError
-from metazoo.models import Network, WrappedNetwork
+from metazoo.models import Network
 from metazoo.storage.tensor_files import read_tensors
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".bin")
@@ -24,8 +24,6 @@ _COPIES, _STRUCTURE = 4, 16 << 20
 # Enough for the names and shapes of ten thousand tensors; reading a megabyte takes seconds.
 _LARGEST_PICKLE = 2 << 20
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "weights")
-_HEADS = ("linear", "fc", "classifier")
-_PREFIXES = ("module.", "_orig_mod.")
 
 
 def most_bytes(network: Network) -> int:
@@ -46,7 +44,7 @@ def check_file(path: Path) -> None:
 
 
 def read_checkpoint(path: Path, most: int) -> dict[str, Tensor]:
-    """Read the tensors of a file by name, without their common wrapper or prefix.
+    """Read the tensors of a file by name, in the order of the file, without their common wrapper.
 
     Args:
         path: path of the file.
@@ -68,43 +66,7 @@ def read_checkpoint(path: Path, most: int) -> dict[str, Tensor]:
             raise ArtefactError(
                 path, f"tensor {name[:100]!a} is sparse, quantised or on a device", "store dense tensors"
             )
-    for prefix in _PREFIXES:
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
-
-
-def own_state(tensors: Mapping[str, Tensor], network: Network) -> dict[str, Tensor]:
-    """Convert tensors to the names and types of `network`, which may be on the meta device.
-
-    All tensors are kept; only missing batch counters are added. Shapes and values are not checked, but only tensors of
-    the right shape are converted.
-
-    Raises:
-        ZooError: the network's library rejects the tensors.
-    """
-    expected = network.state_dict()
-    if isinstance(network, WrappedNetwork) and tensors.keys() != expected.keys():
-        tensors = network.own_state(tensors)
-    state: dict[str, Tensor] = {}
-    layer = _head_of_file(tensors, expected)
-    for name, tensor in tensors.items():
-        own = name if layer is None else re.sub(rf"^{re.escape(layer)}\.(?=weight$|bias$)", "head.", name)
-        wanted = expected.get(own)
-        if wanted is not None and wanted.shape == tensor.shape and wanted.dtype.is_floating_point:
-            tensor = tensor.to(wanted.dtype) if tensor.dtype.is_floating_point else tensor
-        state[own] = tensor
-    for name, wanted in expected.items():
-        # Missing in files older than torch 0.4.1, and not used in evaluation.
-        if name.endswith("num_batches_tracked") and name not in state:
-            state[name] = torch.zeros(wanted.shape, dtype=wanted.dtype)
-    return state
-
-
-def _head_of_file(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
-    """Name of the last layer in a file that calls it by another usual name; None if there is none."""
-    found = [layer for layer in _HEADS if f"{layer}.weight" in tensors and f"{layer}.weight" not in expected]
-    return found[0] if len(found) == 1 and "head.weight" in expected and "head.weight" not in tensors else None
 
 
 def _read_pickle(path: Path, most: int) -> Any:

@@ -27,7 +27,7 @@ from metazoo.zoo.contract import ModelName, ShortText
 SIDECARS = (".yaml", ".yml", ".json")
 # Enough for ten thousand class names; reading a megabyte of YAML takes seconds.
 _LARGEST_SIDECAR = 500_000
-_OPTIONS = {
+OPTIONS = {
     "architecture": "--arch",
     "classes": "--classes",
     "input_size": "--input-size",
@@ -81,7 +81,7 @@ class ModelDescription(BaseModel):
         Raises:
             UsageError: a required field is missing, or a value is impossible.
         """
-        unknown = [option for field, option in _OPTIONS.items() if getattr(self, field) is None]
+        unknown = [option for field, option in OPTIONS.items() if getattr(self, field) is None]
         if unknown:
             raise UsageError(
                 subject, f"missing {', '.join(unknown)}", f"give them, or a .yaml file such as {MODEL_EXAMPLE}"
