@@ -8,6 +8,7 @@ from metazoo.models.architectures import (
     build_network,
     check_width,
     register_architecture,
+    takes_width,
 )
 from metazoo.models.classifier import ClassifierSpec, ImageClassifier, build_classifier, square_images
 from metazoo.models.generator import Generator
@@ -41,4 +42,5 @@ __all__ = [
     "network_without_weights",
     "register_architecture",
     "square_images",
+    "takes_width",
 ]

@@ -65,6 +65,13 @@ def is_built_in(architecture: str) -> bool:
     return architecture in _BUILT_IN
 
 
+def takes_width(architecture: str) -> bool:
+    """Whether an architecture has an argument `width`; those of libraries have none."""
+    if is_library_name(architecture):
+        return False
+    return "width" in inspect.signature(ARCHITECTURES.get(architecture)).parameters
+
+
 def check_width(architecture: str, width: object) -> None:
     """Check the argument `width` of an architecture.
 
