@@ -225,13 +225,13 @@ class _GroupStep:
     def __call__(self, context: PlanContext) -> UnitCost:
         spec, config = self.meta_model.spec(context.zoo), self.config
         members = min(config.teachers_per_step, len(context.zoo))
-        views = images_at_once(torch.device("cpu"), spec.input_size)
+        images = images_at_once(torch.device("cpu"), spec.input_size)
         learner = GroupLearner(
             Student(spec, _feature_sizes(context), [contract.spec.classes for contract in context.zoo], 0),
             context.images_at(spec.input_size),
             FixedGrouping(Partition((tuple(range(len(context.zoo))),), "single")),
             teacher_targets(context.teachers, CPU, context.threads),
-            config.model_copy(update={"views": max(views, len(context.zoo))}),
+            config.model_copy(update={"views": max(images, len(context.zoo))}),
             0,
             threads=context.threads,
         )
