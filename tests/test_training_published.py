@@ -114,3 +114,14 @@ def test_options_of_another_preset_are_refused() -> None:
         resolve_config({"visits": {}})
     with pytest.raises(UsageError, match="imagenet-resnet34"):
         resolve_config({"probe": {"architecture": "imagenet-resnet34"}}, preset="published")
+
+
+@pytest.mark.parametrize("architecture", ["timm:test_vit", "torchvision:shufflenet_v2_x0_5"])
+def test_any_network_learns_by_second_order_maml(zoo: Zoo, tmp_path: Path, architecture: str) -> None:
+    changes: dict[str, Any] = {"meta_model": {"architecture": architecture, "input_size": 32, "ways": 2}}
+    changes["probe"] = PUBLISHED_OPTIONS["probe"] | {"architecture": "timm:test_efficientnet", "width": None}
+    run = train(zoo, "tgr", preset="published", out=tmp_path / "run", config=options(**changes), workers=1)
+    classifier = run.meta_model.networks[0]
+    assert classifier.spec.architecture == architecture
+    assert all(bool(tensor.isfinite().all()) for tensor in classifier.state_dict().values())
+    assert classifier.network.head.weight.abs().max() > 0

@@ -8,7 +8,7 @@ from learn_helpers import SIDE, student
 from torch import Tensor, nn
 
 from metazoo.features.batch_norm import calibrate_statistics, measure_statistics, store_statistics
-from metazoo.models import ImageClassifier
+from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
 
 
 def classifier() -> ImageClassifier:
@@ -84,3 +84,11 @@ def test_nothing_else_changes(training: bool) -> None:
     assert all(part.training == training for part in module.modules())
     assert not any(part._forward_pre_hooks for part in module.modules())
     assert not any(buffer.requires_grad for buffer in module.buffers())
+
+
+def test_a_network_without_batch_norm_is_left_alone() -> None:
+    spec = ClassifierSpec(architecture="timm:test_vit", classes=2, input_size=32, mean=(0.5,) * 3, std=(0.25,) * 3)
+    network = build_classifier(spec, torch.Generator().manual_seed(0))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    calibrate_statistics(network, iter(()))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())

@@ -100,3 +100,32 @@ def test_what_also_returns_indices_is_left_to_torch() -> None:
     with QuickSecondDerivatives():
         outputs, indices = nn.MaxPool2d(2, return_indices=True)(images)
     assert torch.equal(images.flatten(2).gather(2, indices.flatten(2)).view_as(outputs), outputs)
+
+
+class Attention(nn.Module):
+    """Attention between the columns of an image, by torch's function or by its layer."""
+
+    def __init__(self, is_layer: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.maps, self.layer = nn.Linear(6, 18), nn.MultiheadAttention(6, 2, batch_first=True)
+        self.is_layer = is_layer
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if self.is_layer:
+            return self.layer(tokens, tokens, tokens, need_weights=False)[0]
+        return functional.scaled_dot_product_attention(*self.maps(tokens).chunk(3, -1), scale=0.3)
+
+
+@pytest.mark.parametrize("is_layer", [False, True])
+def test_attention_has_second_derivatives(is_layer: bool) -> None:
+    module = Attention(is_layer).double()
+    tokens = torch.randn(2, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    plain = module(tokens)
+
+    def attended(values: Tensor) -> Tensor:
+        with QuickSecondDerivatives():
+            return module(values)
+
+    torch.testing.assert_close(attended(tokens), plain)
+    assert torch.autograd.gradgradcheck(attended, (tokens.requires_grad_(),))

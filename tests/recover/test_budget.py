@@ -42,6 +42,14 @@ def test_seed_and_name_alone_decide_which_classes_are_taken_and_in_which_order()
     assert sorted(set(torch.cat(first).tolist())) == chosen[0]
 
 
+def test_pixels_bound_the_buckets_of_large_inputs() -> None:
+    budget = RecoveryBudget(bucket_size=150, bucket_pixels=150 * 84**2)
+    sizes = {side: len(plan_buckets(64, budget, 0, "a", side)[0]) for side in (16, 84, 224, 5000)}
+    assert sizes == {16: 148, 84: 148, 224: 21, 5000: 1}
+    free = plan_buckets(64, RecoveryBudget(), 0, "a", 224)
+    assert torch.equal(torch.cat(free), torch.cat(plan_buckets(64, budget, 0, "a", 224)))
+
+
 def test_a_bucket_travels_without_the_others() -> None:
     (first, *_) = plan_buckets(64, RecoveryBudget(), 0, "a")
     assert first.untyped_storage().nbytes() == first.numel() * first.element_size()

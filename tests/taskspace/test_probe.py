@@ -1,13 +1,16 @@
 import copy
+from typing import Any
 
 import pytest
 import torch
 from error_checks import raises
+from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional
 
 from metazoo.bank import ResidentBank
-from metazoo.errors import DataError
+from metazoo.errors import DataError, UsageError
+from metazoo.models import build_classifier
 from metazoo.taskspace import (
     FisherEmbeddings,
     Probe,
@@ -17,6 +20,7 @@ from metazoo.taskspace import (
     similarity_matrix,
     train_probe,
 )
+from metazoo.taskspace.probe import probe_spec
 
 SIDE, EACH = 16, 12
 CONFIG = ProbeConfig(architecture="conv4", width=8, input_size=SIDE, steps=60, batch_size=128, learning_rate=5e-3)
@@ -182,3 +186,41 @@ def test_a_loss_that_is_not_finite_names_the_step() -> None:
     with raises(DataError, subject="probe", problem="not finite at step", remedy="probe.learning_rate") as caught:
         train_probe(bank_of(TASKS), COUNTS, config, 0)
     assert int(caught.value.problem.split()[-1]) in range(1, 5)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "arguments"),
+    [
+        ("timm:test_vit", {"patch_size": 8}),
+        ("timm:test_efficientnet", {}),
+        ("torchvision:shufflenet_v2_x0_5", {}),
+        ("cifar-resnet20", {"shortcut": "B"}),
+    ],
+)
+def test_any_network_can_be_the_probe(architecture: str, arguments: dict[str, Any]) -> None:
+    config = ProbeConfig(architecture=architecture, arguments=arguments, input_size=32, steps=2, batch_size=8)
+    noise = torch.randint(256, (4, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    tasks = {name: (noise, torch.arange(4) % COUNTS[name]) for name in COUNTS}
+    probe = train_probe(bank_of(tasks), COUNTS, config, 0)
+    assert dict(probe.classifier.spec.arguments).items() >= arguments.items()
+    found = probe.embed("two", *tasks["two"], config).tensors
+    assert found.keys() <= {name for name, _ in probe.classifier.named_parameters()}.union(
+        f"network.{name}" for name, _ in probe.classifier.network.named_parameters()
+    )
+    assert not any("network.head." in name or name.startswith("head.") for name in found)
+    assert all(bool(values.isfinite().all()) for values in found.values())
+    assert any(float(values.max()) > 0 for values in found.values())
+
+
+def test_the_width_of_a_probe_is_its_own_where_it_has_one() -> None:
+    assert ProbeConfig().network_arguments == {"width": 32}
+    assert ProbeConfig(width=None).network_arguments == {}
+    config = ProbeConfig(architecture="timm:test_vit", arguments={"patch_size": 8})
+    assert config.network_arguments == {"patch_size": 8}
+    again = ProbeConfig.model_validate(config.model_dump(mode="json"))
+    assert (again, hash(again)) == (config, hash(config))
+    for wrong in ({"arguments": {"width": 8}}, {"architecture": "unheard-of"}, {"width": 0}):
+        with pytest.raises(ValidationError):
+            ProbeConfig.model_validate(wrong)
+    with raises(UsageError, subject="torchvision:mobilenet_v2", problem="'width'"):
+        build_classifier(probe_spec(ProbeConfig(architecture="torchvision:mobilenet_v2", width=8), 3))

@@ -37,6 +37,7 @@ from metazoo.zoo.checking.verify import duplicate_text
 from metazoo.zoo.importing.model_sources import IMAGENET, imagenet_classes
 
 _LARGEST_CLASS_FILE = 20_000_000
+_DEFAULT_WAYS = 5
 
 
 def build(options: Namespace) -> None:
@@ -49,8 +50,9 @@ def build(options: Namespace) -> None:
         images,
         options.arch,
         options.models,
-        options.ways,
+        _DEFAULT_WAYS if options.ways is None and options.classes_file is None else options.ways,
         options.seed,
+        classes=options.classes_file,
         domain=options.domain,
         config=TrainingConfig(
             epochs=options.epochs,

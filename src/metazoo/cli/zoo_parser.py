@@ -51,7 +51,7 @@ def _build(commands: Any) -> None:
         commands,
         "build",
         "zoo_commands:build",
-        "Train small models on classes drawn from a data set",
+        "Train small models on classes drawn from a data set, or on listed classes",
         "Train until OUT holds N such models; existing ones are kept.",
     )
     build.argument("out", "OUT", "Zoo folder, made if missing")
@@ -59,12 +59,18 @@ def _build(commands: Any) -> None:
     build.option("--arch", "Architecture, such as resnet10, vgg11-bn or wide-resnet", default="conv4")
     build.option(
         "--models",
-        "Number of models of this domain, architecture and seed, existing ones included",
+        "Number of models of this domain, architecture and seed, existing ones included; needed without --classes-file",
         positive,
-        required=True,
         metavar="N",
     )
-    build.option("--ways", "Classes per model", positive, 5)
+    build.option("--ways", "Classes per model (default: 5)", positive)
+    build.option(
+        "--classes-file",
+        "File with the classes of every model instead of draws, one model a line: class names separated by commas, in "
+        'double quotes where a name has one (cat,"dog, wild")',
+        path,
+        metavar="FILE",
+    )
     options.seed(build)
     build.option("--domain", "Domain of the images (default: the name of the data)")
     build.option("--epochs", "Passes over the images", positive, 60)

@@ -10,7 +10,7 @@ evaluation mode.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 import torch
@@ -123,18 +123,23 @@ def measure_statistics(module: Embedder, images: Tensor) -> Statistics:
     return statistics
 
 
-def calibrate_statistics(module: Embedder, batches: Sequence[Tensor]) -> None:
+def calibrate_statistics(module: Embedder, batches: Iterable[Tensor]) -> None:
     """Replace the stored statistics permanently by statistics over several batches of images.
 
     Every batch is normalised by its own statistics, as in training. The stored means and variances are those over all
     batches: the variance of the batches' means is added to the mean of their variances.
 
     Args:
-        module: module to change.
-        batches: batches of images, float in [0, 1], of any sizes.
+        module: module to change; without batch norm, nothing is done.
+        batches: batches of images, float in [0, 1], of any sizes; at least one.
     """
-    measured = [measure_statistics(module, images) for images in batches]
-    weights = torch.tensor([float(len(images)) for images in batches])
+    if not has_batch_norm(module):
+        return
+    counts, measured = [], []
+    for images in batches:
+        counts.append(float(len(images)))
+        measured.append(measure_statistics(module, images))
+    weights = torch.tensor(counts)
     weights /= weights.sum()
     pooled: Statistics = {}
     for layer in measured[0]:

@@ -16,7 +16,7 @@ from metazoo.execution.process_memory import give_back_memory
 from metazoo.execution.randomness import generator, seed_of
 from metazoo.execution.repeat import Repeated
 from metazoo.execution.threads import CALLING_THREAD, ThreadCopies, WorkerThreads
-from metazoo.features.batch_norm import batch_statistics, calibrate_statistics
+from metazoo.features.batch_norm import batch_statistics, calibrate_statistics, has_batch_norm
 from metazoo.learn.augmented_images import AugmentedImages, Targets, add_teacher_outputs, draw_augmented_images
 from metazoo.learn.learning_config import LearningConfig
 from metazoo.learn.losses import distillation_loss, joint_feature_loss, relational_loss, zoo_cosines
@@ -95,7 +95,7 @@ def _rows(layer: nn.Linear, sizes: Sequence[int], teachers: Sequence[int]) -> nn
     return copied
 
 
-_CALIBRATION_IMAGES, _CALIBRATION_BATCH = 4096, 256
+CALIBRATION_IMAGES, _CALIBRATION_BATCH, _CALIBRATION_PIXELS = 4096, 256, 256 * 84**2
 _MIXED_GROUPS = "views.groups"
 
 
@@ -254,16 +254,19 @@ class GroupLearner:
         )
 
     def calibrate(self) -> None:
-        """Give the student's network stored batch-norm statistics, from new augmented images.
+        """Give the student's network stored batch-norm statistics, if it has batch norm, from new augmented images.
 
         Recovered images without augmentation have a higher contrast and are worse for this.
         """
         self._forget_pool()
+        if not has_batch_norm(self.student.classifier):
+            return
         random = generator(self._seed, "learn", "calibration groups", 0)
         groups = self._mixed[1] if self._mixed else self._grouping.draw(self.steps_done, random).groups
-        images, _ = self._draw("calibration", 0, _CALIBRATION_IMAGES, groups)
-        parts = [part.float() / 255 for part in images.split(_CALIBRATION_BATCH)]
-        calibrate_statistics(self.student.classifier, parts)
+        images, _ = self._draw("calibration", 0, CALIBRATION_IMAGES, groups)
+        at_once = max(2, min(_CALIBRATION_BATCH, _CALIBRATION_PIXELS // images.shape[-1] ** 2))
+        parts = images.tensor_split(-(-len(images) // at_once))  # of nearly equal sizes, none of a single image
+        calibrate_statistics(self.student.classifier, (part.float() / 255 for part in parts))
 
     def _loss(self, pool: AugmentedImages, indices: Tensor) -> Loss:
         config, weights = self._config, self._target_weights

@@ -1,4 +1,4 @@
-"""Batch norm and max pooling whose second derivatives cost little more than their first derivatives."""
+"""Batch norm and max pooling with quick second derivatives, and attention that has any."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ class QuickSecondDerivatives(TorchFunctionMode):
     """Context with quick second derivatives of batch norm (by batch statistics, scaled and shifted) and max pooling.
 
     Values and first derivatives equal those of torch, second derivatives differ by rounding, and third ones do not
-    exist.
+    exist. Attention is computed step by step, since the fused forms of torch have no second derivatives.
     """
 
     def __torch_function__(
@@ -26,6 +26,11 @@ class QuickSecondDerivatives(TorchFunctionMode):
             images, kernel = args
             stride = kernel if options["stride"] is None else options["stride"]
             return max_pool(images, kernel, stride, options["padding"], options["dilation"], options["ceil_mode"])
+        # Fused attention has no second derivatives.
+        if func is functional.scaled_dot_product_attention:
+            return torch.ops.aten._scaled_dot_product_attention_math(*args, **options)[0]
+        if func is functional.multi_head_attention_forward:
+            return func(*args, **{**options, "need_weights": True})
         return func(*args, **options)
 
 

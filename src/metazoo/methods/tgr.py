@@ -39,6 +39,7 @@ from metazoo.pipeline.shared_config import GroupingConfig
 from metazoo.pipeline.stage_plan import StagePlan, embedding_plans
 from metazoo.pipeline.workspace import Workspace
 from metazoo.taskspace import ImageNetProbe, Partition, ProbeConfig
+from metazoo.taskspace.probe import probe_spec
 from metazoo.zoo import Zoo
 
 
@@ -68,7 +69,9 @@ class TaskGroupingsRegularization(Method):
 
     def check(self, zoo: Zoo, config: TgrConfig | PublishedTgrConfig, seed: int) -> None:  # noqa: D102
         network_without_weights(config.meta_model.spec(zoo))
-        if not config.probe.trained:
+        if config.probe.trained:
+            network_without_weights(probe_spec(config.probe, sum(contract.spec.classes for contract in zoo)))
+        else:
             ImageNetProbe.load(config.probe.weights)
         if isinstance(config, PublishedTgrConfig):
             check_config(zoo, config)

@@ -10,6 +10,7 @@ from metazoo.models.architectures import (
     default_arguments,
     is_built_in,
     register_architecture,
+    takes_width,
 )
 from metazoo.models.classifier import ClassifierSpec, ImageClassifier, build_classifier, square_images
 from metazoo.models.generator import Generator
@@ -45,4 +46,5 @@ __all__ = [
     "network_without_weights",
     "register_architecture",
     "square_images",
+    "takes_width",
 ]

@@ -92,6 +92,13 @@ def default_arguments(architecture: str) -> dict[str, Argument]:
     return {each.name: each.default for each in parameters if each.default is not each.empty}
 
 
+def takes_width(architecture: str) -> bool:
+    """Whether an architecture has an argument `width`; those of libraries have none."""
+    if is_library_name(architecture):
+        return False
+    return "width" in default_arguments(architecture)
+
+
 def check_width(architecture: str, width: object) -> None:
     """Check the argument `width` of an architecture.
 

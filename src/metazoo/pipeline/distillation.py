@@ -34,6 +34,9 @@ from metazoo.recover import RecoveryBudget, RecoveryConfig
 from metazoo.taskspace import FixedGrouping, Partition
 from metazoo.zoo import Zoo
 
+_BUCKET_PIXELS = 150 * 84**2
+"""Pixels of 150 images of 84 pixels, or of 21 of 224."""
+
 
 class ZooDistillationConfig(BaseModel):
     """Options of distillation of a zoo."""
@@ -56,17 +59,18 @@ def distillation_presets(base: ZooDistillationConfig) -> dict[str, BaseModel]:
     default = base.model_copy(
         update={
             "recovery": RecoveryConfig(guide_all=True),
+            "budget": RecoveryBudget(bucket_pixels=_BUCKET_PIXELS),
             "domains": DomainConfig(specialise=0.7, learning_rate=1.0),
             "meta_model": MetaModelConfig(width="default"),
         }
     )
     thorough = {
-        "budget": RecoveryBudget(images_per_class=120),
+        "budget": RecoveryBudget(images_per_class=120, bucket_pixels=_BUCKET_PIXELS),
         "learning": base.learning.model_copy(update={"steps": 6000}),
     }
     quick = {
         "recovery": RecoveryConfig(iterations=60, learning_rate=0.1),
-        "budget": RecoveryBudget(images_per_class=30),
+        "budget": RecoveryBudget(images_per_class=30, bucket_pixels=_BUCKET_PIXELS),
         "learning": base.learning.model_copy(update={"steps": 250, "views": 1500, "steps_per_views": 125}),
         "meta_model": MetaModelConfig(),
     }

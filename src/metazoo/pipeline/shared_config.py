@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_serializer, field_validator
 
-from metazoo.models import ArchitectureName, ClassifierSpec, check_width
+from metazoo.models import ArchitectureName, Argument, ClassifierSpec, check_width
 from metazoo.taskspace import Strategy
 from metazoo.zoo import Zoo
 
@@ -44,6 +44,9 @@ class MetaModelConfig(BaseModel):
         description="width of the architecture (for conv4 one number, or one for each block); null: the width of the "
         "architecture itself; default: 64 for conv4, otherwise like null",
     )
+    arguments: dict[str, Argument] = Field(
+        default={}, description="further arguments of the architecture, such as patch_size of a timm:vit"
+    )
     input_size: int | None = Field(
         default=None,
         ge=16,
@@ -51,6 +54,9 @@ class MetaModelConfig(BaseModel):
         description="side of the input in pixels; null: the most frequent side of the teachers",
     )
     ways: int = Field(default=5, ge=2, description="outputs of the untrained head, for learners that start from a head")
+
+    def __hash__(self) -> int:  # arguments are a dictionary
+        return hash(self.model_dump_json())
 
     @field_validator("width", mode="plain")
     @classmethod
@@ -63,6 +69,13 @@ class MetaModelConfig(BaseModel):
                 raise ValueError(f"{error}, default or null") from None
         return width
 
+    @field_validator("arguments")
+    @classmethod
+    def _check_arguments(cls, arguments: dict[str, Argument]) -> dict[str, Argument]:
+        if "width" in arguments:
+            raise ValueError("width is an option of its own")
+        return arguments
+
     @field_serializer("width", when_used="json")
     def _written_width(self, width: Any) -> Any:  # pydantic warns of a tuple in a union with names
         return list(width) if isinstance(width, tuple) else width
@@ -74,7 +87,7 @@ class MetaModelConfig(BaseModel):
         width = _DEFAULT_WIDTHS.get(self.architecture) if self.width == "default" else self.width
         return ClassifierSpec(
             architecture=self.architecture,
-            arguments={} if width is None else {"width": width},
+            arguments={**({} if width is None else {"width": width}), **self.arguments},
             classes=self.ways,
             input_size=self.input_size or max(16, most_frequent),
             mean=(0.5, 0.5, 0.5),

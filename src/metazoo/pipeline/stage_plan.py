@@ -15,11 +15,11 @@ from torch import Tensor
 
 from metazoo.bank import Bank, ResidentBank, fitted
 from metazoo.data.augment import shift_and_flip
-from metazoo.execution.compute import CPU
+from metazoo.execution.compute import CPU, images_at_once
 from metazoo.execution.threads import WorkerThreads
 from metazoo.learn.augmented_images import bytes_of_pool
 from metazoo.learn.episode_memory import EpisodeMemory
-from metazoo.learn.group_learning import GroupLearner, Student
+from metazoo.learn.group_learning import CALIBRATION_IMAGES, GroupLearner, Student
 from metazoo.learn.learning_config import LearningConfig
 from metazoo.learn.replay_learning import ReplayLearner, ReplayLearningConfig, Visit
 from metazoo.models import ClassifierSpec, build_classifier
@@ -32,7 +32,7 @@ from metazoo.recover.budget import plan_buckets
 from metazoo.taskspace import FixedGrouping, ImageNetProbe, Partition, ProbeConfig, train_probe
 from metazoo.zoo import ModelContract, WhiteBoxTeacher, Zoo
 
-_ITERATIONS, _STEPS, _AUGMENTED_IMAGES, _TRUST_IMAGES, _IMAGES_PER_TEACHER = 4, 6, 256, 64, 150
+_ITERATIONS, _STEPS, _TRUST_IMAGES, _IMAGES_PER_TEACHER = 4, 6, 64, 150
 _BANK_OVERHEAD, _SHEET_BYTES = 1.1, 0.3e6
 _UNSHARED = 0.15
 """Share of the time of a step, replay or teacher outputs that further threads do not shorten (0.1 to 0.25 for two)."""
@@ -145,8 +145,9 @@ def _inversions(
     first: dict[tuple[object, ...], _Inversion] = {}
     found: dict[_Inversion, list[ModelContract]] = {}
     for index, contract in enumerate(zoo):
-        guide, images = guides.get(contract.name), len(plan_buckets(contract.spec.classes, budget, 0, contract.name)[0])
-        key = (_network_key(contract.spec), None if guide is None else _network_key(guide.spec), images)
+        spec, guide = contract.spec, guides.get(contract.name)
+        images = len(plan_buckets(spec.classes, budget, 0, contract.name, spec.input_size)[0])
+        key = (_network_key(spec), None if guide is None else _network_key(guide.spec), images)
         own = _Inversion(index, None if guide is None else indices[guide.name], config, images)
         found.setdefault(first.setdefault(key, own), []).append(contract)
     return found
@@ -224,12 +225,13 @@ class _GroupStep:
     def __call__(self, context: PlanContext) -> UnitCost:
         spec, config = self.meta_model.spec(context.zoo), self.config
         members = min(config.teachers_per_step, len(context.zoo))
+        images = images_at_once(torch.device("cpu"), spec.input_size)
         learner = GroupLearner(
             Student(spec, _feature_sizes(context), [contract.spec.classes for contract in context.zoo], 0),
             context.images_at(spec.input_size),
             FixedGrouping(Partition((tuple(range(len(context.zoo))),), "single")),
             teacher_targets(context.teachers, CPU, context.threads),
-            config.model_copy(update={"views": max(_AUGMENTED_IMAGES, len(context.zoo))}),
+            config.model_copy(update={"views": max(images, len(context.zoo))}),
             0,
             threads=context.threads,
         )
@@ -249,7 +251,7 @@ class _TeacherOutputs:
     def __call__(self, context: PlanContext) -> UnitCost:
         spec, count = self.meta_model.spec(context.zoo), self.config.views
         resident, targets = context.images_at(spec.input_size), teacher_targets(context.teachers, CPU, context.threads)
-        pixels = resident.pixels(torch.arange(len(resident))[:_AUGMENTED_IMAGES])
+        pixels = resident.pixels(resident.in_parts(torch.arange(len(resident)))[0])
         images = shift_and_flip(pixels, 2, torch.Generator().manual_seed(0))
         with torch.no_grad():
             targets(images)
@@ -257,6 +259,7 @@ class _TeacherOutputs:
         memory, disk = bytes_of_pool(count, spec.input_size, sum(_feature_sizes(context)))
         # Logits are in memory twice while their parts are joined.
         memory += count * 8.0 * sum(contract.spec.classes for contract in context.zoo)
+        memory = max(memory, bytes_of_pool(CALIBRATION_IMAGES, spec.input_size, 0)[0])
         return UnitCost(shared(seconds, len(context.zoo), context.threads), memory, disk)
 
 

@@ -19,6 +19,12 @@ class RecoveryBudget(BaseModel):
     bucket_size: int = Field(
         default=150, ge=1, description="largest number of images of one unit of work, recovered together"
     )
+    bucket_pixels: int | None = Field(
+        default=None,
+        ge=1,
+        description="largest number of input pixels of all images of one unit of work, which bounds its memory; null: "
+        "no bound",
+    )
     stored_side: int = Field(
         default=84, ge=1, description="largest stored side in pixels; larger images are scaled down"
     )
@@ -28,6 +34,11 @@ class RecoveryBudget(BaseModel):
     generation: int = Field(
         default=0, ge=0, description="number of the generation; a new number recovers further images"
     )
+
+    def bucket_size_at(self, side: int) -> int:
+        """Largest number of images of `side` pixels in a bucket, at least 1."""
+        most = self.bucket_size if self.bucket_pixels is None else self.bucket_pixels // side**2
+        return max(1, min(self.bucket_size, most))
 
 
 def chosen_classes(classes: int, budget: RecoveryBudget, seed: int, teacher: str) -> Tensor:
@@ -39,8 +50,8 @@ def chosen_classes(classes: int, budget: RecoveryBudget, seed: int, teacher: str
     return order[: budget.classes_per_teacher]
 
 
-def plan_buckets(classes: int, budget: RecoveryBudget, seed: int, teacher: str) -> list[Tensor]:
-    """Split the images of one teacher into buckets of nearly equal size, at most `bucket_size`.
+def plan_buckets(classes: int, budget: RecoveryBudget, seed: int, teacher: str, side: int = 1) -> list[Tensor]:
+    """Split the images of one teacher into buckets of nearly equal size, at most `bucket_size_at(side)`.
 
     The batch-norm term compares the class mix of a bucket with that of the training images. Every bucket therefore
     holds as many different classes as possible, and the numbers of images of two chosen classes differ by at most one.
@@ -56,4 +67,4 @@ def plan_buckets(classes: int, budget: RecoveryBudget, seed: int, teacher: str) 
     """
     # All classes in turn, again and again, cut where a bucket is full.
     labels = chosen_classes(classes, budget, seed, teacher).repeat(budget.images_per_class)
-    return [part.clone() for part in labels.tensor_split(-(-len(labels) // budget.bucket_size))]
+    return [part.clone() for part in labels.tensor_split(-(-len(labels) // budget.bucket_size_at(side)))]

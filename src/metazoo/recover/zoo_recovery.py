@@ -8,6 +8,8 @@ import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from metazoo.bank import Bank, OptionValue
 from metazoo.errors import RunError, UsageError
 from metazoo.execution.compute import CPU, Compute
@@ -43,7 +45,7 @@ def plan_recovery(zoo: Zoo, budget: RecoveryBudget, bank: Bank | None = None) ->
     """Plan a recovery without running it; `bytes` is exact to a few thousandths."""
     classes = buckets = stored = images = size = 0
     for contract in zoo:
-        plan = plan_buckets(contract.spec.classes, budget, 0, contract.name)
+        plan = _buckets(contract, budget, 0)
         classes += min(contract.spec.classes, budget.classes_per_teacher)
         buckets += len(plan)
         images += sum(map(len, plan))
@@ -144,7 +146,7 @@ def _missing_units(
     """Units of all missing buckets, by teacher, so that a process seldom loads another one."""
     units: list[RecoveryUnit] = []
     for contract in zoo:
-        planned = dict(enumerate(plan_buckets(contract.spec.classes, budget, seed, contract.name)))
+        planned = dict(enumerate(_buckets(contract, budget, seed)))
         parts = [planned] if isinstance(config, GeneratorConfig) else [{key: planned[key]} for key in planned]
         units += [
             RecoveryUnit(
@@ -165,6 +167,10 @@ def _missing_units(
     return units
 
 
+def _buckets(contract: ModelContract, budget: RecoveryBudget, seed: int) -> list[Tensor]:
+    return plan_buckets(contract.spec.classes, budget, seed, contract.name, contract.spec.input_size)
+
+
 def _made_with(
     contract: ModelContract,
     guide: ModelContract | None,
@@ -174,6 +180,7 @@ def _made_with(
 ) -> dict[str, OptionValue]:
     """Options that determine the images of a teacher in one generation."""
     of_budget = budget.model_dump(include={"images_per_class", "classes_per_teacher", "bucket_size", "stored_side"})
+    of_budget |= budget.model_dump(include={"bucket_pixels"}, exclude_none=True)
     of_guide = {} if guide is None else {"guide": guide.name, "guide_sha256": guide.weights_sha256}
     return {"seed": seed, "weights_sha256": contract.weights_sha256, **of_guide, **of_budget, **config.model_dump()}
 

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from metazoo.errors import DataError, UsageError
-from metazoo.taskspace.layer_squares import kept_blocks, sum_of_squared_gradients
+from metazoo.taskspace.layer_squares import SampleGradients, kept_blocks
 
 
 def diagonal_fisher(
@@ -66,8 +66,8 @@ def diagonal_fisher(
     Raises:
         DataError: there are no images, the labels do not fit, or gradients are not finite.
         UsageError: `chunk` or `most_entries` is below 1, the generator is missing, no parameter is trainable, a batch
-            norm stores no statistics, `batch_statistics` is used without `batch_squared`, or, without `batch_squared`,
-            `sum_of_squared_gradients` does not support a layer.
+            norm stores no statistics, `batch_statistics` is used without `batch_squared`, or torch cannot compute the
+            gradients of the network.
     """
     if batch_statistics and not batch_squared:
         raise UsageError("batch_statistics", "there are no gradients of single samples", "use batch_squared=True")
@@ -87,6 +87,7 @@ def diagonal_fisher(
         del starts[-1]
     with _mode(network, False):
         targets = _targets(network, images, labels, chunk, generator)
+        samples = None if batch_squared else SampleGradients(network, {**parameters}, kept, images[:1])
     with _mode(network, batch_statistics):
         for start, end in zip(starts, [*starts[1:], len(images)], strict=True):
             part = slice(start, end)
@@ -96,7 +97,8 @@ def diagonal_fisher(
                     gradients[name] = blocks.of(gradients[name])
                 squares = {name: gradient.square() for name, gradient in gradients.items()}
             else:
-                squares = sum_of_squared_gradients(network, parameters, images[part], targets[part], kept)
+                assert samples is not None
+                squares = samples.sum_of_squares(images[part], targets[part])
             for name, square in squares.items():
                 totals[name] = totals[name] + square if name in totals else square.double()
     terms = len(starts) if batch_squared else len(images)

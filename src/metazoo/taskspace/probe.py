@@ -22,18 +22,22 @@ from metazoo.errors import DataError
 from metazoo.execution.randomness import generator
 from metazoo.models import (
     LARGEST_WIDTH,
+    Argument,
     ClassifierSpec,
     ImageClassifier,
     Network,
     architectures,
     build_classifier,
     check_width,
+    is_library_name,
+    takes_width,
 )
 from metazoo.plugins import unknown_name
 from metazoo.taskspace.embeddings import TaskEmbedding
 from metazoo.taskspace.fisher import diagonal_fisher
 
 _FISHER_PIXELS = 1 << 18
+_DEFAULT_WIDTH = 32
 FISHER_ENTRIES = 36864
 PUBLISHED_FISHER_BATCH = 600
 
@@ -42,7 +46,7 @@ IMAGENET_PROBE = "imagenet-resnet34"
 
 def _check_architecture(name: str) -> str:
     known = (*architectures(), IMAGENET_PROBE)
-    if name not in known:
+    if name not in known and not is_library_name(name):
         raise ValueError(unknown_name("architecture", name, known))
     return name
 
@@ -56,7 +60,13 @@ class ProbeConfig(BaseModel):
         default="conv4", description="architecture of the probe; imagenet-resnet34 is not trained, see `imagenet_probe`"
     )
     weights: str | None = Field(default=None, description="file with the weights of imagenet-resnet34")
-    width: int = Field(default=32, ge=1, le=LARGEST_WIDTH, description="width of the architecture")
+    width: int | None = Field(
+        default=_DEFAULT_WIDTH,
+        ge=1,
+        le=LARGEST_WIDTH,
+        description="width of the architecture; null: its own; without effect if 32 and the architecture has none",
+    )
+    arguments: dict[str, Argument] = Field(default={}, description="further arguments of the architecture")
     input_size: int = Field(default=32, ge=16, le=256, description="side of the input images in pixels")
     steps: int = Field(default=300, ge=1, description="number of Adam steps")
     batch_size: int = Field(default=128, ge=2, description="images per step")
@@ -74,16 +84,27 @@ class ProbeConfig(BaseModel):
         default=FISHER_ENTRIES, ge=1, description="most entries per tensor of the probe; null: all"
     )
 
+    def __hash__(self) -> int:  # arguments are a dictionary
+        return hash(self.model_dump_json())
+
     @property
     def trained(self) -> bool:
         """Whether the run trains the probe itself."""
         return self.architecture != IMAGENET_PROBE
 
+    @property
+    def network_arguments(self) -> dict[str, Argument]:
+        """Arguments of the architecture."""
+        has_width = self.width is not None and (self.width != _DEFAULT_WIDTH or takes_width(self.architecture))
+        return {**({"width": self.width} if has_width else {}), **self.arguments}
+
     @model_validator(mode="after")
     def _check(self) -> "ProbeConfig":
         if self.trained is not (self.weights is None):
             raise ValueError("architecture imagenet-resnet34 needs weights; all others take none")
-        if self.trained:
+        if "width" in self.arguments:
+            raise ValueError("width is an option of its own")
+        if self.trained and self.width != _DEFAULT_WIDTH and self.width is not None:
             check_width(self.architecture, self.width)
         if self.batch_statistics and self.fisher != "published":
             raise ValueError("batch_statistics needs fisher published")
@@ -173,7 +194,7 @@ def probe_spec(config: ProbeConfig, classes: int) -> ClassifierSpec:
     """Specification of the probe for `classes` classes of all teachers together."""
     return ClassifierSpec(
         architecture=config.architecture,
-        arguments={"width": config.width},
+        arguments=config.network_arguments,
         classes=classes,
         input_size=config.input_size,
         mean=(0.5, 0.5, 0.5),

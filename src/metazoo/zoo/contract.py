@@ -38,6 +38,7 @@ _UNWRITTEN_DEFAULTS = {
     ("provenance",): None,
     ("training", "recipe", "largest_shift"): None,
     ("training", "control"): None,
+    ("training", "choice"): "drawn",
 }
 
 
@@ -46,11 +47,14 @@ class TrainingRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    source: ShortText = Field(description="name of the image set that the classes were drawn from")
+    source: ShortText = Field(description="name of the image set that has the classes")
     data_sha256: Sha256 = Field(description="`ImageSet.sha256` of the whole set")
     seed: int = Field(ge=0, lt=2**63)
     index: int = Field(ge=0, description="number of the model among those of its domain, architecture and seed")
-    ways: int = Field(ge=2, description="classes drawn, in the order of the model's outputs")
+    ways: int = Field(ge=2, description="number of classes")
+    choice: Literal["drawn", "listed"] = Field(
+        default="drawn", description="choice of the classes: drawn by the seed, or listed by the user"
+    )
     train_fraction: float = Field(gt=0, lt=1, description="fraction of each class's images used for training")
     training_images: int = Field(ge=1)
     validation_images: int = Field(ge=1)

@@ -18,6 +18,7 @@ from metazoo.execution.randomness import generator
 from metazoo.execution.signals import graceful
 from metazoo.models import ImageClassifier, build_classifier
 from metazoo.renamed import renamed_arguments
+from metazoo.zoo.building.class_lists import ClassLists
 from metazoo.zoo.building.classifier_training import train_classifier, validation_accuracy, with_pixel_statistics
 from metazoo.zoo.building.jobs import Job, check_same, plan_jobs
 from metazoo.zoo.training_config import TrainingConfig
@@ -29,10 +30,11 @@ def build_zoo(
     out: Path | str,
     image_set: ImageSet,
     architecture: str,
-    models: int,
-    ways: int,
+    models: int | None = None,
+    ways: int | None = None,
     seed: int = 0,
     *,
+    classes: ClassLists | None = None,
     domain: str | None = None,
     config: TrainingConfig | None = None,
     input_size: int | None = None,
@@ -49,18 +51,20 @@ def build_zoo(
 ) -> Zoo:
     """Train models 0 to `models` - 1 of one domain, architecture and seed in the zoo at `out`; existing ones are kept.
 
-    Model `DOMAIN-ARCHITECTURE-sSEED-INDEX` learns `ways` classes drawn from `image_set`; its outputs are in the order
-    of the draw. An interrupted build continues when it is called again; its result is bit-equal to that of an
-    uninterrupted build with any number of workers. Other calls may add other domains, architectures and seeds to the
-    same zoo.
+    Model `DOMAIN-ARCHITECTURE-sSEED-INDEX` learns `ways` classes drawn from `image_set`, or those of its list in
+    `classes`; its outputs are in the order of the draw or list. An interrupted build continues when it is called again;
+    its result is bit-equal to that of an uninterrupted build with any number of workers. Other calls may add other
+    domains, architectures and seeds to the same zoo.
 
     Args:
         out: folder of the zoo; created if it does not exist.
-        image_set: images of the classes to draw from.
+        image_set: images of all classes.
         architecture: name of an architecture, see `metazoo.models.architectures()`.
-        models: number of such models in the zoo, including existing ones.
-        ways: number of classes per model.
+        models: number of such models in the zoo, including existing ones; None with `classes`.
+        ways: number of classes per model; None with `classes`.
         seed: seed of the draws, the initial weights and the order of the images.
+        classes: class names of every model, or a CSV file with one model a line; None for drawn classes. Further lists
+            at the end add models to the zoo.
         domain: domain of the images; None for the name of the image set.
         config: training configuration; None for the published one.
         input_size: side of the models' input in pixels; None for the side of the images.
@@ -80,8 +84,8 @@ def build_zoo(
         progress: whether to show progress on standard error.
 
     Raises:
-        UsageError: an argument is impossible, or an existing model of the same name was made differently; nothing has
-            been trained.
+        UsageError: an argument is impossible, a class of a list is unknown, or an existing model of the same name was
+            made differently; nothing has been trained.
         DataError: a class has too few images to train and validate.
         ZooError: the loss or weights of a training became infinite or NaN.
         RunError: another process is writing to the zoo, or a worker process failed.
@@ -94,6 +98,7 @@ def build_zoo(
         models,
         ways,
         seed,
+        classes=classes,
         domain=image_set.name if domain is None else domain,
         config=config or TrainingConfig(),
         input_size=image_set.side if input_size is None else input_size,
@@ -119,7 +124,7 @@ def build_zoo(
             stop.check()
 
         train = functools.partial(_train, device=compute.device)
-        bar = Progress("training", models, models - len(missing)) if progress else None
+        bar = Progress("training", len(jobs), len(jobs) - len(missing)) if progress else None
         with bar or contextlib.nullcontext():
             for index, (classifier, percent) in running.map(
                 train, missing, name_of=lambda job: job.contract.name, check=checked

@@ -15,6 +15,7 @@ from metazoo.errors import UsageError
 from metazoo.execution.randomness import generator
 from metazoo.models import ClassifierSpec, network_without_weights
 from metazoo.storage.validation import first_problem
+from metazoo.zoo.building.class_lists import ClassLists, class_lists
 from metazoo.zoo.contract import ModelContract, TrainingRecord, checked_contract
 from metazoo.zoo.training_config import TrainingConfig
 
@@ -58,10 +59,11 @@ class Job:
 def plan_jobs(
     image_set: ImageSet,
     architecture: str,
-    models: int,
-    ways: int,
+    models: int | None,
+    ways: int | None,
     seed: int,
     *,
+    classes: ClassLists | None = None,
     domain: str,
     config: TrainingConfig,
     input_size: int,
@@ -77,15 +79,20 @@ def plan_jobs(
         DataError: a class has too few images to train and validate.
     """
     total = len(image_set.class_names)
-    if models < 1:
-        raise UsageError("--models", f"must be at least 1, not {models}")
     if not 0 <= seed < 2**63:
         raise UsageError("--seed", f"must be from 0 to 2^63 - 1, not {seed}")
     if total < 2:
         raise UsageError(image_set.name, f"has {total} class, but a model needs at least 2", "give more classes")
-    if not 2 <= ways <= total:
-        raise UsageError("--ways", f"must be from 2 to the {total} classes of {image_set.name}, not {ways}")
-    spec = _spec(architecture, ways, input_size, channels, width)
+    label = architecture if width is None else f"{architecture}-w{width}"
+    kind = f"{domain}/{label}"
+    if classes is not None:
+        if models is not None or ways is not None:
+            name = "--ways" if models is None else "--models"
+            raise UsageError(name, "is stated by the class lists already", f"omit {name} or the lists")
+        chosen = class_lists(classes, image_set)
+    else:
+        chosen = _drawn(image_set, models, ways, seed, kind)
+    specs = {count: _spec(architecture, count, input_size, channels, width) for count in sorted({*map(len, chosen)})}
     if (config.largest_shift or 0) >= input_size:
         raise UsageError(
             "--shift",
@@ -95,13 +102,13 @@ def plan_jobs(
     # Split images of one pixel, to count and check without copying the real ones.
     tiny = dataclasses.replace(image_set, images=torch.zeros(len(image_set), 3, 1, 1, dtype=torch.uint8))
     training, validation = (torch.bincount(part.labels, minlength=total) for part in split_images(tiny, train_fraction))
-    label = architecture if width is None else f"{architecture}-w{width}"
     file_label = label.replace(":", "-") + (f"-{control}" if control else "")
-    kind, resolved = f"{domain}/{label}", config.resolved(architecture)
+    resolved = config.resolved(architecture)
     jobs = []
-    for index in range(models):
-        draw = torch.randperm(total, generator=generator(seed, "zoo-build-classes", kind, index))[:ways]
-        values = {"source": image_set.name, "data_sha256": image_set.sha256, "seed": seed, "index": index, "ways": ways}
+    for index, own in enumerate(chosen):
+        draw = list(own)
+        values: dict[str, Any] = {"source": image_set.name, "data_sha256": image_set.sha256, "seed": seed}
+        values |= {"index": index, "ways": len(own), "choice": "drawn" if classes is None else "listed"}
         values |= {"training_images": int(training[draw].sum()), "validation_images": int(validation[draw].sum())}
         values |= {
             "train_fraction": train_fraction,
@@ -111,14 +118,30 @@ def plan_jobs(
         }
         contract = checked_contract(
             name=f"{_safe(domain)}-{file_label}-s{seed}-{index:03d}",
-            spec=spec,
-            class_names=tuple(image_set.class_names[position] for position in draw.tolist()),
+            spec=specs[len(own)],
+            class_names=tuple(image_set.class_names[position] for position in own),
             domain=domain,
             weights_sha256=_NO_HASH,
             training=values,
         )
-        jobs.append(Job(contract, kind, tuple(draw.tolist()), image_set))
+        jobs.append(Job(contract, kind, own, image_set))
     return jobs
+
+
+def _drawn(image_set: ImageSet, models: int | None, ways: int | None, seed: int, kind: str) -> list[tuple[int, ...]]:
+    """Classes drawn for every model."""
+    for name, value in (("--models", models), ("--ways", ways)):
+        if value is None:
+            raise UsageError(name, "missing", f"give {name}, or class lists (--classes-file)")
+    assert models is not None
+    assert ways is not None
+    total = len(image_set.class_names)
+    if models < 1:
+        raise UsageError("--models", f"must be at least 1, not {models}")
+    if not 2 <= ways <= total:
+        raise UsageError("--ways", f"must be from 2 to the {total} classes of {image_set.name}, not {ways}")
+    random = (generator(seed, "zoo-build-classes", kind, index) for index in range(models))
+    return [tuple(torch.randperm(total, generator=own)[:ways].tolist()) for own in random]
 
 
 def check_same(zoo: Path, present: ModelContract, planned: ModelContract) -> None:
