@@ -1,5 +1,6 @@
 """Architectures by name; for architectures of other libraries see `metazoo.models.library`."""
 
+import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -8,6 +9,7 @@ from typing import Annotated
 import torch
 from pydantic import AfterValidator
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from metazoo.errors import MetazooError, UsageError
 from metazoo.models.cifar_resnet import CifarResNet
@@ -15,7 +17,7 @@ from metazoo.models.conv4 import CONV4_BLOCKS, Conv4
 from metazoo.models.library import build_library_network, is_library_name
 from metazoo.models.network import Argument, Network, cannot_be_built
 from metazoo.models.resnet import BasicBlock, BottleneckBlock, ResNet, ThinResNet
-from metazoo.models.wrapped import WrappedNetwork, find_head
+from metazoo.models.wrapped import UnsuitableBodyError, wrap_module
 from metazoo.plugins import Registry
 
 _BUILT_IN: dict[str, Callable[..., Network]] = {
@@ -27,6 +29,7 @@ _BUILT_IN: dict[str, Callable[..., Network]] = {
     **{f"cifar-resnet{depth}": partial(CifarResNet, depth) for depth in (20, 32, 44, 56, 110)},
 }
 _SHAPE = {"classes", "channels", "input_size"}
+_CORRECT = "correct the package that registers it"
 LARGEST_WIDTH = 4096
 ARCHITECTURES: Registry[Callable[..., Network]] = Registry(
     "architecture",
@@ -39,10 +42,22 @@ register_architecture = ARCHITECTURES.register
 
 The builder is called as `builder(classes=, channels=, input_size=, **arguments)` and returns a module with new weights
 from torch's global generator: a `Network`, or any `nn.Module` that maps normalised images to logits and ends in one
-linear layer, whose inputs become the features (see `metazoo.models.wrapped`). Other keyword arguments of the builder
-need defaults. Every network is first built on torch's meta device, to find its shapes, so a builder must not read
-values of tensors.
+linear layer, whose inputs become the features (see `metazoo.models.wrapped`). That layer is found by running the
+module; where this fails, the builder can name it and return `WrappedNetwork(module, "name.of.the.layer")`.
+
+Other keyword arguments of the builder need defaults. Every network is first built on torch's meta device, to find its
+shapes, so a builder must not read values of tensors; the forward pass of a small module may.
 """
+
+
+class NeedsValuesError(UsageError):
+    """The forward pass of a network fails on torch's meta device; it may succeed elsewhere.
+
+    Attributes:
+        numbers: size of the network, its count of parameters and values of buffers.
+    """
+
+    numbers = 0
 
 
 def _check_name(name: str) -> str:
@@ -107,7 +122,9 @@ def build_network(
     arguments = dict(arguments or {})
     if is_library_name(architecture):
         return build_library_network(architecture, **shape, arguments=arguments)
-    builder = ARCHITECTURES.get(architecture)
+    builder = ARCHITECTURES.find(architecture)
+    if builder is None:
+        raise _unregistered(architecture)
     try:
         _check_arguments(architecture, builder, arguments.keys())
         if is_built_in(architecture):
@@ -120,9 +137,18 @@ def build_network(
         network = builder(**shape, **arguments)
     except MetazooError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # foreign code raises any error
         raise cannot_be_built(architecture, channels, input_size, arguments, error) from error
     return _as_network(architecture, network, channels, input_size, arguments, classes)
+
+
+def _unregistered(architecture: str) -> UsageError:
+    name = repr(architecture[:100])
+    close = difflib.get_close_matches(architecture, ARCHITECTURES.names(), n=1)
+    problem = f"is not registered (did you mean {close[0]}?)" if close else "is not registered"
+    load = "load the package that registers it (--plugin PACKAGE, metazoo.load_plugin)"
+    remedy = f"{load}, or call metazoo.register_architecture({name}, BUILDER)"
+    return UsageError(f"architecture {name}", problem, remedy)
 
 
 def _as_network(
@@ -134,30 +160,42 @@ def _as_network(
     classes: int,
 ) -> Network:
     """Check the network that a plug-in has built, or wrap it if it is another module."""
-    remedy = "correct the package that registers it"
     if not isinstance(built, nn.Module):
-        raise UsageError(architecture, f"its builder returns a {type(built).__name__}, not a module", remedy)
+        raise UsageError(architecture, f"its builder returns a {type(built).__name__}, not a module", _CORRECT)
     if isinstance(built, Network):
         head = getattr(built, "head", None)
         shape = (getattr(built, "feature_size", None), classes)
         if not isinstance(head, nn.Linear) or head.bias is None or (head.in_features, head.out_features) != shape:
             problem = "its head is not a linear layer with bias from feature_size to the classes"
-            raise UsageError(architecture, problem, remedy)
+            raise UsageError(architecture, problem, _CORRECT)
         return built
-    device = next((tensor.device for tensor in (*built.parameters(), *built.buffers())), None)
+    tensors = [*built.parameters(), *built.buffers()]
+    is_meta = any(tensor.is_meta for tensor in tensors)
+    shape = (2, channels, input_size, input_size)
+    device = tensors[0].device if tensors else None
+    if is_meta:
+        images = torch.empty(shape, device="meta")
+    else:
+        images = torch.randn(shape, generator=torch.Generator().manual_seed(0), device="cpu").to(device)
     try:
-        found = find_head(built, torch.zeros(2, channels, input_size, input_size, device=device), classes)
-    except Exception as error:  # foreign code raises any error
-        raise cannot_be_built(architecture, channels, input_size, arguments, error) from error
-    if found is None:
-        problem = f"does not end in one linear layer on pooled features with {classes} outputs"
-        raise UsageError(architecture, problem, remedy)
-    name, is_last = found
-    return WrappedNetwork(built, name, is_last=is_last)
+        return wrap_module(built, images, classes)
+    except UnsuitableBodyError as error:
+        raise UsageError(architecture, str(error), "change it, or let its builder return a `WrappedNetwork`") from error
+    except (Exception, SystemExit) as error:  # foreign code raises any error
+        problem = cannot_be_built(architecture, channels, input_size, arguments, error)
+        if not is_meta:
+            raise problem from error
+        failure = NeedsValuesError(architecture, problem.problem, "let its builder return a `WrappedNetwork`")
+        failure.numbers = sum(tensor.numel() for tensor in tensors if not is_lazy(tensor))
+        raise failure from error
 
 
 def _check_arguments(architecture: str, builder: Callable[..., Network], names: Iterable[str]) -> None:
-    parameters = inspect.signature(builder).parameters.values()
+    try:
+        parameters = inspect.signature(builder).parameters.values()
+    except (TypeError, ValueError):
+        problem = f"its builder, {builder!r:.100}, is not a function or class with known arguments"
+        raise UsageError(architecture, problem, _CORRECT) from None
     taken = {each.name for each in parameters if each.kind in (each.KEYWORD_ONLY, each.POSITIONAL_OR_KEYWORD)} - _SHAPE
     unknown = sorted(set(names) - taken)
     if unknown and not any(each.kind is each.VAR_KEYWORD for each in parameters):

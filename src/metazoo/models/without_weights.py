@@ -7,19 +7,29 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from metazoo.models.architectures import is_built_in
+from metazoo.models.architectures import NeedsValuesError, is_built_in
 from metazoo.models.classifier import ClassifierSpec, build_classifier, network_of
 from metazoo.models.network import Network
+
+_MOST_NUMBERS = 64_000_000
 
 
 def network_without_weights(spec: ClassifierSpec) -> Network:
     """Build the network of `spec` on torch's meta device, which stores only shapes and types.
 
+    A registered module whose forward pass needs values is built on the CPU first, if it has at most 64 million numbers.
+
     Raises:
         UsageError: see `build_network`.
     """
-    with torch.device("meta"), _NothingInPlace():
-        return network_of(spec)
+    try:
+        with torch.device("meta"), _NothingInPlace():
+            return network_of(spec)
+    except NeedsValuesError as error:
+        if error.numbers > _MOST_NUMBERS:
+            raise
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        return network_of(spec).to("meta")
 
 
 def network_with_weights(spec: ClassifierSpec, state: Mapping[str, Tensor]) -> Network:

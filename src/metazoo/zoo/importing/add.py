@@ -7,18 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from metazoo.choices import MODEL_EXAMPLE
-from metazoo.errors import MetazooError, UsageError, ZooError, shown
-from metazoo.models import ImageClassifier, network_with_weights, network_without_weights
+from metazoo.errors import MetazooError, UsageError, shown
+from metazoo.models import ImageClassifier, network_without_weights
 from metazoo.storage.artefacts import sha256_of_file
 from metazoo.zoo.contract import ModelContract, Provenance, checked_contract
 from metazoo.zoo.contract_files import NAME as MARK
-from metazoo.zoo.importing.checkpoint import SUFFIXES, most_bytes, own_state, read_checkpoint
+from metazoo.zoo.importing.checkpoint import SUFFIXES, most_bytes, read_checkpoint
 from metazoo.zoo.importing.model_description import ModelDescription, described, read_sidecar
 from metazoo.zoo.importing.model_sources import Source, find_source, library_version
-from metazoo.zoo.weights import unsound
+from metazoo.zoo.importing.own_modules import fitted_classifier
 from metazoo.zoo.zoo_folder import Zoo
 
 _LONGEST_NAME = 100
@@ -112,14 +110,14 @@ class _Destination:
         """Contract of the model of this name, ignoring capitals; None if there is none."""
         return None if self._zoo is None else self._zoo.find(name)
 
-    def add(self, name: str, classifier: ImageClassifier, **fields: Any) -> ModelContract:
-        """Add a model; see `Zoo.add`."""
+    def store(self, name: str, classifier: ImageClassifier, **fields: Any) -> ModelContract:
+        """Add a model; see `Zoo.store`."""
         if self._zoo is None:
             self._zoo = Zoo.create(self.folder)
         if self._held is not None and not self._is_held:
             self._held.enter_context(self._zoo.writing())
             self._is_held = True
-        return self._zoo.add(name, classifier, **fields)
+        return self._zoo.store(name, classifier, **fields)
 
 
 def _addition(zoo: _Destination, folder: Path, path: Path, given: ModelDescription) -> Addition:
@@ -151,18 +149,8 @@ def _add(zoo: _Destination, source: Source, given: ModelDescription) -> ModelCon
     with tempfile.TemporaryDirectory() as folder:
         most = most_bytes(empty)
         path = source.fetch(Path(folder), most)
-        state = own_state(read_checkpoint(path, most), empty)
+        classifier = fitted_classifier(spec, empty, read_checkpoint(path, most), source.name)
         sha256 = sha256_of_file(path)
-        problem = unsound(state, empty.state_dict())
-        if problem is not None:
-            raise ZooError(
-                source.name,
-                f"does not fit {spec.architecture} with {spec.classes} classes, {spec.input_size} pixels and "
-                f"{spec.channels} channels: it {problem}",
-                "check --arch, --classes and --input-size",
-            )
-        classifier = ImageClassifier(spec, network_with_weights(spec, state)).eval()
-    _try(classifier, source.name)
     provenance = Provenance(
         source=source.name,
         source_sha256=sha256,
@@ -176,7 +164,7 @@ def _add(zoo: _Destination, source: Source, given: ModelDescription) -> ModelCon
     contract: dict[str, Any] = {"class_names": known.classes, "domain": known.domain, "accuracy": known.accuracy}
     contract |= {"recovered_images": known.recovered_images or "show", "provenance": provenance}
     checked_contract(name=name, spec=spec, weights_sha256="0" * 64, **contract)  # before the zoo is created
-    return zoo.add(name, classifier, **contract)
+    return zoo.store(name, classifier, **contract)
 
 
 def _came_from(present: ModelContract, path: Path) -> bool:
@@ -193,21 +181,3 @@ def _name(known: ModelDescription, source: Source) -> str:
     if not safe:
         raise UsageError(shown(source.name), "no name of a model can be made of it", "give --name")
     return safe
-
-
-def _try(classifier: ImageClassifier, subject: str) -> None:
-    spec = classifier.spec
-    shape = (2, spec.channels, spec.input_size, spec.input_size)
-    images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    try:
-        with torch.inference_mode():
-            features, logits = classifier.features(images), classifier(images)
-    except Exception as error:  # libraries raise any error for an unsuitable input size
-        reason = " ".join(str(error).split())[:200]
-        problem = f"cannot be run on {spec.input_size} pixels ({reason})"
-        raise ZooError(subject, problem, "give another --input-size") from error
-    if features.shape != (2, classifier.network.feature_size) or logits.shape != (2, spec.classes):
-        problem = f"outputs of shape {[*logits.shape]} are not one logit per class from its features"
-        raise ZooError(subject, problem, "choose another model")
-    if not bool(logits.isfinite().all()):
-        raise ZooError(subject, "outputs are not finite", "choose another model")
