@@ -17,7 +17,7 @@ from metazoo.models.conv4 import CONV4_BLOCKS, Conv4
 from metazoo.models.library import build_library_network, is_library_name
 from metazoo.models.network import Argument, Network, cannot_be_built
 from metazoo.models.resnet import BasicBlock, BottleneckBlock, ResNet, ThinResNet
-from metazoo.models.wrapped import UnsuitableBodyError, wrap_module
+from metazoo.models.wrapped import UnsuitableBodyError, WrappedNetwork, wrap_module
 from metazoo.plugins import Registry
 
 _BUILT_IN: dict[str, Callable[..., Network]] = {
@@ -51,13 +51,13 @@ shapes, so a builder must not read values of tensors; the forward pass of a smal
 
 
 class NeedsValuesError(UsageError):
-    """The forward pass of a network fails on torch's meta device; it may succeed elsewhere.
+    """The head of a module has not been found yet, which needs a forward pass with values."""
 
-    Attributes:
-        numbers: size of the network, its count of parameters and values of buffers.
-    """
 
-    numbers = 0
+# Name of the head, and whether its output is that of the module; see `WrappedNetwork`.
+_heads: dict[tuple[object, ...], tuple[str, bool]] = {}
+_MOST_NUMBERS = 64_000_000
+_NAME_IT = "change it, or let its builder return a `WrappedNetwork`"
 
 
 def _check_name(name: str) -> str:
@@ -139,7 +139,23 @@ def build_network(
         raise
     except (Exception, SystemExit) as error:  # foreign code raises any error
         raise cannot_be_built(architecture, channels, input_size, arguments, error) from error
-    return _as_network(architecture, network, channels, input_size, arguments, classes)
+    if not isinstance(network, nn.Module):
+        raise UsageError(architecture, f"its builder returns a {type(network).__name__}, not a module", _CORRECT)
+    if not isinstance(network, Network):
+        try:
+            return _wrapped(network, (builder, *shape.values(), repr(sorted(arguments.items()))), **shape)
+        except UnsuitableBodyError as error:
+            raise UsageError(architecture, str(error), _NAME_IT) from error
+        except NeedsValuesError:
+            raise
+        except (Exception, SystemExit) as error:  # foreign code raises any error
+            raise cannot_be_built(architecture, channels, input_size, arguments, error) from error
+    head = getattr(network, "head", None)
+    sizes = (getattr(network, "feature_size", None), classes)
+    if not isinstance(head, nn.Linear) or head.bias is None or (head.in_features, head.out_features) != sizes:
+        problem = "its head is not a linear layer with bias from feature_size to the classes"
+        raise UsageError(architecture, problem, _CORRECT)
+    return network
 
 
 def _unregistered(architecture: str) -> UsageError:
@@ -151,43 +167,29 @@ def _unregistered(architecture: str) -> UsageError:
     return UsageError(f"architecture {name}", problem, remedy)
 
 
-def _as_network(
-    architecture: str,
-    built: object,
-    channels: int,
-    input_size: int,
-    arguments: Mapping[str, Argument],
-    classes: int,
-) -> Network:
-    """Check the network that a plug-in has built, or wrap it if it is another module."""
-    if not isinstance(built, nn.Module):
-        raise UsageError(architecture, f"its builder returns a {type(built).__name__}, not a module", _CORRECT)
-    if isinstance(built, Network):
-        head = getattr(built, "head", None)
-        shape = (getattr(built, "feature_size", None), classes)
-        if not isinstance(head, nn.Linear) or head.bias is None or (head.in_features, head.out_features) != shape:
-            problem = "its head is not a linear layer with bias from feature_size to the classes"
-            raise UsageError(architecture, problem, _CORRECT)
-        return built
+def _wrapped(
+    built: nn.Module, key: tuple[object, ...], *, classes: int, channels: int, input_size: int
+) -> WrappedNetwork:
+    """Wrap a module of a plug-in, whose head is looked for only once for each `key`."""
     tensors = [*built.parameters(), *built.buffers()]
-    is_meta = any(tensor.is_meta for tensor in tensors)
-    shape = (2, channels, input_size, input_size)
-    device = tensors[0].device if tensors else None
-    if is_meta:
-        images = torch.empty(shape, device="meta")
-    else:
-        images = torch.randn(shape, generator=torch.Generator().manual_seed(0), device="cpu").to(device)
+    is_meta, has_lazy = any(tensor.is_meta for tensor in tensors), any(map(is_lazy, tensors))
+    if key in _heads:
+        name, is_last = _heads[key]
+        return WrappedNetwork(built, name, is_last=is_last)
+    # The first forward pass on the meta device imports torch's compiler (seconds), and reads no values.
+    if is_meta and sum(tensor.numel() for tensor in tensors if not is_lazy(tensor)) <= _MOST_NUMBERS:
+        raise NeedsValuesError("architecture", "its head is not known yet", "build it on the CPU first")
+    images = torch.randn(2, channels, input_size, input_size, generator=torch.Generator().manual_seed(0), device="cpu")
     try:
-        return wrap_module(built, images, classes)
-    except UnsuitableBodyError as error:
-        raise UsageError(architecture, str(error), "change it, or let its builder return a `WrappedNetwork`") from error
-    except (Exception, SystemExit) as error:  # foreign code raises any error
-        problem = cannot_be_built(architecture, channels, input_size, arguments, error)
+        network = wrap_module(built, images.to("meta" if is_meta else tensors[0].device if tensors else "cpu"), classes)
+    except (RuntimeError, NotImplementedError) as error:
         if not is_meta:
-            raise problem from error
-        failure = NeedsValuesError(architecture, problem.problem, "let its builder return a `WrappedNetwork`")
-        failure.numbers = sum(tensor.numel() for tensor in tensors if not is_lazy(tensor))
-        raise failure from error
+            raise
+        raise UnsuitableBodyError(f"its head cannot be found without values ({error})") from error
+    # A lazy layer gets its weights, and a computed weight its shape, from values.
+    if not network.is_parametrised and not has_lazy:
+        _heads[key] = network.head_name, network.is_last
+    return network
 
 
 def _check_arguments(architecture: str, builder: Callable[..., Network], names: Iterable[str]) -> None:

@@ -11,13 +11,11 @@ from metazoo.models.architectures import NeedsValuesError, is_built_in
 from metazoo.models.classifier import ClassifierSpec, build_classifier, network_of
 from metazoo.models.network import Network
 
-_MOST_NUMBERS = 64_000_000
-
 
 def network_without_weights(spec: ClassifierSpec) -> Network:
     """Build the network of `spec` on torch's meta device, which stores only shapes and types.
 
-    A registered module whose forward pass needs values is built on the CPU first, if it has at most 64 million numbers.
+    A registered module whose head is not known yet is first built and run on the CPU, unless it is large.
 
     Raises:
         UsageError: see `build_network`.
@@ -25,9 +23,8 @@ def network_without_weights(spec: ClassifierSpec) -> Network:
     try:
         with torch.device("meta"), _NothingInPlace():
             return network_of(spec)
-    except NeedsValuesError as error:
-        if error.numbers > _MOST_NUMBERS:
-            raise
+    except NeedsValuesError:
+        pass
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         return network_of(spec).to("meta")
 

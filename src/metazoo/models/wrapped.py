@@ -41,10 +41,15 @@ class WrappedNetwork(Network):
         self._has_bias = old.bias is not None
         bias = old.bias if old.bias is not None else torch.zeros_like(self.head.bias)
         self.head.load_state_dict({"weight": old.weight.detach().flatten(1), "bias": bias.detach()}, assign=True)
-        self._head_name, self._is_last, self._is_channels_last = head_name, is_last, isinstance(old, nn.Linear)
+        self.head_name, self.is_last, self._is_channels_last = head_name, is_last, isinstance(old, nn.Linear)
         # In a tuple, so that it is no part of this module.
         self._parametrised = (copy.deepcopy(old).to("meta"),) if parametrize.is_parametrized(old) else ()
         self.train()
+
+    @property
+    def is_parametrised(self) -> bool:
+        """Whether the weight of the head was computed by a parametrisation before the body was wrapped."""
+        return bool(self._parametrised)
 
     def features(self, images: Tensor) -> Tensor:
         """Input of the head, averaged over positions if it is spatial."""
@@ -66,7 +71,7 @@ class WrappedNetwork(Network):
 
     def own_state(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rename the tensors of the body before it was wrapped to the names of this network."""
-        prefix = f"{self._head_name}."
+        prefix = f"{self.head_name}."
         state = {f"body.{name}": tensor for name, tensor in tensors.items() if not name.startswith(prefix)}
         head = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         for layer in self._parametrised:

@@ -110,7 +110,11 @@ def classifier_of(module: nn.Module, given: ModelDescription) -> tuple[ImageClas
     if given.architecture is None:
         given = ModelDescription(architecture=_architecture_of(module, given, subject)).over(given)
     spec = given.spec(subject)
-    tensors = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
+    tensors: dict[str, Tensor] = {}
+    for name, value in module.state_dict().items():
+        if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_quantized:
+            raise UsageError(subject, f"state {name!r} is no dense tensor", "give a module with dense tensors only")
+        tensors[name] = value.detach().cpu()
     classifier = fitted_classifier(spec, network_without_weights(spec), tensors, subject)
     _compare(classifier, module, subject)
     return classifier, given, _provenance(module, given, tensors)
