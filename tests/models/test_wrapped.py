@@ -75,7 +75,6 @@ ENDINGS: dict[str, tuple[Callable[[Net, Tensor], Any], Callable[[Any], Tensor], 
     "auxiliary head": (two_heads, lambda y: y[0], {"other": lambda: nn.Linear(6, 4)}),
     "mapping": (lambda net, x: {"features": x, "logits": net.fc(pooled(x))}, lambda y: y["logits"], {}),
     "object": (lambda net, x: SimpleNamespace(logits=net.fc(pooled(x))), lambda y: y.logits, {}),
-    "weight norm": (lambda net, x: net.fc(pooled(x)), lambda y: y, {"fc": lambda: weight_norm(nn.Linear(6, 4))}),
     "lazy": (lambda net, x: net.fc(x.flatten(1)), lambda y: y, {"fc": lambda: nn.LazyLinear(4)}),
     "numpy": (lambda net, x: net.fc(pooled(x) * float(np.abs(x.detach().numpy()).max())), lambda y: y, {}),
     "changed in shape": (lambda net, x: net.fc(x.mean(3).unsqueeze_(3).mean((2, 3))), lambda y: y, {}),
@@ -94,7 +93,7 @@ def test_a_module_is_wrapped_with_its_logits(name: str) -> None:
     original = builder(classes=CLASSES, channels=3, input_size=SIDE)
     original(IMAGES)  # moves the statistics, and gives lazy layers their weights
     original.eval()
-    spec = ClassifierSpec(architecture="own", classes=CLASSES, input_size=SIDE, mean=(0.0,) * 3, std=(1.0,) * 3)
+    spec = spec_of("own")
     empty = network_without_weights(spec)
     assert all(tensor.is_meta for tensor in empty.state_dict().values())
     assert isinstance(empty, WrappedNetwork)
@@ -107,6 +106,16 @@ def test_a_module_is_wrapped_with_its_logits(name: str) -> None:
         offsets = (expected - found).mean(1, keepdim=True)
         assert torch.allclose(found + offsets, expected, rtol=1e-4, atol=1e-5)
         assert torch.equal(copy.deepcopy(network)(IMAGES), found)
+
+
+def test_a_parametrised_head_becomes_a_plain_one() -> None:
+    net = Net(ENDINGS["linear"][0], fc=weight_norm(nn.Linear(6, 4))).eval()
+    trained = copy.deepcopy(net)
+    with torch.no_grad():
+        trained.fc.parametrizations.weight.original0.mul_(3)  # pyright: ignore
+        network = wrap_module(net, IMAGES, CLASSES).eval()
+        network.load_state_dict(network.own_state(trained.state_dict()))
+        assert torch.allclose(network(IMAGES), trained(IMAGES), atol=1e-6)
 
 
 def test_only_batch_norm_is_trained_in_training_mode() -> None:
@@ -168,20 +177,30 @@ def test_what_is_no_linear_head_is_refused_with_the_reason(name: str) -> None:
         build_network("own", classes=CLASSES, channels=3, input_size=SIDE)
 
 
-def test_a_large_module_whose_forward_pass_reads_values_names_its_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    def reading(*, classes: int, channels: int, input_size: int) -> nn.Module:
-        return Net(lambda net, x: net.fc(pooled(x) if x.sum() > -1e9 else pooled(-x)))
+def reading(*, classes: int, channels: int, input_size: int) -> nn.Module:
+    return Net(lambda net, x: net.fc(pooled(x) if x.sum() > -1e9 else pooled(-x)))
 
+
+def spec_of(architecture: str) -> ClassifierSpec:
+    return ClassifierSpec(architecture=architecture, classes=CLASSES, input_size=SIDE, mean=(0.0,) * 3, std=(1.0,) * 3)
+
+
+def test_a_builder_may_name_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["metazoo.models.architectures"], "_MOST_NUMBERS", 100)
-    metazoo.register_architecture("reading", reading)
     metazoo.register_architecture("named", lambda **shape: WrappedNetwork(reading(**shape), "fc"))
-    values: dict[str, Any] = {"classes": CLASSES, "input_size": SIDE, "mean": (0.0,) * 3, "std": (1.0,) * 3}
-    with raises(UsageError, subject="reading", remedy="WrappedNetwork"):
-        network_without_weights(ClassifierSpec(architecture="reading", **values))
-    spec = ClassifierSpec(architecture="named", **values)
     original = reading(classes=CLASSES, channels=3, input_size=SIDE).eval()
-    empty = network_without_weights(spec)
+    empty = network_without_weights(spec_of("named"))
     assert isinstance(empty, WrappedNetwork)
     with torch.no_grad():
-        found = network_with_weights(spec, empty.own_state(original.state_dict())).eval()(IMAGES)
+        found = network_with_weights(spec_of("named"), empty.own_state(original.state_dict())).eval()(IMAGES)
         assert torch.allclose(found, original(IMAGES), atol=1e-6)
+
+
+@pytest.mark.slow  # the meta device imports torch's compiler
+def test_a_large_module_is_run_without_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["metazoo.models.architectures"], "_MOST_NUMBERS", 100)
+    metazoo.register_architecture("linear", lambda **shape: Net(ENDINGS["linear"][0]))
+    metazoo.register_architecture("reading", reading)
+    assert network_without_weights(spec_of("linear")).head.weight.shape == (CLASSES, 6)
+    with raises(UsageError, subject="reading", problem="without values", remedy="WrappedNetwork"):
+        network_without_weights(spec_of("reading"))
