@@ -256,7 +256,7 @@ def _read(folder: Path, path: Path, description: Description) -> Bundle[Descript
         shapes = [network_without_weights(spec) for spec in description.networks]
     except UsageError as error:
         problem = f"has a network that cannot be built ({error.subject}: {error.problem})"
-        remedy = " or ".join(filter(None, (error.remedy, description.remedy)))
+        remedy = ", or ".join(filter(None, (error.remedy, description.remedy)))
         raise ArtefactError(path, problem, remedy) from error
     expected = description.other_tensors([shape.feature_size for shape in shapes])
     others = [*expected]

@@ -6,6 +6,7 @@ from metazoo.models.architectures import (
     ArchitectureName,
     architectures,
     build_network,
+    check_registered,
     check_width,
     register_architecture,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "arguments_from_config",
     "build_classifier",
     "build_network",
+    "check_registered",
     "check_width",
     "import_library",
     "is_library_name",

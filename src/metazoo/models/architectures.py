@@ -122,9 +122,8 @@ def build_network(
     arguments = dict(arguments or {})
     if is_library_name(architecture):
         return build_library_network(architecture, **shape, arguments=arguments)
-    builder = ARCHITECTURES.find(architecture)
-    if builder is None:
-        raise _unregistered(architecture)
+    check_registered(architecture)
+    builder = ARCHITECTURES.get(architecture)
     try:
         _check_arguments(architecture, builder, arguments.keys())
         if is_built_in(architecture):
@@ -158,13 +157,20 @@ def build_network(
     return network
 
 
-def _unregistered(architecture: str) -> UsageError:
+def check_registered(architecture: str) -> None:
+    """Check that an architecture, unless it is that of a library, is registered.
+
+    Raises:
+        UsageError: it is not, or its entry point cannot be loaded.
+    """
+    if is_library_name(architecture) or ARCHITECTURES.find(architecture) is not None:
+        return
     name = repr(architecture[:100])
     close = difflib.get_close_matches(architecture, ARCHITECTURES.names(), n=1)
     problem = f"is not registered (did you mean {close[0]}?)" if close else "is not registered"
     load = "load the package that registers it (--plugin PACKAGE, metazoo.load_plugin)"
     remedy = f"{load}, or call metazoo.register_architecture({name}, BUILDER)"
-    return UsageError(f"architecture {name}", problem, remedy)
+    raise UsageError(f"architecture {name}", problem, remedy)
 
 
 def _wrapped(
