@@ -31,7 +31,7 @@ _BUILT_IN: dict[str, Callable[..., Network]] = {
 _SHAPE = {"classes", "channels", "input_size"}
 _CORRECT = "correct the package that registers it"
 LARGEST_WIDTH = 4096
-ARCHITECTURES: Registry[Callable[..., Network]] = Registry(
+ARCHITECTURES: Registry[Callable[..., nn.Module]] = Registry(
     "architecture",
     "metazoo.architectures",
     values=_BUILT_IN,
@@ -131,7 +131,7 @@ def build_network(
     except ValueError as error:
         raise UsageError(architecture, str(error)) from None
     if is_built_in(architecture):
-        return builder(**shape, **arguments)
+        return _BUILT_IN[architecture](**shape, **arguments)
     try:
         network = builder(**shape, **arguments)
     except MetazooError:
@@ -198,7 +198,7 @@ def _wrapped(
     return network
 
 
-def _check_arguments(architecture: str, builder: Callable[..., Network], names: Iterable[str]) -> None:
+def _check_arguments(architecture: str, builder: Callable[..., nn.Module], names: Iterable[str]) -> None:
     try:
         parameters = inspect.signature(builder).parameters.values()
     except (TypeError, ValueError):

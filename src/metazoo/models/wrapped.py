@@ -25,7 +25,7 @@ class WrappedNetwork(Network):
 
     Args:
         body: module that maps images [n, channels, side, side] to logits [n, classes].
-        head_name: name of its last linear layer, or of a 1x1 convolution in its place; see `wrap_module`.
+        head_name: name of its last linear layer or 1x1 convolution, which `wrap_module` finds.
         is_last: whether the output of that layer is the output of the body.
     """
 
