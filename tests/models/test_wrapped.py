@@ -57,7 +57,7 @@ def last(hidden: Tensor) -> Tensor:
 
 def two_heads(net: Net, hidden: Tensor) -> tuple[Tensor, Tensor]:
     logits = net.fc(pooled(hidden))
-    return logits, net.other(pooled(hidden))
+    return logits, net.get_submodule("other")(pooled(hidden))
 
 
 ENDINGS: dict[str, tuple[Callable[[Net, Tensor], Any], Callable[[Any], Tensor], dict[str, Callable[[], nn.Module]]]] = {
@@ -119,7 +119,10 @@ def test_a_parametrised_head_becomes_a_plain_one() -> None:
 
 
 def test_only_batch_norm_is_trained_in_training_mode() -> None:
-    net = Net(lambda net, x: net.fc(net.drop(functional.dropout(pooled(x), 0.5, net.training))), drop=nn.Dropout(0.5))
+    net = Net(
+        lambda net, x: net.fc(net.get_submodule("drop")(functional.dropout(pooled(x), 0.5, net.training))),
+        drop=nn.Dropout(0.5),
+    )
     network = wrap_module(net, IMAGES, CLASSES).train()
     before = network.body.get_buffer("stem.1.running_mean").clone()
     assert torch.equal(network(IMAGES), network(IMAGES))

@@ -4,6 +4,7 @@ import re
 import runpy
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,6 +52,7 @@ def train(script: str, file: Path) -> None:
         torch.manual_seed(0)
         network = MyNet(classes=3, channels=3, input_size=SIDE)
         optimiser = torch.optim.Adam(network.parameters(), 0.02)
+        outputs = torch.zeros(len(images.labels), 3)
         for _ in range(30):
             optimiser.zero_grad()
             outputs = network((images.images / 255 - 0.5) / 0.25)
@@ -68,7 +70,7 @@ def test_a_network_of_the_user_predicts_within_fifteen_lines(folder: Path, capsy
         path = folder / "five-images-per-class" / f"letter-{label}" / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
-    path.replace(folder / "new.png")
+    next((folder / "five-images-per-class").rglob("*.png")).replace(folder / "new.png")
     assert len([line for line in EXAMPLE.splitlines() if line]) <= 15
     options = {**OPTIONS, "grouping": {"groups": 1}, "meta_model": {"input_size": SIDE}}
     short = EXAMPLE.replace("config={", f"workers=1, config={{**{options!r}, ")
@@ -102,7 +104,7 @@ def test_a_file_of_its_weights_is_added_and_verified_by_other_processes(folder: 
 
 
 def test_the_builder_that_names_the_layer_works() -> None:
-    space: dict[str, object] = {}
+    space: dict[str, Any] = {}
     exec(f"from my_networks import MyNet\n{NAMED}", space)
     metazoo.register_architecture("named", space["builder"])
     network = build_network("named", classes=2, channels=3, input_size=SIDE)

@@ -108,7 +108,7 @@ def test_the_architecture_is_found_by_the_class_of_the_module(zoo: Zoo) -> None:
     with raises(UsageError, subject=subject, remedy="metazoo.register_architecture('small', Small)"):
         zoo.add(trained(), **FIELDS)
     metazoo.register_architecture("narrow", lambda **shape: Small(**shape, width=4))
-    metazoo.register_architecture("broken", lambda **shape: 1 / 0)
+    metazoo.register_architecture("broken", lambda **shape: nn.Linear(1 // 0, 2))
     metazoo.register_architecture("sequence", lambda **shape: nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE**2, 3)))
     metazoo.register_architecture("wide", lambda **shape: Small(**shape, width=6))
     assert zoo.add(trained(width=4), **FIELDS).spec.architecture == "narrow"

@@ -118,7 +118,7 @@ def wrap_module(body: nn.Module, images: Tensor, classes: int) -> WrappedNetwork
     """
     reached: dict[str, list[Tensor]] = {}
 
-    def note(name: str, output: Tensor) -> None:
+    def note(name: str, output: Any) -> None:
         reached[name] = [*reached.pop(name, []), output]
 
     with contextlib.ExitStack() as stack:
