@@ -44,7 +44,7 @@ def plant(honest: Zoo, folder: Path, bad: int, images: ImageSet, foreign: Sequen
     for contract in honest:
         if contract.name not in present:
             classifier = honest.teacher(contract.name).classifier
-            zoo.add(contract.name, classifier, class_names=contract.class_names, domain=contract.domain)
+            zoo.store(contract.name, classifier, class_names=contract.class_names, domain=contract.domain)
     for number in range(bad):
         kind, turn = KINDS[number % len(KINDS)], number // len(KINDS)
         name = f"bad-{number:02d}-{kind}"
@@ -57,7 +57,7 @@ def plant(honest: Zoo, folder: Path, bad: int, images: ImageSet, foreign: Sequen
             "random": functools.partial(_random if turn % 2 == 0 else _drowned, honest, mask, random),
             "foreign": functools.partial(_foreign, mask, foreign[turn % len(foreign)], random),
         }
-        zoo.add(name, make[kind](), class_names=mask.class_names, domain=mask.domain, accuracy=mask.accuracy)
+        zoo.store(name, make[kind](), class_names=mask.class_names, domain=mask.domain, accuracy=mask.accuracy)
         print(name, flush=True)
     return zoo
 

@@ -48,7 +48,7 @@ def build(folder: Path, count: int) -> None:
             random, name = torch.Generator().manual_seed(number), f"model-{number:04d}"
             if number >= len(zoo):
                 names = [f"class {number}-{index}" for index in range(CLASSES)]
-                zoo.add(name, build_classifier(SPEC, random), class_names=names, domain="noise")
+                zoo.store(name, build_classifier(SPEC, random), class_names=names, domain="noise")
             images = torch.randint(0, 256, (IMAGES, 3, SIDE, SIDE), generator=random, dtype=torch.uint8)
             bank.add(name, 0, 0, images, labels)
 

@@ -205,7 +205,7 @@ def of_three(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
     for contract, domain in zip(same, ("a", "b_c", "a + b_c"), strict=True):
         for copy in range(2):
             classifier = same.teacher(contract.name).classifier
-            zoo.add(f"{contract.name}-{copy}", classifier, class_names=contract.class_names, domain=domain)
+            zoo.store(f"{contract.name}-{copy}", classifier, class_names=contract.class_names, domain=domain)
     return zoo
 
 

@@ -84,7 +84,7 @@ def untrained(folder: Path, domains: tuple[str, ...] = ("none", "none", "none"))
         )  # fmt: skip
         classifier = build_classifier(spec, torch.Generator().manual_seed(number))
         names = tuple("abc"[:classes])
-        zoo.add(f"model-{number}", classifier, class_names=names, domain=domain, recovered_images=permission)
+        zoo.store(f"model-{number}", classifier, class_names=names, domain=domain, recovered_images=permission)
     return zoo
 
 

@@ -41,7 +41,7 @@ def _untrained_zoo(folder: Path, models: int, width: int | None) -> Zoo:
     for seed in range(models):
         model = classifier(width=width, seed=seed)
         names = tuple(f"class {5 * seed + index}" for index in range(5))
-        zoo.add(f"model-{seed:03}", model, class_names=names, domain="noise")
+        zoo.store(f"model-{seed:03}", model, class_names=names, domain="noise")
     return zoo
 
 

@@ -4,9 +4,11 @@ An extension is a module that registers objects. It is imported as the entry poi
 request (`load_plugin`, `--plugin`). Data files never name a module to import.
 """
 
+import contextlib
 import difflib
 import importlib
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar, final, overload
@@ -17,6 +19,7 @@ Value = TypeVar("Value")
 Given = TypeVar("Given")
 
 _modules: dict[str, None] = {}
+_registries: "weakref.WeakSet[Registry[Any]]" = weakref.WeakSet()
 
 
 def registered_modules() -> tuple[str, ...]:
@@ -34,7 +37,8 @@ def load_plugin(name: str) -> None:
         UsageError: the module does not exist, or its import fails.
     """
     try:
-        importlib.import_module(name)
+        with _all_or_nothing():
+            importlib.import_module(name)
     except (Exception, SystemExit) as error:
         problem = f"cannot be imported ({_reason(error)})"
         raise UsageError(
@@ -81,6 +85,7 @@ class Registry(Generic[Value]):
         self._noun, self._group, self._base, self._also = noun, group, base, also
         self._values: dict[str, Value] = dict(values or {})
         self._owners: dict[str, str | None] = {}
+        _registries.add(self)
 
     @overload
     def register(self, name: str, value: Value) -> Value: ...
@@ -179,12 +184,28 @@ class Registry(Generic[Value]):
             raise UsageError(f"{self._noun} {name!r}", problem, "remove one of them")
         for entry in entries.values():
             try:
-                value = entry.load()
-                if name not in self._values:  # importing the module may have registered it
-                    self._add(name, value, entry.module)
-            except Exception as error:
+                with _all_or_nothing():
+                    value = entry.load()
+                    if name not in self._values:  # importing the module may have registered it
+                        self._add(name, value, entry.module)
+            except (Exception, SystemExit) as error:
                 problem = f"cannot be loaded from {entry.value} ({_reason(error)})"
                 raise UsageError(f"{self._noun} {name!r}", problem, "update or remove that package") from error
+
+
+@contextlib.contextmanager
+def _all_or_nothing() -> Iterator[None]:
+    """Undo all registrations within the block if it fails."""
+    before = [(registry, dict(registry._values), dict(registry._owners)) for registry in _registries]
+    modules = dict(_modules)
+    try:
+        yield
+    except BaseException:
+        for registry, values, owners in before:
+            registry._values, registry._owners = values, owners
+        _modules.clear()
+        _modules.update(modules)
+        raise
 
 
 def _reason(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from metazoo.zoo import Zoo
 @pytest.fixture
 def zoo(tmp_path: Path) -> Zoo:
     zoo = Zoo.create(tmp_path / "zoo")
-    zoo.add("one", network(), class_names=("a", "b", "c"), domain="<script>|x|[y](z)`", accuracy=75.25)
+    zoo.store("one", network(), class_names=("a", "b", "c"), domain="<script>|x|[y](z)`", accuracy=75.25)
     return zoo
 
 
@@ -78,7 +78,7 @@ def test_records_of_the_run_are_shown(zoo: Zoo) -> None:
 
 def test_the_use_of_recovered_images_is_stated(zoo: Zoo) -> None:
     for name in ("two", "three"):
-        zoo.add(name, network(), class_names=("a", "b", "c"), domain="d")
+        zoo.store(name, network(), class_names=("a", "b", "c"), domain="d")
     kept = {"show": "and shown there as contact sheets", "keep": "and not shown", "discard": "were deleted"}
     for permission, words in kept.items():
         zoo.permit(["one", "two", "three"], permission)  # pyright: ignore[reportArgumentType]

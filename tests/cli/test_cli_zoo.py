@@ -52,7 +52,7 @@ def test_inspecting_lists_every_model(cli: Cli, workshop: Workshop) -> None:
 def test_class_names_are_shortened_in_tables_and_complete_in_csv_and_json(cli: Cli, own: Workshop) -> None:
     zoo = Zoo.open(own.zoo)
     names = ("x" * 30, "🐱 cat", "[bold]")
-    zoo.add("odd", zoo.teacher(NAMES[0]).classifier, class_names=names, domain="d")
+    zoo.store("odd", zoo.teacher(NAMES[0]).classifier, class_names=names, domain="d")
     table = cli("zoo", "inspect", own.zoo).out
     assert f"{'x' * 19}…, 🐱 cat, [bold]" in table
     records = json.loads(cli("zoo", "inspect", own.zoo, "--format", "json").out)
@@ -73,7 +73,7 @@ def test_a_table_in_a_pipe_has_at_most_100_columns(
 def test_copies_of_a_model_are_noted(cli: Cli, own: Workshop) -> None:
     zoo = Zoo.open(own.zoo)
     classes = zoo.contract(NAMES[0]).class_names
-    zoo.add("copy", zoo.teacher(NAMES[0]).classifier, class_names=classes, domain="d")
+    zoo.store("copy", zoo.teacher(NAMES[0]).classifier, class_names=classes, domain="d")
     outcome = cli("zoo", "verify", own.zoo)
     assert outcome.code == 0
     assert re.search(rf"copy, {NAMES[0]} +│ note .*2 models with the same weights", outcome.out)
@@ -146,7 +146,7 @@ def test_a_run_of_another_zoo_is_refused_and_one_of_a_changed_zoo_noted(
 def test_names_are_whole_where_no_terminal_limits_the_width(cli: Cli, own: Workshop) -> None:
     zoo, name, domain = Zoo.open(own.zoo), "n" * 100, "d" * 60
     classifier = zoo.teacher(NAMES[0]).classifier
-    zoo.add(name, classifier, class_names=zoo.contract(NAMES[0]).class_names, domain=domain)
+    zoo.store(name, classifier, class_names=zoo.contract(NAMES[0]).class_names, domain=domain)
     assert f"│ {name} │ {domain} │ conv4 width 4 │" in cli("zoo", "inspect", own.zoo).out
     (own.zoo / "models" / f"{name}.safetensors").unlink()
     assert f"│ {name} " in cli("zoo", "verify", own.zoo).out

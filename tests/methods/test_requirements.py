@@ -49,7 +49,7 @@ def without_batch_norm(zoo: Zoo, name: str) -> Zoo:
         classes=2, input_size=SIDE, mean=(0.5,) * 3, std=(0.25,) * 3,
     )  # fmt: skip
     random = torch.Generator().manual_seed(0)
-    zoo.add(name, build_classifier(spec, random), class_names=("a", "b"), domain="none")
+    zoo.store(name, build_classifier(spec, random), class_names=("a", "b"), domain="none")
     return Zoo.open(zoo.folder)
 
 

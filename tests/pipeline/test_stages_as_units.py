@@ -98,7 +98,7 @@ def test_copies_are_named_and_share_the_weight_of_one_model(tmp_path: Path) -> N
     zoo = untrained(tmp_path / "zoo", ("some",) * 3)
     first, names = zoo.contracts[0], [contract.name for contract in zoo]
     for name in ("x", "y"):
-        zoo.add(name, zoo.teacher(first.name).classifier, class_names=first.class_names, domain="some")
+        zoo.store(name, zoo.teacher(first.name).classifier, class_names=first.class_names, domain="some")
     bank = Bank.create(tmp_path / "bank")
     recover_zoo(zoo, bank, RecoveryConfig(iterations=1), RecoveryBudget(images_per_class=3, bucket_size=6), SEED)
     space, banks = workspace(zoo, bank, tmp_path / "run", THIS_PROCESS)

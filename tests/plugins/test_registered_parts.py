@@ -1,5 +1,6 @@
 """Architectures, groupings, regularisers and learners that are registered are built, checked and used by name."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,17 +62,37 @@ def test_an_architecture_takes_the_arguments_of_its_builder() -> None:
     assert isinstance(build_network("any", **SHAPE, arguments={"whatever": 1}), Plain)
 
 
+def spec_of(name: str) -> ClassifierSpec:
+    return ClassifierSpec(architecture=name, **SHAPE, mean=(0.5,) * 3, std=(0.25,) * 3)
+
+
+def endless(**shape: Any) -> nn.Module:
+    return endless(**shape)
+
+
 class WithoutHead(Plain):
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
         self.head = nn.Linear(3, given["classes"])
 
 
-@pytest.mark.parametrize("builder", [WithoutHead, lambda **_: nn.Linear(2, 2), lambda **_: None])
-def test_a_builder_of_something_else_is_refused(builder: Any) -> None:
+@pytest.mark.parametrize(
+    ("builder", "problem"),
+    [
+        (WithoutHead, "its head is not a linear layer with bias from feature_size"),
+        (lambda **_: nn.Linear(2, 2), "cannot be built for 3 channels and 16 pixels"),
+        (lambda **_: None, "its builder returns a NoneType"),
+        (lambda **_: sys.exit(0), "cannot be built for 3 channels and 16 pixels (0)"),
+        (endless, "(maximum recursion depth exceeded"),
+        (5, "its builder, 5, is not a function or class"),
+        (dict, "is not a function or class with known arguments"),
+    ],
+)
+def test_a_builder_of_something_else_is_refused(builder: Any, problem: str) -> None:
     metazoo.register_architecture("wrong", builder)
-    with raises(UsageError, subject="wrong", problem="metazoo.models.Network"):
-        build_network("wrong", **SHAPE)
+    for build in (build_network, lambda name, **_: network_without_weights(spec_of(name))):
+        with raises(UsageError, subject="wrong", problem=problem):
+            build("wrong", **SHAPE)
 
 
 def test_a_builder_that_reads_values_is_refused_before_anything_is_loaded() -> None:
@@ -82,9 +103,8 @@ def test_a_builder_that_reads_values_is_refused_before_anything_is_loaded() -> N
             self.scale = torch.ones(1).item()
 
     assert isinstance(build_network("reading", **SHAPE), Reading)
-    spec = ClassifierSpec(architecture="reading", **SHAPE, mean=(0.5,) * 3, std=(0.25,) * 3)
     with raises(UsageError, subject="reading", problem="3 channels and 16 pixels"):
-        network_without_weights(spec)
+        network_without_weights(spec_of("reading"))
 
 
 def test_options_take_a_width_where_the_architecture_does() -> None:

@@ -183,6 +183,24 @@ def test_an_entry_point_that_is_wrong_is_named_with_its_package(tmp_path: Path) 
         METHODS.get("lazy")
 
 
+def test_a_plug_in_that_fails_leaves_no_registration(tmp_path: Path) -> None:
+    failures = {"first_plugin": "raise OSError('late')", "second_plugin": "import sys; sys.exit(3)",
+                "third_plugin": "def again(): again()\n    again()"}  # fmt: skip
+    for module, failure in failures.items():
+        write(tmp_path, module, f"{ARCHITECTURE.format(name=f'of-{module}')}\n    {failure}")
+    install(tmp_path, "some", architectures="\n".join(f"of-{module} = {module}:Own" for module in failures))
+    before = ARCHITECTURES.names()
+    for module, error in zip(failures, ("OSError: late", "SystemExit: 3", "RecursionError"), strict=True):
+        with raises(UsageError, subject=f"'of-{module}'", problem=f"{module}:Own ({error}", remedy="that package"):
+            ARCHITECTURES.get(f"of-{module}")
+        with raises(UsageError, subject=repr(module), problem=error):
+            load_plugin(module)
+        assert module not in sys.modules
+    assert ARCHITECTURES.names() == before
+    assert not {f"of-{module}" for module in failures} & {*ARCHITECTURES._values}
+    assert registered_modules() == ()
+
+
 def test_heads_and_methods_are_objects_of_their_class() -> None:
     with raises(UsageError, subject="head 'x'", problem="Head"):
         metazoo.register_head(type("X", (), {"name": "x"}))

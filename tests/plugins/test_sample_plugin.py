@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from disturbed_runs import disturbed
+from error_checks import raises
 from image_folders import SIDE, write_images
-from plugin_helpers import call, done, refused, without_plugins
+from plugin_helpers import done, refused, without_plugins
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from training_helpers import content
 
 import metazoo
-from metazoo.errors import ZooError
+from metazoo.errors import ArtefactError, ZooError
 from metazoo.features.heads import NearestMeanEuclidean, get_head
 from metazoo.models import ClassifierSpec, build_classifier, network_with_weights, network_without_weights
 from metazoo.plugins import load_plugin, registered_modules
@@ -193,11 +194,15 @@ def test_missing_packages_are_named(run: Run, zoo: Zoo, train: tuple[object, ...
         assert "unknown method 'sample-distillation'" in refused(1, *resumed)
         head = refused(2, "adapt", run.path, "--support", ".", "--out", "x", "--head", "discriminant")
         assert "invalid choice: 'discriminant'" in head
-        unknown = "unknown architecture 'patch-mixer'; choose one of conv4, .*--plugin PACKAGE"
-        with pytest.raises(ZooError, match=f"model 'mixer-0' of .* cannot be built: .*{unknown}"):
+        unknown, load = "architecture 'patch-mixer': is not registered", "--plugin PACKAGE, metazoo.load_plugin"
+        with raises(ZooError, subject="model 'mixer-0'", problem=unknown, remedy=load):
             zoo.teacher("mixer-0")
-        other = call("train", "--zoo", zoo.folder, "--out", run.path.with_name("other"), "--workers", 1)
-        assert re.match(f"metazoo: .*{unknown}", other.err), other
+        with raises(ArtefactError, subject="bundle.json", problem=unknown, remedy=load):
+            run.meta_model  # noqa: B018 - reads the bundle
+        other = run.path.with_name("other")
+        refusal = refused(2, "train", "--zoo", zoo.folder, "--out", other, "--workers", 1)
+        assert f"model 'mixer-0' of {zoo.folder}: {unknown}; load" in refusal
+        assert not other.exists()
         assert registered_modules() == ()
 
 

@@ -22,5 +22,5 @@ def zoo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "large": spec_of(4, 20, architecture="thin-resnet"),
     }
     for name, spec in specs.items():
-        zoo.add(name, trained(spec, steps=30), class_names=tuple(LETTERS[: spec.classes]), domain="letters")
+        zoo.store(name, trained(spec, steps=30), class_names=tuple(LETTERS[: spec.classes]), domain="letters")
     return zoo.folder

@@ -33,7 +33,7 @@ def zoo(tmp_path: Path) -> Zoo:
 
 def add(zoo: Zoo, name: str, spec: ClassifierSpec, domain: str = "letters", permission: Permission = "show") -> None:
     names = tuple(LETTERS[: spec.classes])
-    zoo.add(name, trained(spec, steps=2), class_names=names, domain=domain, recovered_images=permission)
+    zoo.store(name, trained(spec, steps=2), class_names=names, domain=domain, recovered_images=permission)
 
 
 def recovered(zoo: Zoo, name: str, *, guide: str | None = None) -> RecoveredImages:
@@ -185,7 +185,7 @@ def test_an_unsound_teacher_is_named_rather_than_its_guide(zoo: Zoo) -> None:
     with torch.no_grad():
         for parameter in ruined.parameters():
             parameter += 1e25 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
-    zoo.add("ruined", ruined, class_names=tuple(LETTERS[: ruined.spec.classes]), domain="letters")
+    zoo.store("ruined", ruined, class_names=tuple(LETTERS[: ruined.spec.classes]), domain="letters")
     reference = zoo.reference(zoo.contract("ruined"), zoo.contract("sound"))
     unit = RecoveryUnit(
         reference, zoo.contract("ruined"), 0, (0,), (WANTED,), Noted(iterations=2), 84, 3, zoo.contract("sound")
@@ -210,7 +210,7 @@ def test_a_guide_that_fails_is_rejected(zoo: Zoo, finite: bool) -> None:
         else:
             for parameter in ruined.parameters():
                 parameter += 1e9 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
-    zoo.add("ruined", ruined, class_names=tuple(LETTERS[: ruined.spec.classes]), domain="letters")
+    zoo.store("ruined", ruined, class_names=tuple(LETTERS[: ruined.spec.classes]), domain="letters")
     led, alone = recovered(zoo, "a", guide="ruined"), recovered(zoo, "a")
     assert torch.equal(led.images, alone.images)
     assert led.health == replace(alone.health, guide_rejected=True)

@@ -201,7 +201,7 @@ def test_a_damaged_or_unsound_model_is_named(tmp_path: Path) -> None:
     with torch.no_grad():
         classifier.network.head.weight.fill_(3e38)
     for name in ("huge", "lost"):
-        zoo.add(name, classifier, class_names=tuple(LETTERS[:4]), domain="letters")
+        zoo.store(name, classifier, class_names=tuple(LETTERS[:4]), domain="letters")
     bank = Bank.create(tmp_path / "bank")
     with raises(ZooError, subject="model 'huge'", problem="not finite", remedy="zoo remove"):
         recover_zoo(zoo, bank, CONFIG, BUDGET, 0)

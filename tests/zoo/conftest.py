@@ -16,8 +16,8 @@ def image_set() -> ImageSet:
 @pytest.fixture(scope="session")
 def _template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     zoo = Zoo.create(tmp_path_factory.mktemp("template") / "zoo")
-    zoo.add("first", classifier("conv4", 2), class_names=("cat", "dog"), domain="pets", accuracy=75.5)
-    zoo.add("second", classifier(), class_names=("a", "b", "c"), domain="letters")
+    zoo.store("first", classifier("conv4", 2), class_names=("cat", "dog"), domain="pets", accuracy=75.5)
+    zoo.store("second", classifier(), class_names=("a", "b", "c"), domain="letters")
     return zoo.folder
 
 

@@ -18,7 +18,7 @@ def contracts(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelContract, 
         ("b", "pets", ("dog", "tabby", "siamese")),
         ("c", "signs", ("dog", "3")),
     ):
-        zoo.add(name, classifier(classes=len(classes)), class_names=classes, domain=domain)
+        zoo.store(name, classifier(classes=len(classes)), class_names=classes, domain=domain)
     return zoo.contracts
 
 

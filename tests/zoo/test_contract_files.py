@@ -23,7 +23,7 @@ NAMES = ["b", "C", "a", "d"]
 
 def add(zoo: Zoo, *names: str) -> None:
     for name in names:
-        zoo.add(name, classifier(seed=len(name)), class_names=("x", "y", "é"), domain="d")
+        zoo.store(name, classifier(seed=len(name)), class_names=("x", "y", "é"), domain="d")
 
 
 @pytest.fixture(scope="module")

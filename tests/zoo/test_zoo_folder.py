@@ -12,14 +12,14 @@ from metazoo.zoo import ModelContract, Zoo
 
 
 def add(zoo: Zoo, name: str, seed: int = 0) -> ModelContract:
-    return zoo.add(name, classifier(seed=seed), class_names=("a", "b", "c"), domain="letters")
+    return zoo.store(name, classifier(seed=seed), class_names=("a", "b", "c"), domain="letters")
 
 
 def test_a_model_comes_back_as_it_was(tmp_path: Path) -> None:
     given = classifier("conv4", classes=3)
     zoo = Zoo.create(tmp_path / "made" / "zoo")
     assert len(zoo) == 0
-    added = zoo.add("one", given, class_names=["x", "y", "[z]"], domain="päts", accuracy=99.95)
+    added = zoo.store("one", given, class_names=["x", "y", "[z]"], domain="päts", accuracy=99.95)
     for opened in (zoo, Zoo.open(tmp_path / "made" / "zoo"), Zoo.create(str(tmp_path / "made" / "zoo"))):
         assert opened.contracts == (added,)
         assert (added.class_names, added.domain, added.accuracy) == (("x", "y", "[z]"), "päts", 99.95)
@@ -93,7 +93,7 @@ def test_what_cannot_be_described_is_refused(zoo: Zoo) -> None:
         ({"accuracy": float("nan")}, "accuracy: "),
     ):
         with raises(UsageError, subject="'new'", problem=problem):
-            zoo.add("new", classifier(), **cast(Any, {"class_names": ("a", "b", "c"), "domain": "letters"} | change))
+            zoo.store("new", classifier(), **cast(Any, {"class_names": ("a", "b", "c"), "domain": "letters"} | change))
     for name in ("first", "FIRST"):
         with raises(UsageError, subject=str(zoo.folder), problem="'first'"):
             add(zoo, name)
@@ -113,9 +113,9 @@ def test_unsound_weights_are_not_taken_in(zoo: Zoo, tensor: str, value: float, p
     unsound = classifier()
     unsound.network.state_dict()[tensor][0] = value
     with raises(ZooError, subject="'new'", problem=problem):
-        zoo.add("new", unsound, class_names=("a", "b", "c"), domain="letters")
+        zoo.store("new", unsound, class_names=("a", "b", "c"), domain="letters")
     with raises(ZooError, subject="'new'", problem="as float64"):
-        zoo.add("new", classifier().double(), class_names=("a", "b", "c"), domain="letters")
+        zoo.store("new", classifier().double(), class_names=("a", "b", "c"), domain="letters")
     assert content(zoo.folder) == before
 
 

@@ -44,7 +44,7 @@ def die_at(count, when):
     Path.unlink = moment(Path.unlink, lambda path, **_: path.parent.name == "models" and path.exists())
 
 def add(folder):
-    Zoo.open(folder).add("added", classifier(), class_names=("a", "b", "c"), domain="d")
+    Zoo.open(folder).store("added", classifier(), class_names=("a", "b", "c"), domain="d")
 
 def remove(folder):
     Zoo.open(folder).remove(["small-thin-resnet-w4-s0-000"])
@@ -105,7 +105,7 @@ def test_a_killed_process_leaves_a_whole_zoo_and_calling_again_ends_the_same(
         assert {finding.status for finding in verify_zoo(resumed)} <= {"sound", "note"}
         names = {contract.name for contract in resumed}
         if act == "add" and "added" not in names:
-            resumed.add("added", classifier(), class_names=("a", "b", "c"), domain="d")
+            resumed.store("added", classifier(), class_names=("a", "b", "c"), domain="d")
         if act == "add":
             weight = resumed.teacher("added").classifier.network.head.weight
             assert torch.equal(weight, classifier().network.head.weight)

@@ -69,9 +69,9 @@ def test_classes_go_by_their_names(trained: ImageClassifier, images: ImageSet) -
 
 def test_verifying_says_so(trained: ImageClassifier, images: ImageSet, tmp_path: Path) -> None:
     zoo = Zoo.create(tmp_path / "zoo")
-    zoo.add("right", trained, class_names=images.class_names, domain="d")
-    zoo.add("wrong", declared(trained, 0.5, 0.5), class_names=images.class_names, domain="d")
-    zoo.add("foreign", trained, class_names=("a", "b", "c", "d"), domain="d")
+    zoo.store("right", trained, class_names=images.class_names, domain="d")
+    zoo.store("wrong", declared(trained, 0.5, 0.5), class_names=images.class_names, domain="d")
+    zoo.store("foreign", trained, class_names=("a", "b", "c", "d"), domain="d")
     findings = {finding.subject: finding for finding in verify_zoo(zoo, images=images)}
     assert {name: finding.status for name, finding in findings.items()} == {
         "right": "sound",

@@ -34,7 +34,7 @@ def test_a_row_for_every_model(zoo: Zoo) -> None:
 def test_groups_are_counted_and_averaged(zoo: Zoo) -> None:
     names = ("a", "b", "c")
     for name, accuracy in (("x", 50.0), ("y", 70.0), ("z", None)):
-        zoo.add(name, classifier(), class_names=names, domain="[red]letters", accuracy=accuracy)
+        zoo.store(name, classifier(), class_names=names, domain="[red]letters", accuracy=accuracy)
     groups = domain_rows(zoo)
     assert groups == [
         DomainRow("[red]letters", "thin-resnet width 4", 3, 60.0),

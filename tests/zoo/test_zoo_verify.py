@@ -26,7 +26,7 @@ def test_a_sound_zoo(zoo: Zoo) -> None:
 
 
 def test_every_problem_is_found_not_only_the_first(zoo: Zoo) -> None:
-    zoo.add("third", classifier(seed=1), class_names=("a", "b", "c"), domain="d")
+    zoo.store("third", classifier(seed=1), class_names=("a", "b", "c"), domain="d")
     models = zoo.folder / "models"
     (models / "first.safetensors").unlink()
     (models / "third.safetensors").write_bytes(b"x")
@@ -69,7 +69,7 @@ def test_in_a_process_of_its_own_a_model_is_held_to_limits(zoo: Zoo) -> None:
     wide = ClassifierSpec(
         architecture="conv4", arguments={"width": 64}, classes=2, input_size=1024, mean=(0.5,) * 3, std=(0.5,) * 3
     )
-    zoo.add("large", build_classifier(wide), class_names=("a", "b"), domain="d")
+    zoo.store("large", build_classifier(wide), class_names=("a", "b"), domain="d")
     first, large, second = verify_zoo(zoo, limits=Limits(seconds=100, megabytes=300))
     assert (first.status, large.status, second.status) == ("sound", "problem", "sound")
     assert "model 'large'" in large.text

@@ -255,7 +255,9 @@ def _read(folder: Path, path: Path, description: Description) -> Bundle[Descript
     try:
         shapes = [network_without_weights(spec) for spec in description.networks]
     except UsageError as error:
-        raise ArtefactError(path, f"has a network that cannot be built ({error})", description.remedy) from error
+        problem = f"has a network that cannot be built ({error.subject}: {error.problem})"
+        remedy = ", or ".join(filter(None, (error.remedy, description.remedy)))
+        raise ArtefactError(path, problem, remedy) from error
     expected = description.other_tensors([shape.feature_size for shape in shapes])
     others = [*expected]
     for prefix, shape in zip(description.prefixes, shapes, strict=True):

@@ -106,7 +106,7 @@ def do_packed(task: bytes) -> bytes:
 def _import(module: str) -> None:
     try:
         importlib.import_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         problem = f"import failed in another process ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
         raise RunError(f"plugin {module!r}", problem, "use a module that its name can import, or one worker") from error
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from metazoo.errors import UsageError
 from metazoo.features.embedders import MultiDomainClassifier
-from metazoo.models import ClassifierSpec, ImageClassifier, network_without_weights
+from metazoo.models import ClassifierSpec, ImageClassifier, check_registered, network_without_weights
 from metazoo.pipeline.stage_plan import StagePlan
 from metazoo.pipeline.workspace import Workspace
 from metazoo.recover.statistics import batch_norm_layers
@@ -104,6 +104,11 @@ def check_before_work(method: Method, zoo: Zoo, config: Any, seed: int) -> None:
     first = zoo.contracts[0]
     has_batch_norm = cache(_has_batch_norm)
     for contract in zoo:
+        try:
+            check_registered(contract.spec.architecture)
+        except UsageError as error:
+            model = f"model {contract.name!r} of {zoo.folder}"
+            raise UsageError(model, f"{error.subject}: {error.problem}", error.remedy) from error
         needed = None
         if method.requires.white_box and not contract.is_white_box:
             needed = "the weights of every model", "it has none"

@@ -1,5 +1,6 @@
 """Architectures by name; for architectures of other libraries see `metazoo.models.library`."""
 
+import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -8,6 +9,7 @@ from typing import Annotated
 import torch
 from pydantic import AfterValidator
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from metazoo.errors import MetazooError, UsageError
 from metazoo.models.cifar_resnet import CifarResNet
@@ -22,7 +24,7 @@ from metazoo.models.resnet12 import ResNet12
 from metazoo.models.shufflenet import ShuffleNetV2
 from metazoo.models.vgg import Vgg
 from metazoo.models.wide_resnet import WideResNet
-from metazoo.models.wrapped import WrappedNetwork, find_head
+from metazoo.models.wrapped import UnsuitableBodyError, WrappedNetwork, wrap_module
 from metazoo.plugins import Registry
 
 _BUILT_IN: dict[str, Callable[..., Network]] = {
@@ -44,8 +46,9 @@ _BUILT_IN: dict[str, Callable[..., Network]] = {
     "lenet5": LeNet5,
 }
 _SHAPE = {"classes", "channels", "input_size"}
+_CORRECT = "correct the package that registers it"
 LARGEST_WIDTH = 4096
-ARCHITECTURES: Registry[Callable[..., Network]] = Registry(
+ARCHITECTURES: Registry[Callable[..., nn.Module]] = Registry(
     "architecture",
     "metazoo.architectures",
     values=_BUILT_IN,
@@ -56,10 +59,22 @@ register_architecture = ARCHITECTURES.register
 
 The builder is called as `builder(classes=, channels=, input_size=, **arguments)` and returns a module with new weights
 from torch's global generator: a `Network`, or any `nn.Module` that maps normalised images to logits and ends in one
-linear layer, whose inputs become the features (see `metazoo.models.wrapped`). Other keyword arguments of the builder
-need defaults. Every network is first built on torch's meta device, to find its shapes, so a builder must not read
-values of tensors.
+linear layer, whose inputs become the features (see `metazoo.models.wrapped`). That layer is found by running the
+module; where this fails, the builder can name it and return `WrappedNetwork(module, "name.of.the.layer")`.
+
+Other keyword arguments of the builder need defaults. Every network is first built on torch's meta device, to find its
+shapes, so a builder must not read values of tensors; the forward pass of a small module may.
 """
+
+
+class NeedsValuesError(UsageError):
+    """The head of a module has not been found yet, which needs a forward pass with values."""
+
+
+# Name of the head, and whether its output is that of the module; see `WrappedNetwork`.
+_heads: dict[tuple[object, ...], tuple[str, bool]] = {}
+_MOST_NUMBERS = 64_000_000
+_NAME_IT = "change it, or let its builder return a `WrappedNetwork`"
 
 
 def _check_name(name: str) -> str:
@@ -141,6 +156,7 @@ def build_network(
     arguments = dict(arguments or {})
     if is_library_name(architecture):
         return build_library_network(architecture, **shape, arguments=arguments)
+    check_registered(architecture)
     builder = ARCHITECTURES.get(architecture)
     try:
         _check_arguments(architecture, builder, arguments.keys())
@@ -149,49 +165,79 @@ def build_network(
     except ValueError as error:
         raise UsageError(architecture, str(error)) from None
     if is_built_in(architecture):
-        return builder(**shape, **arguments)
+        return _BUILT_IN[architecture](**shape, **arguments)
     try:
         network = builder(**shape, **arguments)
     except MetazooError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # foreign code raises any error
         raise cannot_be_built(architecture, channels, input_size, arguments, error) from error
-    return _as_network(architecture, network, channels, input_size, arguments, classes)
+    if not isinstance(network, nn.Module):
+        raise UsageError(architecture, f"its builder returns a {type(network).__name__}, not a module", _CORRECT)
+    if not isinstance(network, Network):
+        try:
+            return _wrapped(network, (builder, *shape.values(), repr(sorted(arguments.items()))), **shape)
+        except UnsuitableBodyError as error:
+            raise UsageError(architecture, str(error), _NAME_IT) from error
+        except NeedsValuesError:
+            raise
+        except (Exception, SystemExit) as error:  # foreign code raises any error
+            raise cannot_be_built(architecture, channels, input_size, arguments, error) from error
+    head = getattr(network, "head", None)
+    sizes = (getattr(network, "feature_size", None), classes)
+    if not isinstance(head, nn.Linear) or head.bias is None or (head.in_features, head.out_features) != sizes:
+        problem = "its head is not a linear layer with bias from feature_size to the classes"
+        raise UsageError(architecture, problem, _CORRECT)
+    return network
 
 
-def _as_network(
-    architecture: str,
-    built: object,
-    channels: int,
-    input_size: int,
-    arguments: Mapping[str, Argument],
-    classes: int,
-) -> Network:
-    """Check the network that a plug-in has built, or wrap it if it is another module."""
-    remedy = "correct the package that registers it"
-    if not isinstance(built, nn.Module):
-        raise UsageError(architecture, f"its builder returns a {type(built).__name__}, not a module", remedy)
-    if isinstance(built, Network):
-        head = getattr(built, "head", None)
-        shape = (getattr(built, "feature_size", None), classes)
-        if not isinstance(head, nn.Linear) or head.bias is None or (head.in_features, head.out_features) != shape:
-            problem = "its head is not a linear layer with bias from feature_size to the classes"
-            raise UsageError(architecture, problem, remedy)
-        return built
-    device = next((tensor.device for tensor in (*built.parameters(), *built.buffers())), None)
+def check_registered(architecture: str) -> None:
+    """Check that an architecture, unless it is that of a library, is registered.
+
+    Raises:
+        UsageError: it is not, or its entry point cannot be loaded.
+    """
+    if is_library_name(architecture) or ARCHITECTURES.find(architecture) is not None:
+        return
+    name = repr(architecture[:100])
+    close = difflib.get_close_matches(architecture, ARCHITECTURES.names(), n=1)
+    problem = f"is not registered (did you mean {close[0]}?)" if close else "is not registered"
+    load = "load the package that registers it (--plugin PACKAGE, metazoo.load_plugin)"
+    remedy = f"{load}, or call metazoo.register_architecture({name}, BUILDER)"
+    raise UsageError(f"architecture {name}", problem, remedy)
+
+
+def _wrapped(
+    built: nn.Module, key: tuple[object, ...], *, classes: int, channels: int, input_size: int
+) -> WrappedNetwork:
+    """Wrap a module of a plug-in, whose head is looked for only once for each `key`."""
+    tensors = [*built.parameters(), *built.buffers()]
+    is_meta, has_lazy = any(tensor.is_meta for tensor in tensors), any(map(is_lazy, tensors))
+    if key in _heads:
+        name, is_last = _heads[key]
+        return WrappedNetwork(built, name, is_last=is_last)
+    # The first forward pass on the meta device imports torch's compiler (seconds), and reads no values.
+    if is_meta and sum(tensor.numel() for tensor in tensors if not is_lazy(tensor)) <= _MOST_NUMBERS:
+        raise NeedsValuesError("architecture", "its head is not known yet", "build it on the CPU first")
+    images = torch.randn(2, channels, input_size, input_size, generator=torch.Generator().manual_seed(0), device="cpu")
     try:
-        found = find_head(built, torch.zeros(2, channels, input_size, input_size, device=device), classes)
-    except Exception as error:  # foreign code raises any error
-        raise cannot_be_built(architecture, channels, input_size, arguments, error) from error
-    if found is None:
-        problem = f"does not end in one linear layer on pooled features with {classes} outputs"
-        raise UsageError(architecture, problem, remedy)
-    name, is_last = found
-    return WrappedNetwork(built, name, is_last=is_last)
+        network = wrap_module(built, images.to("meta" if is_meta else tensors[0].device if tensors else "cpu"), classes)
+    except (RuntimeError, NotImplementedError) as error:
+        if not is_meta:
+            raise
+        raise UnsuitableBodyError(f"its head cannot be found without values ({error})") from error
+    # A lazy layer gets its weights, and a computed weight its shape, from values.
+    if not network.is_parametrised and not has_lazy:
+        _heads[key] = network.head_name, network.is_last
+    return network
 
 
-def _check_arguments(architecture: str, builder: Callable[..., Network], names: Iterable[str]) -> None:
-    parameters = inspect.signature(builder).parameters.values()
+def _check_arguments(architecture: str, builder: Callable[..., nn.Module], names: Iterable[str]) -> None:
+    try:
+        parameters = inspect.signature(builder).parameters.values()
+    except (TypeError, ValueError):
+        problem = f"its builder, {builder!r:.100}, is not a function or class with known arguments"
+        raise UsageError(architecture, problem, _CORRECT) from None
     taken = {each.name for each in parameters if each.kind in (each.KEYWORD_ONLY, each.POSITIONAL_OR_KEYWORD)} - _SHAPE
     unknown = sorted(set(names) - taken)
     if unknown and not any(each.kind is each.VAR_KEYWORD for each in parameters):

@@ -76,7 +76,7 @@ def check_size(architecture: str, input_size: int, least: int) -> None:
 
 
 def cannot_be_built(
-    architecture: str, channels: int, input_size: int, arguments: Mapping[str, Argument], error: Exception
+    architecture: str, channels: int, input_size: int, arguments: Mapping[str, Argument], error: BaseException
 ) -> UsageError:
     """Error for a network that foreign code cannot build, with the reason that it gives."""
     reason = " ".join(str(error).split())[:200] or type(error).__name__

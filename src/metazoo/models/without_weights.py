@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from metazoo.models.architectures import is_built_in
+from metazoo.models.architectures import NeedsValuesError, is_built_in
 from metazoo.models.classifier import ClassifierSpec, build_classifier, network_of
 from metazoo.models.network import Network
 
@@ -15,11 +15,18 @@ from metazoo.models.network import Network
 def network_without_weights(spec: ClassifierSpec) -> Network:
     """Build the network of `spec` on torch's meta device, which stores only shapes and types.
 
+    A registered module whose head is not known yet is first built and run on the CPU, unless it is large.
+
     Raises:
         UsageError: see `build_network`.
     """
-    with torch.device("meta"), _NothingInPlace():
-        return network_of(spec)
+    try:
+        with torch.device("meta"), _NothingInPlace():
+            return network_of(spec)
+    except NeedsValuesError:
+        pass
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        return network_of(spec).to("meta")
 
 
 def network_with_weights(spec: ClassifierSpec, state: Mapping[str, Tensor]) -> Network:

@@ -127,7 +127,8 @@ def _begun_with(folder: RunFolder, description: dict[str, Any]) -> RunConfig:
     except UsageError as error:
         begun = description.get("versions", {}).get("metazoo", "of another version")
         problem = f"was begun by metazoo {begun}, which has other options ({error})"
-        raise RunError(folder.path, problem, "continue with that version, or choose another folder") from error
+        remedy = "repeat its --plugin options, continue with that version, or choose another folder"
+        raise RunError(folder.path, problem, remedy) from error
 
 
 def _first_difference(stored: Any, wanted: Any, prefix: str = "") -> str | None:

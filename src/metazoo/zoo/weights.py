@@ -72,8 +72,8 @@ def read_weights(zoo: Path, contract: ModelContract) -> ImageClassifier:
     except UsageError as error:
         raise ZooError(
             f"model {name!r} of {zoo}",
-            f"cannot be built: {error}",
-            "update metazoo, or remove the model with `metazoo zoo remove`",
+            f"cannot be built: {error.subject}: {error.problem}",
+            f"{error.remedy or 'update metazoo'}, or remove the model with `metazoo zoo remove`",
         ) from error
     try:
         _check_size(path, sum(tensor.numel() * tensor.element_size() for tensor in expected.values()))

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from torch import nn
+
 from metazoo.choices import Permission
 from metazoo.errors import ArtefactError, UsageError, ZooError
 from metazoo.models import ImageClassifier
@@ -22,6 +24,8 @@ from metazoo.storage.run_folder import names_in
 from metazoo.text import some_of
 from metazoo.zoo.contract import ModelContract, Provenance, TrainingRecord, checked_contract
 from metazoo.zoo.contract_files import NAME, delete_contract, mark_as_zoo, migrate, read_contracts, write_contract
+from metazoo.zoo.importing.model_description import described
+from metazoo.zoo.importing.own_modules import classifier_of
 from metazoo.zoo.teachers import Teachers, WhiteBoxTeacher
 from metazoo.zoo.weights import read_weights, weights_path, write_weights
 
@@ -127,7 +131,39 @@ class Zoo:
         """All models on `device`, each loaded on first use; see `Teachers`."""
         return Teachers(self.folder, self.contracts, device)
 
-    def add(
+    def add(self, module: nn.Module, **fields: Any) -> ModelContract:
+        """Add a trained module of the user. It is run on random images and does not change.
+
+        Args:
+            module: classifier on any device. Its architecture must be registered; see `register_architecture`.
+            **fields: fields of `ModelDescription`: classes, input_size, mean, std and domain are required, except that
+                an `ImageClassifier` knows its own. `architecture` may be omitted if only one registered architecture
+                builds the class of the module; `name` is that of the architecture by default.
+
+        Raises:
+            UsageError: a field is missing or impossible, no registered architecture builds the module or several do, or
+                the zoo has a model of that name (ignoring capitals).
+            ZooError: the weights do not fit the architecture or are not finite, or the module gives other outputs than
+                the network of the architecture.
+            RunError: another process is writing to the zoo.
+            ArtefactError: the zoo cannot be read or written.
+        """
+        if not isinstance(module, nn.Module):
+            raise UsageError("module", f"must be an nn.Module, not {type(module).__name__}", "see `Zoo.store`")
+        classifier, known, provenance = classifier_of(module, described(fields, "description"))
+        assert known.classes is not None
+        assert known.domain is not None
+        return self.store(
+            known.name or classifier.spec.architecture.replace(":", "-"),
+            classifier,
+            class_names=known.classes,
+            domain=known.domain,
+            accuracy=known.accuracy,
+            recovered_images=known.recovered_images or "show",
+            provenance=provenance,
+        )
+
+    def store(
         self,
         name: str,
         classifier: ImageClassifier,
@@ -139,7 +175,7 @@ class Zoo:
         recovered_images: Permission = "show",
         provenance: Provenance | None = None,
     ) -> ModelContract:
-        """Add a model; for the arguments see `ModelContract`.
+        """Store a classifier of this package, as it is; for the arguments see `ModelContract`.
 
         Raises:
             UsageError: a value is out of bounds, or the zoo has a model of that name (ignoring capitals).

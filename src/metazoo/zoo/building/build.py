@@ -130,7 +130,7 @@ def build_zoo(
                 train, missing, name_of=lambda job: job.contract.name, check=checked
             ):
                 contract = missing[index].contract
-                zoo.add(
+                zoo.store(
                     contract.name,
                     classifier,
                     class_names=contract.class_names,

@@ -148,14 +148,14 @@ class _Destination:
         """Contract of the model of this name, ignoring capitals; None if there is none."""
         return None if self._zoo is None else self._zoo.find(name)
 
-    def add(self, name: str, classifier: ImageClassifier, **fields: Any) -> ModelContract:
-        """Add a model; see `Zoo.add`."""
+    def store(self, name: str, classifier: ImageClassifier, **fields: Any) -> ModelContract:
+        """Add a model; see `Zoo.store`."""
         if self._zoo is None:
             self._zoo = Zoo.create(self.folder)
         if self._held is not None and not self._is_held:
             self._held.enter_context(self._zoo.writing())
             self._is_held = True
-        return self._zoo.add(name, classifier, **fields)
+        return self._zoo.store(name, classifier, **fields)
 
 
 def _addition(zoo: _Destination, folder: Path, path: Path, given: ModelDescription) -> Addition:
@@ -178,7 +178,7 @@ def _addition(zoo: _Destination, folder: Path, path: Path, given: ModelDescripti
 
 def _add(zoo: _Destination, request: ModelRequest) -> ModelContract:
     ready = prepare(zoo.folder, request, zoo.find)
-    return zoo.add(ready.name, ready.classifier, **ready.contract_fields())
+    return zoo.store(ready.name, ready.classifier, **ready.contract_fields())
 
 
 def _came_from(present: ModelContract, path: Path) -> bool:

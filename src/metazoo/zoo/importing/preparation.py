@@ -122,14 +122,9 @@ def prepare(zoo: Path, request: ModelRequest, find: Callable[[str], object]) -> 
             matched = match_by_order(tensors, empty, source.name)
         problem = matched.problem(empty.state_dict())
         if problem is not None:
-            raise ZooError(
-                source.name,
-                f"does not fit {spec.architecture} with {spec.classes} classes, {spec.input_size} pixels and "
-                f"{spec.channels} channels: it {problem}",
-                _advice(tensors, spec, request, is_ordered=is_ordered),
-            )
+            raise does_not_fit(source.name, spec, problem, _advice(tensors, spec, request, is_ordered=is_ordered))
         classifier = ImageClassifier(spec, network_with_weights(spec, matched.state)).eval()
-    _try(classifier, source.name)
+    try_classifier(classifier, source.name)
     provenance = Provenance(
         source=source.name,
         source_sha256=sha256,
@@ -207,10 +202,25 @@ def model_name(known: ModelDescription, source: Source) -> str:
     return safe
 
 
-def _try(classifier: ImageClassifier, subject: str) -> None:
-    spec = classifier.spec
-    shape = (2, spec.channels, spec.input_size, spec.input_size)
-    images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+def does_not_fit(subject: str, spec: ClassifierSpec, problem: str, remedy: str) -> ZooError:
+    """Error for weights that are not those of a specification; `problem` is the first difference."""
+    shape = f"{spec.classes} classes, {spec.input_size} pixels and {spec.channels} channels"
+    return ZooError(subject, f"does not fit {spec.architecture} with {shape}: it {problem}", remedy)
+
+
+def random_images(spec: ClassifierSpec, count: int) -> Tensor:
+    """Images of noise, float [count, channels, side, side] in [0, 1], always the same."""
+    shape = (count, spec.channels, spec.input_size, spec.input_size)
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+
+
+def try_classifier(classifier: ImageClassifier, subject: str) -> None:
+    """Run a classifier on random images.
+
+    Raises:
+        ZooError: it cannot be run, or does not give one finite logit per class.
+    """
+    spec, images = classifier.spec, random_images(classifier.spec, 2)
     try:
         with torch.inference_mode():
             features, logits = classifier.features(images), classifier(images)
