@@ -63,8 +63,8 @@ def build(options: Namespace) -> None:
 
 def add(options: Namespace) -> None:
     """Add one model or a folder of models; a ZooError if a file of the folder cannot be added."""
-    fields_of_contract = ("name", "input_size", "channels", "mean", "std", "domain", "licence", "recovered_images")
-    given = {field: getattr(options, field) for field in fields_of_contract} | {"architecture": options.arch}
+    names = ("name", "input_size", "channels", "mean", "std", "domain", "licence", "recovered_images", "state_dict")
+    given = {field: getattr(options, field) for field in names} | {"architecture": options.arch}
     given["classes"] = None if options.classes is None else _classes(options.classes)
     given = {field: value for field, value in given.items() if value is not None}
     if (options.source is None) == (options.from_folder is None):
