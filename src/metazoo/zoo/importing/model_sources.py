@@ -209,12 +209,24 @@ def _timm_repository_fields(config: Mapping[str, Any], subject: str) -> dict[str
     architecture = config["architecture"]
     if _LIBRARY_SOURCE.fullmatch(f"timm:{architecture}") is None or "." in architecture:
         raise UsageError(subject, f"impossible architecture {architecture[:80]!a} of timm", OTHER_REPOSITORY)
-    if config.get("model_args"):
-        raise UsageError(subject, "changes of the architecture (model_args) are not supported", OTHER_REPOSITORY)
-    if config.get("global_pool") not in _POOLINGS:
-        raise UsageError(subject, f"global_pool {shown(config['global_pool'])} is not supported", OTHER_REPOSITORY)
+    arguments = config.get("model_args") or {}
+    arguments = dict(arguments) if isinstance(arguments, dict) else {"model_args": None}
+    for pooling in (config.get("global_pool"), arguments.pop("global_pool", None)):
+        if pooling not in _POOLINGS:
+            raise UsageError(subject, f"global_pool {shown(pooling)} is not supported", OTHER_REPOSITORY)
+    side, channels = arguments.pop("img_size", None), arguments.pop("in_chans", None)
+    arguments.pop("num_classes", None)  # those of the names, which the weights must fit
+    if arguments:
+        problem = f"changes of the architecture (model_args: {shown(next(iter(arguments)))}) are not supported"
+        raise UsageError(subject, problem, OTHER_REPOSITORY)
     inner = config.get("pretrained_cfg", config)
-    fields = _timm_fields(inner if isinstance(inner, dict) else {}, subject)
+    inner = dict(inner) if isinstance(inner, dict) else {}
+    if side is not None:
+        # The size of the published weights, which these may be fine-tuned from, is recorded as well.
+        sides = side if isinstance(side, list) else [side, side]
+        inner["input_size"] = [channels or 3, *sides]
+    fields = _timm_fields(inner, subject)
+    fields |= {} if channels is None else {"channels": channels}
     names = config.get("label_names")
     if isinstance(names, list):
         fields["classes"] = numbered([str(label) for label in names])
