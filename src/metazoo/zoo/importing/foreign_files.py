@@ -22,9 +22,10 @@ _AGAIN = "copy or download it again"
 _KERAS = "export it as ONNX, where keras is installed: import keras; keras.models.load_model({path!r})"
 _KERAS += ".export({onnx!r}, format='onnx')"
 _SAVED_MODEL = "convert it to ONNX, where tf2onnx is installed: python -m tf2onnx.convert --saved-model {} --output {}"
-_LOADED = "if you trust it, run in Python: import torch; torch.save(torch.{load}({path!r}).{state}, {new!r})"
-_PICKLED = "if you trust it, run in Python: import pickle, torch; "
-_PICKLED += "torch.save(pickle.load(open({path!r}, 'rb')), {new!r})"
+_TRUSTED = "if you trust it, run in Python: "
+_TORCHSCRIPT = _TRUSTED + "import torch; torch.save(torch.jit.load({path!r}, 'cpu').state_dict(), {new!r})"
+_EXPORTED = _TRUSTED + "import torch; torch.save(torch.export.load({path!r}).state_dict, {new!r})"
+_PICKLED = _TRUSTED + "import pickle, torch; torch.save(pickle.load(open({path!r}, 'rb')), {new!r})"
 # First bytes of the file and what it is. A remedy may contain the path and names of new files.
 _STARTS: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "is a Git LFS pointer, not the file itself", "run git lfs pull"),
@@ -110,10 +111,10 @@ def _reason_of_archive(path: Path) -> tuple[str, str] | None:
     full = {entry.filename for entry in entries}
     if any(name.startswith("code/") for name in names) or "constants.pkl" in names:
         problem = "is TorchScript (torch.jit.save), which contains code"
-        return problem, _LOADED.replace("{load}", "jit.load").replace("{state}", "state_dict()")
+        return problem, _TORCHSCRIPT
     if {"archive_format", "serialized_exported_program.json"} & (names | full):
         problem = "is an exported program (.pt2 of torch.export.save), which contains code"
-        return problem, _LOADED.replace("{load}", "export.load").replace("{state}", "state_dict")
+        return problem, _EXPORTED
     if "model.weights.h5" in full:
         return "is a model of Keras", _KERAS
     if full and all(name.endswith(".npy") for name in full):

@@ -147,7 +147,7 @@ def _is_other_codec(text: str) -> bool:
 
 def _conversion(path: Path, content: PickleContent) -> str:
     """Line of Python that stores the weights of a file without the objects around them."""
-    loaded = f"torch.load({str(path)!r}, weights_only=False)"
+    loaded = f"torch.load({str(path)!r}, map_location='cpu', weights_only=False)"
     key = None if content.is_object else next((key for key in WRAPPERS if key in content.texts), None)
     loaded += "" if key is None else f"[{key!r}]"
     if content.is_object or _has_module(content):
