@@ -5,6 +5,7 @@ import contextlib
 import io
 import pickletools
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 from metazoo.errors import MetazooError
 
@@ -79,8 +80,8 @@ def _scan(stream: io.BytesIO, content: PickleContent, most: int) -> None:
     scalar, memo, copied, is_first = _Value(), {}, 0, True
     stack: list[_Value] = []
     marks: list[list[_Value]] = []
-    for opcode, argument, _ in pickletools.genops(stream):
-        kind = opcode.name
+    for opcode, found, _ in pickletools.genops(stream):
+        kind, argument = opcode.name, cast("Any", found)  # its type follows from the opcode
         if kind in _SCALARS:
             stack.append(scalar)
         elif kind in _TEXTS:

@@ -47,7 +47,8 @@ def transformers_fields(config: Mapping[str, Any], processor: Mapping[str, Any],
 def label_problem(config: Mapping[str, Any]) -> dict[str, str]:
     """Reason why `id2label` of config.json does not name the classes, by the field; empty if there is none."""
     labels = config.get("id2label")
-    absent = [number for number in range(len(labels)) if str(number) not in labels] if isinstance(labels, dict) else []
+    labels = labels if isinstance(labels, dict) else {}
+    absent = [number for number in range(len(labels)) if str(number) not in labels]
     return {"classes": f"id2label has {len(labels)} names, but none of class {absent[0]}"} if absent else {}
 
 
