@@ -26,7 +26,7 @@ _TRUSTED = "if you trust it, run in Python: "
 _TORCHSCRIPT = _TRUSTED + "import torch; torch.save(torch.jit.load({path!r}, 'cpu').state_dict(), {new!r})"
 _EXPORTED = _TRUSTED + "import torch; torch.save(torch.export.load({path!r}).state_dict, {new!r})"
 _PICKLED = _TRUSTED + "import pickle, torch; torch.save(pickle.load(open({path!r}, 'rb')), {new!r})"
-# First bytes of the file and what it is. A remedy may contain the path and names of new files.
+# First bytes of the file, problem and remedy. A remedy may contain the path and names of new files.
 _STARTS: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "is a Git LFS pointer, not the file itself", "run git lfs pull"),
     (b"\x89HDF\r\n\x1a\n", "is an HDF5 file, as Keras writes them", _KERAS),
@@ -45,7 +45,7 @@ def check_content(path: Path) -> None:
     """Check that a file is safetensors or of `torch.save`, as far as its first bytes and its archive show.
 
     Raises:
-        UsageError: it is neither; the error states what it is and how to convert it.
+        UsageError: it is neither; the error states its format and how to convert it.
         ArtefactError: it cannot be read, or is a damaged archive.
     """
     try:
