@@ -35,12 +35,62 @@ def _tensor(path: Path, **entry: Any) -> None:
 
 def _archive(path: Path, proof: Path) -> None:
     """A file as torch writes it, with another pickle in it."""
+    _with_pickle(path, lambda _: pickle.dumps({"x": _Runs(proof)}))
+
+
+def _with_pickle(path: Path, change: Callable[[bytes], bytes], tensor: torch.Tensor | None = None) -> None:
+    """A file as torch writes it, whose pickle is changed."""
     buffer = io.BytesIO()
-    torch.save({"x": torch.ones(1)}, buffer)
+    torch.save({"conv_stem.weight": torch.ones(1) if tensor is None else tensor}, buffer)
     with zipfile.ZipFile(buffer) as old, zipfile.ZipFile(path, "w") as new:
         for entry in old.infolist():
-            data = pickle.dumps({"x": _Runs(proof)}) if entry.filename.endswith("data.pkl") else old.read(entry)
-            new.writestr(entry.filename, data)
+            data = old.read(entry)
+            new.writestr(entry.filename, change(data) if entry.filename.endswith("data.pkl") else data)
+
+
+def _replaced(path: Path, old: bytes, new: bytes, *, legacy: bool = False) -> None:
+    """A tensor of 4321 numbers whose file has `new` instead of `old`, which occurs in it."""
+    tensor = torch.ones(4321)
+
+    def change(data: bytes) -> bytes:
+        assert old in data
+        return data.replace(old, new)
+
+    if legacy:
+        torch.save({"conv_stem.weight": tensor}, path, _use_new_zipfile_serialization=False)
+        path.write_bytes(change(path.read_bytes()))
+    else:
+        _with_pickle(path, change, tensor)
+
+
+# 4321 and 2 147 483 647 in a pickle.
+_NUMBER, _LARGE = b"M\xe1\x10", b"J\xff\xff\xff\x7f"
+
+
+def _calls(*calls: bytes) -> Callable[[bytes], bytes]:
+    """Pickle of a list of the results of calls."""
+    return lambda _: b"\x80\x02](" + b"".join(calls) + b"e."
+
+
+# Letters whose encoding for domain names takes quadratic time.
+_RARE = "".join(map(chr, range(0x3400, 0x9F00))).encode()
+# Each call finds its function and its arguments by their numbers.
+CALLS: dict[str, Callable[[bytes], bytes]] = {
+    "bytes": _calls(b"cbuiltins\nbytearray\nq\x00" + _LARGE + b"\x85q\x01R", b"h\x00h\x01R" * 1000),
+    "tensors": _calls(b"ctorch\nFloatTensor\nq\x00" + _LARGE + b"\x85q\x01R", b"h\x00h\x01R" * 1000),
+    "encodings": _calls(
+        b"c_codecs\nencode\nq\x00X\x00\x04\x00\x00" + b"x" * 1024 + b"X\x07\x00\x00\x00latin-1\x86Rq\x02",
+        b"h\x00h\x02X\x03\x00\x00\x00hex\x86Rq\x02" * 40,
+    ),
+    "slow encodings": _calls(
+        b"c_codecs\nencode\nX" + len(_RARE).to_bytes(4, "little") + _RARE + b"X\x09\x00\x00\x00punycode-\x86R"
+    ),
+    "sets": _calls(b"cbuiltins\nset\nq\x00(" + b"K\x01" * 50_000 + b"tq\x01\x85q\x02R", b"h\x00h\x02R" * 50_000),
+    "texts": _calls(
+        b"c_codecs\nencode\nq\x00X\x00\x00\x01\x00" + b"x" * 65536 + b"X\x06\x00\x00\x00latin1\x86q\x02R",
+        b"h\x00h\x02R" * 100_000,
+    ),
+}
 
 
 def _bomb(path: Path, _: Path) -> None:
@@ -66,6 +116,35 @@ def _tar(path: Path, proof: Path) -> None:
 def _stretched(path: Path, _: Path) -> None:
     """Tensor of four bytes, expanded to four gigabytes."""
     torch.save({"conv_stem.weight": torch.ones(1).expand(1 << 30)}, path)
+
+
+def _expanded(path: Path, _: Path) -> None:
+    """The same in the shape of images, so that it could be weights."""
+    torch.save({"conv_stem.weight": torch.ones(1, 1, 1, 1).expand(1024, 1024, 32, 32)}, path)
+
+
+def _prefixed(path: Path, _: Path) -> None:
+    """An archive that only some readers find."""
+    torch.save({"x": torch.ones(2, 2)}, path)
+    path.write_bytes(b"PK\x03\x04" + bytes(26) + path.read_bytes())
+
+
+def _two_directories(path: Path, _: Path) -> None:
+    """An archive with one directory for Python, and another one for readers of the old format."""
+    torch.save({"x": torch.ones(2, 2)}, path)
+    content = path.read_bytes()
+    record = bytearray(content[-98:-42])
+    start = int.from_bytes(record[48:56], "little")
+    record[48:56] = (start - 46).to_bytes(8, "little")
+    path.write_bytes(content[:-98] + record + content[-42:])
+
+
+def _crowded(path: Path, _: Path) -> None:
+    """An archive with a hundred thousand files."""
+    entry = zipfile.ZipInfo("archive/data.pkl")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(entry, b"x")
+        archive.filelist.extend([entry] * 100_000)
 
 
 def _deep(path: Path, _: Path) -> None:
@@ -97,6 +176,17 @@ HOSTILE: dict[str, Callable[[Path, Path], object]] = {
     "outwards.pt": _outwards,
     "scripted.pt": _scripted,
     "stretched.pt": _stretched,
+    "expanded.pt": _expanded,
+    "prefixed.pt": _prefixed,
+    "two-directories.pt": _two_directories,
+    "crowded.pt": _crowded,
+    "storage.pt": lambda path, _: _replaced(path, _NUMBER + b"tq", _LARGE + b"tq"),
+    "storage.pth": lambda path, _: _replaced(path, _NUMBER + b"Ntq", _LARGE + b"Ntq", legacy=True),
+    "shape.pt": lambda path, _: _replaced(path, _NUMBER + b"\x85", _LARGE + b"\x85"),
+    "shape.pth": lambda path, _: _replaced(path, _NUMBER + b"\x85", _LARGE + b"\x85", legacy=True),
+    "stride.pt": lambda path, _: _replaced(path, b"\x85q\x08K\x01\x85", b"\x85q\x08K\x7f\x85"),
+    "negative-stride.pt": lambda path, _: _replaced(path, b"\x85q\x08K\x01\x85", b"\x85q\x08J\xff\xff\xff\xff\x85"),
+    **{f"{name}.pt": lambda path, _, change=change: _with_pickle(path, change) for name, change in CALLS.items()},
     "deep.pt": _deep,
     "long.pt": _long,
     "pickle.safetensors": lambda path, proof: path.write_bytes(pickle.dumps({"x": _Runs(proof)})),

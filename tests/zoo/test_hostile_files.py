@@ -2,18 +2,20 @@
 
 import contextlib
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
-from hostile_files import HOSTILE
+from hostile_files import CALLS, HOSTILE
 from hypothesis import HealthCheck, given, settings, strategies
 from import_helpers import SAID, library_model
 from safetensors.torch import save
 
-from metazoo.errors import MetazooError
+from metazoo.errors import ArtefactError, MetazooError
 from metazoo.storage.artefacts import sha256_of_file
 from metazoo.zoo import Zoo, add_folder, add_model, verify_zoo
 from metazoo.zoo.contract_files import write_contract
+from metazoo.zoo.importing.checkpoint import read_checkpoint
 
 _SECONDS = 5
 """Of processor, which on a machine with other work to do is less than those of the clock."""
@@ -33,11 +35,24 @@ def test_it_is_refused(tmp_path: Path, name: str) -> None:
     assert addition.status == "problem"
     for text in (str(caught.value), addition.text):
         assert len(text) < 1000
-        assert "weights_only" not in text
+        assert "weights_only" not in text or "if you trust it" in text
         assert "\x1b" not in text
     assert not proof.exists()
     assert not (tmp_path / "zoo").exists()
     assert {path.name for path in tmp_path.iterdir()} <= {"source"}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_calls_do_not_fill_the_memory(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "calls.pt"
+    HOSTILE[f"{name}.pt"](path, tmp_path / "proof")
+    tracemalloc.start()
+    try:
+        with pytest.raises(ArtefactError):
+            read_checkpoint(path, 10**9)
+        assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    finally:
+        tracemalloc.stop()
 
 
 SIDECARS = {

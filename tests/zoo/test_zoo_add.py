@@ -195,7 +195,7 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(tmp_path: Path, case: s
         ("timm:resnet18", {}, "timm:resnet18", "missing weights", "--pretrained"),
         ("timm:resnet18", {"weights": "a.pth", "pretrained": True}, "timm:resnet18", "both", "omit"),
         ("timm:resnet18", {"weights": "none.pth"}, "none.pth", "not a file", "weights file"),
-        ("timm:resnet18", {"weights": "a.pt2"}, "a.pt2", "not a weights file", ".pt2 can run code"),
+        ("timm:resnet18", {"weights": "a.pt2"}, "a.pt2", "not a file", ".pth"),
         ("timm:../../x", {"pretrained": True}, "timm:../../x", "name", "timm:NAME"),
         ("timm:hf-hub:a/b", {"pretrained": True}, "timm:hf-hub:a/b", "name", "timm:NAME"),
         ("keras:resnet", {}, "keras:resnet", "source", "timm:NAME"),

@@ -85,6 +85,7 @@ def add(options: Namespace) -> None:
         "domain",
         "licence",
         "recovered_images",
+        "state_dict",
     )
     given = {field: getattr(options, field) for field in fields_of_contract} | {"architecture": options.arch}
     given["classes"] = None if options.classes is None else _classes(options.classes)

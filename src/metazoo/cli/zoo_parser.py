@@ -115,17 +115,18 @@ def _add(commands: Any) -> None:
     add.argument(
         "source",
         "SOURCE",
-        "Source: timm:NAME[.TAG], torchvision:NAME[.WEIGHTS], hf:OWNER/NAME[@REVISION] (of timm or transformers), or a "
-        ".safetensors, .pt, .pth or .bin file",
+        "Source: timm:NAME[.TAG], torchvision:NAME[.WEIGHTS], hf:OWNER/NAME[@REVISION] (of timm or transformers), a "
+        "weights file (.safetensors, or of torch.save), or a folder of save_pretrained (of timm or transformers)",
         nargs="?",
     )
     add.option(
         "--from-folder",
-        "Folder of weights to add, each with a .yaml file that describes it",
+        "Folder of weights to add, each with a .yaml file that describes it, and of folders of save_pretrained",
         path,
         metavar="DIR",
     )
     add.option("--weights", "File with the weights of a model of timm or torchvision", path, metavar="FILE")
+    add.option("--state-dict", "Key of the weights in a file with several, such as model_ema", metavar="KEY")
     add.switch("--pretrained", "Download the published weights of a model of timm or torchvision")
     add.option("--name", "Name of the model in the zoo (default: from SOURCE)")
     add.option(

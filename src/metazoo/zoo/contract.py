@@ -35,6 +35,7 @@ _LONGEST_NAME_IN_A_SPEC = 100
 # Fields added after format version 1, with their defaults, which are not written.
 _UNWRITTEN_DEFAULTS = {
     ("recovered_images",): "show",
+    ("provenance", "state_dict"): None,
     ("provenance",): None,
     ("training", "recipe", "largest_shift"): None,
     ("training", "control"): None,
@@ -77,6 +78,7 @@ class Provenance(BaseModel):
     source: ShortText = Field(description="source given by the user, such as hf:OWNER/NAME, or the name of a file")
     source_sha256: Sha256 = Field(description="SHA-256 of the weights file")
     revision: ShortText | None = Field(default=None, description="commit of a repository, or published weights")
+    state_dict: ShortText | None = Field(default=None, description="key that was chosen in a file of several")
     licence: ShortText | None = None
     library: ShortText | None = Field(default=None, description="library that builds the architecture, and its version")
     resize: int | None = Field(

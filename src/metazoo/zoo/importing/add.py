@@ -1,20 +1,31 @@
 """Adding of models that were trained elsewhere: `metazoo zoo add`."""
 
 import contextlib
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from metazoo.choices import MODEL_EXAMPLE
-from metazoo.errors import MetazooError, UsageError
+from metazoo.errors import MetazooError, UsageError, shown
 from metazoo.models import ClassifierSpec, ImageClassifier, network_without_weights
 from metazoo.storage.artefacts import sha256_of_file
 from metazoo.zoo.contract import ModelContract
 from metazoo.zoo.contract_files import NAME as MARK
-from metazoo.zoo.importing.checkpoint import SUFFIXES, most_bytes
-from metazoo.zoo.importing.model_description import ModelDescription, described, read_sidecar
-from metazoo.zoo.importing.model_sources import find_source
+from metazoo.zoo.importing.checkpoint import SUFFIXES, check_file, most_bytes
+from metazoo.zoo.importing.foreign_files import FOREIGN_SUFFIXES
+from metazoo.zoo.importing.model_description import (
+    SIDECARS,
+    ModelDescription,
+    described,
+    read_description,
+    read_sidecar,
+    sidecars,
+    weights_stem,
+)
+from metazoo.zoo.importing.model_sources import Source, find_source
 from metazoo.zoo.importing.preparation import ModelRequest, given_options, model_name, prepare
+from metazoo.zoo.importing.pretrained_folder import is_pretrained
 from metazoo.zoo.importing.tensor_names import MatchedTensors
 from metazoo.zoo.zoo_folder import Zoo
 
@@ -59,8 +70,8 @@ def add_model(
     Args:
         zoo: folder of the zoo.
         source: `timm:NAME[.TAG]`, `torchvision:NAME[.WEIGHTS]`, `hf:OWNER/NAME[@REVISION]`, or the path of a weights
-            file: .safetensors, or .pt, .pth or .bin that contain only tensors. A .yaml or .json file of the same name
-            beside a local file may describe the model, see `metazoo.zoo.importing.model_description`.
+            file or of a folder of `save_pretrained`, see docs/models.md. A .yaml or .json file of the same name beside
+            it may describe the model, see `metazoo.zoo.importing.model_description`.
         weights: local weights file for a model of a library.
         pretrained: whether to download the published weights of a model of a library.
         by_order: whether tensors whose names do not fit are taken in the order of the file; see `match_by_order`.
@@ -105,6 +116,9 @@ def preview_model(
 def add_folder(zoo: Path | str, folder: Path | str, **fields: Any) -> list[Addition]:
     """Add every weights file in `folder`, each described by a .yaml or .json file of the same name.
 
+    Subfolders of `save_pretrained` describe themselves. Files of weights in formats that are not read, and description
+    files without weights, are problems.
+
     Models already added from the same file are kept, so that an interrupted call can be repeated. Problems of one file
     do not stop the others. The zoo is locked for writing from the first new model.
 
@@ -114,7 +128,8 @@ def add_folder(zoo: Path | str, folder: Path | str, **fields: Any) -> list[Addit
         **fields: fields of `ModelDescription` for all models, which override the description files.
 
     Returns:
-        One result for each weights file, sorted by name.
+        One result for each weights file, subfolder of `save_pretrained` and description file without either, sorted by
+        name.
 
     Raises:
         UsageError: `folder` is not a folder or holds no weights, `name` is given, or `zoo` is not a zoo.
@@ -127,14 +142,19 @@ def add_folder(zoo: Path | str, folder: Path | str, **fields: Any) -> list[Addit
             "name", "several models of a folder cannot share one", "give `name` in their description files"
         )
     try:
-        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        paths = sorted(folder.iterdir())
+        files = [path for path in paths if path.suffix.lower() in SUFFIXES + FOREIGN_SUFFIXES or is_pretrained(path)]
     except OSError as error:
         raise UsageError(folder, f"cannot be listed: {error.strerror}", "give a folder with weights") from error
     if not files:
         raise UsageError(folder, f"holds no weights ({', '.join(SUFFIXES)})", "give another folder")
+    stems = {weights_stem(path) for path in files} | {path.stem for path in files}
+    orphans = [path for path in paths if path.suffix.lower() in SIDECARS and path.stem not in stems]
     with contextlib.ExitStack() as held:
         destination = _Destination(Path(zoo), held)
-        return [_addition(destination, folder, path, given) for path in files]
+        found = [_addition(destination, folder, path, given) for path in files]
+    found += [addition for path in orphans if (addition := _orphan(path, paths)) is not None]
+    return sorted(found, key=lambda addition: addition.file)
 
 
 class _Destination:
@@ -160,20 +180,38 @@ class _Destination:
 
 def _addition(zoo: _Destination, folder: Path, path: Path, given: ModelDescription) -> Addition:
     try:
-        for each in (path, *(path.with_suffix(suffix) for suffix in (".yaml", ".yml", ".json"))):
+        for each in (path, *sidecars(path)):
             if each.exists() and not each.resolve().is_relative_to(folder.resolve()):
                 raise UsageError(each, "a link leads out of the folder", "replace it by the file itself")
-        if read_sidecar(path) is None:
-            remedy = f"write {path.stem}.yaml, such as {MODEL_EXAMPLE}"
+        if not path.is_dir() and read_sidecar(path) is None:
+            check_file(path)
+            remedy = f"write {weights_stem(path)}.yaml, such as {MODEL_EXAMPLE}"
+            if is_pretrained(folder):
+                remedy = f"add {folder} itself, without --from-folder"
             raise UsageError(path, "no description file", remedy)
         source = find_source(str(path.absolute()))
         name = model_name(given.over(source.description), source)
         present = zoo.find(name)
-        if present is not None and _came_from(present, path):
+        if present is not None and _came_from(present, source):
             return Addition(path.name, "present", name)
         return Addition(path.name, "added", _add(zoo, ModelRequest(source, given, False, {})).name)
     except MetazooError as error:
         return Addition(path.name, "problem", str(error))
+
+
+def _orphan(path: Path, beside: list[Path]) -> Addition | None:
+    """Problem of a description file without weights; None for a file of another purpose."""
+    try:
+        is_description = not ModelDescription.model_fields.keys().isdisjoint(read_description(path))
+    except UsageError as error:
+        # Any program may write JSON.
+        return None if path.suffix.lower() == ".json" else Addition(path.name, "problem", str(error))
+    if not is_description:
+        return None
+    similar = [other.name for other in beside if other.stem == path.stem and other.suffix.lower() not in SIDECARS]
+    reason = f"only {shown(similar[0])}, which is not read" if similar else "no file of weights has its name"
+    error = UsageError(path, f"describes no weights: {reason}", "rename or delete it")
+    return Addition(path.name, "problem", str(error))
 
 
 def _add(zoo: _Destination, request: ModelRequest) -> ModelContract:
@@ -181,8 +219,10 @@ def _add(zoo: _Destination, request: ModelRequest) -> ModelContract:
     return zoo.store(ready.name, ready.classifier, **ready.contract_fields())
 
 
-def _came_from(present: ModelContract, path: Path) -> bool:
-    most = most_bytes(network_without_weights(present.spec))
-    if present.provenance is None or path.stat().st_size > most:
+def _came_from(present: ModelContract, source: Source) -> bool:
+    if present.provenance is None:
         return False
-    return present.provenance.source_sha256 == sha256_of_file(path)
+    most = most_bytes(network_without_weights(present.spec))
+    with tempfile.TemporaryDirectory() as folder:
+        path = source.fetch(Path(folder), most)
+        return path.stat().st_size <= most and present.provenance.source_sha256 == sha256_of_file(path)

@@ -1,12 +1,9 @@
-"""Reading of foreign weights: .safetensors, or the tensors of a .pt, .pth or .bin file.
+"""Reading of foreign weights: safetensors, or the tensors of a file of `torch.save`.
 
-No file can run code or fill the memory: pickles are read with torch's `weights_only`, and no file may be larger than
-the architecture can need.
+No file can run code or fill the memory, and no file may be larger than the architecture can need.
 """
 
 import re
-import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,16 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metazoo.errors import ArtefactError, UsageError
+from metazoo.errors import ArtefactError, UsageError, shown
 from metazoo.models import Network
 from metazoo.storage.tensor_files import read_tensors
+from metazoo.text import some_of
+from metazoo.zoo.importing.foreign_files import check_content, is_safetensors
+from metazoo.zoo.importing.torch_files import WRAPPERS, read_torch_file
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".bin")
-# Weights, averaged weights and the two moments of Adam, and bytes for the structure.
-_COPIES, _STRUCTURE = 4, 16 << 20
-# Enough for the names and shapes of ten thousand tensors; reading a megabyte takes seconds.
-_LARGEST_PICKLE = 2 << 20
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "weights")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".ckpt", ".tar", ".pkl", ".bin")
+"""Suffixes of files that are weights in a folder of models."""
+# Weights, averaged weights, three moments of AMSGrad, one copy more, and bytes for the structure.
+_COPIES, _STRUCTURE = 6, 16 << 20
+_MOST_ITEMS = 20
 
 
 def most_bytes(network: Network) -> int:
@@ -32,81 +31,102 @@ def most_bytes(network: Network) -> int:
 
 
 def check_file(path: Path) -> None:
-    """Check that `path` is a file with one of `SUFFIXES`.
+    """Check that `path` is a file that may hold weights.
 
     Raises:
-        UsageError: it is not.
+        UsageError: it is not; the error states what its content is, and how to convert it.
+        ArtefactError: it cannot be read.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(path, "not a weights file", f"give one of {', '.join(SUFFIXES)} (.pt2 can run code)")
     if not path.is_file():
-        raise UsageError(path, "not a file", "give a weights file")
+        raise UsageError(path, "is not a file", f"give a weights file ({', '.join(SUFFIXES)})")
+    check_content(path)
 
 
-def read_checkpoint(path: Path, most: int) -> dict[str, Tensor]:
+def read_checkpoint(path: Path, most: int, state_dict: str | None = None) -> dict[str, Tensor]:
     """Read the tensors of a file by name, in the order of the file, without their common wrapper.
 
     Args:
         path: path of the file.
         most: size in bytes of the largest file that is read.
+        state_dict: key of the state_dict in a file with several, such as `model_ema`; keys of nested mappings are
+            joined by dots.
 
     Raises:
-        UsageError: the file does not exist or is not a weights file.
+        UsageError: the file does not exist or is not a weights file, or holds different state_dicts, or none of that
+            name.
         ArtefactError: it is too large, damaged, or contains other objects than tensors.
     """
     check_file(path)
     size = path.stat().st_size
     if size > most:
-        raise ArtefactError(path, f"has {size} bytes, more than the {most} that its model can need", "check both")
-    tensors = (
-        read_tensors(path) if path.suffix.lower() == ".safetensors" else _unwrapped(path, _read_pickle(path, most))
-    )
-    for name, tensor in tensors.items():
-        if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
-            raise ArtefactError(
-                path, f"tensor {name[:100]!a} is sparse, quantised or on a device", "store dense tensors"
-            )
+        problem = f"has {size:,} bytes, more than the {most:,} that its model can need"
+        raise ArtefactError(path, problem, "check the architecture, or store the state_dict alone")
+    tensors = _chosen(path, read_tensors(path) if is_sorted(path) else read_torch_file(path, most), state_dict)
+    stored = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    if stored > most:
+        raise ArtefactError(path, f"has tensors that repeat {size:,} bytes", "store contiguous tensors")
     return tensors
 
 
-def _read_pickle(path: Path, most: int) -> Any:
-    if zipfile.is_zipfile(path):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                entries = archive.infolist()
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-            raise ArtefactError(path, "damaged", "download or store it again") from error
-        # torch never compresses; a compressed file may unpack to any size.
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise ArtefactError(path, "a compressed archive, which torch does not write", "store it again")
-        structure = sum(entry.file_size for entry in entries if entry.filename.endswith(".pkl"))
-        if sum(entry.file_size for entry in entries) > most or structure > _LARGEST_PICKLE:
-            raise ArtefactError(path, "unpacks to more than its architecture can need", "check both")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # warnings about old files are for torch's developers
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a hostile file can cause any exception
-        # torch's own message advises to read the file without this protection.
-        named = re.search(r"GLOBAL ([A-Za-z0-9_.]{1,100})", str(error))
-        problem = f"not read, since it asks for {named[1]}" if named else "damaged or not a checkpoint"
-        raise ArtefactError(path, problem, "store a state_dict as .safetensors") from error
+def is_sorted(path: Path) -> bool:
+    """Whether a file holds its tensors sorted by name, as safetensors do, and not in the order of definition."""
+    with path.open("rb") as file:
+        return is_safetensors(file.read(9))
 
 
-def _unwrapped(path: Path, content: Any) -> dict[str, Tensor]:
-    if _is_state(content):
-        return dict(content)
-    inner = [content[key] for key in _WRAPPERS if key in content] if isinstance(content, Mapping) else []
-    found = [state for state in inner if _is_state(state)]
-    if len(found) != 1:
-        problem = f"contains {len(found)} state_dicts instead of one (directly, or as {', '.join(_WRAPPERS)})"
-        raise ArtefactError(path, problem, "store one state_dict alone")
-    return dict(found[0])
+def _chosen(path: Path, content: Any, key: str | None) -> dict[str, Tensor]:
+    """The state_dict called `key`, or the only one."""
+    states = _state_dicts(content)
+    if key is not None:
+        if key not in states:
+            known = some_of([shown(name) for name in states if name])
+            remedy = f"choose one of {known}" if known else "omit --state-dict"
+            raise UsageError(path, f"holds no state_dict {shown(key)!r}", remedy)
+        return states[key]
+    if not states:
+        keys = some_of([shown(key) for key in content]) if isinstance(content, Mapping) else ""
+        problem = "holds no state_dict (tensors by name)" + (f", but {keys}" if keys else "")
+        raise ArtefactError(path, problem, "store the state_dict of the network")
+    first, *others = states.values()
+    if any(not _are_equal(first, other) for other in others):
+        names = some_of([shown(name) for name in states])
+        # Averaged weights are usually more accurate, but only the user knows which ones were meant.
+        averaged = next((name for name in states if re.search("ema|average|swa", name)), next(iter(states)))
+        problem = f"holds {len(states)} state_dicts that differ: {names}"
+        raise UsageError(path, problem, f"choose one, such as --state-dict {shown(averaged)}")
+    return first
 
 
-def _is_state(content: Any) -> bool:
-    return (
-        isinstance(content, Mapping)
-        and len(content) > 0
-        and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
-    )
+def _state_dicts(content: Any) -> dict[str, dict[str, Tensor]]:
+    """State_dicts at most two levels deep by their keys; those with usual keys, if there are any."""
+    found: dict[tuple[str, ...], dict[str, Tensor]] = {}
+    for key, value in _items(content):
+        inner = {(key, inner_key): inner for inner_key, inner in _items(value)}
+        for keys, state in ({(key,): value} if _is_state_dict(value) else inner).items():
+            if _is_state_dict(state):
+                found[keys] = {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+    usual = {keys: state for keys, state in found.items() if any(key in WRAPPERS for key in keys)}
+    if not found and _is_state_dict(content):
+        return {"": {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}}
+    return {".".join(keys): state for keys, state in (usual or found).items()}
+
+
+def _items(content: Any) -> list[tuple[str, Any]]:
+    """Items of a mapping by their texts, or of a short list or tuple by their numbers."""
+    if isinstance(content, list | tuple):
+        content = {str(number): item for number, item in enumerate(content[:_MOST_ITEMS])}
+    items = content.items() if isinstance(content, Mapping) else ()
+    return [(key, value) for key, value in items if isinstance(key, str)]
+
+
+def _is_state_dict(content: Any) -> bool:
+    """Whether it maps texts to tensors and perhaps other values, and one tensor can be the weights of a layer."""
+    if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
+        return False
+    tensors = [value for value in content.values() if isinstance(value, Tensor)]
+    return any(tensor.ndim > 1 and tensor.is_floating_point() for tensor in tensors)
+
+
+def _are_equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    pairs = zip(one.values(), other.values(), strict=True) if len(one) == len(other) else ()
+    return len(one) == len(other) and all(torch.equal(first, second) for first, second in pairs)

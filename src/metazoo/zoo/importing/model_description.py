@@ -1,6 +1,7 @@
 """Descriptions of models to be added, from the source, from a file beside the weights, or from the user.
 
-The file has the name of the weights file with the suffix .yaml or .json, and contains any fields of `ModelDescription`:
+The file has the name of the weights file, or of the folder, with the suffix .yaml or .json, and contains any fields of
+`ModelDescription`:
 
     architecture: timm:convnext_atto
     classes: [cat, dog]
@@ -12,6 +13,7 @@ The file has the name of the weights file with the suffix .yaml or .json, and co
 A single number as `mean` or `std` applies to every channel.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -67,21 +69,25 @@ class ModelDescription(BaseModel):
     resize: int | None = None
     crop: float | None = None
     interpolation: ShortText | None = None
+    state_dict: ShortText | None = Field(default=None, description="key of the weights in a file with several")
 
     def over(self, other: "ModelDescription") -> "ModelDescription":
         """Copy with unknown values taken from `other`."""
         return other.model_copy(update={key: value for key, value in self if value is not None})
 
-    def spec(self, subject: str) -> ClassifierSpec:
+    def spec(self, subject: str, doubts: Mapping[str, str] | None = None) -> ClassifierSpec:
         """Specification to build the model with.
 
         Args:
             subject: subject of errors.
+            doubts: reasons for missing fields, by their names.
 
         Raises:
             UsageError: a required field is missing, or a value is impossible.
         """
-        unknown = [option for field, option in OPTIONS.items() if getattr(self, field) is None]
+        missing = [field for field in OPTIONS if getattr(self, field) is None]
+        reasons = {field: f" ({reason})" for field, reason in (doubts or {}).items()}
+        unknown = [f"{OPTIONS[field]}{reasons.get(field, '')}" for field in missing]
         if unknown:
             raise UsageError(
                 subject, f"missing {', '.join(unknown)}", f"give them, or a .yaml file such as {MODEL_EXAMPLE}"
@@ -132,19 +138,33 @@ def described(values: Mapping[Any, Any], subject: str) -> ModelDescription:
         raise UsageError(subject, f"impossible values: {all_problems(error)}", "correct them") from error
 
 
+def weights_stem(weights: Path) -> str:
+    """Name of a weights file without its suffix, which may be `.pth.tar`; or the name of a folder."""
+    if weights.is_dir():
+        return weights.absolute().name
+    return re.sub(r"\.(pth|pt)$", "", weights.stem) if weights.suffix.lower() == ".tar" else weights.stem
+
+
+def sidecars(weights: Path) -> list[Path]:
+    """Paths that a description file of `weights` may have."""
+    return [weights.absolute().with_name(f"{weights_stem(weights)}{suffix}") for suffix in SIDECARS]
+
+
 def read_sidecar(weights: Path) -> ModelDescription | None:
     """Read the description file beside `weights`; None if there is none.
 
     Raises:
         UsageError: the file cannot be read or is not a description, or there are several.
     """
-    found = [path for path in (weights.with_suffix(suffix) for suffix in SIDECARS) if path.is_file()]
+    found = [path for path in sidecars(weights) if path.is_file()]
     if len(found) > 1:
         raise UsageError(found[0], f"{found[1].name} also describes {weights.name}", "delete one of them")
-    if not found:
-        return None
-    content = read_mapping(found[0], "a model", "domain: pets", _LARGEST_SIDECAR)
-    return described(content, str(found[0]))
+    return described(read_description(found[0]), str(found[0])) if found else None
+
+
+def read_description(path: Path) -> dict[Any, Any]:
+    """Read the values of a description file; UsageError if it cannot be read or is not a mapping."""
+    return read_mapping(path, "a model", "domain: pets", _LARGEST_SIDECAR)
 
 
 def numbered(names: list[str]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Sources of imported models: timm, torchvision, the Hugging Face Hub, local files.
+"""Sources of imported models: timm, torchvision, the Hugging Face Hub, local files and folders.
 
 A source first gives a description of the model; its weights are fetched after everything else is checked.
 """
@@ -6,7 +6,7 @@ A source first gives a description of the model; its weights are fetched after e
 import difflib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,14 @@ from metazoo.models import import_library
 from metazoo.text import local_path
 from metazoo.zoo.importing.checkpoint import check_file
 from metazoo.zoo.importing.download import download, hub_file, hub_repository
-from metazoo.zoo.importing.model_description import ModelDescription, described, numbered, read_sidecar
-from metazoo.zoo.importing.transformers_source import OTHER_REPOSITORY, transformers_fields
+from metazoo.zoo.importing.model_description import ModelDescription, described, numbered, read_sidecar, weights_stem
+from metazoo.zoo.importing.pretrained_folder import CONFIG, LARGEST_CONFIG, PROCESSOR, WEIGHTS, pretrained_folder
+from metazoo.zoo.importing.transformers_source import OTHER_REPOSITORY, label_problem, transformers_fields
 
 _LIBRARY_SOURCE = re.compile(r"(timm|torchvision):([A-Za-z0-9_]{1,80})(?:\.([A-Za-z0-9_]{1,80}))?")
-_LARGEST_CONFIG = 20_000_000
-_HELP = "give timm:NAME, torchvision:NAME, hf:OWNER/NAME or a weights file"
+_HELP = "give timm:NAME, torchvision:NAME, hf:OWNER/NAME, a weights file or a folder of save_pretrained"
 # Default poolings of architectures; a wrong one shows in the tensors.
 _POOLINGS = (None, "", "avg", "token", "map")
-WEIGHTS, _PROCESSOR = "model.safetensors", "preprocessor_config.json"
-"""File names in a repository on the hub."""
 IMAGENET = "imagenet-1k"
 """Alias for the names of the 1000 classes, in their usual order."""
 
@@ -38,13 +36,15 @@ class Source:
         name: name of the source, for messages and the contract.
         stem: default name of the model.
         description: description of the model by its source.
-        fetch: function from a folder for downloads and a largest size in bytes to the weights file.
+        fetch: function from a temporary folder and a largest size in bytes to the weights file.
+        doubts: reasons why the source does not state a field, by the name of the field.
     """
 
     name: str
     stem: str
     description: ModelDescription
     fetch: Callable[[Path, int], Path]
+    doubts: Mapping[str, str] = field(default_factory=dict)
 
 
 def find_source(source: str, weights: Path | None = None, *, pretrained: bool = False) -> Source:
@@ -52,7 +52,8 @@ def find_source(source: str, weights: Path | None = None, *, pretrained: bool = 
 
     Args:
         source: `timm:NAME[.TAG]` or `torchvision:NAME[.WEIGHTS]`, where the second part names published weights;
-            `hf:OWNER/NAME[@REVISION]`, a model of timm or transformers; or the path of a weights file.
+            `hf:OWNER/NAME[@REVISION]`, a model of timm or transformers; or the path of a weights file, or of a folder
+            of `save_pretrained` of timm or transformers.
         weights: weights file for a model of a library, instead of published weights.
         pretrained: whether to download the published weights of a model of a library.
 
@@ -170,14 +171,8 @@ def _of_hub(source: str) -> Source:
     name, revision = match.groups()
     repository = hub_repository(name, revision)
     subject = f"hf:{name}"
-    config = repository.read_json("config.json", _LARGEST_CONFIG)
-    if isinstance(config.get("architecture"), str):
-        fields = _timm_repository_fields(config, subject)
-    elif "architectures" in config or "model_type" in config:
-        fields = transformers_fields(config, repository.read_json(_PROCESSOR, _LARGEST_CONFIG, optional=True), subject)
-    else:
-        problem = "config.json is not of a timm or transformers model"
-        raise UsageError(subject, problem, OTHER_REPOSITORY)
+    config = repository.read_json(CONFIG, LARGEST_CONFIG)
+    fields = _repository_fields(config, lambda: repository.read_json(PROCESSOR, LARGEST_CONFIG, optional=True), subject)
     fields["licence"] = fields.get("licence") or repository.licence
     fields["revision"] = repository.commit
     return Source(
@@ -185,19 +180,53 @@ def _of_hub(source: str) -> Source:
         name.replace("/", "-"),
         described(fields, subject),
         lambda _folder, most: hub_file(name, repository.commit, WEIGHTS, most),
+        label_problem(config),
     )
+
+
+def _of_folder(path: Path) -> Source:
+    folder = pretrained_folder(path)
+    config = folder.read_json(CONFIG)
+    fields = _repository_fields(config, lambda: folder.read_json(PROCESSOR), str(path))
+    description = described(fields | {"revision": folder.commit}, str(path))
+    beside = read_sidecar(path)
+    description = description if beside is None else beside.over(description)
+    return Source(path.absolute().name, folder.stem, description, folder.weights, label_problem(config))
+
+
+def _repository_fields(
+    config: Mapping[str, Any], read_processor: Callable[[], Mapping[str, Any]], subject: str
+) -> dict[str, Any]:
+    """Description from the files of a folder or repository of timm or transformers."""
+    if isinstance(config.get("architecture"), str):
+        return _timm_repository_fields(config, subject)
+    if "architectures" in config or "model_type" in config:
+        return transformers_fields(config, read_processor(), subject)
+    raise UsageError(subject, "config.json is not of a timm or transformers model", OTHER_REPOSITORY)
 
 
 def _timm_repository_fields(config: Mapping[str, Any], subject: str) -> dict[str, Any]:
     architecture = config["architecture"]
     if _LIBRARY_SOURCE.fullmatch(f"timm:{architecture}") is None or "." in architecture:
         raise UsageError(subject, f"impossible architecture {architecture[:80]!a} of timm", OTHER_REPOSITORY)
-    if config.get("model_args"):
-        raise UsageError(subject, "changes of the architecture (model_args) are not supported", OTHER_REPOSITORY)
-    if config.get("global_pool") not in _POOLINGS:
-        raise UsageError(subject, f"global_pool {shown(config['global_pool'])} is not supported", OTHER_REPOSITORY)
+    arguments = config.get("model_args") or {}
+    arguments = dict(arguments) if isinstance(arguments, dict) else {"model_args": None}
+    for pooling in (config.get("global_pool"), arguments.pop("global_pool", None)):
+        if pooling not in _POOLINGS:
+            raise UsageError(subject, f"global_pool {shown(pooling)} is not supported", OTHER_REPOSITORY)
+    side, channels = arguments.pop("img_size", None), arguments.pop("in_chans", None)
+    arguments.pop("num_classes", None)  # those of the names, which the weights must fit
+    if arguments:
+        problem = f"changes of the architecture (model_args: {shown(next(iter(arguments)))}) are not supported"
+        raise UsageError(subject, problem, OTHER_REPOSITORY)
     inner = config.get("pretrained_cfg", config)
-    fields = _timm_fields(inner if isinstance(inner, dict) else {}, subject)
+    inner = dict(inner) if isinstance(inner, dict) else {}
+    if side is not None:
+        # The size of the published weights, which these may be fine-tuned from, is recorded as well.
+        sides = side if isinstance(side, list) else [side, side]
+        inner["input_size"] = [channels or 3, *sides]
+    fields = _timm_fields(inner, subject)
+    fields |= {} if channels is None else {"channels": channels}
     names = config.get("label_names")
     if isinstance(names, list):
         fields["classes"] = numbered([str(label) for label in names])
@@ -207,8 +236,10 @@ def _timm_repository_fields(config: Mapping[str, Any], subject: str) -> dict[str
 def _of_file(path: Path) -> Source:
     if not path.exists() and ":" in str(path):
         raise UsageError(shown(path), "not a source of models", _HELP)
+    if path.is_dir():
+        return _of_folder(path)
     check_file(path)
-    return Source(path.name, path.stem, read_sidecar(path) or ModelDescription(), lambda _folder, _most: path)
+    return Source(path.name, weights_stem(path), read_sidecar(path) or ModelDescription(), lambda _folder, _most: path)
 
 
 def library_version(architecture: str) -> str | None:

@@ -17,7 +17,7 @@ from metazoo.models import ClassifierSpec, ImageClassifier, network_with_weights
 from metazoo.storage.artefacts import sha256_of_file
 from metazoo.zoo.contract import Provenance, checked_contract
 from metazoo.zoo.importing.best_fit import DEFAULT_SIDE, best_fits, command_line
-from metazoo.zoo.importing.checkpoint import most_bytes, read_checkpoint
+from metazoo.zoo.importing.checkpoint import is_sorted, most_bytes, read_checkpoint
 from metazoo.zoo.importing.model_description import OPTIONS, ModelDescription
 from metazoo.zoo.importing.model_sources import Source, library_version
 from metazoo.zoo.importing.tensor_names import MatchedTensors, match_by_name, match_by_order
@@ -83,7 +83,7 @@ def given_options(
     options: dict[str, object] = {"ZOO": zoo, "SOURCE": source, "--weights": weights, "--name": given.name}
     options |= {option: getattr(given, field) for field, option in OPTIONS.items()} | {"--classes": classes}
     options |= {"--arguments": given.arguments, "--channels": given.channels, "--licence": given.licence}
-    return options | {"--recovered-images": given.recovered_images}
+    return options | {"--recovered-images": given.recovered_images, "--state-dict": given.state_dict}
 
 
 def prepare(zoo: Path, request: ModelRequest, find: Callable[[str], object]) -> Ready:
@@ -103,18 +103,19 @@ def prepare(zoo: Path, request: ModelRequest, find: Callable[[str], object]) -> 
     with tempfile.TemporaryDirectory() as folder:
         tensors = None
         if known.architecture is None:
-            tensors = read_checkpoint(source.fetch(Path(folder), _LARGEST_UNKNOWN), _LARGEST_UNKNOWN)
+            path = source.fetch(Path(folder), _LARGEST_UNKNOWN)
+            tensors = read_checkpoint(path, _LARGEST_UNKNOWN, known.state_dict)
             known = _identified(known, tensors, request)
-        spec = known.spec(source.name)
+        spec = known.spec(source.name, source.doubts)
         if find(name) is not None:
             raise UsageError(zoo, f"already has model {name!r}", "choose another name with --name")
         empty = network_without_weights(spec)
         most = most_bytes(empty)
         path = source.fetch(Path(folder), most)
-        tensors = read_checkpoint(path, most) if tensors is None else tensors
+        tensors = read_checkpoint(path, most, known.state_dict) if tensors is None else tensors
         sha256 = sha256_of_file(path)
         matched = match_by_name(tensors, empty)
-        is_ordered = path.suffix.lower() != ".safetensors"
+        is_ordered = not is_sorted(path)
         if request.by_order and not matched.fits(empty.state_dict()):
             if not is_ordered:
                 problem = "tensors of .safetensors files are in the order of their names, not of definition"
@@ -129,6 +130,7 @@ def prepare(zoo: Path, request: ModelRequest, find: Callable[[str], object]) -> 
         source=source.name,
         source_sha256=sha256,
         revision=known.revision,
+        state_dict=known.state_dict,
         licence=known.licence,
         library=library_version(spec.architecture),
         resize=known.resize,

@@ -11,7 +11,7 @@ from metazoo.zoo.importing.model_description import numbered
 _INTERPOLATIONS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """Interpolations by their numbers in PIL."""
 _BYTE = 1 / 255
-OTHER_REPOSITORY = "choose another repository"
+OTHER_REPOSITORY = "choose another model"
 _LARGEST_SIDE = 384
 """Side in pixels from which preprocessing of ConvNeXt resizes without cropping."""
 
@@ -42,6 +42,14 @@ def transformers_fields(config: Mapping[str, Any], processor: Mapping[str, Any],
     fields: dict[str, Any] = {"architecture": f"transformers:{name}", "arguments": arguments}
     fields |= {"channels": config.get("num_channels", 3), "classes": _class_names(config)}
     return fields | _geometry(config, processor) | _normalisation(processor, fields["channels"], subject)
+
+
+def label_problem(config: Mapping[str, Any]) -> dict[str, str]:
+    """Reason why `id2label` of config.json does not name the classes, by the field; empty if there is none."""
+    labels = config.get("id2label")
+    labels = labels if isinstance(labels, dict) else {}
+    absent = [number for number in range(len(labels)) if str(number) not in labels]
+    return {"classes": f"id2label has {len(labels)} names, but none of class {absent[0]}"} if absent else {}
 
 
 def _class_names(config: Mapping[str, Any]) -> tuple[str, ...] | None:
