@@ -12,8 +12,10 @@ from torch import nn
 from metazoo.errors import MetazooError, UsageError
 from metazoo.models.cifar_resnet import CifarResNet
 from metazoo.models.conv4 import CONV4_BLOCKS, Conv4
+from metazoo.models.graph_body import GraphBody, layer_name
 from metazoo.models.library import build_library_network, is_library_name
 from metazoo.models.network import Argument, Network, cannot_be_built
+from metazoo.models.operator_graph import OperatorGraph
 from metazoo.models.resnet import BasicBlock, BottleneckBlock, ResNet, ThinResNet
 from metazoo.models.wrapped import WrappedNetwork, find_head
 from metazoo.plugins import Registry
@@ -28,6 +30,8 @@ _BUILT_IN: dict[str, Callable[..., Network]] = {
 }
 _SHAPE = {"classes", "channels", "input_size"}
 LARGEST_WIDTH = 4096
+ONNX = "onnx"
+"""Architecture of models whose specification holds their graph."""
 ARCHITECTURES: Registry[Callable[..., Network]] = Registry(
     "architecture",
     "metazoo.architectures",
@@ -123,6 +127,22 @@ def build_network(
     except Exception as error:
         raise cannot_be_built(architecture, channels, input_size, arguments, error) from error
     return _as_network(architecture, network, channels, input_size, arguments, classes)
+
+
+def build_graph_network(graph: OperatorGraph, *, classes: int, channels: int, input_size: int) -> Network:
+    """Build the network of a graph, see `GraphBody` for its weights.
+
+    Raises:
+        UsageError: the graph is not one for this number of classes, or a layer has impossible attributes.
+    """
+    head = graph.nodes[graph.head]
+    if graph.weights[head.inputs[1]][0] != classes:
+        problem = f"its last layer has {graph.weights[head.inputs[1]][0]} outputs for {classes} classes"
+        raise UsageError(ONNX, problem, "add the model again")
+    try:
+        return WrappedNetwork(GraphBody(graph), layer_name(graph.head, head))
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise cannot_be_built(ONNX, channels, input_size, {}, error) from error
 
 
 def _as_network(

@@ -18,6 +18,7 @@ from metazoo.zoo.contract_files import NAME as MARK
 from metazoo.zoo.importing.checkpoint import SUFFIXES, most_bytes, own_state, read_checkpoint
 from metazoo.zoo.importing.model_description import ModelDescription, described, read_sidecar
 from metazoo.zoo.importing.model_sources import Source, find_source, library_version
+from metazoo.zoo.importing.onnx_file import SUFFIX as ONNX_SUFFIX
 from metazoo.zoo.weights import unsound
 from metazoo.zoo.zoo_folder import Zoo
 
@@ -47,9 +48,10 @@ def add_model(
 
     Args:
         zoo: folder of the zoo.
-        source: `timm:NAME[.TAG]`, `torchvision:NAME[.WEIGHTS]`, `hf:OWNER/NAME[@REVISION]`, or the path of a weights
-            file: .safetensors, or .pt, .pth or .bin that contain only tensors. A .yaml or .json file of the same name
-            beside a local file may describe the model, see `metazoo.zoo.importing.model_description`.
+        source: `timm:NAME[.TAG]`, `torchvision:NAME[.WEIGHTS]`, `hf:OWNER/NAME[@REVISION]`, or the path of a file of
+            weights (.safetensors, or .pt, .pth, .th or .bin that contain only tensors) or an .onnx file. A .yaml or
+            .json file of the same name beside a local file may describe the model, see
+            `metazoo.zoo.importing.model_description`.
         weights: local weights file for a model of a library.
         pretrained: whether to download the published weights of a model of a library.
         **fields: fields of `ModelDescription`, which override a description file, which overrides the source.
@@ -91,7 +93,7 @@ def add_folder(zoo: Path | str, folder: Path | str, **fields: Any) -> list[Addit
             "name", "several models of a folder cannot share one", "give `name` in their description files"
         )
     try:
-        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in (*SUFFIXES, ONNX_SUFFIX))
     except OSError as error:
         raise UsageError(folder, f"cannot be listed: {error.strerror}", "give a folder with weights") from error
     if not files:
@@ -142,17 +144,18 @@ def _addition(zoo: _Destination, folder: Path, path: Path, given: ModelDescripti
 
 def _add(zoo: _Destination, source: Source, given: ModelDescription) -> ModelContract:
     known = given.over(source.description)
-    name, spec = _name(known, source), known.spec(source.name)
-    assert known.classes is not None
-    assert known.domain is not None
+    name = _name(known, source)
     if zoo.find(name) is not None:
         raise UsageError(zoo.folder, f"already has model {name!r}", "choose another name with --name")
+    spec = known.spec(source.name, source.graph)
+    assert known.classes is not None
+    assert known.domain is not None
     empty = network_without_weights(spec)
     with tempfile.TemporaryDirectory() as folder:
         most = most_bytes(empty)
         path = source.fetch(Path(folder), most)
         state = own_state(read_checkpoint(path, most), empty)
-        sha256 = sha256_of_file(path)
+        sha256 = sha256_of_file(source.origin or path)
         problem = unsound(state, empty.state_dict())
         if problem is not None:
             raise ZooError(
@@ -202,6 +205,7 @@ def _try(classifier: ImageClassifier, subject: str) -> None:
     try:
         with torch.inference_mode():
             features, logits = classifier.features(images), classifier(images)
+            alone = torch.cat([classifier(image[None]) for image in images])
     except Exception as error:  # libraries raise any error for an unsuitable input size
         reason = " ".join(str(error).split())[:200]
         problem = f"cannot be run on {spec.input_size} pixels ({reason})"
@@ -211,3 +215,5 @@ def _try(classifier: ImageClassifier, subject: str) -> None:
         raise ZooError(subject, problem, "choose another model")
     if not bool(logits.isfinite().all()):
         raise ZooError(subject, "outputs are not finite", "choose another model")
+    if not torch.allclose(alone, logits, rtol=1e-2, atol=1e-2 * float(logits.abs().max())):
+        raise ZooError(subject, "outputs for an image depend on the other images of its batch", "choose another model")
