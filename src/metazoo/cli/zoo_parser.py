@@ -109,8 +109,8 @@ def _add(commands: Any) -> None:
     add.argument(
         "source",
         "SOURCE",
-        "Source: timm:NAME[.TAG], torchvision:NAME[.WEIGHTS], hf:OWNER/NAME[@REVISION] (of timm or transformers), or a "
-        ".safetensors, .pt, .pth or .bin file",
+        "Source: timm:NAME[.TAG], torchvision:NAME[.WEIGHTS], hf:OWNER/NAME[@REVISION] (of timm or transformers), a "
+        ".safetensors, .pt, .pth or .bin file, or an .onnx file",
         nargs="?",
     )
     add.option(
@@ -128,7 +128,7 @@ def _add(commands: Any) -> None:
         "Class names in the order of the outputs: a list such as cat,dog; a file with one per line; imagenet-1k",
         metavar="FILE_OR_LIST",
     )
-    add.option("--input-size", "Side of the square input in pixels", positive)
+    add.option("--input-size", "Side of the square input in pixels (default: that of an ONNX file)", positive)
     _channels(add)
     add.option(
         "--mean",

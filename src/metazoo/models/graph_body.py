@@ -17,7 +17,8 @@ _BATCH_NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.B
 class GraphBody(nn.Module):
     """Module that runs a graph. Convolutions, linear layers and batch norms are modules of torch.
 
-    Layers have new weights from torch's global generator, other weights are zero.
+    Layers have new weights from torch's global generator. Other weights are zero, and flat: conversion to torch's
+    channels-last format fails for some ranks.
     """
 
     def __init__(self, graph: OperatorGraph) -> None:
@@ -29,7 +30,7 @@ class GraphBody(nn.Module):
             if node.operator in LAYERS:
                 self.add_module(layer_name(index, node), self.layer(node))
         for value in graph.free_weights():
-            self.register_parameter(weight_name(value), nn.Parameter(torch.zeros(graph.weights[value])))
+            self.register_parameter(weight_name(value), nn.Parameter(torch.zeros(math.prod(graph.weights[value]))))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [n, classes] of `images` [n, channels, side, side].
@@ -44,7 +45,10 @@ class GraphBody(nn.Module):
 
     def first_values(self, images: Tensor) -> dict[int, Tensor]:
         """Values that are known before the first node runs, by their numbers."""
-        weights = {value: self.get_parameter(weight_name(value)) for value in self.graph.free_weights()}
+        shapes = self.graph.weights
+        weights = {
+            value: self.get_parameter(weight_name(value)).view(shapes[value]) for value in self.graph.free_weights()
+        }
         return {IMAGES: images, **self._constants, **weights}
 
     def step(self, index: int, node: GraphNode, values: dict[int, Tensor], batch: int) -> None:

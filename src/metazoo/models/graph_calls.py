@@ -71,7 +71,7 @@ class Call:
 
     def together(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         """Two tensors on one device, whose common shape is checked."""
-        self.check(math.prod(torch.broadcast_shapes(first.shape, second.shape)))
+        self.check(math.prod(common_shape(first.shape, second.shape)))
         if first.device != second.device:
             device = second.device if first.device.type == "cpu" else first.device
             first, second = (each if each.ndim == 0 else each.to(device) for each in (first, second))
@@ -87,6 +87,20 @@ class Call:
         """Raise an OperatorError if an attribute has another value than these."""
         if name in self.attributes and self.attributes[name] not in allowed:
             raise OperatorError(f"{name} {str(self.attributes[name])[:40]!r} is not supported")
+
+
+def common_shape(*shapes: Sequence[int]) -> tuple[int, ...]:
+    """Shape of tensors that are broadcast together; torch's own function imports a library of seconds.
+
+    Raises:
+        OperatorError: the shapes do not fit together.
+    """
+    rank = max(map(len, shapes), default=0)
+    columns = zip(*((1,) * (rank - len(shape)) + tuple(shape) for shape in shapes), strict=True)
+    sizes = [{size for size in column if size != 1} or {1} for column in columns]
+    if any(len(size) > 1 for size in sizes):
+        raise OperatorError(f"shapes {' and '.join(str([*shape]) for shape in shapes)} do not fit together")
+    return tuple(size for (size,) in sizes)
 
 
 def _values(tensor: Tensor) -> list[int]:

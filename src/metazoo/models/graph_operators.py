@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from metazoo.models.graph_calls import DTYPES, Call, OperatorError
+from metazoo.models.graph_calls import DTYPES, Call, OperatorError, common_shape
 from metazoo.models.shape_operators import SHAPE_OPERATORS
 
 
@@ -48,7 +48,7 @@ def _where(call: Call) -> Tensor:
 def _matmul(call: Call) -> Tensor:
     first, second = call[0], call[1]
     if first.ndim > 1 and second.ndim > 1:
-        batch = math.prod(torch.broadcast_shapes(first.shape[:-2], second.shape[:-2]))
+        batch = math.prod(common_shape(first.shape[:-2], second.shape[:-2]))
         call.check(batch * first.shape[-2] * second.shape[-1])
     return first @ second
 

@@ -128,8 +128,12 @@ class OperatorGraph(BaseModel):
             if node.operator in LAYERS:
                 self._check_layer(index, node)
         last = self.nodes[self.head]
-        if last.operator not in ("Linear", "Conv") or set(self.weights[last.inputs[1]][2:]) - {1}:
+        if last.operator not in ("Linear", "Conv"):
             raise ValueError("the last node is not a linear layer")
+        usual = {"pads": {0}, "strides": {1}, "group": {1}, "dilations": {1}}
+        for name, value in {"kernel": self.weights[last.inputs[1]][2:], **last.attributes}.items():
+            if not {*value} <= usual.get(name, {1}) if isinstance(value, tuple) else value not in (1, "VALID"):
+                raise ValueError("the last node is not a linear layer or a convolution of single pixels")
         return self
 
     def _check_layer(self, index: int, node: GraphNode) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from metazoo.models.graph_calls import DTYPES, LARGEST_SHAPE_TENSOR, Call, OperatorError
+from metazoo.models.graph_calls import DTYPES, LARGEST_SHAPE_TENSOR, Call, OperatorError, common_shape
 
 
 def _reshape(call: Call) -> Tensor:
@@ -84,7 +84,7 @@ def _shape(call: Call) -> Tensor:
 
 
 def _expand(call: Call) -> Tensor:
-    return call[0].expand(torch.broadcast_shapes(call[0].shape, tuple(call.numbers("shape", 1) or ())))
+    return call[0].expand(common_shape(call[0].shape, tuple(call.numbers("shape", 1) or ())))
 
 
 def _tile(call: Call) -> Tensor:

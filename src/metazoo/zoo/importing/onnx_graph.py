@@ -131,6 +131,8 @@ class _Conversion:
             outputs.pop()
         if node.op_type == "Split":
             attributes["outputs"] = len(node.output)
+        if node.op_type == "CastLike" and inputs[0] in self._known and self._known[inputs[0]].is_floating_point():
+            inputs = inputs[:1] * 2  # everything with a fraction is float32
         if self._is_computed_once(node.op_type, inputs):
             return self._compute(node.op_type, inputs, outputs, attributes)
         operator, inputs, attributes = self._layer(node, inputs, attributes)
@@ -316,7 +318,7 @@ class _Conversion:
         except ValidationError as error:
             problem = f"cannot be converted: {first_problem(error)}"
             raise UsageError(self._path, problem, "export it again") from error
-        state = {weight_name(value): weights[value] for value in graph.free_weights()}
+        state = {weight_name(value): weights[value].flatten() for value in graph.free_weights()}
         for index, node in enumerate(graph.nodes):
             if node.operator in LAYERS:
                 parts = _STATISTICS if node.operator == "BatchNormalization" else _STATISTICS[:2]
