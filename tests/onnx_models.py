@@ -42,7 +42,7 @@ class Graph:
 
     def model(self, output: str, shape: Sequence[Any], *, opset: int = 18, kind: int = TensorProto.FLOAT) -> Any:
         images = helper.make_tensor_value_info("images", kind, list(shape))
-        logits = helper.make_tensor_value_info(output, TensorProto.FLOAT, None)
+        logits = helper.make_tensor_value_info(output, TensorProto.FLOAT, ["rows", "columns"])
         graph = helper.make_graph(self.nodes, "graph", [images], [logits], self.weights)
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 

@@ -1,11 +1,13 @@
 """Models of ONNX files: their outputs are those of ONNX Runtime, for batches of any size."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from error_checks import raises
+from import_helpers import library_model
 from onnx_models import CLASSES, MODELS, SAID, SIDE, convolutional, runtime_outputs, saved, tensorflow_like
 from torch import nn
 from training_helpers import OPTIONS
@@ -127,3 +129,43 @@ def test_training_from_onnx_models(tmp_path: Path) -> None:
     run = train(zoo, method="tgr", preset="quick", out=tmp_path / "run", config=options, workers=1)
     classifier = run.meta_model.adapt(some_images(4), ["cat", "dog", "cat", "dog"])
     assert set(classifier.predict(some_images(2)).names) <= {"cat", "dog"}
+
+
+@pytest.mark.slow  # each export takes seconds
+@pytest.mark.parametrize(("opset", "count"), [(18, 2), (20, 1), (23, 2)])
+@pytest.mark.parametrize(
+    "name", ["torchvision:resnet18", "torchvision:mobilenet_v3_small", "timm:vit_tiny_patch16_224"]
+)
+def test_exports_of_torch(tmp_path: Path, name: str, opset: int, count: int) -> None:
+    """Exported for one image (a batch of fixed size) or for any number of them."""
+    network = library_model(name, classes=4)
+    shapes = {"dynamic_shapes": ({0: torch.export.Dim("n")},)} if count > 1 else {}
+    path, images = tmp_path / "model.onnx", torch.randn(count, 3, 32, 32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter
+        torch.onnx.export(
+            network, (images,), path, dynamo=True, opset_version=opset, external_data=False, verbose=False, **shapes
+        )
+    teacher = Zoo.open(tmp_path / "zoo").teacher(add_model(tmp_path / "zoo", str(path), **SAID).name)
+    images = some_images(4, 32)
+    torch.testing.assert_close(teacher(images), runtime_outputs(path, images), rtol=0, atol=1e-4)
+    assert teacher.contract.spec.graph is not None
+    assert teacher.contract.spec.graph.batch_norm_layers == 0  # folded
+
+
+@pytest.mark.slow
+def test_batch_norm_kept_by_torch(tmp_path: Path) -> None:
+    network, path = library_model("torchvision:mobilenet_v3_small", classes=4), tmp_path / "model.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network, (torch.randn(1, 3, 32, 32),), path, dynamo=True, external_data=False, verbose=False, optimize=False
+        )
+    teacher = Zoo.open(tmp_path / "zoo").teacher(add_model(tmp_path / "zoo", str(path), **SAID).name)
+    layers = [part for part in network.modules() if isinstance(part, nn.BatchNorm2d)]
+    found = [part for part in teacher.modules() if isinstance(part, nn.BatchNorm2d)]
+    assert len(found) == len(layers)
+    for layer, own in zip(layers, found, strict=True):
+        torch.testing.assert_close(own.running_var, layer.running_var)
+    images = some_images(4, 32)
+    torch.testing.assert_close(teacher(images), runtime_outputs(path, images), rtol=0, atol=1e-4)

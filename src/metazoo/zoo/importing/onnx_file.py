@@ -169,7 +169,7 @@ def _check_tensor(path: Path, tensor: Any) -> None:
     count = len(tensor.raw_data) / _WIDTHS[tensor.data_type] if tensor.HasField("raw_data") else len(stored)
     if len(tensor.dims) > 8 or any(size < 0 for size in tensor.dims) or math.prod(tensor.dims) != count:
         shape = list(tensor.dims)[:8]
-        raise ArtefactError(path, f"{name} claims the shape {shape} but has {count:,.0f} values", "export it again")
+        raise ArtefactError(path, f"{name} has {count:,.0f} values for the shape {shape}", "export it again")
 
 
 def tensor_of(tensor: Any) -> Tensor:
