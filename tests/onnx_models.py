@@ -149,5 +149,5 @@ def runtime_outputs(path: Path, images: Tensor) -> Tensor:
     if taken.shape[3] == 3:
         normalised = normalised.permute(0, 2, 3, 1)
     count = taken.shape[0] if isinstance(taken.shape[0], int) else len(images)
-    parts = [session.run(None, {taken.name: part.numpy()})[0] for part in normalised.split(count)]
+    parts = [np.asarray(session.run(None, {taken.name: part.numpy()})[0]) for part in normalised.split(count)]
     return torch.from_numpy(np.concatenate(parts)).flatten(1)

@@ -139,12 +139,19 @@ def test_training_from_onnx_models(tmp_path: Path) -> None:
 def test_exports_of_torch(tmp_path: Path, name: str, opset: int, count: int) -> None:
     """Exported for one image (a batch of fixed size) or for any number of them."""
     network = library_model(name, classes=4)
-    shapes = {"dynamic_shapes": ({0: torch.export.Dim("n")},)} if count > 1 else {}
+    shapes = ({0: torch.export.Dim("n")},) if count > 1 else None
     path, images = tmp_path / "model.onnx", torch.randn(count, 3, 32, 32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter
         torch.onnx.export(
-            network, (images,), path, dynamo=True, opset_version=opset, external_data=False, verbose=False, **shapes
+            network,
+            (images,),
+            path,
+            dynamo=True,
+            opset_version=opset,
+            external_data=False,
+            verbose=False,
+            dynamic_shapes=shapes,
         )
     teacher = Zoo.open(tmp_path / "zoo").teacher(add_model(tmp_path / "zoo", str(path), **SAID).name)
     images = some_images(4, 32)

@@ -141,7 +141,7 @@ def build_graph_network(graph: OperatorGraph, *, classes: int, channels: int, in
         raise UsageError(ONNX, problem, "add the model again")
     try:
         return WrappedNetwork(GraphBody(graph), layer_name(graph.head, head))
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (ValueError, TypeError, LookupError, RuntimeError) as error:
         raise cannot_be_built(ONNX, channels, input_size, {}, error) from error
 
 

@@ -109,7 +109,7 @@ class _Conversion:
             self._know(tensor.name, tensor_of(tensor))
         if found.channels_last:
             self._append("Transpose", [IMAGES], [self._new(found.name)], {"perm": _TO_CHANNELS_LAST})
-        self._output, self._head, self._is_pooled = IMAGES, "", False
+        self._classes, self._is_pooled = 0, False
 
     def add(self, node: Any) -> None:
         """Convert one node."""
@@ -289,8 +289,8 @@ class _Conversion:
         if len(weight) != classes:
             problem = f"has {len(weight)} outputs, but {classes} classes are given"
             raise UsageError(self._path, problem, "give one name for each output with --classes")
-        self._output, self._head = node.outputs[0], node.operator
-        needed, kept = {self._output}, []
+        self._classes = classes
+        needed, kept = {node.outputs[0]}, []
         for each in reversed(self._nodes):
             if not needed.isdisjoint(each.outputs):
                 kept.append(each)
@@ -352,10 +352,10 @@ class _Conversion:
                     raise self._not_run(reason) from error
                 nodes.append(node)
             logits = values[graph.nodes[-1].outputs[0]]
-        if logits.shape[0] != _BATCH:
+        if len(logits) != _BATCH:
             raise UsageError(self._path, "does not give one output for each image", _EXPORT_FREE)
-        several = math.prod(logits.shape) > _BATCH * logits.shape[1 if self._head == "Conv" else -1]
-        if several != self._is_pooled and logits.ndim != 4:
+        several = logits.numel() > _BATCH * self._classes
+        if several > self._is_pooled or (self._is_pooled and logits.ndim == 2):
             problem = "its last linear layer is not followed by what makes one logit per class"
             raise UsageError(self._path, problem, "export the model without what follows its logits")
         used = {value for node in nodes for value in node.inputs}
