@@ -153,7 +153,8 @@ def test_exports_of_torch(tmp_path: Path, name: str, opset: int, count: int) -> 
             verbose=False,
             dynamic_shapes=shapes,
         )
-    teacher = Zoo.open(tmp_path / "zoo").teacher(add_model(tmp_path / "zoo", str(path), **SAID).name)
+    name = add_model(tmp_path / "zoo", str(path), **SAID).name
+    teacher = Zoo.open(tmp_path / "zoo").teacher(name)
     images = some_images(4, 32)
     torch.testing.assert_close(teacher(images), runtime_outputs(path, images), rtol=0, atol=1e-4)
     assert teacher.contract.spec.graph is not None
@@ -168,7 +169,8 @@ def test_batch_norm_kept_by_torch(tmp_path: Path) -> None:
         torch.onnx.export(
             network, (torch.randn(1, 3, 32, 32),), path, dynamo=True, external_data=False, verbose=False, optimize=False
         )
-    teacher = Zoo.open(tmp_path / "zoo").teacher(add_model(tmp_path / "zoo", str(path), **SAID).name)
+    name = add_model(tmp_path / "zoo", str(path), **SAID).name
+    teacher = Zoo.open(tmp_path / "zoo").teacher(name)
     layers = [part for part in network.modules() if isinstance(part, nn.BatchNorm2d)]
     found = [part for part in teacher.modules() if isinstance(part, nn.BatchNorm2d)]
     assert len(found) == len(layers)
