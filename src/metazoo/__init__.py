@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from metazoo.runs.record import Run
     from metazoo.runs.train import train
     from metazoo.taskspace import register_grouping
-    from metazoo.zoo import Zoo, build_zoo
+    from metazoo.zoo import Zoo, add_model, build_zoo
 
     __version__: str
 
@@ -50,6 +50,7 @@ _HOMES = {
     "MetaModel": "metazoo.adapt",
     "Run": "metazoo.runs.record",
     "Zoo": "metazoo.zoo",
+    "add_model": "metazoo.zoo",
     "build_zoo": "metazoo.zoo",
     "load_images": "metazoo.data",
     "load_plugin": "metazoo.plugins",
@@ -75,6 +76,7 @@ __all__ = [
     "ZooError",
     "__version__",
     "adapt",
+    "add_model",
     "audit",
     "bank",
     "build_zoo",

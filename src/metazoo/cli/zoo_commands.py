@@ -113,6 +113,7 @@ def add(options: Namespace) -> None:
         added = {addition.text for addition in additions}
     zoo = Zoo.open(options.zoo)
     print_table(model_table(row for row in model_rows(zoo) if row.name in added))
+    _note_batch_norm(zoo, added)
     _note_duplicates(zoo, added)
 
 
@@ -130,6 +131,17 @@ def _print_preview(preview: Preview) -> None:
         f"{preview.name}: {spec.architecture}{f' ({given})' if given else ''} with {spec.classes} classes: "
         f"{len(tensors.sources)} tensors, {len(tensors.added)} added, {len(tensors.dropped)} dropped; nothing written"
     )
+
+
+def _note_batch_norm(zoo: Zoo, among: AbstractSet[str]) -> None:
+    """State which ONNX models have batch norm, since exporters usually fold it into convolutions."""
+    for contract in zoo:
+        if contract.name in among and contract.spec.graph is not None:
+            count = contract.spec.graph.batch_norm_layers
+            text = "no batch-norm layer, or folded by its export; recovered as a model without batch norm"
+            if count:
+                text = f"{count} batch-norm layer{'' if count == 1 else 's'}, whose statistics recovery uses"
+            message(f"note: {contract.name}: {text}")
 
 
 def _note_duplicates(zoo: Zoo, among: AbstractSet[str] | None = None) -> None:

@@ -116,7 +116,8 @@ def _add(commands: Any) -> None:
         "source",
         "SOURCE",
         "Source: timm:NAME[.TAG], torchvision:NAME[.WEIGHTS], hf:OWNER/NAME[@REVISION] (of timm or transformers), a "
-        "weights file (.safetensors, or of torch.save), or a folder of save_pretrained (of timm or transformers)",
+        "weights file (.safetensors, or of torch.save), an .onnx file, or a folder of save_pretrained (of timm or "
+        "transformers)",
         nargs="?",
     )
     add.option(
@@ -144,7 +145,7 @@ def _add(commands: Any) -> None:
         "Class names in the order of the outputs: a list such as cat,dog; a file with one per line; imagenet-1k",
         metavar="FILE_OR_LIST",
     )
-    add.option("--input-size", "Side of the square input in pixels", positive)
+    add.option("--input-size", "Side of the square input in pixels (default: that of an ONNX file)", positive)
     _channels(add)
     add.option(
         "--mean",

@@ -15,10 +15,12 @@ from metazoo.errors import MetazooError, UsageError
 from metazoo.models.cifar_resnet import CifarResNet
 from metazoo.models.conv4 import CONV4_BLOCKS, Conv4
 from metazoo.models.densenet import DenseNet
+from metazoo.models.graph_body import GraphBody, layer_name
 from metazoo.models.lenet import LeNet5
 from metazoo.models.library import build_library_network, is_library_name
 from metazoo.models.mobilenet import MobileNetV2
 from metazoo.models.network import Argument, Network, cannot_be_built
+from metazoo.models.operator_graph import OperatorGraph
 from metazoo.models.resnet import BasicBlock, BottleneckBlock, ResNet, ThinResNet
 from metazoo.models.resnet12 import ResNet12
 from metazoo.models.shufflenet import ShuffleNetV2
@@ -48,6 +50,8 @@ _BUILT_IN: dict[str, Callable[..., Network]] = {
 _SHAPE = {"classes", "channels", "input_size"}
 _CORRECT = "correct the package that registers it"
 LARGEST_WIDTH = 4096
+ONNX = "onnx"
+"""Architecture of models whose specification holds their graph."""
 ARCHITECTURES: Registry[Callable[..., nn.Module]] = Registry(
     "architecture",
     "metazoo.architectures",
@@ -189,6 +193,22 @@ def build_network(
         problem = "its head is not a linear layer with bias from feature_size to the classes"
         raise UsageError(architecture, problem, _CORRECT)
     return network
+
+
+def build_graph_network(graph: OperatorGraph, *, classes: int, channels: int, input_size: int) -> Network:
+    """Build the network of a graph, see `GraphBody` for its weights.
+
+    Raises:
+        UsageError: the graph is not one for this number of classes, or a layer has impossible attributes.
+    """
+    head = graph.nodes[graph.head]
+    if graph.weights[head.inputs[1]][0] != classes:
+        problem = f"its last layer has {graph.weights[head.inputs[1]][0]} outputs for {classes} classes"
+        raise UsageError(ONNX, problem, "add the model again")
+    try:
+        return WrappedNetwork(GraphBody(graph), layer_name(graph.head, head))
+    except (ValueError, TypeError, LookupError, RuntimeError) as error:
+        raise cannot_be_built(ONNX, channels, input_size, {}, error) from error
 
 
 def check_registered(architecture: str) -> None:

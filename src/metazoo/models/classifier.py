@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from metazoo.models.adapters import AdapterSpec, add_adapters, merged_state
-from metazoo.models.architectures import build_network
+from metazoo.models.architectures import ONNX, build_graph_network, build_network
 from metazoo.models.network import Argument, Network
+from metazoo.models.operator_graph import OperatorGraph
 
 _LUMA = (0.299, 0.587, 0.114)
 
@@ -27,12 +28,21 @@ class ClassifierSpec(BaseModel):
     mean: tuple[float, ...] = Field(description="channel means to subtract from images in [0, 1]")
     std: tuple[float, ...] = Field(description="channel standard deviations to divide by")
     adapter: AdapterSpec | None = Field(default=None, description="low-rank adapters, not written if None")
+    graph: OperatorGraph | None = Field(default=None, description="graph of the architecture onnx, else not written")
 
     @model_serializer(mode="wrap")
-    def _without_missing_adapter(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Records and hashes of specifications without adapter stay those of version 0.1.
+    def _without_absent_parts(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Records and hashes of specifications without these parts stay those of version 0.1.
         record = handler(self)
-        return {key: value for key, value in record.items() if key != "adapter" or value is not None}
+        return {key: value for key, value in record.items() if key not in ("adapter", "graph") or value is not None}
+
+    @model_validator(mode="after")
+    def _check_graph(self) -> "ClassifierSpec":
+        if (self.architecture == ONNX) != (self.graph is not None):
+            raise ValueError(f"the architecture {ONNX} needs a graph, and no other has one")
+        if self.graph is not None and self.arguments != {"graph": self.graph.sha256}:
+            raise ValueError("the graph has changed (another SHA-256)")
+        return self
 
     @model_validator(mode="after")
     def _check_normalisation(self) -> "ClassifierSpec":
@@ -132,13 +142,11 @@ def network_of(spec: ClassifierSpec) -> Network:
     Raises:
         UsageError: see `build_network`.
     """
-    network = build_network(
-        spec.architecture,
-        classes=spec.classes,
-        channels=spec.channels,
-        input_size=spec.input_size,
-        arguments=spec.arguments,
-    )
+    shape = {"classes": spec.classes, "channels": spec.channels, "input_size": spec.input_size}
+    if spec.graph is not None:
+        network = build_graph_network(spec.graph, **shape)
+    else:
+        network = build_network(spec.architecture, **shape, arguments=spec.arguments)
     if spec.adapter is not None:
         add_adapters(network, spec.adapter)
     return network

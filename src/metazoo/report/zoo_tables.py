@@ -132,7 +132,7 @@ def _shortened(names: tuple[str, ...]) -> str:
 def _label(contract: ModelContract) -> str:
     """Architecture with its arguments and, for a control model, the name of the control."""
     spec, control = contract.spec, None if contract.training is None else contract.training.control
-    arguments = {} if is_library_name(spec.architecture) else spec.arguments
+    arguments = {} if is_library_name(spec.architecture) or spec.graph is not None else spec.arguments
     label = " ".join([spec.architecture, *(f"{name} {value}" for name, value in sorted(arguments.items()))])
     return label if control is None else f"{label} ({control} control)"
 

@@ -24,6 +24,7 @@ from metazoo.zoo.importing.model_description import (
     weights_stem,
 )
 from metazoo.zoo.importing.model_sources import Source, find_source
+from metazoo.zoo.importing.onnx_file import SUFFIX as ONNX_SUFFIX
 from metazoo.zoo.importing.preparation import ModelRequest, given_options, model_name, prepare
 from metazoo.zoo.importing.pretrained_folder import is_pretrained
 from metazoo.zoo.importing.tensor_names import MatchedTensors
@@ -70,8 +71,8 @@ def add_model(
     Args:
         zoo: folder of the zoo.
         source: `timm:NAME[.TAG]`, `torchvision:NAME[.WEIGHTS]`, `hf:OWNER/NAME[@REVISION]`, or the path of a weights
-            file or of a folder of `save_pretrained`, see docs/models.md. A .yaml or .json file of the same name beside
-            it may describe the model, see `metazoo.zoo.importing.model_description`.
+            file, an .onnx file or a folder of `save_pretrained`, see docs/models.md. A .yaml or .json file of the same
+            name beside it may describe the model, see `metazoo.zoo.importing.model_description`.
         weights: local weights file for a model of a library.
         pretrained: whether to download the published weights of a model of a library.
         by_order: whether tensors whose names do not fit are taken in the order of the file; see `match_by_order`.
@@ -143,7 +144,8 @@ def add_folder(zoo: Path | str, folder: Path | str, **fields: Any) -> list[Addit
         )
     try:
         paths = sorted(folder.iterdir())
-        files = [path for path in paths if path.suffix.lower() in SUFFIXES + FOREIGN_SUFFIXES or is_pretrained(path)]
+        suffixes = {*SUFFIXES, ONNX_SUFFIX, *FOREIGN_SUFFIXES}
+        files = [path for path in paths if path.suffix.lower() in suffixes or is_pretrained(path)]
     except OSError as error:
         raise UsageError(folder, f"cannot be listed: {error.strerror}", "give a folder with weights") from error
     if not files:
@@ -222,6 +224,8 @@ def _add(zoo: _Destination, request: ModelRequest) -> ModelContract:
 def _came_from(present: ModelContract, source: Source) -> bool:
     if present.provenance is None:
         return False
+    if source.origin is not None:
+        return present.provenance.source_sha256 == sha256_of_file(source.origin)
     most = most_bytes(network_without_weights(present.spec))
     with tempfile.TemporaryDirectory() as folder:
         path = source.fetch(Path(folder), most)

@@ -14,7 +14,7 @@ A single number as `mean` or `std` applies to every channel.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,7 +22,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from metazoo.choices import MODEL_EXAMPLE, Permission
 from metazoo.errors import UsageError, shown
-from metazoo.models import Argument, ClassifierSpec
+from metazoo.models import ONNX, Argument, ClassifierSpec, OperatorGraph
 from metazoo.storage.validation import all_problems, first_problem, read_mapping, remedy_for_unknown
 from metazoo.zoo.contract import ModelName, ShortText
 
@@ -75,12 +75,18 @@ class ModelDescription(BaseModel):
         """Copy with unknown values taken from `other`."""
         return other.model_copy(update={key: value for key, value in self if value is not None})
 
-    def spec(self, subject: str, doubts: Mapping[str, str] | None = None) -> ClassifierSpec:
+    def spec(
+        self,
+        subject: str,
+        doubts: Mapping[str, str] | None = None,
+        graph: Callable[[int, int, int], OperatorGraph] | None = None,
+    ) -> ClassifierSpec:
         """Specification to build the model with.
 
         Args:
             subject: subject of errors.
             doubts: reasons for missing fields, by their names.
+            graph: function from channels, input size and number of classes to the graph of the architecture onnx.
 
         Raises:
             UsageError: a required field is missing, or a value is impossible.
@@ -92,7 +98,10 @@ class ModelDescription(BaseModel):
             raise UsageError(
                 subject, f"missing {', '.join(unknown)}", f"give them, or a .yaml file such as {MODEL_EXAMPLE}"
             )
+        if graph is not None and self.architecture != ONNX:
+            raise UsageError(subject, f"--arch {shown(self.architecture)} is not that of an ONNX file", "omit --arch")
         assert self.classes is not None
+        assert self.input_size is not None
         channels = self.channels or 3
         values = {"architecture": self.architecture, "arguments": self.arguments or {}, "classes": len(self.classes)}
         values |= {"input_size": self.input_size, "channels": channels}
@@ -106,6 +115,9 @@ class ModelDescription(BaseModel):
                     "divide it by 255",
                 )
             values[field] = given * channels if len(given) == 1 else given
+        if graph is not None:
+            found = graph(channels, self.input_size, len(self.classes))
+            values |= {"graph": found, "arguments": {"graph": found.sha256}}
         try:
             return ClassifierSpec.model_validate(values)
         except ValidationError as error:

@@ -11,17 +11,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from metazoo.errors import UsageError, shown
-from metazoo.models import import_library
+from metazoo.models import ONNX, OperatorGraph, import_library
+from metazoo.storage.tensor_files import write_tensors
 from metazoo.text import local_path
 from metazoo.zoo.importing.checkpoint import check_file
 from metazoo.zoo.importing.download import download, hub_file, hub_repository
 from metazoo.zoo.importing.model_description import ModelDescription, described, numbered, read_sidecar, weights_stem
+from metazoo.zoo.importing.onnx_file import SUFFIX, read_model
+from metazoo.zoo.importing.onnx_graph import convert, onnx_input
 from metazoo.zoo.importing.pretrained_folder import CONFIG, LARGEST_CONFIG, PROCESSOR, WEIGHTS, pretrained_folder
 from metazoo.zoo.importing.transformers_source import OTHER_REPOSITORY, label_problem, transformers_fields
 
 _LIBRARY_SOURCE = re.compile(r"(timm|torchvision):([A-Za-z0-9_]{1,80})(?:\.([A-Za-z0-9_]{1,80}))?")
-_HELP = "give timm:NAME, torchvision:NAME, hf:OWNER/NAME, a weights file or a folder of save_pretrained"
+_HELP = "give timm:NAME, torchvision:NAME, hf:OWNER/NAME, a weights file, an ONNX file or a folder of save_pretrained"
 # Default poolings of architectures; a wrong one shows in the tensors.
 _POOLINGS = (None, "", "avg", "token", "map")
 IMAGENET = "imagenet-1k"
@@ -38,6 +43,9 @@ class Source:
         description: description of the model by its source.
         fetch: function from a temporary folder and a largest size in bytes to the weights file.
         doubts: reasons why the source does not state a field, by the name of the field.
+        graph: function from the channels, the side of the images and the number of classes to the graph of the
+            network, for a source that holds one; to be called before `fetch`.
+        origin: file that the weights are converted from; None if the weights file is original.
     """
 
     name: str
@@ -45,6 +53,8 @@ class Source:
     description: ModelDescription
     fetch: Callable[[Path, int], Path]
     doubts: Mapping[str, str] = field(default_factory=dict)
+    graph: Callable[[int, int, int], OperatorGraph] | None = None
+    origin: Path | None = None
 
 
 def find_source(source: str, weights: Path | None = None, *, pretrained: bool = False) -> Source:
@@ -238,8 +248,35 @@ def _of_file(path: Path) -> Source:
         raise UsageError(shown(path), "not a source of models", _HELP)
     if path.is_dir():
         return _of_folder(path)
+    if path.suffix.lower() == SUFFIX:
+        return _of_onnx(path)
     check_file(path)
     return Source(path.name, weights_stem(path), read_sidecar(path) or ModelDescription(), lambda _folder, _most: path)
+
+
+def _of_onnx(path: Path) -> Source:
+    if not path.is_file():
+        raise UsageError(path, "not a file", "give an ONNX file")
+    model = read_model(path)
+    found = onnx_input(path, model)
+    own = ModelDescription(architecture=ONNX, input_size=found.side, channels=found.channels)  # pyright: ignore[reportArgumentType]
+    beside = read_sidecar(path)
+    weights: dict[str, Tensor] = {}
+
+    def graph(channels: int, side: int, classes: int) -> OperatorGraph:
+        for option, fixed, given in (("--input-size", found.side, side), ("--channels", found.channels, channels)):
+            if fixed is not None and fixed != given:
+                raise UsageError(path, f"its {option} is {fixed}, not {given}", f"omit {option}, or export it again")
+        made, tensors = convert(path, model, channels, side, classes)
+        weights.update(tensors)
+        return made
+
+    def fetch(folder: Path, _most: int) -> Path:
+        write_tensors(folder / WEIGHTS, weights)
+        return folder / WEIGHTS
+
+    description = own if beside is None else beside.over(own)
+    return Source(path.name, path.stem, description, fetch, graph=graph, origin=path)
 
 
 def library_version(architecture: str) -> str | None:

@@ -100,20 +100,20 @@ def prepare(zoo: Path, request: ModelRequest, find: Callable[[str], object]) -> 
     source = request.source
     known = request.given.over(source.description)
     name = model_name(known, source)
+    if find(name) is not None:
+        raise UsageError(zoo, f"already has model {name!r}", "choose another name with --name")
     with tempfile.TemporaryDirectory() as folder:
         tensors = None
         if known.architecture is None:
             path = source.fetch(Path(folder), _LARGEST_UNKNOWN)
             tensors = read_checkpoint(path, _LARGEST_UNKNOWN, known.state_dict)
             known = _identified(known, tensors, request)
-        spec = known.spec(source.name, source.doubts)
-        if find(name) is not None:
-            raise UsageError(zoo, f"already has model {name!r}", "choose another name with --name")
+        spec = known.spec(source.name, source.doubts, source.graph)
         empty = network_without_weights(spec)
         most = most_bytes(empty)
         path = source.fetch(Path(folder), most)
         tensors = read_checkpoint(path, most, known.state_dict) if tensors is None else tensors
-        sha256 = sha256_of_file(path)
+        sha256 = sha256_of_file(source.origin or path)
         matched = match_by_name(tensors, empty)
         is_ordered = not is_sorted(path)
         if request.by_order and not matched.fits(empty.state_dict()):
@@ -226,6 +226,7 @@ def try_classifier(classifier: ImageClassifier, subject: str) -> None:
     try:
         with torch.inference_mode():
             features, logits = classifier.features(images), classifier(images)
+            alone = torch.cat([classifier(image[None]) for image in images])
     except Exception as error:  # libraries raise any error for an unsuitable input size
         reason = " ".join(str(error).split())[:200]
         problem = f"cannot be run on {spec.input_size} pixels ({reason})"
@@ -235,3 +236,5 @@ def try_classifier(classifier: ImageClassifier, subject: str) -> None:
         raise ZooError(subject, problem, "choose another model")
     if not bool(logits.isfinite().all()):
         raise ZooError(subject, "outputs are not finite", "choose another model")
+    if not torch.allclose(alone, logits, rtol=1e-2, atol=1e-2 * float(logits.abs().max())):
+        raise ZooError(subject, "outputs for an image depend on the other images of its batch", "choose another model")
