@@ -1,6 +1,7 @@
 """Images without labels: any folder of images, or any labelled source whose labels are ignored."""
 
 import os
+from collections.abc import Set
 from functools import cached_property
 from pathlib import Path
 from typing import final
@@ -15,6 +16,8 @@ from metazoo.data.published import find_published
 from metazoo.errors import UsageError
 from metazoo.execution.randomness import generator
 from metazoo.text import local_path
+
+_IMAGES_AT_ONCE, _SMALL_SIDE = 512, 8
 
 
 @final
@@ -77,9 +80,10 @@ class UnlabelledImages:
         hashes = [pixel_hash(image.permute(1, 2, 0).contiguous().numpy()) for image in chosen.images]
         return chosen.resized(side).images, hashes
 
-    def hashes(self) -> set[str]:
-        """Hashes of all images; see `read`."""
-        return {one for part in torch.arange(self.count).split(512) for one in self.read(part, 8)[1]}
+    def count_among(self, hashes: Set[str]) -> int:
+        """Number of images whose hash is among `hashes`; see `read`."""
+        parts = torch.arange(self.count).split(_IMAGES_AT_ONCE)
+        return sum(own in hashes for part in parts for own in self.read(part, _SMALL_SIDE)[1])
 
     @property
     def _path(self) -> Path:
@@ -112,3 +116,8 @@ class UnlabelledImages:
         if not files:
             raise UsageError(self._path, "has no images", "give a folder with PNG, JPEG, WebP or BMP images")
         return files
+
+
+def label_free(images: int) -> str:
+    """Words for a run that learned from `images` unlabelled images, where others are data-free."""
+    return f"label-free ({images:,} unlabelled images)"

@@ -6,6 +6,7 @@ from typing import Any
 
 from metazoo.adapt import MetaModel
 from metazoo.adapt.card import meta_model_card
+from metazoo.adapt.card_text import unlabelled_count
 from metazoo.data import ImageSet, UnlabelledImages
 from metazoo.errors import RunError, UsageError
 from metazoo.execution.compute import Compute
@@ -163,6 +164,13 @@ def _learn(workspace: Workspace, config: RunConfig, description: dict[str, Any])
         title=method.title,
         reference=method.reference,
     )
-    meta_model = MetaModel(module, method=method.name, preset=config.preset, seed=config.seed, card=card)
+    meta_model = MetaModel(
+        module,
+        method=method.name,
+        preset=config.preset,
+        seed=config.seed,
+        card=card,
+        unlabelled=unlabelled_count(description),
+    )
     files = meta_model.save(folder.path / META_MODEL)
     folder.record(METRICS, *(f"{META_MODEL}/{name}" for name in files))
