@@ -42,7 +42,7 @@ def discard_images(workspace: Workspace) -> None:
             shutil.rmtree(copies)
         except OSError as error:
             raise ArtefactError(copies, f"cannot be deleted: {error.strerror}", "delete it yourself") from error
-    if folder.has(PREDICTIONS):
+    if (folder.path / PREDICTIONS).exists():  # not in the manifest if an earlier call was killed
         folder.delete(PREDICTIONS)
     discarded = [contract.name for contract in workspace.zoo if contract.recovered_images == "discard"]
     if discarded and recovers_images(folder):
