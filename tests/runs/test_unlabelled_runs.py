@@ -103,16 +103,13 @@ def test_an_interrupted_copy_is_made_again_from_the_images_as_they_are(
     assert len(list((tmp_path / "run" / "unlabelled").rglob("*.safetensors"))) == 2
     with raises(RunError, problem="not yet copied", remedy=str(images)):
         learned(zoo, tmp_path / "run", resume=True)
-    gone = images / "colour-0" / "0.png"
-    kept = gone.read_bytes()
-    gone.unlink()
-    with raises(RunError, problem="now 23"):
-        learned(zoo, tmp_path / "run", images, resume=True)
-    gone.write_bytes((images / "colour-1" / "3.png").read_bytes())  # another image of that name
-    changed = learned(zoo, tmp_path / "run", images, resume=True)
-    assert content(changed.path)["meta-model/model.safetensors"] == weights_of(zoo, tmp_path / "same", images)
-    gone.write_bytes(kept)
-    assert content(changed.path)["meta-model/model.safetensors"] != weights_of(zoo, tmp_path / "before", images)
+    # What it had copied is forgotten, so it is as if the run began now.
+    (images / "colour-0" / "0.png").unlink()
+    (images / "colour-0" / "1.png").write_bytes((images / "colour-1" / "3.png").read_bytes())
+    run = learned(zoo, tmp_path / "run", images, resume=True)
+    assert run.description["unlabelled"]["images"] == 23
+    whole = learned(zoo, tmp_path / "whole", images)
+    assert content(run.path) == content(whole.path)
 
 
 def weights_of(zoo: Zoo, out: Path, images: Any) -> str:
@@ -198,6 +195,16 @@ def test_beside_recovered_images_all_stages_remain(zoo: Zoo, folder: Path, tmp_p
     assert "The images of 1 model were deleted" in card
     assert "The 24 unlabelled images are shown nowhere" in card
     assert not list((run.path / "bank" / "model-2").glob("*.safetensors"))
+
+
+def test_every_domain_learns_from_them_too(folder: Path, tmp_path: Path) -> None:
+    zoo = untrained(tmp_path / "zoo", ("ships", "ships", "birds", "birds"))
+    options = {**METHOD_OPTIONS, "domains": {"alike": 1e6, "images": 8}}  # never merged
+    values = {"out": tmp_path / "run", "unlabelled": folder, "workers": 1}
+    run = train(zoo, "zoo-distillation", config={**options, "unlabelled": {"share": 0.5}}, **values)
+    assert len(run.meta_model.networks) >= 2
+    values["out"] = tmp_path / "alone"
+    assert len(train(zoo, "zoo-distillation", config=options, **values).meta_model.networks) == 1
 
 
 def test_a_plan_counts_the_images_and_leaves_out_what_is_skipped(zoo: Zoo, folder: Path) -> None:

@@ -143,8 +143,8 @@ class ResidentBanks:
         return self._with(side, names, self._shared)
 
     def _with(self, side: int, names: Sequence[str], shared: SharedImages | None) -> ResidentBank:
-        held = self._held
-        if held is None or (held[0], held[1].names, held[1].shared) != (side, tuple(names), shared):
+        wanted = side, tuple(names), shared
+        if self._held is None or (self._held[0], self._held[1].names, self._held[1].shared) != wanted:
             self._held = None  # two of them must not be in memory at once
             self._held = side, ResidentBank.load(self.bank, names, side, shared).to(self._device)
         return self._held[1]

@@ -105,6 +105,8 @@ class UnlabelledImages:
     def _images(self) -> ImageSet:
         if isinstance(self._source, ImageSet):
             return self._source
+        if not self._is_named and not self._path.exists():
+            raise UsageError(self._path, "does not exist", "give a folder with images at any depth, or a pack")
         return load_images(self._source, images_per_class=self._images_per_class)
 
     @cached_property

@@ -189,7 +189,7 @@ def most_confident(labels: Tensor, confidences: Tensor, images_per_class: int, c
         labels: predicted classes, int64 [n].
         confidences: confidences, [n].
         images_per_class: most images of a class.
-        classes: number of classes of which so many images are taken; further classes share this number of images.
+        classes: number of classes; the result has at most `images_per_class` times `classes` images.
     """
     order = confidences.argsort(descending=True, stable=True)
     kept = order[first_of_each(labels[order], images_per_class)]

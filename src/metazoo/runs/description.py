@@ -111,10 +111,8 @@ def begin(
             },
             "machine": {"system": platform.platform(), "processor": platform.machine()},
         }
-        options = unlabelled_options(config.options)
-        if unlabelled is not None and options is not None:
-            count = min(options.images, unlabelled.count)
-            description["unlabelled"] = {"images": count, "source": unlabelled.identity}
+        if unlabelled is not None:
+            description["unlabelled"] = _described(config, unlabelled)
         folder.write_json(DESCRIPTION, description)
         return description
     description = folder.read_json(DESCRIPTION)
@@ -128,26 +126,24 @@ def begin(
     if description.get("images", True) and not images:
         forbid = f"forbid images with `metazoo zoo set {zoo.folder} --recovered-images keep`"
         raise RunError(folder.path, "was begun without --no-images", f"omit --no-images and {forbid}")
-    _check_unlabelled(folder, config, description.get("unlabelled"), unlabelled)
+    begun = description.get("unlabelled")
+    is_copied = folder.has(UNLABELLED) or any(map(folder.has, FINISHED))
+    if unlabelled is None and begun is not None and not is_copied:
+        problem = "has not yet copied its unlabelled images"
+        raise RunError(folder.path, problem, f"give them again: {begun['source']}")
+    if unlabelled is not None and (begun is None or begun["source"] != unlabelled.identity):
+        raise _begun_otherwise(folder, "choice of unlabelled images")
+    if unlabelled is not None and not is_copied:
+        # Nothing depends on them yet, and the user may have removed a damaged one.
+        description["unlabelled"] = _described(config, unlabelled)
+        folder.write_json(DESCRIPTION, description)
     return description
 
 
-def _check_unlabelled(
-    folder: RunFolder, config: RunConfig, begun: dict[str, Any] | None, unlabelled: UnlabelledImages | None
-) -> None:
-    """Compare the unlabelled images of a resumed run with those that it began with, unless it has copied them."""
-    is_copied = folder.has(UNLABELLED) or any(map(folder.has, FINISHED))
-    if unlabelled is None:
-        if begun is not None and not is_copied:
-            problem = "has not yet copied its unlabelled images"
-            raise RunError(folder.path, problem, f"give them again: {begun['source']}")
-        return
-    if begun is None or begun["source"] != unlabelled.identity:
-        raise _begun_otherwise(folder, "choice of unlabelled images")
+def _described(config: RunConfig, unlabelled: UnlabelledImages) -> dict[str, Any]:
     options = unlabelled_options(config.options)
-    if not is_copied and options is not None and begun["images"] != min(options.images, unlabelled.count):
-        problem = f"{begun['images']} unlabelled images were found when the run began, and now {unlabelled.count}"
-        raise RunError(folder.path, problem, "restore them, or choose another folder")
+    count = unlabelled.count if options is None else min(options.images, unlabelled.count)
+    return {"images": count, "source": unlabelled.identity}
 
 
 def _begun_with(folder: RunFolder, description: dict[str, Any]) -> RunConfig:
