@@ -103,11 +103,12 @@ class ResidentBank:
 
     def _shared_at(self, chance: Tensor, owners: Tensor) -> Tensor:
         """Indices of the shared images that numbers in [0, 1) stand for."""
-        chances, count = self.shared.chances if self.shared else None, len(self.images) - self.starts[-1]
+        count = len(self.images) - self.starts[-1]
         positions = (chance * count).long()
-        for owner in owners.unique().tolist() if chances is not None else ():
-            own = owners == owner
-            positions[own] = torch.searchsorted(chances[self.names[owner]], chance[own], right=True)
+        if self.shared is not None and self.shared.chances is not None:
+            for owner in owners.unique().tolist():
+                own, chances = owners == owner, self.shared.chances[self.names[owner]]
+                positions[own] = torch.searchsorted(chances, chance[own], right=True)
         return self.starts[-1] + positions.clamp(max=count - 1)
 
     def pixels(self, indices: Tensor) -> Tensor:
