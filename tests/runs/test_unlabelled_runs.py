@@ -256,9 +256,9 @@ if sys.platform != "win32":
             "kill rename unlabelled.json",
         ),
         "labels": (
+            "kill rename unlabelled/labelled/bank.json",
             "full sync unlabelled-predictions.safetensors",
             "kill rename unlabelled-predictions.safetensors",
-            "kill rename unlabelled/labelled/bank.json",
             "kill rename unlabelled/labelled/*/generation-0000.json #2",
             "kill call step #3",
         ),
