@@ -40,6 +40,8 @@ _TEMPORARY = re.compile(r"\.(.+)\.\d+\.tmp")
 _REFUSALS = {"full": errno.ENOSPC, "locked": errno.EROFS}
 _CLOCKS = {"future": 20 * 365 * 86400, "past": -20 * 365 * 86400}
 _MOST_BYTES = 100
+_UNLABELLED: list[str] = []
+"""Arguments of every run of this program."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ def disturbed(
     chains: Mapping[str, Sequence[str]],
     workers: int = 1,
     plugins: Sequence[str] = (),
+    unlabelled: Path | None = None,
 ) -> dict[str, list[Outcome]]:
     """Run one process after the other on each run folder, each with its disturbance, and at last one without.
 
@@ -78,12 +81,14 @@ def disturbed(
         chains: the disturbances by the name of the run folder.
         workers: of the runs but `whole`, which has one.
         plugins: packages that the runs load.
+        unlabelled: source of unlabelled images.
 
     Returns:
         The outcome of every process, that of one that was told to wait at the end of its chain.
     """
     request = {"zoo": str(zoo), "options": options, "parent": str(parent), "chains": chains, "workers": workers}
     request["plugins"] = [*plugins]
+    request["unlabelled"] = [] if unlabelled is None else ["--unlabelled", str(unlabelled)]
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", __file__],
         input=json.dumps(request), capture_output=True, text=True, check=False, timeout=3600,
@@ -222,7 +227,7 @@ def _train(folder: Path, zoo: Path, options: Path, workers: int = 1) -> int:
     from metazoo.cli import main
 
     command = ["train", "--zoo", str(zoo), "--out", str(folder), "--config", str(options), "--resume"]
-    return main([*command, "--workers", str(workers), "--threads", "1"])
+    return main([*command, *_UNLABELLED, "--workers", str(workers), "--threads", "1"])
 
 
 def _move_clock(folder: Path, seconds: int) -> None:
@@ -254,6 +259,7 @@ def _main() -> None:
     learning_stage._STEPS_BETWEEN_CHECKPOINTS = 2
     request = json.load(sys.stdin)
     parent, zoo = Path(request["parent"]), Path(request["zoo"])
+    _UNLABELLED.extend(request["unlabelled"])
     for name in request["plugins"]:
         load_plugin(name)
     options = parent / "options.yaml"

@@ -76,6 +76,8 @@ class MetaModelDescription(BundleDescription):
         description="share of the general network (the last one) in each domain; empty without one",
     )
 
+    unlabelled: int = Field(default=0, ge=0, description="number of unlabelled images that it learned from")
+
     @model_validator(mode="after")
     def _check(self) -> "MetaModelDescription":
         if len(self.networks) != max(1, len(self.domains) + any(self.general)):
@@ -178,7 +180,9 @@ class Bundle(Generic[Description]):
             sha256 = write_tensors(temporary / WEIGHTS, tensors)
             write_text(temporary / CARD, self.card)
             written = self.description.model_copy(update={"weights_sha256": sha256})
-            write_json(temporary / DESCRIPTION, written.model_dump(mode="json"))
+            # 0 is omitted, so that former versions can read the bundle of a data-free run.
+            omitted = set() if getattr(written, "unlabelled", 0) else {"unlabelled"}
+            write_json(temporary / DESCRIPTION, written.model_dump(mode="json", exclude=omitted))
             replaces = folder.exists()
             if replaces:
                 folder.rename(former)

@@ -14,12 +14,14 @@ from metazoo.adapt.bundle import ClassifierDescription
 from metazoo.adapt.card_text import (
     architecture_of,
     counted,
+    data_rows,
     figure,
     images_note,
     images_used,
     meta_model_rows,
     network_rows,
     summary,
+    unlabelled_count,
 )
 from metazoo.features.embedders import Embedder, MultiDomainClassifier, SideBySide, count_parameters
 from metazoo.models import ImageClassifier
@@ -62,10 +64,10 @@ def meta_model_card(
         title: full name of the method.
         reference: citation of the method.
     """
-    used = images_used(config)
+    used = images_used(config, description)
     which = f"{counted(len(zoo), 'model')}, SHA-256 {zoo.sha256}"
     parts = [
-        _front_matter([*([] if used else ["data-free"]), config["method"]]),
+        _front_matter([*_data_tags(used, description), config["method"]]),
         f"# Meta-model by {title}",
         summary(len(zoo), " and ".join(used) or "**no training images**"),
         "## Use",
@@ -77,16 +79,19 @@ def meta_model_card(
         _models(zoo, records.get("health"), records.get("trust")),
         _groups(records.get("groups")),
         "## Privacy",
-        images_note(config, zoo, description.get("images", True), "This folder holds no images."),
+        images_note(config, description, zoo, "This folder holds no images."),
         "## Configuration",
         f"```yaml\n{yaml.safe_dump(dict(config), sort_keys=False)}```",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def plain_card(module: ImageClassifier | MultiDomainClassifier, method: str, preset: str, seed: int) -> str:
+def plain_card(
+    module: ImageClassifier | MultiDomainClassifier, method: str, preset: str, seed: int, unlabelled: int = 0
+) -> str:
     """Card of a meta-model whose run is not available."""
     rows = [*network_rows(module), ("method", f"{method}; preset {preset}, seed {seed}")]
+    rows += data_rows(unlabelled)
     head = [_front_matter([method]), f"# Meta-model by {escape(printable(method))}", "## Use", _USE, "## Properties"]
     return "\n\n".join([*head, _table(("property", "value"), rows)]) + "\n"
 
@@ -147,6 +152,13 @@ print(classifier.predict(["one.jpg", "two.jpg"]).names)
 ```
 
 On the command line: `metazoo predict CLASSIFIER IMAGES`."""
+
+
+def _data_tags(used: list[str], description: _Record) -> list[str]:
+    """Tag of the real images that a run has used: none, unlabelled ones alone, or others."""
+    if not used:
+        return ["data-free"]
+    return ["label-free"] if len(used) == 1 and unlabelled_count(description) else []
 
 
 def _front_matter(tags: list[str]) -> str:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from metazoo.data.unlabelled import label_free
 from metazoo.features.embedders import MultiDomainClassifier, count_parameters, recogniser_of
 from metazoo.models import ImageClassifier
 from metazoo.zoo import ModelContract, Permission
@@ -41,10 +42,22 @@ def summary(models: int, used: str) -> str:
     )
 
 
-def images_used(config: Mapping[str, Any]) -> list[str]:
-    """Names of the real images that a run has used; empty for a data-free run, as all runs of this version are."""
+def images_used(config: Mapping[str, Any], description: Mapping[str, Any]) -> list[str]:
+    """Names of the real images that a run has used; empty for a data-free run.
+
+    Args:
+        config: content of `config.yaml`.
+        description: content of `run.json`.
+    """
     former = (("source", "data", "real images of their classes"), ("selection", "validation", "labelled images"))
-    return [images for section, option, images in former if config.get(section, {}).get(option) is not None]
+    used = [images for section, option, images in former if config.get(section, {}).get(option) is not None]
+    count = unlabelled_count(description)
+    return [*used, f"{count:,} unlabelled images"] if count else used
+
+
+def unlabelled_count(description: Mapping[str, Any]) -> int:
+    """Number of unlabelled images that a run has used; `description` is the content of `run.json`."""
+    return description.get("unlabelled", {}).get("images", 0)
 
 
 def meta_model_rows(
@@ -67,9 +80,15 @@ def meta_model_rows(
     return [
         *network_rows(module),
         ("method", f"{reference}; preset {config['preset']}, seed {config['seed']}"),
+        *data_rows(unlabelled_count(description)),
         ("made with", ", ".join(f"{name} {version}" for name, version in description["versions"].items())),
         ("zoo", zoo),
     ]
+
+
+def data_rows(unlabelled: int) -> list[tuple[str, str]]:
+    """Row on the use of `unlabelled` images; none for a data-free meta-model."""
+    return [("data", f"{label_free(unlabelled)}, not data-free")] if unlabelled else []
 
 
 def network_rows(module: ImageClassifier | MultiDomainClassifier) -> list[tuple[str, str]]:
@@ -98,25 +117,42 @@ def architecture_of(classifier: ImageClassifier) -> str:
     return spec.architecture + "".join(f", {name} {value}" for name, value in spec.arguments.items()) + adapter
 
 
-def images_note(config: Mapping[str, Any], contracts: Iterable[ModelContract], images: bool, here: str) -> str:
-    """Paragraph on the use of recovered images, and on what they and the meta-model can reveal.
+def images_note(
+    config: Mapping[str, Any], description: Mapping[str, Any], contracts: Iterable[ModelContract], here: str
+) -> str:
+    """Paragraph on the use of recovered and unlabelled images, and on what they and the meta-model can reveal.
 
     Args:
         config: content of `config.yaml`.
+        description: content of `run.json`.
         contracts: contracts of the models of the zoo.
-        images: whether the run was allowed to show images.
         here: sentence on the images that come with this text.
     """
+    count = unlabelled_count(description)
+    if not count:
+        return f"{_recovered_note(description, contracts)} {here} {_TRACES}"
+    given = (
+        f"The {count:,} unlabelled images are shown nowhere; their copies in the run folder were deleted when the run "
+        "had finished, and their hashes are kept. The meta-model can carry traces of them."
+    )
+    if config["unlabelled"]["share"] == 1:
+        return f"No image was recovered. {given} {here}"
+    return f"{_recovered_note(description, contracts)} {here} {_TRACES} {given}"
+
+
+_TRACES = (
+    "The meta-model was learned from the recovered images and the outputs of the models on them, so it can carry "
+    "traces of the same training images."
+)
+
+
+def _recovered_note(description: Mapping[str, Any], contracts: Iterable[ModelContract]) -> str:
     permissions = Counter(contract.recovered_images for contract in contracts)
-    if not images:
+    if not description.get("images", True):
         permissions["keep"] += permissions.pop("show", 0)
     sentences = [
         f"The images of {counted(permissions[permission], 'model')} {use}."
         for permission, use in _IMAGES.items()
         if permissions[permission]
     ]
-    risk = "Images recovered from a model can resemble its training images."
-    return (
-        f"{risk} {' '.join(sentences)} {here} The meta-model was learned from the recovered images and the outputs of "
-        "the models on them, so it can carry traces of the same training images."
-    )
+    return f"Images recovered from a model can resemble its training images. {' '.join(sentences)}"

@@ -7,6 +7,7 @@ from typing import Any, final
 from metazoo.adapt.bundle import DESCRIPTION, Bundle, MetaModelDescription, read_bundle
 from metazoo.adapt.card import plain_card
 from metazoo.adapt.few_shot import FewShotClassifier, adapt
+from metazoo.data.unlabelled import label_free
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.features.domain_router import DomainRecogniser
 from metazoo.features.embedders import MultiDomainClassifier, recogniser_of
@@ -24,22 +25,32 @@ class MetaModel:
         preset: name of the preset of this method.
         seed: seed of the run.
         card: Markdown text for the `README.md` of the bundle; a short one by default.
+        unlabelled: number of unlabelled images that it learned from; 0 if it is data-free.
         sha256: SHA-256 of its weights file; None for a meta-model that was not loaded.
     """
 
     def __init__(
-        self, module: ImageClassifier | MultiDomainClassifier, *, method: str, preset: str, seed: int, card: str = ""
+        self,
+        module: ImageClassifier | MultiDomainClassifier,
+        *,
+        method: str,
+        preset: str,
+        seed: int,
+        card: str = "",
+        unlabelled: int = 0,
     ) -> None:
         self.module, self.method, self.preset, self.seed = module, method, preset, seed
-        self.card = card or plain_card(module, method, preset, seed)
+        self.unlabelled = unlabelled
+        self.card = card or plain_card(module, method, preset, seed, unlabelled)
         self.sha256: str | None = None
 
     def __repr__(self) -> str:
-        """Method, preset, seed, architecture, input size, features and domains, in one line."""
+        """Method, preset, seed, use of data, architecture, input size, features and domains, in one line."""
         recogniser = recogniser_of(self.module)
         domains = "" if recogniser is None else f", domains {', '.join(recogniser.domains)}"
         return (
-            f"MetaModel({self.method}, preset {self.preset}, seed {self.seed}: {self.spec.architecture} of "
+            f"MetaModel({self.method}, preset {self.preset}, seed {self.seed}"
+            f"{f', {label_free(self.unlabelled)}' if self.unlabelled else ''}: {self.spec.architecture} of "
             f"{self.spec.input_size} pixels, {self.networks[0].network.feature_size} features{domains})"
         )
 
@@ -116,6 +127,7 @@ class MetaModel:
             method=self.method,
             preset=self.preset,
             seed=self.seed,
+            unlabelled=self.unlabelled,
             domains=() if recogniser is None else recogniser.domains,
             general=recogniser.general if recogniser is not None and recogniser.is_general else (),
         )
@@ -140,7 +152,7 @@ class MetaModel:
             except UsageError as error:
                 problem = f"does not describe a meta-model ({error})"
                 raise ArtefactError(Path(folder) / DESCRIPTION, problem, description.remedy) from error
-        values = {name: getattr(description, name) for name in ("method", "preset", "seed")}
+        values = {name: getattr(description, name) for name in ("method", "preset", "seed", "unlabelled")}
         loaded = cls(module, card=bundle.card, **values)
         loaded.sha256 = description.weights_sha256 or None
         return loaded

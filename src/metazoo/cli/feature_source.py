@@ -7,6 +7,7 @@ from pathlib import Path
 
 from metazoo.adapt import MetaModel
 from metazoo.adapt.bundle import DESCRIPTION, description_file
+from metazoo.data import UnlabelledImages
 from metazoo.data.load import DEFAULT_SIDE
 from metazoo.errors import MetazooError, UsageError
 from metazoo.evaluate import (
@@ -18,8 +19,10 @@ from metazoo.evaluate import (
     zoo_ensemble,
     zoo_ensemble_in_turn,
 )
+from metazoo.execution.progress import message
 from metazoo.models import ClassifierSpec
 from metazoo.pipeline.layout import DESCRIPTION as RUN
+from metazoo.pipeline.layout import UNLABELLED
 from metazoo.runs.record import Run
 from metazoo.zoo import ModelContract, WhiteBoxTeacher, Zoo, zoo_with_models
 from metazoo.zoo.contract_files import NAME as ZOO
@@ -33,11 +36,13 @@ class FeatureSource:
         path: path given by the user.
         meta_model: meta-model; None if a zoo was given.
         zoo: folder of the zoo; None if a meta-model was given without run and zoo.
+        run: run of the meta-model; None if it was given without its run.
     """
 
     path: Path
     meta_model: MetaModel | None
     zoo: Path | None
+    run: Run | None = None
 
     def subject(self, in_turn_on: str | None = None) -> Subject:
         """Subject of the evaluation.
@@ -51,7 +56,8 @@ class FeatureSource:
             teachers = zoo.teachers_in_turn(in_turn_on or "cpu")
             return dataclasses.replace(_ensemble(teachers, in_turn_on), sha256=zoo.sha256)
         name, sha256 = self.meta_model.method, self.meta_model.sha256
-        return Subject.of(f"{name} meta-model", name, self.meta_model.module, sha256)
+        own = Subject.of(f"{name} meta-model", name, self.meta_model.module, sha256)
+        return dataclasses.replace(own, unlabelled=self.meta_model.unlabelled)
 
     def teachers(self) -> Sequence[WhiteBoxTeacher]:
         """Models of the zoo on the CPU, each loaded on access; see `Teachers`.
@@ -71,6 +77,22 @@ class FeatureSource:
     def class_lists(self) -> dict[str, tuple[str, ...]]:
         """Class names by model; empty if the zoo is missing."""
         return {contract.name: contract.class_names for contract in self._contracts()}
+
+    def count_unlabelled(self, evaluated: UnlabelledImages) -> int | None:
+        """Number of evaluated images among the unlabelled ones of the run, by their pixels.
+
+        None for a data-free meta-model, and, with a note, for one that was given without its run.
+        """
+        if self.meta_model is None or not self.meta_model.unlabelled:
+            return None
+        record = None if self.run is None else self.run.record(UNLABELLED)
+        if record is None:
+            message(
+                f"note: {self.path} learned from {self.meta_model.unlabelled:,} unlabelled images; give its run to see "
+                "whether evaluated images are among them"
+            )
+            return None
+        return evaluated.count_among(set(record["sha256"]))
 
     def side(self) -> int:
         """Largest input side of all models in pixels."""
@@ -118,7 +140,7 @@ def open_source(path: str, zoo: str | None = None) -> FeatureSource:
         run = Run.open(folder)
         if zoo is not None:
             run.check_zoo(Zoo.open(zoo))
-        return FeatureSource(folder, run.meta_model, Path(zoo or run.description["zoo"]["path"]))
+        return FeatureSource(folder, run.meta_model, Path(zoo or run.description["zoo"]["path"]), run)
     if (folder / ZOO).is_file():
         if zoo is not None:
             raise UsageError("--zoo", f"{folder} is a zoo itself", "omit --zoo")

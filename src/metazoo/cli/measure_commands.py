@@ -8,7 +8,7 @@ from pathlib import Path
 
 from metazoo.cli.feature_source import open_source
 from metazoo.cli.output import print_table
-from metazoo.data import load_images
+from metazoo.data import UnlabelledImages, load_images
 from metazoo.data.load import has_own_side
 from metazoo.errors import MetazooError, UsageError
 from metazoo.evaluate import Comparison, compare, comparison_table, exclude_known, find_contamination, results_table
@@ -22,7 +22,7 @@ from metazoo.report import write_report
 from metazoo.runs.record import Run
 from metazoo.zoo import Zoo
 
-_COLUMNS = ["row", "head", "batch_norm", "mirrored", "image_set", "ways", "shots", "episodes", "files"]
+_COLUMNS = ["row", "head", "batch_norm", "mirrored", "image_set", "unlabelled", "ways", "shots", "episodes", "files"]
 _COLUMNS += ["accuracy", "interval", "lowest", "highest", "difference", "difference_interval"]
 
 
@@ -58,7 +58,8 @@ def _write_csv(comparisons: Sequence[Comparison]) -> None:
         values = [result.accuracy for result in comparison.results]
         figures = [comparison.accuracy.mean, comparison.accuracy.half_width, min(values), max(values)]
         figures += [] if difference is None else [difference.mean, difference.half_width]
-        kept = (comparison.name, first.head, first.batch_norm, first.mirrored, first.image_set, first.ways, first.shots)
+        kept = (comparison.name, first.head, first.batch_norm, first.mirrored, first.image_set, first.unlabelled or 0)
+        kept += (first.ways, first.shots)
         padding = [""] * (6 - len(figures))
         writer.writerow((*kept, first.episodes, len(values), *(f"{figure:.4f}" for figure in figures), *padding))
 
@@ -74,6 +75,8 @@ def evaluate(options: Namespace) -> None:
     rows = source.table(in_turn_on=in_turn_on) if options.baselines else [source.subject(in_turn_on)]
     subjects = [row.on(device) for row in rows]
     contamination = find_contamination(images.class_names, source.class_lists())
+    evaluated = UnlabelledImages(options.data, options.images_per_class)
+    contamination = contamination.model_copy(update={"unlabelled": source.count_unlabelled(evaluated)})
     if options.exclude_known:
         images, contamination = exclude_known(images, contamination, options.ways)
     for warning in contamination.warnings(images.name):

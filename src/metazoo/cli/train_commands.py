@@ -44,6 +44,7 @@ def train(options: Namespace) -> None:
             threads=options.threads or 1,
             progress=True,
             resume=options.resume,
+            unlabelled=options.unlabelled,
         )
         print_table(plan_table(plan))
         return
@@ -64,6 +65,7 @@ def train(options: Namespace) -> None:
         progress=True,
         images=options.images,
         reuse_images=options.reuse_images,
+        unlabelled=options.unlabelled,
     )
     print_sections(run, zoo, about_models=False)
     print(f"{run.path}: meta-model in {run.path / META_MODEL}")

@@ -5,11 +5,13 @@ from metazoo.data.image_files import decoded_images, image_files, load_image_fil
 from metazoo.data.images import ImageSet
 from metazoo.data.load import load_images
 from metazoo.data.splits import assert_disjoint, split_images
+from metazoo.data.unlabelled import UnlabelledImages
 
 __all__ = [
     "Episode",
     "EpisodeList",
     "ImageSet",
+    "UnlabelledImages",
     "assert_disjoint",
     "decoded_images",
     "image_files",

@@ -1,5 +1,6 @@
 """Image files, and folders of them with one folder per class."""
 
+import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -110,6 +111,33 @@ def load_image_files(paths: Sequence[Path | str], side: int) -> Tensor:
         for position, array in enumerate(pool.map(lambda path: _pixels(Path(path), side), paths)):
             images[position] = torch.from_numpy(array).permute(2, 0, 1)
     return images
+
+
+def load_hashed_files(paths: Sequence[Path], side: int) -> tuple[Tensor, list[str]]:
+    """Read images as `load_image_files` does, each decoded whole; returns them and their hashes, see `pixel_hash`.
+
+    Raises:
+        UsageError, DataError: see `load_image_files`.
+    """
+
+    def read(path: Path) -> tuple[np.ndarray, str]:
+        whole = _pixels(path)
+        small = ImageOps.fit(Image.fromarray(whole), (side, side), Image.Resampling.BILINEAR)
+        return np.array(small), pixel_hash(whole)
+
+    images, hashes = torch.empty(len(paths), 3, side, side, dtype=torch.uint8), []
+    with warnings.catch_warnings(), ThreadPoolExecutor(_READERS) as pool:
+        warnings.simplefilter("ignore")
+        for position, (array, own) in enumerate(pool.map(read, paths)):
+            images[position] = torch.from_numpy(array).permute(2, 0, 1)
+            hashes.append(own)
+    return images, hashes
+
+
+def pixel_hash(pixels: np.ndarray) -> str:
+    """SHA-256 of an image's size and pixels, in hexadecimal; `pixels` are uint8 [h, w, 3]."""
+    head = "x".join(map(str, pixels.shape[:2]))
+    return hashlib.sha256(head.encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()
 
 
 def decoded_images(paths: Sequence[Path | str]) -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""Contamination: evaluated classes that the models of a zoo were trained on."""
+"""Contamination: evaluated classes that models were trained on, and images that a meta-model learned from."""
 
 import dataclasses
 import re
@@ -19,7 +19,7 @@ _SEPARATORS = re.compile(r"(?<!\d)[\s_-]+|[\s_-]+(?!\d)")
 
 
 class Contamination(BaseModel):
-    """Evaluated classes that models were trained on, according to class names.
+    """Evaluated classes that models were trained on, according to class names, and images that were learned from.
 
     Names are only an indication: different things may have the same name, and one thing may have several names.
     """
@@ -36,12 +36,23 @@ class Contamination(BaseModel):
         exclude=True,
         description="evaluated classes whose images a run of version 0.1 used to select models",
     )
+    unlabelled: int | None = Field(
+        default=None,
+        ge=0,
+        description="number of evaluated images, before exclusion, that the meta-model learned from without labels; "
+        "None if it is data-free, or if the images were not compared",
+    )
     excluded: bool = Field(default=False, description="whether these classes were excluded from the episodes")
 
     def warnings(self, data: str) -> list[str]:
-        """Warnings about the accuracy on these classes of `data`; empty if all classes are unseen."""
+        """Warnings about the accuracy on `data`; empty if all classes and images are unseen."""
         unknown = f"its zoo is not available, so models may have been trained on classes of {data}"
         found = [unknown] if self.models == 0 else []
+        if self.unlabelled:
+            found.append(
+                f"{self.unlabelled:,} images of {data} are among the unlabelled images that the meta-model learned "
+                "from; the accuracy is not that of unseen images; evaluate on others"
+            )
         if self.excluded:
             return found
         remedy = "the accuracy is not that of unseen classes; exclude them with --exclude-known"

@@ -109,6 +109,7 @@ def evaluate(
                     transductive=transductive,
                     image_set=image_set.name,
                     domains=None if recogniser is None else recogniser.domains,
+                    unlabelled=subject.unlabelled or None,
                     domain=None if recogniser is None else domain,
                 )
             )
@@ -118,7 +119,8 @@ def evaluate(
 
 
 def _for_domain(subject: Subject, domain: str) -> Subject:
-    return Subject.of(subject.name, subject.method, for_known_domain(subject.module, domain), subject.sha256)
+    known = Subject.of(subject.name, subject.method, for_known_domain(subject.module, domain), subject.sha256)
+    return dataclasses.replace(known, unlabelled=subject.unlabelled)
 
 
 def _check(subjects: Sequence[Subject], shots: Sequence[int], episodes: int) -> None:

@@ -10,6 +10,7 @@ from rich.text import Text
 from torch import Tensor
 
 from metazoo.data import EpisodeList
+from metazoo.data.unlabelled import label_free
 from metazoo.errors import ArtefactError
 from metazoo.evaluate.contamination import Contamination
 from metazoo.features.batch_norm import BatchNormMode
@@ -46,6 +47,9 @@ class Result(BaseModel):
     image_set: str
     domains: tuple[str, ...] | None = Field(
         default=None, description="domains of the meta-model; None for a single domain"
+    )
+    unlabelled: int | None = Field(
+        default=None, ge=1, description="number of unlabelled images that the subject learned from; None if data-free"
     )
     domain: str | None = Field(default=None, description="known domain of the tasks; None if it was not given")
 
@@ -153,6 +157,8 @@ def _title(results: Sequence[Result]) -> str:
 def _caption(results: Sequence[Result]) -> str:
     caption = "accuracy in percent ± half-width of the 95 % interval over episodes"
     caption += "; queries influence each other (transductive)" if any(r.transductive for r in results) else ""
+    used = dict.fromkeys((result.subject, result.unlabelled) for result in results if result.unlabelled)
+    caption += "".join(f"; {subject}: {label_free(count)}, not data-free" for subject, count in used if count)
     known = dict.fromkeys(result.domain for result in results if result.domain is not None)
     return caption + "".join(f"; known domain {domain}" for domain in known)
 

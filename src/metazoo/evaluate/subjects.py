@@ -30,6 +30,7 @@ class Subject:
         module: source of the features.
         parameters: number of parameters that the features depend on, without class heads.
         sha256: SHA-256 of the weights of a meta-model, or of the contracts of a zoo; None if unknown.
+        unlabelled: number of unlabelled images that it learned from; 0 if it is data-free.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Subject:
     module: Embedder
     parameters: int
     sha256: str | None = None
+    unlabelled: int = 0
 
     def on(self, device: str) -> Self:
         """Move the module to a device and return the subject."""

@@ -8,10 +8,12 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
+from metazoo.data import UnlabelledImages
 from metazoo.errors import UsageError
 from metazoo.features.embedders import MultiDomainClassifier
 from metazoo.models import ClassifierSpec, ImageClassifier, check_registered, network_without_weights
 from metazoo.pipeline.stage_plan import StagePlan
+from metazoo.pipeline.unlabelled_stage import UnlabelledConfig
 from metazoo.pipeline.workspace import Workspace
 from metazoo.recover.statistics import batch_norm_layers
 from metazoo.zoo import Zoo
@@ -68,12 +70,13 @@ class Method(ABC):
             MetazooError: the error that a stage would raise.
         """
 
-    def plan(self, zoo: Zoo, config: Any) -> Sequence[StagePlan]:
+    def plan(self, zoo: Zoo, config: Any, unlabelled: UnlabelledImages | None = None) -> Sequence[StagePlan]:
         """Declare the stages of a run with their numbers of units; see `metazoo.pipeline.stage_plan`.
 
         Args:
             zoo: one model or more.
             config: options, of the type of one of `presets`.
+            unlabelled: unlabelled images; given only to a method that takes some, see `unlabelled_options`.
 
         Returns:
             Plans in the order of the run; empty, the default, if nothing is known before it.
@@ -90,13 +93,24 @@ class Method(ABC):
         """
 
 
-def check_before_work(method: Method, zoo: Zoo, config: Any, seed: int) -> None:
-    """Check the requirements of `method`, then call `Method.check`.
+def unlabelled_options(config: BaseModel) -> UnlabelledConfig | None:
+    """Options of unlabelled images, the section `unlabelled` of a method that takes some; None if it takes none."""
+    found = getattr(config, "unlabelled", None)
+    return found if isinstance(found, UnlabelledConfig) else None
+
+
+def check_before_work(
+    method: Method, zoo: Zoo, config: Any, seed: int, unlabelled: UnlabelledImages | None = None
+) -> None:
+    """Check the requirements of `method` and the unlabelled images, then call `Method.check`.
 
     Raises:
-        UsageError: a model or an option does not meet the requirements; it is named.
+        UsageError: a model or an option does not meet the requirements, or unlabelled images cannot be used.
+        DataError: the source of unlabelled images cannot be used.
         MetazooError: an error of `Method.check`.
     """
+    if unlabelled is not None:
+        _check_unlabelled(method, config, unlabelled)
     options = dict(_options_called("validation", config)) if method.requires.labelled_validation else {}
     unset = next((path for path, value in options.items() if value is None), None)
     if unset is not None:
@@ -123,6 +137,19 @@ def check_before_work(method: Method, zoo: Zoo, config: Any, seed: int) -> None:
                 f"remove it with `metazoo zoo remove {zoo.folder} {contract.name}`, or choose another method",
             )
     method.check(zoo, config, seed)
+
+
+def _check_unlabelled(method: Method, config: Any, unlabelled: UnlabelledImages) -> None:
+    options = unlabelled_options(config)
+    if options is None:
+        takes = [name for name, own in method.presets.items() if unlabelled_options(own) is not None]
+        remedy = f"choose a preset that does: {', '.join(takes)}" if takes else "choose tgr or zoo-distillation"
+        raise UsageError("unlabelled images", f"{method.name} does not learn from them with these options", remedy)
+    if options.share == 1 and getattr(getattr(config, "trust", None), "mode", "keep") != "keep":
+        problem = "needs recovered images, and there are none if all images are unlabelled"
+        raise UsageError("trust.mode", problem, "choose keep, or an unlabelled.share below 1")
+    if unlabelled.count < 2:
+        raise UsageError("unlabelled images", f"has only {unlabelled.count}", "give at least 2")
 
 
 def _are_alike(one: ClassifierSpec, other: ClassifierSpec) -> bool:

@@ -28,6 +28,7 @@ from typing import ClassVar, final
 from pydantic import BaseModel
 
 from metazoo.bank import ResidentBanks
+from metazoo.data import UnlabelledImages
 from metazoo.features.embedders import MultiDomainClassifier
 from metazoo.learn.learning_config import LearningConfig, RegularisationConfig
 from metazoo.methods.base import Method
@@ -76,10 +77,13 @@ class TaskGroupingsRegularization(Method):
         if isinstance(config, PublishedTgrConfig):
             check_config(zoo, config)
 
-    def plan(self, zoo: Zoo, config: TgrConfig | PublishedTgrConfig) -> Sequence[StagePlan]:  # noqa: D102
+    def plan(  # noqa: D102
+        self, zoo: Zoo, config: TgrConfig | PublishedTgrConfig, unlabelled: UnlabelledImages | None = None
+    ) -> Sequence[StagePlan]:
         if isinstance(config, PublishedTgrConfig):
             return plan_as_published(zoo, config)
-        return distillation_plans(zoo, config, config.learning, embedding_plans(zoo, config.probe, config.budget))
+        grouping = embedding_plans(zoo, config.probe, config.budget)
+        return distillation_plans(zoo, config, config.learning, unlabelled, grouping, config.probe.input_size)
 
     def train(  # noqa: D102
         self, workspace: Workspace, config: TgrConfig | PublishedTgrConfig
@@ -91,4 +95,4 @@ class TaskGroupingsRegularization(Method):
         def group(kept: Workspace, banks: ResidentBanks) -> Partition:
             return embed_and_group(kept, banks, config.probe, config.grouping)
 
-        return distil(workspace, config, config.learning, group)
+        return distil(workspace, config, config.learning, group, config.probe.input_size)

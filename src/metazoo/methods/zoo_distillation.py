@@ -13,6 +13,7 @@ from typing import ClassVar, final
 from pydantic import BaseModel
 
 from metazoo.bank import ResidentBanks
+from metazoo.data import UnlabelledImages
 from metazoo.features.embedders import MultiDomainClassifier
 from metazoo.learn.learning_config import LearningConfig, RegularisationConfig
 from metazoo.methods.base import Method
@@ -36,8 +37,10 @@ class ZooDistillation(Method):
     def check(self, zoo: Zoo, config: ZooDistillationConfig, seed: int) -> None:  # noqa: D102
         network_without_weights(config.meta_model.spec(zoo))
 
-    def plan(self, zoo: Zoo, config: ZooDistillationConfig) -> Sequence[StagePlan]:  # noqa: D102
-        return distillation_plans(zoo, config, _learning(config))
+    def plan(  # noqa: D102
+        self, zoo: Zoo, config: ZooDistillationConfig, unlabelled: UnlabelledImages | None = None
+    ) -> Sequence[StagePlan]:
+        return distillation_plans(zoo, config, _learning(config), unlabelled)
 
     def train(  # noqa: D102
         self, workspace: Workspace, config: ZooDistillationConfig

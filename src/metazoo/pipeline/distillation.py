@@ -4,6 +4,7 @@
   there is one; see `metazoo.recover.guides`.
 - The loss of a teacher compares the meta-model with the whole zoo on the images of that teacher: the features of all
   teachers (the *joint features*), their cosines between images, and their class probabilities.
+- Unlabelled images of the user are learned from too, or instead; see `metazoo.pipeline.unlabelled_stage`.
 - In a zoo of several domains the meta-model continues to learn from each domain alone, and a new task uses the
   features of the domains that it resembles; see `metazoo.features.domain_router`.
 """
@@ -13,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pydantic import BaseModel, ConfigDict
 
 from metazoo.bank import ResidentBanks
+from metazoo.data import UnlabelledImages
 from metazoo.execution.progress import message
 from metazoo.features.embedders import MultiDomainClassifier
 from metazoo.learn.learning_config import DistillationConfig, LearningConfig
@@ -29,6 +31,13 @@ from metazoo.pipeline.learning_stage import learn_from_groups
 from metazoo.pipeline.recovery_stage import recover_images
 from metazoo.pipeline.shared_config import MetaModelConfig
 from metazoo.pipeline.stage_plan import StagePlan, group_learning_plans, per_domain_plans, recovery_plans, trust_plans
+from metazoo.pipeline.unlabelled_stage import (
+    UnlabelledConfig,
+    copy_unlabelled,
+    labelled_by_models,
+    shared_images,
+    unlabelled_plans,
+)
 from metazoo.pipeline.workspace import Workspace
 from metazoo.recover import RecoveryBudget, RecoveryConfig
 from metazoo.taskspace import FixedGrouping, Partition
@@ -45,6 +54,7 @@ class ZooDistillationConfig(BaseModel):
 
     recovery: RecoveryConfig = RecoveryConfig()
     budget: RecoveryBudget = RecoveryBudget()
+    unlabelled: UnlabelledConfig = UnlabelledConfig()
     trust: TrustConfig = TrustConfig()
     domains: DomainConfig = DomainConfig()
     learning: DistillationConfig = DistillationConfig()
@@ -82,16 +92,34 @@ def distillation_presets(base: ZooDistillationConfig) -> dict[str, BaseModel]:
 
 
 def distillation_plans(
-    zoo: Zoo, config: ZooDistillationConfig, learning: LearningConfig, grouping: Sequence[StagePlan] = ()
+    zoo: Zoo,
+    config: ZooDistillationConfig,
+    learning: LearningConfig,
+    unlabelled: UnlabelledImages | None = None,
+    grouping: Sequence[StagePlan] = (),
+    grouping_side: int | None = None,
 ) -> list[StagePlan]:
-    """Plan the stages of `distil`; `grouping` has the plans of the grouping stage."""
-    return [
-        *recovery_plans(zoo, config.recovery, config.budget),
-        *trust_plans(zoo, config.trust, config.budget, config.meta_model.spec(zoo).input_size),
-        *grouping,
-        *group_learning_plans(zoo, learning, config.meta_model),
-        *per_domain_plans(zoo, learning, config.meta_model, config.domains),
-    ]
+    """Plan the stages of `distil`.
+
+    Args:
+        zoo: the teachers.
+        config: options of all stages except learning and grouping.
+        learning: options of learning from the groups.
+        unlabelled: unlabelled images; None if there are none.
+        grouping: plans of the grouping stage.
+        grouping_side: side of the images by which teachers are grouped; None if that needs none.
+    """
+    side, alone = config.meta_model.spec(zoo).input_size, unlabelled is not None and config.unlabelled.share == 1
+    plans = []
+    if unlabelled is not None:
+        labels = config.unlabelled.weighting != "none" or (alone and grouping_side is not None)
+        stored = max(side, grouping_side or 0)
+        plans += unlabelled_plans(zoo, config.unlabelled, unlabelled, stored, labels=labels)
+    if not alone:
+        plans += [*recovery_plans(zoo, config.recovery, config.budget)]
+        plans += trust_plans(zoo, config.trust, config.budget, side)
+    plans += [*grouping, *group_learning_plans(zoo, learning, config.meta_model)]
+    return plans if alone else [*plans, *per_domain_plans(zoo, learning, config.meta_model, config.domains)]
 
 
 def distil(
@@ -99,23 +127,38 @@ def distil(
     config: ZooDistillationConfig,
     learning: LearningConfig,
     group: Callable[[Workspace, ResidentBanks], Partition],
+    grouping_side: int | None = None,
 ) -> ImageClassifier | MultiDomainClassifier:
     """Recover images, judge and group the teachers, and learn from the groups, then from each domain alone.
+
+    A run that learns from unlabelled images alone recovers none; it does not judge the teachers and has one domain.
 
     Args:
         workspace: run at work.
         config: options of all stages except learning and grouping.
         learning: options of learning from the groups.
-        group: function that groups the teachers that the run keeps, given their workspace and the recovered images.
+        group: function that groups the teachers that the run keeps, given their workspace and images of each.
+        grouping_side: side of the images by which `group` groups; None if it needs none.
     """
-    bank = recover_images(workspace, config.recovery, config.budget)
-    banks = ResidentBanks(bank, workspace.compute.device)
-    workspace, weights = apply_trust(workspace, banks, config.trust, config.meta_model.spec(workspace.zoo).input_size)
-    domains = find_merged_domains(workspace, config.domains)
+    side, device = config.meta_model.spec(workspace.zoo).input_size, workspace.compute.device
+    stored_side, weights, domains = max(side, grouping_side or 0), None, {}
+    unlabelled = copy_unlabelled(workspace, config.unlabelled, stored_side)
+    if unlabelled is not None and config.unlabelled.share == 1:
+        bank = unlabelled
+        if grouping_side is not None:
+            bank = labelled_by_models(workspace, unlabelled, config.budget, stored_side)
+        banks = ResidentBanks(bank, device)
+    else:
+        bank = recover_images(workspace, config.recovery, config.budget)
+        banks = ResidentBanks(bank, device)
+        workspace, weights = apply_trust(workspace, banks, config.trust, side)
+        domains = find_merged_domains(workspace, config.domains)
     more = per_domain_learning(learning, config.domains)
     if domains:
         message(f"note: {len(domains)} domains, each with {more.steps} more steps: {', '.join(domains)}")
     partition = group(workspace, banks)
+    if unlabelled is not None:
+        banks = ResidentBanks(bank, device, shared_images(workspace, unlabelled, config.unlabelled, stored_side))
     student = learn_from_groups(workspace, banks, FixedGrouping(partition), learning, config.meta_model, weights)
     if not domains:
         return student.classifier

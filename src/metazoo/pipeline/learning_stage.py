@@ -63,7 +63,7 @@ def learn_from_groups(
             workspace.seed,
         )
     student.to(compute.device)
-    resident = banks.at(student.classifier.spec.input_size, [contract.name for contract in workspace.zoo])
+    resident = banks.to_learn_from(student.classifier.spec.input_size, [contract.name for contract in workspace.zoo])
     learner = GroupLearner(
         student,
         resident,

@@ -1,8 +1,15 @@
-"""Deletion of recovered images that may not be shown or kept; see `ModelContract.recovered_images`."""
+"""Deletion of recovered images that may not be shown or kept, and of copies of unlabelled images.
+
+For recovered images see `ModelContract.recovered_images`. No copy of an unlabelled image outlives the run.
+"""
+
+import shutil
 
 from metazoo.bank import Bank
-from metazoo.pipeline.layout import BANK, REPORT, sheet_of
+from metazoo.errors import ArtefactError
+from metazoo.pipeline.layout import BANK, PREDICTIONS, REPORT, UNLABELLED, UNLABELLED_FOLDER, sheet_of
 from metazoo.pipeline.workspace import Workspace
+from metazoo.storage.run_folder import RunFolder
 
 
 def hide_images(workspace: Workspace) -> None:
@@ -23,11 +30,27 @@ def hide_images(workspace: Workspace) -> None:
 def discard_images(workspace: Workspace) -> None:
     """Delete the images that may not be kept after a run; until it is finished, they are needed to resume it.
 
+    These are the copies of unlabelled images, and the recovered images of models whose contract requires it.
+
     Raises:
         ArtefactError: the bank is damaged, or a file cannot be deleted.
     """
+    folder = workspace.folder
+    copies = folder.path / UNLABELLED_FOLDER
+    if copies.exists():
+        try:
+            shutil.rmtree(copies)
+        except OSError as error:
+            raise ArtefactError(copies, f"cannot be deleted: {error.strerror}", "delete it yourself") from error
+    if (folder.path / PREDICTIONS).exists():  # not in the manifest if an earlier call was killed
+        folder.delete(PREDICTIONS)
     discarded = [contract.name for contract in workspace.zoo if contract.recovered_images == "discard"]
-    if discarded:
-        bank = Bank.open(workspace.folder.path / BANK)
+    if discarded and recovers_images(folder):
+        bank = Bank.open(folder.path / BANK)
         for name in discarded:
             bank.discard(name)
+
+
+def recovers_images(folder: RunFolder) -> bool:
+    """Whether a run recovers images; one that learns from unlabelled images alone does not."""
+    return not folder.has(UNLABELLED) or folder.read_json(UNLABELLED)["share"] < 1

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from metazoo.data import UnlabelledImages
 from metazoo.errors import Interrupted
 from metazoo.execution.compute import CPU, Compute
 from metazoo.execution.executor import Executor
@@ -30,6 +31,7 @@ class Workspace:
         images: whether recovered images of models whose contract allows it may be shown.
         executor: executor of independent units of work.
         learning_threads: number of torch threads of this process for learning, over all worker threads.
+        unlabelled: unlabelled images of the user; None if there are none, or if the run has its copies.
     """
 
     zoo: Zoo
@@ -42,6 +44,7 @@ class Workspace:
     images: bool = True
     executor: Executor = THIS_PROCESS
     learning_threads: int = 1
+    unlabelled: UnlabelledImages | None = None
 
     def worker_threads(self) -> WorkerThreads:
         """Threads for calls of small networks; on a GPU only the calling thread."""

@@ -67,14 +67,13 @@ def write_report(
     sheets = _sheets(run, zoo, images)
     shown = [_sheet(run, name) for name in sheets[:_MOST_SHEETS]]
     here = f"This page shows images of {counted(len(shown), 'model')}." if shown else "This page shows no images."
-    allowed = run.description.get("images", True)
     content = {
         **_about(run, config, meta_model),
         **_models(run, zoo),
         "measured": [_measured(Path(path), run, meta_model) for path in results],
         "chapters": _chapters(run, zoo, shown),
         "more_sheets": len(sheets) - len(shown),
-        "reveals": "" if zoo is None else images_note(config.as_record(), zoo, allowed, here),
+        "reveals": "" if zoo is None else images_note(config.as_record(), run.description, zoo, here),
     }
     write_text(out, _rendered(content))
     return out
@@ -90,7 +89,7 @@ def _check_out(out: Path) -> None:
 def _about(run: Run, config: RunConfig, meta_model: MetaModel | None) -> dict[str, Any]:
     begun = run.description["zoo"]
     which = f"{counted(begun['models'], 'model')}, SHA-256 {begun['sha256']}"
-    used = " and ".join(images_used(config.as_record())) or "no training images"
+    used = " and ".join(images_used(config.as_record(), run.description)) or "no training images"
     rows = []
     if meta_model is not None:
         reference = config.method.reference

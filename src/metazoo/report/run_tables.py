@@ -7,6 +7,7 @@ from rich.text import Text
 from torch import Tensor
 
 from metazoo.adapt.card_text import counted, figure
+from metazoo.data.unlabelled import label_free
 from metazoo.taskspace import Partition, group_quality, group_rows
 from metazoo.text import printable
 from metazoo.zoo import Zoo
@@ -44,6 +45,21 @@ def group_table(zoo: Zoo, partition: Partition, distance: Tensor) -> Table:
 
 def _counts(values: dict[str, int]) -> Text:
     return Text("\n".join(f"{count} {name}" for name, count in values.items()))
+
+
+def unlabelled_table(record: dict[str, Any]) -> Table:
+    """Table of the use of unlabelled images, in one row."""
+    alone = record["share"] == 1
+    table = Table(
+        title=Text(label_free(record["images"])),
+        caption="not data-free"
+        + ("; no image was recovered, so trust was not estimated and all models count as one domain" if alone else ""),
+    )
+    for heading in ("images", "side", "share", "weighting"):
+        table.add_column(heading, justify="left" if heading == "weighting" else "right")
+    share = f"{100 * record['share']:g} %"
+    table.add_row(f"{record['images']:,}", f"{record['side']} px", share, record["weighting"])
+    return table
 
 
 def health_table(record: dict[str, Any]) -> Table:

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 import yaml
 
+from metazoo.data import UnlabelledImages
 from metazoo.errors import RunError, UsageError
 from metazoo.execution.compute import Compute
-from metazoo.pipeline.layout import CONFIG, DESCRIPTION
+from metazoo.methods.base import unlabelled_options
+from metazoo.pipeline.layout import CONFIG, DESCRIPTION, FINISHED, UNLABELLED
 from metazoo.renamed import new_preset
 from metazoo.runs.config import RunConfig, resolve_config
 from metazoo.storage.artefacts import read_bytes
@@ -75,13 +77,19 @@ def _begun_otherwise(folder: RunFolder, what: str) -> RunError:
 
 
 def begin(
-    folder: RunFolder, zoo: Zoo, config: RunConfig, threads: int, compute: Compute, images: bool
+    folder: RunFolder,
+    zoo: Zoo,
+    config: RunConfig,
+    threads: int,
+    compute: Compute,
+    images: bool,
+    unlabelled: UnlabelledImages | None = None,
 ) -> dict[str, Any]:
     """Write the description of a run into its folder, or compare it with the stored one; returns the description.
 
     Raises:
         UsageError: the folder holds the configuration of another run.
-        RunError: the run has another configuration or zoo, or `images` is False and was True.
+        RunError: the run has another configuration, zoo or other unlabelled images, or `images` is False and was True.
         ArtefactError: the description has changed or has another format version.
     """
     if not folder.has(DESCRIPTION):
@@ -103,6 +111,8 @@ def begin(
             },
             "machine": {"system": platform.platform(), "processor": platform.machine()},
         }
+        if unlabelled is not None:
+            description["unlabelled"] = _described(config, unlabelled)
         folder.write_json(DESCRIPTION, description)
         return description
     description = folder.read_json(DESCRIPTION)
@@ -116,7 +126,24 @@ def begin(
     if description.get("images", True) and not images:
         forbid = f"forbid images with `metazoo zoo set {zoo.folder} --recovered-images keep`"
         raise RunError(folder.path, "was begun without --no-images", f"omit --no-images and {forbid}")
+    begun = description.get("unlabelled")
+    is_copied = folder.has(UNLABELLED) or any(map(folder.has, FINISHED))
+    if unlabelled is None and begun is not None and not is_copied:
+        problem = "has not yet copied its unlabelled images"
+        raise RunError(folder.path, problem, f"give them again: {begun['source']}")
+    if unlabelled is not None and (begun is None or begun["source"] != unlabelled.identity):
+        raise _begun_otherwise(folder, "choice of unlabelled images")
+    if unlabelled is not None and not is_copied:
+        # Nothing depends on them yet, and the user may have removed a damaged one.
+        description["unlabelled"] = _described(config, unlabelled)
+        folder.write_json(DESCRIPTION, description)
     return description
+
+
+def _described(config: RunConfig, unlabelled: UnlabelledImages) -> dict[str, Any]:
+    options = unlabelled_options(config.options)
+    count = unlabelled.count if options is None else min(options.images, unlabelled.count)
+    return {"images": count, "source": unlabelled.identity}
 
 
 def _begun_with(folder: RunFolder, description: dict[str, Any]) -> RunConfig:

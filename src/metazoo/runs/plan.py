@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 from rich.table import Table
 
+from metazoo.data import ImageSet, UnlabelledImages
 from metazoo.execution.executor import default_workers
 from metazoo.execution.process_memory import memory_of_this_process, peak_growth
 from metazoo.execution.progress import duration, message
@@ -77,6 +78,7 @@ def plan_run(
     threads: int = 1,
     progress: bool = False,
     resume: bool = False,
+    unlabelled: ImageSet | Path | str | None = None,
 ) -> Plan:
     """Estimate a run by timing one unit of every stage that its method declares.
 
@@ -92,6 +94,7 @@ def plan_run(
         threads: torch threads of learning.
         progress: whether to report progress on standard error.
         resume: whether `out` may hold a run.
+        unlabelled: unlabelled images, see `metazoo.train`.
 
     Raises:
         UsageError: see `metazoo.train`.
@@ -100,8 +103,9 @@ def plan_run(
     resolved, zoo = resolve_config(config, method=method, preset=preset), zoo_with_models(zoo)
     if out is not None:
         check_run_folder(Path(out), resume)
-    check_before_work(resolved.method, zoo, resolved.options, resolved.seed)
-    plans = resolved.method.plan(zoo, resolved.options)
+    given = None if unlabelled is None else UnlabelledImages(unlabelled)
+    check_before_work(resolved.method, zoo, resolved.options, resolved.seed, given)
+    plans = resolved.method.plan(zoo, resolved.options, *([] if given is None else [given]))
     if progress and plans:
         message("timing one unit of every stage")
     capacity, here = default_workers() if workers is None else workers, _resident_bytes()

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any, final
 
 from metazoo.adapt import MetaModel
+from metazoo.adapt.card_text import unlabelled_count
+from metazoo.data.unlabelled import label_free
 from metazoo.errors import ArtefactError, MetazooError, RunError, UsageError
 from metazoo.execution.progress import message
 from metazoo.pipeline.layout import DESCRIPTION, FINISHED, META_MODEL, METRICS
@@ -42,11 +44,13 @@ class Run:
         return cls(path, RunFolder(path).read_json(DESCRIPTION))
 
     def __repr__(self) -> str:
-        """Path, method, preset, seed, zoo and state, in one line."""
+        """Path, method, preset, seed, use of data, zoo and state, in one line."""
         with contextlib.suppress(MetazooError):
             config, zoo = self.config, self.description["zoo"]
             state = "finished" if self.finished else "not finished"
             name = f"{config.method.name}, preset {config.preset}, seed {config.seed}"
+            images = unlabelled_count(self.description)
+            name += f", {label_free(images)}" if images else ""
             return f"Run({str(self.path)!r}: {name}, {zoo['models']} models, {state})"
         return f"Run({str(self.path)!r})"
 

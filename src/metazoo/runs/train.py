@@ -6,13 +6,15 @@ from typing import Any
 
 from metazoo.adapt import MetaModel
 from metazoo.adapt.card import meta_model_card
+from metazoo.adapt.card_text import unlabelled_count
+from metazoo.data import ImageSet, UnlabelledImages
 from metazoo.errors import RunError, UsageError
 from metazoo.execution.compute import Compute
 from metazoo.execution.executor import Executor, ExecutorName, executor_for
 from metazoo.execution.signals import graceful
 from metazoo.execution.threads import torch_threads
-from metazoo.methods.base import check_before_work
-from metazoo.pipeline.layout import DESCRIPTION, FINISHED, GROUPING, HEALTH, META_MODEL, METRICS, TRUST
+from metazoo.methods.base import check_before_work, unlabelled_options
+from metazoo.pipeline.layout import DESCRIPTION, FINISHED, GROUPING, HEALTH, META_MODEL, METRICS, TRUST, UNLABELLED
 from metazoo.pipeline.privacy import discard_images, hide_images
 from metazoo.pipeline.recovery_stage import copy_images
 from metazoo.pipeline.workspace import Workspace
@@ -48,8 +50,9 @@ def train(
     progress: bool = False,
     images: bool = True,
     reuse_images: Run | Path | str | None = None,
+    unlabelled: ImageSet | Path | str | None = None,
 ) -> Run:
-    """Learn one meta-model from a zoo, without data.
+    """Learn one meta-model from a zoo, without data or with unlabelled images.
 
     The command line keeps freed memory, which makes learning of small networks on the CPU several times faster;
     elsewhere call `metazoo.execution.process_memory.keep_freed_memory` once before training.
@@ -80,14 +83,19 @@ def train(
             that are now forbidden, also in a finished run.
         reuse_images: another run with the same zoo, seed and recovery options, whose recovered images are copied. The
             result is the same as with own recovery.
+        unlabelled: images whose labels are unknown or ignored: a folder with images at any depth, a pack, a published
+            data set, or an image set. The run is then label-free, not data-free; see the options `unlabelled` of the
+            method. They are copied into the run folder until it has finished; afterwards only their hashes are kept. A
+            resumed run needs them again only if it had not copied them all.
 
     Returns:
         The finished run.
 
     Raises:
-        UsageError: an option is wrong, the device is missing, the zoo is empty, or `out` holds other files, or a run
-            although `resume` is False.
-        RunError: `out` is in use, holds a run of another configuration or zoo, or `images` is False and was True.
+        UsageError: an option is wrong, the device is missing, the zoo is empty, `out` holds other files, or a run
+            although `resume` is False, or the method does not learn from unlabelled images.
+        RunError: `out` is in use, holds a run of another configuration or zoo or of other unlabelled images, or
+            `images` is False and was True.
         ZooError, DataError, ArtefactError: a stage failed; finished work is kept.
         Interrupted: SIGINT or SIGTERM arrived; finished work is kept.
     """
@@ -99,10 +107,15 @@ def train(
     resolved = begun or resolve_config(config, method=method, preset=preset, seed=seed)
     zoo = zoo_with_models(zoo)
     check_run_folder(out, resume)
+    given = None if unlabelled is None else UnlabelledImages(unlabelled)
     if not (out / DESCRIPTION).is_file():
-        check_before_work(resolved.method, zoo, resolved.options, resolved.seed)
+        check_before_work(resolved.method, zoo, resolved.options, resolved.seed, given)
     source = Run.open(reuse_images) if isinstance(reuse_images, str | Path) else reuse_images
     if source is not None:
+        options = unlabelled_options(resolved.options)
+        if options is not None and options.share == 1 and (given is not None or RunFolder(out).has(UNLABELLED)):
+            problem = "no image is recovered, since all images are unlabelled ones"
+            raise UsageError("reuse_images", problem, "omit it, or choose an unlabelled.share below 1")
         source.check_same_images(zoo, resolved)
     with graceful("continue with --resume") as stop, exclusive(out):
         folder = RunFolder(out)
@@ -110,7 +123,7 @@ def train(
         compute = Compute.choose(*recorded_compute(folder, device, precision))
         workers = compute.default_workers if workers is None else workers
         with executor_for(executor, workers) as running:
-            description = begin(folder, zoo, resolved, threads or _THREADS, compute, images)
+            description = begin(folder, zoo, resolved, threads or _THREADS, compute, images, given)
             workspace = Workspace(
                 zoo=zoo,
                 folder=folder,
@@ -122,6 +135,7 @@ def train(
                 images=description.get("images", True),
                 executor=running,
                 learning_threads=workers,
+                unlabelled=given,
             )
             hide_images(workspace)
             if not any(map(folder.has, FINISHED)):
@@ -150,6 +164,13 @@ def _learn(workspace: Workspace, config: RunConfig, description: dict[str, Any])
         title=method.title,
         reference=method.reference,
     )
-    meta_model = MetaModel(module, method=method.name, preset=config.preset, seed=config.seed, card=card)
+    meta_model = MetaModel(
+        module,
+        method=method.name,
+        preset=config.preset,
+        seed=config.seed,
+        card=card,
+        unlabelled=unlabelled_count(description),
+    )
     files = meta_model.save(folder.path / META_MODEL)
     folder.record(METRICS, *(f"{META_MODEL}/{name}" for name in files))
