@@ -21,7 +21,7 @@ from metazoo.adapt.card_text import (
     network_rows,
     summary,
 )
-from metazoo.features.embedders import Embedder, MultiDomainClassifier, SideBySide, count_parameters
+from metazoo.features.embedders import Embedder, MetaModelModule, SideBySide, count_parameters
 from metazoo.models import ImageClassifier
 from metazoo.text import printable
 from metazoo.zoo import Zoo
@@ -42,7 +42,7 @@ _Record = Mapping[str, Any]
 
 
 def meta_model_card(
-    module: ImageClassifier | MultiDomainClassifier,
+    module: MetaModelModule,
     zoo: Zoo,
     config: _Record,
     description: _Record,
@@ -84,7 +84,7 @@ def meta_model_card(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def plain_card(module: ImageClassifier | MultiDomainClassifier, method: str, preset: str, seed: int) -> str:
+def plain_card(module: MetaModelModule, method: str, preset: str, seed: int) -> str:
     """Card of a meta-model whose run is not available."""
     rows = [*network_rows(module), ("method", f"{method}; preset {preset}, seed {seed}")]
     head = [_front_matter([method]), f"# Meta-model by {escape(printable(method))}", "## Use", _USE, "## Properties"]

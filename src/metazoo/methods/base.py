@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from pydantic import BaseModel
 
 from metazoo.errors import UsageError
-from metazoo.features.embedders import MultiDomainClassifier
-from metazoo.models import ClassifierSpec, ImageClassifier, network_without_weights
+from metazoo.features.embedders import MetaModelModule
+from metazoo.models import ClassifierSpec, network_without_weights
 from metazoo.pipeline.stage_plan import StagePlan
 from metazoo.pipeline.workspace import Workspace
 from metazoo.recover.statistics import batch_norm_layers
@@ -81,7 +81,7 @@ class Method(ABC):
         return ()
 
     @abstractmethod
-    def train(self, workspace: Workspace, config: Any) -> ImageClassifier | MultiDomainClassifier:
+    def train(self, workspace: Workspace, config: Any) -> MetaModelModule:
         """Learn a meta-model from the zoo, and skip work that an earlier call has finished.
 
         Args:

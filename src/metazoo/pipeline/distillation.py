@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from metazoo.bank import ResidentBanks
 from metazoo.execution.progress import message
-from metazoo.features.embedders import MultiDomainClassifier
+from metazoo.features.embedders import MetaModelModule
 from metazoo.learn.learning_config import DistillationConfig, LearningConfig
 from metazoo.models import ImageClassifier
 from metazoo.pipeline.audit_stage import (
@@ -95,7 +95,7 @@ def distil(
     config: ZooDistillationConfig,
     learning: LearningConfig,
     group: Callable[[Workspace, ResidentBanks], Partition],
-) -> ImageClassifier | MultiDomainClassifier:
+) -> MetaModelModule:
     """Recover images, judge and group the teachers, and learn from the groups, then from each domain alone.
 
     Args:
