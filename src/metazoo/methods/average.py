@@ -31,6 +31,7 @@ class Average(Method):
     name = "average"
     title = "Average of the weights"
     reference = "elementwise mean of the weights of all models"
+    is_random = False
     presets: ClassVar[Mapping[str, BaseModel]] = {"default": AverageConfig()}
     requires = Requirements(one_architecture=True)
 

@@ -48,6 +48,7 @@ class Method(ABC):
         reference: publication to cite.
         presets: values of all its options by the name of the preset; the type of a value is the schema of the options.
         requires: requirements of the zoo and of the options.
+        is_random: whether the result depends on the seed.
     """
 
     name: ClassVar[str]
@@ -55,6 +56,7 @@ class Method(ABC):
     reference: ClassVar[str]
     presets: ClassVar[Mapping[str, BaseModel]]
     requires: ClassVar[Requirements] = Requirements()
+    is_random: ClassVar[bool] = True
 
     def check(self, zoo: Zoo, config: Any, seed: int) -> None:  # noqa: B027 - most methods have nothing to add
         """Raise the errors that a run would meet later. Nothing is written; `requires` is already checked.

@@ -34,6 +34,7 @@ class BestModel(Method):
     name = "best-model"
     title = "Best single model"
     reference = "the model of the zoo with the highest recorded accuracy"
+    is_random = False
     presets: ClassVar[Mapping[str, BaseModel]] = {"default": BestModelConfig()}
 
     def check(self, zoo: Zoo, config: BestModelConfig, seed: int) -> None:  # noqa: D102

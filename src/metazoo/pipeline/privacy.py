@@ -27,7 +27,7 @@ def discard_images(workspace: Workspace) -> None:
         ArtefactError: the bank is damaged, or a file cannot be deleted.
     """
     discarded = [contract.name for contract in workspace.zoo if contract.recovered_images == "discard"]
-    if discarded:
+    if discarded and (workspace.folder.path / BANK).exists():  # not every method recovers images
         bank = Bank.open(workspace.folder.path / BANK)
         for name in discarded:
             bank.discard(name)
