@@ -12,6 +12,7 @@ from metazoo.study import StudyFile, read_study
 from metazoo.study.study_file import EXAMPLE, study_from, study_yaml
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "study.schema.json"
+SCENARIOS = SCHEMA.parents[1] / "benchmarks" / "studies"
 LEAST = {"zoos": {"main": "a-zoo"}, "data": "glyphs:greek", "rows": [{"name": "one", "method": "random"}]}
 
 
@@ -23,6 +24,14 @@ def test_the_example_is_a_study_and_stays_one_when_it_is_written() -> None:
 
 def test_the_shipped_schema_is_that_of_the_code() -> None:
     assert json.loads(SCHEMA.read_text()) == StudyFile.model_json_schema()
+
+
+@pytest.mark.parametrize("path", sorted(SCENARIOS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_scenarios_are_studies_whose_sources_can_be_replaced(path: Path) -> None:
+    sources = read_study(path).sources
+    study = read_study(path, dict.fromkeys(sources, "glyphs"))
+    assert {data for zoo in study.zoos for data in study.data_of(zoo).values()} == {"glyphs"}
+    assert {part.data for zoo in study.zoos.values() for part in zoo.build} == {"glyphs"}
 
 
 def test_a_grid_makes_a_row_for_each_combination() -> None:
