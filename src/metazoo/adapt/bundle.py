@@ -67,6 +67,9 @@ class MetaModelDescription(BundleDescription):
     remedy = "restore both files"
 
     kind: Literal["meta-model"] = "meta-model"
+    joint: bool = Field(
+        default=False, description="whether features are the normalised features of all networks, concatenated"
+    )
     method: str
     preset: str
     seed: int
@@ -80,7 +83,9 @@ class MetaModelDescription(BundleDescription):
 
     @model_validator(mode="after")
     def _check(self) -> "MetaModelDescription":
-        if len(self.networks) != max(1, len(self.domains) + any(self.general)):
+        if self.joint and self.domains:
+            raise ValueError("joint features have no domains")
+        if not self.joint and len(self.networks) != max(1, len(self.domains) + any(self.general)):
             raise ValueError(f"{len(self.networks)} networks do not fit {len(self.domains)} domains")
         if self.general and len(self.general) != len(self.domains):
             raise ValueError(f"{len(self.general)} general shares do not fit {len(self.domains)} domains")

@@ -23,7 +23,7 @@ from metazoo.adapt.card_text import (
     summary,
     unlabelled_count,
 )
-from metazoo.features.embedders import Embedder, MultiDomainClassifier, SideBySide, count_parameters
+from metazoo.features.embedders import Embedder, MetaModelModule, SideBySide, count_parameters
 from metazoo.models import ImageClassifier
 from metazoo.text import printable
 from metazoo.zoo import Zoo
@@ -44,7 +44,7 @@ _Record = Mapping[str, Any]
 
 
 def meta_model_card(
-    module: ImageClassifier | MultiDomainClassifier,
+    module: MetaModelModule,
     zoo: Zoo,
     config: _Record,
     description: _Record,
@@ -86,9 +86,7 @@ def meta_model_card(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def plain_card(
-    module: ImageClassifier | MultiDomainClassifier, method: str, preset: str, seed: int, unlabelled: int = 0
-) -> str:
+def plain_card(module: MetaModelModule, method: str, preset: str, seed: int, unlabelled: int = 0) -> str:
     """Card of a meta-model whose run is not available."""
     rows = [*network_rows(module), ("method", f"{method}; preset {preset}, seed {seed}")]
     rows += data_rows(unlabelled)

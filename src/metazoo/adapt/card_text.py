@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from metazoo.data.unlabelled import label_free
-from metazoo.features.embedders import MultiDomainClassifier, count_parameters, recogniser_of
+from metazoo.features.embedders import JointFeatures, MetaModelModule, count_parameters, recogniser_of
 from metazoo.models import ImageClassifier
 from metazoo.zoo import ModelContract, Permission
 
@@ -61,7 +61,7 @@ def unlabelled_count(description: Mapping[str, Any]) -> int:
 
 
 def meta_model_rows(
-    module: ImageClassifier | MultiDomainClassifier,
+    module: MetaModelModule,
     config: Mapping[str, Any],
     description: Mapping[str, Any],
     *,
@@ -91,18 +91,19 @@ def data_rows(unlabelled: int) -> list[tuple[str, str]]:
     return [("data", f"{label_free(unlabelled)}, not data-free")] if unlabelled else []
 
 
-def network_rows(module: ImageClassifier | MultiDomainClassifier) -> list[tuple[str, str]]:
+def network_rows(module: MetaModelModule) -> list[tuple[str, str]]:
     """Properties and values of the networks of a meta-model."""
     networks, recogniser = (module,) if isinstance(module, ImageClassifier) else module.networks, recogniser_of(module)
-    spec = networks[0].spec
+    is_joint = isinstance(module, JointFeatures)
+    spec = max((own.spec for own in networks), key=lambda spec: spec.input_size)
     side = spec.input_size
+    counts = Counter(architecture_of(own) for own in networks)
+    several = [f"{count} x {name}" if is_joint else name for name, count in counts.items()]
+    features = sum(own.network.feature_size for own in networks) if is_joint else networks[0].network.feature_size
     rows = [
-        ("architecture", architecture_of(networks[0])),
-        (
-            "input",
-            f"{side} x {side} pixels, {counted(spec.channels, 'channel')}, values in [0, 1]",
-        ),
-        ("features", f"{networks[0].network.feature_size} per image"),
+        ("architecture", "; ".join(several)),
+        ("input", f"{side} x {side} pixels, {counted(spec.channels, 'channel')}, values in [0, 1]"),
+        ("features", f"{features} per image"),
     ]
     if recogniser is not None:
         domains = f"{', '.join(recogniser.domains)}; a new task uses the networks of the domains its images resemble"

@@ -10,7 +10,7 @@ from metazoo.adapt.few_shot import FewShotClassifier, adapt
 from metazoo.data.unlabelled import label_free
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.features.domain_router import DomainRecogniser
-from metazoo.features.embedders import MultiDomainClassifier, recogniser_of
+from metazoo.features.embedders import JointFeatures, MetaModelModule, MultiDomainClassifier, recogniser_of
 from metazoo.features.heads import DEFAULT_HEAD
 from metazoo.models import ClassifierSpec, ImageClassifier
 
@@ -20,7 +20,7 @@ class MetaModel:
     """Trained meta-model, from which few-shot classifiers are made.
 
     Attributes:
-        module: embedder: an image classifier, or one for each of several domains.
+        module: embedder: an image classifier, one for each of several domains, or several side by side.
         method: name of the method that trained it.
         preset: name of the preset of this method.
         seed: seed of the run.
@@ -31,7 +31,7 @@ class MetaModel:
 
     def __init__(
         self,
-        module: ImageClassifier | MultiDomainClassifier,
+        module: MetaModelModule,
         *,
         method: str,
         preset: str,
@@ -56,13 +56,13 @@ class MetaModel:
 
     @property
     def networks(self) -> tuple[ImageClassifier, ...]:
-        """The single network; or the networks of the domains and the general one, all of the same shape."""
-        return self.module.networks if isinstance(self.module, MultiDomainClassifier) else (self.module,)
+        """All networks: a single one; those of the domains and the general one; or those side by side."""
+        return (self.module,) if isinstance(self.module, ImageClassifier) else self.module.networks
 
     @property
     def spec(self) -> ClassifierSpec:
-        """Architecture and input of its networks."""
-        return self.networks[0].spec
+        """Architecture and input of the network with the largest input."""
+        return max((own.spec for own in self.networks), key=lambda spec: spec.input_size)
 
     def adapt(
         self,
@@ -123,6 +123,7 @@ class MetaModel:
         """
         recogniser = recogniser_of(self.module)
         description = MetaModelDescription(
+            joint=isinstance(self.module, JointFeatures),
             networks=tuple(own.spec for own in self.networks),
             method=self.method,
             preset=self.preset,
@@ -144,6 +145,8 @@ class MetaModel:
         """
         bundle = read_bundle(folder, MetaModelDescription)
         description, module = bundle.description, bundle.networks[0]
+        if description.joint:
+            module = JointFeatures(bundle.networks).eval()
         if description.domains:
             try:
                 weight = bundle.tensors["recogniser.weight"]

@@ -14,7 +14,13 @@ from metazoo.execution.process_memory import keep_freed_memory
 from metazoo.plugins import load_plugin
 from metazoo.text import printable
 
-_LEARNING = {"demo:demo", "measure_commands:evaluate", "train_commands:train", "zoo_commands:build"}
+_LEARNING = {
+    "demo:demo",
+    "measure_commands:evaluate",
+    "study_commands:study",
+    "train_commands:train",
+    "zoo_commands:build",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,7 +5,7 @@ from typing import Any, NoReturn
 
 from metazoo import choices
 from metazoo.cli import classifier_parser, measure_parser, options, zoo_parser
-from metazoo.cli.options import Parser, command, natural, path, positive
+from metazoo.cli.options import Parser, command, natural, number, path, positive
 
 
 def early_options() -> Parser:
@@ -40,6 +40,7 @@ def build_parser() -> Parser:
     _methods(commands)
     _train(commands)
     measure_parser.add_commands(commands)
+    _study(commands)
     classifier_parser.add_commands(commands)
     completion = command(
         commands,
@@ -72,6 +73,31 @@ def _demo(commands: Any) -> None:
     demo.option("--out", "Output folder", path, "runs/demo")
     options.seed(demo)
     options.workers(demo)
+
+
+def _study(commands: Any) -> None:
+    study = command(
+        commands,
+        "study",
+        "study_commands:study",
+        "Compare methods, zoos and seeds on one protocol",
+        "Train and measure every row of a study file on every zoo with every seed. Call it again to continue. The "
+        "tables in OUT are written after every cell.",
+        "Example of a file: see `metazoo study --example`. --schema prints the JSON schema.",
+    )
+    study.argument("study", "STUDY.yaml", "Study file", path, nargs="?")
+    study.option("--out", "Study folder, made if missing", path)
+    study.option(
+        "--source",
+        "Source of images that replaces one of the same name in the file, such as val=photos; repeatable",
+        action="append",
+        metavar="NAME=SOURCE",
+    )
+    study.option("--budget", "Hours after which no cell begins", number, metavar="HOURS")
+    study.switch("--schema", "Print the JSON schema of study files")
+    study.switch("--example", "Print an example of a study file")
+    options.executor(study)
+    options.device(study)
 
 
 def _methods(commands: Any) -> None:

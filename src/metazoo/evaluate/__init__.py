@@ -3,7 +3,7 @@
 from metazoo.evaluate.comparison import Comparison, compare, comparison_table
 from metazoo.evaluate.contamination import Contamination, exclude_known, find_contamination
 from metazoo.evaluate.evaluation import evaluate
-from metazoo.evaluate.intervals import Estimate, mean_interval, paired_difference
+from metazoo.evaluate.intervals import Estimate, holm, mean_interval, paired_difference
 from metazoo.evaluate.protocol import evaluate_lists
 from metazoo.evaluate.results import (
     Result,
@@ -36,6 +36,7 @@ __all__ = [
     "evaluate_lists",
     "exclude_known",
     "find_contamination",
+    "holm",
     "mean_interval",
     "paired_difference",
     "parameter_average",

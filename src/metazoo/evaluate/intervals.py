@@ -13,10 +13,10 @@ intervals of two to five seeds contain the true mean in 93 to 98 % of cases.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jaxtyping import Float64, Shaped
-from scipy.special import stdtrit  # `scipy.stats.t.ppf` is the same but takes a second to import
+from scipy.special import stdtr, stdtrit  # `scipy.stats.t.ppf` is the same but takes a second to import
 from torch import Tensor
 
 from metazoo.errors import UsageError
@@ -26,10 +26,14 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean and half-width of its 95 % interval, in the unit of the values (percent for accuracies)."""
+    """Mean and half-width of its 95 % interval, in the unit of the values (percent for accuracies).
+
+    `p_value` is that of the two-sided test that the true mean is zero, by the same distribution as the interval.
+    """
 
     mean: float
     half_width: float
+    p_value: float = field(default=1.0, compare=False)
 
     @property
     def excludes_zero(self) -> bool:
@@ -86,6 +90,18 @@ def _estimate(of_episodes: Float64[Tensor, " episodes"], groups: Sequence[Float6
     total = sum(variance for variance, _ in variances)
     mean = float(of_episodes.mean())
     if total == 0:
-        return Estimate(mean, 0.0)
+        return Estimate(mean, 0.0, float(mean == 0))
     degrees = total**2 / sum(variance**2 / freedom for variance, freedom in variances)
-    return Estimate(mean, float(stdtrit(degrees, (1 + CONFIDENCE) / 2)) * math.sqrt(total))
+    error = math.sqrt(total)
+    p_value = 2 * float(stdtr(degrees, -abs(mean) / error))
+    return Estimate(mean, float(stdtrit(degrees, (1 + CONFIDENCE) / 2)) * error, p_value)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values of several comparisons by Holm's method (1979), which bounds the chance of any false finding."""
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted

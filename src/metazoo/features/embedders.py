@@ -46,6 +46,11 @@ class SideBySide(nn.Module):
         self.members = nn.ModuleList(members)
         self._side = max(map(input_size, members))
 
+    @property
+    def networks(self) -> tuple[ImageClassifier, ...]:
+        """Members that are image classifiers."""
+        return tuple(member for member in self.members if isinstance(member, ImageClassifier))
+
     def parts(self, images: Tensor) -> Iterator[Tensor]:
         """Features [n, feature size] of every member."""
         images = square_images(images, self._side) if self._side else images
@@ -139,11 +144,6 @@ class MultiDomainClassifier(SideBySide):
             )
         self.recogniser = recogniser
 
-    @property
-    def networks(self) -> tuple[ImageClassifier, ...]:
-        """Per-domain networks, then the general network if there is one."""
-        return tuple(member for member in self.members if isinstance(member, ImageClassifier))
-
     def for_domain(self, domain: str) -> "ImageClassifier | MultiDomainClassifier":
         """Embedder for tasks of a known domain, which shares its weights with this one.
 
@@ -152,6 +152,10 @@ class MultiDomainClassifier(SideBySide):
         """
         known, index = self.recogniser.for_domain(domain), self.recogniser.index_of(domain)
         return self.networks[index] if known.general[index] == 0 else MultiDomainClassifier(self.networks, known).eval()
+
+
+MetaModelModule = ImageClassifier | MultiDomainClassifier | JointFeatures
+"""Module of a meta-model: one network, one for each of several domains, or several networks side by side."""
 
 
 class PixelFeatures(nn.Module):

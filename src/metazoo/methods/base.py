@@ -10,8 +10,8 @@ from pydantic import BaseModel
 
 from metazoo.data import UnlabelledImages
 from metazoo.errors import UsageError
-from metazoo.features.embedders import MultiDomainClassifier
-from metazoo.models import ClassifierSpec, ImageClassifier, check_registered, network_without_weights
+from metazoo.features.embedders import MetaModelModule
+from metazoo.models import ClassifierSpec, check_registered, network_without_weights
 from metazoo.pipeline.stage_plan import StagePlan
 from metazoo.pipeline.unlabelled_stage import UnlabelledConfig
 from metazoo.pipeline.workspace import Workspace
@@ -50,6 +50,7 @@ class Method(ABC):
         reference: publication to cite.
         presets: values of all its options by the name of the preset; the type of a value is the schema of the options.
         requires: requirements of the zoo and of the options.
+        is_random: whether the result depends on the seed.
     """
 
     name: ClassVar[str]
@@ -57,6 +58,7 @@ class Method(ABC):
     reference: ClassVar[str]
     presets: ClassVar[Mapping[str, BaseModel]]
     requires: ClassVar[Requirements] = Requirements()
+    is_random: ClassVar[bool] = True
 
     def check(self, zoo: Zoo, config: Any, seed: int) -> None:  # noqa: B027 - most methods have nothing to add
         """Raise the errors that a run would meet later. Nothing is written; `requires` is already checked.
@@ -84,7 +86,7 @@ class Method(ABC):
         return ()
 
     @abstractmethod
-    def train(self, workspace: Workspace, config: Any) -> ImageClassifier | MultiDomainClassifier:
+    def train(self, workspace: Workspace, config: Any) -> MetaModelModule:
         """Learn a meta-model from the zoo, and skip work that an earlier call has finished.
 
         Args:

@@ -1,14 +1,26 @@
 """Registry of methods by name."""
 
+from metazoo.methods.average import Average
 from metazoo.methods.base import Method
+from metazoo.methods.best_model import BestModel
+from metazoo.methods.random_initialisation import RandomInitialisation
 from metazoo.methods.tgr import TaskGroupingsRegularization
 from metazoo.methods.zoo_distillation import ZooDistillation
+from metazoo.methods.zoo_ensemble import ZooEnsemble
 from metazoo.plugins import Registry
 
+_BUILT_IN = (
+    TaskGroupingsRegularization(),
+    ZooDistillation(),
+    ZooEnsemble(),
+    BestModel(),
+    Average(),
+    RandomInitialisation(),
+)
 METHODS: Registry[Method] = Registry(
     "method",
     "metazoo.methods",
-    values={method.name: method for method in (TaskGroupingsRegularization(), ZooDistillation())},
+    values={method.name: method for method in _BUILT_IN},
     base=Method,
 )
 get_method = METHODS.get

@@ -29,11 +29,11 @@ from pydantic import BaseModel
 
 from metazoo.bank import ResidentBanks
 from metazoo.data import UnlabelledImages
-from metazoo.features.embedders import MultiDomainClassifier
+from metazoo.features.embedders import MetaModelModule
 from metazoo.learn.learning_config import LearningConfig, RegularisationConfig
 from metazoo.methods.base import Method
 from metazoo.methods.tgr_published import PublishedTgrConfig, check_config, plan_as_published, train_as_published
-from metazoo.models import ImageClassifier, network_without_weights
+from metazoo.models import network_without_weights
 from metazoo.pipeline.distillation import ZooDistillationConfig, distil, distillation_plans, distillation_presets
 from metazoo.pipeline.embedding_stage import check_probe, embed_and_group
 from metazoo.pipeline.shared_config import GroupingConfig
@@ -87,7 +87,7 @@ class TaskGroupingsRegularization(Method):
 
     def train(  # noqa: D102
         self, workspace: Workspace, config: TgrConfig | PublishedTgrConfig
-    ) -> ImageClassifier | MultiDomainClassifier:
+    ) -> MetaModelModule:
         if isinstance(config, PublishedTgrConfig):
             return train_as_published(workspace, config)
         check_probe(workspace, config.probe)

@@ -14,10 +14,10 @@ from pydantic import BaseModel
 
 from metazoo.bank import ResidentBanks
 from metazoo.data import UnlabelledImages
-from metazoo.features.embedders import MultiDomainClassifier
+from metazoo.features.embedders import MetaModelModule
 from metazoo.learn.learning_config import LearningConfig, RegularisationConfig
 from metazoo.methods.base import Method
-from metazoo.models import ImageClassifier, network_without_weights
+from metazoo.models import network_without_weights
 from metazoo.pipeline.distillation import ZooDistillationConfig, distil, distillation_plans, distillation_presets
 from metazoo.pipeline.stage_plan import StagePlan
 from metazoo.pipeline.workspace import Workspace
@@ -44,7 +44,7 @@ class ZooDistillation(Method):
 
     def train(  # noqa: D102
         self, workspace: Workspace, config: ZooDistillationConfig
-    ) -> ImageClassifier | MultiDomainClassifier:
+    ) -> MetaModelModule:
         return distil(workspace, config, _learning(config), _one_group)
 
 

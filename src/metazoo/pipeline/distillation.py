@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from metazoo.bank import ResidentBanks
 from metazoo.data import UnlabelledImages
 from metazoo.execution.progress import message
-from metazoo.features.embedders import MultiDomainClassifier
+from metazoo.features.embedders import MetaModelModule
 from metazoo.learn.learning_config import DistillationConfig, LearningConfig
 from metazoo.models import ImageClassifier
 from metazoo.pipeline.audit_stage import (
@@ -128,7 +128,7 @@ def distil(
     learning: LearningConfig,
     group: Callable[[Workspace, ResidentBanks], Partition],
     grouping_side: int | None = None,
-) -> ImageClassifier | MultiDomainClassifier:
+) -> MetaModelModule:
     """Recover images, judge and group the teachers, and learn from the groups, then from each domain alone.
 
     A run that learns from unlabelled images alone recovers none; it does not judge the teachers and has one domain.

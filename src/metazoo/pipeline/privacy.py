@@ -7,9 +7,8 @@ import shutil
 
 from metazoo.bank import Bank
 from metazoo.errors import ArtefactError
-from metazoo.pipeline.layout import BANK, PREDICTIONS, REPORT, UNLABELLED, UNLABELLED_FOLDER, sheet_of
+from metazoo.pipeline.layout import BANK, PREDICTIONS, REPORT, UNLABELLED_FOLDER, sheet_of
 from metazoo.pipeline.workspace import Workspace
-from metazoo.storage.run_folder import RunFolder
 
 
 def hide_images(workspace: Workspace) -> None:
@@ -45,12 +44,7 @@ def discard_images(workspace: Workspace) -> None:
     if (folder.path / PREDICTIONS).exists():  # not in the manifest if an earlier call was killed
         folder.delete(PREDICTIONS)
     discarded = [contract.name for contract in workspace.zoo if contract.recovered_images == "discard"]
-    if discarded and recovers_images(folder):
+    if discarded and (folder.path / BANK).exists():  # not every run recovers images
         bank = Bank.open(folder.path / BANK)
         for name in discarded:
             bank.discard(name)
-
-
-def recovers_images(folder: RunFolder) -> bool:
-    """Whether a run recovers images; one that learns from unlabelled images alone does not."""
-    return not folder.has(UNLABELLED) or folder.read_json(UNLABELLED)["share"] < 1

@@ -1,13 +1,10 @@
 """Report of a run as one HTML file: its properties, accuracy, zoo, recovered images, groups and learning curves."""
 
 import base64
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
-
-from markupsafe import Markup, escape
 
 from metazoo.adapt import MetaModel
 from metazoo.adapt.card_text import counted, images_note, images_used, meta_model_rows, summary
@@ -17,6 +14,7 @@ from metazoo.evaluate.subjects import FIXED_BASELINES, ZOO_BASELINES
 from metazoo.pipeline.layout import REPORT, sheet_of
 from metazoo.report.run_tables import html_table
 from metazoo.report.sections import IMAGES, sections_of
+from metazoo.report.templates import MARK, rendered
 from metazoo.report.zoo_tables import domain_rows, domain_table, model_rows, model_table
 from metazoo.runs.config import RunConfig
 from metazoo.runs.record import Run
@@ -25,7 +23,6 @@ from metazoo.storage.run_folder import RunFolder
 from metazoo.text import printable
 from metazoo.zoo import ModelContract, Zoo
 
-_MARK = '<meta name="generator" content="metazoo report">'
 _MOST_SHEETS = 24
 
 
@@ -75,14 +72,14 @@ def write_report(
         "more_sheets": len(sheets) - len(shown),
         "reveals": "" if zoo is None else images_note(config.as_record(), run.description, zoo, here),
     }
-    write_text(out, _rendered(content))
+    write_text(out, rendered("report.html.j2", **content))
     return out
 
 
 def _check_out(out: Path) -> None:
     if out.is_dir():
         raise UsageError(out, "is a folder", "give the path of an HTML file")
-    if out.exists() and _MARK.encode() not in read_bytes(out)[:2000]:
+    if out.exists() and MARK.encode() not in read_bytes(out)[:2000]:
         raise UsageError(out, "exists and is not a metazoo report", "give another path")
 
 
@@ -216,14 +213,3 @@ def _in_turn(contracts: Iterable[ModelContract]) -> list[ModelContract]:
 def _embedded(kind: str, content: str | bytes) -> str:
     data = content.encode() if isinstance(content, str) else content
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def _rendered(content: dict[str, Any]) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # not needed for training
-
-    environment = Environment(
-        loader=PackageLoader("metazoo.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters["code"] = lambda text: Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))
-    return environment.get_template("report.html.j2").render(mark=Markup(_MARK), **content)

@@ -173,4 +173,5 @@ def _learn(workspace: Workspace, config: RunConfig, description: dict[str, Any])
         unlabelled=unlabelled_count(description),
     )
     files = meta_model.save(folder.path / META_MODEL)
-    folder.record(METRICS, *(f"{META_MODEL}/{name}" for name in files))
+    metrics = [METRICS] if workspace.metrics.path.is_file() else []  # methods without steps log none
+    folder.record(*metrics, *(f"{META_MODEL}/{name}" for name in files))

@@ -1,0 +1,49 @@
+"""Average of the weights of all models, the simplest fusion.
+
+Published as the baseline *Average* of data-free meta-learning (official code of Trustworthy-DFML, `method/average.py`).
+Weights of models that were trained from different starts do not correspond to each other, so the average is mostly
+close to random weights. Difference: the class head is zero, since the heads of the models stand for different classes.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar, final
+
+from pydantic import BaseModel, ConfigDict
+
+from metazoo.errors import UsageError
+from metazoo.fusion import average_parameters
+from metazoo.methods.base import Method, Requirements
+from metazoo.models import ImageClassifier
+from metazoo.pipeline.workspace import Workspace
+from metazoo.zoo import Zoo
+
+
+class AverageConfig(BaseModel):
+    """Options of the average: none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@final
+class Average(Method):
+    """Average of all weights, the method `average`."""
+
+    name = "average"
+    title = "Average of the weights"
+    reference = "elementwise mean of the weights of all models"
+    is_random = False
+    presets: ClassVar[Mapping[str, BaseModel]] = {"default": AverageConfig()}
+    requires = Requirements(one_architecture=True)
+
+    def check(self, zoo: Zoo, config: AverageConfig, seed: int) -> None:  # noqa: D102
+        sizes = {(contract.spec.input_size, contract.spec.channels) for contract in zoo}
+        if len(zoo) < 2 or len(sizes) > 1:
+            problem = f"an average needs two models or more of one input, not {len(zoo)} of {len(sizes)}"
+            raise UsageError(zoo.folder, problem, "choose another zoo or method")
+
+    def train(self, workspace: Workspace, config: AverageConfig) -> ImageClassifier:  # noqa: D102
+        zoo = workspace.zoo
+        average = average_parameters((teacher.classifier for teacher in zoo.teachers_in_turn()), zoo.contracts[0].spec)
+        if average is None:
+            raise UsageError(zoo.folder, "its models have different shapes of weights", "choose another method")
+        return average.requires_grad_(False)

@@ -1,0 +1,317 @@
+"""Cells of a study: one row on one zoo with one seed, in a folder of its own.
+
+A cell folder holds the run (`run`), one result file per image set and head (`accuracy-DATA-HEAD.json`), the cost of the
+work so far (`cost.json`), and the error of the last attempt (`error.json`), if it failed.
+"""
+
+import contextlib
+import re
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+
+from metazoo.data import load_images
+from metazoo.data.load import has_own_side
+from metazoo.errors import ArtefactError, Interrupted, MetazooError, RunError
+from metazoo.evaluate import Subject, evaluate, find_contamination
+from metazoo.execution.compute import Compute
+from metazoo.pipeline.layout import DESCRIPTION, HEALTH
+from metazoo.recover import RecoveryConfig
+from metazoo.runs.config import RunConfig, resolve_config
+from metazoo.runs.record import Run
+from metazoo.runs.train import train
+from metazoo.storage.artefacts import read_json, write_json
+from metazoo.study.study_file import OwnHead, Protocol, Row
+from metazoo.zoo import Zoo
+
+RUN, _COST, _ERROR = "run", "cost.json", "error.json"
+_SECONDS_BETWEEN_SAMPLES, _SAMPLES_BETWEEN_WRITES = 0.5, 10
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row on one zoo with one seed.
+
+    Attributes:
+        row: row of the study.
+        zoo: name of the zoo.
+        zoo_folder: folder of the zoo.
+        seed: training seed.
+        data: sources of images of unseen classes, by name.
+        protocol: protocol of the study.
+        folder: folder of the cell.
+    """
+
+    row: Row
+    zoo: str
+    zoo_folder: Path
+    seed: int
+    data: dict[str, str]
+    protocol: Protocol
+    folder: Path
+
+    @property
+    def label(self) -> str:
+        """Row, zoo and seed in words."""
+        return f"{self.row.name} on {self.zoo}, seed {self.seed}"
+
+    @property
+    def heads(self) -> list[OwnHead]:
+        """Heads to evaluate with: that of the protocol, then the row's own if it differs."""
+        common = OwnHead(head=self.protocol.head, batch_norm=self.protocol.batch_norm)
+        return [common] if self.row.own_head in (None, common) else [common, self.row.own_head]
+
+    def config(self) -> RunConfig:
+        """Complete configuration of the run."""
+        return resolve_config(self.row.set, method=self.row.method, preset=self.row.preset, seed=self.seed)
+
+    def result_file(self, data: str, head: OwnHead) -> Path:
+        """Result file of one image set and head."""
+        words = ("accuracy", data, head.head, "" if head.batch_norm == "running" else head.batch_norm)
+        return self.folder / f"{file_name('-'.join(filter(None, words)))}.json"
+
+    @property
+    def result_files(self) -> Iterator[tuple[str, OwnHead, Path]]:
+        """All image sets and heads with their result files, existing or not."""
+        return ((data, head, self.result_file(data, head)) for data in self.data for head in self.heads)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every accuracy is measured."""
+        return all(path.is_file() for _, _, path in self.result_files)
+
+    @property
+    def error(self) -> str | None:
+        """Error of the last attempt; None if there is none."""
+        path = self.folder / _ERROR
+        return str(read_json(path)["error"]) if path.is_file() else None
+
+    def fail(self, error: Exception) -> None:
+        """Store the error of an attempt."""
+        text = str(error) if isinstance(error, MetazooError) else f"unexpected {type(error).__name__}: {error}"
+        write_json(self.folder / _ERROR, {"error": " ".join(text.split())[:1000]})
+
+    @property
+    def cost(self) -> "Cost":
+        """Cost of the work so far."""
+        return Cost.read(self.folder)
+
+    def images_key(self) -> tuple[Any, ...] | None:
+        """What the images that the run recovers depend on; None if it recovers none that others can reuse."""
+        options = self.config().options
+        recovery = getattr(options, "recovery", None)
+        if type(recovery) is not RecoveryConfig:
+            return None
+        budget = getattr(options, "budget", None)
+        return self.zoo, self.seed, recovery.model_dump_json(), None if budget is None else budget.model_dump_json()
+
+
+def image_makers(cells: Sequence[Cell]) -> dict[Path, Cell | None]:
+    """For each cell, by folder, the cell whose recovered images it reuses; None if it recovers its own or none."""
+    first: dict[tuple[Any, ...], Cell] = {}
+    makers: dict[Path, Cell | None] = {}
+    for cell in cells:
+        key = cell.images_key()
+        maker = None if key is None else first.setdefault(key, cell)
+        makers[cell.folder] = None if maker is cell else maker
+    return makers
+
+
+def file_name(text: str) -> str:
+    """Part of a path made of a name."""
+    return re.sub(r"[^A-Za-z0-9._+=,-]+", "-", text)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of a cell, over all its attempts.
+
+    Attributes:
+        seconds: wall time of training and evaluation.
+        memory: peak of the resident memory of its processes in bytes.
+        recovery_seconds: wall time until the images were recovered; None if the run recovered none.
+        recovery_memory: peak of the memory until then.
+    """
+
+    seconds: float = 0.0
+    memory: int = 0
+    recovery_seconds: float | None = None
+    recovery_memory: int = 0
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read the cost from a cell folder; zero if there is none."""
+        path = folder / _COST
+        if not path.is_file():
+            return cls()
+        try:
+            return cls(**read_json(path))
+        except TypeError as error:
+            raise ArtefactError(path, "is not the cost of a cell", "delete the folder of the cell") from error
+
+    def write(self, folder: Path) -> None:
+        """Write the cost to a cell folder."""
+        write_json(folder / _COST, vars(self))
+
+    def with_recovery_of(self, provider: "Cost") -> "Cost":
+        """Cost including the recovery of images that another cell has provided."""
+        return Cost(
+            self.seconds + (provider.recovery_seconds or 0.0),
+            max(self.memory, provider.recovery_memory),
+            provider.recovery_seconds,
+            provider.recovery_memory,
+        )
+
+
+@dataclass
+class _Meter:
+    """Measurement of the cost of this process, stored every few seconds, so that a killed process counts as well."""
+
+    folder: Path
+    cost: Cost = field(init=False)
+
+    def __enter__(self) -> Self:
+        self._before, self._start = Cost.read(self.folder), time.monotonic()
+        self.cost, self._end = self._before, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, _k: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None) -> None:
+        self._end.set()
+        self._thread.join()
+        self._sample()
+        self.cost.write(self.folder)
+
+    def _watch(self) -> None:
+        samples = 0
+        while not self._end.wait(_SECONDS_BETWEEN_SAMPLES):
+            self._sample()
+            samples += 1
+            if samples % _SAMPLES_BETWEEN_WRITES == 0:
+                self.cost.write(self.folder)
+
+    def _sample(self) -> None:
+        seconds = self._before.seconds + time.monotonic() - self._start
+        memory = max(self.cost.memory, _memory())
+        recovery, at_recovery = self.cost.recovery_seconds, self.cost.recovery_memory
+        if recovery is None and (self.folder / RUN / HEALTH).exists():
+            recovery, at_recovery = seconds, memory
+        self.cost = Cost(seconds, memory, recovery, at_recovery)
+
+
+def _memory() -> int:
+    """Resident memory of this process and its children in bytes; shared pages count in part where that is known."""
+    this, total = psutil.Process(), 0
+    for process in (this, *this.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            info = process.memory_full_info()
+            total += getattr(info, "pss", info.rss)
+    return total
+
+
+@dataclass(frozen=True)
+class CellWork:
+    """Unit of work: one cell.
+
+    Attributes:
+        cell: cell to finish.
+        provider: run folder with the same recovered images; None: the cell recovers its own.
+        workers: processes and threads of the run.
+        device: device; None: the first GPU, else the CPU.
+        deadline: time after which it does not start, in seconds of `time.time`; None: no limit.
+    """
+
+    cell: Cell
+    provider: Path | None
+    workers: int
+    device: str | None
+    deadline: float | None
+
+
+def do_cell(work: CellWork) -> bool:
+    """Finish a cell: train, then evaluate. An error is stored in its folder.
+
+    Returns:
+        Whether the cell was tried; False if the deadline had passed.
+
+    Raises:
+        Interrupted: a stop was requested; finished work is kept.
+    """
+    cell = work.cell
+    if work.deadline is not None and time.time() >= work.deadline:
+        return False
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _Meter(cell.folder):
+            _evaluate(work, _train(work))
+    except Interrupted:
+        raise
+    except Exception as error:
+        cell.fail(error)
+    else:
+        (cell.folder / _ERROR).unlink(missing_ok=True)
+    return True
+
+
+def _train(work: CellWork) -> Run:
+    cell, path = work.cell, work.cell.folder / RUN
+    return train(
+        cell.zoo_folder,
+        cell.row.method,
+        out=path,
+        preset=cell.row.preset,
+        config=cell.row.set,
+        seed=cell.seed,
+        resume=True,
+        workers=work.workers,
+        device=work.device,
+        reuse_images=work.provider,
+    )
+
+
+def _evaluate(work: CellWork, run: Run) -> None:
+    cell, protocol = work.cell, work.cell.protocol
+    meta_model = run.meta_model
+    device = Compute.choose(work.device).device
+    subject = Subject.of(cell.row.name, cell.row.method, meta_model.module, meta_model.sha256).on(device)
+    class_lists = {contract.name: contract.class_names for contract in Zoo.open(cell.zoo_folder)}
+    for name, source in cell.data.items():
+        open_heads = [head for head in cell.heads if not cell.result_file(name, head).is_file()]
+        if not open_heads:
+            continue
+        images = load_images(source, side=None if has_own_side(source) else meta_model.spec.input_size)
+        for head in open_heads:
+            evaluate(
+                [subject],
+                images,
+                ways=protocol.ways,
+                shots=protocol.shots,
+                episodes=protocol.episodes,
+                queries=protocol.queries,
+                head=head.head,
+                batch_norm=head.batch_norm,
+                mirrored=protocol.mirror,
+                seed=protocol.seed,
+                out=cell.result_file(name, head),
+                overwrite=True,
+                contamination=find_contamination(images.class_names, class_lists),
+            )
+
+
+def check_begun(cell: Cell) -> None:
+    """Check that a run that has begun in the folder of a cell has the options of the cell.
+
+    Raises:
+        RunError: it has others.
+    """
+    path = cell.folder / RUN
+    if (path / DESCRIPTION).is_file() and Run.open(path).config.as_record() != cell.config().as_record():
+        remedy = f"choose another --out, name the row differently, or delete {cell.folder}"
+        raise RunError(path, f"was begun with other options than row {cell.row.name!r}", remedy)

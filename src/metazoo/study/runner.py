@@ -1,0 +1,229 @@
+"""Runner of studies: every cell once, resumable at every cell and inside one."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from metazoo.data import load_images
+from metazoo.errors import RunError, UsageError
+from metazoo.execution.compute import Compute
+from metazoo.execution.executor import Executor, ExecutorName, executor_for
+from metazoo.execution.progress import message
+from metazoo.execution.signals import graceful
+from metazoo.methods.base import check_before_work
+from metazoo.methods.registry import get_method
+from metazoo.storage.artefacts import remove_stale_temporaries, write_text
+from metazoo.storage.lock import exclusive
+from metazoo.storage.run_folder import names_in
+from metazoo.study.cells import RUN, Cell, CellWork, check_begun, do_cell, file_name, image_makers
+from metazoo.study.study_file import Row, StudyFile, StudyZoo, read_study, study_from, study_yaml
+from metazoo.study.tables import StudyResults, write_tables
+from metazoo.zoo import Zoo, build_zoo, zoo_with_models
+
+STUDY, _ZOOS, _CELLS = "study.yaml", "zoos", "cells"
+
+
+def run_study(
+    study: StudyFile | Mapping[str, Any] | Path | str,
+    out: Path | str,
+    *,
+    workers: int | None = None,
+    executor: Executor | ExecutorName = "local",
+    device: str | None = None,
+    hours: float | None = None,
+    progress: bool = False,
+) -> StudyResults:
+    """Train and measure every row of a study on every zoo with every seed.
+
+    A study that was interrupted or killed continues when it is called again, and ends bit-equal to an uninterrupted one
+    on the CPU. Failed cells are tried again. Rows, zoos and seeds may be added to a study that has begun.
+
+    Cells are independent and run side by side, one process each; a single cell uses all workers. Cells that would
+    recover the same images share them. The first seed of every row comes before the second of any.
+
+    Args:
+        study: study file or its content; see `metazoo.study.study_file`.
+        out: folder of the study, made if missing: `table.md`, `table.html`, `table.csv` and `results.csv`, all of which
+            are written after every cell, and the cells.
+        workers: number of processes; None: one per core, at most 4 on a GPU.
+        executor: executor of the cells: `local`, `ray` (needs the extra), or an `Executor`, which stays open.
+        device: device of training and evaluation; None: the first GPU, else the CPU.
+        hours: time in hours after which no cell begins; None: no limit.
+        progress: whether to report progress on standard error.
+
+    Returns:
+        Results of all cells that have finished or failed.
+
+    Raises:
+        UsageError: the study is wrong, a zoo or an image set does not exist, or `out` holds other files.
+        RunError: `out` is in use, or was begun with another protocol, other data, zoos or options of a row.
+        ArtefactError: a file is damaged or cannot be written.
+        Interrupted: a stop was requested; finished work is kept.
+    """
+    if not isinstance(study, StudyFile):
+        study = study_from(study) if isinstance(study, Mapping) else read_study(study)
+    deadline = None if hours is None else time.time() + 3600 * hours
+    out = Path(out)
+    held = names_in(out, "a study folder")
+    if held and STUDY not in held:
+        raise UsageError(out, f"holds {held[0]!r} and is not a study", "choose a new or empty folder")
+    compute = Compute.choose(device)
+    count = compute.default_workers if workers is None else workers
+    with graceful("call again to continue") as stop, exclusive(out), executor_for(executor, count) as running:
+        remove_stale_temporaries(out)
+        _begin(study, out)
+        folders = {name: _zoo_folder(name, zoo, out, running, device, progress) for name, zoo in study.zoos.items()}
+        cells = cells_of(study, out, folders)
+        _check(study, cells, stop.check)
+        results = StudyResults.read(study, cells)
+        write_tables(out, results)
+        try:
+            for wave in _waves(cells):
+                for _ in _do_wave(wave, cells, running, device, deadline, stop.check):
+                    results = StudyResults.read(study, cells)
+                    write_tables(out, results)
+                    if progress:
+                        message(f"study: {results.progress_line()}")
+        finally:
+            results = StudyResults.read(study, cells)
+            write_tables(out, results)
+    return results
+
+
+def cells_of(study: StudyFile, out: Path, folders: Mapping[str, Path]) -> list[Cell]:
+    """All cells of a study in the order of the work: by seed, then by zoo, then by row.
+
+    Rows whose method does not depend on the seed have one cell per zoo.
+    """
+
+    def seeds_of(row: Row) -> tuple[int, ...]:
+        own = study.seeds if row.seeds is None else row.seeds
+        return own if get_method(row.method).is_random else own[:1]
+
+    seeds = dict.fromkeys(seed for row in study.rows for seed in seeds_of(row))
+    seeds = [*(seed for seed in study.seeds if seed in seeds), *(seed for seed in seeds if seed not in study.seeds)]
+    return [
+        Cell(
+            row,
+            zoo,
+            folders[zoo],
+            seed,
+            study.data_of(zoo),
+            study.protocol,
+            out / _CELLS / file_name(zoo) / file_name(row.name) / f"seed-{seed}",
+        )
+        for seed in seeds
+        for zoo in study.zoos
+        for row in study.rows
+        if seed in seeds_of(row) and (row.zoos is None or zoo in row.zoos)
+    ]
+
+
+def _begin(study: StudyFile, out: Path) -> None:
+    """Write the study to its folder, or compare it with the study that began there."""
+    path = out / STUDY
+    if path.is_file():
+        begun = read_study(path)
+        for name in ("protocol", "data"):
+            if getattr(begun, name) != getattr(study, name):
+                raise RunError(out, f"was begun with another {name}", "choose another --out")
+        for name, zoo in begun.zoos.items():
+            if study.zoos.get(name, zoo) != zoo:
+                raise RunError(out, f"was begun with another zoo {name!r}", "choose another --out or name")
+    write_text(path, study_yaml(study))
+
+
+def _zoo_folder(name: str, zoo: StudyZoo, out: Path, executor: Executor, device: str | None, progress: bool) -> Path:
+    if zoo.path is not None:
+        return zoo_with_models(Path(zoo.path)).folder
+    folder = out / _ZOOS / file_name(name)
+    for part in zoo.build:
+        build_zoo(
+            folder,
+            load_images(part.data, images_per_class=part.images_per_class),
+            part.arch,
+            part.models,
+            part.ways,
+            part.seed,
+            domain=part.domain,
+            config=part.training,
+            input_size=part.input_size,
+            width=part.width,
+            control=part.control,
+            executor=executor,
+            device=device,
+            progress=progress,
+        )
+    return folder
+
+
+def _check(study: StudyFile, cells: Sequence[Cell], check: Callable[[], None]) -> None:
+    """Raise errors of sources and of begun cells before any work."""
+    for source in dict.fromkeys(source for zoo in study.zoos for source in study.data_of(zoo).values()):
+        check()
+        load_images(source)
+    for cell in cells:
+        check_begun(cell)
+
+
+def _waves(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
+    """Unfinished cells in groups that run side by side; cells that reuse images come after the one that makes them."""
+    by_seed: dict[int, tuple[list[Cell], list[Cell]]] = {}
+    makers = image_makers(cells)
+    for cell in cells:
+        first, second = by_seed.setdefault(cell.seed, ([], []))
+        (first if makers[cell.folder] is None else second).append(cell)
+    waiting: list[Cell] = []
+    for first, second in by_seed.values():
+        yield [cell for cell in (*waiting, *first) if not cell.is_finished]
+        waiting = second
+    yield [cell for cell in waiting if not cell.is_finished]
+
+
+def _do_wave(
+    wave: Sequence[Cell],
+    cells: Sequence[Cell],
+    executor: Executor,
+    device: str | None,
+    deadline: float | None,
+    check: Callable[[], None],
+) -> Iterator[None]:
+    """Do cells side by side, and yield after each; a cell whose process dies fails alone."""
+    makers = image_makers(cells)
+    left = [cell for cell in wave if _is_possible(cell)]
+    while left:
+        alone = len(left) == 1 or executor.capacity == 1
+        units = []
+        for cell in left:
+            maker = makers[cell.folder]
+            provider = maker.folder / RUN if maker is not None and maker.cost.recovery_seconds is not None else None
+            units.append(CellWork(cell, provider, executor.capacity if alone else 1, device, deadline))
+        if alone:
+            for unit in units:
+                check()
+                do_cell(unit)
+                yield
+            return
+        try:
+            for _ in executor.map(do_cell, units, name_of=lambda unit: unit.cell.label, check=check):
+                yield
+            return
+        except RunError as error:
+            dead = next((cell for cell in left if error.subject == f"process of {cell.label}"), None)
+            if dead is None:
+                raise
+            dead.fail(error)
+            left = [cell for cell in left if cell is not dead and not cell.is_finished]
+            yield
+
+
+def _is_possible(cell: Cell) -> bool:
+    """Whether the method takes the zoo and the options; if not, the cell fails at once."""
+    config = cell.config()
+    try:
+        check_before_work(config.method, Zoo.open(cell.zoo_folder), config.options, config.seed)
+    except Exception as error:
+        cell.fail(error)
+        return False
+    return True

@@ -1,0 +1,314 @@
+"""Tables of a study, finished or not: Markdown, HTML and CSV from the same cells."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from rich.table import Table
+from rich.text import Text
+
+from metazoo.evaluate import Comparison, Result, compare, holm, read_results
+from metazoo.report.run_tables import html_table
+from metazoo.report.templates import rendered
+from metazoo.storage.artefacts import write_text
+from metazoo.study.cells import Cell, Cost, image_makers
+from metazoo.study.study_file import OwnHead, Row, StudyFile
+
+TABLE, PAGE, SUMMARY, RESULTS = "table.md", "table.html", "table.csv", "results.csv"
+_SIGNIFICANT = 0.05
+_CAPTION = (
+    "Accuracy in percent ± half-width of the 95 % interval, over training seeds and episodes where there are several "
+    "seeds, otherwise over episodes only. Differences are paired on the episodes; *: significant at 5 % after Holm's "
+    "correction for the {count} comparisons of this table. Time: mean wall time of a cell, with the recovery of its "
+    "images; memory: largest peak of a cell."
+)
+_COLUMNS = ["row", "method", "preset", "zoo", "data", "seed", "head", "batch_norm", "mirrored", "transductive", "ways"]
+_COLUMNS += ["shots", "queries", "episodes", "accuracy", "interval", "parameters", "seconds", "recovery_seconds"]
+_COLUMNS += ["peak_memory", "error", "subject_sha256", "episode_list_sha256"]
+_SUMMARY_COLUMNS = ["row", "zoo", "data", "head", "batch_norm", "ways", "shots", "seeds", "accuracy", "interval"]
+_SUMMARY_COLUMNS += ["difference", "difference_interval", "p_value", "holm_p_value", "parameters", "seconds"]
+_SUMMARY_COLUMNS += ["peak_memory", "error"]
+
+
+@dataclass(frozen=True)
+class _Line:
+    """Line of a table: a row with one head on one zoo and image set.
+
+    Attributes:
+        label: name of the row, with the head if it is the row's own.
+        row: row of the study.
+        cells: all cells of the line.
+        files: result files of its finished cells.
+    """
+
+    label: str
+    row: Row
+    head: OwnHead
+    cells: list[Cell]
+    files: list[Path]
+
+
+@dataclass(frozen=True)
+class Section:
+    """Table of one zoo and one image set.
+
+    Attributes:
+        zoo: name of the zoo.
+        data: name of the image set; empty if the study has one.
+        lines: lines of the table, in the order of the study.
+        comparisons: comparisons by label and number of shots, for lines with a finished cell.
+        p_values: p-values of the differences after Holm's correction, by label and number of shots.
+    """
+
+    zoo: str
+    data: str
+    lines: list[_Line]
+    comparisons: dict[tuple[str, int], Comparison]
+    p_values: dict[tuple[str, int], float]
+
+    @property
+    def title(self) -> str:
+        """Zoo and image set."""
+        return f"{self.zoo}, measured on {self.data}" if self.data else self.zoo
+
+
+@final
+class StudyResults:
+    """Results of a study so far.
+
+    Attributes:
+        study: the study.
+        cells: all cells, finished or not.
+        sections: tables, one per zoo and image set.
+    """
+
+    def __init__(self, study: StudyFile, cells: Sequence[Cell], sections: Sequence[Section]) -> None:
+        self.study, self.cells, self.sections = study, tuple(cells), tuple(sections)
+        makers = image_makers(cells)
+        self._costs = {cell.folder: _cost(cell, makers[cell.folder]) for cell in cells}
+
+    @classmethod
+    def read(cls, study: StudyFile, cells: Sequence[Cell]) -> "StudyResults":
+        """Read the results of all finished cells.
+
+        Raises:
+            ArtefactError: a result file is damaged.
+        """
+        places = [(zoo, data) for zoo in study.zoos for data in study.data_of(zoo)]
+        return cls(study, cells, [_section(study, cells, zoo, data) for zoo, data in places])
+
+    @property
+    def finished(self) -> bool:
+        """Whether every cell is measured."""
+        return all(cell.is_finished for cell in self.cells)
+
+    @property
+    def errors(self) -> dict[str, str]:
+        """Errors of failed cells, by row, zoo and seed in words."""
+        return {cell.label: cell.error or "" for cell in self.cells if cell.error and not cell.is_finished}
+
+    def progress_line(self) -> str:
+        """Numbers of finished and failed cells."""
+        done, failed = sum(cell.is_finished for cell in self.cells), len(self.errors)
+        return f"{done} of {len(self.cells)} cells measured" + (f", {failed} failed" if failed else "")
+
+    def tables(self) -> list[Table]:
+        """Tables for a rich console."""
+        return [self._table(section) for section in self.sections]
+
+    def cost_of(self, cell: Cell) -> Cost:
+        """Cost of a cell, with the recovery of images that another cell has made for it."""
+        return self._costs[cell.folder]
+
+    def _table(self, section: Section) -> Table:
+        study, shots = self.study, self.study.protocol.shots
+        differences = any(comparison.difference for comparison in section.comparisons.values())
+        table = Table(title=Text(section.title), caption=Text(_CAPTION.format(count=len(section.p_values))))
+        table.add_column("row", overflow="fold")
+        table.add_column("head", overflow="fold")
+        table.add_column("seeds", justify="right")
+        for count in shots:
+            table.add_column(f"{study.protocol.ways}-way {count}-shot", justify="right")
+            if differences:
+                table.add_column(f"against {study.reference_row}", justify="right")
+        for heading in ("parameters", "minutes", "GB"):
+            table.add_column(heading, justify="right")
+        table.add_column("note", overflow="fold")
+        for line in section.lines:
+            cells: list[str] = []
+            for count in shots:
+                comparison = section.comparisons.get((line.label, count))
+                cells.append(_accuracy(comparison))
+                if differences:
+                    cells.append(_difference(comparison, section.p_values.get((line.label, count))))
+            done = [cell for cell in line.cells if cell.is_finished]
+            figures = ["", "", ""]
+            if done:
+                parameters = next(iter(read_results(line.files[0]))).parameters if line.files else 0
+                costs = [self.cost_of(cell) for cell in done]
+                minutes = sum(cost.seconds for cost in costs) / len(costs) / 60
+                figures = [f"{parameters:,}", f"{minutes:.1f}", f"{max(cost.memory for cost in costs) / 1e9:.1f}"]
+            seeds = (
+                f"{len(line.files)}" if len(line.files) == len(line.cells) else f"{len(line.files)}/{len(line.cells)}"
+            )
+            table.add_row(Text(line.label), _head_text(line.head), seeds, *cells, *figures, Text(_note(line)))
+        return table
+
+
+def _cost(cell: Cell, maker: Cell | None) -> Cost:
+    return cell.cost if maker is None else cell.cost.with_recovery_of(maker.cost)
+
+
+def _section(study: StudyFile, cells: Sequence[Cell], zoo: str, data: str) -> Section:
+    lines = []
+    for row in study.rows:
+        own = [cell for cell in cells if cell.zoo == zoo and cell.row == row]
+        for head in own[0].heads if own else []:
+            label = row.name if head == own[0].heads[0] else f"{row.name} ({_head_text(head)})"
+            paths = [cell.result_file(data, head) for cell in own]
+            lines.append(_Line(label, row, head, own, [path for path in paths if path.is_file()]))
+    measured = {line.label: line.files for line in lines if line.files}
+    comparisons: dict[tuple[str, int], Comparison] = {}
+    if measured:
+        reference = study.reference_row if study.reference_row in measured else None
+        for found in compare(measured, against=reference or next(iter(measured))):
+            kept = found if reference is not None else Comparison(found.name, found.results, found.accuracy, None)
+            comparisons[found.name, found.results[0].shots] = kept
+    differing = {key: found.difference for key, found in comparisons.items() if found.difference is not None}
+    adjusted = holm([difference.p_value for difference in differing.values()])
+    return Section(zoo, data, lines, comparisons, dict(zip(differing, adjusted, strict=True)))
+
+
+def _accuracy(comparison: Comparison | None) -> str:
+    return "" if comparison is None else f"{comparison.accuracy.mean:.1f} ± {comparison.accuracy.half_width:.1f}"
+
+
+def _difference(comparison: Comparison | None, p_value: float | None) -> str:
+    if comparison is None or comparison.difference is None or p_value is None:
+        return ""
+    mark = "*" if p_value < _SIGNIFICANT else ""
+    return f"{comparison.difference.mean:+.1f} ± {comparison.difference.half_width:.1f}{mark}"
+
+
+def _head_text(head: OwnHead) -> str:
+    return head.head if head.batch_norm == "running" else f"{head.head}, batch norm {head.batch_norm}"
+
+
+def _note(line: _Line) -> str:
+    errors = dict.fromkeys(cell.error for cell in line.cells if cell.error and not cell.is_finished)
+    parts = [f"failed: {error}" for error in errors]
+    transductive = line.files and read_results(line.files[0])[0].transductive
+    return "; ".join([*(["transductive"] if transductive else []), *parts])
+
+
+def write_tables(out: Path, results: StudyResults) -> None:
+    """Write `table.md`, `table.html`, `table.csv` and `results.csv`, each completely or not at all.
+
+    Raises:
+        ArtefactError: a file cannot be written, or a result file is damaged.
+    """
+    tables = [html_table(table) for table in results.tables()]
+    protocol, study = results.study.protocol, results.study
+    paragraphs = [
+        study.description,
+        f"{protocol.episodes} episodes per list (seed {protocol.seed}), {protocol.queries} queries per class; head "
+        f"{protocol.head}, batch norm {protocol.batch_norm}{', mirrored' if protocol.mirror else ''}, unless another "
+        f"head is named. {results.progress_line()}.",
+    ]
+    title = study.title or "Study"
+    write_text(out / TABLE, _markdown(title, [text for text in paragraphs if text], tables))
+    write_text(out / PAGE, rendered("study.html.j2", title=title, paragraphs=paragraphs, tables=tables))
+    write_text(out / SUMMARY, _csv(_SUMMARY_COLUMNS, _summary_rows(results)))
+    write_text(out / RESULTS, _csv(_COLUMNS, _result_rows(results)))
+
+
+def _markdown(title: str, paragraphs: Sequence[str], tables: Sequence[dict[str, Any]]) -> str:
+    parts = [f"# {title}", *paragraphs]
+    for table in tables:
+        marks = ["---:" if number else "---" for number in table["numbers"]]
+        rows = [table["headings"], marks, *table["rows"]]
+        parts += [
+            f"## {table['title']}",
+            "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in rows),
+            table["caption"],
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ").replace("*", "\\*")
+
+
+def _csv(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _summary_rows(results: StudyResults) -> list[dict[str, Any]]:
+    rows = []
+    for section in results.sections:
+        for line in section.lines:
+            done = [results.cost_of(cell) for cell in line.cells if cell.is_finished]
+            base = {
+                "row": line.row.name,
+                "zoo": section.zoo,
+                "data": section.data,
+                "head": line.head.head,
+                "batch_norm": line.head.batch_norm,
+                "ways": results.study.protocol.ways,
+                "seeds": len(line.files),
+                "seconds": f"{sum(cost.seconds for cost in done) / len(done):.1f}" if done else "",
+                "peak_memory": max((cost.memory for cost in done), default=""),
+                "error": "; ".join(dict.fromkeys(cell.error or "" for cell in line.cells if not cell.is_finished)),
+            }
+            for shots in results.study.protocol.shots:
+                found = section.comparisons.get((line.label, shots))
+                figures: dict[str, Any] = {"shots": shots}
+                if found is not None:
+                    figures |= {"accuracy": found.accuracy.mean, "interval": found.accuracy.half_width}
+                    figures["parameters"] = found.results[0].parameters
+                if found is not None and found.difference is not None:
+                    figures |= {"difference": found.difference.mean, "difference_interval": found.difference.half_width}
+                    figures |= {"p_value": found.difference.p_value}
+                    figures["holm_p_value"] = section.p_values[line.label, shots]
+                rows.append(base | {key: _number(value) for key, value in figures.items()})
+    return rows
+
+
+def _number(value: Any) -> Any:
+    return f"{value:.4g}" if isinstance(value, float) and abs(value) < 0.01 else _rounded(value)
+
+
+def _rounded(value: Any) -> Any:
+    return f"{value:.4f}" if isinstance(value, float) else value
+
+
+def _result_rows(results: StudyResults) -> list[dict[str, Any]]:
+    rows = []
+    for cell in results.cells:
+        cost = results.cost_of(cell)
+        base = {"row": cell.row.name, "method": cell.row.method, "preset": cell.row.preset or "default"}
+        base |= {"zoo": cell.zoo, "seed": cell.seed, "error": "" if cell.is_finished else cell.error or ""}
+        base |= {"seconds": f"{cost.seconds:.1f}", "peak_memory": cost.memory}
+        if cost.recovery_seconds is not None:
+            base["recovery_seconds"] = f"{cost.recovery_seconds:.1f}"
+        measured = [
+            (data, result) for data, _, path in cell.result_files if path.is_file() for result in read_results(path)
+        ]
+        rows += [base | {"data": data} | _figures(result) for data, result in measured]
+        if not measured and cell.error:
+            rows.append(base)
+    return rows
+
+
+def _figures(result: Result) -> dict[str, Any]:
+    names = ("head", "batch_norm", "mirrored", "transductive", "ways", "shots", "queries", "episodes", "parameters")
+    names += ("subject_sha256", "episode_list_sha256")
+    figures = {name: getattr(result, name) for name in names}
+    return figures | {"accuracy": f"{result.accuracy:.4f}", "interval": f"{result.interval:.4f}"}

@@ -1,0 +1,209 @@
+"""Studies end to end, on untrained models: a cell takes a fraction of a second."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from error_checks import raises
+from training_helpers import OPTIONS, SIDE, coloured_images, content, untrained
+
+import metazoo
+from metazoo.data import load_images
+from metazoo.errors import Interrupted, RunError, UsageError
+from metazoo.evaluate import Subject, evaluate, read_results
+from metazoo.study import StudyResults, cells, run_study
+from metazoo.zoo import Zoo
+
+FLAT = {f"{section}.{key}": value for section, values in OPTIONS.items() for key, value in values.items()}
+DISTILLATION = {key: value for key, value in FLAT.items() if not key.startswith(("probe", "grouping"))}
+ROWS: list[dict[str, Any]] = [
+    {"name": "tgr", "method": "tgr", "set": FLAT},
+    {"name": "distillation", "method": "zoo-distillation", "set": DISTILLATION},
+    {"name": "ensemble", "method": "zoo-ensemble"},
+    {"name": "random", "method": "random", "set": {"meta_model.width": 4}, "own_head": {"head": "fine-tune"}},
+    {"name": "average", "method": "average"},
+]
+PROTOCOL = {"ways": 3, "shots": [1, 2], "episodes": 5, "queries": 2, "head": "nearest-mean"}
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
+    return untrained(tmp_path_factory.mktemp("untrained") / "zoo")
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> str:
+    images = coloured_images(4, SIDE)
+    path = tmp_path_factory.mktemp("pack") / "colours.npz"
+    pixels = images.images.permute(0, 2, 3, 1).numpy()
+    np.savez(path, images=pixels, labels=images.labels.numpy(), class_names=np.array(images.class_names))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def study(zoo: Zoo, pack: str) -> dict[str, Any]:
+    return {
+        "title": "A | title",
+        "zoos": {"main": {"path": str(zoo.folder), "data": pack}},
+        "rows": ROWS,
+        "protocol": PROTOCOL,
+        "reference": "distillation",
+    }
+
+
+@pytest.fixture(scope="module")
+def done(study: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyResults]:
+    out = tmp_path_factory.mktemp("studies") / "done"
+    return out, run_study(study, out, workers=1)
+
+
+def csv_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def accuracies(out: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for path in sorted(out.rglob("accuracy-*"))
+        if path.is_file()
+    }
+
+
+def test_a_cell_is_a_run_and_its_evaluation(
+    zoo: Zoo, pack: str, done: tuple[Path, StudyResults], tmp_path: Path
+) -> None:
+    out, _ = done
+    run = metazoo.train(zoo, "tgr", out=tmp_path / "run", config=OPTIONS, workers=1)
+    cell = out / "cells" / "main" / "tgr" / "seed-0"
+    weights = "meta-model/model.safetensors"
+    assert (cell / "run" / weights).read_bytes() == (run.path / weights).read_bytes()
+    images = load_images(pack)
+    (expected, *_) = evaluate(
+        [Subject.of("tgr", "tgr", run.meta_model.module)], images, ways=3, shots=(1, 2), episodes=5, queries=2,
+        head="nearest-mean",
+    )  # fmt: skip
+    found = read_results(cell / "accuracy-nearest-mean.json")[0]
+    assert (found.accuracy, found.episode_list_sha256) == (expected.accuracy, expected.episode_list_sha256)
+
+
+def test_a_method_that_the_zoo_does_not_suit_is_a_row_with_its_error(done: tuple[Path, StudyResults]) -> None:
+    out, results = done
+    assert list(results.errors) == ["average on main, seed 0"]
+    assert "one architecture" in results.errors["average on main, seed 0"]
+    assert "one architecture" in (out / "table.md").read_text()
+    assert [row["error"] != "" for row in csv_rows(out / "results.csv") if row["row"] == "average"] == [True]
+    assert not results.finished
+
+
+def test_images_are_recovered_once(done: tuple[Path, StudyResults]) -> None:
+    out, _ = done
+    banks = [out / "cells" / "main" / name / "seed-0" / "run" / "bank" for name in ("tgr", "distillation")]
+    first, second = ({p.relative_to(bank): p.stat().st_mtime_ns for p in bank.rglob("*.safetensors")} for bank in banks)
+    assert first == second  # copied with their times, not made again
+    assert len(first) > 0
+
+
+def test_tables_hold_every_row_and_figure(done: tuple[Path, StudyResults]) -> None:
+    out, _ = done
+    rows = csv_rows(out / "table.csv")
+    labels = [(row["row"], row["head"]) for row in rows[::2]]
+    heads = {"random": ["nearest-mean", "fine-tune"]}
+    assert labels == [(row["name"], head) for row in ROWS for head in heads.get(row["name"], ["nearest-mean"])]
+    stored = {
+        (row["row"], row["head"], row["shots"]): float(row["accuracy"])
+        for row in csv_rows(out / "results.csv")
+        if row["accuracy"]
+    }
+    for row in rows:
+        key = (row["row"], row["head"], row["shots"])
+        if key in stored:
+            assert float(row["accuracy"]) == pytest.approx(stored[key], abs=1e-3)
+            reference = stored["distillation", "nearest-mean", row["shots"]]
+            assert row["row"] == "distillation" or float(row["difference"]) == pytest.approx(
+                stored[key] - reference, abs=1e-3
+            )
+    lines = (out / "table.md").read_text().splitlines()
+    assert len({line.replace("\\|", "").count("|") for line in lines if line.startswith("|")}) == 1
+    page = (out / "table.html").read_text()
+    assert "A | title" in page
+    assert page.count("<tr>") == len(labels) + 1
+
+
+def test_a_stopped_study_continues_bit_equal(
+    study: dict[str, Any], done: tuple[Path, StudyResults], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = cells._evaluate, []
+
+    def stopped(*arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise Interrupted("stopped", 130)
+        real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cells, "_evaluate", stopped)
+        with pytest.raises(Interrupted):
+            run_study(study, tmp_path / "out", workers=1)
+    assert "1 of 5 cells" in (tmp_path / "out" / "table.md").read_text()
+    results = run_study(study, tmp_path / "out", workers=1)
+    assert list(results.errors) == ["average on main, seed 0"]
+    assert accuracies(tmp_path / "out") == accuracies(done[0])
+    runs = [content(out / "cells" / "main" / "tgr" / "seed-0" / "run") for out in (tmp_path / "out", done[0])]
+    assert runs[0] == runs[1]
+
+
+def test_processes_do_not_change_results(
+    study: dict[str, Any], done: tuple[Path, StudyResults], tmp_path: Path
+) -> None:
+    run_study(study, tmp_path / "out", workers=2)
+    assert accuracies(tmp_path / "out") == accuracies(done[0])
+
+
+def test_a_study_grows_and_random_methods_alone_get_more_seeds(study: dict[str, Any], tmp_path: Path) -> None:
+    small = study | {"rows": [ROWS[2], ROWS[3]], "reference": None}
+    first = run_study(small, tmp_path / "out", workers=1)
+    before = accuracies(tmp_path / "out")
+    results = run_study(small | {"seeds": [0, 1]}, tmp_path / "out", workers=1)
+    assert (len(first.cells), len(results.cells), results.finished) == (2, 3, True)
+    assert before.items() <= accuracies(tmp_path / "out").items()
+    assert [row["seeds"] for row in csv_rows(tmp_path / "out" / "table.csv")] == ["1", "1", "2", "2", "2", "2"]
+    for change in (
+        {"protocol": PROTOCOL | {"episodes": 6}},
+        {"zoos": {"main": {"path": "elsewhere", "data": "glyphs"}}},
+    ):
+        with pytest.raises(RunError, match="was begun with another"):
+            run_study(small | change, tmp_path / "out", workers=1)
+    changed = [ROWS[2], ROWS[3] | {"set": {"meta_model.width": 8}}]
+    with raises(RunError, problem="was begun with other options than row 'random'"):
+        run_study(small | {"rows": changed}, tmp_path / "out", workers=1)
+
+
+def test_no_cell_begins_after_the_budget(study: dict[str, Any], tmp_path: Path) -> None:
+    results = run_study(study, tmp_path / "out", workers=1, hours=0)
+    assert not any(cell.is_finished for cell in results.cells)
+    assert "0 of 5 cells" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_costs_add_up_over_attempts_and_shared_recovery(tmp_path: Path) -> None:
+    cost = cells.Cost(10.0, 100, 4.0, 50)
+    cost.write(tmp_path)
+    assert cells.Cost.read(tmp_path) == cost
+    assert cells.Cost(2.0, 30).with_recovery_of(cost) == cells.Cost(6.0, 50, 4.0, 50)
+    with cells._Meter(tmp_path) as meter:
+        kept = torch.ones(8_000_000)
+    assert meter.cost.seconds > 10.0
+    assert cells.Cost.read(tmp_path).recovery_seconds == 4.0
+    assert json.loads((tmp_path / "cost.json").read_text())["memory"] > kept.nbytes
+
+
+def test_other_folders_are_refused(study: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with raises(UsageError, subject=str(tmp_path), problem="is not a study"):
+        run_study(study, tmp_path)
+    with raises(UsageError, subject="absent", problem="does not exist"):
+        run_study(study | {"data": "absent", "zoos": {"main": study["zoos"]["main"]["path"]}}, tmp_path / "out")

@@ -1,0 +1,90 @@
+"""Study files: what they may hold, and what they are refused for."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from error_checks import raises
+
+from metazoo.errors import UsageError
+from metazoo.study import StudyFile, read_study
+from metazoo.study.study_file import EXAMPLE, study_from, study_yaml
+
+SCHEMA = Path(__file__).parents[2] / "docs" / "study.schema.json"
+SCENARIOS = SCHEMA.parents[1] / "benchmarks" / "studies"
+LEAST = {"zoos": {"main": "a-zoo"}, "data": "glyphs:greek", "rows": [{"name": "one", "method": "random"}]}
+
+
+def test_the_example_is_a_study_and_stays_one_when_it_is_written() -> None:
+    study = study_from(yaml.safe_load(EXAMPLE))
+    assert [row.name for row in study.rows] == ["tgr", "distillation", "ensemble", "random weights"]
+    assert study_from(yaml.safe_load(study_yaml(study))) == study
+
+
+def test_the_shipped_schema_is_that_of_the_code() -> None:
+    assert json.loads(SCHEMA.read_text()) == StudyFile.model_json_schema()
+
+
+@pytest.mark.parametrize("path", sorted(SCENARIOS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_scenarios_are_studies_whose_sources_can_be_replaced(path: Path) -> None:
+    sources = read_study(path).sources
+    study = read_study(path, dict.fromkeys(sources, "glyphs"))
+    assert {data for zoo in study.zoos for data in study.data_of(zoo).values()} == {"glyphs"}
+    assert {part.data for zoo in study.zoos.values() for part in zoo.build} == {"glyphs"}
+
+
+def test_a_grid_makes_a_row_for_each_combination() -> None:
+    row = {"name": "g", "set": {"seed": 3}, "grid": {"learning.steps": [5, 10], "grouping.strategy": ["random"]}}
+    study = study_from(LEAST | {"rows": [row]})
+    assert [row.name for row in study.rows] == ["g steps=5 strategy=random", "g steps=10 strategy=random"]
+    assert study.rows[1].set == {"seed": 3, "learning.steps": 10, "grouping.strategy": "random"}
+
+
+def test_paths_are_relative_to_the_file_and_names_of_data_stay(tmp_path: Path) -> None:
+    data = {"a": "pack.npz", "b": "glyphs", "c": "cifar-fs/val:root"}
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(LEAST | {"data": data}))
+    study = read_study(path)
+    assert study.zoos["main"].path == str(tmp_path / "a-zoo")
+    assert study.data_of("main") == {
+        "a": str(tmp_path / "pack.npz"),
+        "b": "glyphs",
+        "c": f"cifar-fs/val:{tmp_path / 'root'}",
+    }
+
+
+def test_sources_are_named_in_one_place_and_replaced_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(LEAST | {"sources": {"val": "pack.npz"}, "data": {"photos": "val"}}))
+    assert read_study(path).data_of("main") == {"photos": str(tmp_path / "pack.npz")}
+    assert read_study(path, {"val": "glyphs:thai"}).data_of("main") == {"photos": "glyphs:thai"}
+    assert read_study(path, {"val": "other.npz"}).data_of("main") == {"photos": str(Path("other.npz").absolute())}
+    with raises(UsageError, problem="has no source 'train'"):
+        read_study(path, {"train": "other.npz"})
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"rows": []}, "rows"),
+        ({"rows": [{"name": "a"}, {"name": "A"}]}, "two rows are called"),
+        ({"rows": [{"name": "a/b"}]}, "a name has"),
+        ({"reference": "none"}, "is none of the rows one"),
+        ({"rows": [{"name": "a", "zoos": ["other"]}]}, "names zoo 'other'"),
+        ({"zoos": {"main": {}}}, "either path or build"),
+        ({"data": None}, "has no data to measure on"),
+        ({"protocol": {"head": "none"}}, "unknown head"),
+        ({"protocol": {"shots": []}}, "protocol.shots"),
+        ({"speed": 1}, "speed"),
+    ],
+)
+def test_wrong_studies_are_refused(change: dict[str, object], problem: str) -> None:
+    with raises(UsageError, subject="study", problem=problem):
+        study_from(LEAST | change)
+
+
+def test_options_of_rows_are_checked_before_any_work() -> None:
+    for row in ({"method": "none"}, {"method": "tgr", "preset": "none"}, {"set": {"learning.step": 3}}):
+        with pytest.raises(UsageError, match="row 'a'"):
+            study_from(LEAST | {"rows": [{"name": "a", **row}]})
