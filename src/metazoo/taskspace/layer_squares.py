@@ -124,9 +124,9 @@ class SampleGradients:
                 if own == "weight" and not isinstance(layer, _NORMS):
                     squares[name] = self._product_squares(layer, inputs, gradient, name)
                     continue
-                reshape = _by_entry if isinstance(layer, nn.LayerNorm) else _rows
                 values = gradient if own == "bias" else gradient * _normalised(layer, inputs)
-                found = reshape(layer, values).sum(2).square().sum(0).view_as(self._parameters[name])
+                values = _by_entry(layer, values) if isinstance(layer, nn.LayerNorm) else _rows(layer, values)
+                found = values.sum(2).square().sum(0).view_as(self._parameters[name])
                 squares[name] = self._blocks[name].of(found) if name in self._blocks else found
         return squares
 

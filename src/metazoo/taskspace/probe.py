@@ -95,8 +95,9 @@ class ProbeConfig(BaseModel):
     @property
     def network_arguments(self) -> dict[str, Argument]:
         """Arguments of the architecture."""
-        has_width = self.width is not None and (self.width != _DEFAULT_WIDTH or takes_width(self.architecture))
-        return {**({"width": self.width} if has_width else {}), **self.arguments}
+        if self.width is None or (self.width == _DEFAULT_WIDTH and not takes_width(self.architecture)):
+            return self.arguments
+        return {"width": self.width, **self.arguments}
 
     @model_validator(mode="after")
     def _check(self) -> "ProbeConfig":
