@@ -1,6 +1,6 @@
 """Registry of methods by name."""
 
-from metazoo.methods.average import Average
+from metazoo.methods.average_weights import Average
 from metazoo.methods.base import Method
 from metazoo.methods.best_model import BestModel
 from metazoo.methods.random_initialisation import RandomInitialisation

@@ -52,7 +52,7 @@ class _Line:
 
 
 @dataclass(frozen=True)
-class Section:
+class StudyTable:
     """Table of one zoo and one image set.
 
     Attributes:
@@ -85,7 +85,7 @@ class StudyResults:
         sections: tables, one per zoo and image set.
     """
 
-    def __init__(self, study: StudyFile, cells: Sequence[Cell], sections: Sequence[Section]) -> None:
+    def __init__(self, study: StudyFile, cells: Sequence[Cell], sections: Sequence[StudyTable]) -> None:
         self.study, self.cells, self.sections = study, tuple(cells), tuple(sections)
         makers = image_makers(cells)
         self._costs = {cell.folder: _cost(cell, makers[cell.folder]) for cell in cells}
@@ -97,8 +97,8 @@ class StudyResults:
         Raises:
             ArtefactError: a result file is damaged.
         """
-        places = [(zoo, data) for zoo in study.zoos for data in study.data_of(zoo)]
-        return cls(study, cells, [_section(study, cells, zoo, data) for zoo, data in places])
+        pairs = [(zoo, data) for zoo in study.zoos for data in study.data_of(zoo)]
+        return cls(study, cells, [_study_table(study, cells, zoo, data) for zoo, data in pairs])
 
     @property
     def finished(self) -> bool:
@@ -123,7 +123,7 @@ class StudyResults:
         """Cost of a cell, with the recovery of images that another cell has made for it."""
         return self._costs[cell.folder]
 
-    def _table(self, section: Section) -> Table:
+    def _table(self, section: StudyTable) -> Table:
         study, shots = self.study, self.study.protocol.shots
         differences = any(comparison.difference for comparison in section.comparisons.values())
         table = Table(title=Text(section.title), caption=Text(_CAPTION.format(count=len(section.p_values))))
@@ -162,7 +162,7 @@ def _cost(cell: Cell, maker: Cell | None) -> Cost:
     return cell.cost if maker is None else cell.cost.with_recovery_of(maker.cost)
 
 
-def _section(study: StudyFile, cells: Sequence[Cell], zoo: str, data: str) -> Section:
+def _study_table(study: StudyFile, cells: Sequence[Cell], zoo: str, data: str) -> StudyTable:
     lines = []
     for row in study.rows:
         own = [cell for cell in cells if cell.zoo == zoo and cell.row == row]
@@ -179,7 +179,7 @@ def _section(study: StudyFile, cells: Sequence[Cell], zoo: str, data: str) -> Se
             comparisons[found.name, found.results[0].shots] = kept
     differing = {key: found.difference for key, found in comparisons.items() if found.difference is not None}
     adjusted = holm([difference.p_value for difference in differing.values()])
-    return Section(zoo, data, lines, comparisons, dict(zip(differing, adjusted, strict=True)))
+    return StudyTable(zoo, data, lines, comparisons, dict(zip(differing, adjusted, strict=True)))
 
 
 def _accuracy(comparison: Comparison | None) -> str:

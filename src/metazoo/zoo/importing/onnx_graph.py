@@ -265,7 +265,7 @@ class _Conversion:
             ):
                 continue
             length = len(self._known[layer.inputs[1]])
-            if tensor.numel() != length or tuple(tensor.shape[-1:]) not in ((), (length,)):
+            if [*tensor.shape[-1:]] not in ([], [length]) or tensor.numel() != length:
                 continue
             whole = (*layer.inputs, self._know(None, tensor.reshape(-1).clone()))
             outputs = (self._new(node.output[0]),)
