@@ -259,13 +259,13 @@ class _Conversion:
                 index is None
                 or layer is None
                 or layer.operator != "Linear"
-                or len(layer.inputs) > 2
+                or len(layer.inputs) != 2
                 or tensor is None
                 or self._uses[name] > 1
             ):
                 continue
             length = len(self._known[layer.inputs[1]])
-            if [*tensor.shape[-1:]] not in ([], [length]) or tensor.numel() != length:
+            if tensor.numel() != length or tuple(tensor.shape[-1:]) not in ((), (length,)):
                 continue
             whole = (*layer.inputs, self._know(None, tensor.reshape(-1).clone()))
             outputs = (self._new(node.output[0]),)
