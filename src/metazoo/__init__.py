@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         report,
         runs,
         storage,
+        study,
         taskspace,
         zoo,
     )
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from metazoo.plugins import load_plugin
     from metazoo.runs.record import Run
     from metazoo.runs.train import train
+    from metazoo.study import run_study
     from metazoo.taskspace import register_grouping
     from metazoo.zoo import Zoo, add_model, build_zoo
 
@@ -60,6 +62,7 @@ _HOMES = {
     "register_learner": "metazoo.learn.learners",
     "register_method": "metazoo.methods",
     "register_regulariser": "metazoo.learn.learning_config",
+    "run_study": "metazoo.study",
     "train": "metazoo.runs.train",
 }
 __all__ = [
@@ -99,8 +102,10 @@ __all__ = [
     "register_method",
     "register_regulariser",
     "report",
+    "run_study",
     "runs",
     "storage",
+    "study",
     "taskspace",
     "train",
     "zoo",
