@@ -140,14 +140,14 @@ def _train(commands: Any) -> None:
         path,
         metavar="RUN",
     )
-    train.option(
+    train.add_argument(
         "--unlabelled",
-        "Images without labels to learn from: a folder with images at any depth, or labelled images as for `metazoo "
-        "evaluate --data`, whose labels are ignored. The run is then label-free, not data-free; see the options "
-        "`unlabelled` of the method",
+        "--unlabeled",
         metavar="IMAGES",
+        help="Images without labels to learn from: a folder with images at any depth, or labelled images as for "
+        "`metazoo evaluate --data`, whose labels are ignored. The run is then label-free, not data-free; see the options "
+        "`unlabelled` of the method",
     )
-    train.option("--unlabeled", argparse.SUPPRESS, dest="unlabelled")
     train.option("--seed", "Seed of all randomness (default: 0)", natural)
     train.switch(
         "--no-images",
