@@ -145,7 +145,7 @@ def _train(commands: Any) -> None:
         "--unlabeled",
         metavar="IMAGES",
         help="Images without labels to learn from: a folder with images at any depth, or labelled images as for "
-        "`metazoo evaluate --data`, whose labels are ignored. The run is then label-free, not data-free; see the options "
+        "`metazoo evaluate --data`, whose labels are ignored. The run is then label-free, not data-free; see options "
         "`unlabelled` of the method",
     )
     train.option("--seed", "Seed of all randomness (default: 0)", natural)
