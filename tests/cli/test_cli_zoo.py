@@ -242,7 +242,7 @@ def test_a_damaged_list_is_named(refused: Refused, own: Workshop) -> None:
     [
         (
             ("--arch", "resnet-1000", "--models", 1),
-            "unknown architecture 'resnet-1000'; choose one of conv4, thin-resnet",
+            "architecture 'resnet-1000': is not registered (did you mean resnet10?)",
         ),
         (("--models", 1, "--ways", 9), "--ways: must be from 2 to the 4 classes of seen, not 9"),
         (("--models", 1, "--ways", 1), "4 classes of seen, not 1"),

@@ -166,7 +166,7 @@ def test_a_unit_names_its_models_by_their_contents(zoo: Zoo, tmp_path: Path) -> 
     own.remove([second.name])
     with pytest.raises(ZooError, match=f"{second.name}.* missing"):
         opened_anew()
-    own.add(second.name, teacher.classifier, class_names=first.class_names, domain="other")
+    own.store(second.name, teacher.classifier, class_names=first.class_names, domain="other")
     with pytest.raises(ZooError, match=f"{second.name}.* changed"):
         reference.open()
     assert [contract.name for contract in own.reference(first).open()] == [first.name]

@@ -116,7 +116,7 @@ def test_options_take_a_width_where_the_architecture_does() -> None:
     for options, problem in (
         ({"meta_model": {"architecture": "plain", "width": 3}}, "meta_model.width.* depth, wide, not 'width'"),
         ({"meta_model": {"architecture": "wide", "width": 0}}, "meta_model.width.* from 1 to 4096, not 0"),
-        ({"probe": {"architecture": "plain"}}, "probe.* depth, wide, not 'width'"),
+        ({"probe": {"architecture": "plain", "width": 3}}, "probe.* depth, wide, not 'width'"),
     ):
         with pytest.raises(UsageError, match=problem):
             resolve_config(options)

@@ -170,8 +170,9 @@ def test_a_classifier_of_the_head_predicts(run: Run, folder: Path) -> None:
     assert len(printed) == 1 + 9
     assert {line.split(",")[1] for line in printed[1:]} <= {f"colour-{number}" for number in range(20, 23)}
     with without_plugins("sample_plugin"):
-        assert "unknown architecture 'patch-mixer'; choose one of conv4, " in refused(1, "predict", classifier, support)
-        assert "--plugin PACKAGE" in refused(1, "predict", classifier, support)
+        problem = refused(1, "predict", classifier, support)
+        assert "architecture 'patch-mixer': is not registered" in problem
+        assert "--plugin PACKAGE" in problem
 
 
 def test_a_classifier_opens_without_the_package_of_its_head(zoo: Zoo, folder: Path) -> None:

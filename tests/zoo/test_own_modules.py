@@ -161,13 +161,13 @@ def not_finite() -> nn.Module:
 
 
 REFUSED: dict[str, tuple[Any, dict[str, Any], type[MetazooError], str]] = {
-    "other width": (lambda: trained(width=6), {}, ZooError, "body.conv.bias as float32 [6] instead of float32 [5]"),
-    "other classes": (trained, {"classes": ["a", "b"]}, ZooError, "head.bias as float32 [3] instead of float32 [2]"),
-    "other class": (lambda: nn.Conv2d(3, 3, 1), {}, ZooError, "has tensor 'body.bias', which the architecture lacks"),
+    "other width": (lambda: trained(width=6), {}, ZooError, "conv.bias as float32 [6] instead of float32 [5]"),
+    "other classes": (trained, {"classes": ["a", "b"]}, ZooError, "fc.bias as float32 [3] instead of float32 [2]"),
+    "other class": (lambda: nn.Conv2d(3, 3, 1), {}, ZooError, "has tensor 'weight', which the architecture lacks"),
     "other stride": (lambda: trained(stride=2), {}, ZooError, "is neither that nor the softmax"),
     "scaled": (lambda: trained(scale=3.0), {}, ZooError, "its output is 3 times that of small with the same weights"),
     "random": (noisy, {}, ZooError, "gives other outputs at every call"),
-    "not finite": (not_finite, {}, ZooError, "not finite in tensor head.weight"),
+    "not finite": (not_finite, {}, ZooError, "not finite in tensor fc.weight"),
     "lazy": (lambda: nn.LazyLinear(3), {}, UsageError, "lazy parameters without values"),
     "no module": (lambda: "small", {}, UsageError, "must be an nn.Module, not str"),
     "unknown field": (trained, {"colour": 3}, UsageError, "unknown colour"),

@@ -188,7 +188,7 @@ def test_a_newer_torch_is_not_another_model(built: Zoo, image_set: ImageSet, mon
 @pytest.mark.parametrize(
     ("change", "values"),
     [
-        ({"architecture": "resnet-1000"}, ("resnet-1000", "conv4")),
+        ({"architecture": "resnet-1000"}, ("resnet-1000", "did you mean resnet10")),
         ({"architecture": "conv4"}, ("conv4", "16 pixels, not 8")),
         ({"ways": 1}, ("--ways", "from 2 to", "6 classes of colours", "not 1")),
         ({"ways": 7}, ("--ways", "not 7")),

@@ -212,12 +212,12 @@ def build_graph_network(graph: OperatorGraph, *, classes: int, channels: int, in
 
 
 def check_registered(architecture: str) -> None:
-    """Check that an architecture, unless it is that of a library, is registered.
+    """Check that an architecture, unless it is that of a library or of an ONNX file, is registered.
 
     Raises:
         UsageError: it is not, or its entry point cannot be loaded.
     """
-    if is_library_name(architecture) or ARCHITECTURES.find(architecture) is not None:
+    if architecture == ONNX or is_library_name(architecture) or ARCHITECTURES.find(architecture) is not None:
         return
     name = repr(architecture[:100])
     close = difflib.get_close_matches(architecture, ARCHITECTURES.names(), n=1)
