@@ -50,7 +50,7 @@ def test_they_are_sound(zoo: Zoo) -> None:
     assert {finding.status for finding in verify_zoo(zoo)} == {"sound"}
 
 
-@pytest.mark.parametrize("architecture", ["conv4", "timm:test_efficientnet"])
+@pytest.mark.parametrize("architecture", ["conv4", pytest.param("timm:test_efficientnet", marks=pytest.mark.slow)])
 def test_a_meta_model_learns_from_all_of_them(zoo: Zoo, tmp_path: Path, architecture: str) -> None:
     config: dict[str, Any] = OPTIONS | {"meta_model": {"architecture": architecture}}
     run = train(zoo, out=tmp_path / "run", config=config, workers=1)

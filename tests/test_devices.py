@@ -74,6 +74,7 @@ def test_a_run_learns_there_what_it_learns_on_the_cpu(
     assert_alike(weights_of(here), weights_of(there))
 
 
+@pytest.mark.slow
 def test_specialists_learn_there_what_they_learn_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     zoo = build(tmp_path / "zoo", grey=2)
     options: dict[str, Any] = {"config": {**WEIGHED, "domains": {"alike": 9.0}}, "workers": 1}
@@ -85,6 +86,7 @@ def test_specialists_learn_there_what_they_learn_on_the_cpu(tmp_path: Path, monk
     assert_alike(here.meta_model.module.state_dict(), there.meta_model.module.state_dict())
 
 
+@pytest.mark.slow
 def test_class_conflicts_are_found_there(zoo: Zoo, tmp_path: Path, device: str) -> None:
     config = {**PUBLISHED_OPTIONS, "class_map": None}
     run = train(zoo, out=tmp_path / "run", preset="published", config=config, device=device, workers=1)

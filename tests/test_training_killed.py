@@ -120,7 +120,7 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # Always tested; the others belong to `make torture`.
-FIRST_CHAINS = ("recovery", "learning", "two writers")
+FIRST_CHAINS = ("learning", "two writers")
 EACH_CHAIN = [
     pytest.param(name, marks=[] if name in FIRST_CHAINS else pytest.mark.torture)
     for name in CHAINS

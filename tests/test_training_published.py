@@ -116,7 +116,9 @@ def test_options_of_another_preset_are_refused() -> None:
         resolve_config({"probe": {"architecture": "imagenet-resnet34"}}, preset="published")
 
 
-@pytest.mark.parametrize("architecture", ["timm:test_vit", "torchvision:shufflenet_v2_x0_5"])
+@pytest.mark.parametrize(
+    "architecture", ["timm:test_vit", pytest.param("torchvision:shufflenet_v2_x0_5", marks=pytest.mark.slow)]
+)
 def test_any_network_learns_by_second_order_maml(zoo: Zoo, tmp_path: Path, architecture: str) -> None:
     changes: dict[str, Any] = {"meta_model": {"architecture": architecture, "input_size": 32, "ways": 2}}
     changes["probe"] = PUBLISHED_OPTIONS["probe"] | {"architecture": "timm:test_efficientnet", "width": None}

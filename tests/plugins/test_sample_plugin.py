@@ -138,6 +138,7 @@ def test_a_run_records_its_method(run: Run) -> None:
 CHAINS = {"killed": ("kill create bank/*.safetensors #4", "kill create checkpoints/* #2")}
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_is_resumed_by_two_workers_and_ends_bit_equal(
     zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
