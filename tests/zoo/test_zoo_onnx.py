@@ -219,3 +219,30 @@ def test_the_contract_refuses_what_is_no_finite_number() -> None:
     for number in (float("nan"), float("inf"), 1e39):
         with pytest.raises(ValidationError):
             GraphConstant(dtype="float32", shape=(), numbers=(number,))
+
+
+def test_a_classifier_of_an_onnx_file_is_added_too(tmp_path: Path) -> None:
+    teacher, _ = added(convolutional("gemm"), tmp_path)
+    zoo = Zoo.create(tmp_path / "other")
+    contract = zoo.add(teacher.classifier, name="again", classes=CLASSES, domain="animals")
+    assert contract.spec == teacher.contract.spec
+    assert torch.equal(Zoo.open(tmp_path / "other").teacher("again")(some_images()), teacher(some_images()))
+
+
+@pytest.mark.parametrize("fields", [{"state_dict": "ema"}, {"arguments": {"width": 3}}])
+def test_options_of_other_files_are_refused(tmp_path: Path, fields: dict[str, Any]) -> None:
+    option = f"--{next(iter(fields)).replace('_', '-')}"
+    with raises(UsageError, subject="model.onnx", problem=f"{option} does not apply to an ONNX file", remedy="omit"):
+        added(convolutional("gemm"), tmp_path, **fields)
+    assert not (tmp_path / "zoo").exists()
+
+
+def test_a_file_of_a_folder_without_description_is_no_damaged_file(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    with raises(UsageError, problem=".onnx"):
+        add_folder(tmp_path / "zoo", folder)
+    saved(convolutional("gemm"), folder / "m.onnx")
+    (found,) = add_folder(tmp_path / "zoo", folder)
+    assert "no description file" in found.text
+    assert "write m.yaml" in found.text

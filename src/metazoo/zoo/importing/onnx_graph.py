@@ -30,7 +30,7 @@ _POOLING = {"GlobalAveragePool", "ReduceMean"}
 # The mean of these is not that of the logits.
 _NOT_BEFORE_POOLING = {"Softmax", "LogSoftmax"}
 _STATISTICS = ("weight", "bias", "running_mean", "running_var")
-# Values made of weights, as a multiple of these; exporters turn a weight and reshape it.
+# Values of weights and of what is made of them, as a multiple of the weights; exporters turn and reshape them.
 _COPIES = 5
 # Number of images for a trial, hardly the first size of a tensor without images.
 _BATCH = 5
