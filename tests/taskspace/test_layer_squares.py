@@ -77,6 +77,26 @@ class RowsFirst(nn.Module):
         return self.layer(self.attention(rows, rows, rows, need_weights=False)[0]).transpose(0, 1).flatten(1)
 
 
+class SharesARow(nn.Module):
+    """A linear layer that sees one row [1, 3, 9] for all images, as queries for attention are made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.layer = nn.Parameter(torch.randn(1, 3, 9)), nn.Linear(9, 9)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images.mean(1) @ self.layer(self.token).mT).flatten(1)
+
+
+class CallsByName(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(9, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layer(input=images).flatten(1)
+
+
 class ChoosesByValue(nn.Module):
     """A network that cannot be vectorised: it reads a value of its input."""
 
@@ -158,6 +178,8 @@ def test_layers_with_a_rule_equal_torch_sample_by_sample(layers: list[nn.Module]
         ([Unused()], {"0.layer.weight", "0.layer.bias"}),
         ([RowsAsSamples()], {"0.layer.weight", "0.layer.bias"}),
         ([RowsFirst()], {f"0.{name}" for name, _ in RowsFirst().named_parameters()}),
+        ([SharesARow()], {"0.token", "0.layer.weight", "0.layer.bias"}),
+        ([CallsByName()], {"0.layer.weight", "0.layer.bias"}),
         ([ChoosesByValue()], {"0.scale"}),
         ([nn.ConvTranspose2d(3, 2, 3, stride=2, groups=1), nn.PReLU(), nn.Flatten()],
          {"0.weight", "0.bias", "1.weight"}),

@@ -245,3 +245,18 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         (tmp_path / "x.pth").write_bytes(whole[:size])
         with raises(MetazooError, subject="x.pth"):
             read_checkpoint(tmp_path / "x.pth", MOST)
+
+
+def test_state_dicts_with_other_keys_are_named_and_can_be_chosen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "both.pt"
+    torch.save({"model": state(), "teacher": averaged(), "optimizer": optimiser_state(network())}, path)
+    assert torch.equal(read_checkpoint(path, MOST)["0.weight"], state()["0.weight"])
+    note = capsys.readouterr().err
+    assert "both.pt" in note
+    assert "model is taken" in note
+    assert "--state-dict takes another (teacher)" in note
+    assert torch.equal(read_checkpoint(path, MOST, "teacher")["0.weight"], averaged()["0.weight"])
+    assert torch.equal(read_checkpoint(path, MOST, "model")["0.weight"], state()["0.weight"])
+    assert capsys.readouterr().err == ""

@@ -3,9 +3,12 @@
 import contextlib
 import time
 import tracemalloc
+import zipfile
 from pathlib import Path
 
 import pytest
+import torch
+from error_checks import raises
 from hostile_files import CALLS, HOSTILE
 from hypothesis import HealthCheck, given, settings, strategies
 from import_helpers import SAID, library_model
@@ -16,6 +19,7 @@ from metazoo.storage.artefacts import sha256_of_file
 from metazoo.zoo import Zoo, add_folder, add_model, verify_zoo
 from metazoo.zoo.contract_files import write_contract
 from metazoo.zoo.importing.checkpoint import read_checkpoint
+from metazoo.zoo.importing.pickle_content import CostlyPickleError, pickle_content
 
 _SECONDS = 5
 """Of processor, which on a machine with other work to do is less than those of the clock."""
@@ -116,3 +120,34 @@ def test_in_the_place_of_weights_it_is_a_problem(zoo: Zoo, tmp_path: Path, name:
     assert first.text.isprintable()
     assert len(first.text) < 1000
     assert not proof.exists()
+
+
+@pytest.mark.parametrize("folder", ["", "other"])
+def test_two_structures_whose_names_differ_by_capitals_are_refused(tmp_path: Path, folder: str) -> None:
+    """Torch reads one of them, and it must be the one that was scanned."""
+    path = tmp_path / "two.pt"
+    torch.save({"x": torch.ones(2, 2)}, path)
+    with zipfile.ZipFile(path) as old:
+        entries = {name: old.read(name) for name in old.namelist()}
+    structure = next(name for name in entries if name.endswith("/data.pkl"))
+    with zipfile.ZipFile(path, "w") as new:
+        for name, data in entries.items():
+            new.writestr(name, data)
+        new.writestr(f"{folder or structure.partition('/')[0]}/DATA.PKL", entries[structure])
+    with pytest.raises(ArtefactError):
+        read_checkpoint(path, 10**6)
+
+
+def test_tensors_that_repeat_a_few_bytes_are_never_compared(tmp_path: Path) -> None:
+    path = tmp_path / "repeated.pt"
+    wide = {name: torch.ones(1, 1).expand(1 << 20, 1 << 20) for name in ("a", "b")}
+    torch.save({"model": wide, "ema": wide}, path)
+    with raises(ArtefactError, subject="repeated.pt", problem="repeat"):
+        read_checkpoint(path, 10**9)
+
+
+def test_empty_arguments_of_a_call_are_counted() -> None:
+    many = b"(" + b")" * 1000 + b"K\x01tq\x01"
+    data = b"\x80\x02](cbuiltins\nset\nq\x00" + many + b"R" + b"h\x00h\x01R" * 1000 + b"e."
+    with pytest.raises(CostlyPickleError):
+        pickle_content(data, 1)

@@ -160,6 +160,14 @@ def not_finite() -> nn.Module:
     return module
 
 
+class WithState(Small):
+    def get_extra_state(self) -> Any:
+        return {"steps": 3}
+
+    def set_extra_state(self, state: Any) -> None:
+        pass
+
+
 REFUSED: dict[str, tuple[Any, dict[str, Any], type[MetazooError], str]] = {
     "other width": (lambda: trained(width=6), {}, ZooError, "conv.bias as float32 [6] instead of float32 [5]"),
     "other classes": (trained, {"classes": ["a", "b"]}, ZooError, "fc.bias as float32 [3] instead of float32 [2]"),
@@ -186,6 +194,13 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(name: str, zoo: Zoo) ->
         zoo.add(make(), **FIELDS | {"architecture": "small"} | changes)
     assert content(zoo.folder) == before
     assert len(Zoo.open(zoo.folder)) == 0
+
+
+def test_state_that_is_no_tensor_is_named(zoo: Zoo) -> None:
+    metazoo.register_architecture("with-state", WithState)
+    shape = {"classes": 3, "channels": 3, "input_size": SIDE}
+    with raises(UsageError, subject="module of class WithState", problem="'_extra_state' is no dense tensor"):
+        zoo.add(WithState(**shape), **FIELDS)
 
 
 def test_a_module_in_another_precision_is_converted(zoo: Zoo) -> None:

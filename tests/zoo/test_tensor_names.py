@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from error_checks import raises
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -294,7 +295,7 @@ def test_an_error_names_the_fit_and_the_complete_command(tmp_path: Path) -> None
     source = saved(tmp_path / "my weights.pt", StrangersVgg(4, 32).state_dict())
     command = (
         f"metazoo zoo add {tmp_path / 'zoo'} '{source}' --arch vgg11-bn --classes cat,dog,emu --input-size 32 "
-        "--mean 0 --std 1 --domain pets --arguments width=4,hidden=32"
+        "--mean 0.0 --std 1.0 --domain pets --arguments width=4,hidden=32"
     )
     with raises(
         ZooError, subject="my weights.pt", problem="does not fit resnet18", remedy="vgg11-bn (width 4, hidden 32)"
@@ -319,6 +320,49 @@ def test_a_file_of_a_folder_is_described_by_its_fit(tmp_path: Path) -> None:
     assert "describe it by architecture: lenet5" in found.text
     (tmp_path / "in" / "w.yaml").write_text("{classes: [cat, dog, emu]}")
     assert [each.status for each in add_folder(tmp_path / "zoo", tmp_path / "in", **SAID)] == ["added"]
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture", "source"),
+    [("mobilenet_v2", "mobilenet-v2", "mobilenet_v2"), ("shufflenet_v2_x0_5", "shufflenet-v2", "shufflenet_v2_x0_5")],
+)
+def test_networks_that_differ_in_strides_only_are_never_guessed(
+    tmp_path: Path, name: str, architecture: str, source: str
+) -> None:
+    path = saved(tmp_path / "w.pt", getattr(torchvision.models, name)(num_classes=3).state_dict())
+    wanted = f"torchvision:{source} --weights"
+    with raises(UsageError, subject="w.pt", problem="strides differ", remedy=wanted) as caught:
+        add_model(tmp_path / "zoo", path, classes=CLASSES, **SAID)
+    assert f"--arch {architecture}" in caught.value.remedy
+    with raises(ZooError, remedy=wanted):
+        add_model(tmp_path / "zoo", path, architecture="lenet5", classes=CLASSES, **SAID)
+    assert not (tmp_path / "zoo").exists()
+    chosen = {"width": 48} if architecture == "shufflenet-v2" else {}
+    said = {**SAID, "architecture": architecture, "arguments": chosen}
+    assert preview_model(tmp_path / "zoo", path, classes=CLASSES, **said).spec.architecture == architecture
+
+
+def test_a_command_repeats_only_what_was_given_and_exactly(tmp_path: Path) -> None:
+    path = saved(tmp_path / "w.pt", KuangliusLeNet().state_dict())
+    (tmp_path / "w.yaml").write_text("{input_size: 32, domain: pets, classes: [cat, dog, emu]}")
+    with raises(ZooError) as caught:
+        add_model(tmp_path / "zoo", path, architecture="resnet18", mean=0.12345678, std=1 / 3)
+    remedy = caught.value.remedy
+    assert f"--arch lenet5 --mean 0.12345678 --std {1 / 3}" in remedy
+    assert not any(option in remedy for option in ("--input-size", "--domain", "--classes"))
+    with raises(UsageError, problem="missing --mean", remedy="--by-order"):
+        add_model(tmp_path / "zoo", path, std=0.5, by_order=True)
+    with raises(ZooError, remedy="--classes CLASSES") as caught:
+        add_model(tmp_path / "zoo", path, architecture="resnet18", classes=("a, b", "c", "d"), mean=0.5, std=0.5)
+    assert "a, b" not in caught.value.remedy
+
+
+def test_order_in_a_folder_is_advised_by_its_option(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    saved(tmp_path / "in" / "w.pt", TutorialLeNet().state_dict())
+    (tmp_path / "in" / "w.yaml").write_text("{architecture: lenet5, classes: [cat, dog, emu]}")
+    (found,) = add_folder(tmp_path / "zoo", tmp_path / "in", **SAID)
+    assert "add it alone with --by-order" in found.text
 
 
 def test_order_is_used_only_on_request(tmp_path: Path) -> None:

@@ -4,18 +4,20 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from error_checks import raises
 from import_helpers import library_model
-from onnx_models import CLASSES, MODELS, SAID, SIDE, convolutional, runtime_outputs, saved, tensorflow_like
+from onnx_models import CLASSES, MODELS, SAID, SIDE, Graph, convolutional, runtime_outputs, saved, tensorflow_like
+from pydantic import ValidationError
 from torch import nn
 from training_helpers import OPTIONS
 
 from metazoo import train
 from metazoo.cli.main import main
 from metazoo.errors import ArtefactError, UsageError
-from metazoo.models import ClassifierSpec
+from metazoo.models import ClassifierSpec, GraphConstant
 from metazoo.zoo import WhiteBoxTeacher, Zoo, add_folder, add_model, verify_zoo
 
 
@@ -178,3 +180,69 @@ def test_batch_norm_kept_by_torch(tmp_path: Path) -> None:
         torch.testing.assert_close(own.running_var, layer.running_var)
     images = some_images(4, 32)
     torch.testing.assert_close(teacher(images), runtime_outputs(path, images), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("bound", [np.inf, -np.inf])
+def test_an_infinite_bound_is_kept_as_the_largest_number(tmp_path: Path, bound: float) -> None:
+    graph = Graph()
+    bounds = [graph.array(bound if bound < 0 else 0, np.float32), graph.array(max(bound, 1), np.float32)]
+    found = graph.node("GlobalAveragePool", [graph.node("Clip", ["images", *bounds])])
+    found = graph.node("Gemm", [graph.node("Flatten", [found]), graph.random(3, 4)])
+    teacher, path = added(graph.model(found, ["n", 3, SIDE, SIDE]), tmp_path)
+    images = some_images()
+    torch.testing.assert_close(teacher(images), runtime_outputs(path, images), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("softmax", ["Softmax", "LogSoftmax"])
+@pytest.mark.parametrize("pooling", ["GlobalAveragePool", "ReduceMean"])
+def test_a_mean_of_probabilities_is_not_one_of_logits(tmp_path: Path, softmax: str, pooling: str) -> None:
+    graph = Graph()
+    found = graph.node("Conv", ["images", graph.random(4, 3, 1, 1)])
+    found = graph.node(softmax, [found], axis=1)
+    axes = [graph.array([2, 3])] if pooling == "ReduceMean" else []
+    found = graph.node("Flatten", [graph.node(pooling, [found, *axes])])
+    path = saved(graph.model(found, ["n", 3, SIDE, SIDE]), tmp_path / "model.onnx")
+    with raises(UsageError, subject="model.onnx", problem=f"ends in {softmax}"):
+        add_model(tmp_path / "zoo", str(path), **SAID)
+
+
+def test_a_flattening_may_count_its_axis_from_the_end(tmp_path: Path) -> None:
+    graph = Graph()
+    found = graph.node("Flatten", [graph.node("GlobalAveragePool", ["images"])], axis=-3)
+    found = graph.node("Gemm", [found, graph.random(3, 4)])
+    teacher, path = added(graph.model(found, ["n", 3, SIDE, SIDE]), tmp_path)
+    images = some_images()
+    torch.testing.assert_close(teacher(images), runtime_outputs(path, images), rtol=0, atol=1e-4)
+
+
+def test_the_contract_refuses_what_is_no_finite_number() -> None:
+    for number in (float("nan"), float("inf"), 1e39):
+        with pytest.raises(ValidationError):
+            GraphConstant(dtype="float32", shape=(), numbers=(number,))
+
+
+def test_a_classifier_of_an_onnx_file_is_added_too(tmp_path: Path) -> None:
+    teacher, _ = added(convolutional("gemm"), tmp_path)
+    zoo = Zoo.create(tmp_path / "other")
+    contract = zoo.add(teacher.classifier, name="again", classes=CLASSES, domain="animals")
+    assert contract.spec == teacher.contract.spec
+    assert torch.equal(Zoo.open(tmp_path / "other").teacher("again")(some_images()), teacher(some_images()))
+
+
+@pytest.mark.parametrize("fields", [{"state_dict": "ema"}, {"arguments": {"width": 3}}])
+def test_options_of_other_files_are_refused(tmp_path: Path, fields: dict[str, Any]) -> None:
+    option = f"--{next(iter(fields)).replace('_', '-')}"
+    with raises(UsageError, subject="model.onnx", problem=f"{option} does not apply to an ONNX file", remedy="omit"):
+        added(convolutional("gemm"), tmp_path, **fields)
+    assert not (tmp_path / "zoo").exists()
+
+
+def test_a_file_of_a_folder_without_description_is_no_damaged_file(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    with raises(UsageError, problem=".onnx"):
+        add_folder(tmp_path / "zoo", folder)
+    saved(convolutional("gemm"), folder / "m.onnx")
+    (found,) = add_folder(tmp_path / "zoo", folder)
+    assert "no description file" in found.text
+    assert "write m.yaml" in found.text

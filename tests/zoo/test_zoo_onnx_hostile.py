@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from error_checks import raises
@@ -143,6 +144,32 @@ def bomb(operator: str) -> Any:
     return graph.model(found, ["n", 3, SIDE, SIDE])
 
 
+def doubled() -> Any:
+    """A constant of 64 bits, which no weight can be."""
+    model = with_node("Mul", "double")
+    one = helper.make_node("Constant", [], ["one"], value_float=1.0)
+    model.graph.node.insert(0, helper.make_node("Cast", ["one"], ["double"], to=TensorProto.DOUBLE))
+    model.graph.node.insert(0, one)
+    return model
+
+
+def many_indices() -> Any:
+    model = with_node("Gather", "indices", axis=3)
+    model.graph.initializer.append(helper.make_tensor("indices", TensorProto.INT64, [70_000], [0] * 70_000))
+    return model
+
+
+def many_constants() -> Any:
+    """Eight tensors made of a few values, each nearly as large as one may be."""
+    graph, found = Graph(), "images"
+    for number in range(8):
+        tile = graph.node("Tile", [graph.array([[float(number)]], np.float32), graph.array([2**10, 2**14])])
+        found = graph.node("Add", [found, graph.node("ReduceMean", [tile], keepdims=0)])
+    found = graph.node("GlobalAveragePool", [found])
+    found = graph.node("Gemm", [graph.node("Flatten", [found]), graph.random(4, 3), graph.random(4)], transB=1)
+    return graph.model(found, ["n", 3, SIDE, SIDE])
+
+
 def many_nodes() -> Any:
     graph, found = Graph(), "images"
     for _ in range(20_001):
@@ -193,6 +220,9 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "undefined value": (lambda: with_node("Add", "nothing"), "nothing"),
     "training": (lambda: with_node("BatchNormalization", *("tensor1",) * 4, training_mode=1), "BatchNormalization"),
     "many nodes": (many_nodes, "20,000"),
+    "double": (doubled, "cannot be converted"),
+    "many indices": (many_indices, "cannot be converted"),
+    "many constants": (many_constants, "out of weights"),
     **{f"{name} bomb": (lambda name=name: bomb(name), "") for name in (
         "Tile", "Expand", "ConstantOfShape", "Range", "Resize", "Pad", "Conv", "MaxPool", "Concat", "broadcast",
     )},

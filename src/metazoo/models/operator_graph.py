@@ -24,6 +24,7 @@ IMAGES, OMITTED = 0, -1
 """Numbers of the images and of an omitted input."""
 MOST_NODES = 20_000
 _MOST_CONSTANTS, _MOST_NUMBERS = 65_536, 1_000_000
+_LARGEST_FLOAT = torch.finfo(torch.float32).max
 _TYPES = {"int64": torch.int64, "int32": torch.int32, "bool": torch.bool, "float32": torch.float32}
 
 Value = Annotated[int, Field(ge=0, le=1_000_000)]
@@ -56,7 +57,14 @@ class GraphConstant(BaseModel):
 
     @classmethod
     def of(cls, tensor: Tensor) -> "GraphConstant":
-        """Constant with the type, shape and values of a tensor."""
+        """Constant with the type, shape and values of a tensor; the largest float32 stands for infinity.
+
+        Raises:
+            ValidationError: the tensor has another type, more than 65,536 values, or values that are not numbers.
+        """
+        # JSON has no infinity. As a bound or a mask, the largest number does the same.
+        if tensor.is_floating_point():
+            tensor = tensor.clamp(-_LARGEST_FLOAT, _LARGEST_FLOAT)
         numbers = tuple(tensor.reshape(-1).tolist())
         return cls.model_validate({"dtype": str(tensor.dtype)[6:], "shape": tuple(tensor.shape), "numbers": numbers})
 
@@ -70,6 +78,8 @@ class GraphConstant(BaseModel):
             raise ValueError(f"a constant of shape {list(self.shape)} with {len(self.numbers)} numbers")
         if self.dtype != "float32" and any(not -(2**63) <= number < 2**63 for number in self.numbers):
             raise ValueError("a constant is out of range")
+        if not all(abs(number) <= _LARGEST_FLOAT for number in self.numbers):
+            raise ValueError("a constant is not a finite number of 32 bits")
         return self
 
 

@@ -17,7 +17,8 @@ def _reshape(call: Call) -> Tensor:
 
 
 def _flatten(call: Call) -> Tensor:
-    axis = call.get("axis", 1) % (call[0].ndim + 1) if call[0].ndim else 0
+    axis = call.get("axis", 1) if call[0].ndim else 0
+    axis += call[0].ndim if axis < 0 else 0
     return call[0].reshape(math.prod(call[0].shape[:axis]), math.prod(call[0].shape[axis:]))
 
 

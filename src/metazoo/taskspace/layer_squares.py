@@ -199,17 +199,28 @@ def _layers_with_rules(
         wanted = {name: full for name, full in own.items() if full in parameters}
         if wanted and own.keys() <= {"weight", "bias"} and _has_rule(layer):
             layers[layer] = wanted
-    calls: dict[nn.Module, list[tuple[Tensor, int, bool]]] = {}
+    # Of one image, a layer that folds parts of images or their order into the first dimension sees several; of two, one
+    # that mixes the images sees a single one.
+    for count in (1, 2):
+        layers = _followed(network, parameters, layers, image.detach().expand(count, -1, -1, -1))
+    return layers
+
+
+def _followed(
+    network: nn.Module, parameters: Mapping[str, Tensor], layers: Mapping[nn.Module, dict[str, str]], images: Tensor
+) -> dict[nn.Module, dict[str, str]]:
+    """Those of `layers` that `network` calls once, with one input whose first dimension are the images."""
+    calls: dict[nn.Module, list[tuple[Any, int, bool]]] = {}
 
     def remember(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         is_plain = len(inputs) == 1 and output.requires_grad
-        calls.setdefault(layer, []).append((inputs[0], inputs[0]._version, is_plain))
+        calls.setdefault(layer, []).append((*inputs, inputs[0]._version, True) if is_plain else (None, 0, False))
 
     leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
     with torch.enable_grad(), contextlib.ExitStack() as hooks:
         for layer in layers:
             hooks.callback(layer.register_forward_hook(remember).remove)
-        logits = functional_call(network, leaves, (image.detach().requires_grad_(),))
+        logits = functional_call(network, leaves, (images.clone().requires_grad_(),))
         uses = _uses(logits, leaves)
 
     def is_followed(layer: nn.Module, names: Mapping[str, str]) -> bool:
@@ -217,8 +228,7 @@ def _layers_with_rules(
         if len(found) != 1 or any(uses[name] != 1 for name in names.values()):
             return False
         inputs, version, is_plain = found[0]
-        # Of one image, a layer that folds parts of images or their order into the first dimension sees several.
-        return is_plain and inputs._version == version and inputs.ndim > 1 and len(inputs) == 1
+        return is_plain and inputs._version == version and inputs.ndim > 1 and len(inputs) == len(images)
 
     return {layer: names for layer, names in layers.items() if is_followed(layer, names)}
 

@@ -88,9 +88,8 @@ def add_model(
     """
     given = described(fields, "description")
     found = find_source(source, None if weights is None else Path(weights).expanduser(), pretrained=pretrained)
-    return _add(
-        _Destination(Path(zoo)), ModelRequest(found, given, by_order, given_options(zoo, source, weights, given))
-    )
+    options = given_options(zoo, source, weights, given, pretrained=pretrained, by_order=by_order)
+    return _add(_Destination(Path(zoo)), ModelRequest(found, given, by_order, options))
 
 
 def preview_model(
@@ -109,7 +108,8 @@ def preview_model(
     """
     given = described(fields, "description")
     found = find_source(source, None if weights is None else Path(weights).expanduser(), pretrained=pretrained)
-    request = ModelRequest(found, given, by_order, given_options(zoo, source, weights, given))
+    options = given_options(zoo, source, weights, given, pretrained=pretrained, by_order=by_order)
+    request = ModelRequest(found, given, by_order, options)
     ready = prepare(Path(zoo), request, _Destination(Path(zoo)).find)
     return Preview(ready.name, ready.classifier.spec, ready.tensors)
 
@@ -149,7 +149,7 @@ def add_folder(zoo: Path | str, folder: Path | str, **fields: Any) -> list[Addit
     except OSError as error:
         raise UsageError(folder, f"cannot be listed: {error.strerror}", "give a folder with weights") from error
     if not files:
-        raise UsageError(folder, f"holds no weights ({', '.join(SUFFIXES)})", "give another folder")
+        raise UsageError(folder, f"holds no weights ({', '.join((*SUFFIXES, ONNX_SUFFIX))})", "give another folder")
     stems = {weights_stem(path) for path in files} | {path.stem for path in files}
     orphans = [path for path in paths if path.suffix.lower() in SIDECARS and path.stem not in stems]
     with contextlib.ExitStack() as held:
@@ -186,7 +186,8 @@ def _addition(zoo: _Destination, folder: Path, path: Path, given: ModelDescripti
             if each.exists() and not each.resolve().is_relative_to(folder.resolve()):
                 raise UsageError(each, "a link leads out of the folder", "replace it by the file itself")
         if not path.is_dir() and read_sidecar(path) is None:
-            check_file(path)
+            if path.suffix.lower() != ONNX_SUFFIX:
+                check_file(path)
             remedy = f"write {weights_stem(path)}.yaml, such as {MODEL_EXAMPLE}"
             if is_pretrained(folder):
                 remedy = f"add {folder} itself, without --from-folder"

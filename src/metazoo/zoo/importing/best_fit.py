@@ -164,4 +164,4 @@ def command_line(zoo: object, source: str, options: Mapping[str, object]) -> str
 def _joined(value: object, separator: str) -> object:
     if not isinstance(value, tuple):
         return value
-    return separator.join(f"{each:g}" if isinstance(each, float) else str(each) for each in value)
+    return separator.join(map(str, value))

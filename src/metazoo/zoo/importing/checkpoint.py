@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from metazoo.errors import ArtefactError, UsageError, shown
+from metazoo.execution.progress import message
 from metazoo.models import Network
 from metazoo.storage.tensor_files import read_tensors
 from metazoo.text import some_of
@@ -61,11 +62,12 @@ def read_checkpoint(path: Path, most: int, state_dict: str | None = None) -> dic
     if size > most:
         problem = f"has {size:,} bytes, more than the {most:,} that its model can need"
         raise ArtefactError(path, problem, "check the architecture, or store the state_dict alone")
-    tensors = _chosen(path, read_tensors(path) if is_sorted(path) else read_torch_file(path, most), state_dict)
-    stored = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    if stored > most:
+    content = read_tensors(path) if is_sorted(path) else read_torch_file(path, most)
+    states = _state_dicts(content)
+    # Before anything is computed with tensors, which may repeat a few bytes.
+    if sum(tensor.numel() * tensor.element_size() for state in states.values() for tensor in state.values()) > most:
         raise ArtefactError(path, f"has tensors that repeat {size:,} bytes", "store contiguous tensors")
-    return tensors
+    return _chosen(path, content, states, state_dict)
 
 
 def is_sorted(path: Path) -> bool:
@@ -74,9 +76,8 @@ def is_sorted(path: Path) -> bool:
         return is_safetensors(file.read(9))
 
 
-def _chosen(path: Path, content: Any, key: str | None) -> dict[str, Tensor]:
-    """The state_dict called `key`, or the only one."""
-    states = _state_dicts(content)
+def _chosen(path: Path, content: Any, states: dict[str, dict[str, Tensor]], key: str | None) -> dict[str, Tensor]:
+    """The state_dict called `key`, or the only one, or else the only one under a usual key."""
     if key is not None:
         if key not in states:
             known = some_of([shown(name) for name in states if name])
@@ -87,6 +88,9 @@ def _chosen(path: Path, content: Any, key: str | None) -> dict[str, Tensor]:
         keys = some_of([shown(key) for key in content]) if isinstance(content, Mapping) else ""
         problem = "holds no state_dict (tensors by name)" + (f", but {keys}" if keys else "")
         raise ArtefactError(path, problem, "store the state_dict of the network")
+    usual = {name: state for name, state in states.items() if any(part in WRAPPERS for part in name.split("."))}
+    left = [name for name in states if name not in usual] if usual else []
+    states = usual or states
     first, *others = states.values()
     if any(not _are_equal(first, other) for other in others):
         names = some_of([shown(name) for name in states])
@@ -94,21 +98,23 @@ def _chosen(path: Path, content: Any, key: str | None) -> dict[str, Tensor]:
         averaged = next((name for name in states if re.search("ema|average|swa", name)), next(iter(states)))
         problem = f"holds {len(states)} state_dicts that differ: {names}"
         raise UsageError(path, problem, f"choose one, such as --state-dict {shown(averaged)}")
+    if left:
+        taken, names = shown(next(iter(states))), some_of([shown(name) for name in left])
+        message(f"note: {shown(path.name)}: {taken} is taken; --state-dict takes another ({names})")
     return first
 
 
 def _state_dicts(content: Any) -> dict[str, dict[str, Tensor]]:
-    """State_dicts at most two levels deep by their keys; those with usual keys, if there are any."""
+    """State_dicts at most two levels deep by their keys."""
     found: dict[tuple[str, ...], dict[str, Tensor]] = {}
     for key, value in _items(content):
         inner = {(key, inner_key): inner for inner_key, inner in _items(value)}
         for keys, state in ({(key,): value} if _is_state_dict(value) else inner).items():
             if _is_state_dict(state):
                 found[keys] = {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
-    usual = {keys: state for keys, state in found.items() if any(key in WRAPPERS for key in keys)}
     if not found and _is_state_dict(content):
         return {"": {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}}
-    return {".".join(keys): state for keys, state in (usual or found).items()}
+    return {".".join(keys): state for keys, state in found.items()}
 
 
 def _items(content: Any) -> list[tuple[str, Any]]:

@@ -100,6 +100,9 @@ class ModelDescription(BaseModel):
             )
         if graph is not None and self.architecture != ONNX:
             raise UsageError(subject, f"--arch {shown(self.architecture)} is not that of an ONNX file", "omit --arch")
+        for option, value in (("--state-dict", self.state_dict), ("--arguments", self.arguments)):
+            if graph is not None and value:
+                raise UsageError(subject, f"{option} does not apply to an ONNX file", "omit it")
         assert self.classes is not None
         assert self.input_size is not None
         channels = self.channels or 3

@@ -27,7 +27,11 @@ _TO_CHANNELS_LAST, _TO_CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 # What may follow the last linear layer: it changes neither the order of the logits nor what they are before a softmax.
 _AFTER_HEAD = {"Softmax", "LogSoftmax", "Identity", "Dropout", "Flatten", "Reshape", "Squeeze"}
 _POOLING = {"GlobalAveragePool", "ReduceMean"}
+# The mean of these is not that of the logits.
+_NOT_BEFORE_POOLING = {"Softmax", "LogSoftmax"}
 _STATISTICS = ("weight", "bias", "running_mean", "running_var")
+# Values of weights and of what is made of them, as a multiple of the weights; exporters turn and reshape them.
+_COPIES = 5
 # Number of images for a trial, hardly the first size of a tensor without images.
 _BATCH = 5
 _EXPORT_FREE = "export it with a batch of any size (torch: dynamic_shapes; tf2onnx: an input of None images)"
@@ -105,8 +109,10 @@ class _Conversion:
         self._count = IMAGES + 1
         self._uses = Counter(name for node in model.graph.node for name in node.input)
         self._uses.update(each.name for each in model.graph.output)
+        self._known_values, self._most = 0, math.inf
         for tensor in model.graph.initializer:
             self._know(tensor.name, tensor_of(tensor))
+        self._most = _COPIES * self._known_values + LARGEST_TENSOR
         if found.channels_last:
             self._append("Transpose", [IMAGES], [self._new(found.name)], {"perm": _TO_CHANNELS_LAST})
         self._classes, self._is_pooled = 0, False
@@ -147,6 +153,10 @@ class _Conversion:
         return number
 
     def _know(self, name: str | None, tensor: Tensor) -> int:
+        self._known_values += tensor.numel()
+        if self._known_values > self._most:
+            problem = f"its operators make more than {self._most:,} values out of weights"
+            raise UsageError(self._path, problem, "choose a smaller model")
         number = self._new(name)
         self._known[number] = tensor
         return number
@@ -280,6 +290,8 @@ class _Conversion:
         makers = {made: node for node in self._nodes for made in node.outputs}
         node = makers.get(value) if value is not None else None
         while node is not None and node.operator in _AFTER_HEAD | _POOLING:
+            if self._is_pooled and node.operator in _NOT_BEFORE_POOLING:
+                break
             self._is_pooled = self._is_pooled or node.operator in _POOLING
             node = makers.get(node.inputs[0])
         weight = None if node is None or node.operator not in ("Linear", "Conv") else self._known[node.inputs[1]]
@@ -306,12 +318,12 @@ class _Conversion:
             if value in in_layers or (value in used and tensor.is_floating_point() and tensor.ndim):
                 weights[value] = tensor
             elif value in used:
-                constants[value] = GraphConstant.of(tensor)
+                constants[value] = tensor
         try:
             graph = OperatorGraph(
                 opset=self._opset,
                 nodes=tuple(self._nodes),
-                constants=constants,
+                constants={value: GraphConstant.of(tensor) for value, tensor in constants.items()},
                 weights={value: tuple(tensor.shape) for value, tensor in weights.items()},
             )
             graph = OperatorGraph.model_validate(self._run(graph, channels, side, batch))

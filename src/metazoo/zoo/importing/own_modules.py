@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from metazoo.errors import MetazooError, UsageError, ZooError
 from metazoo.models import (
     ImageClassifier,
+    OperatorGraph,
     WrappedNetwork,
     architectures,
     network_with_weights,
@@ -46,24 +47,29 @@ def classifier_of(module: nn.Module, given: ModelDescription) -> tuple[ImageClas
         ZooError: the weights do not fit the architecture or are not finite, or the network of the architecture gives
             other outputs than the module.
     """
+    graph = None
     if isinstance(module, ImageClassifier):
         module = module.merged() if module.spec.adapter is not None else module
-        known = module.spec.model_dump(exclude={"classes", "adapter"})
-        given, module = given.over(ModelDescription.model_validate(known)), module.network
+        own = module.spec
+        left_out = {"classes", "adapter", "graph"}
+        if own.graph is not None:
+            graph, left_out = partial(_same, own.graph), {*left_out, "arguments"}
+        given = given.over(ModelDescription.model_validate(own.model_dump(exclude=left_out)))
+        module = module.network
     while isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
         module = module.module
     module = getattr(module, "_orig_mod", module)  # of torch.compile
     subject = f"module of class {type(module).__name__}"
     if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
         raise UsageError(subject, "has lazy parameters without values", "run it on an image first")
-    if given.architecture is None:
-        given = ModelDescription(architecture=_architecture_of(module, given, subject)).over(given)
-    spec = given.spec(subject)
     tensors: dict[str, Tensor] = {}
     for name, value in module.state_dict().items():
         if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_quantized:
             raise UsageError(subject, f"state {name!r} is no dense tensor", "give a module with dense tensors only")
         tensors[name] = value.detach().cpu()
+    if given.architecture is None:
+        given = ModelDescription(architecture=_architecture_of(module, given, subject)).over(given)
+    spec = given.spec(subject, graph=graph)
     empty = network_without_weights(spec)
     matched = match_by_name(tensors, empty)
     problem = matched.problem(empty.state_dict())
@@ -73,6 +79,10 @@ def classifier_of(module: nn.Module, given: ModelDescription) -> tuple[ImageClas
     try_classifier(classifier, subject)
     _compare(classifier, module, subject)
     return classifier, given, _provenance(module, given, tensors)
+
+
+def _same(graph: OperatorGraph, *_shape: int) -> OperatorGraph:
+    return graph
 
 
 def _compare(classifier: ImageClassifier, module: nn.Module, subject: str) -> None:

@@ -115,7 +115,7 @@ def _scan(stream: io.BytesIO, content: PickleContent, most: int) -> None:
             stack.append(_Value(0))
         elif kind in ("REDUCE", "NEWOBJ", "BUILD"):
             arguments = stack.pop()
-            length = sum(part.length for part in arguments.parts) or arguments.length
+            length = max(arguments.length, sum(part.length for part in arguments.parts))
             copied += length
             if copied > most:
                 raise CostlyPickleError("pickle")

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,10 +13,16 @@ from torch import Tensor
 from metazoo.choices import MODEL_EXAMPLE
 from metazoo.errors import UsageError, ZooError, shown
 from metazoo.execution.progress import message
-from metazoo.models import ClassifierSpec, ImageClassifier, network_with_weights, network_without_weights
+from metazoo.models import (
+    ClassifierSpec,
+    ImageClassifier,
+    default_arguments,
+    network_with_weights,
+    network_without_weights,
+)
 from metazoo.storage.artefacts import sha256_of_file
 from metazoo.zoo.contract import Provenance, checked_contract
-from metazoo.zoo.importing.best_fit import DEFAULT_SIDE, best_fits, command_line
+from metazoo.zoo.importing.best_fit import DEFAULT_SIDE, Fit, best_fits, command_line
 from metazoo.zoo.importing.checkpoint import is_sorted, most_bytes, read_checkpoint
 from metazoo.zoo.importing.model_description import OPTIONS, ModelDescription
 from metazoo.zoo.importing.model_sources import Source, library_version
@@ -25,6 +31,12 @@ from metazoo.zoo.importing.tensor_names import MatchedTensors, match_by_name, ma
 _LONGEST_NAME = 100
 # More classes are not written into a command.
 _MOST_CLASSES = 30
+# Networks of torchvision with the names and shapes of built-in ones, but other strides, by architecture and width.
+_OTHER_STRIDES = {
+    "mobilenet-v2": {32: "mobilenet_v2"},
+    "shufflenet-v2": {width: f"shufflenet_v2_x{size}" for width, size in
+                      ((48, "0_5"), (116, "1_0"), (176, "1_5"), (244, "2_0"))},
+}  # fmt: skip
 # Four copies of the weights of the largest built-in architectures, in bytes.
 _LARGEST_UNKNOWN = 1 << 30
 
@@ -47,11 +59,18 @@ class ModelRequest:
 
     def remedy(self, **changes: object) -> str:
         """Advice to give these fields: a command with all that the user has given, or lines of a description file."""
+        if not self.options and "by_order" in changes:
+            return "add it alone with --by-order"
         if not self.options:
             return f"describe it by {', '.join(f'{key}: {value}' for key, value in changes.items() if value)}"
         names = {"architecture": "--arch", "arguments": "--arguments", "classes": "--classes", "by_order": "--by-order"}
-        # CAPITALS stand for what the user has not given.
-        placeholders = {option: option.strip("-").upper() for option in OPTIONS.values()}
+        # CAPITALS stand for what is missing, and for what the user has given that is too long for a command.
+        said, known = self.given, self.source.description
+        placeholders = {
+            option: option.strip("-").upper()
+            for field, option in OPTIONS.items()
+            if getattr(known, field) is None or getattr(said, field) is not None
+        }
         given = {option: value for option, value in self.options.items() if value is not None}
         changed = {names[key]: value for key, value in changes.items()}
         zoo, source = given.pop("ZOO"), given.pop("SOURCE")
@@ -76,11 +95,14 @@ class Ready:
 
 
 def given_options(
-    zoo: Path | str, source: str, weights: Path | str | None, given: ModelDescription
+    zoo: Path | str, source: str, weights: Path | str | None, given: ModelDescription, **switches: bool
 ) -> dict[str, object]:
     """Options of a command by name, None for those not given, with the zoo and the source as ZOO and SOURCE."""
-    classes = given.classes if given.classes is None or len(given.classes) <= _MOST_CLASSES else None
+    classes = given.classes
+    if classes is not None and (len(classes) > _MOST_CLASSES or any("," in name for name in classes)):
+        classes = None
     options: dict[str, object] = {"ZOO": zoo, "SOURCE": source, "--weights": weights, "--name": given.name}
+    options |= {f"--{name.replace('_', '-')}": value or None for name, value in switches.items()}
     options |= {option: getattr(given, field) for field, option in OPTIONS.items()} | {"--classes": classes}
     options |= {"--arguments": given.arguments, "--channels": given.channels, "--licence": given.licence}
     return options | {"--recovered-images": given.recovered_images, "--state-dict": given.state_dict}
@@ -155,6 +177,11 @@ def _identified(known: ModelDescription, tensors: Mapping[str, Tensor], request:
         like = f" (it is most like {' or '.join(map(str, fits))})" if fits else ""
         raise UsageError(subject, problem, f"give {missing[0]}{like}, or a .yaml file such as {MODEL_EXAMPLE}")
     (fit,) = fits
+    other = _other_network(fit)
+    if other is not None:
+        problem = f"its tensors fit {fit}, and also the network of torchvision, whose strides differ"
+        remedy = request.remedy(architecture=fit.architecture, arguments=fit.arguments)
+        raise UsageError(subject, problem, f"for that of torchvision, give {other}; for stride 1 in the stem, {remedy}")
     if known.classes is not None and len(known.classes) != fit.classes:
         problem = f"looks like {fit}, but {len(known.classes)} are given"
         raise UsageError(subject, problem, f"give {fit.classes} class names, in the order of the outputs")
@@ -166,6 +193,13 @@ def _identified(known: ModelDescription, tensors: Mapping[str, Tensor], request:
         raise UsageError(subject, problem, request.remedy(architecture=fit.architecture, arguments=fit.arguments))
     message(f"note: {shown(subject)} is taken as {fit}, which its tensors fit")
     return known
+
+
+def _other_network(fit: Fit) -> str | None:
+    """Source of the network of larger strides whose files look the same, if there is one."""
+    names = _OTHER_STRIDES.get(fit.architecture)
+    width = fit.arguments.get("width", default_arguments(fit.architecture).get("width"))
+    return None if names is None else f"torchvision:{names.get(cast('int', width), 'NAME')} --weights FILE"
 
 
 def _advice(tensors: Mapping[str, Tensor], spec: ClassifierSpec, request: ModelRequest, *, is_ordered: bool) -> str:
@@ -180,6 +214,9 @@ def _advice(tensors: Mapping[str, Tensor], spec: ClassifierSpec, request: ModelR
         (fit,) = fits
         classes = {} if fit.classes == spec.classes else {"classes": f"FILE_OF_{fit.classes}_NAMES"}
         remedy = request.remedy(architecture=fit.architecture, arguments=fit.arguments, **classes)
+        other = _other_network(fit)
+        if other is not None:
+            return f"it looks like {fit}, or the network of torchvision: for that, give {other}; else {remedy}"
         return f"it looks like {fit}: {remedy}"
     try:
         match_by_order(tensors if is_ordered else {}, empty, request.source.name)

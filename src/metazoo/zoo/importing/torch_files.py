@@ -108,7 +108,7 @@ def _structure(path: Path, most: int) -> tuple[bytes, int]:
     if not head.startswith(ZIP):
         return head, _PICKLES_OF_LEGACY
     entries = zip_entries(path)
-    pickles = [entry for entry in entries if entry.filename.partition("/")[2] == "data.pkl"]
+    pickles = [entry for entry in entries if entry.filename.partition("/")[2].lower() == "data.pkl"]
     is_large = any(entry.file_size > _LARGEST_PICKLE for entry in pickles)
     if is_large or sum(entry.file_size for entry in entries) > most:
         raise ArtefactError(path, "unpacks to more than its architecture can need", "check both")

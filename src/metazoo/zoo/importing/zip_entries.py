@@ -17,7 +17,7 @@ def zip_entries(path: Path) -> list[zipfile.ZipInfo]:
 
     Raises:
         ArtefactError: the file cannot be read, is damaged, is preceded or followed by other data, or has a directory
-            of more than 4 MB.
+            of more than 4 MB or names that differ by capitals only.
     """
     try:
         size = path.stat().st_size
@@ -27,7 +27,11 @@ def zip_entries(path: Path) -> list[zipfile.ZipInfo]:
         with zipfile.ZipFile(path) as archive:
             if archive.start_dir != start:
                 raise ArtefactError(path, "is a zip archive with two directories", "store it again")
-            return archive.infolist()
+            entries = archive.infolist()
+        # Torch's reader takes capitals and small letters as equal.
+        if len({entry.filename.lower() for entry in entries}) < len(entries):
+            raise ArtefactError(path, "is a zip archive with two files of one name", "store it again")
+        return entries
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise ArtefactError(path, "is a damaged zip archive", "download or store it again") from error
     except OSError as error:
