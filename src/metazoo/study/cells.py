@@ -5,7 +5,6 @@ work so far (`cost.json`), and the error of the last attempt (`error.json`), if 
 """
 
 import contextlib
-import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -27,7 +26,7 @@ from metazoo.runs.config import RunConfig, resolve_config
 from metazoo.runs.record import Run
 from metazoo.runs.train import train
 from metazoo.storage.artefacts import read_json, write_json
-from metazoo.study.study_file import OwnHead, Protocol, Row
+from metazoo.study.study_file import OwnHead, Protocol, Row, file_name
 from metazoo.zoo import Zoo
 
 RUN, _COST, _ERROR = "run", "cost.json", "error.json"
@@ -121,11 +120,6 @@ def image_makers(cells: Sequence[Cell]) -> dict[Path, Cell | None]:
         maker = None if key is None else first.setdefault(key, cell)
         makers[cell.folder] = None if maker is cell else maker
     return makers
-
-
-def file_name(text: str) -> str:
-    """Part of a path made of a name."""
-    return re.sub(r"[^A-Za-z0-9._+=,-]+", "-", text)
 
 
 @dataclass(frozen=True)

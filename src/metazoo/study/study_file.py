@@ -6,7 +6,7 @@ Relative paths are relative to the file. `docs/study.schema.json` is the JSON sc
 import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -43,6 +43,23 @@ _LARGEST_FILE = 1_000_000
 _GLYPHS = re.compile(r"glyphs(:.*)?")
 
 
+def file_name(text: str) -> str:
+    """Part of a path made of a name."""
+    return re.sub(r"[^A-Za-z0-9._+=,-]+", "-", text)
+
+
+def _check_folders(names: Iterable[str], things: str) -> None:
+    """Check that names give different folders and files, also where case does not matter."""
+    first: dict[str, str] = {}
+    for name in names:
+        folder = file_name(name).casefold()
+        if folder in first:
+            other = first[folder]
+            how = f"are called {name!r}" if other == name else f"share a folder name, {other!r} and {name!r}"
+            raise ValueError(f"two {things} {how}")
+        first[folder] = name
+
+
 def _check_name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._+=,-]{0,79}", text) or text.endswith((" ", ".")):
         raise ValueError("a name has 1 to 80 letters (A to Z), digits, spaces or . _ + = , - and begins with a letter")
@@ -52,6 +69,7 @@ def _check_name(text: str) -> str:
 Name = Annotated[str, AfterValidator(_check_name)]
 HeadName = Annotated[str, AfterValidator(HEADS.validate)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+ImageSources = Annotated[dict[Name, str], Field(min_length=1)]
 
 
 class _Part(BaseModel):
@@ -79,7 +97,7 @@ class StudyZoo(_Part):
 
     path: str | None = Field(default=None, description="folder of an existing zoo")
     build: tuple[ZooPart, ...] = Field(default=(), description="parts to train, into one zoo")
-    data: str | dict[Name, str] | None = Field(
+    data: str | ImageSources | None = Field(
         default=None, description="images of unseen classes, or several by name; null: the data of the study"
     )
 
@@ -92,6 +110,7 @@ class StudyZoo(_Part):
     def _check(self) -> "StudyZoo":
         if (self.path is None) is (not self.build):
             raise ValueError("give either path or build")
+        _check_folders(self.data if isinstance(self.data, dict) else (), "image sets")
         return self
 
 
@@ -152,7 +171,7 @@ class StudyFile(_Part):
     sources: dict[Name, str] = Field(
         default={}, description="sources of images by name; every `data` may be such a name instead"
     )
-    data: str | dict[Name, str] | None = Field(
+    data: str | ImageSources | None = Field(
         default=None, description="images of classes that no model has seen, or several by name"
     )
     zoos: dict[Name, StudyZoo] = Field(min_length=1)
@@ -169,9 +188,9 @@ class StudyFile(_Part):
     @model_validator(mode="after")
     def _check(self) -> "StudyFile":
         names = [row.name for row in self.rows]
-        duplicate = next((name for name in names if [*map(str.casefold, names)].count(name.casefold()) > 1), None)
-        if duplicate is not None:
-            raise ValueError(f"two rows are called {duplicate!r}")
+        _check_folders(names, "rows")
+        _check_folders(self.zoos, "zoos")
+        _check_folders(self.data if isinstance(self.data, dict) else (), "image sets")
         if self.reference is not None and self.reference not in names:
             raise ValueError(f"reference {self.reference!r} is none of the rows {', '.join(names)}")
         for row in self.rows:
