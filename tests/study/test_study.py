@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from error_checks import raises
+from PIL import Image
 from training_helpers import OPTIONS, SIDE, coloured_images, content, untrained
 
 import metazoo
@@ -207,3 +208,23 @@ def test_other_folders_are_refused(study: dict[str, Any], tmp_path: Path) -> Non
         run_study(study, tmp_path)
     with raises(UsageError, subject="absent", problem="does not exist"):
         run_study(study | {"data": "absent", "zoos": {"main": study["zoos"]["main"]["path"]}}, tmp_path / "out")
+
+
+def folder_of_images(path: Path) -> str:
+    for name in ("one", "two", "three"):
+        (path / name).mkdir(parents=True)
+    images = coloured_images(3, 24)
+    for index, (pixels, label) in enumerate(zip(images.images, images.labels, strict=True)):
+        name = ("one", "two", "three")[int(label)]
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path / name / f"{index}.png")
+    return str(path)
+
+
+def test_rows_of_different_inputs_are_measured_on_the_same_images(study: dict[str, Any], tmp_path: Path) -> None:
+    data = folder_of_images(tmp_path / "images")
+    sizes = [{"name": f"{size}", "method": "random", "set": {"meta_model.input_size": size}} for size in (16, 24)]
+    changed = study | {"zoos": {"main": {"path": study["zoos"]["main"]["path"], "data": data}}}
+    changed |= {"rows": [row | {"set": row["set"] | {"meta_model.width": 4}} for row in sizes], "reference": None}
+    results = run_study(changed, tmp_path / "out", workers=1)
+    assert results.finished
+    assert len({row["episode_list_sha256"] for row in csv_rows(tmp_path / "out" / "results.csv")}) == 2  # 1 and 2 shots

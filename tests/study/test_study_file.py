@@ -9,7 +9,7 @@ from error_checks import raises
 
 from metazoo.errors import UsageError
 from metazoo.study import StudyFile, read_study
-from metazoo.study.study_file import EXAMPLE, study_from, study_yaml
+from metazoo.study.study_file import EXAMPLE, Row, study_from, study_yaml
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "study.schema.json"
 SCENARIOS = SCHEMA.parents[1] / "benchmarks" / "studies"
@@ -35,10 +35,16 @@ def test_shipped_scenarios_are_studies_whose_sources_can_be_replaced(path: Path)
 
 
 def test_a_grid_makes_a_row_for_each_combination() -> None:
-    row = {"name": "g", "set": {"seed": 3}, "grid": {"learning.steps": [5, 10], "grouping.strategy": ["random"]}}
+    set_ = {"learning.views": 3}
+    row = {"name": "g", "set": set_, "grid": {"learning.steps": [5, 10], "grouping.strategy": ["random"]}}
     study = study_from(LEAST | {"rows": [row]})
     assert [row.name for row in study.rows] == ["g steps=5 strategy=random", "g steps=10 strategy=random"]
-    assert study.rows[1].set == {"seed": 3, "learning.steps": 10, "grouping.strategy": "random"}
+    assert study.rows[1].set == {"learning.views": 3, "learning.steps": 10, "grouping.strategy": "random"}
+
+
+def test_values_of_a_grid_keep_their_sign() -> None:
+    row = Row.model_validate({"name": "g", "grid": {"learning.x": [-1, 1, -0.5, "a/b"]}})
+    assert [own.name for own in row.expanded()] == ["g x=-1", "g x=1", "g x=-0.5", "g x=a-b"]
 
 
 def test_paths_are_relative_to_the_file_and_names_of_data_stay(tmp_path: Path) -> None:
@@ -83,6 +89,12 @@ def test_sources_are_named_in_one_place_and_replaced_by_name(tmp_path: Path) -> 
         ({"data": None}, "has no data to measure on"),
         ({"protocol": {"head": "none"}}, "unknown head"),
         ({"protocol": {"shots": []}}, "protocol.shots"),
+        ({"protocol": {"shots": [1, 5, 1]}}, "given twice"),
+        ({"rows": [{"name": "a", "seeds": []}]}, "seeds"),
+        ({"rows": [{"name": "a", "zoos": []}]}, "zoos"),
+        ({"rows": [{"name": "a", "set": {"seed": 1}}]}, "seed is no option of set or grid"),
+        ({"rows": [{"name": "a", "grid": {"preset": ["quick"]}}]}, "preset is no option of set or grid"),
+        ({"rows": [{"name": "a" * 60, "grid": {"learning.steps": ["b" * 30]}}]}, "a name has 1 to 80 letters"),
         ({"speed": 1}, "speed"),
     ],
 )

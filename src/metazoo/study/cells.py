@@ -275,12 +275,15 @@ def _evaluate(work: CellWork, run: Run) -> None:
     meta_model = run.meta_model
     device = Compute.choose(work.device).device
     subject = Subject.of(cell.row.name, cell.row.method, meta_model.module, meta_model.sha256).on(device)
-    class_lists = {contract.name: contract.class_names for contract in Zoo.open(cell.zoo_folder)}
+    zoo = Zoo.open(cell.zoo_folder)
+    class_lists = {contract.name: contract.class_names for contract in zoo}
+    # One side for all rows, so that they are measured on the same images: models resize them.
+    side = protocol.side or max(contract.spec.input_size for contract in zoo)
     for name, source in cell.data.items():
         open_heads = [head for head in cell.heads if not cell.result_file(name, head).is_file()]
         if not open_heads:
             continue
-        images = load_images(source, side=None if has_own_side(source) else meta_model.spec.input_size)
+        images = load_images(source, side=None if has_own_side(source) else side)
         for head in open_heads:
             evaluate(
                 [subject],

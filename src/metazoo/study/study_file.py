@@ -120,11 +120,24 @@ class Protocol(_Part):
     ways: int = Field(default=5, ge=2, description="classes per episode")
     shots: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 5), min_length=1)
     queries: int = Field(default=15, ge=1, description="query images per class")
+    side: int | None = Field(
+        default=None,
+        ge=8,
+        le=1024,
+        description="side in pixels of images whose source has none of its own; null: the largest input of the zoo",
+    )
     episodes: int = Field(default=1000, ge=2, description="episodes per list")
     seed: Seed = Field(default=0, description="seed of the episodes")
     head: HeadName = Field(default=DEFAULT_HEAD, description="head of all rows")
     batch_norm: Literal["running", "support", "query"] = "running"
     mirror: bool = Field(default=False, description="whether features are means over an image and its mirror image")
+
+    @field_validator("shots")
+    @classmethod
+    def _check_shots(cls, shots: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(shots)) < len(shots):
+            raise ValueError("a number of shots is given twice")
+        return shots
 
 
 class OwnHead(_Part):
@@ -145,8 +158,17 @@ class Row(_Part):
         default={}, description="values by option; one row for each combination, named after its values"
     )
     own_head: OwnHead | None = Field(default=None, description="second evaluation, with a head of the row's own")
-    zoos: tuple[Name, ...] | None = Field(default=None, description="zoos of this row; null: all")
-    seeds: tuple[Seed, ...] | None = Field(default=None, description="training seeds of this row; null: all")
+    zoos: tuple[Name, ...] | None = Field(default=None, min_length=1, description="zoos of this row; null: all")
+    seeds: tuple[Seed, ...] | None = Field(
+        default=None, min_length=1, description="training seeds of this row; null: all"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "Row":
+        own = next((key for key in ("method", "preset", "seed") if key in self.set or key in self.grid), None)
+        if own is not None:
+            raise ValueError(f"{own} is no option of set or grid: write {'seeds' if own == 'seed' else own} in the row")
+        return self
 
     def expanded(self) -> "list[Row]":
         """Rows of the grid; the row itself if it has none."""
@@ -154,12 +176,14 @@ class Row(_Part):
         for values in itertools.product(*self.grid.values()):
             chosen = dict(zip(self.grid, values, strict=True))
             words = [f"{key.rpartition('.')[2]}={_word(value)}" for key, value in chosen.items()]
-            update = {"name": " ".join([self.name, *words]), "set": self.set | chosen, "grid": {}}
+            update = {"name": _check_name(" ".join([self.name, *words])), "set": self.set | chosen, "grid": {}}
             rows.append(self.model_copy(update=update))
         return rows
 
 
 def _word(value: Any) -> str:
+    if isinstance(value, int | float):
+        return json.dumps(value)
     return re.sub(r"[^A-Za-z0-9._+-]+", "-", value if isinstance(value, str) else json.dumps(value)).strip("-")
 
 

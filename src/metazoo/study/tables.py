@@ -293,7 +293,7 @@ def _result_rows(results: StudyResults) -> list[dict[str, Any]]:
     rows = []
     for cell in results.cells:
         cost = results.cost_of(cell)
-        base = {"row": cell.row.name, "method": cell.row.method, "preset": cell.row.preset or "default"}
+        base = {"row": cell.row.name, "method": cell.row.method, "preset": cell.config().preset}
         base |= {"zoo": cell.zoo, "seed": cell.seed, "error": "" if cell.is_finished else cell.error or ""}
         base |= {"seconds": f"{cost.seconds:.1f}", "peak_memory": cost.memory}
         if cost.recovery_seconds is not None:
