@@ -7,6 +7,7 @@ import pytest
 import yaml
 from error_checks import raises
 
+from metazoo.data import load_images
 from metazoo.errors import UsageError
 from metazoo.study import StudyFile, read_study
 from metazoo.study.study_file import EXAMPLE, Row, study_from, study_yaml
@@ -107,3 +108,15 @@ def test_options_of_rows_are_checked_before_any_work() -> None:
     for row in ({"method": "none"}, {"method": "tgr", "preset": "none"}, {"set": {"learning.step": 3}}):
         with pytest.raises(UsageError, match="row 'a'"):
             study_from(LEAST | {"rows": [{"name": "a", **row}]})
+
+
+@pytest.mark.parametrize("change", [{"data": "file:///data"}, {"zoos": {"main": "https://a.example/zoo"}}])
+def test_urls_are_no_paths(change: dict[str, object]) -> None:
+    with raises(UsageError, problem="URLs are not read"):
+        study_from(LEAST | change)
+
+
+def test_a_part_without_the_folder_of_its_data_set_is_explained() -> None:
+    data = study_from(LEAST | {"data": "cifar-fs/val"}).data_of("main")[""]
+    with raises(UsageError, problem="cifar-fs/val lacks its folder", remedy="cifar-fs/val:ROOT"):
+        load_images(data)

@@ -19,6 +19,7 @@ from metazoo.errors import UsageError
 from metazoo.features.heads import HEADS
 from metazoo.runs.config import resolve_config
 from metazoo.storage.validation import first_problem, read_mapping
+from metazoo.text import local_path
 from metazoo.zoo import TrainingConfig
 
 EXAMPLE = """\
@@ -316,7 +317,7 @@ def _with_absolute_sources(study: StudyFile, folder: Path, sources: Mapping[str,
 
 
 def _absolute(folder: Path, text: str) -> str:
-    return str((folder / Path(text).expanduser()).absolute())
+    return str((folder / Path(local_path(text)).expanduser()).absolute())
 
 
 def study_yaml(study: StudyFile) -> str:
