@@ -2,6 +2,8 @@
 
 import csv
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,18 @@ import numpy as np
 import pytest
 import torch
 from error_checks import raises
+from PIL import Image
 from training_helpers import OPTIONS, SIDE, coloured_images, content, untrained
 
 import metazoo
 from metazoo.data import load_images
 from metazoo.errors import Interrupted, RunError, UsageError
 from metazoo.evaluate import Subject, evaluate, read_results
-from metazoo.study import StudyResults, cells, run_study
+from metazoo.execution.local_executor import LocalExecutor
+from metazoo.execution.signals import stopped_by
+from metazoo.report import write_report
+from metazoo.runs.record import Run
+from metazoo.study import StudyResults, cells, run_study, runner
 from metazoo.zoo import Zoo
 
 FLAT = {f"{section}.{key}": value for section, values in OPTIONS.items() for key, value in values.items()}
@@ -194,9 +201,11 @@ def test_costs_add_up_over_attempts_and_shared_recovery(tmp_path: Path) -> None:
     cost.write(tmp_path)
     assert cells.Cost.read(tmp_path) == cost
     assert cells.Cost(2.0, 30).with_recovery_of(cost) == cells.Cost(6.0, 50, 4.0, 50)
-    with cells._Meter(tmp_path) as meter:
+    with cells._Meter(tmp_path, workers=3) as meter:
         kept = torch.ones(8_000_000)
     assert meter.cost.seconds > 10.0
+    assert meter.cost.core_seconds == pytest.approx(3 * (meter.cost.seconds - 10.0))
+    assert (meter.cost.workers, meter.cost.reused) == (3, False)
     assert cells.Cost.read(tmp_path).recovery_seconds == 4.0
     assert json.loads((tmp_path / "cost.json").read_text())["memory"] > kept.nbytes
 
@@ -207,3 +216,124 @@ def test_other_folders_are_refused(study: dict[str, Any], tmp_path: Path) -> Non
         run_study(study, tmp_path)
     with raises(UsageError, subject="absent", problem="does not exist"):
         run_study(study | {"data": "absent", "zoos": {"main": study["zoos"]["main"]["path"]}}, tmp_path / "out")
+
+
+def folder_of_images(path: Path) -> str:
+    """Three classes, one of which has the name of a class of the zoo."""
+    for name in ("a", "two", "three"):
+        (path / name).mkdir(parents=True)
+    images = coloured_images(3, 24)
+    for index, (pixels, label) in enumerate(zip(images.images, images.labels, strict=True)):
+        name = ("a", "two", "three")[int(label)]
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path / name / f"{index}.png")
+    return str(path)
+
+
+def test_rows_of_different_inputs_are_measured_on_the_same_images(study: dict[str, Any], tmp_path: Path) -> None:
+    data = folder_of_images(tmp_path / "images")
+    sizes = [{"name": f"{size}", "method": "random", "set": {"meta_model.input_size": size}} for size in (16, 24)]
+    changed = study | {"zoos": {"main": {"path": study["zoos"]["main"]["path"], "data": data}}}
+    changed |= {"rows": [row | {"set": row["set"] | {"meta_model.width": 4}} for row in sizes], "reference": None}
+    results = run_study(changed, tmp_path / "out", workers=1)
+    assert results.finished
+    assert len({row["episode_list_sha256"] for row in csv_rows(tmp_path / "out" / "results.csv")}) == 2  # 1 and 2 shots
+    assert "1 of 3 classes known to models" in (tmp_path / "out" / "table.md").read_text()
+    for name in ("table.csv", "results.csv"):
+        assert {row["known_classes"] for row in csv_rows(tmp_path / "out" / name)} == {"1"}
+
+
+@pytest.mark.parametrize(
+    ("row", "origin", "note"),
+    [("ensemble", "made of the weights of 7 pre-trained models", "images can be recovered from them"),
+     ("random", "random weights", "nothing was learned")],
+)  # fmt: skip
+def test_cards_and_reports_of_methods_without_images(
+    done: tuple[Path, StudyResults], zoo: Zoo, row: str, origin: str, note: str
+) -> None:
+    cell = done[0] / "cells" / "main" / row / "seed-0"
+    run = Run.open(cell / "run")
+    page = write_report(run, cell / "page.html", results=[cell / "accuracy-nearest-mean.json"], zoo=zoo)
+    for text in ((cell / "run" / "meta-model" / "README.md").read_text(), page.read_text()):
+        assert (origin.replace("7", str(len(zoo))) in text, note in text) == (True, True)
+        assert "learned from the recovered images" not in text
+        assert "are kept" not in text
+        assert "Measured on another zoo" not in text
+
+
+def test_what_a_bundle_need_not_say_is_omitted(done: tuple[Path, StudyResults]) -> None:
+    cells_ = done[0] / "cells" / "main"
+    found = {
+        name: json.loads((cells_ / name / "seed-0" / "run" / "meta-model" / "bundle.json").read_text())
+        for name in ("tgr", "ensemble")
+    }
+    assert "joint" not in found["tgr"]
+    assert found["ensemble"]["joint"] is True
+    assert "uses" not in Run.open(cells_ / "tgr" / "seed-0" / "run").description
+
+
+def test_recovery_is_counted_where_it_happened(done: tuple[Path, StudyResults]) -> None:
+    _, results = done
+    own = {cell.row.name: cell for cell in results.cells}
+    assert [own[name].cost.reused for name in ("tgr", "distillation")] == [False, True]
+    for order in (results.cells, results.cells[::-1]):
+        makers = cells.image_makers(order)
+        assert makers[own["distillation"].folder] is own["tgr"]
+        assert makers[own["tgr"].folder] is None
+    total, recovery = results.cost_of(own["distillation"]), own["tgr"].cost.recovery_seconds
+    assert total.seconds == own["distillation"].cost.seconds + (recovery or 0.0)
+    assert results.cost_of(own["tgr"]) == own["tgr"].cost
+
+
+def test_a_study_that_cannot_be_measured_does_not_begin(study: dict[str, Any], tmp_path: Path) -> None:
+    for change, problem in ({"shots": [1, 50]}, "50"), ({"ways": 5}, "too few for 5-way"):
+        with raises(UsageError, problem=problem):
+            run_study(study | {"protocol": PROTOCOL | change}, tmp_path / "out", workers=1)
+    absent = {"path": str(tmp_path / "absent"), "data": study["zoos"]["main"]["data"]}
+    with raises(UsageError, subject="absent"):
+        run_study(study | {"zoos": {"main": absent}}, tmp_path / "out", workers=1)
+    assert not (tmp_path / "out" / "study.yaml").exists()
+    assert not run_study(study, tmp_path / "out", workers=1, hours=0).finished
+
+
+def test_a_zoo_that_has_changed_is_not_mixed(study: dict[str, Any], zoo: Zoo, tmp_path: Path) -> None:
+    shutil.copytree(zoo.folder, tmp_path / "zoo")
+    data = study["zoos"]["main"]["data"]
+    small = study | {"zoos": {"main": {"path": str(tmp_path / "zoo"), "data": data}}, "rows": [ROWS[3]]}
+    small["reference"] = None
+    run_study(small, tmp_path / "out", workers=1)
+    Zoo.open(tmp_path / "zoo").remove(["model-0"])
+    with raises(RunError, problem="changed"):
+        run_study(small, tmp_path / "out", workers=1)
+
+
+def test_a_long_evaluation_can_be_stopped(done: tuple[Path, StudyResults], tmp_path: Path) -> None:
+    def stop() -> None:
+        raise Interrupted("stopped", 130)
+
+    cell = next(cell for cell in done[1].cells if cell.row.name == "random")
+    run, copy = Run.open(cell.folder / "run"), replace(cell, folder=tmp_path)
+    with stopped_by(stop), pytest.raises(Interrupted):
+        cells._evaluate(cells.CellWork(copy, None, 1, "cpu", None), run)
+    assert [*tmp_path.iterdir()] == []
+
+
+class DyingExecutor(LocalExecutor):
+    """Executor that does the first unit, and whose process for the second dies."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.calls: list[list[str]] = []
+
+    def map(self, function: Any, units: Any, **_: Any) -> Any:
+        self.calls.append([unit.cell.row.name for unit in units])
+        yield 0, True
+        raise RunError(f"process of {units[1].cell.label}", "was killed")
+
+
+def test_a_killed_process_does_not_repeat_other_cells(done: tuple[Path, StudyResults], tmp_path: Path) -> None:
+    wave = [replace(cell, folder=tmp_path / cell.row.name) for cell in done[1].cells if cell.row.name != "average"]
+    executor = DyingExecutor()
+    for _ in runner._do_wave(wave, wave, executor, "cpu", None, lambda: None):
+        pass
+    assert executor.calls == [["tgr", "distillation", "ensemble", "random"], ["ensemble", "random"]]
+    assert "was killed" in (wave[1].error or "")

@@ -7,9 +7,10 @@ import pytest
 import yaml
 from error_checks import raises
 
+from metazoo.data import load_images
 from metazoo.errors import UsageError
 from metazoo.study import StudyFile, read_study
-from metazoo.study.study_file import EXAMPLE, study_from, study_yaml
+from metazoo.study.study_file import EXAMPLE, Row, study_from, study_yaml
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "study.schema.json"
 SCENARIOS = SCHEMA.parents[1] / "benchmarks" / "studies"
@@ -35,10 +36,16 @@ def test_shipped_scenarios_are_studies_whose_sources_can_be_replaced(path: Path)
 
 
 def test_a_grid_makes_a_row_for_each_combination() -> None:
-    row = {"name": "g", "set": {"seed": 3}, "grid": {"learning.steps": [5, 10], "grouping.strategy": ["random"]}}
+    set_ = {"learning.views": 3}
+    row = {"name": "g", "set": set_, "grid": {"learning.steps": [5, 10], "grouping.strategy": ["random"]}}
     study = study_from(LEAST | {"rows": [row]})
     assert [row.name for row in study.rows] == ["g steps=5 strategy=random", "g steps=10 strategy=random"]
-    assert study.rows[1].set == {"seed": 3, "learning.steps": 10, "grouping.strategy": "random"}
+    assert study.rows[1].set == {"learning.views": 3, "learning.steps": 10, "grouping.strategy": "random"}
+
+
+def test_values_of_a_grid_keep_their_sign() -> None:
+    row = Row.model_validate({"name": "g", "grid": {"learning.x": [-1, 1, -0.5, "a/b"]}})
+    assert [own.name for own in row.expanded()] == ["g x=-1", "g x=1", "g x=-0.5", "g x=a-b"]
 
 
 def test_paths_are_relative_to_the_file_and_names_of_data_stay(tmp_path: Path) -> None:
@@ -68,7 +75,14 @@ def test_sources_are_named_in_one_place_and_replaced_by_name(tmp_path: Path) -> 
     ("change", "problem"),
     [
         ({"rows": []}, "rows"),
-        ({"rows": [{"name": "a"}, {"name": "A"}]}, "two rows are called"),
+        ({"rows": [{"name": "a"}, {"name": "a"}]}, "two rows are called 'a'"),
+        ({"rows": [{"name": "a"}, {"name": "A"}]}, "two rows share a folder name, 'a' and 'A'"),
+        ({"rows": [{"name": "a b"}, {"name": "a-b"}]}, "two rows share a folder name, 'a b' and 'a-b'"),
+        ({"zoos": {"a b": "x", "A-b": "y"}}, "two zoos share a folder name"),
+        ({"data": {"a b": "x", "a-b": "y"}}, "two image sets share a folder name"),
+        ({"zoos": {"main": {"path": "x", "data": {"a b": "x", "a-b": "y"}}}}, "two image sets share a folder name"),
+        ({"data": {}}, "data"),
+        ({"zoos": {"main": {"path": "x", "data": {}}}}, "data"),
         ({"rows": [{"name": "a/b"}]}, "a name has"),
         ({"reference": "none"}, "is none of the rows one"),
         ({"rows": [{"name": "a", "zoos": ["other"]}]}, "names zoo 'other'"),
@@ -76,6 +90,12 @@ def test_sources_are_named_in_one_place_and_replaced_by_name(tmp_path: Path) -> 
         ({"data": None}, "has no data to measure on"),
         ({"protocol": {"head": "none"}}, "unknown head"),
         ({"protocol": {"shots": []}}, "protocol.shots"),
+        ({"protocol": {"shots": [1, 5, 1]}}, "given twice"),
+        ({"rows": [{"name": "a", "seeds": []}]}, "seeds"),
+        ({"rows": [{"name": "a", "zoos": []}]}, "zoos"),
+        ({"rows": [{"name": "a", "set": {"seed": 1}}]}, "seed is no option of set or grid"),
+        ({"rows": [{"name": "a", "grid": {"preset": ["quick"]}}]}, "preset is no option of set or grid"),
+        ({"rows": [{"name": "a" * 60, "grid": {"learning.steps": ["b" * 30]}}]}, "a name has 1 to 80 letters"),
         ({"speed": 1}, "speed"),
     ],
 )
@@ -88,3 +108,15 @@ def test_options_of_rows_are_checked_before_any_work() -> None:
     for row in ({"method": "none"}, {"method": "tgr", "preset": "none"}, {"set": {"learning.step": 3}}):
         with pytest.raises(UsageError, match="row 'a'"):
             study_from(LEAST | {"rows": [{"name": "a", **row}]})
+
+
+@pytest.mark.parametrize("change", [{"data": "file:///data"}, {"zoos": {"main": "https://a.example/zoo"}}])
+def test_urls_are_no_paths(change: dict[str, object]) -> None:
+    with raises(UsageError, problem="URLs are not read"):
+        study_from(LEAST | change)
+
+
+def test_a_part_without_the_folder_of_its_data_set_is_explained() -> None:
+    data = study_from(LEAST | {"data": "cifar-fs/val"}).data_of("main")[""]
+    with raises(UsageError, problem="cifar-fs/val lacks its folder", remedy="cifar-fs/val:ROOT"):
+        load_images(data)

@@ -185,8 +185,10 @@ class Bundle(Generic[Description]):
             sha256 = write_tensors(temporary / WEIGHTS, tensors)
             write_text(temporary / CARD, self.card)
             written = self.description.model_copy(update={"weights_sha256": sha256})
-            # 0 is omitted, so that former versions can read the bundle of a data-free run.
-            omitted = set() if getattr(written, "unlabelled", 0) else {"unlabelled"}
+            # Omitted where they say nothing, so that former versions can read the bundle.
+            omitted = {"unlabelled"} if not getattr(written, "unlabelled", 0) else set()
+            if isinstance(written, MetaModelDescription) and not written.joint:
+                omitted.add("joint")
             write_json(temporary / DESCRIPTION, written.model_dump(mode="json", exclude=omitted))
             replaces = folder.exists()
             if replaces:

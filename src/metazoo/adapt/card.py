@@ -69,7 +69,7 @@ def meta_model_card(
     parts = [
         _front_matter([*_data_tags(used, description), config["method"]]),
         f"# Meta-model by {title}",
-        summary(len(zoo), " and ".join(used) or "**no training images**"),
+        summary(len(zoo), " and ".join(used) or "**no training images**", description),
         "## Use",
         _USE,
         "## Properties",

@@ -29,16 +29,21 @@ def figure(value: float | None, decimals: int) -> str:
     return "-" if value is None else f"{value:.{decimals}f}"
 
 
-def summary(models: int, used: str) -> str:
+def summary(models: int, used: str, description: Mapping[str, Any]) -> str:
     """Paragraph that introduces the meta-model of a run.
 
     Args:
         models: number of models in the zoo.
         used: real images that the run has used; see `images_used`.
+        description: content of `run.json`.
     """
+    origin = {
+        "weights": f"made of the weights of {counted(models, 'pre-trained model')} (all of them, one, or their mean)",
+        "nothing": "with random weights: nothing was learned",
+    }.get(description.get("uses", ""), f"learned from {counted(models, 'pre-trained model')} and {used}")
     return (
-        f"A meta-model for few-shot image classification, learned from {counted(models, 'pre-trained model')} and "
-        f"{used}. From 1 to 5 labelled images per class, it makes a classifier of new classes."
+        f"A meta-model for few-shot image classification, {origin}. From 1 to 5 labelled images per class, it makes a "
+        "classifier of new classes."
     )
 
 
@@ -129,6 +134,9 @@ def images_note(
         contracts: contracts of the models of the zoo.
         here: sentence on the images that come with this text.
     """
+    other = _WITHOUT_IMAGES.get(description.get("uses", ""))
+    if other is not None:
+        return other
     count = unlabelled_count(description)
     if not count:
         return f"{_recovered_note(description, contracts)} {here} {_TRACES}"
@@ -141,6 +149,13 @@ def images_note(
     return f"{_recovered_note(description, contracts)} {here} {_TRACES} {given}"
 
 
+_WITHOUT_IMAGES = {
+    "weights": (
+        "No image was recovered. The meta-model contains weights of the models (all of them, one, or their mean); "
+        "images can be recovered from them, and the permissions and licences of the models apply."
+    ),
+    "nothing": "No image was recovered. The weights are random: nothing was learned, so they reveal nothing.",
+}
 _TRACES = (
     "The meta-model was learned from the recovered images and the outputs of the models on them, so it can carry "
     "traces of the same training images."

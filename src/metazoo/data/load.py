@@ -7,7 +7,7 @@ from metazoo.data.glyphs.glyphs import load_glyphs
 from metazoo.data.image_files import load_folder
 from metazoo.data.images import ImageSet
 from metazoo.data.npz import load_npz
-from metazoo.data.published import find_published, load_published
+from metazoo.data.published import find_published, is_published_part, load_published
 from metazoo.errors import UsageError
 from metazoo.text import local_path
 
@@ -43,6 +43,9 @@ def load_images(source: str | Path, *, side: int | None = None, seed: int = 0, i
     if path.is_file() and path.suffix.lower() == ".npz":
         pack = load_npz(path)
         return pack if side is None else pack.resized(side)
+    if not path.exists() and is_published_part(*path.parts[-2:]):
+        name = "/".join(path.parts[-2:])
+        raise UsageError(path, f"does not exist, and {name} lacks its folder", f"write {name}:ROOT")
     raise UsageError(path, "neither an .npz pack nor a folder" if path.exists() else "does not exist", f"give {DATA}")
 
 

@@ -70,6 +70,11 @@ def find_published(source: str) -> PublishedData | None:
     return None if match is None else _PUBLISHED[match[1]]
 
 
+def is_published_part(*names: str) -> bool:
+    """Whether these are the name of a published data set and of one of its parts."""
+    return len(names) == 2 and names[0] in _PUBLISHED and names[1] in PARTS
+
+
 def load_published(source: str, side: int | None = None) -> ImageSet:
     """Load one part of a published data set from disk, without downloading it; the set is named NAME-PART.
 

@@ -32,6 +32,7 @@ class Average(Method):
     title = "Average of the weights"
     reference = "elementwise mean of the weights of all models"
     is_random = False
+    uses = "weights"
     presets: ClassVar[Mapping[str, BaseModel]] = {"default": AverageConfig()}
     requires = Requirements(one_architecture=True)
 

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel
 
@@ -51,6 +51,8 @@ class Method(ABC):
         presets: values of all its options by the name of the preset; the type of a value is the schema of the options.
         requires: requirements of the zoo and of the options.
         is_random: whether the result depends on the seed.
+        uses: what the meta-model is made of: images recovered from the models (or given), the weights of the models
+            themselves, or nothing of the zoo.
     """
 
     name: ClassVar[str]
@@ -59,6 +61,7 @@ class Method(ABC):
     presets: ClassVar[Mapping[str, BaseModel]]
     requires: ClassVar[Requirements] = Requirements()
     is_random: ClassVar[bool] = True
+    uses: ClassVar[Literal["images", "weights", "nothing"]] = "images"
 
     def check(self, zoo: Zoo, config: Any, seed: int) -> None:  # noqa: B027 - most methods have nothing to add
         """Raise the errors that a run would meet later. Nothing is written; `requires` is already checked.

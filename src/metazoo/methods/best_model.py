@@ -35,6 +35,7 @@ class BestModel(Method):
     title = "Best single model"
     reference = "the model of the zoo with the highest recorded accuracy"
     is_random = False
+    uses = "weights"
     presets: ClassVar[Mapping[str, BaseModel]] = {"default": BestModelConfig()}
 
     def check(self, zoo: Zoo, config: BestModelConfig, seed: int) -> None:  # noqa: D102

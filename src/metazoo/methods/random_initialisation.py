@@ -33,6 +33,7 @@ class RandomInitialisation(Method):
     name = "random"
     title = "Random initialisation"
     reference = "random weights, a floor for comparison"
+    uses = "nothing"
     presets: ClassVar[Mapping[str, BaseModel]] = {"default": RandomInitialisationConfig()}
 
     def check(self, zoo: Zoo, config: RandomInitialisationConfig, seed: int) -> None:  # noqa: D102

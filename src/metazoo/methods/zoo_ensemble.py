@@ -28,6 +28,7 @@ class ZooEnsemble(Method):
     title = "Ensemble of the zoo"
     reference = "metazoo, normalised features of all models side by side, without learning"
     is_random = False
+    uses = "weights"
     presets: ClassVar[Mapping[str, BaseModel]] = {"default": ZooEnsembleConfig()}
 
     def train(self, workspace: Workspace, config: ZooEnsembleConfig) -> JointFeatures:  # noqa: D102

@@ -95,7 +95,7 @@ def _about(run: Run, config: RunConfig, meta_model: MetaModel | None) -> dict[st
     return {
         "name": printable(run.path.resolve().name),
         "title": config.method.title,
-        "summary": summary(begun["models"], used),
+        "summary": summary(begun["models"], used, run.description),
         "finished": meta_model is not None,
         "facts": [(name, printable(value)) for name, value in rows],
         "configuration": config.as_yaml(),
@@ -140,7 +140,7 @@ def _notes(path: Path, results: Sequence[Result], run: Run, meta_model: MetaMode
             continue
         if row.subject_sha256 is None:
             unchecked[row.subject] = None
-        elif row.method in ZOO_BASELINES:
+        elif row.method in ZOO_BASELINES and row.subject_sha256 != own:
             if row.subject_sha256 != run.description["zoo"]["sha256"]:
                 other_zoos[row.subject] = None
         elif row.subject_sha256 != own:

@@ -113,6 +113,8 @@ def begin(
         }
         if unlabelled is not None:
             description["unlabelled"] = _described(config, unlabelled)
+        if config.method.uses != "images":
+            description["uses"] = config.method.uses
         folder.write_json(DESCRIPTION, description)
         return description
     description = folder.read_json(DESCRIPTION)

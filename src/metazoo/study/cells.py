@@ -5,29 +5,31 @@ work so far (`cost.json`), and the error of the last attempt (`error.json`), if 
 """
 
 import contextlib
-import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import psutil
+import torch
 
 from metazoo.data import load_images
 from metazoo.data.load import has_own_side
 from metazoo.errors import ArtefactError, Interrupted, MetazooError, RunError
 from metazoo.evaluate import Subject, evaluate, find_contamination
 from metazoo.execution.compute import Compute
+from metazoo.execution.process_memory import give_back_memory
+from metazoo.execution.signals import check_stop
 from metazoo.pipeline.layout import DESCRIPTION, HEALTH
 from metazoo.recover import RecoveryConfig
 from metazoo.runs.config import RunConfig, resolve_config
 from metazoo.runs.record import Run
 from metazoo.runs.train import train
 from metazoo.storage.artefacts import read_json, write_json
-from metazoo.study.study_file import OwnHead, Protocol, Row
+from metazoo.study.study_file import OwnHead, Protocol, Row, file_name
 from metazoo.zoo import Zoo
 
 RUN, _COST, _ERROR = "run", "cost.json", "error.json"
@@ -114,18 +116,23 @@ class Cell:
 
 def image_makers(cells: Sequence[Cell]) -> dict[Path, Cell | None]:
     """For each cell, by folder, the cell whose recovered images it reuses; None if it recovers its own or none."""
+    keys = {cell.folder: cell.images_key() for cell in cells}
     first: dict[tuple[Any, ...], Cell] = {}
+    for cell in sorted(cells, key=_distance_from_images):
+        key = keys[cell.folder]
+        if key is not None:
+            first.setdefault(key, cell)
     makers: dict[Path, Cell | None] = {}
     for cell in cells:
-        key = cell.images_key()
-        maker = None if key is None else first.setdefault(key, cell)
+        key = keys[cell.folder]
+        maker = None if key is None else first[key]
         makers[cell.folder] = None if maker is cell else maker
     return makers
 
 
-def file_name(text: str) -> str:
-    """Part of a path made of a name."""
-    return re.sub(r"[^A-Za-z0-9._+=,-]+", "-", text)
+def _distance_from_images(cell: Cell) -> int:
+    """0 for a cell that has recovered its images, 1 for one that has copied them, 2 for one without."""
+    return int(cell.cost.reused) if (cell.folder / RUN / HEALTH).exists() else 2
 
 
 @dataclass(frozen=True)
@@ -137,12 +144,20 @@ class Cost:
         memory: peak of the resident memory of its processes in bytes.
         recovery_seconds: wall time until the images were recovered; None if the run recovered none.
         recovery_memory: peak of the memory until then.
+        workers: processes and threads of the last attempt.
+        core_seconds: wall time of each attempt times its workers.
+        recovery_core_seconds: such time until the images were recovered.
+        reused: whether the images are those of another cell, so that the cost of their recovery is not part of this.
     """
 
     seconds: float = 0.0
     memory: int = 0
     recovery_seconds: float | None = None
     recovery_memory: int = 0
+    workers: int = 1
+    core_seconds: float = 0.0
+    recovery_core_seconds: float = 0.0
+    reused: bool = False
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -161,11 +176,14 @@ class Cost:
 
     def with_recovery_of(self, provider: "Cost") -> "Cost":
         """Cost including the recovery of images that another cell has provided."""
-        return Cost(
-            self.seconds + (provider.recovery_seconds or 0.0),
-            max(self.memory, provider.recovery_memory),
-            provider.recovery_seconds,
-            provider.recovery_memory,
+        return replace(
+            self,
+            seconds=self.seconds + (provider.recovery_seconds or 0.0),
+            memory=max(self.memory, provider.recovery_memory),
+            recovery_seconds=provider.recovery_seconds,
+            recovery_memory=provider.recovery_memory,
+            core_seconds=self.core_seconds + provider.recovery_core_seconds,
+            recovery_core_seconds=provider.recovery_core_seconds,
         )
 
 
@@ -174,10 +192,15 @@ class _Meter:
     """Measurement of the cost of this process, stored every few seconds, so that a killed process counts as well."""
 
     folder: Path
+    workers: int = 1
+    reuses: bool = False
     cost: Cost = field(init=False)
 
     def __enter__(self) -> Self:
-        self._before, self._start = Cost.read(self.folder), time.monotonic()
+        give_back_memory(torch.device("cpu"))  # of cells that this process has done before
+        before = Cost.read(self.folder)
+        reused = before.reused if (self.folder / RUN / HEALTH).exists() else self.reuses
+        self._before, self._start = replace(before, workers=self.workers, reused=reused), time.monotonic()
         self.cost, self._end = self._before, threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -198,12 +221,21 @@ class _Meter:
                 self.cost.write(self.folder)
 
     def _sample(self) -> None:
-        seconds = self._before.seconds + time.monotonic() - self._start
-        memory = max(self.cost.memory, _memory())
-        recovery, at_recovery = self.cost.recovery_seconds, self.cost.recovery_memory
-        if recovery is None and (self.folder / RUN / HEALTH).exists():
-            recovery, at_recovery = seconds, memory
-        self.cost = Cost(seconds, memory, recovery, at_recovery)
+        passed = time.monotonic() - self._start
+        cost = replace(
+            self.cost,
+            seconds=self._before.seconds + passed,
+            core_seconds=self._before.core_seconds + passed * self.workers,
+            memory=max(self.cost.memory, _memory()),
+        )
+        if cost.recovery_seconds is None and (self.folder / RUN / HEALTH).exists():
+            cost = replace(
+                cost,
+                recovery_seconds=cost.seconds,
+                recovery_memory=cost.memory,
+                recovery_core_seconds=cost.core_seconds,
+            )
+        self.cost = cost
 
 
 def _memory() -> int:
@@ -249,7 +281,7 @@ def do_cell(work: CellWork) -> bool:
         return False
     cell.folder.mkdir(parents=True, exist_ok=True)
     try:
-        with _Meter(cell.folder):
+        with _Meter(cell.folder, work.workers, work.provider is not None):
             _evaluate(work, _train(work))
     except Interrupted:
         raise
@@ -281,12 +313,15 @@ def _evaluate(work: CellWork, run: Run) -> None:
     meta_model = run.meta_model
     device = Compute.choose(work.device).device
     subject = Subject.of(cell.row.name, cell.row.method, meta_model.module, meta_model.sha256).on(device)
-    class_lists = {contract.name: contract.class_names for contract in Zoo.open(cell.zoo_folder)}
+    zoo = Zoo.open(cell.zoo_folder)
+    class_lists = {contract.name: contract.class_names for contract in zoo}
+    # One side for all rows, so that they are measured on the same images: models resize them.
+    side = protocol.side or max(contract.spec.input_size for contract in zoo)
     for name, source in cell.data.items():
         open_heads = [head for head in cell.heads if not cell.result_file(name, head).is_file()]
         if not open_heads:
             continue
-        images = load_images(source, side=None if has_own_side(source) else meta_model.spec.input_size)
+        images = load_images(source, side=None if has_own_side(source) else side)
         for head in open_heads:
             evaluate(
                 [subject],
@@ -302,6 +337,7 @@ def _evaluate(work: CellWork, run: Run) -> None:
                 out=cell.result_file(name, head),
                 overwrite=True,
                 contamination=find_contamination(images.class_names, class_lists),
+                advance=lambda _: check_stop(),
             )
 
 
@@ -315,3 +351,19 @@ def check_begun(cell: Cell) -> None:
     if (path / DESCRIPTION).is_file() and Run.open(path).config.as_record() != cell.config().as_record():
         remedy = f"choose another --out, name the row differently, or delete {cell.folder}"
         raise RunError(path, f"was begun with other options than row {cell.row.name!r}", remedy)
+
+
+def check_zoo(cell: Cell, sha256: str) -> None:
+    """Check that a run that has begun in the folder of a cell learns from the zoo as it is now.
+
+    Args:
+        cell: cell, begun or not.
+        sha256: SHA-256 of its zoo.
+
+    Raises:
+        RunError: the zoo has changed since.
+    """
+    path = cell.folder / RUN
+    if (path / DESCRIPTION).is_file() and Run.open(path).description["zoo"]["sha256"] != sha256:
+        remedy = f"restore the zoo, choose another --out, or delete {cell.folder}"
+        raise RunError(path, f"was begun before {cell.zoo_folder} changed", remedy)

@@ -5,19 +5,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from metazoo.data import load_images
+from metazoo.data import EpisodeList, load_images
 from metazoo.errors import RunError, UsageError
 from metazoo.execution.compute import Compute
 from metazoo.execution.executor import Executor, ExecutorName, executor_for
+from metazoo.execution.local_executor import LocalExecutor
 from metazoo.execution.progress import message
-from metazoo.execution.signals import graceful
+from metazoo.execution.signals import graceful, stopped_by
 from metazoo.methods.base import check_before_work
 from metazoo.methods.registry import get_method
 from metazoo.storage.artefacts import remove_stale_temporaries, write_text
 from metazoo.storage.lock import exclusive
 from metazoo.storage.run_folder import names_in
-from metazoo.study.cells import RUN, Cell, CellWork, check_begun, do_cell, file_name, image_makers
-from metazoo.study.study_file import Row, StudyFile, StudyZoo, read_study, study_from, study_yaml
+from metazoo.study.cells import RUN, Cell, CellWork, check_begun, check_zoo, do_cell, image_makers
+from metazoo.study.study_file import Row, StudyFile, StudyZoo, file_name, read_study, study_from, study_yaml
 from metazoo.study.tables import StudyResults, write_tables
 from metazoo.zoo import Zoo, build_zoo, zoo_with_models
 
@@ -72,10 +73,16 @@ def run_study(
     count = compute.default_workers if workers is None else workers
     with graceful("call again to continue") as stop, exclusive(out), executor_for(executor, count) as running:
         remove_stale_temporaries(out)
-        _begin(study, out)
-        folders = {name: _zoo_folder(name, zoo, out, running, device, progress) for name, zoo in study.zoos.items()}
+        _check_same_study(study, out)
+        folders = {name: _zoo_folder(name, zoo, out) for name, zoo in study.zoos.items()}
         cells = cells_of(study, out, folders)
-        _check(study, cells, stop.check)
+        _check(study, folders, cells, stop.check)
+        write_text(out / STUDY, study_yaml(study))
+        for name, zoo in study.zoos.items():
+            _build(folders[name], zoo, running, device, progress)
+        sha256 = {folder: Zoo.open(folder).sha256 for folder in folders.values()}
+        for cell in cells:
+            check_zoo(cell, sha256[cell.zoo_folder])
         results = StudyResults.read(study, cells)
         write_tables(out, results)
         try:
@@ -120,8 +127,8 @@ def cells_of(study: StudyFile, out: Path, folders: Mapping[str, Path]) -> list[C
     ]
 
 
-def _begin(study: StudyFile, out: Path) -> None:
-    """Write the study to its folder, or compare it with the study that began there."""
+def _check_same_study(study: StudyFile, out: Path) -> None:
+    """Compare the study with the one that has begun in its folder, if any."""
     path = out / STUDY
     if path.is_file():
         begun = read_study(path)
@@ -131,13 +138,14 @@ def _begin(study: StudyFile, out: Path) -> None:
         for name, zoo in begun.zoos.items():
             if study.zoos.get(name, zoo) != zoo:
                 raise RunError(out, f"was begun with another zoo {name!r}", "choose another --out or name")
-    write_text(path, study_yaml(study))
 
 
-def _zoo_folder(name: str, zoo: StudyZoo, out: Path, executor: Executor, device: str | None, progress: bool) -> Path:
-    if zoo.path is not None:
-        return zoo_with_models(Path(zoo.path)).folder
-    folder = out / _ZOOS / file_name(name)
+def _zoo_folder(name: str, zoo: StudyZoo, out: Path) -> Path:
+    return out / _ZOOS / file_name(name) if zoo.path is None else zoo_with_models(Path(zoo.path)).folder
+
+
+def _build(folder: Path, zoo: StudyZoo, executor: Executor, device: str | None, progress: bool) -> None:
+    """Train the models of a zoo that are still missing; nothing happens to an existing zoo."""
     for part in zoo.build:
         build_zoo(
             folder,
@@ -155,14 +163,20 @@ def _zoo_folder(name: str, zoo: StudyZoo, out: Path, executor: Executor, device:
             device=device,
             progress=progress,
         )
-    return folder
 
 
-def _check(study: StudyFile, cells: Sequence[Cell], check: Callable[[], None]) -> None:
-    """Raise errors of sources and of begun cells before any work."""
+def _check(study: StudyFile, folders: Mapping[str, Path], cells: Sequence[Cell], check: Callable[[], None]) -> None:
+    """Raise errors of sources and of begun cells before any work, and before the study is written to its folder."""
+    protocol = study.protocol
     for source in dict.fromkeys(source for zoo in study.zoos for source in study.data_of(zoo).values()):
         check()
-        load_images(source)
+        images = load_images(source)
+        for shots in protocol.shots:
+            EpisodeList.draw(images, protocol.ways, shots, protocol.queries, episodes=1, seed=protocol.seed)
+    unbuilt = [part for name, zoo in study.zoos.items() if not folders[name].is_dir() for part in zoo.build]
+    for source in dict.fromkeys(part.data for part in unbuilt):
+        check()
+        load_images(source, images_per_class=2)
     for cell in cells:
         check_begun(cell)
 
@@ -200,13 +214,18 @@ def _do_wave(
             provider = maker.folder / RUN if maker is not None and maker.cost.recovery_seconds is not None else None
             units.append(CellWork(cell, provider, executor.capacity if alone else 1, device, deadline))
         if alone:
+            if isinstance(executor, LocalExecutor):
+                executor.close()  # the memory of idle processes would count as memory of the cell
             for unit in units:
                 check()
-                do_cell(unit)
+                with stopped_by(check):
+                    do_cell(unit)
                 yield
             return
+        tried = set[int]()
         try:
-            for _ in executor.map(do_cell, units, name_of=lambda unit: unit.cell.label, check=check):
+            for index, _ in executor.map(do_cell, units, name_of=lambda unit: unit.cell.label, check=check):
+                tried.add(index)
                 yield
             return
         except RunError as error:
@@ -214,7 +233,7 @@ def _do_wave(
             if dead is None:
                 raise
             dead.fail(error)
-            left = [cell for cell in left if cell is not dead and not cell.is_finished]
+            left = [cell for index, cell in enumerate(left) if cell is not dead and index not in tried]
             yield
 
 

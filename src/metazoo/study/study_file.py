@@ -6,7 +6,7 @@ Relative paths are relative to the file. `docs/study.schema.json` is the JSON sc
 import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +19,7 @@ from metazoo.errors import UsageError
 from metazoo.features.heads import HEADS
 from metazoo.runs.config import resolve_config
 from metazoo.storage.validation import first_problem, read_mapping
+from metazoo.text import local_path
 from metazoo.zoo import TrainingConfig
 
 EXAMPLE = """\
@@ -43,6 +44,23 @@ _LARGEST_FILE = 1_000_000
 _GLYPHS = re.compile(r"glyphs(:.*)?")
 
 
+def file_name(text: str) -> str:
+    """Part of a path made of a name."""
+    return re.sub(r"[^A-Za-z0-9._+=,-]+", "-", text)
+
+
+def _check_folders(names: Iterable[str], things: str) -> None:
+    """Check that names give different folders and files, also where case does not matter."""
+    first: dict[str, str] = {}
+    for name in names:
+        folder = file_name(name).casefold()
+        if folder in first:
+            other = first[folder]
+            how = f"are called {name!r}" if other == name else f"share a folder name, {other!r} and {name!r}"
+            raise ValueError(f"two {things} {how}")
+        first[folder] = name
+
+
 def _check_name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._+=,-]{0,79}", text) or text.endswith((" ", ".")):
         raise ValueError("a name has 1 to 80 letters (A to Z), digits, spaces or . _ + = , - and begins with a letter")
@@ -52,6 +70,7 @@ def _check_name(text: str) -> str:
 Name = Annotated[str, AfterValidator(_check_name)]
 HeadName = Annotated[str, AfterValidator(HEADS.validate)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+ImageSources = Annotated[dict[Name, str], Field(min_length=1)]
 
 
 class _Part(BaseModel):
@@ -79,7 +98,7 @@ class StudyZoo(_Part):
 
     path: str | None = Field(default=None, description="folder of an existing zoo")
     build: tuple[ZooPart, ...] = Field(default=(), description="parts to train, into one zoo")
-    data: str | dict[Name, str] | None = Field(
+    data: str | ImageSources | None = Field(
         default=None, description="images of unseen classes, or several by name; null: the data of the study"
     )
 
@@ -92,6 +111,7 @@ class StudyZoo(_Part):
     def _check(self) -> "StudyZoo":
         if (self.path is None) is (not self.build):
             raise ValueError("give either path or build")
+        _check_folders(self.data if isinstance(self.data, dict) else (), "image sets")
         return self
 
 
@@ -101,11 +121,24 @@ class Protocol(_Part):
     ways: int = Field(default=5, ge=2, description="classes per episode")
     shots: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 5), min_length=1)
     queries: int = Field(default=15, ge=1, description="query images per class")
+    side: int | None = Field(
+        default=None,
+        ge=8,
+        le=1024,
+        description="side in pixels of images whose source has none of its own; null: the largest input of the zoo",
+    )
     episodes: int = Field(default=1000, ge=2, description="episodes per list")
     seed: Seed = Field(default=0, description="seed of the episodes")
     head: HeadName = Field(default=DEFAULT_HEAD, description="head of all rows")
     batch_norm: Literal["running", "support", "query"] = "running"
     mirror: bool = Field(default=False, description="whether features are means over an image and its mirror image")
+
+    @field_validator("shots")
+    @classmethod
+    def _check_shots(cls, shots: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(shots)) < len(shots):
+            raise ValueError("a number of shots is given twice")
+        return shots
 
 
 class OwnHead(_Part):
@@ -126,8 +159,17 @@ class Row(_Part):
         default={}, description="values by option; one row for each combination, named after its values"
     )
     own_head: OwnHead | None = Field(default=None, description="second evaluation, with a head of the row's own")
-    zoos: tuple[Name, ...] | None = Field(default=None, description="zoos of this row; null: all")
-    seeds: tuple[Seed, ...] | None = Field(default=None, description="training seeds of this row; null: all")
+    zoos: tuple[Name, ...] | None = Field(default=None, min_length=1, description="zoos of this row; null: all")
+    seeds: tuple[Seed, ...] | None = Field(
+        default=None, min_length=1, description="training seeds of this row; null: all"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "Row":
+        own = next((key for key in ("method", "preset", "seed") if key in self.set or key in self.grid), None)
+        if own is not None:
+            raise ValueError(f"{own} is no option of set or grid: write {'seeds' if own == 'seed' else own} in the row")
+        return self
 
     def expanded(self) -> "list[Row]":
         """Rows of the grid; the row itself if it has none."""
@@ -135,12 +177,14 @@ class Row(_Part):
         for values in itertools.product(*self.grid.values()):
             chosen = dict(zip(self.grid, values, strict=True))
             words = [f"{key.rpartition('.')[2]}={_word(value)}" for key, value in chosen.items()]
-            update = {"name": " ".join([self.name, *words]), "set": self.set | chosen, "grid": {}}
+            update = {"name": _check_name(" ".join([self.name, *words])), "set": self.set | chosen, "grid": {}}
             rows.append(self.model_copy(update=update))
         return rows
 
 
 def _word(value: Any) -> str:
+    if isinstance(value, int | float):
+        return json.dumps(value)
     return re.sub(r"[^A-Za-z0-9._+-]+", "-", value if isinstance(value, str) else json.dumps(value)).strip("-")
 
 
@@ -152,7 +196,7 @@ class StudyFile(_Part):
     sources: dict[Name, str] = Field(
         default={}, description="sources of images by name; every `data` may be such a name instead"
     )
-    data: str | dict[Name, str] | None = Field(
+    data: str | ImageSources | None = Field(
         default=None, description="images of classes that no model has seen, or several by name"
     )
     zoos: dict[Name, StudyZoo] = Field(min_length=1)
@@ -169,9 +213,9 @@ class StudyFile(_Part):
     @model_validator(mode="after")
     def _check(self) -> "StudyFile":
         names = [row.name for row in self.rows]
-        duplicate = next((name for name in names if [*map(str.casefold, names)].count(name.casefold()) > 1), None)
-        if duplicate is not None:
-            raise ValueError(f"two rows are called {duplicate!r}")
+        _check_folders(names, "rows")
+        _check_folders(self.zoos, "zoos")
+        _check_folders(self.data if isinstance(self.data, dict) else (), "image sets")
         if self.reference is not None and self.reference not in names:
             raise ValueError(f"reference {self.reference!r} is none of the rows {', '.join(names)}")
         for row in self.rows:
@@ -273,7 +317,7 @@ def _with_absolute_sources(study: StudyFile, folder: Path, sources: Mapping[str,
 
 
 def _absolute(folder: Path, text: str) -> str:
-    return str((folder / Path(text).expanduser()).absolute())
+    return str((folder / Path(local_path(text)).expanduser()).absolute())
 
 
 def study_yaml(study: StudyFile) -> str:

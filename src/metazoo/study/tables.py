@@ -10,7 +10,7 @@ from typing import Any, final
 from rich.table import Table
 from rich.text import Text
 
-from metazoo.evaluate import Comparison, Result, compare, holm, read_results
+from metazoo.evaluate import Comparison, Result, compare, holm, read_contamination, read_results
 from metazoo.report.run_tables import html_table
 from metazoo.report.templates import rendered
 from metazoo.storage.artefacts import write_text
@@ -22,15 +22,16 @@ _SIGNIFICANT = 0.05
 _CAPTION = (
     "Accuracy in percent ± half-width of the 95 % interval, over training seeds and episodes where there are several "
     "seeds, otherwise over episodes only. Differences are paired on the episodes; *: significant at 5 % after Holm's "
-    "correction for the {count} comparisons of this table. Time: mean wall time of a cell, with the recovery of its "
-    "images; memory: largest peak of a cell."
+    "correction for the {count} comparisons of this table. Core-minutes: mean wall time of a cell times its workers, "
+    "with the recovery of its images; memory: largest peak of a cell."
 )
 _COLUMNS = ["row", "method", "preset", "zoo", "data", "seed", "head", "batch_norm", "mirrored", "transductive", "ways"]
 _COLUMNS += ["shots", "queries", "episodes", "accuracy", "interval", "parameters", "seconds", "recovery_seconds"]
-_COLUMNS += ["peak_memory", "error", "subject_sha256", "episode_list_sha256"]
+_COLUMNS += ["workers", "core_seconds", "peak_memory", "known_classes", "error", "subject_sha256"]
+_COLUMNS += ["episode_list_sha256"]
 _SUMMARY_COLUMNS = ["row", "zoo", "data", "head", "batch_norm", "ways", "shots", "seeds", "accuracy", "interval"]
 _SUMMARY_COLUMNS += ["difference", "difference_interval", "p_value", "holm_p_value", "parameters", "seconds"]
-_SUMMARY_COLUMNS += ["peak_memory", "error"]
+_SUMMARY_COLUMNS += ["core_seconds", "peak_memory", "known_classes", "error"]
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class StudyResults:
             table.add_column(f"{study.protocol.ways}-way {count}-shot", justify="right")
             if differences:
                 table.add_column(f"against {study.reference_row}", justify="right")
-        for heading in ("parameters", "minutes", "GB"):
+        for heading in ("parameters", "core-minutes", "GB"):
             table.add_column(heading, justify="right")
         table.add_column("note", overflow="fold")
         for line in section.lines:
@@ -149,7 +150,7 @@ class StudyResults:
             if done:
                 parameters = next(iter(read_results(line.files[0]))).parameters if line.files else 0
                 costs = [self.cost_of(cell) for cell in done]
-                minutes = sum(cost.seconds for cost in costs) / len(costs) / 60
+                minutes = sum(cost.core_seconds for cost in costs) / len(costs) / 60
                 figures = [f"{parameters:,}", f"{minutes:.1f}", f"{max(cost.memory for cost in costs) / 1e9:.1f}"]
             seeds = (
                 f"{len(line.files)}" if len(line.files) == len(line.cells) else f"{len(line.files)}/{len(line.cells)}"
@@ -159,7 +160,8 @@ class StudyResults:
 
 
 def _cost(cell: Cell, maker: Cell | None) -> Cost:
-    return cell.cost if maker is None else cell.cost.with_recovery_of(maker.cost)
+    own = cell.cost
+    return own if maker is None or not own.reused else own.with_recovery_of(maker.cost)
 
 
 def _study_table(study: StudyFile, cells: Sequence[Cell], zoo: str, data: str) -> StudyTable:
@@ -200,8 +202,19 @@ def _head_text(head: OwnHead) -> str:
 def _note(line: _Line) -> str:
     errors = dict.fromkeys(cell.error for cell in line.cells if cell.error and not cell.is_finished)
     parts = [f"failed: {error}" for error in errors]
-    transductive = line.files and read_results(line.files[0])[0].transductive
-    return "; ".join([*(["transductive"] if transductive else []), *parts])
+    if line.files:
+        found = read_contamination(line.files[0])
+        if found is not None and found.known:
+            parts.insert(0, f"{len(found.known)} of {found.classes} classes known to models")
+        if read_results(line.files[0])[0].transductive:
+            parts.insert(0, "transductive")
+    return "; ".join(parts)
+
+
+def _known(path: Path) -> int | str:
+    """Number of evaluated classes that models were trained on, according to their names; empty if not compared."""
+    found = read_contamination(path)
+    return "" if found is None else len(found.known)
 
 
 def write_tables(out: Path, results: StudyResults) -> None:
@@ -264,6 +277,8 @@ def _summary_rows(results: StudyResults) -> list[dict[str, Any]]:
                 "ways": results.study.protocol.ways,
                 "seeds": len(line.files),
                 "seconds": f"{sum(cost.seconds for cost in done) / len(done):.1f}" if done else "",
+                "core_seconds": f"{sum(cost.core_seconds for cost in done) / len(done):.1f}" if done else "",
+                "known_classes": _known(line.files[0]) if line.files else "",
                 "peak_memory": max((cost.memory for cost in done), default=""),
                 "error": "; ".join(dict.fromkeys(cell.error or "" for cell in line.cells if not cell.is_finished)),
             }
@@ -293,15 +308,19 @@ def _result_rows(results: StudyResults) -> list[dict[str, Any]]:
     rows = []
     for cell in results.cells:
         cost = results.cost_of(cell)
-        base = {"row": cell.row.name, "method": cell.row.method, "preset": cell.row.preset or "default"}
+        base = {"row": cell.row.name, "method": cell.row.method, "preset": cell.config().preset}
         base |= {"zoo": cell.zoo, "seed": cell.seed, "error": "" if cell.is_finished else cell.error or ""}
         base |= {"seconds": f"{cost.seconds:.1f}", "peak_memory": cost.memory}
+        base |= {"workers": cost.workers, "core_seconds": f"{cost.core_seconds:.1f}"}
         if cost.recovery_seconds is not None:
             base["recovery_seconds"] = f"{cost.recovery_seconds:.1f}"
         measured = [
-            (data, result) for data, _, path in cell.result_files if path.is_file() for result in read_results(path)
+            {"data": data, "known_classes": _known(path)} | _figures(result)
+            for data, _, path in cell.result_files
+            if path.is_file()
+            for result in read_results(path)
         ]
-        rows += [base | {"data": data} | _figures(result) for data, result in measured]
+        rows += [base | figures for figures in measured]
         if not measured and cell.error:
             rows.append(base)
     return rows
