@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from metazoo.cli import demo
+from metazoo.evaluate import read_results
 from metazoo.pipeline.layout import BANK
 from metazoo.runs.config import merged
 from metazoo.runs.record import Run
@@ -39,3 +40,18 @@ def test_the_demo_shows_both_methods_on_the_same_images(
     banks = [sorted(path.read_bytes() for path in (run.path / BANK).rglob("*.safetensors")) for run in runs]
     assert banks[0] == banks[1]
     demo.demo(Namespace(out=str(tmp_path), seed=0, workers=1))  # resumes finished runs
+
+
+# Accuracies of the demo (400 episodes of three unseen scripts, seed 0), less four half-widths of their intervals.
+LEAST = {"tgr meta-model": (61.0, 81.5), "zoo-distillation meta-model": (61.0, 81.5), "zoo ensemble": (76.5, 91.5)}
+
+
+@pytest.mark.slow
+def test_the_demo_keeps_its_accuracy_on_a_zoo_of_two_architectures_and_three_scripts(tmp_path: Path) -> None:
+    demo.demo(Namespace(out=str(tmp_path), seed=0, workers=None))
+    rows = [row for path in tmp_path.glob("*.json") for row in read_results(path)]
+    found = {(row.subject, row.shots): row.accuracy for row in rows}
+    for subject, least in LEAST.items():
+        for shots, accuracy in zip((1, 5), least, strict=True):
+            assert found[subject, shots] >= accuracy, (subject, shots)
+    assert found["tgr meta-model", 1] > found["best single teacher", 1] + 2
