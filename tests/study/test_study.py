@@ -18,7 +18,7 @@ import metazoo
 from metazoo.data import load_images
 from metazoo.errors import Interrupted, RunError, UsageError
 from metazoo.evaluate import Subject, evaluate, read_results
-from metazoo.execution.local_executor import LocalExecutor
+from metazoo.execution.executor import Executor
 from metazoo.execution.signals import stopped_by
 from metazoo.report import write_report
 from metazoo.runs.record import Run
@@ -317,7 +317,7 @@ def test_a_long_evaluation_can_be_stopped(done: tuple[Path, StudyResults], tmp_p
     assert [*tmp_path.iterdir()] == []
 
 
-class DyingExecutor(LocalExecutor):
+class DyingExecutor(Executor):
     """Executor that does the first unit, and whose process for the second dies."""
 
     def __init__(self) -> None:
@@ -328,6 +328,16 @@ class DyingExecutor(LocalExecutor):
         self.calls.append([unit.cell.row.name for unit in units])
         yield 0, True
         raise RunError(f"process of {units[1].cell.label}", "was killed")
+
+    def close(self) -> None:
+        return
+
+    @property
+    def is_warm(self) -> bool:
+        return False
+
+    def _spread(self, work: Any, indices: Any, check: Any) -> Any:
+        raise NotImplementedError
 
 
 def test_a_killed_process_does_not_repeat_other_cells(done: tuple[Path, StudyResults], tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def conv(*arguments: Any, **options: Any) -> nn.Conv2d:
         [conv(3, 6, (4, 3), padding="same", groups=3, dilation=(1, 2)), conv(6, 2, 3, padding="valid"), nn.Flatten()],
         [conv(3, 2, 3, padding=(1, 2), padding_mode="reflect"), conv(2, 2, 3, padding=1, padding_mode="circular"),
          nn.Flatten()],
-        [conv(3, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.LayerNorm((9, 9)), nn.LayerNorm(9), nn.Flatten()],
+        [conv(3, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.LayerNorm([9, 9]), nn.LayerNorm(9), nn.Flatten()],
     ],
 )  # fmt: skip
 def test_layers_with_a_rule_equal_torch_sample_by_sample(layers: list[nn.Module]) -> None:
@@ -213,7 +213,7 @@ def test_frozen_layers_have_no_squares() -> None:
 
 def test_some_blocks_of_any_layer() -> None:
     network, images, targets = made(
-        conv(3, 12, 3, groups=3), nn.ConvTranspose2d(12, 5, 3), nn.LayerNorm((9, 9)), nn.Flatten()
+        conv(3, 12, 3, groups=3), nn.ConvTranspose2d(12, 5, 3), nn.LayerNorm([9, 9]), nn.Flatten()
     )
     whole = samples_of(network, images).sum_of_squares(images, targets)
     part = samples_of(network, images, most=20).sum_of_squares(images, targets)

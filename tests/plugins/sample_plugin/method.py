@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 import metazoo
 from metazoo.bank import ResidentBanks
+from metazoo.data import UnlabelledImages
 from metazoo.learn.learning_config import LearningConfig, RegularisationConfig
 from metazoo.methods import Method
 from metazoo.models import ImageClassifier, network_without_weights
@@ -49,7 +50,9 @@ class SampleDistillation(Method):
         """Build the meta-model without weights, which fails if the options do not fit."""
         network_without_weights(config.meta_model.spec(zoo))
 
-    def plan(self, zoo: Zoo, config: DistillationConfig) -> Sequence[StagePlan]:
+    def plan(
+        self, zoo: Zoo, config: DistillationConfig, unlabelled: UnlabelledImages | None = None
+    ) -> Sequence[StagePlan]:
         """Plan the stages of `train`."""
         recovery = recovery_plans(zoo, config.recovery, config.budget)
         return [*recovery, *group_learning_plans(zoo, config.learning, config.meta_model)]
