@@ -233,7 +233,7 @@ def test_features_are_what_the_head_sees(architecture: str) -> None:
 
 def test_wrong_use_is_explained() -> None:
     assert architectures()[:5] == ("conv4", "thin-resnet", "resnet10", "resnet18", "resnet50")
-    with pytest.raises(UsageError, match=r"'resnet'.* did you mean resnet50"):
+    with pytest.raises(UsageError, match=r"'resnet'.*did you mean resnet50"):
         network("resnet", 32)
     with raises(UsageError, subject="conv4", problem="width, not 'depth'"):
         build_network("conv4", classes=5, channels=3, input_size=32, arguments={"depth": 4})
