@@ -223,7 +223,7 @@ def test_a_wrong_part_or_folder_is_named(tmp_path: Path, name: str) -> None:
     for root in ("", str(tmp_path / "none")):
         with raises(UsageError, problem=f"{root!r} is not a folder", remedy=f"{name}/val:FOLDER"):
             load_images(f"{name}/val:{root}")
-    with raises(UsageError, subject=f"{name}/val", problem="does not exist", remedy="cifar-fs"):
+    with raises(UsageError, subject=f"{name}/val", problem="does not exist", remedy=f"{name}/val:ROOT"):
         load_images(f"{name}/val")
     with raises(UsageError, subject="image side", problem="not 4"):
         load_images(f"{name}/val:{tmp_path}", side=4)

@@ -285,7 +285,10 @@ def test_recovery_is_counted_where_it_happened(done: tuple[Path, StudyResults]) 
 
 
 def test_a_study_that_cannot_be_measured_does_not_begin(study: dict[str, Any], tmp_path: Path) -> None:
-    for change, problem in ({"shots": [1, 50]}, "but 50 support and 2 query images are needed"), ({"ways": 5}, "too few for 5-way"):
+    for change, problem in (
+        ({"shots": [1, 50]}, "but 50 support and 2 query images are needed"),
+        ({"ways": 5}, "too few for 5-way"),
+    ):
         with raises(UsageError, problem=problem):
             run_study(study | {"protocol": PROTOCOL | change}, tmp_path / "out", workers=1)
     absent = {"path": str(tmp_path / "absent"), "data": study["zoos"]["main"]["data"]}
