@@ -8,20 +8,14 @@ close to random weights. Difference: the class head is zero, since the heads of 
 from collections.abc import Mapping
 from typing import ClassVar, final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from metazoo.errors import UsageError
 from metazoo.fusion import average_parameters
-from metazoo.methods.base import Method, Requirements
+from metazoo.methods.base import Method, NoOptions, Requirements
 from metazoo.models import ImageClassifier
 from metazoo.pipeline.workspace import Workspace
 from metazoo.zoo import Zoo
-
-
-class AverageConfig(BaseModel):
-    """Options of the average: none."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 @final
@@ -33,16 +27,16 @@ class Average(Method):
     reference = "elementwise mean of the weights of all models"
     is_random = False
     uses = "weights"
-    presets: ClassVar[Mapping[str, BaseModel]] = {"default": AverageConfig()}
+    presets: ClassVar[Mapping[str, BaseModel]] = {"default": NoOptions()}
     requires = Requirements(one_architecture=True)
 
-    def check(self, zoo: Zoo, config: AverageConfig, seed: int) -> None:  # noqa: D102
+    def check(self, zoo: Zoo, config: NoOptions, seed: int) -> None:  # noqa: D102
         sizes = {(contract.spec.input_size, contract.spec.channels) for contract in zoo}
         if len(zoo) < 2 or len(sizes) > 1:
             problem = f"an average needs two models or more of one input, not {len(zoo)} of {len(sizes)}"
             raise UsageError(zoo.folder, problem, "choose another zoo or method")
 
-    def train(self, workspace: Workspace, config: AverageConfig) -> ImageClassifier:  # noqa: D102
+    def train(self, workspace: Workspace, config: NoOptions) -> ImageClassifier:  # noqa: D102
         zoo = workspace.zoo
         average = average_parameters((teacher.classifier for teacher in zoo.teachers_in_turn()), zoo.contracts[0].spec)
         if average is None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from metazoo.data import UnlabelledImages
 from metazoo.errors import UsageError
@@ -39,6 +39,12 @@ class Requirements:
     def __str__(self) -> str:
         """Names of the requirements, such as `white box, batch norm`."""
         return ", ".join(name.replace("_", " ") for name, needed in vars(self).items() if needed) or "nothing"
+
+
+class NoOptions(BaseModel):
+    """Options of a method that has none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Method(ABC):

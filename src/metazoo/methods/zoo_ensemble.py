@@ -7,17 +7,11 @@ meta-model are those of the whole zoo. Its bundle contains the weights of every 
 from collections.abc import Mapping
 from typing import ClassVar, final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from metazoo.features.embedders import JointFeatures
-from metazoo.methods.base import Method
+from metazoo.methods.base import Method, NoOptions
 from metazoo.pipeline.workspace import Workspace
-
-
-class ZooEnsembleConfig(BaseModel):
-    """Options of the ensemble: none."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 @final
@@ -29,8 +23,8 @@ class ZooEnsemble(Method):
     reference = "metazoo, normalised features of all models side by side, without learning"
     is_random = False
     uses = "weights"
-    presets: ClassVar[Mapping[str, BaseModel]] = {"default": ZooEnsembleConfig()}
+    presets: ClassVar[Mapping[str, BaseModel]] = {"default": NoOptions()}
 
-    def train(self, workspace: Workspace, config: ZooEnsembleConfig) -> JointFeatures:  # noqa: D102
+    def train(self, workspace: Workspace, config: NoOptions) -> JointFeatures:  # noqa: D102
         networks = [teacher.classifier for teacher in workspace.zoo.teachers()]
         return JointFeatures(networks).eval().requires_grad_(False)

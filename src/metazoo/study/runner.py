@@ -83,18 +83,22 @@ def run_study(
         sha256 = {folder: Zoo.open(folder).sha256 for folder in folders.values()}
         for cell in cells:
             check_zoo(cell, sha256[cell.zoo_folder])
-        results = StudyResults.read(study, cells)
-        write_tables(out, results)
+        results = _written(study, cells, out)
         try:
             for wave in _waves(cells):
                 for _ in _do_wave(wave, cells, running, device, deadline, stop.check):
-                    results = StudyResults.read(study, cells)
-                    write_tables(out, results)
+                    results = _written(study, cells, out)
                     if progress:
                         message(f"study: {results.progress_line()}")
         finally:
-            results = StudyResults.read(study, cells)
-            write_tables(out, results)
+            results = _written(study, cells, out)
+    return results
+
+
+def _written(study: StudyFile, cells: Sequence[Cell], out: Path) -> StudyResults:
+    """Results so far, after writing their tables."""
+    results = StudyResults.read(study, cells)
+    write_tables(out, results)
     return results
 
 

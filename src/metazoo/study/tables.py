@@ -148,13 +148,12 @@ class StudyResults:
             done = [cell for cell in line.cells if cell.is_finished]
             figures = ["", "", ""]
             if done:
-                parameters = next(iter(read_results(line.files[0]))).parameters if line.files else 0
+                parameters = read_results(line.files[0])[0].parameters
                 costs = [self.cost_of(cell) for cell in done]
                 minutes = sum(cost.core_seconds for cost in costs) / len(costs) / 60
                 figures = [f"{parameters:,}", f"{minutes:.1f}", f"{max(cost.memory for cost in costs) / 1e9:.1f}"]
-            seeds = (
-                f"{len(line.files)}" if len(line.files) == len(line.cells) else f"{len(line.files)}/{len(line.cells)}"
-            )
+            measured, total = len(line.files), len(line.cells)
+            seeds = str(total) if measured == total else f"{measured}/{total}"
             table.add_row(Text(line.label), _head_text(line.head), seeds, *cells, *figures, Text(_note(line)))
         return table
 
@@ -226,13 +225,13 @@ def write_tables(out: Path, results: StudyResults) -> None:
     tables = [html_table(table) for table in results.tables()]
     protocol, study = results.study.protocol, results.study
     paragraphs = [
-        study.description,
+        *([study.description] if study.description else []),
         f"{protocol.episodes} episodes per list (seed {protocol.seed}), {protocol.queries} queries per class; head "
         f"{protocol.head}, batch norm {protocol.batch_norm}{', mirrored' if protocol.mirror else ''}, unless another "
         f"head is named. {results.progress_line()}.",
     ]
     title = study.title or "Study"
-    write_text(out / TABLE, _markdown(title, [text for text in paragraphs if text], tables))
+    write_text(out / TABLE, _markdown(title, paragraphs, tables))
     write_text(out / PAGE, rendered("study.html.j2", title=title, paragraphs=paragraphs, tables=tables))
     write_text(out / SUMMARY, _csv(_SUMMARY_COLUMNS, _summary_rows(results)))
     write_text(out / RESULTS, _csv(_COLUMNS, _result_rows(results)))
@@ -297,11 +296,9 @@ def _summary_rows(results: StudyResults) -> list[dict[str, Any]]:
 
 
 def _number(value: Any) -> Any:
-    return f"{value:.4g}" if isinstance(value, float) and abs(value) < 0.01 else _rounded(value)
-
-
-def _rounded(value: Any) -> Any:
-    return f"{value:.4f}" if isinstance(value, float) else value
+    if not isinstance(value, float):
+        return value
+    return f"{value:.4g}" if abs(value) < 0.01 else f"{value:.4f}"
 
 
 def _result_rows(results: StudyResults) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -86,10 +87,7 @@ def add_model(
         ZooError: the weights do not fit the architecture, are not finite, or do not give one logit per class.
         RunError: another process is writing to the zoo.
     """
-    given = described(fields, "description")
-    found = find_source(source, None if weights is None else Path(weights).expanduser(), pretrained=pretrained)
-    options = given_options(zoo, source, weights, given, pretrained=pretrained, by_order=by_order)
-    return _add(_Destination(Path(zoo)), ModelRequest(found, given, by_order, options))
+    return _add(_Destination(Path(zoo)), _request(zoo, source, weights, pretrained, by_order, fields))
 
 
 def preview_model(
@@ -106,12 +104,23 @@ def preview_model(
     Raises:
         MetazooError: see `add_model`.
     """
+    request = _request(zoo, source, weights, pretrained, by_order, fields)
+    ready = prepare(Path(zoo), request, _Destination(Path(zoo)).find)
+    return Preview(ready.name, ready.classifier.spec, ready.tensors)
+
+
+def _request(
+    zoo: Path | str,
+    source: str,
+    weights: Path | str | None,
+    pretrained: bool,
+    by_order: bool,
+    fields: Mapping[str, Any],
+) -> ModelRequest:
     given = described(fields, "description")
     found = find_source(source, None if weights is None else Path(weights).expanduser(), pretrained=pretrained)
     options = given_options(zoo, source, weights, given, pretrained=pretrained, by_order=by_order)
-    request = ModelRequest(found, given, by_order, options)
-    ready = prepare(Path(zoo), request, _Destination(Path(zoo)).find)
-    return Preview(ready.name, ready.classifier.spec, ready.tensors)
+    return ModelRequest(found, given, by_order, options)
 
 
 def add_folder(zoo: Path | str, folder: Path | str, **fields: Any) -> list[Addition]:
