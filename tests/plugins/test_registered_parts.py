@@ -139,6 +139,23 @@ def test_a_grouping_is_asked_for_by_its_name() -> None:
     )
 
 
+def test_a_run_learns_from_groups_of_a_registered_strategy_that_change(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def build(count: int, _options: object) -> FixedGrouping:
+        made.append(count)
+        return FixedGrouping(Partition((tuple(range(count)),), "everyone"))
+
+    metazoo.register_grouping("everyone", ChangingGroups(build))
+    zoo, weights = untrained(tmp_path / "zoo"), []
+    for strategy in ("everyone", "single"):
+        config = {**OPTIONS, "grouping": {"strategy": strategy}}
+        run = metazoo.train(zoo, out=tmp_path / strategy, config=config, workers=1)
+        weights.append(read_tensors(run.path / META_MODEL / "model.safetensors"))
+    assert made == [3]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+
 @pytest.mark.parametrize("answer", [np.zeros(4, int), np.zeros(5), [0] * 5])
 def test_a_grouping_with_a_wrong_result_is_refused(answer: Any) -> None:
     metazoo.register_grouping("wrong", lambda *_: (answer, ()))
