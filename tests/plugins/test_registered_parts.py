@@ -24,7 +24,7 @@ from metazoo.pipeline.layout import GROUPING, META_MODEL
 from metazoo.runs.config import resolve_config
 from metazoo.runs.option_list import options_text
 from metazoo.storage.tensor_files import read_tensors
-from metazoo.taskspace import ProbeConfig, group
+from metazoo.taskspace import ChangingGroups, FixedGrouping, Partition, ProbeConfig, group
 
 SHAPE: dict[str, Any] = {"classes": 3, "channels": 3, "input_size": 16}
 
@@ -134,7 +134,7 @@ def test_a_grouping_is_asked_for_by_its_name() -> None:
     assert (found.groups, found.strategy) == (((4, 2, 0), (3, 1)), "by-turns")
     assert found.notes == ("in the order of the names",)
     assert group(distance, "by-turns", 1, keys=list("edcba")).groups == ((4, 3, 2, 1, 0),)
-    assert "strategy: dispersed  # dispersed | spectral | homogeneous | random | single | by-turns; " in (
+    assert "strategy: dispersed  # dispersed | spectral | homogeneous | random | single | selective | by-turns; " in (
         options_text(resolve_config())
     )
 

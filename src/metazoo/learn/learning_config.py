@@ -65,7 +65,9 @@ class RegularisationConfig(BaseModel):
 Update = Annotated[
     UpdateName, Field(description="joint: one update per step; in-turn: one for each sub-group of teachers")
 ]
-TeachersPerUpdate = Annotated[int, Field(ge=1, description="teachers of a sub-group; unused by joint")]
+TeachersPerUpdate = Annotated[
+    int, Field(ge=1, description="teachers of a sub-group; unused by joint and selective groups")
+]
 
 
 class DistillationConfig(BaseModel):
