@@ -19,7 +19,7 @@ from metazoo.models import build_classifier
 from metazoo.storage.tensor_files import read_tensors, write_tensors
 from metazoo.taskspace import AffinityConfig, SelectiveGrouping
 
-AFFINITY = AffinityConfig(warm_up_steps=2, rate=0.3)
+AFFINITY = AffinityConfig(warm_up_steps=2, every=1, rate=0.3)
 MODULATED = {"kind": "modulated", "displacement": 1e-2, "strength": 1e-2, "every": 2}
 
 

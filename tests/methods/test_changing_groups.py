@@ -21,7 +21,7 @@ from metazoo.runs.record import Run
 from metazoo.storage.run_folder import RunFolder
 from metazoo.zoo import Zoo
 
-SELECTIVE = {"groups": 2, "strategy": "selective", "affinity": {"warm_up_steps": 2, "rate": 0.3}}
+SELECTIVE = {"groups": 2, "strategy": "selective", "affinity": {"warm_up_steps": 2, "every": 1, "rate": 0.3}}
 MODULATED = {"kind": "modulated", "displacement": 1e-2, "strength": 1e-2, "every": 2}
 LEARNING = {**OPTIONS["learning"], "update": "in-turn", "regularisation": MODULATED}
 CONFIG: dict[str, Any] = {**OPTIONS, "grouping": SELECTIVE, "learning": LEARNING}

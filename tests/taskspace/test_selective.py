@@ -49,7 +49,7 @@ def test_affinities_are_means_of_what_was_observed(rate: float) -> None:
         before, change = random.uniform(0.5, 2, 4), random.normal(size=4)
         after = before * (1 - change)
         grouping.observe(sources, members, torch.from_numpy(before), torch.from_numpy(after))
-        for pair, affinity in affinities_by_hand(sources, members, change).items():
+        for pair, affinity in affinities_by_hand(sources, members, change.tolist()).items():
             seen.setdefault(pair, []).append(affinity)
     for i, j in itertools.product(range(6), range(6)):
         observed = seen.get((i, j), [])

@@ -29,13 +29,13 @@ _MOST_ITERATIONS = 1200
 
 
 class AffinityConfig(BaseModel):
-    """Options of groups that change while the meta-model learns. The published values are the defaults."""
+    """Options of groups that change while the meta-model learns. The defaults are published values, except `every`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     rate: float = Field(default=1e-3, gt=0, le=1, description="weight of a new observation; more for the first ones")
     warm_up_steps: int = Field(default=100, ge=0, description="steps in which every teacher is a group of its own")
-    every: int = Field(default=1, ge=1, description="period of new groups, in steps")
+    every: int = Field(default=10, ge=1, description="period of new groups, in steps; published: 1")
     together: Literal["helpful", "unlike"] = Field(
         default="helpful", description="helpful: teachers that lower each other's losses; unlike: the opposite, as TGR"
     )
@@ -60,6 +60,8 @@ class SelectiveGrouping(Grouping):
       observations, weighted as by Adam's moments: the k-th weighs rate / (1 - (1 - rate)^k). Pairs without observations
       have the mean affinity of all others (published: every step shows all pairs).
     - Of a zoo with a single group, every step has one update (published: two).
+    - New groups are formed every tenth step (published: every step), since affinities change slowly, and affinity
+      propagation takes as long as half a step of a small meta-model where it does not converge.
 
     With N teachers and T of them in a step, a pair is observed in about T (T - 1) / (N (N - 1)) of the steps: 3 % for 4
     of 20 teachers. Use a longer warm-up for larger zoos.
