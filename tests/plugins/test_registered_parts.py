@@ -24,7 +24,7 @@ from metazoo.pipeline.layout import GROUPING, META_MODEL
 from metazoo.runs.config import resolve_config
 from metazoo.runs.option_list import options_text
 from metazoo.storage.tensor_files import read_tensors
-from metazoo.taskspace import ProbeConfig, group
+from metazoo.taskspace import ChangingGroups, FixedGrouping, Partition, ProbeConfig, group
 
 SHAPE: dict[str, Any] = {"classes": 3, "channels": 3, "input_size": 16}
 
@@ -134,9 +134,26 @@ def test_a_grouping_is_asked_for_by_its_name() -> None:
     assert (found.groups, found.strategy) == (((4, 2, 0), (3, 1)), "by-turns")
     assert found.notes == ("in the order of the names",)
     assert group(distance, "by-turns", 1, keys=list("edcba")).groups == ((4, 3, 2, 1, 0),)
-    assert "strategy: dispersed  # dispersed | spectral | homogeneous | random | single | by-turns; " in (
+    assert "strategy: dispersed  # dispersed | spectral | homogeneous | random | single | selective | by-turns; " in (
         options_text(resolve_config())
     )
+
+
+def test_a_run_learns_from_groups_of_a_registered_strategy_that_change(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def build(count: int, _options: object) -> FixedGrouping:
+        made.append(count)
+        return FixedGrouping(Partition((tuple(range(count)),), "everyone"))
+
+    metazoo.register_grouping("everyone", ChangingGroups(build))
+    zoo, weights = untrained(tmp_path / "zoo"), []
+    for strategy in ("everyone", "single"):
+        config = {**OPTIONS, "grouping": {"strategy": strategy}}
+        run = metazoo.train(zoo, out=tmp_path / strategy, config=config, workers=1)
+        weights.append(read_tensors(run.path / META_MODEL / "model.safetensors"))
+    assert made == [3]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 
 @pytest.mark.parametrize("answer", [np.zeros(4, int), np.zeros(5), [0] * 5])

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from metazoo.learn.modulated import GateConfig, ModulatedRegularisation
 from metazoo.learn.regularisers import ExplicitRegularisation, ImplicitRegularisation, MeanGradient, Regulariser
 from metazoo.learn.update_rules import UpdateName
 from metazoo.plugins import Registry
@@ -13,13 +14,10 @@ _RegulariserFactory = Callable[["RegularisationConfig"], Regulariser]
 REGULARISERS: Registry[_RegulariserFactory] = Registry(
     "regulariser",
     values={
-        "implicit": lambda config: ImplicitRegularisation(
-            config.displacement,
-            config.step_strength,
-            differentiate_displacement=config.differentiate_displacement,
-        ),
+        "implicit": lambda config: config.implicit(),
         "explicit": lambda config: ExplicitRegularisation(config.step_strength),
         "mean": lambda _: MeanGradient(),
+        "modulated": lambda config: ModulatedRegularisation(config.implicit(), config.gate),
     },
 )
 register_regulariser = REGULARISERS.register
@@ -41,6 +39,7 @@ class RegularisationConfig(BaseModel):
     strength: float = Field(default=2e-3, ge=0, description="weight of the disagreement; unused by mean")
     differentiate_displacement: bool = Field(default=False, description="as published, which doubles the strength")
     every: int = Field(default=1, ge=1, description="period of regularised steps, and factor of their strength")
+    gate: GateConfig = GateConfig()
 
     def is_due(self, step: int) -> bool:
         """Whether a step, counted from 1, is regularised; the others follow the mean gradient."""
@@ -51,6 +50,12 @@ class RegularisationConfig(BaseModel):
         """Strength of a regularised step."""
         return self.strength * self.every
 
+    def implicit(self) -> ImplicitRegularisation:
+        """Make the implicit form of these options."""
+        return ImplicitRegularisation(
+            self.displacement, self.step_strength, differentiate_displacement=self.differentiate_displacement
+        )
+
     def build(self) -> Regulariser:
         """Make the regulariser."""
         return REGULARISERS.get(self.kind)(self)
@@ -60,7 +65,9 @@ class RegularisationConfig(BaseModel):
 Update = Annotated[
     UpdateName, Field(description="joint: one update per step; in-turn: one for each sub-group of teachers")
 ]
-TeachersPerUpdate = Annotated[int, Field(ge=1, description="teachers of a sub-group; unused by joint")]
+TeachersPerUpdate = Annotated[
+    int, Field(ge=1, description="teachers of a sub-group; unused by joint and selective groups")
+]
 
 
 class DistillationConfig(BaseModel):

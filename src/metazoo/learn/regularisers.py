@@ -6,7 +6,8 @@ Task Groupings Regularization (ICML 2024) penalises disagreement within a group 
 
 whose gradient is 1 / T sum_i H_i (g_i - g). Minimising it raises every inner product of two members' gradients. The
 plain mean ignores R, the explicit form follows its exact gradient by Hessian-vector products, and the implicit form
-approximates this to first order by 2 T ordinary gradients. Worker threads may compute the members' gradients at once;
+approximates this to first order by 2 T ordinary gradients; see `metazoo.learn.modulated` for a weight that is learned.
+Worker threads may compute the members' gradients at once;
 losses must be thread-safe.
 """
 
@@ -112,11 +113,60 @@ class MeanGradient(Regulariser):
     ) -> Direction:
         values, gradients = _gradients(losses, parameters, threads)
         mean = gradients.mean(0)
-        return _direction(parameters, values, gradients, mean, mean)
+        return joined_direction(parameters, values, gradients, mean, mean)
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """Terms of a regularised direction, as flat vectors of all P parameters.
+
+    Attributes:
+        losses: losses of the members, [T].
+        gradients: gradients of the members, [T, P].
+        mean: mean gradient, [P].
+        added: regularisation, a multiple of the gradient of R, [P].
+    """
+
+    losses: Tensor
+    gradients: Tensor
+    mean: Tensor
+    added: Tensor
+
+    def direction(self, parameters: Parameters, joined: Tensor) -> Direction:
+        """Direction with the gradient `joined` [P]."""
+        return joined_direction(parameters, self.losses, self.gradients, self.mean, joined)
+
+
+class DisagreementRegularisation(Regulariser):
+    """Base class of regularisers that add a multiple of the gradient of R to the mean gradient."""
+
+    recordable = True
+
+    @abstractmethod
+    def terms(
+        self,
+        losses: Sequence[Loss],
+        parameters: Parameters,
+        threads: WorkerThreads = CALLING_THREAD,
+        displaced: Sequence[Loss] | None = None,
+    ) -> Terms:
+        """Compute both terms of the direction; see `direction`."""
+
+    def direction(  # noqa: D102
+        self,
+        losses: Sequence[Loss],
+        parameters: Parameters,
+        threads: WorkerThreads = CALLING_THREAD,
+        *,
+        displaced: Sequence[Loss] | None = None,
+        held_out: Loss | None = None,
+    ) -> Direction:
+        found = self.terms(losses, parameters, threads, displaced)
+        return found.direction(parameters, found.mean + found.added)
 
 
 @final
-class ImplicitRegularisation(Regulariser):
+class ImplicitRegularisation(DisagreementRegularisation):
     """Gradients at displaced points (TGR): each member's loss is taken where its deviation from the mean leads uphill.
 
     With g_i and g at the parameters and ĝ_i the gradient of L_i at theta - r (g - g_i), the direction is
@@ -134,8 +184,6 @@ class ImplicitRegularisation(Regulariser):
         differentiate_displacement: whether the gradient flows through the displacement, as published.
     """
 
-    recordable = True
-
     def __init__(self, displacement: float, strength: float, *, differentiate_displacement: bool = False) -> None:
         if not displacement > 0:
             raise UsageError("regularisation.displacement", f"must be above 0, not {displacement}")
@@ -143,15 +191,13 @@ class ImplicitRegularisation(Regulariser):
         self._displacement, self._strength = displacement, strength
         self._differentiate = differentiate_displacement
 
-    def direction(  # noqa: D102
+    def terms(  # noqa: D102
         self,
         losses: Sequence[Loss],
         parameters: Parameters,
         threads: WorkerThreads = CALLING_THREAD,
-        *,
         displaced: Sequence[Loss] | None = None,
-        held_out: Loss | None = None,
-    ) -> Direction:
+    ) -> Terms:
         attached = _Attached(losses, parameters, threads) if self._differentiate else None
         if attached is not None:
             values, gradients = attached.values, attached.gradients
@@ -160,39 +206,34 @@ class ImplicitRegularisation(Regulariser):
         mean = gradients.mean(0)
 
         def point_of(member: int) -> Parameters:
-            steps = _split(gradients[member] - mean, parameters)
+            steps = split_like(gradients[member] - mean, parameters)
             return {name: torch.add(parameters[name], step, alpha=self._displacement) for name, step in steps}
 
         _, there = _gradients(displaced or losses, parameters, threads, point_of)
         change = there.mean(0) - mean
         if attached is not None:
             change -= self._displacement * attached.mean_product(there.mean(0) - there)
-        return _direction(parameters, values, gradients, mean, mean + self._strength / self._displacement * change)
+        return Terms(values, gradients, mean, self._strength / self._displacement * change)
 
 
 @final
-class ExplicitRegularisation(Regulariser):
+class ExplicitRegularisation(DisagreementRegularisation):
     """Exact gradient of the mean loss plus `strength` (at least 0) times R, by T Hessian-vector products."""
-
-    recordable = True
 
     def __init__(self, strength: float) -> None:
         _check_strength(strength)
         self._strength = strength
 
-    def direction(  # noqa: D102
+    def terms(  # noqa: D102
         self,
         losses: Sequence[Loss],
         parameters: Parameters,
         threads: WorkerThreads = CALLING_THREAD,
-        *,
         displaced: Sequence[Loss] | None = None,
-        held_out: Loss | None = None,
-    ) -> Direction:
+    ) -> Terms:
         attached = _Attached(losses, parameters, threads)
         gradients, mean = attached.gradients, attached.gradients.mean(0)
-        joined = mean + self._strength * attached.mean_product(gradients - mean)
-        return _direction(parameters, attached.values, gradients, mean, joined)
+        return Terms(attached.values, gradients, mean, self._strength * attached.mean_product(gradients - mean))
 
 
 def _check_strength(strength: float) -> None:
@@ -213,7 +254,7 @@ class _Attached:
     def _of(self, loss: Loss) -> tuple[Tensor, Tensor]:
         with torch.enable_grad(), QuickSecondDerivatives():
             value = loss(self._leaves)
-            return value.detach(), _flat_gradient(value, self._leaves, create_graph=True)
+            return value.detach(), flat_gradient(value, self._leaves, create_graph=True)
 
     def mean_product(self, vectors: Tensor) -> Tensor:
         """Mean over the members of Hessian times vector, [P] from [T, P]; frees the graphs."""
@@ -222,7 +263,7 @@ class _Attached:
             gradient, vector = pair
             if not gradient.requires_grad:  # the loss is linear
                 return torch.zeros_like(vector)
-            return _flat_gradient(gradient, self._leaves, weights=vector)
+            return flat_gradient(gradient, self._leaves, weights=vector)
 
         return torch.stack(list(self._threads.map(product, zip(self._graphs, vectors, strict=True)))).mean(0)
 
@@ -245,13 +286,13 @@ def _gradients(
         leaves = {name: value.detach().requires_grad_(True) for name, value in point.items()}
         with torch.enable_grad():
             value = losses[member](leaves)
-        _flat_gradient(value, leaves, out=gradients[member])
+        flat_gradient(value, leaves, out=gradients[member])
         return value.detach()
 
     return torch.stack(list(threads.map(of, range(len(losses))))), gradients
 
 
-def _flat_gradient(
+def flat_gradient(
     value: Tensor,
     leaves: Parameters,
     *,
@@ -259,26 +300,31 @@ def _flat_gradient(
     weights: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
+    """Gradient of `value` as one vector [P]; `weights` are those of a value that is no scalar."""
     parts = torch.autograd.grad(
         value, list(leaves.values()), weights, create_graph=create_graph, allow_unused=True, materialize_grads=True
     )
     return torch.cat([part.reshape(-1) for part in parts], out=out)
 
 
-def _split(vector: Tensor, like: Parameters) -> list[tuple[str, Tensor]]:
+def split_like(vector: Tensor, like: Parameters) -> list[tuple[str, Tensor]]:
+    """Split a flat vector into tensors with the names and shapes of `like`."""
     sizes = [value.numel() for value in like.values()]
     parts = vector.split(sizes)
     return [(name, part.view(value.shape)) for (name, value), part in zip(like.items(), parts, strict=True)]
 
 
-def _direction(parameters: Parameters, losses: Tensor, gradients: Tensor, mean: Tensor, joined: Tensor) -> Direction:
+def joined_direction(
+    parameters: Parameters, losses: Tensor, gradients: Tensor, mean: Tensor, joined: Tensor
+) -> Direction:
+    """Direction with the gradient `joined` [P], and its figures, from the members' `gradients` [T, P]."""
     # With some hundred teachers the gradients are the largest tensors, so no tensor of their size is made here.
     count = len(gradients)
     lengths = gradients.norm(dim=1).clamp_min(1e-12)
     cosines = gradients @ gradients.T / torch.outer(lengths, lengths)
     agreement = (cosines.sum() - cosines.diagonal().sum()) / (count * (count - 1)) if count > 1 else cosines.mean()
     return Direction(
-        gradient=dict(_split(joined, parameters)),
+        gradient=dict(split_like(joined, parameters)),
         losses=losses,
         agreement=agreement,
         disagreement=torch.stack([(own - mean).square().sum() for own in gradients]).mean() / 2,

@@ -30,10 +30,11 @@ class MemberStep:
         losses: function that returns the losses of all members at the current parameters, [T], without gradient.
         optimiser: optimiser of the parameters.
         learning_rate: learning rate of this step; None: the default of the optimiser.
-        grouping: grouping that may observe the losses before and after each update, or None.
+        grouping: grouping of the members, which may observe the losses before and after each update, or None.
 
     Attributes:
         members: indices of the teachers of the step, [T].
+        sub_groups: positions of the members that the grouping updates in turn; empty if the rule splits the members.
         optimiser: optimiser of the parameters; a rule that moves the parameters restores them before `descend`.
     """
 
@@ -49,6 +50,7 @@ class MemberStep:
     ) -> None:
         self.members, self.optimiser = tuple(members), optimiser
         self._direct, self._losses, self._learning_rate = direct, losses, learning_rate
+        self.sub_groups = grouping.sub_groups(self.members) if grouping is not None else ()
         self._grouping = grouping if grouping is not None and grouping.observes else None
         self._figures: list[Figures] = []
 
@@ -112,21 +114,22 @@ class JointUpdate(UpdateRule):
 
 @final
 class GroupsInTurn(UpdateRule):
-    """One update for each sub-group of the members, in the order in which they were drawn.
+    """One update for each sub-group of the members.
 
-    Regularisation acts within a sub-group.
+    The sub-groups are those of the grouping; if it has none, members next to each other, in the order in which they
+    were drawn. Regularisation acts within a sub-group.
 
     Args:
-        size: number of members of a sub-group, at least 1; the last sub-group may be smaller.
+        size: number of members of a sub-group, at least 1, unless the grouping splits them; the last may be smaller.
     """
 
     def __init__(self, size: int = 1) -> None:
         self._size = size
 
     def step(self, step: MemberStep) -> None:  # noqa: D102
-        losses = None
-        for start in range(0, len(step.members), self._size):
-            positions = range(len(step.members))[start : start + self._size]
+        losses, everyone = None, range(len(step.members))
+        parts = [everyone[start : start + self._size] for start in everyone[:: self._size]]
+        for positions in step.sub_groups or parts:
             direction = step.direction(positions)
             known = direction.losses if len(positions) == len(step.members) else losses
             losses = step.descend(direction.gradient, positions, known)

@@ -25,7 +25,7 @@ The preset `published` is the published procedure with its quirks; see `tgr_publ
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, final
 
-from pydantic import BaseModel
+from pydantic import BaseModel, model_validator
 
 from metazoo.bank import ResidentBanks
 from metazoo.data import UnlabelledImages
@@ -35,11 +35,11 @@ from metazoo.methods.base import Method
 from metazoo.methods.tgr_published import PublishedTgrConfig, check_config, plan_as_published, train_as_published
 from metazoo.models import network_without_weights
 from metazoo.pipeline.distillation import ZooDistillationConfig, distil, distillation_plans, distillation_presets
-from metazoo.pipeline.embedding_stage import check_probe, embed_and_group
+from metazoo.pipeline.embedding_stage import GroupingOf, check_probe, group_teachers
 from metazoo.pipeline.shared_config import GroupingConfig
 from metazoo.pipeline.stage_plan import StagePlan, embedding_plans
 from metazoo.pipeline.workspace import Workspace
-from metazoo.taskspace import ImageNetProbe, Partition, ProbeConfig
+from metazoo.taskspace import ImageNetProbe, ProbeConfig
 from metazoo.taskspace.probe import probe_spec
 from metazoo.zoo import Zoo
 
@@ -50,6 +50,16 @@ class TgrConfig(ZooDistillationConfig):
     learning: LearningConfig = LearningConfig()  # pyright: ignore[reportIncompatibleVariableOverride] - it is frozen
     probe: ProbeConfig = ProbeConfig()
     grouping: GroupingConfig = GroupingConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> "TgrConfig":
+        self.grouping.check_update(self.learning.update)
+        return self
+
+    @property
+    def grouping_side(self) -> int | None:
+        """Side of the images by which teachers are grouped; None if the groups need none."""
+        return self.probe.input_size if self.grouping.by_distances else None
 
 
 _PRESETS = distillation_presets(TgrConfig(learning=LearningConfig(regularisation=RegularisationConfig(every=5))))
@@ -70,9 +80,9 @@ class TaskGroupingsRegularization(Method):
 
     def check(self, zoo: Zoo, config: TgrConfig | PublishedTgrConfig, seed: int) -> None:  # noqa: D102
         network_without_weights(config.meta_model.spec(zoo))
-        if config.probe.trained:
+        if config.grouping.by_distances and config.probe.trained:
             network_without_weights(probe_spec(config.probe, sum(contract.spec.classes for contract in zoo)))
-        else:
+        elif config.grouping.by_distances:
             ImageNetProbe.load(config.probe.weights)
         if isinstance(config, PublishedTgrConfig):
             check_config(zoo, config)
@@ -82,17 +92,20 @@ class TaskGroupingsRegularization(Method):
     ) -> Sequence[StagePlan]:
         if isinstance(config, PublishedTgrConfig):
             return plan_as_published(zoo, config)
-        grouping = embedding_plans(zoo, config.probe, config.budget)
-        return distillation_plans(zoo, config, config.learning, unlabelled, grouping, config.probe.input_size)
+        embedding = embedding_plans(zoo, config.probe, config.budget) if config.grouping.by_distances else []
+        return distillation_plans(
+            zoo, config, config.learning, unlabelled, embedding, config.grouping_side, config.grouping
+        )
 
     def train(  # noqa: D102
         self, workspace: Workspace, config: TgrConfig | PublishedTgrConfig
     ) -> MetaModelModule:
         if isinstance(config, PublishedTgrConfig):
             return train_as_published(workspace, config)
-        check_probe(workspace, config.probe)
+        if config.grouping.by_distances:
+            check_probe(workspace, config.probe)
 
-        def group(kept: Workspace, banks: ResidentBanks) -> Partition:
-            return embed_and_group(kept, banks, config.probe, config.grouping)
+        def group(kept: Workspace, banks: ResidentBanks) -> GroupingOf:
+            return group_teachers(kept, banks, config.probe, config.grouping)
 
-        return distil(workspace, config, config.learning, group, config.probe.input_size)
+        return distil(workspace, config, config.learning, group, config.grouping_side)

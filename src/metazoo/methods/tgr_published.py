@@ -40,20 +40,20 @@ Differences from the published code:
 - a class is drawn for episodes once it has enough images (published: once it has any).
 """
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from metazoo.bank import Bank, ResidentBanks
 from metazoo.learn.replay_learning import ReplayLearningConfig
 from metazoo.models import ImageClassifier
 from metazoo.pipeline.class_stage import keep_classes, mark_conflicts
-from metazoo.pipeline.embedding_stage import check_probe, embed_and_group
+from metazoo.pipeline.embedding_stage import GroupingOf, check_probe, group_teachers
 from metazoo.pipeline.recovery_stage import recover_images
 from metazoo.pipeline.replay_stage import VisitConfig, check_episodes, learn_by_replay
 from metazoo.pipeline.shared_config import GroupingConfig, MetaModelConfig
 from metazoo.pipeline.stage_plan import StagePlan, embedding_plans, recovery_plans, replay_plans
 from metazoo.pipeline.workspace import Workspace
 from metazoo.recover import GeneratorConfig, RecoveryBudget
-from metazoo.taskspace import FixedGrouping, Partition, ProbeConfig
+from metazoo.taskspace import ProbeConfig
 from metazoo.zoo import ClassIdentity, Zoo, identify_classes
 
 
@@ -73,6 +73,11 @@ class PublishedTgrConfig(BaseModel):
         default="names",
         description="names: classes of one name are equal; a file: a list of equal classes; null: the zoo finds them",
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> "PublishedTgrConfig":
+        self.grouping.check_update(self.learning.update)
+        return self
 
     @property
     def images_kept(self) -> int:
@@ -96,7 +101,7 @@ def plan_as_published(zoo: Zoo, config: PublishedTgrConfig) -> list[StagePlan]:
     """Plan the stages of `train_as_published`."""
     return [
         *recovery_plans(zoo, config.recovery, config.budget),
-        *embedding_plans(zoo, config.probe, config.budget),
+        *(embedding_plans(zoo, config.probe, config.budget) if config.grouping.by_distances else ()),
         *replay_plans(zoo, config.visits, config.recovery, config.budget, config.learning, config.meta_model),
     ]
 
@@ -104,10 +109,11 @@ def plan_as_published(zoo: Zoo, config: PublishedTgrConfig) -> list[StagePlan]:
 def train_as_published(workspace: Workspace, config: PublishedTgrConfig) -> ImageClassifier:
     """Recover images, group the teachers, and learn by meta-iterations."""
     identity = keep_classes(workspace, lambda: check_config(workspace.zoo, config))
-    check_probe(workspace, config.probe)
+    if config.grouping.by_distances:
+        check_probe(workspace, config.probe)
     bank = recover_images(workspace, config.recovery, config.budget)
-    partition, identity = _group_and_compare(workspace, bank, identity, config)
-    grouping = FixedGrouping(partition)
+    grouping_of, identity = _group_and_compare(workspace, bank, identity, config)
+    grouping = grouping_of(range(len(workspace.zoo)))
     return learn_by_replay(
         workspace, bank, grouping, identity, config.visits, config.recovery, config.learning, config.meta_model
     )
@@ -115,11 +121,11 @@ def train_as_published(workspace: Workspace, config: PublishedTgrConfig) -> Imag
 
 def _group_and_compare(
     workspace: Workspace, bank: Bank, identity: ClassIdentity, config: PublishedTgrConfig
-) -> tuple[Partition, ClassIdentity]:
+) -> tuple[GroupingOf, ClassIdentity]:
     """Group the models and, without a class map, find equal classes; the images are freed on return."""
     banks = ResidentBanks(bank, workspace.compute.device)
-    grouping = embed_and_group(workspace, banks, config.probe, config.grouping)
+    grouping_of = group_teachers(workspace, banks, config.probe, config.grouping)
     if config.class_map is None:
         identity = mark_conflicts(workspace, banks, identity, config.probe.input_size)
         check_episodes(workspace.zoo, identity, config.images_kept, config.learning, config.meta_model)
-    return grouping, identity
+    return grouping_of, identity

@@ -19,6 +19,7 @@ from metazoo.learn.learning_config import LearningConfig, RegularisationConfig
 from metazoo.methods.base import Method
 from metazoo.models import network_without_weights
 from metazoo.pipeline.distillation import ZooDistillationConfig, distil, distillation_plans, distillation_presets
+from metazoo.pipeline.embedding_stage import GroupingOf, parts_of
 from metazoo.pipeline.stage_plan import StagePlan
 from metazoo.pipeline.workspace import Workspace
 from metazoo.taskspace import Partition
@@ -52,5 +53,5 @@ def _learning(config: ZooDistillationConfig) -> LearningConfig:
     return LearningConfig(**config.learning.model_dump(), regularisation=RegularisationConfig(kind="mean"))
 
 
-def _one_group(workspace: Workspace, _banks: ResidentBanks) -> Partition:
-    return Partition((tuple(range(len(workspace.zoo))),), "single")
+def _one_group(workspace: Workspace, _banks: ResidentBanks) -> GroupingOf:
+    return parts_of(Partition((tuple(range(len(workspace.zoo))),), "single"))

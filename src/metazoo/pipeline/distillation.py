@@ -27,9 +27,10 @@ from metazoo.pipeline.audit_stage import (
     per_domain_learning,
 )
 from metazoo.pipeline.domain_models import with_domain_models
+from metazoo.pipeline.embedding_stage import GroupingOf
 from metazoo.pipeline.learning_stage import learn_from_groups
 from metazoo.pipeline.recovery_stage import recover_images
-from metazoo.pipeline.shared_config import MetaModelConfig
+from metazoo.pipeline.shared_config import GroupingConfig, MetaModelConfig
 from metazoo.pipeline.stage_plan import StagePlan, group_learning_plans, per_domain_plans, recovery_plans, trust_plans
 from metazoo.pipeline.unlabelled_stage import (
     UnlabelledConfig,
@@ -40,7 +41,6 @@ from metazoo.pipeline.unlabelled_stage import (
 )
 from metazoo.pipeline.workspace import Workspace
 from metazoo.recover import RecoveryBudget, RecoveryConfig
-from metazoo.taskspace import FixedGrouping, Partition
 from metazoo.zoo import Zoo
 
 _BUCKET_PIXELS = 150 * 84**2
@@ -96,8 +96,9 @@ def distillation_plans(
     config: ZooDistillationConfig,
     learning: LearningConfig,
     unlabelled: UnlabelledImages | None = None,
-    grouping: Sequence[StagePlan] = (),
+    embedding: Sequence[StagePlan] = (),
     grouping_side: int | None = None,
+    grouping: GroupingConfig | None = None,
 ) -> list[StagePlan]:
     """Plan the stages of `distil`.
 
@@ -106,8 +107,9 @@ def distillation_plans(
         config: options of all stages except learning and grouping.
         learning: options of learning from the groups.
         unlabelled: unlabelled images; None if there are none.
-        grouping: plans of the grouping stage.
+        embedding: plans of the embedding stage.
         grouping_side: side of the images by which teachers are grouped; None if that needs none.
+        grouping: options of groups that may change while the meta-model learns, which makes steps longer; None: fixed.
     """
     side, alone = config.meta_model.spec(zoo).input_size, unlabelled is not None and config.unlabelled.share == 1
     plans = []
@@ -118,15 +120,15 @@ def distillation_plans(
     if not alone:
         plans += [*recovery_plans(zoo, config.recovery, config.budget)]
         plans += trust_plans(zoo, config.trust, config.budget, side)
-    plans += [*grouping, *group_learning_plans(zoo, learning, config.meta_model)]
-    return plans if alone else [*plans, *per_domain_plans(zoo, learning, config.meta_model, config.domains)]
+    plans += [*embedding, *group_learning_plans(zoo, learning, config.meta_model, grouping)]
+    return plans if alone else [*plans, *per_domain_plans(zoo, learning, config.meta_model, config.domains, grouping)]
 
 
 def distil(
     workspace: Workspace,
     config: ZooDistillationConfig,
     learning: LearningConfig,
-    group: Callable[[Workspace, ResidentBanks], Partition],
+    group: Callable[[Workspace, ResidentBanks], GroupingOf],
     grouping_side: int | None = None,
 ) -> MetaModelModule:
     """Recover images, judge and group the teachers, and learn from the groups, then from each domain alone.
@@ -156,17 +158,19 @@ def distil(
     more = per_domain_learning(learning, config.domains)
     if domains:
         message(f"note: {len(domains)} domains, each with {more.steps} more steps: {', '.join(domains)}")
-    partition = group(workspace, banks)
+    grouping_of = group(workspace, banks)
     if unlabelled is not None:
         banks = ResidentBanks(bank, device, shared_images(workspace, unlabelled, config.unlabelled, stored_side))
-    student = learn_from_groups(workspace, banks, FixedGrouping(partition), learning, config.meta_model, weights)
+    grouping = grouping_of(range(len(workspace.zoo)))
+    student = learn_from_groups(workspace, banks, grouping, learning, config.meta_model, weights)
     if not domains:
         return student.classifier
 
     def learn_domain(part: Workspace, own: Sequence[int], stage: str) -> ImageClassifier:
         own_weights = None if weights is None else weights[list(own)]
-        grouping = FixedGrouping(partition.within(own))
-        return learn_from_groups(part, banks, grouping, more, student.part(own), own_weights, stage=stage).classifier
+        return learn_from_groups(
+            part, banks, grouping_of(own), more, student.part(own), own_weights, stage=stage
+        ).classifier
 
     return with_domain_models(
         workspace, banks, student.classifier, domains, learn_domain, config.domains.images, weights

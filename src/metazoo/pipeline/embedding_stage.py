@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from metazoo.taskspace import (
     PUBLISHED_DECIMALS,
     PUBLISHED_EPSILON,
     FisherEmbeddings,
+    FixedGrouping,
+    Grouping,
     ImageNetProbe,
     Partition,
     Probe,
@@ -37,6 +39,9 @@ from metazoo.taskspace import (
 )
 from metazoo.taskspace.probe import probe_spec
 
+GroupingOf = Callable[[Sequence[int]], Grouping]
+"""Function from indices of teachers to a grouping of these teachers, which are numbered by their positions."""
+
 
 def check_probe(workspace: Workspace, config: ProbeConfig) -> None:
     """Check the weights of a probe that is not trained here, before any long stage.
@@ -46,6 +51,26 @@ def check_probe(workspace: Workspace, config: ProbeConfig) -> None:
     """
     if not config.trained and not workspace.folder.has(EMBEDDINGS):
         ImageNetProbe.load(config.weights)
+
+
+def group_teachers(
+    workspace: Workspace, banks: ResidentBanks, probe_config: ProbeConfig, grouping_config: GroupingConfig
+) -> GroupingOf:
+    """Make the groupings of a run: its groups in the task space, or groups that change while the meta-model learns."""
+    if grouping_config.by_distances:
+        return parts_of(embed_and_group(workspace, banks, probe_config, grouping_config))
+
+    def changing(indices: Sequence[int]) -> Grouping:
+        grouping = grouping_config.changing(len(indices))
+        assert grouping is not None
+        return grouping
+
+    return changing
+
+
+def parts_of(partition: Partition) -> GroupingOf:
+    """Groupings whose groups are those of `partition` at every step."""
+    return lambda indices: FixedGrouping(partition.within(indices))
 
 
 def embed_and_group(

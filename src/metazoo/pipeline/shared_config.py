@@ -5,8 +5,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_serializer, field_validator
 
+from metazoo.learn.update_rules import UpdateName
 from metazoo.models import ArchitectureName, Argument, ClassifierSpec, check_width
-from metazoo.taskspace import Strategy
+from metazoo.taskspace import GROUPINGS, AffinityConfig, ChangingGroups, Grouping, Strategy
 from metazoo.zoo import Zoo
 
 
@@ -23,6 +24,27 @@ class GroupingConfig(BaseModel):
     shuffle: bool = Field(
         default=False, description="control: permute the teachers of the dissimilarity matrix before grouping"
     )
+    affinity: AffinityConfig = Field(default=AffinityConfig(), description="options of selective groups")
+
+    @property
+    def by_distances(self) -> bool:
+        """Whether groups are made once, by distances in the task space; otherwise while the meta-model learns."""
+        return not isinstance(GROUPINGS.get(self.strategy), ChangingGroups)
+
+    def changing(self, count: int) -> Grouping | None:
+        """Grouping of `count` teachers that changes while the meta-model learns; None if groups are made once."""
+        strategy = GROUPINGS.get(self.strategy)
+        return strategy.build(count, self.affinity) if isinstance(strategy, ChangingGroups) else None
+
+    def check_update(self, update: UpdateName) -> None:
+        """Check that the groups matter for an update rule.
+
+        Raises:
+            ValueError: the strategy needs updates in turn.
+        """
+        strategy = GROUPINGS.get(self.strategy)
+        if isinstance(strategy, ChangingGroups) and strategy.in_turn and update != "in-turn":
+            raise ValueError(f"grouping.strategy {self.strategy} needs learning.update in-turn, not {update}")
 
 
 _Width = int | tuple[int, ...]

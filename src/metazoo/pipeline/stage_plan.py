@@ -26,7 +26,7 @@ from metazoo.models import ClassifierSpec, build_classifier
 from metazoo.pipeline.audit_stage import DomainConfig, TrustConfig, most_merged_domains, per_domain_learning
 from metazoo.pipeline.learning_stage import teacher_targets
 from metazoo.pipeline.replay_stage import VisitConfig
-from metazoo.pipeline.shared_config import MetaModelConfig
+from metazoo.pipeline.shared_config import GroupingConfig, MetaModelConfig
 from metazoo.recover import GeneratorConfig, RecoveryBudget, RecoveryConfig, guides_for, plan_recovery
 from metazoo.recover.budget import plan_buckets
 from metazoo.taskspace import FixedGrouping, ImageNetProbe, Partition, ProbeConfig, train_probe
@@ -195,23 +195,32 @@ def embedding_plans(zoo: Zoo, config: ProbeConfig, budget: RecoveryBudget) -> li
     return [*training, StagePlan("task space", "model", len(zoo), measure_embedding, len(zoo))]
 
 
-def group_learning_plans(zoo: Zoo, config: LearningConfig, meta_model: MetaModelConfig) -> list[StagePlan]:
-    """Plan the steps on groups of teachers, and the teacher outputs that these steps use."""
+def group_learning_plans(
+    zoo: Zoo, config: LearningConfig, meta_model: MetaModelConfig, grouping: GroupingConfig | None = None
+) -> list[StagePlan]:
+    """Plan the steps on groups of teachers, and the teacher outputs that these steps use.
+
+    The options `grouping` matter if groups change while the meta-model learns; None: they do not.
+    """
     outputs = config.views * math.ceil(config.steps / config.steps_per_views)
     # The number of steps and the learning rate do not change the time of a step, so equal stages are timed once.
     alike = config.model_copy(update={"steps": 10_000, "learning_rate": 1e-3})
     return [
-        StagePlan("learning", "step", config.steps, _GroupStep(alike, meta_model)),
+        StagePlan("learning", "step", config.steps, _GroupStep(alike, meta_model, grouping)),
         StagePlan("learning", "augmented image", outputs, _TeacherOutputs(alike, meta_model)),
     ]
 
 
 def per_domain_plans(
-    zoo: Zoo, learning: LearningConfig, meta_model: MetaModelConfig, config: DomainConfig
+    zoo: Zoo,
+    learning: LearningConfig,
+    meta_model: MetaModelConfig,
+    config: DomainConfig,
+    grouping: GroupingConfig | None = None,
 ) -> list[StagePlan]:
     """Plan an upper bound of the per-domain models: as many as possible, each learning from the whole zoo."""
-    domains = most_merged_domains(zoo, config)
-    plans = group_learning_plans(zoo, per_domain_learning(learning, config), meta_model) if domains > 1 else []
+    domains, more = most_merged_domains(zoo, config), per_domain_learning(learning, config)
+    plans = group_learning_plans(zoo, more, meta_model, grouping) if domains > 1 else []
     return [dataclasses.replace(plan, stage="per-domain models", units=domains * plan.units) for plan in plans]
 
 
@@ -221,15 +230,17 @@ class _GroupStep:
 
     config: LearningConfig
     meta_model: MetaModelConfig
+    grouping: GroupingConfig | None
 
     def __call__(self, context: PlanContext) -> UnitCost:
         spec, config = self.meta_model.spec(context.zoo), self.config
+        changing = self.grouping.changing(len(context.zoo)) if self.grouping is not None else None
         members = min(config.teachers_per_step, len(context.zoo))
         images = images_at_once(torch.device("cpu"), spec.input_size)
         learner = GroupLearner(
             Student(spec, _feature_sizes(context), [contract.spec.classes for contract in context.zoo], 0),
             context.images_at(spec.input_size),
-            FixedGrouping(Partition((tuple(range(len(context.zoo))),), "single")),
+            changing or FixedGrouping(Partition((tuple(range(len(context.zoo))),), "single")),
             teacher_targets(context.teachers, CPU, context.threads),
             config.model_copy(update={"views": max(images, len(context.zoo))}),
             0,

@@ -3,18 +3,12 @@
 from metazoo.renamed import former_names
 from metazoo.taskspace.embeddings import FisherEmbeddings, TaskEmbedding, write_embeddings
 from metazoo.taskspace.fisher import diagonal_fisher
-from metazoo.taskspace.groupings import (
-    GROUPINGS,
-    FixedGrouping,
-    Grouping,
-    Partition,
-    Strategy,
-    group,
-    register_grouping,
-)
+from metazoo.taskspace.groupings import GROUPINGS, ChangingGroups, Strategy, group, register_grouping
 from metazoo.taskspace.imagenet_probe import ImageNetProbe
+from metazoo.taskspace.partitions import FixedGrouping, Grouping, Partition
 from metazoo.taskspace.probe import Probe, ProbeConfig, train_probe
 from metazoo.taskspace.quality import GroupQuality, GroupRow, draw_members, group_quality, group_rows
+from metazoo.taskspace.selective import AffinityConfig, SelectiveGrouping
 from metazoo.taskspace.similarity import (
     PUBLISHED_DECIMALS,
     PUBLISHED_EPSILON,
@@ -26,6 +20,8 @@ __all__ = [
     "GROUPINGS",
     "PUBLISHED_DECIMALS",
     "PUBLISHED_EPSILON",
+    "AffinityConfig",
+    "ChangingGroups",
     "FisherEmbeddings",
     "FixedGrouping",
     "GroupQuality",
@@ -35,6 +31,7 @@ __all__ = [
     "Partition",
     "Probe",
     "ProbeConfig",
+    "SelectiveGrouping",
     "Strategy",
     "TaskEmbedding",
     "diagonal_fisher",

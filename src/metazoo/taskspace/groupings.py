@@ -1,7 +1,7 @@
-"""Groups of teachers whose tasks the meta-model learns together.
+"""Strategies that group the teachers whose tasks the meta-model learns together.
 
-A `Partition` is one split of the zoo, made from distances. A `Grouping` chooses the partition of each learning step,
-and may change it while the meta-model learns.
+Most strategies split the zoo once, by distances of the teachers, into a `Partition`. Others change the groups while the
+meta-model learns; see `ChangingGroups`.
 
 TGR (ICML 2024) puts unlike teachers into one group. This is the maximum-dispersion or anticlustering problem: split N
 items into groups of equal size so that the distances within the groups are greatest (Späth 1986; Brusco, Cradit and
@@ -10,9 +10,9 @@ only approximates it, and groups may have any size.
 """
 
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol, final
+from typing import Annotated, final
 
 import numpy as np
 import torch
@@ -20,127 +20,14 @@ from pydantic import AfterValidator
 from sklearn.cluster import SpectralClustering
 from torch import Tensor
 
-from metazoo.errors import ArtefactError, DataError, UsageError
+from metazoo.errors import DataError, UsageError
 from metazoo.plugins import Registry
 from metazoo.taskspace.exchange import largest_within
+from metazoo.taskspace.partitions import Grouping, Partition
+from metazoo.taskspace.selective import AffinityConfig, SelectiveGrouping
 
 _SPECTRAL_SEED = 42
 _LEVELS = 1_000_000
-
-
-@dataclass(frozen=True)
-class Partition:
-    """Partition of a zoo into groups of teachers.
-
-    Attributes:
-        groups: indices of the teachers of each group.
-        strategy: name of the strategy that made it.
-        notes: problems that the strategy met.
-    """
-
-    groups: tuple[tuple[int, ...], ...]
-    strategy: str
-    notes: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def among(self, indices: Collection[int]) -> "Partition":
-        """Restrict every group to `indices`, without groups that become empty."""
-        parts = (tuple(index for index in members if index in indices) for members in self.groups)
-        return Partition(tuple(filter(None, parts)), self.strategy, self.notes)
-
-    def within(self, indices: Sequence[int]) -> "Partition":
-        """Restrict every group to `indices` and renumber the teachers by their position in `indices`."""
-        position = {index: number for number, index in enumerate(indices)}
-        groups = (tuple(position[index] for index in members) for members in self.among(position).groups)
-        return Partition(tuple(groups), self.strategy, self.notes)
-
-    def as_record(self, names: Sequence[str]) -> dict[str, Any]:
-        """JSON form with members by name; `names` are those of all models of the zoo, in its order."""
-        return {
-            "format_version": 1,
-            "strategy": self.strategy,
-            "groups": [[names[index] for index in members] for members in self.groups],
-            "notes": list(self.notes),
-        }
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any], names: Sequence[str]) -> "Partition":
-        """Read a record of `as_record`, for a zoo of the same models in any order.
-
-        Raises:
-            ArtefactError: the record has another format or was made for other models.
-        """
-        try:
-            version, strategy, notes = record["format_version"], str(record["strategy"]), record["notes"]
-            members = [[str(name) for name in group] for group in record["groups"]]
-        except (KeyError, TypeError) as error:
-            raise ArtefactError("stored groups", "damaged record", "group the teachers again") from error
-        if version != 1:
-            raise ArtefactError("stored groups", f"format {version!r}, not 1", "group the teachers again")
-        if sorted(name for group in members for name in group) != sorted(names):
-            raise ArtefactError("stored groups", "other models than those of this zoo", "group the teachers again")
-        position = {name: index for index, name in enumerate(names)}
-        groups = tuple(tuple(position[name] for name in group) for group in members)
-        return cls(groups, strategy, tuple(str(note) for note in notes))
-
-
-class Grouping(Protocol):
-    """Groups of teachers that may change while the meta-model learns.
-
-    The defaults, for subclasses: no observation, no state.
-
-    Attributes:
-        observes: whether `observe` is called, which needs the losses of the members a second time after each step.
-    """
-
-    observes: bool = False
-
-    def draw(self, step: int, random: torch.Generator) -> Partition:
-        """Partition of all teachers for one learning step, called once per step, in order.
-
-        Args:
-            step: number of the step, from 0.
-            random: generator of this step. Use no other randomness, so that a resumed run draws the same.
-        """
-        ...
-
-    def observe(
-        self, sources: Sequence[int], members: Sequence[int], losses_before: Tensor, losses_after: Tensor
-    ) -> None:
-        """Record how one update of the parameters changed the losses.
-
-        Args:
-            sources: indices of the teachers whose losses the update was computed from; some or all of `members`.
-            members: indices of the teachers of the step, [T].
-            losses_before: losses of `members` before the update, [T].
-            losses_after: losses of `members` on the same images after the update, [T].
-        """
-
-    def state(self) -> dict[str, Tensor]:
-        """State for a checkpoint: tensors by name."""
-        return {}
-
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore a result of `state`, which may be empty.
-
-        Raises:
-            DataError: the tensors are no state of this grouping.
-        """
-        if tensors:
-            raise DataError("checkpoint", "groups of another strategy", "start the run again")
-
-
-@final
-class FixedGrouping(Grouping):
-    """The same partition at every step."""
-
-    def __init__(self, partition: Partition) -> None:
-        self.partition = partition
-
-    def draw(self, step: int, random: torch.Generator) -> Partition:  # noqa: D102
-        return self.partition
 
 
 def group(distance: Tensor, strategy: str, groups: int, *, keys: Sequence[str], seed: int = 0) -> Partition:
@@ -166,17 +53,20 @@ def group(distance: Tensor, strategy: str, groups: int, *, keys: Sequence[str], 
 
     Args:
         distance: [N, N], symmetric, at least 0, zero on the diagonal (see `dissimilarity_matrix`).
-        strategy: name of a strategy in `GROUPINGS`.
+        strategy: name of a strategy in `GROUPINGS` that groups by distances.
         groups: number of groups, at least 1; not used by `single`.
         keys: N different names of the teachers, which do not depend on the order of the zoo.
         seed: seed of `random` or of the starts.
 
     Raises:
         DataError: `distance` is not such a matrix.
-        UsageError: the strategy is unknown, `groups` is below 1, `keys` are not N different names, or a registered
-            grouping does not return one group per teacher.
+        UsageError: the strategy is unknown or has no groups before the meta-model learns, `groups` is below 1, `keys`
+            are not N different names, or a registered grouping does not return one group per teacher.
     """
     split = GROUPINGS.get(strategy)
+    if isinstance(split, ChangingGroups):
+        problem = "has no groups before the meta-model learns"
+        raise UsageError(f"grouping {strategy!r}", problem, "use a strategy that groups by distances")
     if groups < 1:
         raise UsageError("groups", f"must be at least 1, not {groups}")
     values = _checked(distance)
@@ -242,7 +132,22 @@ GroupingFunction = Callable[[np.ndarray, int, int], tuple[np.ndarray, tuple[str,
 """Function of the distance [N, N] in the order of the keys, the number of groups (2 or more) and the seed. It returns
 the group of each teacher, integer [N], and notes on problems."""
 
-GROUPINGS: Registry[GroupingFunction] = Registry(
+
+@final
+@dataclass(frozen=True)
+class ChangingGroups:
+    """Strategy whose groups change while the meta-model learns; it needs no distances.
+
+    Attributes:
+        build: function that makes the `Grouping` of N teachers, from N and the options of affinity.
+        in_turn: whether the groups matter only if they are updated in turn; then other update rules are refused.
+    """
+
+    build: Callable[[int, AffinityConfig], Grouping]
+    in_turn: bool = False
+
+
+GROUPINGS: Registry[GroupingFunction | ChangingGroups] = Registry(
     "grouping",
     values={
         "dispersed": lambda values, groups, seed: (_searched(values, groups, 1, seed), ()),
@@ -250,10 +155,12 @@ GROUPINGS: Registry[GroupingFunction] = Registry(
         "homogeneous": lambda values, groups, seed: (_searched(values, groups, -1, seed), ()),
         "random": _random,
         "single": _single,
+        "selective": ChangingGroups(SelectiveGrouping, in_turn=True),
     },
 )
 register_grouping = GROUPINGS.register
-"""Register a `GroupingFunction`: `register_grouping(name, function)`, or the decorator `register_grouping(name)`."""
+"""Register a `GroupingFunction` or `ChangingGroups`: `register_grouping(name, strategy)`, or the decorator
+`register_grouping(name)` of a function."""
 
 Strategy = Annotated[str, AfterValidator(GROUPINGS.validate)]
 """Type of an option that names a grouping; validation refuses unknown names."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metazoo.errors import DataError, UsageError
-from metazoo.taskspace.groupings import Partition
+from metazoo.taskspace.partitions import Partition
 
 
 @dataclass(frozen=True)
