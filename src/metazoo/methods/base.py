@@ -19,6 +19,11 @@ from metazoo.recover.statistics import batch_norm_layers
 from metazoo.zoo import Zoo
 
 
+Origin = Literal["images", "weights", "backbone", "nothing"]
+"""What a meta-model is made of: images recovered from the models (or given), the weights of the models themselves, a
+pre-trained network from outside the zoo, or random weights."""
+
+
 @dataclass(frozen=True)
 class Requirements:
     """Requirements of a method, which are checked before any work.
@@ -57,8 +62,8 @@ class Method(ABC):
         presets: values of all its options by the name of the preset; the type of a value is the schema of the options.
         requires: requirements of the zoo and of the options.
         is_random: whether the result depends on the seed.
-        uses: what the meta-model is made of: images recovered from the models (or given), the weights of the models
-            themselves, or nothing of the zoo.
+        uses: what the meta-model is made of; see also `uses_in`.
+        paths: names of options that may be paths; a study takes them relative to its file, or from its sources.
     """
 
     name: ClassVar[str]
@@ -67,7 +72,17 @@ class Method(ABC):
     presets: ClassVar[Mapping[str, BaseModel]]
     requires: ClassVar[Requirements] = Requirements()
     is_random: ClassVar[bool] = True
-    uses: ClassVar[Literal["images", "weights", "nothing"]] = "images"
+    uses: ClassVar[Origin] = "images"
+    paths: ClassVar[tuple[str, ...]] = ()
+
+    def uses_in(self, zoo: Zoo, config: Any) -> Origin:
+        """What the meta-model of a run is made of, by default `uses`.
+
+        Args:
+            zoo: one model or more.
+            config: options, of the type of one of `presets`.
+        """
+        return self.uses
 
     def check(self, zoo: Zoo, config: Any, seed: int) -> None:  # noqa: B027 - most methods have nothing to add
         """Raise the errors that a run would meet later. Nothing is written; `requires` is already checked.
