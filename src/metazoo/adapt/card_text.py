@@ -156,8 +156,8 @@ _WITHOUT_IMAGES = {
         "images can be recovered from them, and the permissions and licences of the models apply."
     ),
     "backbone": (
-        "No image was recovered, and no model of the zoo is used. The meta-model is a pre-trained network from elsewhere; "
-        "images can be recovered from its weights, and its licence applies."
+        "No image was recovered, and no model of the zoo is used. The meta-model is a pre-trained network from "
+        "elsewhere; images can be recovered from its weights, and its licence applies."
     ),
     "nothing": "No image was recovered. The weights are random: nothing was learned, so they reveal nothing.",
 }

@@ -18,7 +18,6 @@ from metazoo.pipeline.workspace import Workspace
 from metazoo.recover.statistics import batch_norm_layers
 from metazoo.zoo import Zoo
 
-
 Origin = Literal["images", "weights", "backbone", "nothing"]
 """What a meta-model is made of: images recovered from the models (or given), the weights of the models themselves, a
 pre-trained network from outside the zoo, or random weights."""
@@ -165,12 +164,22 @@ def check_before_work(
     method.check(zoo, config, seed)
 
 
-def _check_unlabelled(method: Method, config: Any, unlabelled: UnlabelledImages) -> None:
+def check_takes_unlabelled(method: Method, config: BaseModel) -> UnlabelledConfig:
+    """Options of unlabelled images of a method that takes some.
+
+    Raises:
+        UsageError: the method takes none with these options.
+    """
     options = unlabelled_options(config)
     if options is None:
         takes = [name for name, own in method.presets.items() if unlabelled_options(own) is not None]
         remedy = f"choose a preset that does: {', '.join(takes)}" if takes else "choose tgr or zoo-distillation"
         raise UsageError("unlabelled images", f"{method.name} does not learn from them with these options", remedy)
+    return options
+
+
+def _check_unlabelled(method: Method, config: Any, unlabelled: UnlabelledImages) -> None:
+    options = check_takes_unlabelled(method, config)
     if options.share == 1 and getattr(getattr(config, "trust", None), "mode", "keep") != "keep":
         problem = "needs recovered images, and there are none if all images are unlabelled"
         raise UsageError("trust.mode", problem, "choose keep, or an unlabelled.share below 1")

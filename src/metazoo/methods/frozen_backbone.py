@@ -1,14 +1,15 @@
 """Frozen backbone: any pre-trained network as the meta-model, with its weights as they are.
 
-A network pre-trained on a large data set, frozen, with class prototypes of its features (head `nearest-mean`; Chen et al.,
-"A Closer Look at Few-shot Classification", ICLR 2019; Wang et al., "SimpleShot", 2019) is what most people use where no
-zoo is at hand, and a strong rival of every meta-model. It is a model of the zoo, or a network on the user's disk in any
-form that a zoo can add; nothing is downloaded. Differences: the images are resized to the input of the network without
-the margin of its own preprocessing, and the head is chosen when a task is adapted, as for every meta-model.
+A network pre-trained on a large data set, frozen, with class prototypes of its features (head `nearest-mean`; Chen et
+al., "A Closer Look at Few-shot Classification", ICLR 2019; Wang et al., "SimpleShot", 2019) is what most people use
+where no zoo is at hand, and a strong rival of every meta-model. It is a model of the zoo, or a network on the user's
+disk in any form that a zoo can add; nothing is downloaded. Differences: the images are resized to the input of the
+network without the margin of its own preprocessing, and the head is chosen when a task is adapted, as for every
+meta-model.
 
-The meta-model contains the whole network, so it works without the file. The record `backbone.json` keeps the source, its
-SHA-256, and the classes that the network was trained on, of which `evaluate` and studies warn as of those of the zoo. A
-network from disk uses no model of the zoo.
+The meta-model contains the whole network, so it works without the file. The record `backbone.json` keeps the source,
+its SHA-256, and the classes that the network was trained on, of which `evaluate` and studies warn as of those of the
+zoo. A network from disk uses no model of the zoo.
 """
 
 from collections.abc import Mapping
@@ -39,8 +40,8 @@ class FrozenBackboneConfig(BaseModel):
 
     backbone: str | None = Field(
         default=None,
-        description="network: the name of a model of the zoo; a weights file or an ONNX file, described by a .yaml file "
-        "beside it (docs/models.md); a folder of save_pretrained; or timm:NAME.TAG or torchvision:NAME.TAG, with weights",
+        description="network: the name of a model of the zoo; a weights or ONNX file, described by a .yaml file beside "
+        "it (docs/models.md); a folder of save_pretrained; or timm:NAME.TAG or torchvision:NAME.TAG, with weights",
     )
     weights: str | None = Field(default=None, description="weights file of a timm: or torchvision: network")
     classes: int | None = Field(

@@ -117,7 +117,7 @@ class Run:
         return folder.read_json(name) if folder.has(name) else None
 
     def backbone_classes(self) -> dict[str, tuple[str, ...]]:
-        """Class names of a backbone from outside the zoo, by its source; empty if there is none or, with a note, unknown.
+        """Class names of a backbone from outside the zoo, by its source; empty if there is none or they are unknown.
 
         Raises:
             ArtefactError: a record is missing or has changed.
