@@ -80,6 +80,8 @@ def test_a_network_of_timm_with_a_file_needs_neither_the_file_nor_the_zoo_afterw
     assert (record["source"], record["class_names"]) == ("timm:test_resnet", ["emu", "cat", "a"])
     assert len(record["source_sha256"]) == 64
     assert "no model of the zoo is used" in meta_model.card
+    assert "data-free" not in meta_model.card
+    assert "model-0" not in meta_model.card
 
 
 def test_a_folder_of_save_pretrained_is_adapted_and_evaluated_by_command(

@@ -51,8 +51,18 @@ def test_built_in_methods_are_what_they_are() -> None:
 def test_an_extension_is_listed_after_the_built_in_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(METHODS, "_values", {**METHODS._values})
     METHODS.register_named(Extension())
-    *values, reference = "queries", False, True, True, ("default",), "images", True, "a | b"
-    expected = MethodOverview("extension", "Extension", ("default", "plain"), *values, reference)  # pyright: ignore[reportArgumentType]
-    assert metazoo.list_methods()[-1] == expected
+    assert metazoo.list_methods()[-1] == MethodOverview(
+        name="extension",
+        title="Extension",
+        presets=("default", "plain"),
+        needs="queries",
+        one_architecture=False,
+        batch_norm=True,
+        labelled_validation=True,
+        unlabelled=("default",),
+        uses="images",
+        is_random=True,
+        reference="a | b",
+    )
     cells = ["extension", "default, plain", "queries", "any", "needs", "needs", "takes (default)", "images", "yes"]
     assert methods_markdown().splitlines()[-1] == f"| {' | '.join(cells)} | a \\| b |"

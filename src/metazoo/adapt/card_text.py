@@ -48,6 +48,11 @@ def summary(models: int, used: str, description: Mapping[str, Any]) -> str:
     )
 
 
+def is_backbone(description: Mapping[str, Any]) -> bool:
+    """Whether a run uses no model of the zoo but a pre-trained network from elsewhere; see `run.json`."""
+    return description.get("uses") == "backbone"
+
+
 def images_used(config: Mapping[str, Any], description: Mapping[str, Any]) -> list[str]:
     """Names of the real images that a run has used; empty for a data-free run.
 
