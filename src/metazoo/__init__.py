@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from metazoo.features.heads import register_head
     from metazoo.learn.learners import register_learner
     from metazoo.learn.learning_config import register_regulariser
-    from metazoo.methods import register_method
+    from metazoo.methods import list_methods, register_method
     from metazoo.models import register_architecture
     from metazoo.plugins import load_plugin
     from metazoo.runs.record import Run
@@ -54,6 +54,7 @@ _HOMES = {
     "Zoo": "metazoo.zoo",
     "add_model": "metazoo.zoo",
     "build_zoo": "metazoo.zoo",
+    "list_methods": "metazoo.methods",
     "load_images": "metazoo.data",
     "load_plugin": "metazoo.plugins",
     "register_architecture": "metazoo.models",
@@ -89,6 +90,7 @@ __all__ = [
     "features",
     "fusion",
     "learn",
+    "list_methods",
     "load_images",
     "load_plugin",
     "methods",

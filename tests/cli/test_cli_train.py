@@ -31,14 +31,18 @@ def test_all_options_are_listed_as_a_file_to_begin_from(cli: Cli, refused: Refus
     assert "unknown method 'none'; choose one of tgr" in refused(2, "methods", "none")
 
 
-def test_methods_are_listed_with_their_presets_and_requirements(cli: Cli) -> None:
+def test_methods_are_listed_with_what_they_need(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
     outcome = cli("methods")
     assert (outcome.code, outcome.err) == (0, "")
     for method in METHODS:
         (row,) = (line for line in outcome.out.splitlines() if line.startswith(f"│ {method.name} "))
         assert ", ".join(method.presets) in row
-        assert f"│ {method.requires} " in row
         assert method.reference in row
+    records = {record["name"]: record for record in json.loads(cli("methods", "--format", "json").out)}
+    assert list(records) == [method.name for method in METHODS]
+    assert (records["average"]["needs"], records["average"]["one_architecture"]) == ("weights", True)
+    assert cli("methods", "--format", "markdown").out.count("\n") == len(records) + 2
 
 
 def test_the_files_of_a_run(workshop: Workshop) -> None:

@@ -18,6 +18,7 @@ from metazoo.adapt.card_text import (
     figure,
     images_note,
     images_used,
+    is_backbone,
     meta_model_rows,
     network_rows,
     summary,
@@ -76,7 +77,7 @@ def meta_model_card(
         _table(("property", "value"), meta_model_rows(module, config, description, reference=reference, zoo=which)),
         _NO_ACCURACY,
         "## Source models",
-        _models(zoo, records.get("health"), records.get("trust")),
+        "None." if is_backbone(description) else _models(zoo, records.get("health"), records.get("trust")),
         _groups(records.get("groups")),
         "## Privacy",
         images_note(config, description, zoo, "This folder holds no images."),
@@ -155,7 +156,7 @@ On the command line: `metazoo predict CLASSIFIER IMAGES`."""
 def _data_tags(used: list[str], description: _Record) -> list[str]:
     """Tag of the real images that a run has used: none, unlabelled ones alone, or others."""
     if not used:
-        return ["data-free"]
+        return [] if is_backbone(description) else ["data-free"]
     return ["label-free"] if len(used) == 1 and unlabelled_count(description) else []
 
 

@@ -39,12 +39,18 @@ def summary(models: int, used: str, description: Mapping[str, Any]) -> str:
     """
     origin = {
         "weights": f"made of the weights of {counted(models, 'pre-trained model')} (all of them, one, or their mean)",
+        "backbone": "made of a pre-trained network as it is; no model of the zoo is used",
         "nothing": "with random weights: nothing was learned",
     }.get(description.get("uses", ""), f"learned from {counted(models, 'pre-trained model')} and {used}")
     return (
         f"A meta-model for few-shot image classification, {origin}. From 1 to 5 labelled images per class, it makes a "
         "classifier of new classes."
     )
+
+
+def is_backbone(description: Mapping[str, Any]) -> bool:
+    """Whether a run uses no model of the zoo but a pre-trained network from elsewhere; see `run.json`."""
+    return description.get("uses") == "backbone"
 
 
 def images_used(config: Mapping[str, Any], description: Mapping[str, Any]) -> list[str]:
@@ -153,6 +159,10 @@ _WITHOUT_IMAGES = {
     "weights": (
         "No image was recovered. The meta-model contains weights of the models (all of them, one, or their mean); "
         "images can be recovered from them, and the permissions and licences of the models apply."
+    ),
+    "backbone": (
+        "No image was recovered, and no model of the zoo is used. The meta-model is a pre-trained network from "
+        "elsewhere; images can be recovered from its weights, and its licence applies."
     ),
     "nothing": "No image was recovered. The weights are random: nothing was learned, so they reveal nothing.",
 }

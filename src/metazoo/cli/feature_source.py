@@ -22,7 +22,6 @@ from metazoo.evaluate import (
 from metazoo.execution.progress import message
 from metazoo.models import ClassifierSpec
 from metazoo.pipeline.layout import DESCRIPTION as RUN
-from metazoo.pipeline.layout import UNLABELLED
 from metazoo.runs.record import Run
 from metazoo.zoo import ModelContract, WhiteBoxTeacher, Zoo, zoo_with_models
 from metazoo.zoo.contract_files import NAME as ZOO
@@ -75,8 +74,9 @@ class FeatureSource:
         return zoo_with_models(self.zoo)
 
     def class_lists(self) -> dict[str, tuple[str, ...]]:
-        """Class names by model; empty if the zoo is missing."""
-        return {contract.name: contract.class_names for contract in self._contracts()}
+        """Class names by model, also of a backbone from outside the zoo; empty if none are known."""
+        backbone = {} if self.run is None else self.run.backbone_classes()
+        return {contract.name: contract.class_names for contract in self._contracts()} | backbone
 
     def count_unlabelled(self, evaluated: UnlabelledImages) -> int | None:
         """Number of evaluated images among the unlabelled ones of the run, by their pixels.
@@ -85,14 +85,13 @@ class FeatureSource:
         """
         if self.meta_model is None or not self.meta_model.unlabelled:
             return None
-        record = None if self.run is None else self.run.record(UNLABELLED)
-        if record is None:
+        found = None if self.run is None else self.run.count_unlabelled(evaluated)
+        if found is None:
             message(
                 f"note: {self.path} learned from {self.meta_model.unlabelled:,} unlabelled images; give its run to see "
                 "whether evaluated images are among them"
             )
-            return None
-        return evaluated.count_among(set(record["sha256"]))
+        return found
 
     def side(self) -> int:
         """Largest input side of all models in pixels."""

@@ -105,12 +105,13 @@ def _methods(commands: Any) -> None:
         commands,
         "methods",
         "train_commands:methods",
-        "List the methods and their presets, or every option of one",
-        "List the methods and their presets. With METHOD or --preset, print all options with value and meaning, as a "
-        "file for `metazoo train --config`.",
+        "List the methods and what each needs, or every option of one",
+        "List the methods with their presets, what each needs of a zoo, and what its meta-model is made of. With "
+        "METHOD or --preset, print all options with value and meaning, as a file for `metazoo train --config`.",
     )
     methods.argument("method", "METHOD", "Method whose options are printed (default: tgr)", str, nargs="?")
     options.preset(methods)
+    options.output_format(methods, "table", "json", "markdown", more=" of the list")
 
 
 def _train(commands: Any) -> None:

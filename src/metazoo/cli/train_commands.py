@@ -1,12 +1,15 @@
 """`metazoo train` and `metazoo methods`."""
 
+import json
 from argparse import Namespace
+from dataclasses import asdict
 
 from rich.table import Table
 from rich.text import Text
 
 from metazoo.cli.output import print_sections, print_table
-from metazoo.methods import METHODS
+from metazoo.methods import list_methods
+from metazoo.methods.overview import methods_markdown
 from metazoo.pipeline.layout import META_MODEL
 from metazoo.runs.config import resolve_config, with_overrides
 from metazoo.runs.train import train as train_run
@@ -14,17 +17,25 @@ from metazoo.zoo import Zoo
 
 
 def methods(options: Namespace) -> None:
-    """List the methods with their presets and requirements, or all options of one preset."""
+    """List the methods with what each needs, takes and gives, or all options of one preset."""
     if options.method is not None or options.preset is not None:
         from metazoo.runs.option_list import options_text
 
         print(options_text(resolve_config(method=options.method, preset=options.preset)), end="")
         return
+    if options.format == "markdown":
+        print(methods_markdown())
+        return
+    overviews = list_methods()
+    if options.format == "json":
+        print(json.dumps([asdict(overview) for overview in overviews], indent=2, ensure_ascii=False))
+        return
+    rows = [overview.cells() for overview in overviews]
     table = Table()
-    for column in ("method", "presets", "requires", "reference"):
+    for column in rows[0]:
         table.add_column(column)
-    for method in METHODS:
-        table.add_row(method.name, ", ".join(method.presets), str(method.requires), Text(method.reference))
+    for row in rows:
+        table.add_row(*map(Text, row.values()))
     print_table(table)
 
 

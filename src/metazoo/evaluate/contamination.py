@@ -61,8 +61,8 @@ class Contamination(BaseModel):
         if self.known:
             name, models = next(iter(self.known.items()))
             found.append(
-                f"{len(self.known)} of {self.classes} classes of {data} have the name of a class that a model of the "
-                f"zoo was trained on, such as {printable(name)} ({some_of(models, 1)}); if they are the same, {remedy}"
+                f"{len(self.known)} of {self.classes} classes of {data} have the name of a class that a model was "
+                f"trained on, such as {printable(name)} ({some_of(models, 1)}); if they are the same, {remedy}"
             )
         return found
 

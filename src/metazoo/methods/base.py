@@ -18,6 +18,10 @@ from metazoo.pipeline.workspace import Workspace
 from metazoo.recover.statistics import batch_norm_layers
 from metazoo.zoo import Zoo
 
+Origin = Literal["images", "weights", "backbone", "nothing"]
+"""What a meta-model is made of: images recovered from the models (or given), the weights of the models themselves, a
+pre-trained network from outside the zoo, or random weights."""
+
 
 @dataclass(frozen=True)
 class Requirements:
@@ -57,8 +61,8 @@ class Method(ABC):
         presets: values of all its options by the name of the preset; the type of a value is the schema of the options.
         requires: requirements of the zoo and of the options.
         is_random: whether the result depends on the seed.
-        uses: what the meta-model is made of: images recovered from the models (or given), the weights of the models
-            themselves, or nothing of the zoo.
+        uses: what the meta-model is made of; see also `uses_in`.
+        paths: names of options that may be paths; a study takes them relative to its file, or from its sources.
     """
 
     name: ClassVar[str]
@@ -67,7 +71,17 @@ class Method(ABC):
     presets: ClassVar[Mapping[str, BaseModel]]
     requires: ClassVar[Requirements] = Requirements()
     is_random: ClassVar[bool] = True
-    uses: ClassVar[Literal["images", "weights", "nothing"]] = "images"
+    uses: ClassVar[Origin] = "images"
+    paths: ClassVar[tuple[str, ...]] = ()
+
+    def uses_in(self, zoo: Zoo, config: Any) -> Origin:
+        """What the meta-model of a run is made of, by default `uses`.
+
+        Args:
+            zoo: one model or more.
+            config: options, of the type of one of `presets`.
+        """
+        return self.uses
 
     def check(self, zoo: Zoo, config: Any, seed: int) -> None:  # noqa: B027 - most methods have nothing to add
         """Raise the errors that a run would meet later. Nothing is written; `requires` is already checked.
@@ -150,12 +164,22 @@ def check_before_work(
     method.check(zoo, config, seed)
 
 
-def _check_unlabelled(method: Method, config: Any, unlabelled: UnlabelledImages) -> None:
+def check_takes_unlabelled(method: Method, config: BaseModel) -> UnlabelledConfig:
+    """Options of unlabelled images of a method that takes some.
+
+    Raises:
+        UsageError: the method takes none with these options.
+    """
     options = unlabelled_options(config)
     if options is None:
         takes = [name for name, own in method.presets.items() if unlabelled_options(own) is not None]
         remedy = f"choose a preset that does: {', '.join(takes)}" if takes else "choose tgr or zoo-distillation"
         raise UsageError("unlabelled images", f"{method.name} does not learn from them with these options", remedy)
+    return options
+
+
+def _check_unlabelled(method: Method, config: Any, unlabelled: UnlabelledImages) -> None:
+    options = check_takes_unlabelled(method, config)
     if options.share == 1 and getattr(getattr(config, "trust", None), "mode", "keep") != "keep":
         problem = "needs recovered images, and there are none if all images are unlabelled"
         raise UsageError("trust.mode", problem, "choose keep, or an unlabelled.share below 1")

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from metazoo.execution.randomness import generator
-from metazoo.methods.base import Method
+from metazoo.methods.base import Method, Requirements
 from metazoo.models import ImageClassifier, build_classifier, network_without_weights
 from metazoo.pipeline.shared_config import MetaModelConfig
 from metazoo.pipeline.workspace import Workspace
@@ -35,6 +35,7 @@ class RandomInitialisation(Method):
     reference = "random weights, a floor for comparison"
     uses = "nothing"
     presets: ClassVar[Mapping[str, BaseModel]] = {"default": RandomInitialisationConfig()}
+    requires = Requirements(white_box=False)
 
     def check(self, zoo: Zoo, config: RandomInitialisationConfig, seed: int) -> None:  # noqa: D102
         network_without_weights(config.meta_model.spec(zoo))

@@ -3,6 +3,7 @@
 from metazoo.methods.average_weights import Average
 from metazoo.methods.base import Method
 from metazoo.methods.best_model import BestModel
+from metazoo.methods.frozen_backbone import FrozenBackbone
 from metazoo.methods.random_initialisation import RandomInitialisation
 from metazoo.methods.tgr import TaskGroupingsRegularization
 from metazoo.methods.zoo_distillation import ZooDistillation
@@ -14,6 +15,7 @@ _BUILT_IN = (
     ZooDistillation(),
     ZooEnsemble(),
     BestModel(),
+    FrozenBackbone(),
     Average(),
     RandomInitialisation(),
 )

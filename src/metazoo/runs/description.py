@@ -113,8 +113,9 @@ def begin(
         }
         if unlabelled is not None:
             description["unlabelled"] = _described(config, unlabelled)
-        if config.method.uses != "images":
-            description["uses"] = config.method.uses
+        uses = config.method.uses_in(zoo, config.options)
+        if uses != "images":
+            description["uses"] = uses
         folder.write_json(DESCRIPTION, description)
         return description
     description = folder.read_json(DESCRIPTION)

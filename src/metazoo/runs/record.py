@@ -6,10 +6,11 @@ from typing import Any, final
 
 from metazoo.adapt import MetaModel
 from metazoo.adapt.card_text import unlabelled_count
+from metazoo.data import UnlabelledImages
 from metazoo.data.unlabelled import label_free
 from metazoo.errors import ArtefactError, MetazooError, RunError, UsageError
 from metazoo.execution.progress import message
-from metazoo.pipeline.layout import DESCRIPTION, FINISHED, META_MODEL, METRICS
+from metazoo.pipeline.layout import BACKBONE, DESCRIPTION, FINISHED, META_MODEL, METRICS, UNLABELLED
 from metazoo.runs.config import RunConfig
 from metazoo.runs.description import begun_config
 from metazoo.storage.manifest import Manifest
@@ -114,6 +115,29 @@ class Run:
             return self.metrics() or None
         folder = RunFolder(self.path)
         return folder.read_json(name) if folder.has(name) else None
+
+    def backbone_classes(self) -> dict[str, tuple[str, ...]]:
+        """Class names of a backbone from outside the zoo, by its source; empty if there is none or they are unknown.
+
+        Raises:
+            ArtefactError: a record is missing or has changed.
+        """
+        record = self.record(BACKBONE)
+        if record is None:
+            return {}
+        if record["class_names"] is None:
+            message(f"note: the classes that {record['source']} was trained on are unknown; they may be evaluated ones")
+            return {}
+        return {record["source"]: tuple(record["class_names"])}
+
+    def count_unlabelled(self, evaluated: UnlabelledImages) -> int | None:
+        """Number of evaluated images among the unlabelled ones of the run, by their pixels; None for a data-free run.
+
+        Raises:
+            ArtefactError: a record is missing or has changed.
+        """
+        record = self.record(UNLABELLED)
+        return None if record is None else evaluated.count_among(set(record["sha256"]))
 
     def check_zoo(self, zoo: Zoo) -> None:
         """Check that a zoo, which may have changed, is the zoo of the run.

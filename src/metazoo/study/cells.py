@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,13 +17,14 @@ from typing import Any, Self
 import psutil
 import torch
 
-from metazoo.data import load_images
+from metazoo.data import UnlabelledImages, load_images
 from metazoo.data.load import has_own_side
 from metazoo.errors import ArtefactError, Interrupted, MetazooError, RunError
 from metazoo.evaluate import Subject, evaluate, find_contamination
 from metazoo.execution.compute import Compute
 from metazoo.execution.process_memory import give_back_memory
 from metazoo.execution.signals import check_stop
+from metazoo.methods.base import unlabelled_options
 from metazoo.pipeline.layout import DESCRIPTION, HEALTH
 from metazoo.recover import RecoveryConfig
 from metazoo.runs.config import RunConfig, resolve_config
@@ -69,9 +71,23 @@ class Cell:
         common = OwnHead(head=self.protocol.head, batch_norm=self.protocol.batch_norm)
         return [common] if self.row.own_head in (None, common) else [common, self.row.own_head]
 
+    @cached_property
     def config(self) -> RunConfig:
         """Complete configuration of the run."""
         return resolve_config(self.row.set, method=self.row.method, preset=self.row.preset, seed=self.seed)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "config"}  # workers resolve it themselves
+
+    @property
+    def unlabelled(self) -> UnlabelledImages | None:
+        """Unlabelled images of the row; None if it has none."""
+        return None if self.row.unlabelled is None else UnlabelledImages(self.row.unlabelled)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether its run has begun."""
+        return (self.folder / RUN / DESCRIPTION).is_file()
 
     def result_file(self, data: str, head: OwnHead) -> Path:
         """Result file of one image set and head."""
@@ -106,9 +122,11 @@ class Cell:
 
     def images_key(self) -> tuple[Any, ...] | None:
         """What the images that the run recovers depend on; None if it recovers none that others can reuse."""
-        options = self.config().options
+        options = self.config.options
         recovery = getattr(options, "recovery", None)
-        if type(recovery) is not RecoveryConfig:
+        unlabelled = unlabelled_options(options)
+        is_alone = self.row.unlabelled is not None and unlabelled is not None and unlabelled.share == 1
+        if type(recovery) is not RecoveryConfig or is_alone:
             return None
         budget = getattr(options, "budget", None)
         return self.zoo, self.seed, recovery.model_dump_json(), None if budget is None else budget.model_dump_json()
@@ -305,6 +323,7 @@ def _train(work: CellWork) -> Run:
         workers=work.workers,
         device=work.device,
         reuse_images=work.provider,
+        unlabelled=cell.row.unlabelled,
     )
 
 
@@ -313,8 +332,9 @@ def _evaluate(work: CellWork, run: Run) -> None:
     meta_model = run.meta_model
     device = Compute.choose(work.device).device
     subject = Subject.of(cell.row.name, cell.row.method, meta_model.module, meta_model.sha256).on(device)
+    subject = replace(subject, unlabelled=meta_model.unlabelled)
     zoo = Zoo.open(cell.zoo_folder)
-    class_lists = {contract.name: contract.class_names for contract in zoo}
+    class_lists = {contract.name: contract.class_names for contract in zoo} | run.backbone_classes()
     # One side for all rows, so that they are measured on the same images: models resize them.
     side = protocol.side or max(contract.spec.input_size for contract in zoo)
     for name, source in cell.data.items():
@@ -322,6 +342,8 @@ def _evaluate(work: CellWork, run: Run) -> None:
         if not open_heads:
             continue
         images = load_images(source, side=None if has_own_side(source) else side)
+        contamination = find_contamination(images.class_names, class_lists)
+        contamination = contamination.model_copy(update={"unlabelled": run.count_unlabelled(UnlabelledImages(source))})
         for head in open_heads:
             evaluate(
                 [subject],
@@ -336,21 +358,27 @@ def _evaluate(work: CellWork, run: Run) -> None:
                 seed=protocol.seed,
                 out=cell.result_file(name, head),
                 overwrite=True,
-                contamination=find_contamination(images.class_names, class_lists),
+                contamination=contamination,
                 advance=lambda _: check_stop(),
             )
 
 
 def check_begun(cell: Cell) -> None:
-    """Check that a run that has begun in the folder of a cell has the options of the cell.
+    """Check that a run that has begun in the folder of a cell has the options and unlabelled images of the cell.
 
     Raises:
         RunError: it has others.
     """
-    path = cell.folder / RUN
-    if (path / DESCRIPTION).is_file() and Run.open(path).config.as_record() != cell.config().as_record():
+    if not cell.has_begun:
+        return
+    run = Run.open(cell.folder / RUN)
+    source = None if cell.unlabelled is None else cell.unlabelled.identity
+    differing = "options" if run.config.as_record() != cell.config.as_record() else None
+    if run.description.get("unlabelled", {}).get("source") != source:
+        differing = "unlabelled images"
+    if differing is not None:
         remedy = f"choose another --out, name the row differently, or delete {cell.folder}"
-        raise RunError(path, f"was begun with other options than row {cell.row.name!r}", remedy)
+        raise RunError(run.path, f"was begun with other {differing} than row {cell.row.name!r}", remedy)
 
 
 def check_zoo(cell: Cell, sha256: str) -> None:
@@ -364,6 +392,6 @@ def check_zoo(cell: Cell, sha256: str) -> None:
         RunError: the zoo has changed since.
     """
     path = cell.folder / RUN
-    if (path / DESCRIPTION).is_file() and Run.open(path).description["zoo"]["sha256"] != sha256:
+    if cell.has_begun and Run.open(path).description["zoo"]["sha256"] != sha256:
         remedy = f"restore the zoo, choose another --out, or delete {cell.folder}"
         raise RunError(path, f"was begun before {cell.zoo_folder} changed", remedy)

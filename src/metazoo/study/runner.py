@@ -172,7 +172,8 @@ def _build(folder: Path, zoo: StudyZoo, executor: Executor, device: str | None, 
 def _check(study: StudyFile, folders: Mapping[str, Path], cells: Sequence[Cell], check: Callable[[], None]) -> None:
     """Raise errors of sources and of begun cells before any work, and before the study is written to its folder."""
     protocol = study.protocol
-    for source in dict.fromkeys(source for zoo in study.zoos for source in study.data_of(zoo).values()):
+    open_cells = [cell for cell in cells if not cell.is_finished]
+    for source in dict.fromkeys(source for cell in open_cells for source in cell.data.values()):
         check()
         images = load_images(source)
         for shots in protocol.shots:
@@ -181,6 +182,10 @@ def _check(study: StudyFile, folders: Mapping[str, Path], cells: Sequence[Cell],
     for source in dict.fromkeys(part.data for part in unbuilt):
         check()
         load_images(source, images_per_class=2)
+    for cell in {cell.row.unlabelled: cell for cell in open_cells if not cell.has_begun}.values():
+        check()
+        if cell.unlabelled is not None:
+            _ = cell.unlabelled.count  # raises if the source cannot be used
     for cell in cells:
         check_begun(cell)
 
@@ -243,9 +248,11 @@ def _do_wave(
 
 def _is_possible(cell: Cell) -> bool:
     """Whether the method takes the zoo and the options; if not, the cell fails at once."""
-    config = cell.config()
+    config = cell.config
     try:
-        check_before_work(config.method, Zoo.open(cell.zoo_folder), config.options, config.seed)
+        # A run that has begun may have copied its unlabelled images, which may be gone; else training names them.
+        unlabelled = None if cell.has_begun else cell.unlabelled
+        check_before_work(config.method, Zoo.open(cell.zoo_folder), config.options, config.seed, unlabelled)
     except Exception as error:
         cell.fail(error)
         return False

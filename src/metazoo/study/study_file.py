@@ -17,6 +17,8 @@ from metazoo.choices import DEFAULT_HEAD, Control
 from metazoo.data.published import find_published
 from metazoo.errors import UsageError
 from metazoo.features.heads import HEADS
+from metazoo.methods.base import check_takes_unlabelled
+from metazoo.methods.registry import get_method
 from metazoo.runs.config import resolve_config
 from metazoo.storage.validation import first_problem, read_mapping
 from metazoo.text import local_path
@@ -41,7 +43,7 @@ reference: distillation"""
 """Example of a study file on the embedded data."""
 
 _LARGEST_FILE = 1_000_000
-_GLYPHS = re.compile(r"glyphs(:.*)?")
+_NO_PATH = re.compile(r"glyphs(:.*)?|(timm|torchvision):.*")
 
 
 def file_name(text: str) -> str:
@@ -158,6 +160,11 @@ class Row(_Part):
     grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field(
         default={}, description="values by option; one row for each combination, named after its values"
     )
+    unlabelled: str | None = Field(
+        default=None,
+        description="unlabelled images to learn from: a folder, a source of images, or its name; the row is then "
+        "label-free, not data-free",
+    )
     own_head: OwnHead | None = Field(default=None, description="second evaluation, with a head of the row's own")
     zoos: tuple[Name, ...] | None = Field(default=None, min_length=1, description="zoos of this row; null: all")
     seeds: tuple[Seed, ...] | None = Field(
@@ -194,7 +201,9 @@ class StudyFile(_Part):
     title: str = Field(default="", max_length=200)
     description: str = Field(default="", max_length=5000, description="paragraph above the table")
     sources: dict[Name, str] = Field(
-        default={}, description="sources of images by name; every `data` may be such a name instead"
+        default={},
+        description="sources of images or backbones by name; every `data`, `unlabelled` and path in `set` may be such "
+        "a name instead",
     )
     data: str | ImageSources | None = Field(
         default=None, description="images of classes that no model has seen, or several by name"
@@ -275,7 +284,9 @@ def study_from(
         raise UsageError(subject, first_problem(error, with_value=True), "see docs/study.schema.json") from error
     for row in study.rows:
         try:
-            resolve_config(row.set, method=row.method, preset=row.preset)
+            config = resolve_config(row.set, method=row.method, preset=row.preset)
+            if row.unlabelled is not None:
+                check_takes_unlabelled(config.method, config.options)
         except UsageError as error:
             raise UsageError(f"{subject}: row {row.name!r}: {error.subject}", error.problem, error.remedy) from error
     unknown = next((name for name in sources or {} if name not in study.sources), None)
@@ -289,7 +300,7 @@ def _with_absolute_sources(study: StudyFile, folder: Path, sources: Mapping[str,
     """Study whose sources are absolute paths or names of data sets."""
 
     def absolute(text: str, folder: Path) -> str:
-        if _GLYPHS.fullmatch(text):
+        if _NO_PATH.fullmatch(text):
             return text
         name, _, root = text.partition(":")
         return _absolute(folder, text) if find_published(text) is None else f"{name}:{_absolute(folder, root)}"
@@ -303,6 +314,18 @@ def _with_absolute_sources(study: StudyFile, folder: Path, sources: Mapping[str,
     def all_sources(data: str | dict[str, str] | None) -> str | dict[str, str] | None:
         return {name: source(text) for name, text in data.items()} if isinstance(data, dict) else data and source(data)
 
+    def path_or_name(text: Any) -> Any:
+        """Source of this name, path of an existing file, or the unchanged value, such as the name of a model."""
+        if not isinstance(text, str) or text in named:
+            return named.get(text, text)
+        return absolute(text, folder) if (folder / Path(local_path(text)).expanduser()).exists() else text
+
+    def own(row: Row) -> Row:
+        paths = {key: path_or_name(row.set[key]) for key in get_method(row.method).paths if key in row.set}
+        return row.model_copy(
+            update={"set": row.set | paths, "unlabelled": None if row.unlabelled is None else source(row.unlabelled)}
+        )
+
     zoos = {
         name: zoo.model_copy(
             update={
@@ -313,7 +336,8 @@ def _with_absolute_sources(study: StudyFile, folder: Path, sources: Mapping[str,
         )
         for name, zoo in study.zoos.items()
     }
-    return study.model_copy(update={"sources": named, "data": all_sources(study.data), "zoos": zoos})
+    rows = tuple(map(own, study.rows))
+    return study.model_copy(update={"sources": named, "data": all_sources(study.data), "zoos": zoos, "rows": rows})
 
 
 def _absolute(folder: Path, text: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any, final
 from rich.table import Table
 from rich.text import Text
 
+from metazoo.data.unlabelled import label_free
 from metazoo.evaluate import Comparison, Result, compare, holm, read_contamination, read_results
 from metazoo.report.run_tables import html_table
 from metazoo.report.templates import rendered
@@ -27,11 +28,12 @@ _CAPTION = (
 )
 _COLUMNS = ["row", "method", "preset", "zoo", "data", "seed", "head", "batch_norm", "mirrored", "transductive", "ways"]
 _COLUMNS += ["shots", "queries", "episodes", "accuracy", "interval", "parameters", "seconds", "recovery_seconds"]
-_COLUMNS += ["workers", "core_seconds", "peak_memory", "known_classes", "error", "subject_sha256"]
+_COLUMNS += ["workers", "core_seconds", "peak_memory", "known_classes", "unlabelled", "known_images", "error"]
+_COLUMNS += ["subject_sha256"]
 _COLUMNS += ["episode_list_sha256"]
 _SUMMARY_COLUMNS = ["row", "zoo", "data", "head", "batch_norm", "ways", "shots", "seeds", "accuracy", "interval"]
 _SUMMARY_COLUMNS += ["difference", "difference_interval", "p_value", "holm_p_value", "parameters", "seconds"]
-_SUMMARY_COLUMNS += ["core_seconds", "peak_memory", "known_classes", "error"]
+_SUMMARY_COLUMNS += ["core_seconds", "peak_memory", "known_classes", "unlabelled", "known_images", "error"]
 
 
 @dataclass(frozen=True)
@@ -205,15 +207,22 @@ def _note(line: _Line) -> str:
         found = read_contamination(line.files[0])
         if found is not None and found.known:
             parts.insert(0, f"{len(found.known)} of {found.classes} classes known to models")
-        if read_results(line.files[0])[0].transductive:
+        if found is not None and found.unlabelled:
+            parts.insert(0, f"{found.unlabelled:,} evaluated images among them")
+        result = read_results(line.files[0])[0]
+        if result.unlabelled:
+            parts.insert(0, f"{label_free(result.unlabelled)}, not data-free")
+        if result.transductive:
             parts.insert(0, "transductive")
     return "; ".join(parts)
 
 
-def _known(path: Path) -> int | str:
-    """Number of evaluated classes that models were trained on, according to their names; empty if not compared."""
-    found = read_contamination(path)
-    return "" if found is None else len(found.known)
+def _known(path: Path) -> dict[str, Any]:
+    """Numbers of evaluated classes that models were trained on, by name, of unlabelled images, and of evaluated ones
+    among them; a number that is not known is absent."""
+    found, images = read_contamination(path), read_results(path)[0].unlabelled
+    numbers = {} if found is None else {"known_classes": len(found.known), "known_images": found.unlabelled}
+    return {key: number for key, number in {**numbers, "unlabelled": images}.items() if number is not None}
 
 
 def write_tables(out: Path, results: StudyResults) -> None:
@@ -277,10 +286,10 @@ def _summary_rows(results: StudyResults) -> list[dict[str, Any]]:
                 "seeds": len(line.files),
                 "seconds": f"{sum(cost.seconds for cost in done) / len(done):.1f}" if done else "",
                 "core_seconds": f"{sum(cost.core_seconds for cost in done) / len(done):.1f}" if done else "",
-                "known_classes": _known(line.files[0]) if line.files else "",
                 "peak_memory": max((cost.memory for cost in done), default=""),
                 "error": "; ".join(dict.fromkeys(cell.error or "" for cell in line.cells if not cell.is_finished)),
             }
+            base |= _known(line.files[0]) if line.files else {}
             for shots in results.study.protocol.shots:
                 found = section.comparisons.get((line.label, shots))
                 figures: dict[str, Any] = {"shots": shots}
@@ -305,14 +314,14 @@ def _result_rows(results: StudyResults) -> list[dict[str, Any]]:
     rows = []
     for cell in results.cells:
         cost = results.cost_of(cell)
-        base = {"row": cell.row.name, "method": cell.row.method, "preset": cell.config().preset}
+        base = {"row": cell.row.name, "method": cell.row.method, "preset": cell.config.preset}
         base |= {"zoo": cell.zoo, "seed": cell.seed, "error": "" if cell.is_finished else cell.error or ""}
         base |= {"seconds": f"{cost.seconds:.1f}", "peak_memory": cost.memory}
         base |= {"workers": cost.workers, "core_seconds": f"{cost.core_seconds:.1f}"}
         if cost.recovery_seconds is not None:
             base["recovery_seconds"] = f"{cost.recovery_seconds:.1f}"
         measured = [
-            {"data": data, "known_classes": _known(path)} | _figures(result)
+            {"data": data} | _known(path) | _figures(result)
             for data, _, path in cell.result_files
             if path.is_file()
             for result in read_results(path)
