@@ -3,6 +3,7 @@
 from metazoo.methods.average_weights import Average
 from metazoo.methods.base import Method
 from metazoo.methods.best_model import BestModel
+from metazoo.methods.ot_fusion import OptimalTransportFusion
 from metazoo.methods.random_initialisation import RandomInitialisation
 from metazoo.methods.tgr import TaskGroupingsRegularization
 from metazoo.methods.zoo_distillation import ZooDistillation
@@ -15,6 +16,7 @@ _BUILT_IN = (
     ZooEnsemble(),
     BestModel(),
     Average(),
+    OptimalTransportFusion(),
     RandomInitialisation(),
 )
 METHODS: Registry[Method] = Registry(
