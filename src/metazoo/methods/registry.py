@@ -3,6 +3,7 @@
 from metazoo.methods.average_weights import Average
 from metazoo.methods.base import Method
 from metazoo.methods.best_model import BestModel
+from metazoo.methods.dro import Dro
 from metazoo.methods.ot_fusion import OptimalTransportFusion
 from metazoo.methods.random_initialisation import RandomInitialisation
 from metazoo.methods.tgr import TaskGroupingsRegularization
@@ -17,6 +18,7 @@ _BUILT_IN = (
     BestModel(),
     Average(),
     OptimalTransportFusion(),
+    Dro(),
     RandomInitialisation(),
 )
 METHODS: Registry[Method] = Registry(
