@@ -6,22 +6,22 @@ import torch
 from torch import Tensor
 
 from metazoo.fusion.channel_groups import ChannelGroup, permuted
-from metazoo.models import Argument, ClassifierSpec, ImageClassifier, Network, build_classifier
+from metazoo.models import ClassifierSpec, ImageClassifier, Network, build_classifier
 
 
-def spec(architecture: str, *, size: int = 32, classes: int = 3, **arguments: Argument) -> ClassifierSpec:
+def spec(architecture: str, *, width: int = 4, size: int = 32) -> ClassifierSpec:
     return ClassifierSpec(
         architecture=architecture,
-        arguments=arguments,
-        classes=classes,
+        arguments={"width": width},
+        classes=3,
         input_size=size,
         mean=(0.5,) * 3,
         std=(0.25,) * 3,
     )
 
 
-def classifier(architecture: str, seed: int = 0, *, size: int = 32, **arguments: Argument) -> ImageClassifier:
-    made = build_classifier(spec(architecture, size=size, **arguments), torch.Generator().manual_seed(seed))
+def classifier(architecture: str, seed: int = 0, *, width: int = 4, size: int = 32) -> ImageClassifier:
+    made = build_classifier(spec(architecture, width=width, size=size), torch.Generator().manual_seed(seed))
     return ImageClassifier(made.spec, individual(made.network, seed)).eval()
 
 

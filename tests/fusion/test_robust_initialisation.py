@@ -123,9 +123,8 @@ def test_a_step_updates_every_model_of_the_outer_step_once() -> None:
     first = learner.step(torch.Generator().manual_seed(5))
     assert (learner.embeddings != start).any(1).tolist() == [False, True, False, True]
     random = torch.Generator().manual_seed(5)
-    for _ in range(200):
-        last = learner.step(random)
-    assert last > 0.5 * first
+    later = [learner.step(random) for _ in range(200)]
+    assert later[-1] > 0.5 * first
 
 
 def test_identical_models_are_reproduced() -> None:

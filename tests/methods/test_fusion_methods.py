@@ -1,6 +1,7 @@
 """The methods that fuse weights: `average`, `ot-fusion` and `dro`, from a zoo to a meta-model."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,10 +24,10 @@ FUSIONS = ("average", "ot-fusion", "dro")
 CLASSES = ("a", "b", "c", "d")
 
 
-def spec(architecture: str = "conv4", classes: int = 3, **changes: object) -> ClassifierSpec:
+def spec(architecture: str = "conv4", classes: int = 3, **changes: Any) -> ClassifierSpec:
     width: dict[str, Argument] = {"width": 4}
     values = {"arguments": width, "input_size": 16, "mean": (0.5,) * 3, "std": (0.25,) * 3, **changes}
-    return ClassifierSpec(architecture=architecture, classes=classes, **values)  # pyright: ignore[reportArgumentType]
+    return ClassifierSpec(architecture=architecture, classes=classes, **values)
 
 
 def stored(folder: Path, *models: ImageClassifier) -> Zoo:
@@ -44,8 +45,8 @@ def different(folder: Path) -> Zoo:
     return stored(folder, *(built(spec(classes=2 + seed % 2), seed) for seed in range(5)))
 
 
-def fused(zoo: Zoo, method: str, out: Path, **options: object) -> ImageClassifier:
-    module = train(zoo, method, out=out, workers=1, **options).meta_model.module  # pyright: ignore[reportArgumentType]
+def fused(zoo: Zoo, method: str, out: Path, **options: Any) -> ImageClassifier:
+    module = train(zoo, method, out=out, workers=1, **options).meta_model.module
     assert isinstance(module, ImageClassifier)
     return module
 
@@ -78,7 +79,7 @@ def test_only_the_seed_decides(method: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", FUSIONS)
 @pytest.mark.parametrize("change", [{"arguments": {"width": 5}}, {"input_size": 32}])
-def test_the_models_must_have_one_shape(method: str, change: dict[str, object], tmp_path: Path) -> None:
+def test_the_models_must_have_one_shape(method: str, change: dict[str, Any], tmp_path: Path) -> None:
     first = built(spec())
     zoo = stored(tmp_path / "zoo", first, built(spec(**change)))
     with raises(
