@@ -144,6 +144,13 @@ def test_an_operation_with_unknown_effect_is_refused(between: Callable[[Tensor],
         channel_groups(custom(between))
 
 
+def test_a_network_that_fails_or_hides_a_weight_is_refused() -> None:
+    with raises(UsageError, subject="custom", problem="cannot be traced (integer division", remedy="average"):
+        channel_groups(custom(lambda x: x * (1 // 0)))
+    with raises(UsageError, subject="custom", problem="'extra.hidden.weight'", remedy="average"):
+        channel_groups(custom(lambda x: x, hidden=nn.Linear(6, 6)))
+
+
 def test_the_network_is_not_changed() -> None:
     made = classifier("conv4", width=4).train()
     before = {name: tensor.clone() for name, tensor in made.network.state_dict().items()}

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from metazoo.errors import UsageError
+from metazoo.errors import MetazooError, UsageError
+from metazoo.fusion.average import HEAD
 from metazoo.models import ImageClassifier, Network
 
 Axis = tuple[str, int]
@@ -56,9 +57,17 @@ def channel_groups(classifier: ImageClassifier) -> list[ChannelGroup]:
     try:
         with torch.no_grad(), trace:
             network.features(images)
+    except MetazooError:
+        raise
+    except Exception as error:  # foreign code raises any error
+        raise trace.refusal(f"cannot be traced ({' '.join(str(error).split())[:200]})") from error
     finally:
         for part, mode in modes:
             part.training = mode
+    for name, _ in network.named_parameters():
+        # The rest of a compiled part would be averaged without an alignment.
+        if not name.startswith(HEAD) and not trace.knows(name):
+            raise trace.refusal(f"has a weight {name!r} that is used in no known way")
     return trace.groups(fixed=spec.channels)
 
 
@@ -144,7 +153,7 @@ class _Trace(TorchFunctionMode):
         if name in _REDUCTIONS:
             return self._reduced(func, labels[0], args, kwargs)
         if name not in self._rules:
-            raise self._unknown(f"uses the operation {name!r}")
+            raise self.refusal(f"uses the operation {name!r}")
         return self._rules[name](*args, **kwargs)
 
     def new(self, count: int) -> Tensor:
@@ -152,6 +161,18 @@ class _Trace(TorchFunctionMode):
         first = len(self._parents)
         self._parents.extend(range(first, first + count))
         return torch.arange(first, first + count)
+
+    def refusal(self, problem: str) -> UsageError:
+        """Error for a network with this problem."""
+        return UsageError(
+            self._architecture,
+            f"{problem}, so that its channels cannot be aligned",
+            "choose the method average, or models of another architecture",
+        )
+
+    def knows(self, name: str) -> bool:
+        """Whether a layer with the weight of this name has been called."""
+        return any(axis[0] == name for axis in self._axes)
 
     def groups(self, fixed: int) -> list[ChannelGroup]:
         """Groups of the labels, except the first `fixed` ones, that occur in tensors."""
@@ -193,7 +214,7 @@ class _Trace(TorchFunctionMode):
         elif weight.shape[1] == 1:
             outputs = found.repeat_interleave(len(weight) // groups)
         else:
-            raise self._unknown("has convolutions in groups of several channels")
+            raise self.refusal("has convolutions in groups of several channels")
         self._note_axis(weight, 0, outputs)
         self._note_axis(bias, 0, outputs)
         kernel = torch.zeros(1, 1, *weight.shape[2:])
@@ -223,7 +244,7 @@ class _Trace(TorchFunctionMode):
         eps: float = 0.0,
     ) -> Tensor:
         if len(normalized_shape) != 1:
-            raise self._unknown("has a layer norm over positions")
+            raise self.refusal("has a layer norm over positions")
         found = self._by_channel(input, -1)
         self._note_axis(weight, 0, found)
         self._note_axis(bias, 0, found)
@@ -232,14 +253,14 @@ class _Trace(TorchFunctionMode):
     def _pad(self, input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:  # noqa: A002
         shape = functional.pad(_plain(input), tuple(pad)[:4], value=0.0).shape
         if input.ndim != 4 or len(pad) > 6 or (len(pad) > 4 and (mode != "constant" or value)):
-            raise self._unknown("pads in an unusual way")
+            raise self.refusal("pads in an unusual way")
         before, after = [*pad[4:], 0, 0][:2]
         parts = (self.new(before), self._by_channel(input, 1), self.new(after))
         return _spread(torch.cat(parts), shape)
 
     def _with_one(self, labels: Sequence[Tensor], name: str, args: Any, kwargs: Any) -> Tensor:
         if len(labels) > 1 or any(each.numel() > 1 for each in _others((args, [*kwargs.values()]))):
-            raise self._unknown(f"uses the operation {name!r} with several tensors")
+            raise self.refusal(f"uses the operation {name!r} with several tensors")
         return labels[0]
 
     def _paired(self, labels: Sequence[Tensor], name: str, args: Any, kwargs: Any) -> Tensor:
@@ -251,13 +272,13 @@ class _Trace(TorchFunctionMode):
 
     def _pooled(self, func: Callable[..., Any], input: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: A002
         if input.ndim != 4:
-            raise self._unknown("pools values that are no images")
+            raise self.refusal("pools values that are no images")
         return _spread(self._by_channel(input, 1), func(_plain(input), *args, **kwargs).shape)
 
     def _reduced(self, func: Callable[..., Any], input: Tensor, args: Any, kwargs: Any) -> Tensor:  # noqa: A002
         dimensions = kwargs.get("dim", args[1] if len(args) > 1 else None)
         if dimensions is None:
-            raise self._unknown(f"uses the operation {func.__name__!r} over whole images")
+            raise self.refusal(f"uses the operation {func.__name__!r} over whole images")
         keep = bool(kwargs.get("keepdim", args[2] if len(args) > 2 else False))
         least = input.amin(dimensions, keepdim=True)
         self._unite(input, least.expand_as(input))
@@ -290,7 +311,7 @@ class _Trace(TorchFunctionMode):
             return
         name = self._names.get(id(tensor))
         if name is None:
-            raise self._unknown("computes the weight of a layer")
+            raise self.refusal("computes the weight of a layer")
         known = self._axes.setdefault((name, dimension), labels.tolist())
         self._unite(torch.tensor(known), labels)
 
@@ -299,13 +320,6 @@ class _Trace(TorchFunctionMode):
         for label, count in zip(*(each.tolist() for each in counts), strict=True):
             self._uses[label].append((self._calls, count))
         self._calls += 1
-
-    def _unknown(self, problem: str) -> UsageError:
-        return UsageError(
-            self._architecture,
-            f"{problem}, so that its channels cannot be aligned",
-            "choose the method average, or models of another architecture",
-        )
 
 
 def _labels_in(values: Any) -> Iterator[Tensor]:
