@@ -1,30 +1,46 @@
-"""Averages of weights, the simplest fusion of models."""
+"""Averages of weights, the simplest fusion of models, and what other fusions share with it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
+from metazoo.errors import UsageError
 from metazoo.models import ClassifierSpec, ImageClassifier, Network, build_classifier, network_without_weights
+from metazoo.zoo import Zoo
+
+HEAD = "head."
+"""Start of the names of the tensors of the class head."""
 
 
 def average_parameters(classifiers: Iterable[ImageClassifier], spec: ClassifierSpec) -> ImageClassifier | None:
     """Elementwise mean of the weights and buffers of all classifiers that fit `spec`; None if fewer than 2 fit.
 
-    A classifier fits if architecture, input size, channels and the shapes of the weights agree. The mean and standard
-    deviation for pixels are averaged as well. The class head of the result is zero, because the heads of different
-    classifiers stand for different classes.
+    A classifier fits if architecture, input size, channels and the shapes of the weights agree. See `mean_classifier`
+    for the head and the pixels.
+    """
+    fitting = (each for each in classifiers if _same_features(each.spec, each.network, spec))
+    return mean_classifier(((each.spec, feature_tensors(each)) for each in fitting), spec)
+
+
+def mean_classifier(
+    parts: Iterable[tuple[ClassifierSpec, Mapping[str, Tensor]]], spec: ClassifierSpec
+) -> ImageClassifier | None:
+    """Classifier of `spec` whose features have the elementwise mean of the tensors of all parts; None if fewer than 2.
+
+    The mean and standard deviation for pixels are averaged as well. The class head of the result is zero, because the
+    heads of different classifiers stand for different classes.
+
+    Args:
+        parts: specification and tensors of each classifier, see `feature_tensors`.
+        spec: specification of the result, except the mean and standard deviation for pixels.
     """
     specs: list[ClassifierSpec] = []
     sums: dict[str, Tensor] = {}
-    for classifier in classifiers:
-        if _same_features(classifier, spec):
-            specs.append(classifier.spec)
-            for name, tensor in classifier.network.state_dict().items():
-                if not name.startswith("head."):
-                    # Integer buffers (numbers of batches) are averaged as floats; copying casts them back.
-                    own = tensor.cpu().double()
-                    sums[name] = sums[name].add_(own) if name in sums else own.clone()
+    for own, tensors in parts:
+        specs.append(own)
+        for name, tensor in tensors.items():
+            sums[name] = sums[name].add_(tensor) if name in sums else tensor.clone()
     if len(specs) < 2:
         return None
     pixels = {
@@ -41,12 +57,45 @@ def average_parameters(classifiers: Iterable[ImageClassifier], spec: ClassifierS
     return average
 
 
-def _same_features(classifier: ImageClassifier, spec: ClassifierSpec) -> bool:
+def feature_tensors(classifier: ImageClassifier) -> dict[str, Tensor]:
+    """Weights and buffers of a classifier without its head by name, float64 on the CPU."""
+    # Integer buffers (numbers of batches) are averaged as floats; copying casts them back.
+    state = classifier.network.state_dict()
+    return {name: tensor.cpu().double() for name, tensor in state.items() if not name.startswith(HEAD)}
+
+
+def check_same_features(zoo: Zoo) -> None:
+    """Check that the weights of all models of a zoo can be joined.
+
+    Raises:
+        UsageError: the zoo has fewer than two models, or a model differs from the first in its input or in the shapes
+            of its weights.
+    """
+    remedy = "choose another zoo or method"
+    if len(zoo) < 2:
+        raise UsageError(zoo.folder, f"has {len(zoo)} model, and a fusion needs two or more", remedy)
+    first = zoo.contracts[0]
+    checked = {_without_pixels(first.spec)}
+    for contract in zoo:
+        key = _without_pixels(contract.spec)
+        if key in checked:
+            continue
+        if not _same_features(contract.spec, network_without_weights(contract.spec), first.spec):
+            problem = f"its input or the shapes of its weights differ from those of {first.name!r}"
+            raise UsageError(f"model {contract.name!r}", problem, remedy)
+        checked.add(key)
+
+
+def _without_pixels(spec: ClassifierSpec) -> str:
+    return spec.model_dump_json(exclude={"mean", "std"})
+
+
+def _same_features(own: ClassifierSpec, network: Network, spec: ClassifierSpec) -> bool:
     names = ("architecture", "input_size", "channels")
-    if any(getattr(classifier.spec, name) != getattr(spec, name) for name in names):
+    if any(getattr(own, name) != getattr(spec, name) for name in names):
         return False
-    return _shapes(classifier.network) == _shapes(network_without_weights(spec))
+    return _shapes(network) == _shapes(network_without_weights(spec))
 
 
 def _shapes(network: Network) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in network.state_dict().items() if not name.startswith("head.")}
+    return {name: tensor.shape for name, tensor in network.state_dict().items() if not name.startswith(HEAD)}

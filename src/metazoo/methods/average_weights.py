@@ -10,8 +10,7 @@ from typing import ClassVar, final
 
 from pydantic import BaseModel
 
-from metazoo.errors import UsageError
-from metazoo.fusion import average_parameters
+from metazoo.fusion import average_parameters, check_same_features
 from metazoo.methods.base import Method, NoOptions, Requirements
 from metazoo.models import ImageClassifier
 from metazoo.pipeline.workspace import Workspace
@@ -31,14 +30,10 @@ class Average(Method):
     requires = Requirements(one_architecture=True)
 
     def check(self, zoo: Zoo, config: NoOptions, seed: int) -> None:  # noqa: D102
-        sizes = {(contract.spec.input_size, contract.spec.channels) for contract in zoo}
-        if len(zoo) < 2 or len(sizes) > 1:
-            problem = f"an average needs two models or more of one input, not {len(zoo)} of {len(sizes)}"
-            raise UsageError(zoo.folder, problem, "choose another zoo or method")
+        check_same_features(zoo)
 
     def train(self, workspace: Workspace, config: NoOptions) -> ImageClassifier:  # noqa: D102
         zoo = workspace.zoo
         average = average_parameters((teacher.classifier for teacher in zoo.teachers_in_turn()), zoo.contracts[0].spec)
-        if average is None:
-            raise UsageError(zoo.folder, "its models have different shapes of weights", "choose another method")
+        assert average is not None  # see `check`
         return average.requires_grad_(False)

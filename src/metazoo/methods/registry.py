@@ -3,7 +3,9 @@
 from metazoo.methods.average_weights import Average
 from metazoo.methods.base import Method
 from metazoo.methods.best_model import BestModel
+from metazoo.methods.dro import Dro
 from metazoo.methods.frozen_backbone import FrozenBackbone
+from metazoo.methods.ot_fusion import OptimalTransportFusion
 from metazoo.methods.random_initialisation import RandomInitialisation
 from metazoo.methods.tgr import TaskGroupingsRegularization
 from metazoo.methods.zoo_distillation import ZooDistillation
@@ -17,6 +19,8 @@ _BUILT_IN = (
     BestModel(),
     FrozenBackbone(),
     Average(),
+    OptimalTransportFusion(),
+    Dro(),
     RandomInitialisation(),
 )
 METHODS: Registry[Method] = Registry(
