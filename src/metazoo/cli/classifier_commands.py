@@ -1,4 +1,4 @@
-"""`metazoo adapt` and `metazoo predict`."""
+"""`metazoo adapt`, `metazoo predict` and `metazoo export`."""
 
 import csv
 import json
@@ -20,6 +20,7 @@ from metazoo.errors import UsageError
 from metazoo.execution.compute import Compute
 from metazoo.execution.progress import message
 from metazoo.execution.threads import torch_threads
+from metazoo.export import export_classifier
 from metazoo.features.embedders import JointFeatures
 from metazoo.text import printable
 
@@ -75,6 +76,24 @@ def predict(options: Namespace) -> None:
     with torch_threads(options.threads):
         predictions = [(part, classifier.predict(part)) for part in parts]
     _WRITERS[options.format](predictions)
+
+
+def export(options: Namespace) -> None:
+    """Write a classifier to one file, as `metazoo export`."""
+    classifier = FewShotClassifier.load(options.classifier)
+    files = [file for given in options.check or () for file in _files(Path(given))]
+    with torch_threads(options.threads):
+        agreement = export_classifier(
+            classifier,
+            options.out,
+            outputs=options.outputs,
+            precision=options.precision,
+            check=files,
+            overwrite=options.overwrite,
+        )
+    size = options.out.stat().st_size
+    print(f"{options.out}: {options.outputs} of {len(classifier.class_names)} classes, {size / 1e6:.2f} MB")
+    print(f"agreement with {options.classifier}: {agreement}")
 
 
 def _transductive(classifier: FewShotClassifier) -> str:

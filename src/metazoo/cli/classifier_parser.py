@@ -1,4 +1,4 @@
-"""Arguments of `metazoo adapt` and `metazoo predict`. It imports nothing heavy."""
+"""Arguments of `metazoo adapt`, `metazoo predict` and `metazoo export`. It imports nothing heavy."""
 
 from typing import Any
 
@@ -34,3 +34,30 @@ def add_commands(commands: Any) -> None:
     options.output_format(predict, "table", "csv", "jsonl", more="; jsonl holds the probability of every class")
     options.threads(predict)
     options.device(predict)
+    export = command(
+        commands,
+        "export",
+        "classifier_commands:export",
+        "Write a classifier to one ONNX file and prove that it agrees",
+        "Write a classifier made by `metazoo adapt` to one file with all of its preprocessing. The file is run on "
+        "generated pictures of twelve sizes, and not written if a class differs or a probability by more than 1e-4. "
+        "Its input is called images: uint8 [n, 3, height, width], RGB pixels as decoded, of any number and size.",
+        "Needs the extra export.",
+    )
+    export.argument("classifier", "CLASSIFIER", "Classifier folder")
+    export.argument("out", "FILE", "File to write: model.onnx, or model.pt2 for torch.export")
+    export.option(
+        "--outputs",
+        "Outputs. probabilities: of the classes; features: of length 1, for a vector database",
+        default="probabilities",
+        choices=("probabilities", "features"),
+    )
+    export.option(
+        "--precision",
+        "Precision, of which float16 and int8 are approximations whose agreement is only reported",
+        default="float32",
+        choices=("float32", "float16", "int8"),
+    )
+    export.option("--check", "Image or folder of images to compare on as well; repeatable", path, action="append")
+    export.switch("--overwrite", "Replace an existing file")
+    options.threads(export)
