@@ -102,7 +102,7 @@ def test_lists_of_images_can_be_cross_validated() -> None:
 
 
 def test_a_clone_is_unfitted_and_has_the_same_parameters() -> None:
-    copy = clone(fitted(head="ridge", domain=None))
+    copy: Any = clone(fitted(head="ridge", domain=None))
     assert (copy.head, copy.mirrored, hasattr(copy, "classifier_")) == ("ridge", False, False)
     with pytest.raises(NotFittedError):
         copy.predict(pictures(1))
@@ -123,7 +123,7 @@ class OfTables(MetazooClassifier):
         return super().transform(self._pictures(X))
 
     def _pictures(self, X: Any, *, is_first: bool = False) -> np.ndarray:  # noqa: N803
-        table = validate_data(self, X, reset=is_first, dtype=np.float64)
+        table: Any = validate_data(self, X, reset=is_first, dtype=np.float64)
         blocks = np.full((len(table), 48), 0.5)
         blocks[:, : table.shape[1]] = 1 / (1 + np.exp(-table[:, :48]))
         return blocks.reshape(-1, 3, 4, 4).repeat(4, 2).repeat(4, 3).astype(np.float32)

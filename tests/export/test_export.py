@@ -51,7 +51,7 @@ def classifier(module: Any = None, **more: Any) -> FewShotClassifier:
 
 def run_onnx(path: Path, images: Tensor) -> np.ndarray:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return session.run(None, {"images": images.numpy()})[0]
+    return np.asarray(session.run(None, {"images": images.numpy()})[0])
 
 
 def run_program(path: Path, images: Tensor) -> np.ndarray:
