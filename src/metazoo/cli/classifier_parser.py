@@ -19,19 +19,28 @@ def add_commands(commands: Any) -> None:
     adapt.option("--support", "Folder with one folder of images per class", path, required=True)
     adapt.option("--out", "Classifier folder to write", path, required=True)
     adapt.switch("--overwrite", "Replace an existing classifier at OUT")
+    adapt.switch("--skip-bad", "Leave out images that cannot be read, and list them")
     options.head(adapt)
     options.threads(adapt)
     options.device(adapt)
     predict = command(
         commands,
         "predict",
-        "classifier_commands:predict",
+        "predict_command:predict",
         "Classify images",
-        "Classify images with a classifier made by `metazoo adapt`.",
+        "Classify images with a classifier made by `metazoo adapt`. An image that cannot be read has an error instead "
+        "of a class, and the exit code is 1.",
     )
     predict.argument("classifier", "CLASSIFIER", "Classifier folder")
-    predict.argument("images", "IMAGE_OR_FOLDER", "Images, or folders with images at any depth", nargs="+")
+    predict.argument(
+        "images",
+        "IMAGE_OR_FOLDER",
+        "Images, folders with images at any depth, patterns such as 'photos/*.jpg', or - for standard input",
+        options.path_or_standard_input,
+        nargs="+",
+    )
     options.output_format(predict, "table", "csv", "jsonl", more="; jsonl holds the probability of every class")
+    predict.option("--copy-to", "Folder for copies of the images in one folder per class", path)
     options.threads(predict)
     options.device(predict)
     export = command(

@@ -101,9 +101,9 @@ class Onnx(ExportFormat):
 
     def function(self, data: bytes) -> Function:  # noqa: D102
         runtime = import_library("export", "onnxruntime")
-        settings = runtime.SessionOptions()
-        settings.intra_op_num_threads, settings.log_severity_level = torch.get_num_threads(), 3
-        session = runtime.InferenceSession(data, settings, providers=["CPUExecutionProvider"])
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
+        session = runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         return lambda images: torch.from_numpy(session.run(None, {INPUT: images.numpy()})[0])
 
 
