@@ -34,10 +34,11 @@ KNOWS: dict[str, set[str]] = {
     "learn": {"features", "taskspace", "bank", "models", "data", "execution", "storage"},
     "evaluate": {"features", "fusion", "zoo", "data", "models", "execution", "storage"},
     "adapt": {"features", "zoo", "data", "models", "execution", "storage"},
+    "export": {"adapt", "features", "data", "models", "storage"},
 }
-KNOWS["pipeline"] = {*KNOWS} - {"evaluate", "adapt"}
-KNOWS["methods"] = {*KNOWS} - {"evaluate", "adapt"}
-KNOWS["runs"] = {*KNOWS} - {"evaluate"}
+KNOWS["pipeline"] = {*KNOWS} - {"evaluate", "adapt", "export"}
+KNOWS["methods"] = {*KNOWS} - {"evaluate", "adapt", "export"}
+KNOWS["runs"] = {*KNOWS} - {"evaluate", "export"}
 KNOWS["report"] = {*KNOWS}
 # Reading these can run code. What travels between this program's own processes may be pickled.
 CODE_BEARING = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         data,
         evaluate,
         execution,
+        export,
         features,
         fusion,
         learn,
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
         zoo,
     )
     from metazoo.adapt import FewShotClassifier, MetaModel
+    from metazoo.adapt.estimator import MetazooClassifier
     from metazoo.data import load_images
+    from metazoo.export import export_classifier
     from metazoo.features.heads import register_head
     from metazoo.learn.learners import register_learner
     from metazoo.learn.learning_config import register_regulariser
@@ -50,10 +53,12 @@ if TYPE_CHECKING:
 _HOMES = {
     "FewShotClassifier": "metazoo.adapt",
     "MetaModel": "metazoo.adapt",
+    "MetazooClassifier": "metazoo.adapt.estimator",
     "Run": "metazoo.runs.record",
     "Zoo": "metazoo.zoo",
     "add_model": "metazoo.zoo",
     "build_zoo": "metazoo.zoo",
+    "export_classifier": "metazoo.export",
     "list_methods": "metazoo.methods",
     "load_images": "metazoo.data",
     "load_plugin": "metazoo.plugins",
@@ -72,6 +77,7 @@ __all__ = [
     "FewShotClassifier",
     "Interrupted",
     "MetaModel",
+    "MetazooClassifier",
     "MetazooError",
     "Run",
     "RunError",
@@ -87,6 +93,8 @@ __all__ = [
     "data",
     "evaluate",
     "execution",
+    "export",
+    "export_classifier",
     "features",
     "fusion",
     "learn",

@@ -18,10 +18,12 @@ LABELS = torch.tensor([2, 0, 1, 1, 0, 2, 1])
 NAMES = ("ant", "bee", "cat")
 
 
-def network(seed: int = 0, architecture: str = "conv4", *, size: int = 16, channels: int = 3) -> ImageClassifier:
+def network(
+    seed: int = 0, architecture: str = "conv4", *, size: int = 16, channels: int = 3, width: int = 4
+) -> ImageClassifier:
     spec = ClassifierSpec(
         architecture=architecture,
-        arguments={"width": 4},
+        arguments={"width": width},
         classes=len(NAMES),
         input_size=size,
         channels=1 if channels == 1 else 3,

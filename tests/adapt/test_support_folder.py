@@ -61,7 +61,7 @@ def test_a_class_without_images_is_named(folder: Path) -> None:
 @pytest.mark.parametrize("rubbish", [b"", b"not an image", b"\x89PNG\r\n\x1a\n", b"\x80\x05pickle"])
 def test_a_corrupt_image_is_named(folder: Path, rubbish: bytes) -> None:
     (folder / "dog" / "2.png").write_bytes(rubbish)
-    with raises(DataError, subject=str(folder / "dog" / "2.png")):
+    with raises(DataError, subject=str(folder), problem=f"1 of 4 images cannot be used: {Path('dog', '2.png')}: "):
         load_support_folder(folder, 16)
 
 
@@ -69,13 +69,32 @@ def test_half_an_image_is_named(folder: Path) -> None:
     path = folder / "cat" / "1.png"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with raises(DataError, subject=str(path)):
+    with raises(DataError, subject=str(folder), problem=str(Path("cat", "1.png"))):
         load_support_folder(folder, 16)
 
 
-def test_a_picture_of_a_foreign_format_is_named(folder: Path) -> None:
+def test_all_bad_images_are_named_or_skipped(folder: Path) -> None:
+    whole = load_support_folder(folder, 16)
+    write_picture(folder / "dog" / "2.tiff")
     (folder / "cat" / "3.gif").write_bytes(b"GIF89a")
-    with raises(DataError, subject=str(folder / "cat" / "3.gif")):
+    (folder / "dog" / "9.jpg").write_bytes(b"no image")
+    with raises(DataError, subject=str(folder), problem="2 of 6", remedy="--skip-bad") as caught:
+        load_support_folder(folder, 16)
+    names = str(Path("cat", "3.gif")), str(Path("dog", "9.jpg"))
+    assert all(name in caught.value.problem for name in names)
+    kept = load_support_folder(folder, 16, skip_bad=True)
+    assert [reason.split(": ")[0] for reason in kept.skipped] == [*names]
+    assert kept.labels.tolist() == [*whole.labels.tolist(), 1]
+    torch.testing.assert_close(kept.images[: len(whole.images)], whole.images, rtol=0, atol=0)
+    for file in (folder / "cat").iterdir():
+        file.write_bytes(b"")
+    with raises(DataError, subject=str(folder / "cat"), problem="no image that can be read"):
+        load_support_folder(folder, 16, skip_bad=True)
+
+
+def test_a_picture_of_a_foreign_format_is_named(folder: Path) -> None:
+    (folder / "cat" / "3.jp2").write_bytes(b"")
+    with raises(DataError, subject=str(folder / "cat" / "3.jp2")):
         load_support_folder(folder, 16)
 
 

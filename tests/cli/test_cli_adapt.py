@@ -95,7 +95,7 @@ def test_a_zoo_becomes_a_classifier_of_all_its_models(
 def test_a_transductive_classifier_predicts_all_images_together_with_one_note(
     cli: Cli, workshop: Workshop, own: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("metazoo.cli.classifier_commands._FILES_AT_ONCE", 5)
+    monkeypatch.setattr("metazoo.cli.predict_command._FILES_AT_ONCE", 5)
     for prior in ("balanced", "free"):
         words = ("--support", workshop.support, "--out", own.new, "--overwrite", "--head", f"soft-k-means-{prior}")
         assert cli("adapt", workshop.run, *words).code == 0
@@ -152,7 +152,7 @@ def test_folders_are_searched_at_any_depth_except_hidden_ones(cli: Cli, workshop
 
 def test_many_images_are_predicted_in_parts(cli: Cli, workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = cli("predict", workshop.classifier, workshop.unseen, "--format", "csv").out
-    monkeypatch.setattr("metazoo.cli.classifier_commands._FILES_AT_ONCE", 5)
+    monkeypatch.setattr("metazoo.cli.predict_command._FILES_AT_ONCE", 5)
     parts = cli("predict", workshop.classifier, workshop.unseen, "--format", "csv").out
     for part, row in zip(rows(parts), rows(whole), strict=True):
         assert (part["image"], part["class"]) == (row["image"], row["class"])
@@ -224,23 +224,104 @@ def test_a_support_folder_that_cannot_be_used_is_named(refused: Refused, own: Wo
     whole = corrupt.read_bytes()
     for rubbish in (b"", b"not an image", whole[: len(whole) // 2]):
         corrupt.write_bytes(rubbish)
-        assert str(corrupt) in adapt(1, own.support)
+        assert str(corrupt.relative_to(own.support)) in adapt(1, own.support)
     for name in ("colour-21", "colour-22"):
         shutil.rmtree(own.support / name)
     assert "support: holds the one class 'colour-20'; give at least two class folders" in adapt(2, own.support)
     assert not own.new.exists()
 
 
-def test_images_that_cannot_be_used_are_named(refused: Refused, own: Workshop) -> None:
-    def predict(code: int, *images: Path) -> str:
-        return refused(code, "predict", own.classifier, own.support, *images)
-
-    assert "none: does not exist" in predict(2, own.none)
-    assert "PNG, JPEG, WebP or BMP" in predict(1, own.config)
+def test_folders_and_patterns_without_images_are_named(refused: Refused, own: Workshop) -> None:
     own.new.mkdir()
-    assert "new: holds no image" in predict(2, own.new)
-    (own.new / "half.png").write_bytes((own.support / "colour-20" / "0.png").read_bytes()[:100])
-    assert str(own.new / "half.png") in predict(1, own.new)
+    assert "new: holds no image" in refused(2, "predict", own.classifier, own.support, own.new)
+    assert "*.png: matches no file" in refused(2, "predict", own.classifier, own.new / "*.png")
+    assert "--copy-to" in refused(2, "predict", own.classifier, own.support, "--copy-to", own.config)
+
+
+@pytest.mark.parametrize("head", ["nearest-mean", "soft-k-means-free"])
+def test_a_bad_image_loses_only_its_own_answer(cli: Cli, workshop: Workshop, own: Workshop, head: str) -> None:
+    words = ("--support", workshop.support, "--out", own.new, "--head", head)
+    assert cli("adapt", workshop.run, *words).code == 0
+    good = sorted(workshop.unseen.rglob("*.png"))[:7]
+    half = own.folder / "half.png"
+    half.write_bytes(good[0].read_bytes()[:100])
+    images = (*good[:3], half, own.none, own.config, *good[3:])
+    expected = rows(cli("predict", own.new, *good, "--format", "csv").out)
+    outcome = cli("predict", own.new, *images, "--format", "csv")
+    assert outcome.code == 1
+    assert "3 of 10 images could not be read" in outcome.err
+    found = rows(outcome.out)
+    assert [row["image"] for row in found] == [str(image) for image in images]
+    assert [row["error"] == "" for row in found] == [True] * 3 + [False] * 3 + [True] * 4
+    readable = [row for row in found if not row["error"]]
+    assert [row["class"] for row in readable] == [row["class"] for row in expected]
+    assert {row["class"] for row in found if row["error"]} == {""}
+    records = [json.loads(line) for line in cli("predict", own.new, *images, "--format", "jsonl").out.splitlines()]
+    assert [sorted(record) for record in records[2:5]] == [
+        ["class", "image", "probabilities"],
+        *[["error", "image"]] * 2,
+    ]
+    assert records[4]["error"] == "does not exist; give the path of an image"
+    assert re.search(rf"│ {half} +│ error: ", cli("predict", own.new, *images).out)
+
+
+def test_an_image_may_come_from_standard_input(cli: Cli, workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = next(workshop.unseen.rglob("*.png"))
+    expected = json.loads(cli("predict", workshop.classifier, picture, "--format", "jsonl").out)
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(picture.read_bytes())))
+        outcome = cli("predict", workshop.classifier, "-", "--format", "jsonl")
+    assert outcome.code == 0
+    assert json.loads(outcome.out) == expected | {"image": "-"}
+
+
+def test_patterns_are_expanded_where_the_shell_did_not(cli: Cli, workshop: Workshop, own: Workshop) -> None:
+    found = rows(cli("predict", workshop.classifier, workshop.unseen / "*" / "1.png", "--format", "csv").out)
+    assert [row["image"] for row in found] == [str(file) for file in sorted(workshop.unseen.glob("*/1.png"))]
+    assert len(found) > 1
+    odd = own.folder / "[1].png"  # a file wins over a pattern
+    shutil.copy(found[0]["image"], odd)
+    assert rows(cli("predict", workshop.classifier, odd, "--format", "csv").out)[0]["image"] == str(odd)
+
+
+def test_images_are_copied_to_one_folder_per_class(cli: Cli, workshop: Workshop, own: Workshop) -> None:
+    bad = own.folder / "bad.png"
+    bad.write_bytes(b"")
+    words = ("predict", workshop.classifier, workshop.support, bad, "--format", "csv", "--copy-to", own.new)
+    found = rows(cli(*words).out)
+    copies = {file.relative_to(own.new): file.read_bytes() for file in own.new.rglob("*.png")}
+    assert len(copies) == 6
+    for row in found[:6]:
+        source = Path(row["image"])
+        assert copies[Path(row["class"], source.name)] == source.read_bytes()
+    assert cli(*words).code == 1
+    assert len([*own.new.rglob("*.png")]) == 12  # nothing was replaced
+    assert all(file.read_bytes() == copies[Path(file.parent.name, "0.png")] for file in own.new.rglob("0-2.png"))
+
+
+def test_bad_support_images_are_skipped_if_asked(cli: Cli, workshop: Workshop, own: Workshop) -> None:
+    (own.support / "colour-20" / "9.png").write_bytes(b"no image")
+    words = ("adapt", workshop.run, "--support", own.support, "--out", own.new)
+    refused = cli(*words)
+    assert refused.code == 1
+    assert f"1 of 7 images cannot be used: {Path('colour-20', '9.png')}" in refused.err
+    skipped = cli(*words, "--skip-bad")
+    assert (skipped.code, skipped.err.startswith(f"skipped: {Path('colour-20', '9.png')}: ")) == (0, True)
+    weights = "model.safetensors"
+    assert (own.new / weights).read_bytes() == (own.classifier / weights).read_bytes()
+
+
+def test_export_writes_a_file_that_agrees(cli: Cli, refused: Refused, workshop: Workshop, own: Workshop) -> None:
+    out = own.folder / "model.pt2"
+    outcome = cli("export", workshop.classifier, out, "--check", workshop.unseen)
+    assert outcome.code == 0
+    images = len([*workshop.unseen.rglob("*.png")])
+    assert f"and {images} of yours, no class differs" in outcome.out
+    assert f"{out}: exists" in refused(2, "export", workshop.classifier, out)
+    module = torch.export.load(out).module()
+    picture = load_images(workshop.unseen, side=16).images[:3]
+    expected = FewShotClassifier.load(workshop.classifier).predict(picture).probabilities
+    torch.testing.assert_close(module(picture), expected)
 
 
 def test_a_classifier_that_cannot_be_used_is_named(refused: Refused, own: Workshop) -> None:

@@ -88,7 +88,7 @@ def test_every_help_text_starts_with_a_capital(words: tuple[str, ...]) -> None:
     [
         (("zoo", "inspect", "https://example.org/zoo"), "https://example.org/zoo"),
         (("zoo", "add", "zoo", "https://example.org/a.pt"), "https://example.org/a.pt"),
-        (("predict", "classifier", "-"), "-"),
+        (("evaluate", "run", "--data", "-"), "-"),
         (("evaluate", "run", "--data", "ftp://a/b.npz"), "ftp://a/b.npz"),
     ],
 )

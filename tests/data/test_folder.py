@@ -1,13 +1,17 @@
+import importlib.util
+import io
 import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from error_checks import raises
 from PIL import Image
+from torch import Tensor
 
-from metazoo.data import image_files, load_image_files, load_images
+from metazoo.data import decoded_or_errors, image_files, load_image_files, load_images
 from metazoo.errors import DataError, UsageError
 
 RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)
@@ -89,6 +93,42 @@ def test_the_orientation_mark_of_a_camera_is_obeyed(tmp_path: Path) -> None:
     assert pixel(tmp_path / "upside-down.jpg", row=6) == pytest.approx(RED, abs=8)
 
 
+@pytest.mark.parametrize("name", ["a.tiff", "a.tif", "a.gif", "a.avif", "a.webp", "a.bmp", "a.jfif", "a.PNG"])
+def test_pictures_of_many_formats_are_read(tmp_path: Path, name: str) -> None:
+    path = plain(tmp_path / name, (200, 40, 40))
+    assert image_files(tmp_path) == [path]
+    assert load_image_files([path], 8)[0].float().mean((1, 2)).tolist() == pytest.approx([200, 40, 40], abs=6)
+
+
+def test_the_first_of_several_pictures_counts(tmp_path: Path) -> None:
+    pictures = [Image.new("RGB", (9, 9), colour) for colour in ((255, 0, 0), (0, 0, 255))]
+    for name in ("moving.gif", "pages.tiff"):
+        pictures[0].save(tmp_path / name, save_all=True, append_images=pictures[1:])
+        assert load_image_files([tmp_path / name], 8)[0, :, 4, 4].tolist() == [255, 0, 0]
+
+
+def test_without_its_plugin_a_heic_photograph_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    if importlib.util.find_spec("pillow_heif") is not None:
+        pytest.skip("the plug-in is installed")
+    (tmp_path / "photo.heic").write_bytes(b"ftypheic")
+    with raises(DataError, subject="photo.heic", remedy="pip install pillow-heif"):
+        image_files(tmp_path)
+
+
+def test_errors_take_the_place_of_their_pictures(tmp_path: Path) -> None:
+    good = plain(tmp_path / "a.png", (1, 2, 3))
+    (tmp_path / "b.png").write_bytes(b"")
+    sources = [good, tmp_path / "b.png", io.BytesIO(good.read_bytes()), tmp_path / "c.png", io.BytesIO(b""), good]
+    first, *found = decoded_or_errors(sources)
+    assert isinstance(first, Tensor)
+    assert first[:, 0, 0].tolist() == [1, 2, 3]
+    kinds = [type(own) for own in found]
+    assert kinds == [DataError, Tensor, UsageError, DataError, Tensor]
+    assert isinstance(found[3], DataError)
+    assert found[3].subject == "standard input"
+    assert all(torch.equal(first, own) for own in found if isinstance(own, Tensor))
+
+
 def test_a_bad_picture_is_named(tmp_path: Path) -> None:
     random = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     for name in ("cut.png", "cut.jpg", "cut.webp", "cut.bmp"):
@@ -97,7 +137,7 @@ def test_a_bad_picture_is_named(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content[: len(content) // 2])
     (tmp_path / "text.png").write_text("not a picture")
     (tmp_path / "empty.jpg").write_bytes(b"")
-    plain(tmp_path / "moving.gif").rename(tmp_path / "disguised.png")
+    plain(tmp_path / "fax.pcx").rename(tmp_path / "disguised.png")
     for path in sorted(tmp_path.iterdir()):
         with raises(DataError, subject=path.name):
             load_image_files([path], 8)
@@ -113,7 +153,7 @@ def test_a_corrupt_picture_in_a_class_folder_is_named(tmp_path: Path) -> None:
         load_images(tmp_path)
 
 
-@pytest.mark.parametrize(("width", "height"), [(9000, 9000), (60000, 60000)])
+@pytest.mark.parametrize(("width", "height"), [(12000, 12000), (60000, 60000)])
 def test_a_decompression_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, width: int, height: int) -> None:
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -123,7 +163,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, w
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
     )
     (tmp_path / "bomb.png").write_bytes(bomb)
-    with raises(DataError, subject="bomb.png", remedy="64 megapixels"):
+    with raises(DataError, subject="bomb.png", remedy="128 megapixels"):
         load_image_files([tmp_path / "bomb.png"], 8)
 
 
@@ -146,8 +186,8 @@ def test_what_is_no_class_folder_is_said(tmp_path: Path) -> None:
 
 def test_a_picture_of_another_format_is_not_passed_over_in_silence(tmp_path: Path) -> None:
     plain(tmp_path / "a" / "1.png")
-    plain(tmp_path / "a" / "2.tiff")
-    with raises(DataError, subject="2.tiff", remedy="convert it"):
+    plain(tmp_path / "a" / "2.ppm")
+    with raises(DataError, subject="2.ppm", remedy="convert it"):
         load_images(tmp_path)
 
 

@@ -82,8 +82,8 @@ def test_what_cannot_be_read_is_named(folder: Path, tmp_path: Path) -> None:
     source = UnlabelledImages(folder)
     with raises(DataError, subject="bad.jpg"):
         source.read(torch.arange(source.count), 16)
-    (folder / "z" / "bad.jpg").rename(folder / "z" / "bad.tiff")
-    with raises(DataError, subject="bad.tiff", problem="format"):
+    (folder / "z" / "bad.jpg").rename(folder / "z" / "bad.ppm")
+    with raises(DataError, subject="bad.ppm", problem="format"):
         _ = UnlabelledImages(folder).count
     (tmp_path / "empty").mkdir()
     with raises(UsageError, subject="empty", problem="no images"):

@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -11,6 +11,7 @@ from typing import Any, final
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.nn import functional
 
 from metazoo.adapt.bundle import Bundle, ClassifierDescription, read_bundle
 from metazoo.adapt.card import classifier_card
@@ -92,11 +93,20 @@ class FewShotModule(nn.Module):
         """Fitted head."""
         return FittedHead(self._kind, **dict(self._head.named_buffers()))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Probabilities [n, ways] of `images` [n, 1 or 3, h, w], uint8 or float in [0, 1]."""
+    def features(self, images: Tensor) -> Tensor:
+        """Features [n, d] of `images` [n, 1 or 3, h, w], uint8 or float in [0, 1], as the head takes them."""
         squares = square_images(images, self.side)
         with self._statistics(self._embedder):
-            return self.fitted.probabilities(self._embedder.features(squares))
+            return self._embedder.features(squares)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Features [n, d] of `images` [n, 1 or 3, h, w], weighted by the domains of the task and of length 1."""
+        features, scale = self.features(images), self.fitted.scale
+        return functional.normalize(features if scale is None else features * scale, dim=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Probabilities [n, ways] of `images` [n, 1 or 3, h, w], uint8 or float in [0, 1]."""
+        return self.fitted.probabilities(self.features(images))
 
 
 @final
@@ -130,6 +140,11 @@ class FewShotClassifier:
         return self._module.side
 
     @property
+    def feature_size(self) -> int:
+        """Number of features of an image."""
+        return self._module.fitted.weight.shape[-1]
+
+    @property
     def transductive(self) -> bool:
         """Whether the prediction for an image depends on the other images of the same call.
 
@@ -155,10 +170,24 @@ class FewShotClassifier:
             UsageError: a file does not exist.
             DataError: no image, a wrong shape, type or range, or a file that cannot be read.
         """
+        return Prediction(self.class_names, self._of_images(images, self._module))
+
+    def embed(self, images: Any) -> Float[Tensor, "n features"]:
+        """Features of images on the CPU, of length 1, such that similar images have a large inner product.
+
+        Args:
+            images: images in any form that `predict` takes.
+
+        Raises:
+            UsageError, DataError: see `predict`.
+        """
+        return self._of_images(images, self._module.embed)
+
+    def _of_images(self, images: Any, function: Callable[[Tensor], Tensor]) -> Tensor:
         squares = checked_images(images, self.side).to(device_of(self._module.embedder) or "cpu")
         with torch.no_grad():
-            parts = [self._module(part) for part in ([squares] if self.transductive else in_batches(squares))]
-        return Prediction(self.class_names, checked(torch.cat(parts)).cpu())
+            parts = [function(part) for part in ([squares] if self.transductive else in_batches(squares))]
+        return checked(torch.cat(parts)).cpu()
 
     def as_module(self) -> FewShotModule:
         """Module that `predict` uses, from decoded images to probabilities.

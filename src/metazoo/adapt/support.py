@@ -12,9 +12,9 @@ from jaxtyping import Float, Int64, Shaped
 from PIL import Image
 from torch import Tensor
 
-from metazoo.data import decoded_images
+from metazoo.data import decoded_images, decoded_or_errors
 from metazoo.data.image_files import class_folders, files_of_classes, upright_rgb
-from metazoo.errors import DataError, UsageError
+from metazoo.errors import DataError, MetazooError, UsageError
 from metazoo.features.heads.head import in_batches
 from metazoo.models import square_images
 from metazoo.text import some_of
@@ -28,23 +28,26 @@ class SupportSet:
         images: square images in [0, 1]; see `square_images`.
         labels: indices into `class_names`.
         class_names: sorted names of the class folders.
+        skipped: reason for each file that was left out, such as `cat/3.png: cannot be read (...)`.
     """
 
     images: Float[Tensor, "n channels side side"]
     labels: Int64[Tensor, " n"]
     class_names: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
 
 
-def load_support_folder(path: Path | str, side: int) -> SupportSet:
+def load_support_folder(path: Path | str, side: int, *, skip_bad: bool = False) -> SupportSet:
     """Read a support set from a folder with one folder of images per class.
 
     Args:
         path: folder of at least two class folders, each with at least one image. Class names are their sorted names.
         side: height and width of the result in pixels; see `FewShotClassifier.side`.
+        skip_bad: whether images that cannot be read are left out, instead of being an error that names all of them.
 
     Raises:
         UsageError: the folder does not exist or holds fewer than two class folders.
-        DataError: an image cannot be read, or a class has no image.
+        DataError: images cannot be read, or a class has no image that can.
     """
     path = Path(path)
     if not path.is_dir():
@@ -53,7 +56,21 @@ def load_support_folder(path: Path | str, side: int) -> SupportSet:
     if len(folders) < 2:
         raise UsageError(path, f"holds the one class {folders[0].name!r}", "give at least two class folders")
     files, labels = files_of_classes(folders)
-    return SupportSet(checked_images(files, side), labels, tuple(folder.name for folder in folders))
+    squares, kept, skipped = list[Tensor](), list[int](), list[str]()
+    for number, found in enumerate(decoded_or_errors(files)):
+        if isinstance(found, MetazooError):
+            skipped.append(f"{files[number].relative_to(path)}: {found.problem}")
+        else:
+            squares.append(square_images(found.unsqueeze(0), side))
+            kept.append(number)
+    labels = labels[kept]
+    if skipped and not skip_bad:
+        problem = f"{len(skipped)} of {len(files)} images cannot be used: {some_of(skipped, 20)}"
+        raise DataError(path, problem, "repair or remove them, or give --skip-bad (in Python, skip_bad=True)")
+    for number, folder in enumerate(folders):
+        if not bool((labels == number).any()):
+            raise DataError(folder, "no image that can be read", "add images or remove the folder")
+    return SupportSet(torch.cat(squares), labels, tuple(folder.name for folder in folders), tuple(skipped))
 
 
 def checked_images(images: Any, side: int) -> Float[Tensor, "n channels {side} {side}"]:

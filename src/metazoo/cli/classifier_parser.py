@@ -1,4 +1,4 @@
-"""Arguments of `metazoo adapt` and `metazoo predict`. It imports nothing heavy."""
+"""Arguments of `metazoo adapt`, `metazoo predict` and `metazoo export`. It imports nothing heavy."""
 
 from typing import Any
 
@@ -19,18 +19,54 @@ def add_commands(commands: Any) -> None:
     adapt.option("--support", "Folder with one folder of images per class", path, required=True)
     adapt.option("--out", "Classifier folder to write", path, required=True)
     adapt.switch("--overwrite", "Replace an existing classifier at OUT")
+    adapt.switch("--skip-bad", "Leave out images that cannot be read, and list them")
     options.head(adapt)
     options.threads(adapt)
     options.device(adapt)
     predict = command(
         commands,
         "predict",
-        "classifier_commands:predict",
+        "predict_command:predict",
         "Classify images",
-        "Classify images with a classifier made by `metazoo adapt`.",
+        "Classify images with a classifier made by `metazoo adapt`. An image that cannot be read has an error instead "
+        "of a class, and the exit code is 1.",
     )
     predict.argument("classifier", "CLASSIFIER", "Classifier folder")
-    predict.argument("images", "IMAGE_OR_FOLDER", "Images, or folders with images at any depth", nargs="+")
+    predict.argument(
+        "images",
+        "IMAGE_OR_FOLDER",
+        "Images, folders with images at any depth, patterns such as 'photos/*.jpg', or - for standard input",
+        options.path_or_standard_input,
+        nargs="+",
+    )
     options.output_format(predict, "table", "csv", "jsonl", more="; jsonl holds the probability of every class")
+    predict.option("--copy-to", "Folder for copies of the images in one folder per class", path)
     options.threads(predict)
     options.device(predict)
+    export = command(
+        commands,
+        "export",
+        "classifier_commands:export",
+        "Write a classifier to one ONNX file and prove that it agrees",
+        "Write a classifier made by `metazoo adapt` to one file with all of its preprocessing. The file is run on "
+        "generated pictures of twelve sizes, and not written if a class differs or a probability by more than 1e-4. "
+        "Its input is called images: uint8 [n, 3, height, width], RGB pixels as decoded, of any number and size.",
+        "Needs the extra export.",
+    )
+    export.argument("classifier", "CLASSIFIER", "Classifier folder")
+    export.argument("out", "FILE", "File to write: model.onnx, or model.pt2 for torch.export")
+    export.option(
+        "--outputs",
+        "Outputs. probabilities: of the classes; features: of length 1, for a vector database",
+        default="probabilities",
+        choices=("probabilities", "features"),
+    )
+    export.option(
+        "--precision",
+        "Precision, of which float16 and int8 are approximations whose agreement is only reported",
+        default="float32",
+        choices=("float32", "float16", "int8"),
+    )
+    export.option("--check", "Image or folder of images to compare on as well; repeatable", path, action="append")
+    export.switch("--overwrite", "Replace an existing file")
+    options.threads(export)

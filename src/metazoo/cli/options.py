@@ -10,6 +10,13 @@ from metazoo import choices
 from metazoo.errors import UsageError
 from metazoo.text import local_path as path
 
+STANDARD_INPUT = "-"
+
+
+def path_or_standard_input(given: str) -> str:
+    """Type of an argument that may be standard input; see `local_path`."""
+    return given if given == STANDARD_INPUT else path(given)
+
 
 class Parser(argparse.ArgumentParser):
     """Parser that takes only complete option names and raises a UsageError for wrong use."""

@@ -1,7 +1,7 @@
 """Images with labels, splits by class and by image, and few-shot episodes."""
 
 from metazoo.data.episodes import Episode, EpisodeList
-from metazoo.data.image_files import decoded_images, image_files, load_image_files
+from metazoo.data.image_files import decoded_images, decoded_or_errors, image_files, load_image_files
 from metazoo.data.images import ImageSet
 from metazoo.data.load import load_images
 from metazoo.data.splits import assert_disjoint, split_images
@@ -14,6 +14,7 @@ __all__ = [
     "UnlabelledImages",
     "assert_disjoint",
     "decoded_images",
+    "decoded_or_errors",
     "image_files",
     "load_image_files",
     "load_images",

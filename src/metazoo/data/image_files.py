@@ -1,10 +1,14 @@
 """Image files, and folders of them with one folder per class."""
 
+import contextlib
 import hashlib
+import importlib
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -12,16 +16,35 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from metazoo.data.images import ImageSet
-from metazoo.errors import DataError, UsageError
+from metazoo.errors import DataError, MetazooError, UsageError
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp"})
-# Only these decoders are used, whatever the suffix of a file.
-_DECODERS = ("PNG", "JPEG", "WEBP", "BMP")
+# Only these decoders are used, whatever the suffix of a file. Pillow may lack AVIF; HEIF is a plug-in.
+_SUFFIXES = {
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg", ".jfif"),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif",),
+    "HEIF": (".heic", ".heif"),
+}
 # Unsupported formats, which are errors because ignoring them would shrink a class unnoticed.
-_FOREIGN_SUFFIXES = frozenset({".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".ppm", ".pgm", ".tga"})
-_MOST_MEGAPIXELS = 64
+_FOREIGN_SUFFIXES = frozenset({".jp2", ".ppm", ".pgm", ".tga"})
+_MOST_MEGAPIXELS = 128
 _SHRINK = f"shrink it below {_MOST_MEGAPIXELS} megapixels"
 _READERS = 4
+_ACCEPTED = "PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF"
+_CONVERT = f"convert it to {_ACCEPTED}, or remove it"
+
+
+@cache
+def _decoders() -> tuple[str, ...]:
+    """Decoders that this installation has."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("pillow_heif").register_heif_opener()
+    Image.init()
+    return tuple(name for name in _SUFFIXES if name in Image.OPEN)
 
 
 def load_folder(path: Path, side: int) -> ImageSet:
@@ -76,7 +99,7 @@ def files_of_classes(folders: Sequence[Path]) -> tuple[list[Path], Tensor]:
                     f"class folder with images in folders below it, such as {inner.name}",
                     f"move all images of a class into its folder, or give {folder} if its folders are the classes",
                 )
-            raise DataError(folder, "class folder without images", f"add {_accepted()} images or remove the folder")
+            raise DataError(folder, "class folder without images", f"add {_ACCEPTED} images or remove the folder")
     counts = torch.tensor([len(members) for members in files])
     return [file for members in files for file in members], torch.arange(len(folders)).repeat_interleave(counts)
 
@@ -88,21 +111,26 @@ def image_files(folder: Path) -> list[Path]:
         DataError: an image has an unsupported format.
     """
     files = [entry for entry in _entries(folder) if entry.is_file()]
+    accepted = {suffix for name in _decoders() for suffix in _SUFFIXES[name]}
+    foreign = _FOREIGN_SUFFIXES.union(*_SUFFIXES.values()) - accepted
     for file in files:
-        if file.suffix.lower() in _FOREIGN_SUFFIXES:
-            raise DataError(file, "unsupported image format", f"convert it to {_accepted()} or remove it")
-    return [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+        if file.suffix.lower() in foreign:
+            plugin = file.suffix.lower() in _SUFFIXES["HEIF"]
+            remedy = "run `pip install pillow-heif`, or convert or remove it" if plugin else _CONVERT
+            raise DataError(file, "unsupported image format", remedy)
+    return [file for file in files if file.suffix.lower() in accepted]
 
 
 def load_image_files(paths: Sequence[Path | str], side: int) -> Tensor:
     """Read images as uint8 RGB [n, 3, side, side]: the shorter side is resized to `side`, then the centre is cropped.
 
     Data sets are read by this function, quickly and rounded to 8 bits; few-shot classifiers use `decoded_images`. EXIF
-    orientation is applied, transparency is replaced by white, and grey, palette, 16-bit and CMYK images become RGB.
+    orientation is applied, transparency is replaced by white, and grey, palette, 16-bit and CMYK images become RGB. The
+    first of several pictures in a file counts.
 
     Raises:
         UsageError: a file does not exist.
-        DataError: a file is damaged, not an image, of an unsupported format or larger than 64 megapixels.
+        DataError: a file is damaged, not an image, of an unsupported format or larger than 128 megapixels.
     """
     images = torch.empty(len(paths), 3, side, side, dtype=torch.uint8)
     with warnings.catch_warnings(), ThreadPoolExecutor(_READERS) as pool:
@@ -146,18 +174,39 @@ def decoded_images(paths: Sequence[Path | str]) -> Iterator[Tensor]:
     Raises:
         UsageError, DataError: see `load_image_files`.
     """
-    for start in range(0, len(paths), _READERS):
+    for found in decoded_or_errors([Path(path) for path in paths]):
+        if isinstance(found, MetazooError):
+            raise found
+        yield found
+
+
+def decoded_or_errors(sources: Sequence[Path | BinaryIO]) -> Iterator[Tensor | MetazooError]:
+    """Yield images as `decoded_images` does, and the error of each that cannot be read.
+
+    Args:
+        sources: paths, or open files.
+    """
+    for start in range(0, len(sources), _READERS):
         with warnings.catch_warnings(), ThreadPoolExecutor(_READERS) as pool:
             warnings.simplefilter("ignore")
-            arrays = list(pool.map(lambda path: _pixels(Path(path)), paths[start : start + _READERS]))
-        while arrays:
-            yield torch.from_numpy(arrays.pop(0)).permute(2, 0, 1).contiguous()
+            found = list(pool.map(_pixels_or_error, sources[start : start + _READERS]))
+        while found:
+            own = found.pop(0)
+            yield own if isinstance(own, MetazooError) else torch.from_numpy(own).permute(2, 0, 1).contiguous()
 
 
-def _pixels(path: Path, side: int | None = None) -> np.ndarray:
-    """Read an image as RGB [h, w, 3], whole or as its centre resized to `side`."""
+def _pixels_or_error(source: Path | BinaryIO) -> np.ndarray | MetazooError:
     try:
-        with Image.open(path, formats=_DECODERS) as picture:
+        return _pixels(source)
+    except MetazooError as error:
+        return error
+
+
+def _pixels(source: Path | BinaryIO, side: int | None = None) -> np.ndarray:
+    """Read an image as RGB [h, w, 3], whole or as its centre resized to `side`."""
+    path = source if isinstance(source, Path) else "standard input"
+    try:
+        with Image.open(source, formats=_decoders()) as picture:
             if picture.width * picture.height > _MOST_MEGAPIXELS * 10**6:
                 raise DataError(path, f"has {picture.width} x {picture.height} pixels", _SHRINK)
             if side is not None:
@@ -168,7 +217,7 @@ def _pixels(path: Path, side: int | None = None) -> np.ndarray:
     except FileNotFoundError as error:
         raise UsageError(path, "does not exist", "give the path of an image") from error
     except UnidentifiedImageError as error:
-        raise DataError(path, f"not a {_accepted()} image", "convert or remove it") from error
+        raise DataError(path, f"not a {_ACCEPTED} image", "convert or remove it") from error
     except Image.DecompressionBombError as error:
         raise DataError(path, "far too large", _SHRINK) from error
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
@@ -193,7 +242,3 @@ def _entries(folder: Path) -> list[Path]:
     except OSError as error:
         problem = f"cannot be listed ({error.strerror or error})"
         raise UsageError(folder, problem, "check that it is a readable folder") from error
-
-
-def _accepted() -> str:
-    return "PNG, JPEG, WebP or BMP"

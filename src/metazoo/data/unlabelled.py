@@ -116,7 +116,7 @@ class UnlabelledImages:
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             files += image_files(Path(path))
         if not files:
-            raise UsageError(self._path, "has no images", "give a folder with PNG, JPEG, WebP or BMP images")
+            raise UsageError(self._path, "has no images", "give a folder with images")
         return files
 
 

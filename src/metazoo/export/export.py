@@ -1,0 +1,124 @@
+"""Export of a few-shot classifier to one file, which is written only if it agrees with the classifier."""
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from metazoo.adapt import FewShotClassifier
+from metazoo.adapt.few_shot import FewShotModule
+from metazoo.errors import MetazooError, UsageError
+from metazoo.export.agreement import Agreement, measure_agreement
+from metazoo.export.formats import PRECISIONS, Precision, format_of
+from metazoo.storage.artefacts import write_bytes
+
+Outputs = Literal["probabilities", "features"]
+_INPUT = "uint8 [n, 3, height, width], RGB as decoded and upright; n, height and width are free"
+
+
+class _Features(nn.Module):
+    """Features of a few-shot classifier, see `FewShotModule.embed`."""
+
+    def __init__(self, module: FewShotModule) -> None:
+        super().__init__()
+        self._module = module
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features [n, d] of `images` [n, 3, h, w], uint8."""
+        return self._module.embed(images)
+
+
+def export_classifier(
+    classifier: FewShotClassifier,
+    path: Path | str,
+    *,
+    outputs: Outputs = "probabilities",
+    precision: Precision = "float32",
+    check: Sequence[Path | str] = (),
+    overwrite: bool = False,
+) -> Agreement:
+    """Export a classifier to one file, with all of its preprocessing.
+
+    The input `images` is uint8 [n, 3, height, width], with RGB pixels as decoded and upright. The output is called as
+    `outputs` says. Number and size of the images are free. The metadata holds the classes, the description and the
+    agreement under `metazoo.classes`, `metazoo.description` and `metazoo.agreement`, as JSON.
+
+    The converted file is run, by onnxruntime if it is ONNX, on generated pictures of twelve sizes and on the images in
+    `check`, and compared with `predict`. It is not written if a class differs or a probability by more than 1e-4. With
+    `float16` and `int8`, which are approximations, the agreement is only reported.
+
+    Args:
+        classifier: classifier whose predictions do not depend on each other.
+        path: file to write; its suffix is the format: `.onnx`, or `.pt2` for `torch.export`, whose
+            images need at least 2 x 2 pixels.
+        outputs: `probabilities` [n, ways], or `features` [n, d] of length 1, for a vector database.
+        precision: `float32`; `float16` (half the size) or `int8` (a quarter), for ONNX only.
+        check: image files to compare on, besides the generated pictures.
+        overwrite: whether to replace a file.
+
+    Returns:
+        Agreement of the file with the classifier.
+
+    Raises:
+        UsageError: the classifier is transductive, the suffix, the precision or an option is unknown, the file exists,
+            a library is missing, or the format cannot express the network.
+        DataError: an image in `check` cannot be read.
+        MetazooError: the file would disagree with the classifier.
+        ArtefactError: the file cannot be written.
+    """
+    path = Path(path)
+    _check(classifier, path, outputs, precision, overwrite)
+    form = format_of(path)
+    form.check()
+    module = copy.deepcopy(classifier.as_module()).cpu().eval().requires_grad_(False)
+    exported = _Features(module).eval() if outputs == "features" else module
+    converted = form.converted(exported, outputs, precision)
+    description = classifier.description.model_dump_json(exclude={"weights_sha256"})
+    metadata = {
+        "input": _INPUT,
+        "output": outputs,
+        "classes": json.dumps(classifier.class_names),
+        "precision": precision,
+        "description": description,
+    }
+
+    def original(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return exported(images)
+
+    agreement = measure_agreement(
+        original,
+        form.function(form.data(converted, metadata)),
+        check,
+        least_side=form.least_side,
+        outputs_are_probabilities=outputs == "probabilities",
+    )
+    if precision == "float32" and not agreement.is_exact:
+        raise MetazooError(
+            path, f"would disagree with the classifier: {agreement}", "choose another format, and report this network"
+        )
+    write_bytes(path, form.data(converted, metadata | {"agreement": json.dumps(agreement.record())}))
+    return agreement
+
+
+def _check(classifier: FewShotClassifier, path: Path, outputs: str, precision: str, overwrite: bool) -> None:
+    form = format_of(path)
+    if outputs not in get_args(Outputs):
+        raise UsageError("outputs", f"unknown {outputs!r}", f"choose one of {', '.join(get_args(Outputs))}")
+    if precision not in PRECISIONS:
+        raise UsageError("precision", f"unknown {precision!r}", f"choose one of {', '.join(PRECISIONS)}")
+    if precision not in form.precisions:
+        raise UsageError("precision", f"{precision} does not exist for {form.suffix} files", "choose float32 or .onnx")
+    if classifier.transductive:
+        made = classifier.description
+        raise UsageError(
+            "classifier",
+            f"head {made.head} with batch norm {made.batch_norm} predicts all images together, so no file can agree",
+            "adapt again with an inductive head, such as logistic, and batch norm running or support",
+        )
+    if path.exists() and not overwrite:
+        raise UsageError(path, "exists", "choose another file or give --overwrite")
