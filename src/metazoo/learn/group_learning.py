@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -55,8 +56,10 @@ class Student(nn.Module):
         self.to_features = _linear(size, sum(feature_sizes), random)
         self.to_logits = _linear(size, sum(class_counts), random)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute features [n, d], predicted joint features [n, sum of sizes] and logits of `images` in [0, 1]."""
+    def forward(
+        self, images: Float[Tensor, "n 3 h w"]
+    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n features"], Float[Tensor, "n classes"]]:
+        """Compute features, predicted joint features and logits of `images` in [0, 1]."""
         features = self.classifier.features(images)
         return features, self.to_features(features), self.to_logits(features)
 
@@ -101,13 +104,13 @@ _MIXED_GROUPS = "views.groups"
 
 @dataclass(frozen=True)
 class StepReport:
-    """Figures of one step, as tensors without dimensions, so that only reading them waits for the device."""
+    """Figures of one step, as tensors, so that only reading them waits for the device."""
 
     step: int
-    loss: Tensor
-    agreement: Tensor
-    disagreement: Tensor
-    relative_change: Tensor
+    loss: Float[Tensor, ""]
+    agreement: Float[Tensor, ""]
+    disagreement: Float[Tensor, ""]
+    relative_change: Float[Tensor, ""]
     learning_rate: float
 
 
@@ -142,7 +145,7 @@ class GroupLearner:
         config: LearningConfig,
         seed: int,
         *,
-        weights: Tensor | None = None,
+        weights: Float[Tensor, " teachers"] | None = None,
         regulariser: Regulariser | None = None,
         update: UpdateRule | None = None,
         threads: WorkerThreads = CALLING_THREAD,

@@ -12,10 +12,11 @@ only approximates it, and groups may have any size.
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol, final
+from typing import Annotated, Any, Protocol, final, runtime_checkable
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from pydantic import AfterValidator
 from sklearn.cluster import SpectralClustering
 from torch import Tensor
@@ -86,6 +87,7 @@ class Partition:
         return cls(groups, strategy, tuple(str(note) for note in notes))
 
 
+@runtime_checkable
 class Grouping(Protocol):
     """Groups of teachers that may change while the meta-model learns.
 
@@ -107,15 +109,19 @@ class Grouping(Protocol):
         ...
 
     def observe(
-        self, sources: Sequence[int], members: Sequence[int], losses_before: Tensor, losses_after: Tensor
+        self,
+        sources: Sequence[int],
+        members: Sequence[int],
+        losses_before: Float[Tensor, " T"],
+        losses_after: Float[Tensor, " T"],
     ) -> None:
         """Record how one update of the parameters changed the losses.
 
         Args:
             sources: indices of the teachers whose losses the update was computed from; some or all of `members`.
             members: indices of the teachers of the step, [T].
-            losses_before: losses of `members` before the update, [T].
-            losses_after: losses of `members` on the same images after the update, [T].
+            losses_before: losses of `members` before the update.
+            losses_after: losses of `members` on the same images after the update.
         """
 
     def state(self) -> dict[str, Tensor]:
