@@ -98,7 +98,7 @@ def _rows(layer: nn.Linear, sizes: Sequence[int], teachers: Sequence[int]) -> nn
     return copied
 
 
-CALIBRATION_IMAGES, _CALIBRATION_BATCH, _CALIBRATION_PIXELS = 4096, 256, 256 * 84**2
+_CALIBRATION_BATCH, _CALIBRATION_PIXELS = 256, 256 * 84**2
 _MIXED_GROUPS = "views.groups"
 
 
@@ -266,7 +266,7 @@ class GroupLearner:
             return
         random = generator(self._seed, "learn", "calibration groups", 0)
         groups = self._mixed[1] if self._mixed else self._grouping.draw(self.steps_done, random).groups
-        images, _ = self._draw("calibration", 0, CALIBRATION_IMAGES, groups)
+        images, _ = self._draw("calibration", 0, self._config.calibration_images, groups)
         at_once = max(2, min(_CALIBRATION_BATCH, _CALIBRATION_PIXELS // images.shape[-1] ** 2))
         parts = images.tensor_split(-(-len(images) // at_once))  # of nearly equal sizes, none of a single image
         calibrate_statistics(self.student.classifier, (part.float() / 255 for part in parts))
