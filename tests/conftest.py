@@ -13,8 +13,21 @@ import torch
 torch.set_num_threads(1)
 
 # Before these modules are imported: every call of their functions checks types and shapes.
-CHECKED = ("adapt.few_shot", "adapt.support", "evaluate.intervals", "features.heads", "features.linear_models")
-jaxtyping.install_import_hook([f"metazoo.{name}" for name in CHECKED], "beartype.beartype")
+CHECKED = (
+    "adapt.few_shot",
+    "adapt.support",
+    "bank",
+    "evaluate.intervals",
+    "features.heads",
+    "features.linear_models",
+    "fusion",
+    "learn",
+    "recover",
+    "taskspace",
+)
+# With this option, an int is a float, as for pyright.
+TYPE_CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+jaxtyping.install_import_hook([f"metazoo.{name}" for name in CHECKED], TYPE_CHECKER)
 
 hypothesis.settings.register_profile("developer", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None)

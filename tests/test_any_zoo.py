@@ -18,7 +18,7 @@ from metazoo.zoo import TrainingConfig, Zoo, add_model, build_zoo, verify_zoo
 
 SIDE = 32
 WITHOUT_BATCH_NORM = ("timm:test_vit", "timm:test_convnext")
-NAMES = (*WITHOUT_BATCH_NORM, "timm:test_efficientnet", "timm:mobilenetv3_small_050", "torchvision:resnet18")
+NAMES = (*WITHOUT_BATCH_NORM, "timm:test_efficientnet", "timm:mobilenetv3_small_050", "torchvision:shufflenet_v2_x0_5")
 
 
 def _native(architecture: str, classes: int) -> nn.Module:

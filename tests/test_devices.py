@@ -60,7 +60,12 @@ def test_a_tensor_that_was_left_behind_is_noticed(device: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("preset", "config"), [("default", OPTIONS), ("default", WEIGHED), ("published", PUBLISHED_OPTIONS)]
+    ("preset", "config"),
+    [
+        pytest.param("default", OPTIONS, marks=pytest.mark.slow),  # all its stages are in the next one
+        ("default", WEIGHED),
+        ("published", PUBLISHED_OPTIONS),
+    ],
 )
 def test_a_run_learns_there_what_it_learns_on_the_cpu(
     zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preset: str, config: dict[str, Any]

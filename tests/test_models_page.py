@@ -16,6 +16,7 @@ SECTION = re.split(r"^## ", (ROOT / "docs" / "models.md").read_text(encoding="ut
 SHORTER = ["--workers", "1", *(f"--set={name}" for name in (
     "recovery.iterations=2", "budget.images_per_class=4", "probe.steps=2", "probe.fisher_images=4", "learning.steps=4",
     "learning.batch_size=8", "learning.views=16", "learning.steps_per_views=4",
+    "learning.calibration_images=64",
 ))]  # fmt: skip
 
 

@@ -30,6 +30,7 @@ SHORTER = {
     "train": ["--workers", "1", *(f"--set={name}" for name in (
         "recovery.iterations=2", "budget.images_per_class=4", "probe.steps=2", "probe.fisher_images=4",
         "learning.steps=4", "learning.batch_size=8", "learning.views=16", "learning.steps_per_views=4",
+        "learning.calibration_images=64",
     ))],
     "evaluate": ["--episodes", "4", "--queries", "2"],
 }  # fmt: skip

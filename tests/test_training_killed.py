@@ -65,15 +65,18 @@ CHAINS = {
     ),
     "learning": (
         "kill call step #2",
+        "stop call step #2",
+        "kill unlink checkpoints/*2.safetensors",
+        "full create checkpoints/*",
+        "locked rename checkpoints/*",
+        "kill append metrics.jsonl",
+    ),
+    "checkpoints": (
         "kill rename checkpoints/*2.safetensors",
         "stop call step",
-        "kill unlink checkpoints/*2.safetensors",
         "kill return descend",
-        "full create checkpoints/*",
         "kill rename manifest.json",
-        "locked rename checkpoints/*",
         "full append metrics.jsonl",
-        "kill append metrics.jsonl",
         "kill create checkpoints/*7.safetensors",
         "kill unlink checkpoints/*",
     ),
@@ -191,7 +194,9 @@ def two_domains(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
     return untrained(tmp_path_factory.mktemp("two-domains") / "zoo", ("ships", "ships", "birds", "birds"))
 
 
-@pytest.mark.parametrize("name", ["domains", pytest.param("per-domain models", marks=pytest.mark.torture)])
+# `test_training_domains.py` always stops such a run.
+@pytest.mark.torture
+@pytest.mark.parametrize("name", DOMAIN_CHAINS)
 def test_a_disturbed_run_of_two_domains_is_resumed_too(two_domains: Zoo, tmp_path: Path, name: str) -> None:
     outcomes = disturbed(two_domains.folder, OF_DOMAINS, tmp_path, {name: DOMAIN_CHAINS[name]})
     assert len(Run.open(tmp_path / "whole").meta_model.networks) >= 2

@@ -12,6 +12,7 @@ from metazoo.errors import Interrupted, UsageError
 from metazoo.learn.replay_learning import ReplayLearner
 from metazoo.pipeline.layout import BANK, CLASSES, CONFLICTS
 from metazoo.runs.config import merged, resolve_config
+from metazoo.runs.record import Run
 from metazoo.runs.train import train
 from metazoo.storage.run_folder import RunFolder
 from metazoo.zoo import Zoo
@@ -26,8 +27,15 @@ def options(**changes: Any) -> dict[str, Any]:
     return {**PUBLISHED_OPTIONS, **changes}
 
 
-def test_a_run_learns_and_records_what_it_did(zoo: Zoo, tmp_path: Path) -> None:
-    run = train(zoo, "tgr", preset="published", out=tmp_path / "run", config=options(), workers=1)
+@pytest.fixture(scope="module")
+def whole(zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Uninterrupted run, which tests must not change."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    return train(zoo, "tgr", preset="published", out=out, config=options(), workers=1)
+
+
+def test_a_run_learns_and_records_what_it_did(zoo: Zoo, whole: Run) -> None:
+    run = whole
     rows = [row for row in run.metrics() if row["stage"] == "learning"]
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert all(row["replay_updates"] >= 1 for row in rows)
@@ -41,8 +49,9 @@ def test_a_run_learns_and_records_what_it_did(zoo: Zoo, tmp_path: Path) -> None:
     assert "preset published" in (run.path / "meta-model" / "README.md").read_text()
 
 
-def test_an_interrupted_run_ends_as_a_whole_one(zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = train(zoo, "tgr", preset="published", out=tmp_path / "whole", config=options(), workers=1)
+def test_an_interrupted_run_ends_as_a_whole_one(
+    zoo: Zoo, whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = ReplayLearner.step
 
     def stop_after_two(self: ReplayLearner) -> object:

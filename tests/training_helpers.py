@@ -26,6 +26,7 @@ OPTIONS: dict[str, Any] = {
         "warm_up_steps": 2,
         "views": 20,
         "steps_per_views": 3,
+        "calibration_images": 64,
     },
     "meta_model": {"architecture": "conv4", "width": 4, "input_size": 16},
 }

@@ -36,7 +36,7 @@ def _use(folder: Path) -> None:
         assert MetaModel.load(folder / "meta-model").networks[0].features(pictures(2)).shape == (2, 4)
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(data=some.data())
 @pytest.mark.parametrize("name", ["classifier/bundle.json", "meta-model/bundle.json"])
 def test_any_value_of_any_key(folder: Path, name: str, data: some.DataObject) -> None:

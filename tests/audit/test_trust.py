@@ -215,7 +215,7 @@ def test_the_skill_on_images_is_that_of_the_first_ones_of_each_class() -> None:
 
     assert skill_on(features, bank, 2) == 1
     images = bank.images[:] - 150 * bank.labels[:, None, None, None]
-    plain = ResidentBank(("a",), images, bank.labels, bank.starts)
+    plain = ResidentBank(("a",), images.to(torch.uint8), bank.labels, bank.starts)
     assert skill_on(features, plain, 2) == pytest.approx(
         by_loop(features(plain.pixels(torch.arange(4))), plain.labels[:4])
     )

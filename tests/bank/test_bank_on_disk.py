@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from metazoo.bank import Bank, ResidentBank, resident
+from metazoo.bank import Bank, ResidentBank
 
 
 def is_mapped(tensor: Tensor) -> bool:
@@ -22,13 +22,12 @@ def pictures(count: int) -> Tensor:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the memory map is that of Linux")
-def test_a_bank_of_many_images_is_drawn_from_in_the_same_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bank_of_many_images_is_drawn_from_in_the_same_way(tmp_path: Path) -> None:
     bank = Bank.create(tmp_path)
     for number, name in enumerate(("a", "b", "c")):
         bank.add(name, 0, 0, pictures(number + 2), torch.arange(number + 2) % 2)
     in_memory = ResidentBank.load(bank, ["c", "a", "b"], 8)
-    monkeypatch.setattr(resident, "_MOST_BYTES", 1000)
-    on_disk = ResidentBank.load(bank, ["c", "a", "b"], 8)
+    on_disk = ResidentBank.load(bank, ["c", "a", "b"], 8, most_bytes=1000)
     assert [is_mapped(own.images) for own in (in_memory, on_disk)] == [False, True]
     assert (on_disk.starts, on_disk.labels.tolist()) == (in_memory.starts, in_memory.labels.tolist())
     drawn = in_memory.draw(torch.tensor([0, 2, 1, 1]), torch.Generator().manual_seed(0))

@@ -14,7 +14,7 @@ CONFIG = {
     "recovery": {"iterations": 4},
     "budget": {"images_per_class": 4},
     "probe": {"steps": 3, "fisher_images": 8, "width": 4, "input_size": 16},
-    "learning": {"steps": 6, "views": 48, "steps_per_views": 3},
+    "learning": {"steps": 6, "views": 48, "steps_per_views": 3, "calibration_images": 64},
     "meta_model": {"width": 4},
 }
 

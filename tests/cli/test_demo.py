@@ -21,7 +21,7 @@ def test_the_demo_shows_both_methods_on_the_same_images(
         "recovery.iterations": 2,
         "budget.images_per_class": 4,
         "probe": {"width": 4, "steps": 2, "fisher_images": 4},
-        "learning": {"steps": 3, "views": 40, "steps_per_views": 3},
+        "learning": {"steps": 3, "views": 40, "steps_per_views": 3, "calibration_images": 64},
         "meta_model": {"width": 4},
     }
     monkeypatch.setattr(demo, "CONFIG", merged({"grouping": {"groups": 3}}, less))

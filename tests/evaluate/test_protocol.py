@@ -10,9 +10,9 @@ from metazoo.data import Episode, EpisodeList, ImageSet
 from metazoo.errors import Interrupted, MetazooError, UsageError
 from metazoo.evaluate import Subject, evaluate_lists
 from metazoo.evaluate.protocol import score_episode
-from metazoo.features import episode_accuracy
 from metazoo.features.batch_norm import BATCH_NORM_MODES, BatchNormMode
 from metazoo.features.embedders import Embedder, JointFeatures, PixelFeatures
+from metazoo.features.episode_accuracy import episode_accuracies, used_images
 from metazoo.features.heads import HEADS, FeatureHead, FineTune, Head, NearestMean
 
 FEATURE_HEADS = [head for head in HEADS if isinstance(head, FeatureHead)]
@@ -87,13 +87,22 @@ def test_accuracies_are_those_of_the_nearest_centroid(images: ImageSet, lists: l
         assert evaluate_lists(subject(module), images, [episodes], NearestMean())[0].tolist() == pytest.approx(expected)
 
 
-def test_blocks_of_episodes_do_not_change_accuracies(
-    images: ImageSet, lists: list[EpisodeList], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = evaluate_lists(subject(), images, lists, NearestMean())
-    monkeypatch.setattr(episode_accuracy, "_NUMBERS_A_BLOCK", 5 * 15 * 4)
-    in_blocks = evaluate_lists(subject(), images, lists, NearestMean())
-    assert all(torch.equal(one, other) for one, other in zip(whole, in_blocks, strict=True))
+def test_blocks_of_episodes_do_not_change_accuracies(images: ImageSet, lists: list[EpisodeList]) -> None:
+    used = used_images(*lists)
+    features = images.images[used].flatten(1)[:, :40].float()
+    for episodes in lists:
+        blocks: list[int] = []
+        whole = episode_accuracies(features, used, episodes, NearestMean())
+        in_blocks = episode_accuracies(
+            features,
+            used,
+            episodes,
+            NearestMean(),
+            blocks.append,
+            numbers_at_once=40 * episodes.query_indices[:3].numel(),
+        )
+        assert torch.equal(in_blocks, whole)
+        assert set(blocks[:-1]) == {3}
 
 
 @pytest.mark.parametrize("head", FEATURE_HEADS, ids=lambda head: head.name)

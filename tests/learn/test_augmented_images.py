@@ -104,13 +104,11 @@ def test_teachers_judge_exactly_the_stored_pixels() -> None:
     assert judged.images is images
 
 
-def test_features_too_many_for_the_memory_are_the_same_from_the_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_features_too_many_for_the_memory_are_the_same_from_the_disk(tmp_path: Path) -> None:
     images, owners = drawn(300)
     in_memory = add_teacher_outputs(images, owners, targets, folder=tmp_path)
-    monkeypatch.setattr(augmented_images, "_MOST_BYTES", 300 * in_memory.features.shape[1] * 2 - 1)
-    on_disk = add_teacher_outputs(images, owners, targets, folder=tmp_path)
+    most_bytes = 300 * in_memory.features.shape[1] * 2 - 1
+    on_disk = add_teacher_outputs(images, owners, targets, folder=tmp_path, most_bytes=most_bytes)
     indices = on_disk.of(1)[torch.tensor([3, 0, 3])]
     assert torch.equal(on_disk.features[indices], in_memory.features[indices])
     assert torch.equal(on_disk.features[:], in_memory.features)

@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from metazoo.learn.losses import distillation_loss, joint_feature_loss, relational_loss, zoo_cosines
+from metazoo.learn.losses import (
+    distillation_loss,
+    joint_feature_loss,
+    published_distillation_loss,
+    relational_loss,
+    zoo_cosines,
+)
 
 COUNTS = (3, 2)
 
@@ -114,6 +120,15 @@ def test_relations_ask_for_the_mean_cosine_of_the_teachers() -> None:
     rows, columns = torch.triu_indices(6, 6, 1)
     expected = (own @ own.T - mean)[rows, columns].square().mean()
     torch.testing.assert_close(relational_loss(own, zoo_cosines(joint, (3, 4))), expected)
+
+
+def test_the_published_distillation_by_hand() -> None:
+    logits, teacher_logits = values(4, 3), values(4, 3, seed=1)
+    total = 0.0
+    for own, target in zip(logits.tolist(), teacher_logits.tolist(), strict=True):
+        q, p = ([math.exp(value) / sum(map(math.exp, row)) for value in row] for row in (own, target))
+        total += sum(there * (math.log(there) - here) for here, there in zip(q, p, strict=True))
+    assert float(published_distillation_loss(logits, teacher_logits)) == pytest.approx(total / 12, rel=1e-12)
 
 
 def test_weights_count_as_copies_of_a_teacher() -> None:

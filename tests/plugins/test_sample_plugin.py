@@ -28,7 +28,14 @@ OPTIONS = {
     "method": "sample-distillation",
     "recovery": {"iterations": 3},
     "budget": {"images_per_class": 4, "bucket_size": 8},
-    "learning": {"steps": 8, "batch_size": 12, "warm_up_steps": 2, "views": 24, "steps_per_views": 4},
+    "learning": {
+        "steps": 8,
+        "batch_size": 12,
+        "warm_up_steps": 2,
+        "views": 24,
+        "steps_per_views": 4,
+        "calibration_images": 32,
+    },
 }
 
 

@@ -39,7 +39,7 @@ def _read(path: Path) -> tuple[RunConfig | None, str]:
         return None, str(error)
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(data=some.data())
 @pytest.mark.parametrize("preset", ["default", "published"])
 def test_any_values_anywhere(path: Path, preset: str, data: some.DataObject) -> None:
@@ -48,7 +48,7 @@ def test_any_values_anywhere(path: Path, preset: str, data: some.DataObject) -> 
     _use(path)
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(
     position=some.integers(0, 4000),
     rubbish=some.binary(max_size=6) | some.text(max_size=6).map(repr),

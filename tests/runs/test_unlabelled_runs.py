@@ -249,25 +249,26 @@ if sys.platform != "win32":
     from disturbed_runs import disturbed
 
     CHAINS = {
-        "copy": (
-            "kill rename unlabelled/images/bank.json",
+        "some moments": (
             "kill rename unlabelled/images/*/*.safetensors",
             "full create unlabelled.json",
-            "kill rename unlabelled.json",
+            "kill rename unlabelled-predictions.safetensors",
+            "kill call step #3",
+            "kill unlink unlabelled-predictions.safetensors",
         ),
-        "labels": (
+        "more moments": (
+            "kill rename unlabelled/images/bank.json",
+            "kill rename unlabelled.json",
             "kill rename unlabelled/labelled/bank.json",
             "full sync unlabelled-predictions.safetensors",
-            "kill rename unlabelled-predictions.safetensors",
             "kill rename unlabelled/labelled/*/generation-0000.json #2",
-            "kill call step #3",
         ),
-        "end": ("kill unlink unlabelled-predictions.safetensors",),
     }
 
-    def test_a_disturbed_run_ends_bit_equal(zoo: Zoo, folder: Path, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("name", ["some moments", pytest.param("more moments", marks=pytest.mark.torture)])
+    def test_a_disturbed_run_ends_bit_equal(zoo: Zoo, folder: Path, tmp_path: Path, name: str) -> None:
         options = {**OPTIONS, "unlabelled": {"weighting": "confidence"}}
-        outcomes = disturbed(zoo.folder, options, tmp_path, CHAINS, unlabelled=folder)
+        outcomes = disturbed(zoo.folder, options, tmp_path, {name: CHAINS[name]}, unlabelled=folder)
         for name, (*disturbances, last) in outcomes.items():
             for words, outcome in zip(CHAINS[name], disturbances, strict=True):
                 assert outcome.unsound == "", words

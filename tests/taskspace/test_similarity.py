@@ -12,7 +12,6 @@ from metazoo.taskspace import (
     FisherEmbeddings,
     TaskEmbedding,
     dissimilarity_matrix,
-    similarity,
     similarity_matrix,
     write_embeddings,
 )
@@ -95,9 +94,7 @@ def test_equals_the_definition_for_any_block(block_elements: int) -> None:
 
 
 @pytest.mark.parametrize("held", [1, 4 * 31 * 2, 4 * 31 * 3, 4 * 31 * 4])
-def test_tasks_in_blocks_from_the_disk_come_out_as_those_in_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: int
-) -> None:
+def test_tasks_in_blocks_from_the_disk_come_out_as_those_in_memory(tmp_path: Path, held: int) -> None:
     tensors = {"w": log_normal(7, 31, 1.0, seed=5), "dead": torch.zeros(7, 4), "b": log_normal(7, 3, 1.0, seed=6)}
     tensors["w"][5] = tensors["w"][1]
     tensors["b"][5] = tensors["b"][1]
@@ -106,11 +103,24 @@ def test_tasks_in_blocks_from_the_disk_come_out_as_those_in_memory(
     on_disk = FisherEmbeddings.load(tmp_path / "fisher")
     whole = similarity_matrix(zoo(**dict(sorted(tensors.items()))))
     assert torch.equal(similarity_matrix(on_disk), whole)
-    monkeypatch.setattr(similarity, "_HELD_BYTES", held)
-    in_blocks = similarity_matrix(on_disk)
+    in_blocks = similarity_matrix(on_disk, held_bytes=held)
     torch.testing.assert_close(in_blocks, whole, rtol=1e-12, atol=0)
     assert torch.equal(in_blocks, in_blocks.T)
     assert in_blocks[1, 5] == 1
+
+
+def test_the_published_similarity_is_that_of_plain_loops() -> None:
+    tensors = {"w": 1e-6 * log_normal(4, 31, 1.0, seed=5), "b": 1e-5 * log_normal(4, 3, 1.0, seed=6)}
+    found = similarity_matrix(zoo(**tensors), absolute_epsilon=PUBLISHED_EPSILON, decimals=PUBLISHED_DECIMALS)
+    for i in range(4):
+        for j in range(i):
+            cosines = []
+            for fisher in tensors.values():
+                pairs = list(zip(fisher[i].tolist(), fisher[j].tolist(), strict=True))
+                u, v = ([pair[side] / (sum(pair) + 1e-6) for pair in pairs] for side in (0, 1))
+                product = sum(one * other for one, other in zip(u, v, strict=True))
+                cosines.append(product / (sum(one**2 for one in u) * sum(one**2 for one in v)) ** 0.5)
+            assert float(found[i, j]) == pytest.approx(sum(cosines) / 2, abs=0.51e-4)
 
 
 def test_duplicates_are_at_distance_zero_even_where_nothing_is_learned() -> None:

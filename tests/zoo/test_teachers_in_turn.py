@@ -5,7 +5,8 @@ import torch
 from error_checks import raises
 
 from metazoo.errors import ArtefactError
-from metazoo.zoo import Zoo, teachers
+from metazoo.zoo import Zoo
+from metazoo.zoo.teachers import Teachers
 
 
 def test_they_are_those_of_the_zoo(zoo: Zoo) -> None:
@@ -21,12 +22,10 @@ def test_they_are_those_of_the_zoo(zoo: Zoo) -> None:
         in_turn[2]
 
 
-def test_few_stay_loaded_and_of_many_the_first(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_stay_loaded_and_of_many_the_first(zoo: Zoo) -> None:
     few = zoo.teachers_in_turn()
     assert all(before is after for before, after in zip([*few], [*few], strict=True))
-    monkeypatch.setattr(teachers, "_MANY", 1)
-    monkeypatch.setattr(teachers, "_BYTES_OF_MANY", 10)
-    many = zoo.teachers_in_turn()
+    many = Teachers(zoo.folder, list(zoo), most=1, most_bytes=10)
     (first, second), (first_again, second_again) = [*many], [*many]
     assert first is first_again
     assert second is not second_again

@@ -22,8 +22,6 @@ from metazoo.bank import ResidentBank
 from metazoo.data.images import first_of_each
 from metazoo.errors import DataError, UsageError
 
-_BLOCK = 1024
-
 
 @torch.no_grad()
 def joint_class_means(
@@ -61,7 +59,9 @@ def joint_class_means(
     return sums / counts.clamp(max=images_per_class).unsqueeze(1)
 
 
-def class_conflicts(means: Tensor, class_counts: Sequence[int], false_alarms: float = 0.05) -> Tensor:
+def class_conflicts(
+    means: Tensor, class_counts: Sequence[int], false_alarms: float = 0.05, *, block: int = 1024
+) -> Tensor:
     """Mark the pairs of classes of different teachers that must not be in one episode.
 
     The mean of a teacher's k classes is subtracted from each of them, and the difference is multiplied by
@@ -73,6 +73,7 @@ def class_conflicts(means: Tensor, class_counts: Sequence[int], false_alarms: fl
         means: result of `joint_class_means`, float [all classes, features]; a class with NaN conflicts with none.
         class_counts: numbers of classes, one per teacher, in the order of `means`.
         false_alarms: fraction of all pairs that is marked, approximately, in [0, 1).
+        block: number of classes that are compared with all others at once; it bounds the memory.
 
     Returns:
         Bool [all classes, all classes], symmetric; False within a teacher.
@@ -99,8 +100,8 @@ def class_conflicts(means: Tensor, class_counts: Sequence[int], false_alarms: fl
     conflicts = torch.zeros(len(known), len(known), dtype=torch.bool)
     if len(distances):
         nearest = distances.kthvalue(int(false_alarms * len(distances)) + 1).values
-        for start in range(0, len(known), _BLOCK):
-            rows = slice(start, start + _BLOCK)
+        for start in range(0, len(known), block):
+            rows = slice(start, start + block)
             conflicts[rows] = torch.cdist(centred[rows], centred) < nearest
             conflicts[rows] &= owners[rows, None] != owners
         conflicts |= conflicts.T.clone()  # rounding may differ in the two directions

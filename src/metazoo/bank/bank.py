@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from metazoo.bank.shard_index import (
@@ -126,11 +127,13 @@ class Bank:
         """
         return dict(self._index(teacher, generation).made_with)
 
-    def images_of(self, teacher: str, generation: int | None = None) -> tuple[Tensor, Tensor]:
+    def images_of(
+        self, teacher: str, generation: int | None = None
+    ) -> tuple[UInt8[Tensor, "n channels side side"], Int64[Tensor, " n"]]:
         """Read one generation (the latest if None) of a teacher's images, bucket after bucket.
 
         Returns:
-            Images, uint8 [n, 1 or 3, side, side], and their local classes, int64 [n].
+            Images of 1 or 3 channels, and their local classes.
 
         Raises:
             UsageError: the bank has no such images, or they were discarded.

@@ -5,14 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from jaxtyping import Float32, Float64, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional
 
 from metazoo.bank.bank import Bank
 from metazoo.execution.compute import images_at_once
 from metazoo.storage.matrices import keep_rows
-
-_MOST_BYTES = 128_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,12 +21,12 @@ class SharedImages:
     Attributes:
         bank: bank with these images alone, n of them; its teachers are only parts, and its labels have no meaning.
         share: share of shared images among drawn ones, in (0, 1].
-        chances: cumulative probability of the images for each teacher, float64 [n] by name; None if all are equal.
+        chances: cumulative probability of the images for each teacher, by name; None if all are equal.
     """
 
     bank: Bank
     share: float
-    chances: Mapping[str, Tensor] | None = None
+    chances: Mapping[str, Float64[Tensor, " n"]] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,24 +35,34 @@ class ResidentBank:
 
     Attributes:
         names: names of the teachers.
-        images: images, uint8 [n, 3, side, side], on the device of `to`; grey images are repeated, other sizes resized
+        images: images on the device of `to`; grey images are repeated, other sizes resized
             (bilinear, antialiased). On the CPU, more than 128 MB are mapped from a file.
-        labels: local classes of the teachers' images, int64, on the CPU, where images are drawn.
+        labels: local classes of the teachers' images, on the CPU, where images are drawn.
         starts: index of the first image of each teacher, and the number of all their images: len(names) + 1 numbers.
         folder: folder for unnamed files with data too large for the memory; None keeps everything in memory.
         shared: images from index `starts[-1]` on; None if there are none.
     """
 
     names: tuple[str, ...]
-    images: Tensor
-    labels: Tensor
+    images: UInt8[Tensor, "n 3 side side"]
+    labels: Int64[Tensor, " own"]
     starts: tuple[int, ...]
     folder: Path | None = None
     shared: SharedImages | None = None
 
     @classmethod
-    def load(cls, bank: Bank, names: Sequence[str], side: int, shared: SharedImages | None = None) -> "ResidentBank":
+    def load(
+        cls,
+        bank: Bank,
+        names: Sequence[str],
+        side: int,
+        shared: SharedImages | None = None,
+        *,
+        most_bytes: int = 128_000_000,
+    ) -> "ResidentBank":
         """Read the latest generation of every teacher in `names`, unless only shared images are drawn.
+
+        More than `most_bytes` of images are mapped from a file.
 
         Raises:
             UsageError: the bank has no images of a teacher.
@@ -74,7 +83,7 @@ class ResidentBank:
 
         homes = [*((bank, name) for name in own), *joint]
         count = sum(part.images for home, name in homes for part in home.shards_of(name))
-        few = count * 3 * side**2 <= _MOST_BYTES
+        few = count * 3 * side**2 <= most_bytes
         images = torch.cat([*parts()]) if few else keep_rows(bank.folder, parts())
         starts += [0] * (len(names) - len(own))
         return cls(tuple(names), images, torch.cat(labels), tuple(starts), bank.folder, shared)
@@ -90,8 +99,8 @@ class ResidentBank:
         """Indices of the images of a teacher, given by its index."""
         return slice(self.starts[teacher], self.starts[teacher + 1])
 
-    def draw(self, owners: Tensor, random: torch.Generator) -> Tensor:
-        """Draw an image of each owner, or a shared one: indices, int64 [n], for indices of teachers, int64 [n]."""
+    def draw(self, owners: Int64[Tensor, " n"], random: torch.Generator) -> Int64[Tensor, " n"]:
+        """Draw an image of each owner, or a shared one: indices of images for indices of teachers."""
         starts = torch.tensor(self.starts)
         counts = (starts[1:] - starts[:-1])[owners]
         drawn = starts[owners] + (torch.rand(len(owners), generator=random, dtype=torch.float64) * counts).long()
@@ -111,12 +120,12 @@ class ResidentBank:
                 positions[own] = torch.searchsorted(chances, chance[own], right=True)
         return self.starts[-1] + positions.clamp(max=count - 1)
 
-    def pixels(self, indices: Tensor) -> Tensor:
-        """Images at `indices` as float [n, 3, side, side] in [0, 1]."""
+    def pixels(self, indices: Int64[Tensor, " n"]) -> Float32[Tensor, "n 3 side side"]:
+        """Images at `indices`, in [0, 1]."""
         return self.images[indices].float() / 255
 
-    def in_parts(self, indices: Tensor) -> tuple[Tensor, ...]:
-        """Split `indices` (int64 [n]) into batches for inference."""
+    def in_parts(self, indices: Int64[Tensor, " n"]) -> tuple[Int64[Tensor, " _"], ...]:
+        """Split `indices` into batches for inference."""
         return indices.split(images_at_once(self.images.device, self.images.shape[-1]))
 
 
@@ -151,8 +160,8 @@ class ResidentBanks:
         return self._held[1]
 
 
-def fitted(images: Tensor, side: int) -> Tensor:
-    """Resize uint8 images [n, 1 or 3, s, s] to [n, 3, side, side] (bilinear, antialiased); grey is repeated."""
+def fitted(images: UInt8[Tensor, "n channels s s"], side: int) -> UInt8[Tensor, "n 3 {side} {side}"]:
+    """Resize grey or colour images to colour images of `side` pixels (bilinear, antialiased); grey is repeated."""
     images = images.expand(-1, 3, -1, -1)
     if images.shape[-1] == side:
         return images

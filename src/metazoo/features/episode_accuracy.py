@@ -9,8 +9,6 @@ from metazoo.data import EpisodeList
 from metazoo.features.domain_router import DomainRecogniser
 from metazoo.features.heads import FeatureHead
 
-_NUMBERS_A_BLOCK = 2**24
-
 
 def used_images(*episode_lists: EpisodeList) -> Tensor:
     """Indices of the images that the episodes use, ascending: int64 [m]."""
@@ -25,6 +23,8 @@ def episode_accuracies(
     head: FeatureHead,
     advance: Callable[[int], object] | None = None,
     recogniser: DomainRecogniser | None = None,
+    *,
+    numbers_at_once: int = 2**24,
 ) -> Tensor:
     """Accuracy on every episode in percent, float64 [episodes].
 
@@ -35,13 +35,14 @@ def episode_accuracies(
         head: head that learns each episode.
         advance: callback with the number of episodes done since the last call.
         recogniser: domain recogniser that weights the features; None for no weighting.
+        numbers_at_once: number of features of queries in memory at once, at least one episode.
     """
     support, query = (
         torch.searchsorted(used, part).to(features.device)
         for part in (episodes.support_indices, episodes.query_indices)
     )
     support_labels, query_labels = episodes[0].support_labels, episodes[0].query_labels
-    size = max(1, _NUMBERS_A_BLOCK // (query.shape[1] * features.shape[1]))
+    size = max(1, numbers_at_once // (query.shape[1] * features.shape[1]))
     parts = []
     for support_block, query_block in zip(support.split(size), query.split(size), strict=True):
         of_support, of_query = features[support_block], features[query_block]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from jaxtyping import BFloat16, Float32, Int64, UInt8
 from torch import Tensor
 
 from metazoo.bank import ResidentBank
@@ -22,7 +23,8 @@ Targets = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Function from float images [n, 3, side, side] in [0, 1] to joint features [n, sum of sizes], which are the teachers'
 features normalised to length 1 and side by side, and to the logits of all teachers side by side [n, sum of classes]."""
 
-_MOST_BYTES = 512_000_000
+MOST_BYTES = 512_000_000
+"""Largest size of the features of a pool in memory, by default."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,19 +32,19 @@ class AugmentedImages:
     """Pool of augmented images with teacher outputs.
 
     Attributes:
-        images: images, uint8 [n, 3, side, side], channels last.
-        owners: indices of the teachers from whose images they were made, int64 [n], on the CPU.
-        features: joint features, bfloat16 [n, sum of sizes]. More than 512 MB computed on the CPU are mapped from disk.
-        logits: logits of all teachers, float32 [n, sum of classes].
+        images: images, channels last.
+        owners: indices of the teachers from whose images they were made, on the CPU.
+        features: joint features. More than 512 MB computed on the CPU are mapped from disk.
+        logits: logits of all teachers side by side.
     """
 
-    images: Tensor
-    owners: Tensor
-    features: Tensor
-    logits: Tensor
+    images: UInt8[Tensor, "n 3 side side"]
+    owners: Int64[Tensor, " n"]
+    features: BFloat16[Tensor, "n features"]
+    logits: Float32[Tensor, "n classes"]
 
-    def of(self, owner: int) -> Tensor:
-        """Indices (int64) of the images of one teacher."""
+    def of(self, owner: int) -> Int64[Tensor, " own"]:
+        """Indices of the images of one teacher."""
         return (self.owners == owner).nonzero().flatten()
 
 
@@ -54,7 +56,7 @@ def draw_augmented_images(
     *,
     shift: int,
     mix: bool,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[UInt8[Tensor, "count 3 side side"], Int64[Tensor, " count"]]:
     """Draw `count` augmented images, from every teacher the same number up to one.
 
     An augmented image is a shifted and perhaps mirrored image. With `mix` it is mixed with an image of the owner's
@@ -69,7 +71,7 @@ def draw_augmented_images(
         mix: whether images are mixed.
 
     Returns:
-        Images, uint8 [count, 3, side, side] in channels-last format, and their owners, int64 [count].
+        Images in channels-last format, and their owners.
     """
     teachers = len(bank.names)
     owners = torch.arange(count) % teachers
@@ -98,11 +100,12 @@ def draw_augmented_images(
 
 
 def add_teacher_outputs(
-    images: Tensor,
-    owners: Tensor,
+    images: UInt8[Tensor, "n 3 side side"],
+    owners: Int64[Tensor, " n"],
     targets: Targets,
     *,
     folder: Path | None = None,
+    most_bytes: int = MOST_BYTES,
     check: Callable[[], None] = lambda: None,
 ) -> AugmentedImages:
     """Compute the teacher outputs of augmented images.
@@ -111,7 +114,8 @@ def add_teacher_outputs(
         images: images from `draw_augmented_images`.
         owners: owners from `draw_augmented_images`.
         targets: function from images to teacher outputs.
-        folder: folder for features that exceed 512 MB; None keeps them in memory.
+        folder: folder for features that exceed `most_bytes`; None keeps them in memory.
+        most_bytes: largest size of features in memory.
         check: function that is called between chunks and may raise.
 
     Raises:
@@ -129,7 +133,7 @@ def add_teacher_outputs(
     with torch.no_grad():
         rest = parts()
         first = next(rest)
-        if folder is not None and first.device.type == "cpu" and _too_many(len(images), first.shape[1]):
+        if folder is not None and first.device.type == "cpu" and 2 * len(images) * first.shape[1] > most_bytes:
             features = keep_rows(folder, itertools.chain([first], rest))
         else:
             joined = first.new_empty(len(images), first.shape[1])
@@ -153,8 +157,4 @@ def bytes_of_pool(count: int, side: int, features: int) -> tuple[float, float]:
     stored = 2.0 * count * features
     # Features of a chunk in float32, by teacher and joined, and in bfloat16.
     most = images + 10.0 * chunk * features
-    return (most, stored) if _too_many(count, features) else (most + stored, 0.0)
-
-
-def _too_many(count: int, features: int) -> bool:
-    return 2 * count * features > _MOST_BYTES
+    return (most, stored) if stored > MOST_BYTES else (most + stored, 0.0)

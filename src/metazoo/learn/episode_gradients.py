@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -19,8 +20,8 @@ class BatchOfEpisodes:
     """Gradient of the sum of the episodes' query losses, and mean loss and accuracy."""
 
     gradient: Parameters
-    loss: Tensor
-    accuracy: Tensor
+    loss: Float[Tensor, ""]
+    accuracy: Float[Tensor, ""]
 
 
 @final

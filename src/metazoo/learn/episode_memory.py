@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import final
 
 import torch
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from metazoo.errors import DataError
@@ -22,21 +23,25 @@ class EpisodeMemory:
     Args:
         identities: number of classes.
         slots: number of insertions kept per class.
-        conflicts: pairs of classes that may be equal and must not be in one episode, bool [identities, identities],
-            symmetric; None if there are none.
+        conflicts: pairs of classes that may be equal and must not be in one episode, symmetric; None if there are none.
         device: device of the images and of the episodes.
     """
 
     def __init__(
-        self, identities: int, slots: int = 20, conflicts: Tensor | None = None, *, device: str = "cpu"
+        self,
+        identities: int,
+        slots: int = 20,
+        conflicts: Bool[Tensor, "identities identities"] | None = None,
+        *,
+        device: str = "cpu",
     ) -> None:
         self._slots, self._device = slots, device
         self._rings: list[list[Tensor]] = [[] for _ in range(identities)]
         self._next = [0] * identities
         self._conflicts = torch.zeros(identities, identities, dtype=torch.bool) if conflicts is None else conflicts
 
-    def add(self, images: Tensor, identities: Tensor) -> None:
-        """Insert `images` (uint8 [n, 3, side, side]) of the classes `identities` (int64 [n])."""
+    def add(self, images: UInt8[Tensor, "n 3 side side"], identities: Int64[Tensor, " n"]) -> None:
+        """Insert `images` of the classes `identities`."""
         for identity in identities.unique().tolist():
             ring, slot = self._rings[identity], self._next[identity]
             own = images[identities == identity].to(self._device)
@@ -46,16 +51,16 @@ class EpisodeMemory:
                 ring[slot] = own
             self._next[identity] = (slot + 1) % self._slots
 
-    def counts(self) -> Tensor:
-        """Numbers of stored images, int64 [identities]."""
+    def counts(self) -> Int64[Tensor, " identities"]:
+        """Numbers of stored images."""
         return torch.tensor([sum(map(len, ring)) for ring in self._rings])
 
     def holds(self, ways: int, images_per_class: int) -> bool:
         """Whether there are `ways` classes without conflict that have `images_per_class` images each."""
         return self._draw_classes(ways, images_per_class, torch.Generator().manual_seed(0)) is not None
 
-    def images(self, count: int, random: torch.Generator) -> Tensor:
-        """At most `count` different images of any classes, float [n, 3, side, side] in [0, 1]."""
+    def images(self, count: int, random: torch.Generator) -> Float[Tensor, "n 3 side side"]:
+        """At most `count` different images of any classes, in [0, 1]."""
         stored = torch.cat([images for ring in self._rings for images in ring])
         return stored[torch.randperm(len(stored), generator=random)[:count]].float() / 255
 

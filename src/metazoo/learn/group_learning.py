@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -55,8 +56,10 @@ class Student(nn.Module):
         self.to_features = _linear(size, sum(feature_sizes), random)
         self.to_logits = _linear(size, sum(class_counts), random)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute features [n, d], predicted joint features [n, sum of sizes] and logits of `images` in [0, 1]."""
+    def forward(
+        self, images: Float[Tensor, "n 3 h w"]
+    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n features"], Float[Tensor, "n classes"]]:
+        """Compute features, predicted joint features and logits of `images` in [0, 1]."""
         features = self.classifier.features(images)
         return features, self.to_features(features), self.to_logits(features)
 
@@ -95,19 +98,19 @@ def _rows(layer: nn.Linear, sizes: Sequence[int], teachers: Sequence[int]) -> nn
     return copied
 
 
-CALIBRATION_IMAGES, _CALIBRATION_BATCH, _CALIBRATION_PIXELS = 4096, 256, 256 * 84**2
+_CALIBRATION_BATCH, _CALIBRATION_PIXELS = 256, 256 * 84**2
 _MIXED_GROUPS = "views.groups"
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """Figures of one step, as tensors without dimensions, so that only reading them waits for the device."""
+    """Figures of one step, as tensors, so that only reading them waits for the device."""
 
     step: int
-    loss: Tensor
-    agreement: Tensor
-    disagreement: Tensor
-    relative_change: Tensor
+    loss: Float[Tensor, ""]
+    agreement: Float[Tensor, ""]
+    disagreement: Float[Tensor, ""]
+    relative_change: Float[Tensor, ""]
     learning_rate: float
 
 
@@ -142,7 +145,7 @@ class GroupLearner:
         config: LearningConfig,
         seed: int,
         *,
-        weights: Tensor | None = None,
+        weights: Float[Tensor, " teachers"] | None = None,
         regulariser: Regulariser | None = None,
         update: UpdateRule | None = None,
         threads: WorkerThreads = CALLING_THREAD,
@@ -263,7 +266,7 @@ class GroupLearner:
             return
         random = generator(self._seed, "learn", "calibration groups", 0)
         groups = self._mixed[1] if self._mixed else self._grouping.draw(self.steps_done, random).groups
-        images, _ = self._draw("calibration", 0, CALIBRATION_IMAGES, groups)
+        images, _ = self._draw("calibration", 0, self._config.calibration_images, groups)
         at_once = max(2, min(_CALIBRATION_BATCH, _CALIBRATION_PIXELS // images.shape[-1] ** 2))
         parts = images.tensor_split(-(-len(images) // at_once))  # of nearly equal sizes, none of a single image
         calibrate_statistics(self.student.classifier, (part.float() / 255 for part in parts))

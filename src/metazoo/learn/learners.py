@@ -13,6 +13,7 @@ from functools import partial
 from typing import Annotated, ClassVar, final
 
 import torch
+from jaxtyping import Float, Int64
 from pydantic import AfterValidator
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -31,12 +32,12 @@ _HEAD = "network.head."
 
 @dataclass(frozen=True, eq=False)
 class EpisodeImages:
-    """Images of an episode, float [n, 3, side, side] in [0, 1], and their relative labels, int64 [n] below `ways`."""
+    """Images of an episode in [0, 1], and their relative labels below `ways`."""
 
-    support_images: Tensor
-    support_labels: Tensor
-    query_images: Tensor
-    query_labels: Tensor
+    support_images: Float[Tensor, "support 3 side side"]
+    support_labels: Int64[Tensor, " support"]
+    query_images: Float[Tensor, "queries 3 side side"]
+    query_labels: Int64[Tensor, " queries"]
     ways: int
 
 
@@ -51,19 +52,19 @@ class FunctionalClassifier:
         self.classifier = classifier
         self._features = ThreadCopies(_Features(classifier))
 
-    def features(self, parameters: Parameters, images: Tensor) -> Tensor:
-        """Features [n, d] of `images` [n, 3, h, w] in [0, 1]."""
+    def features(self, parameters: Parameters, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
+        """Features of `images` in [0, 1]."""
         named, module = {f"classifier.{name}": value for name, value in parameters.items()}, self._features.own
         with batch_statistics(module.classifier):
             # Pooling and batch norm are several times faster in this format, whatever that of the parameters.
             return functional_call(module, named, (images.contiguous(memory_format=torch.channels_last),))
 
-    def head(self, parameters: Parameters, features: Tensor) -> Tensor:
-        """Logits [n, ways] of `features` [n, d]."""
+    def head(self, parameters: Parameters, features: Float[Tensor, "n d"]) -> Float[Tensor, "n ways"]:
+        """Logits of `features`."""
         return functional.linear(features, parameters[f"{_HEAD}weight"], parameters[f"{_HEAD}bias"])
 
-    def logits(self, parameters: Parameters, images: Tensor) -> Tensor:
-        """Logits [n, ways] of `images` [n, 3, h, w] in [0, 1]."""
+    def logits(self, parameters: Parameters, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n ways"]:
+        """Logits of `images` in [0, 1]."""
         return self.head(parameters, self.features(parameters, images))
 
 
@@ -86,8 +87,10 @@ class Learner(ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def query_logits(self, model: FunctionalClassifier, parameters: Parameters, episode: EpisodeImages) -> Tensor:
-        """Compute logits of the queries, [queries, ways], differentiable in `parameters`.
+    def query_logits(
+        self, model: FunctionalClassifier, parameters: Parameters, episode: EpisodeImages
+    ) -> Float[Tensor, "queries ways"]:
+        """Compute logits of the queries, differentiable in `parameters`.
 
         Args:
             model: classifier, whose head has as many outputs as the episode has ways; prototypical networks ignore it.
@@ -112,7 +115,9 @@ class Maml(Learner):
     def __init__(self, steps: int = 5, learning_rate: float = 0.01, *, first_order: bool = False) -> None:
         self._steps, self._learning_rate, self._first_order = steps, learning_rate, first_order
 
-    def query_logits(self, model: FunctionalClassifier, parameters: Parameters, episode: EpisodeImages) -> Tensor:  # noqa: D102
+    def query_logits(  # noqa: D102
+        self, model: FunctionalClassifier, parameters: Parameters, episode: EpisodeImages
+    ) -> Float[Tensor, "queries ways"]:
         adapted = parameters
         for _ in range(self._steps):
             with contextlib.nullcontext() if self._first_order else QuickSecondDerivatives():
@@ -137,7 +142,9 @@ class Anil(Learner):
     def __init__(self, steps: int = 5, learning_rate: float = 0.01) -> None:
         self._steps, self._learning_rate = steps, learning_rate
 
-    def query_logits(self, model: FunctionalClassifier, parameters: Parameters, episode: EpisodeImages) -> Tensor:  # noqa: D102
+    def query_logits(  # noqa: D102
+        self, model: FunctionalClassifier, parameters: Parameters, episode: EpisodeImages
+    ) -> Float[Tensor, "queries ways"]:
         support = model.features(parameters, episode.support_images)
         head = {name: value for name, value in parameters.items() if name.startswith(_HEAD)}
         for _ in range(self._steps):
@@ -152,7 +159,9 @@ class ProtoNet(Learner):
 
     name = "protonet"
 
-    def query_logits(self, model: FunctionalClassifier, parameters: Parameters, episode: EpisodeImages) -> Tensor:  # noqa: D102
+    def query_logits(  # noqa: D102
+        self, model: FunctionalClassifier, parameters: Parameters, episode: EpisodeImages
+    ) -> Float[Tensor, "queries ways"]:
         support = model.features(parameters, episode.support_images)
         means = raw_class_means(support, episode.support_labels, episode.ways)
         queries = model.features(parameters, episode.query_images)

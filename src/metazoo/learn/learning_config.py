@@ -90,6 +90,9 @@ class DistillationConfig(BaseModel):
     steps_per_views: int = Field(default=1000, ge=1, description="steps with one pool of augmented images")
     mix: bool = Field(default=True, description="whether augmented images mix images of a group")
     shift: float = Field(default=0.125, ge=0, lt=0.5, description="largest shift, as a share of the side")
+    calibration_images: int = Field(
+        default=4096, ge=2, description="augmented images that give the meta-model its batch-norm statistics in the end"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "DistillationConfig":

@@ -4,23 +4,27 @@ import itertools
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
 
 def joint_feature_loss(
-    predicted: Tensor, targets: Tensor, sizes: Sequence[int], weights: Tensor | None = None
-) -> Tensor:
+    predicted: Float[Tensor, "n features"],
+    targets: Float[Tensor, "n features"],
+    sizes: Sequence[int],
+    weights: Float[Tensor, " teachers"] | None = None,
+) -> Float[Tensor, ""]:
     """Mean over images and teachers of 1 minus the cosine of predicted and true features, in [0, 2].
 
     The joint features of a zoo are the features of all teachers side by side. Every teacher counts alike, whatever the
     size and norm of its features.
 
     Args:
-        predicted: predicted joint features, [n, sum of sizes].
-        targets: joint features of the teachers, [n, sum of sizes].
-        sizes: feature sizes, one per teacher.
-        weights: weights of the teachers in the mean, [teachers]; None if all count alike.
+        predicted: predicted joint features.
+        targets: joint features of the teachers.
+        sizes: feature sizes, one per teacher; their sum is the number of joint features.
+        weights: weights of the teachers in the mean; None if all count alike.
     """
     similarities = [
         functional.cosine_similarity(own, target, dim=2).mean(0)
@@ -29,13 +33,15 @@ def joint_feature_loss(
     return 1 - _mean(torch.cat(similarities), weights)
 
 
-def zoo_cosines(targets: Tensor, sizes: Sequence[int], weights: Tensor | None = None) -> Tensor:
-    """Mean over the teachers of the cosines between the features of images, [n, n].
+def zoo_cosines(
+    targets: Float[Tensor, "n features"], sizes: Sequence[int], weights: Float[Tensor, " teachers"] | None = None
+) -> Float[Tensor, "n n"]:
+    """Mean over the teachers of the cosines between the features of images.
 
     Args:
-        targets: joint features, normalised to length 1 for each teacher, [n, sum of sizes].
-        sizes: feature sizes, one per teacher.
-        weights: weights of the teachers in the mean, [teachers]; None if all count alike.
+        targets: joint features, normalised to length 1 for each teacher.
+        sizes: feature sizes, one per teacher; their sum is the number of joint features.
+        weights: weights of the teachers in the mean; None if all count alike.
     """
     if weights is None:
         return targets @ targets.T / len(sizes)
@@ -43,15 +49,15 @@ def zoo_cosines(targets: Tensor, sizes: Sequence[int], weights: Tensor | None = 
     return (targets * shares) @ targets.T
 
 
-def relational_loss(features: Tensor, cosines: Tensor) -> Tensor:
+def relational_loss(features: Float[Tensor, "n d"], cosines: Float[Tensor, "n n"]) -> Float[Tensor, ""]:
     """Mean squared difference between the cosines of features and given ones, over all pairs of different images.
 
     The loss fits the geometry that the nearest mean uses, not only features up to a linear map (relational
     distillation, Park et al. 2019).
 
     Args:
-        features: features, [n, d], n at least 2.
-        cosines: cosines to reproduce, [n, n]; the diagonal is ignored.
+        features: features of at least 2 images.
+        cosines: cosines to reproduce; the diagonal is ignored.
     """
     own = functional.normalize(features, dim=1)
     same = torch.eye(len(features), dtype=torch.bool, device=features.device)
@@ -60,23 +66,23 @@ def relational_loss(features: Tensor, cosines: Tensor) -> Tensor:
 
 
 def distillation_loss(
-    logits: Tensor,
-    teacher_logits: Tensor,
+    logits: Float[Tensor, "n classes"],
+    teacher_logits: Float[Tensor, "n classes"],
     counts: Sequence[int],
     temperature: float = 1.0,
-    weights: Tensor | None = None,
-) -> Tensor:
+    weights: Float[Tensor, " teachers"] | None = None,
+) -> Float[Tensor, ""]:
     """Mean over images and teachers of KL(softmax(teacher / t) || softmax(student / t)) times t squared.
 
     This is the loss of Hinton et al. 2015 for each teacher by itself. The published TGR code uses probabilities instead
     of log-probabilities and averages over classes too, which makes the gradient tens of times smaller.
 
     Args:
-        logits: logits of the student, [n, sum of counts].
-        teacher_logits: logits of all teachers side by side, [n, sum of counts]; no gradient flows to them.
-        counts: numbers of classes, one per teacher.
+        logits: logits of the student.
+        teacher_logits: logits of all teachers side by side; no gradient flows to them.
+        counts: numbers of classes, one per teacher; their sum is the number of logits.
         temperature: temperature t, above 0.
-        weights: weights of the teachers in the mean, [teachers]; None if all count alike.
+        weights: weights of the teachers in the mean; None if all count alike.
     """
     divergences = []
     for own, target in zip(_by_teacher(logits, counts), _by_teacher(teacher_logits.detach(), counts), strict=True):
@@ -98,14 +104,16 @@ def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
     return values.mean() if weights is None else values @ weights / weights.sum()
 
 
-def published_distillation_loss(logits: Tensor, teacher_logits: Tensor) -> Tensor:
+def published_distillation_loss(
+    logits: Float[Tensor, "n classes"], teacher_logits: Float[Tensor, "n classes"]
+) -> Float[Tensor, ""]:
     """Distillation term of the official TGR code, with probabilities instead of their logarithm.
 
     The value is the mean over images and classes of p_t (log p_t - p_s). Up to a constant that is minus the mean of
     p_t p_s, whose gradient is tens of times smaller than that of `distillation_loss`.
 
     Args:
-        logits: logits of the student, [n, classes].
-        teacher_logits: logits of the teacher, [n, classes]; no gradient flows to them.
+        logits: logits of the student.
+        teacher_logits: logits of the teacher; no gradient flows to them.
     """
     return functional.kl_div(logits.softmax(1), teacher_logits.detach().softmax(1), reduction="none").mean()

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from metazoo.errors import DataError, UsageError
@@ -33,17 +34,17 @@ class Direction:
 
     Attributes:
         gradient: gradients for an optimiser, by parameter name.
-        losses: losses of the members at the given parameters, [T].
+        losses: losses of the members at the given parameters.
         agreement: mean cosine of two members' gradients, in [-1, 1]; 1 for a single member.
         disagreement: R, at least 0.
         relative_change: norm of the change by regularisation, relative to the mean gradient.
     """
 
     gradient: Parameters
-    losses: Tensor
-    agreement: Tensor
-    disagreement: Tensor
-    relative_change: Tensor
+    losses: Float[Tensor, " T"]
+    agreement: Float[Tensor, ""]
+    disagreement: Float[Tensor, ""]
+    relative_change: Float[Tensor, ""]
 
 
 class Regulariser(ABC):
@@ -256,8 +257,8 @@ class _Attached:
             value = loss(self._leaves)
             return value.detach(), flat_gradient(value, self._leaves, create_graph=True)
 
-    def mean_product(self, vectors: Tensor) -> Tensor:
-        """Mean over the members of Hessian times vector, [P] from [T, P]; frees the graphs."""
+    def mean_product(self, vectors: Float[Tensor, "T P"]) -> Float[Tensor, " P"]:
+        """Mean over the members of Hessian times vector; frees the graphs."""
 
         def product(pair: tuple[Tensor, Tensor]) -> Tensor:
             gradient, vector = pair

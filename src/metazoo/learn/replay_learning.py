@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, final
 
 import torch
+from jaxtyping import Int64, UInt8
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional
@@ -117,17 +118,17 @@ class Visit:
     """Contribution of one teacher to a meta-iteration.
 
     Attributes:
-        images: recovered images at the size of the meta-model, uint8 [n, 3, side, side], on any device.
-        labels: relative labels, int64 [n], from 0 to the number of chosen classes - 1.
-        identities: classes of the images in the memory, int64 [n].
+        images: recovered images at the size of the meta-model, on any device.
+        labels: relative labels, from 0 to the number of chosen classes - 1.
+        identities: classes of the images in the memory.
         logits: function from float images [m, 3, side, side] in [0, 1] to the teacher's logits of the chosen classes,
             [m, classes].
         teacher: index of the teacher.
     """
 
-    images: Tensor
-    labels: Tensor
-    identities: Tensor
+    images: UInt8[Tensor, "n 3 side side"]
+    labels: Int64[Tensor, " n"]
+    identities: Int64[Tensor, " n"]
     logits: Callable[[Tensor], Tensor]
     teacher: int
 

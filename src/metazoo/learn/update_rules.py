@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, final
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from metazoo.learn.meta_optimiser import MetaOptimiser
@@ -17,7 +18,7 @@ from metazoo.learn.regularisers import Direction, Parameters
 from metazoo.taskspace import Grouping
 
 UpdateName = Literal["joint", "in-turn"]
-Figures = tuple[Tensor, Tensor, Tensor, Tensor]
+Figures = tuple[Float[Tensor, "*t"], Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]
 
 
 @final
@@ -27,7 +28,7 @@ class MemberStep:
     Args:
         members: indices of the teachers of the step, [T].
         direct: function from positions of members to their direction, valid until its next call.
-        losses: function that returns the losses of all members at the current parameters, [T], without gradient.
+        losses: function that returns the losses of all members at the current parameters, without gradient.
         optimiser: optimiser of the parameters.
         learning_rate: learning rate of this step; None: the default of the optimiser.
         grouping: grouping of the members, which may observe the losses before and after each update, or None.
@@ -42,7 +43,7 @@ class MemberStep:
         self,
         members: Sequence[int],
         direct: Callable[[Sequence[int]], Direction],
-        losses: Callable[[], Tensor],
+        losses: Callable[[], Float[Tensor, " T"]],
         optimiser: MetaOptimiser,
         *,
         learning_rate: float | None = None,
@@ -67,16 +68,18 @@ class MemberStep:
         )
         return found
 
-    def descend(self, gradient: Parameters, positions: Sequence[int], losses: Tensor | None = None) -> Tensor | None:
+    def descend(
+        self, gradient: Parameters, positions: Sequence[int], losses: Float[Tensor, " T"] | None = None
+    ) -> Float[Tensor, " T"] | None:
         """Take one step of the optimiser with the gradient of the members at `positions`.
 
         Args:
             gradient: gradients by parameter name.
             positions: positions of the members, 0 to T - 1.
-            losses: losses of all members at the current parameters, [T]; None if unknown.
+            losses: losses of all members at the current parameters; None if unknown.
 
         Returns:
-            Losses of all members after the step, [T]; None if no grouping observes them.
+            Losses of all members after the step; None if no grouping observes them.
         """
         grouping, after = self._grouping, None
         before = self._losses() if losses is None and grouping is not None else losses

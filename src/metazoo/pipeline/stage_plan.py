@@ -19,7 +19,7 @@ from metazoo.execution.compute import CPU, images_at_once
 from metazoo.execution.threads import WorkerThreads
 from metazoo.learn.augmented_images import bytes_of_pool
 from metazoo.learn.episode_memory import EpisodeMemory
-from metazoo.learn.group_learning import CALIBRATION_IMAGES, GroupLearner, Student
+from metazoo.learn.group_learning import GroupLearner, Student
 from metazoo.learn.learning_config import LearningConfig
 from metazoo.learn.replay_learning import ReplayLearner, ReplayLearningConfig, Visit
 from metazoo.models import ClassifierSpec, build_classifier
@@ -270,7 +270,7 @@ class _TeacherOutputs:
         memory, disk = bytes_of_pool(count, spec.input_size, sum(_feature_sizes(context)))
         # Logits are in memory twice while their parts are joined.
         memory += count * 8.0 * sum(contract.spec.classes for contract in context.zoo)
-        memory = max(memory, bytes_of_pool(CALIBRATION_IMAGES, spec.input_size, 0)[0])
+        memory = max(memory, bytes_of_pool(self.config.calibration_images, spec.input_size, 0)[0])
         return UnitCost(shared(seconds, len(context.zoo), context.threads), memory, disk)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import final
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 _EPSILON = 1e-8
@@ -28,7 +29,9 @@ class PlainAdam:
         steps_done: number of finished steps, int64 [1] on the device.
     """
 
-    def __init__(self, values: Sequence[Tensor], betas: tuple[float, float], learning_rates: Sequence[float]) -> None:
+    def __init__(
+        self, values: Sequence[Float[Tensor, "..."]], betas: tuple[float, float], learning_rates: Sequence[float]
+    ) -> None:
         self._values, self._betas = values, betas
         self._means = [torch.zeros_like(value) for value in values]
         self._squares = [torch.zeros_like(value) for value in values]
@@ -40,7 +43,7 @@ class PlainAdam:
         self.steps_done = torch.zeros(1, dtype=torch.int64).to(device)
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor]) -> None:
+    def step(self, gradients: Sequence[Float[Tensor, "..."]]) -> None:
         """Move the values against `gradients` (of the same shapes) by the next learning rate."""
         first, second = self._betas
         rate = self._rates.index_select(0, self.steps_done)

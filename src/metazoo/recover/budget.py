@@ -1,6 +1,7 @@
 """Number of recovered classes and images per teacher, and their split into buckets."""
 
 import torch
+from jaxtyping import Int64
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
@@ -41,8 +42,10 @@ class RecoveryBudget(BaseModel):
         return max(1, min(self.bucket_size, most))
 
 
-def chosen_classes(classes: int, budget: RecoveryBudget, seed: int, teacher: str) -> Tensor:
-    """Draw the classes of a teacher that are recovered, in random order: int64 [min(classes, classes_per_teacher)].
+def chosen_classes(
+    classes: int, budget: RecoveryBudget, seed: int, teacher: str
+) -> Int64[Tensor, " {min(classes,budget.classes_per_teacher)}"]:
+    """Draw the classes of a teacher that are recovered, in random order.
 
     They are the same in all generations.
     """
@@ -50,7 +53,9 @@ def chosen_classes(classes: int, budget: RecoveryBudget, seed: int, teacher: str
     return order[: budget.classes_per_teacher]
 
 
-def plan_buckets(classes: int, budget: RecoveryBudget, seed: int, teacher: str, side: int = 1) -> list[Tensor]:
+def plan_buckets(
+    classes: int, budget: RecoveryBudget, seed: int, teacher: str, side: int = 1
+) -> list[Int64[Tensor, " _"]]:
     """Split the images of one teacher into buckets of nearly equal size, at most `bucket_size_at(side)`.
 
     The batch-norm term compares the class mix of a bucket with that of the training images. Every bucket therefore
@@ -63,7 +68,7 @@ def plan_buckets(classes: int, budget: RecoveryBudget, seed: int, teacher: str, 
         teacher: name of the teacher, which determines the draw together with the seed.
 
     Returns:
-        Target classes of each bucket, int64 [size].
+        Target classes of each bucket.
     """
     # All classes in turn, again and again, cut where a bucket is full.
     labels = chosen_classes(classes, budget, seed, teacher).repeat(budget.images_per_class)

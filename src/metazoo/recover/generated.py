@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import final
 
 import torch
+from jaxtyping import Float, Int64
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
@@ -24,14 +25,14 @@ class GeneratorCanvas(Canvas):
 
     Args:
         network: module from latent vectors to images [n, channels, side, side] in [0, 1].
-        latents: latent vectors [n, size].
+        latents: latent vectors, one per image.
     """
 
-    def __init__(self, network: nn.Module, latents: Tensor) -> None:
+    def __init__(self, network: nn.Module, latents: Float[Tensor, "n size"]) -> None:
         self.network, self.latents = network, latents
         self.parameters = (latents, *network.parameters())
 
-    def images(self) -> Tensor:
+    def images(self) -> Float[Tensor, "n channels side side"]:
         """Images generated from the latent vectors."""
         return self.network(self.latents)
 
@@ -55,7 +56,7 @@ class GeneratorConfig(BaseModel):
     def inversions(
         self,
         teacher: WhiteBoxTeacher,
-        buckets: Iterable[Tensor],
+        buckets: Iterable[Int64[Tensor, " _"]],
         random: torch.Generator,
         *,
         guide: WhiteBoxTeacher | None = None,

@@ -6,9 +6,10 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self, final
+from typing import final
 
 import torch
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional
 
@@ -69,13 +70,13 @@ class RecoveredImages:
     """Recovered images of one bucket, on the CPU.
 
     Attributes:
-        images: uint8 [n, channels, side, side].
-        labels: indices of the teacher's classes, int64 [n].
+        images: images as stored.
+        labels: indices of the teacher's classes.
         health: quality of the images.
     """
 
-    images: Tensor
-    labels: Tensor
+    images: UInt8[Tensor, "n channels side side"]
+    labels: Int64[Tensor, " n"]
     health: Health
 
 
@@ -91,8 +92,8 @@ class Canvas(ABC):
     selection: PatchSelection | None = None
 
     @abstractmethod
-    def images(self) -> Tensor:
-        """Images [n, channels, side, side] in [0, 1], differentiable with respect to the parameters."""
+    def images(self) -> Float[Tensor, "n channels side side"]:
+        """Images in [0, 1], differentiable with respect to the parameters."""
 
     def confine(self) -> None:  # noqa: B027 - most canvases need none
         """Project the parameters onto their range after a step."""
@@ -110,7 +111,7 @@ class Inversion:
     Args:
         teacher: frozen model.
         canvas: images to optimise, on the teacher's device. Its parameters are set to require gradients.
-        labels: target class of every image, int64 [n].
+        labels: target class of every image.
         objectives: terms of the loss, added in this order; see `Objective` for recordable ones.
         augmentation: augmentation of the images before each forward pass.
         generator: CPU generator of the augmentation. The random numbers of all steps are drawn at once.
@@ -131,7 +132,7 @@ class Inversion:
         self,
         teacher: WhiteBoxTeacher,
         canvas: Canvas,
-        labels: Tensor,
+        labels: Int64[Tensor, " n"],
         objectives: Sequence[Objective],
         augmentation: Augmentation,
         generator: torch.Generator,
@@ -188,7 +189,7 @@ class Inversion:
             with torch.no_grad():
                 self._keep_best(*self._evaluate(self._last_draws, self._evaluated - 1))
 
-    def run(self, check: Callable[[], None] = lambda: None) -> Self:
+    def run(self, check: Callable[[], None] = lambda: None) -> "Inversion":
         """Do all remaining steps and return this inversion.
 
         Args:
@@ -199,8 +200,8 @@ class Inversion:
             self.step()
         return self
 
-    def loss(self) -> Tensor:
-        """Loss of the current iterate with a new augmentation: a scalar, differentiable with respect to the canvas."""
+    def loss(self) -> Float[Tensor, ""]:
+        """Loss of the current iterate with a new augmentation, differentiable with respect to the canvas."""
         draws = self._augmentation.draw(len(self._labels), self._generator).to(self._labels.device)
         images, loss = self._evaluate(draws)
         self._keep_best(images, loss)
@@ -272,7 +273,9 @@ class Inversion:
         self._evaluated.add_(1)
 
     @torch.no_grad()
-    def _judge(self, images: Tensor) -> tuple[Tensor, Tensor, bool]:
+    def _judge(
+        self, images: Float[Tensor, "n channels side side"]
+    ) -> tuple[Float[Tensor, "n classes"], Float[Tensor, ""], bool]:
         """Logits and batch-norm distance of images without augmentation, and whether the teacher has batch norm."""
         logits, _, statistics = self._pass(images)
         return logits, batch_norm_distance(*statistics), bool(statistics.observed)

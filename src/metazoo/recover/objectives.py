@@ -8,13 +8,14 @@ themselves.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from metazoo.recover.statistics import BatchNormStatistics
+from metazoo.recover.statistics import BatchNormStatistics, Moments
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,24 +25,25 @@ class TeacherOutputs:
     Tensors are on the teacher's device and differentiable with respect to the images, except the labels.
 
     Attributes:
-        images: augmented images, [n, channels, side, side], mostly in [0, 1].
-        labels: target classes, int64 [n].
-        logits: logits of the teacher, [n, classes].
+        images: augmented images, mostly in [0, 1].
+        labels: target classes.
+        logits: logits of the teacher.
         batch_norm: statistics of the teacher's batch-norm layers; empty if it has none.
         guide_batch_norm: statistics of the guide's layers; None without a guide.
         guide_scale: ratio of the batch-norm distances of teacher and guide at the start; 1 if one is unknown or 0.
-        features: features [n, feature_size] if an objective uses them, else None.
+        features: features of the teacher if an objective uses them, else None.
     """
 
-    images: Tensor
-    labels: Tensor
-    logits: Tensor
+    images: Float[Tensor, "n channels h w"]
+    labels: Int64[Tensor, " n"]
+    logits: Float[Tensor, "n classes"]
     batch_norm: BatchNormStatistics
     guide_batch_norm: BatchNormStatistics | None = None
-    features: Tensor | None = None
-    guide_scale: Tensor | float = 1.0
+    features: Float[Tensor, "n feature_size"] | None = None
+    guide_scale: Float[Tensor, ""] | float = 1.0
 
 
+@runtime_checkable
 class Objective(Protocol):
     """Term of an inversion loss: a function, or an object with parameters or state.
 
@@ -50,29 +52,31 @@ class Objective(Protocol):
     can play them back instead of calling again (`metazoo.execution.repeat`).
     """
 
-    def __call__(self, images: Tensor, outputs: TeacherOutputs, step: Tensor, /) -> Tensor:
+    def __call__(
+        self, images: Float[Tensor, "n channels h w"], outputs: TeacherOutputs, step: Int64[Tensor, " 1"], /
+    ) -> Float[Tensor, ""]:
         """Compute the term, a scalar to minimise.
 
         Args:
-            images: images of the canvas before augmentation, [n, channels, side, side] in [0, 1], differentiable.
+            images: images of the canvas before augmentation, in [0, 1], differentiable.
             outputs: results of teacher and guide for the augmented images.
-            step: number of earlier evaluations of the loss, int64 [1] on the device, since a Python number would not
+            step: number of earlier evaluations of the loss, on the device, since a Python number would not
                 change in a played-back step. The evaluation after the last step has the number of that step.
         """
         ...
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of `logits` [n, classes] with the target classes `labels` [n] (int64)."""
+def cross_entropy(logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
+    """Mean cross-entropy of `logits` with the target classes `labels`."""
     return functional.cross_entropy(logits, labels)
 
 
-def batch_norm_distance(observed: Iterable[tuple[Tensor, Tensor]], stored: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+def batch_norm_distance(observed: Iterable[Moments], stored: Iterable[Moments]) -> Float[Tensor, ""]:
     """Distance of a batch from the running statistics of the teacher's batch-norm layers.
 
     Args:
-        observed: mean and biased variance [channels] of each layer's input over images and positions.
-        stored: running mean and running variance [channels] of each layer.
+        observed: mean and biased variance of each layer's input over images and positions.
+        stored: running mean and running variance of each layer.
 
     Returns:
         Sum over layers of the L2 norms (not squared) of both differences; 0 without batch norm.
@@ -84,8 +88,8 @@ def batch_norm_distance(observed: Iterable[tuple[Tensor, Tensor]], stored: Itera
     return torch.stack(terms).sum() if terms else torch.zeros(())
 
 
-def total_variation(images: Tensor) -> Tensor:
-    """Mean squared difference of horizontal and vertical neighbours of `images` [n, c, h, w] in [0, 1].
+def total_variation(images: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:
+    """Mean squared difference of horizontal and vertical neighbours of `images` in [0, 1].
 
     With the mean of squares, the weight does not depend on the number and size of the images. DeepInversion sums
     unsquared norms over the whole batch.
@@ -96,8 +100,8 @@ def total_variation(images: Tensor) -> Tensor:
     return vertical + horizontal
 
 
-def l2(images: Tensor) -> Tensor:
-    """Mean squared distance of `images` [n, c, h, w] in [0, 1] from mid-grey."""
+def l2(images: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:
+    """Mean squared distance of `images` in [0, 1] from mid-grey."""
     return (images - 0.5).square().mean()
 
 
@@ -110,7 +114,9 @@ class _Weighted:
 class CrossEntropy(_Weighted):
     """Weighted `cross_entropy` of the teacher's logits."""
 
-    def __call__(self, images: Tensor, outputs: TeacherOutputs, step: Tensor) -> Tensor:  # noqa: D102
+    def __call__(  # noqa: D102
+        self, images: Float[Tensor, "n channels h w"], outputs: TeacherOutputs, step: Int64[Tensor, " 1"]
+    ) -> Float[Tensor, ""]:
         return self.weight * cross_entropy(outputs.logits, outputs.labels)
 
 
@@ -120,7 +126,9 @@ class BatchNormDistance(_Weighted):
     Distances of different networks can differ by two orders of magnitude, so the guide's is scaled by `guide_scale`.
     """
 
-    def __call__(self, images: Tensor, outputs: TeacherOutputs, step: Tensor) -> Tensor:  # noqa: D102
+    def __call__(  # noqa: D102
+        self, images: Float[Tensor, "n channels h w"], outputs: TeacherOutputs, step: Int64[Tensor, " 1"]
+    ) -> Float[Tensor, ""]:
         distance = batch_norm_distance(*outputs.batch_norm)
         if outputs.guide_batch_norm is not None:
             of_guide = batch_norm_distance(*outputs.guide_batch_norm)
@@ -131,12 +139,16 @@ class BatchNormDistance(_Weighted):
 class TotalVariation(_Weighted):
     """Weighted `total_variation` of the images before augmentation."""
 
-    def __call__(self, images: Tensor, outputs: TeacherOutputs, step: Tensor) -> Tensor:  # noqa: D102
+    def __call__(  # noqa: D102
+        self, images: Float[Tensor, "n channels h w"], outputs: TeacherOutputs, step: Int64[Tensor, " 1"]
+    ) -> Float[Tensor, ""]:
         return self.weight * total_variation(images)
 
 
 class L2(_Weighted):
     """Weighted `l2` of the images before augmentation."""
 
-    def __call__(self, images: Tensor, outputs: TeacherOutputs, step: Tensor) -> Tensor:  # noqa: D102
+    def __call__(  # noqa: D102
+        self, images: Float[Tensor, "n channels h w"], outputs: TeacherOutputs, step: Int64[Tensor, " 1"]
+    ) -> Float[Tensor, ""]:
         return self.weight * l2(images)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import final
 
 import torch
+from jaxtyping import Float, Int64
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
@@ -26,14 +27,14 @@ class PixelCanvas(Canvas):
     """Images whose pixels are optimised.
 
     Args:
-        start: starting images, float [n, channels, side, side] in [0, 1]; updated in-place.
+        start: starting images in [0, 1]; updated in-place.
         selection: patches that are still optimised; None for all.
     """
 
-    def __init__(self, start: Tensor, selection: PatchSelection | None = None) -> None:
+    def __init__(self, start: Float[Tensor, "n channels side side"], selection: PatchSelection | None = None) -> None:
         self.parameters, self.selection = (start,), selection
 
-    def images(self) -> Tensor:
+    def images(self) -> Float[Tensor, "n channels side side"]:
         """Pixels of the images, without a gradient to dropped patches."""
         pixels = self.parameters[0]
         return pixels if self.selection is None else self.selection.frozen(pixels)
@@ -81,7 +82,7 @@ class RecoveryConfig(BaseModel):
     def inversions(
         self,
         teacher: WhiteBoxTeacher,
-        buckets: Iterable[Tensor],
+        buckets: Iterable[Int64[Tensor, " _"]],
         random: torch.Generator,
         *,
         guide: WhiteBoxTeacher | None = None,
@@ -94,7 +95,7 @@ class RecoveryConfig(BaseModel):
 
         Args:
             teacher: frozen model.
-            buckets: target classes of the images of each bucket, int64 [n].
+            buckets: target classes of the images of each bucket.
             random: CPU generator of all random numbers.
             guide: guide on the teacher's device, see `metazoo.recover.guides`. If the teacher also has batch norm, the
                 number of iterations is halved.

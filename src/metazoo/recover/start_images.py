@@ -10,23 +10,28 @@ import math
 from typing import Literal
 
 import torch
+from jaxtyping import Float32
 from torch import Tensor
 
 StartImages = Literal["leaves", "noise"]
 
 
-def start_images(start: StartImages, count: int, channels: int, side: int, generator: torch.Generator) -> Tensor:
-    """Draw `count` starting images [count, channels, side, side] in [0, 1]."""
+def start_images(
+    start: StartImages, count: int, channels: int, side: int, generator: torch.Generator
+) -> Float32[Tensor, "{count} {channels} {side} {side}"]:
+    """Draw `count` starting images in [0, 1]."""
     if start == "noise":
         return torch.rand(count, channels, side, side, generator=generator)
     return dead_leaves(count, channels, side, generator)
 
 
-def dead_leaves(count: int, channels: int, side: int, generator: torch.Generator, shapes: int = 24) -> Tensor:
+def dead_leaves(
+    count: int, channels: int, side: int, generator: torch.Generator, shapes: int = 24
+) -> Float32[Tensor, "{count} {channels} {side} {side}"]:
     """Draw images of `shapes` overlapping shaded discs and rectangles, largest first, with fine coloured noise.
 
     Returns:
-        Images [count, channels, side, side] in [0, 1].
+        Images in [0, 1].
     """
 
     def uniform(*shape: int) -> Tensor:

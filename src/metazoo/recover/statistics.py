@@ -1,25 +1,29 @@
 """Reader of the batch-norm statistics in a forward pass of a frozen teacher."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, NamedTuple, cast
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
+Moments = tuple[Float[Tensor, " _"], Float[Tensor, " _"]]
+"""Mean and variance of one layer, by channel."""
+
 
 class BatchNormStatistics(NamedTuple):
-    """Moments of the inputs of batch-norm layers, each a mean and a biased variance [channels].
+    """Moments of the inputs of batch-norm layers, each a mean and a biased variance.
 
     Attributes:
         observed: moments of a batch over images and positions, differentiable.
         stored: running moments of the same layers.
     """
 
-    observed: Sequence[tuple[Tensor, Tensor]]
-    stored: Sequence[tuple[Tensor, Tensor]]
+    observed: Sequence[Moments]
+    stored: Sequence[Moments]
 
 
 class BatchNormReader:
@@ -46,7 +50,7 @@ class BatchNormReader:
         self._handles: list[RemovableHandle] = []
         self.largest_input = 0
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "BatchNormReader":
         for layer in self._layers:
             if layer in self._affine and "forward" not in vars(layer):
                 # An instance attribute takes precedence over the method of the class.
@@ -67,8 +71,8 @@ class BatchNormReader:
         self._seen.clear()
 
     @property
-    def observed(self) -> list[tuple[Tensor, Tensor]]:
-        """Mean and biased variance [channels] of every layer's inputs over images and positions, differentiable."""
+    def observed(self) -> list[Moments]:
+        """Mean and biased variance of every layer's inputs over images and positions, differentiable."""
         statistics = []
         for parts in self._seen.values():
             count, centre = sum(part for part, *_ in parts), parts[0][1]
@@ -78,8 +82,8 @@ class BatchNormReader:
         return statistics
 
     @property
-    def stored(self) -> list[tuple[Tensor, Tensor]]:
-        """Running mean and variance [channels] of every layer of `observed`."""
+    def stored(self) -> list[Moments]:
+        """Running mean and variance of every layer of `observed`."""
         return [(layer.running_mean, layer.running_var) for layer in self._seen]  # pyright: ignore[reportReturnType]
 
     def _record(self, layer: _BatchNorm, inputs: Tensor, centre: Tensor, mean: Tensor, mean_square: Tensor) -> None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -44,8 +45,8 @@ class PatchTokens:
     columns: int
 
     @contextmanager
-    def only(self, kept: Tensor | None) -> Iterator[None]:
-        """Keep only the patches `kept` (int64 [n, k]) of each image within the context; None for all."""
+    def only(self, kept: Int64[Tensor, "n k"] | None) -> Iterator[None]:
+        """Keep only the patches `kept` of each image within the context; None for all."""
         if kept is None:
             yield
             return
@@ -82,12 +83,14 @@ class PatchSelection:
 
     Args:
         tokens: tokens of the teacher.
-        start: starting images [n, channels, side, side].
+        start: starting images.
         share: share of patches that are dropped in the end, in [0, 1).
         steps: number of steps of the inversion.
     """
 
-    def __init__(self, tokens: PatchTokens, start: Tensor, share: float, steps: int) -> None:
+    def __init__(
+        self, tokens: PatchTokens, start: Float[Tensor, "n channels side side"], share: float, steps: int
+    ) -> None:
         self.tokens = tokens
         patches = tokens.rows * tokens.columns
         # The same ratio at each drop; at least one patch remains.
@@ -101,29 +104,31 @@ class PatchSelection:
         self._mask = torch.ones_like(start[:, :1])
         self._at_drop = start.clone()
 
-    def frozen(self, pixels: Tensor) -> Tensor:
-        """Detach the pixels [n, channels, side, side] of dropped patches."""
+    def frozen(self, pixels: Float[Tensor, "n channels side side"]) -> Float[Tensor, "n channels side side"]:
+        """Detach the pixels of dropped patches."""
         return torch.where(self._mask.bool(), pixels, pixels.detach())
 
-    def attached(self, images: Tensor) -> Tensor:
-        """Append the mask to images [n, c, side, side] as a channel, so that it is augmented with them."""
+    def attached(self, images: Float[Tensor, "n c side side"]) -> Float[Tensor, "n c+1 side side"]:
+        """Append the mask to images as a channel, so that it is augmented with them."""
         joined = torch.cat([images, self._mask], 1)
         if joined.requires_grad:
             joined.register_hook(self._observe)
         return joined
 
-    def detached(self, joined: Tensor) -> tuple[Tensor, Tensor | None]:
+    def detached(
+        self, joined: Float[Tensor, "n joined side side"]
+    ) -> tuple[Float[Tensor, "n c side side"], Int64[Tensor, "n k"] | None]:
         """Split off the mask; return the images and the patches that cover most kept pixels, or None for all."""
         images, mask = joined[:, :-1], joined[:, -1:].detach()
         if self._kept.shape[1] == self._importance.shape[1]:
             return images, None
         return images, self._by_patch(mask).topk(self._kept.shape[1], 1).indices
 
-    def restore(self, pixels: Tensor) -> None:
+    def restore(self, pixels: Float[Tensor, "n channels side side"]) -> None:
         """Restore dropped patches of `pixels`, which the momentum of the optimiser still changes."""
         pixels.copy_(torch.where(self._mask.bool(), pixels, self._at_drop))
 
-    def step(self, pixels: Tensor) -> None:
+    def step(self, pixels: Float[Tensor, "n channels side side"]) -> None:
         """Count a step after its gradient, and drop patches when due."""
         self._steps_done += 1
         if self._steps_done in self._counts:

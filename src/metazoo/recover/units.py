@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from metazoo.execution.compute import CPU, Compute
@@ -26,7 +27,7 @@ class RecoveryUnit:
     contract: ModelContract
     generation: int
     buckets: tuple[int, ...]
-    labels: tuple[Tensor, ...]
+    labels: tuple[Int64[Tensor, " _"], ...]
     config: RecoveryConfig | GeneratorConfig
     stored_side: int
     seed: int
@@ -85,10 +86,10 @@ def recover_units(
 
 @dataclass(frozen=True)
 class Request:
-    """Request for images of one teacher: its name and the target classes, int64 [n]."""
+    """Request for images of one teacher: its name and the target classes."""
 
     teacher: str
-    labels: Tensor
+    labels: Int64[Tensor, " n"]
 
 
 def recover_requests(

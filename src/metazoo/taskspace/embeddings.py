@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from metazoo.errors import ArtefactError, DataError, UsageError
@@ -25,7 +26,7 @@ class TaskEmbedding:
     """
 
     name: str
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Float[Tensor, "..."]]
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,8 @@ def write_embeddings(path: Path | str, names: Sequence[str], embeddings: Iterabl
     return write_matrices(Path(path), len(names), _rows(embeddings), metadata)
 
 
-def _rows(embeddings: Iterable[TaskEmbedding]) -> Iterator[dict[str, Tensor]]:
-    """Float32 rows [size] of each embedding, checked to have the sizes of the first one."""
+def _rows(embeddings: Iterable[TaskEmbedding]) -> Iterator[dict[str, Float32[Tensor, " _"]]]:
+    """Rows of each embedding, checked to have the sizes of the first one."""
     first, sizes = "", {}
     for embedding in embeddings:
         rows = {key: tensor.detach().flatten().float() for key, tensor in embedding.tensors.items()}

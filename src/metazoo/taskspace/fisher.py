@@ -7,9 +7,10 @@ A task is the classification that one teacher solves. Its embedding shows which 
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from jaxtyping import Float32
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 from torch.nn import functional
@@ -23,14 +24,14 @@ from metazoo.taskspace.layer_squares import SampleGradients, kept_blocks
 def diagonal_fisher(
     network: nn.Module,
     images: Tensor,
-    labels: Tensor | Literal["sampled"],
+    labels: Tensor | str,
     *,
     chunk: int,
     generator: torch.Generator | None = None,
     batch_squared: bool = False,
     batch_statistics: bool = False,
     most_entries: int | None = None,
-) -> dict[str, Tensor]:
+) -> dict[str, Float32[Tensor, "..."]]:
     """Compute the diagonal Fisher information of the trainable tensors of a classifier on one task.
 
     With given labels, this is the empirical Fisher: the mean over samples of the squared gradient of the cross-entropy
@@ -60,7 +61,7 @@ def diagonal_fisher(
         most_entries: largest number of entries computed per tensor, see `kept_blocks`; None for all.
 
     Returns:
-        Float32 tensors, at least 0, for each trainable parameter except absorbed biases, by its name: a tensor of its
+        Tensors, at least 0, for each trainable parameter except absorbed biases, by its name: a tensor of its
         shape, or its kept blocks, on its device.
 
     Raises:
@@ -174,7 +175,7 @@ def _check(
 def _targets(
     network: nn.Module,
     images: Tensor,
-    labels: Tensor | Literal["sampled"],
+    labels: Tensor | str,
     chunk: int,
     generator: torch.Generator | None,
 ) -> Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
+from jaxtyping import Int64, UInt8
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -53,7 +54,13 @@ class ImageNetProbe:
             raise UsageError(str(path), f"no weights of a ResNet-34 ({reason})", "give another file") from error
         return cls(network)
 
-    def embed(self, name: str, images: Tensor, labels: Tensor, config: ProbeConfig = DEFAULT_CONFIG) -> TaskEmbedding:
+    def embed(
+        self,
+        name: str,
+        images: UInt8[Tensor, "n 3 side side"],
+        labels: Int64[Tensor, " n"],
+        config: ProbeConfig = DEFAULT_CONFIG,
+    ) -> TaskEmbedding:
         """Compute the Fisher embedding of teacher `name`; for the arguments, see `Probe.embed`.
 
         Raises:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.func import functional_call, grad, vmap
@@ -25,16 +26,16 @@ class Blocks:
     height: int
     width: int
 
-    def of_rows(self, values: Tensor) -> Tensor:
-        """Rows of every block: `values` [n, rows, ...] as [n, count, height, ...]."""
+    def of_rows(self, values: Float[Tensor, "n rows *rest"]) -> Float[Tensor, "n count height *rest"]:
+        """Rows of every block."""
         return values[:, : self.count * self.height].unflatten(1, (self.count, self.height))
 
-    def of_columns(self, values: Tensor) -> Tensor:
-        """Columns of every block: `values` [n, columns, ...] as [n, count, width, ...]."""
+    def of_columns(self, values: Float[Tensor, "n columns *rest"]) -> Float[Tensor, "n count width *rest"]:
+        """Columns of every block."""
         return values[:, : self.count * self.width].unflatten(1, (self.count, self.width))
 
-    def of(self, values: Tensor) -> Tensor:
-        """Entries of the blocks of `values`, [count, height, width]."""
+    def of(self, values: Float[Tensor, "rows ..."]) -> Float[Tensor, "count height width"]:
+        """Entries of the blocks of `values`."""
         rows = self.of_rows(values.flatten(1).unsqueeze(0))[0]
         return torch.stack([self.of_columns(part)[:, number] for number, part in enumerate(rows)])
 
@@ -95,8 +96,10 @@ class SampleGradients:
         """Names of the parameters that need a gradient per sample."""
         return frozenset(self._other)
 
-    def sum_of_squares(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Compute the sums for float images [n, channels, side, side] and int64 targets [n].
+    def sum_of_squares(
+        self, images: Float[Tensor, "n channels h w"], targets: Int64[Tensor, " n"]
+    ) -> dict[str, Float[Tensor, "..."]]:
+        """Compute the sums for `images` of the classes `targets`.
 
         Raises:
             UsageError: torch cannot compute the gradients of the network.

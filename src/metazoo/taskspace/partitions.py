@@ -2,9 +2,10 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, final
+from typing import Any, Protocol, final, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from metazoo.errors import ArtefactError, DataError
@@ -68,6 +69,7 @@ class Partition:
         return cls(groups, strategy, tuple(str(note) for note in notes))
 
 
+@runtime_checkable
 class Grouping(Protocol):
     """Groups of teachers that may change while the meta-model learns.
 
@@ -101,15 +103,19 @@ class Grouping(Protocol):
         return ()
 
     def observe(
-        self, sources: Sequence[int], members: Sequence[int], losses_before: Tensor, losses_after: Tensor
+        self,
+        sources: Sequence[int],
+        members: Sequence[int],
+        losses_before: Float[Tensor, " T"],
+        losses_after: Float[Tensor, " T"],
     ) -> None:
         """Record how one update of the parameters changed the losses.
 
         Args:
             sources: indices of the teachers whose losses the update was computed from; some or all of `members`.
             members: indices of the teachers of the step, [T].
-            losses_before: losses of `members` before the update, [T].
-            losses_after: losses of `members` on the same images after the update, [T].
+            losses_before: losses of `members` before the update.
+            losses_after: losses of `members` on the same images after the update.
         """
 
     def state(self) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Literal, final
 
 import torch
+from jaxtyping import Float, Float32, Int64, UInt8
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
@@ -127,13 +128,19 @@ class Probe:
             self._slices[name] = slice(end, end + count)
             end += count
 
-    def embed(self, name: str, images: Tensor, labels: Tensor, config: ProbeConfig = DEFAULT_CONFIG) -> TaskEmbedding:
+    def embed(
+        self,
+        name: str,
+        images: UInt8[Tensor, "n channels side side"],
+        labels: Int64[Tensor, " n"],
+        config: ProbeConfig = DEFAULT_CONFIG,
+    ) -> TaskEmbedding:
         """Compute the Fisher embedding of teacher `name` on its recovered images; the probe is not changed.
 
         Args:
             name: name of a teacher of the probe's training.
-            images: uint8 [n, channels, side, side].
-            labels: int64 [n], indices of the teacher's classes.
+            images: recovered images.
+            labels: indices of the teacher's classes.
             config: options of the Fisher information.
 
         Raises:
@@ -145,7 +152,9 @@ class Probe:
             return TaskEmbedding(name, fisher_of(network, pixels, labels, config))
 
 
-def fisher_of(network: nn.Module, pixels: Tensor, labels: Tensor, config: ProbeConfig) -> dict[str, Tensor]:
+def fisher_of(
+    network: nn.Module, pixels: Float[Tensor, "n channels side side"], labels: Int64[Tensor, " n"], config: ProbeConfig
+) -> dict[str, Float32[Tensor, "..."]]:
     """Compute `diagonal_fisher` with the options of a run.
 
     By default, all entries of a trained probe are kept, and 1.3 of 21.8 million entries of a ResNet-34. With random

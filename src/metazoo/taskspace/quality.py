@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from metazoo.errors import DataError, UsageError
@@ -52,8 +53,8 @@ class GroupRow:
     mean_distance: float | None
 
 
-def group_quality(distance: Tensor, partition: Partition) -> GroupQuality:
-    """Compute the statistics of `partition` for a symmetric `distance` [N, N].
+def group_quality(distance: Float[Tensor, "N N"], partition: Partition) -> GroupQuality:
+    """Compute the statistics of `partition` for a symmetric `distance`.
 
     Raises:
         DataError: the groups are not a partition of the N teachers.
@@ -81,7 +82,7 @@ def group_quality(distance: Tensor, partition: Partition) -> GroupQuality:
 
 
 def group_rows(
-    distance: Tensor,
+    distance: Float[Tensor, "N N"],
     partition: Partition,
     *,
     names: Sequence[str],
@@ -114,7 +115,7 @@ def draw_members(
     generator: torch.Generator,
     *,
     replacement: bool = False,
-    weights: Tensor | None = None,
+    weights: Float[Tensor, " N"] | None = None,
 ) -> tuple[int, tuple[int, ...]]:
     """Draw the teachers of one learning step: the index of a group, and the indices of up to `group_size` members.
 
@@ -127,7 +128,7 @@ def draw_members(
         group_size: largest number of teachers, at least 1.
         generator: random generator.
         replacement: whether members are drawn with replacement.
-        weights: probabilities of the teachers up to a factor, [N], above 0; a group is drawn by its mean weight.
+        weights: probabilities of the teachers up to a factor, above 0; a group is drawn by its mean weight.
 
     Raises:
         UsageError: `group_size` is below 1.

@@ -1,6 +1,7 @@
 """Similarity of tasks from their Fisher embeddings (TGR, ICML 2024, official code)."""
 
 import torch
+from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from metazoo.errors import DataError, UsageError
@@ -8,8 +9,6 @@ from metazoo.taskspace.embeddings import FisherEmbeddings
 
 PUBLISHED_EPSILON = 1e-6
 PUBLISHED_DECIMALS = 4
-_HELD_BYTES = 1 << 26
-"""Memory for one tensor of all tasks in float32; larger tensors are read in two blocks of tasks of half of it."""
 
 
 def similarity_matrix(
@@ -19,7 +18,8 @@ def similarity_matrix(
     absolute_epsilon: float | None = None,
     decimals: int | None = None,
     block_elements: int = 1 << 17,
-) -> Tensor:
+    held_bytes: int = 1 << 26,
+) -> Float64[Tensor, "N N"]:
     """Compute the similarity S [N, N] of N tasks: symmetric, in [0, 1], 1 on the diagonal.
 
     For each tensor l of the probe, elementwise, `u = F_i / (F_i + F_j + e_l)` and `v = F_j / (F_i + F_j + e_l)`; the
@@ -37,9 +37,11 @@ def similarity_matrix(
         decimals: number of decimals of S; None for no rounding.
         block_elements: number of pairs times size of the tensor that are computed at once, at least one pair; the
             result does not depend on it.
+        held_bytes: memory for one tensor of all tasks in float32; larger tensors are read in two blocks of tasks of
+            half of it.
 
     Returns:
-        float64 [N, N] on the CPU.
+        The similarity on the CPU.
 
     Raises:
         UsageError: an epsilon or `block_elements` is not above 0.
@@ -53,14 +55,15 @@ def similarity_matrix(
     count = len(embeddings.names)
     total = torch.zeros(count, count, dtype=torch.float64)
     for fisher in embeddings.tensors.values():
-        scale = _mean(fisher) if absolute_epsilon is None else 1.0
-        total += _upper_cosines(fisher, scale, epsilon, block_elements)
+        tasks = _tasks_held(fisher, held_bytes)
+        scale = _mean(fisher, tasks) if absolute_epsilon is None else 1.0
+        total += _upper_cosines(fisher, tasks, scale, epsilon, block_elements)
     upper = (total / len(embeddings.tensors)).clamp(0, 1)
     similarity = upper + upper.T + torch.eye(count, dtype=torch.float64)
     return similarity if decimals is None else similarity.round(decimals=decimals)
 
 
-def dissimilarity_matrix(similarity: Tensor) -> Tensor:
+def dissimilarity_matrix(similarity: Float[Tensor, "..."]) -> Float[Tensor, "N N"]:
     """Compute the dissimilarity D = 1 - S [N, N], zero on the diagonal.
 
     Raises:
@@ -73,23 +76,25 @@ def dissimilarity_matrix(similarity: Tensor) -> Tensor:
     return 1 - similarity
 
 
-def _tasks_held(fisher: Tensor) -> int:
+def _tasks_held(fisher: Tensor, held_bytes: int) -> int:
     """Number of tasks of one block."""
-    count, most = len(fisher), _HELD_BYTES // (4 * max(1, fisher.shape[1]))
+    count, most = len(fisher), held_bytes // (4 * max(1, fisher.shape[1]))
     return count if count <= most else max(1, most // 2)
 
 
-def _mean(fisher: Tensor) -> float:
-    tasks, shares = _tasks_held(fisher), []
+def _mean(fisher: Float32[Tensor, "N size"], tasks: int) -> float:
+    shares = []
     for start in range(0, len(fisher), tasks):
         part = fisher[start : start + tasks].double()
         shares.append(part.mean() * (len(part) / len(fisher)))
     return float(torch.stack(shares).sum())
 
 
-def _upper_cosines(fisher: Tensor, scale: float, guard: float, block_elements: int) -> Tensor:
-    """Cosines of all pairs i < j of a tensor [N, size] over `scale`: float64 [N, N] on the CPU, zero elsewhere."""
-    count, tasks = len(fisher), _tasks_held(fisher)
+def _upper_cosines(
+    fisher: Float32[Tensor, "N size"], tasks: int, scale: float, guard: float, block_elements: int
+) -> Float64[Tensor, "N N"]:
+    """Cosines of all pairs i < j of a tensor over `scale`, on the CPU; zero elsewhere."""
+    count = len(fisher)
     if scale == 0:
         return torch.ones(count, count, dtype=torch.float64).triu(1)
     cosines = torch.zeros(count, count, dtype=torch.float64)
@@ -107,8 +112,15 @@ def _scaled(fisher: Tensor, scale: float) -> Tensor:
     return (fisher.double() / scale).float()
 
 
-def _cosines(firsts: Tensor, others: Tensor, guard: float, block_elements: int, *, only_upper: bool) -> Tensor:
-    """Cosines of pairs of two blocks, [n, size] and [m, size]: float64 [n, m]; with `only_upper`, zero for i >= j."""
+def _cosines(
+    firsts: Float32[Tensor, "n size"],
+    others: Float32[Tensor, "m size"],
+    guard: float,
+    block_elements: int,
+    *,
+    only_upper: bool,
+) -> Float64[Tensor, "n m"]:
+    """Cosines of pairs of two blocks; with `only_upper`, zero for i >= j."""
     cosines = firsts.new_zeros(len(firsts), len(others), dtype=torch.float64)
     rows = max(1, block_elements // max(1, firsts.shape[1]))
     for number, first in enumerate(firsts):

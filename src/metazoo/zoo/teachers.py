@@ -79,19 +79,25 @@ class WhiteBoxTeacher(nn.Module):
         return super().train(False)
 
 
-_MANY, _BYTES_OF_MANY = 64, 32_000_000
-
-
 @final
 class Teachers(Sequence[WhiteBoxTeacher]):
     """Teachers in the order of their contracts, each loaded and checked on first use; see `Zoo.teacher`.
 
-    Loaded teachers are kept up to 64 of them or 32 MB of weights, whichever allows more. Later ones are loaded at every
-    use: keeping the most recent instead would never help callers that repeatedly use all teachers in order.
+    Loaded teachers are kept up to `most` of them or `most_bytes` of weights, whichever allows more. Later ones are
+    loaded at every use: keeping the most recent would never help callers that repeatedly use all teachers in order.
     """
 
-    def __init__(self, folder: Path, contracts: Sequence[ModelContract], device: str = "cpu") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        contracts: Sequence[ModelContract],
+        device: str = "cpu",
+        *,
+        most: int = 64,
+        most_bytes: int = 32_000_000,
+    ) -> None:
         self._folder, self._contracts, self._device = folder, tuple(contracts), device
+        self._most, self._most_bytes = most, most_bytes
         self._held: dict[int, WhiteBoxTeacher] = {}
         self._bytes = 0
 
@@ -106,14 +112,16 @@ class Teachers(Sequence[WhiteBoxTeacher]):
 
     def __getitem__(self, index: int | slice) -> "WhiteBoxTeacher | Teachers":
         if isinstance(index, slice):
-            return Teachers(self._folder, self._contracts[index], self._device)
+            return Teachers(
+                self._folder, self._contracts[index], self._device, most=self._most, most_bytes=self._most_bytes
+            )
         index = range(len(self))[index]
         teacher = self._held.get(index)
         if teacher is None:
             contract = self._contracts[index]
             teacher = WhiteBoxTeacher(contract, read_weights(self._folder, contract)).to(self._device)
             size = sum(tensor.numel() * tensor.element_size() for tensor in teacher.state_dict().values())
-            if len(self._held) < _MANY or self._bytes + size <= _BYTES_OF_MANY:
+            if len(self._held) < self._most or self._bytes + size <= self._most_bytes:
                 self._held[index] = teacher
                 self._bytes += size
         return teacher
