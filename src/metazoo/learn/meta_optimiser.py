@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from metazoo.errors import DataError
+from metazoo.execution.optimisers import Adam
 
 REGULARISER, GROUPING = "regulariser.", "grouping."
 """Prefixes of the tensors of regulariser and grouping in checkpoints."""
@@ -22,25 +23,19 @@ class MetaOptimiser:
     """
 
     def __init__(self, parameters: Mapping[str, Tensor], learning_rate: float) -> None:
-        self.parameters = dict(parameters)
-        self._adam = torch.optim.Adam(self.parameters.values(), lr=learning_rate)
+        self.parameters, self._learning_rate = dict(parameters), learning_rate
+        self._adam = Adam([*self.parameters.values()])
 
     def step(self, direction: Mapping[str, Tensor], learning_rate: float | None = None) -> None:
         """Take a step against `direction`, the gradients by parameter name."""
-        if learning_rate is not None:
-            for group in self._adam.param_groups:
-                group["lr"] = learning_rate
-        for name, parameter in self.parameters.items():
-            parameter.grad = direction[name].to(memory_format=_format_of(parameter))
-        self._adam.step()
-        self._adam.zero_grad()
+        gradients = [direction[name].to(memory_format=_format_of(value)) for name, value in self.parameters.items()]
+        self._adam.step(gradients, self._learning_rate if learning_rate is None else learning_rate)
 
     def state(self) -> dict[str, Tensor]:
         """Parameters and moments by name, for a checkpoint."""
         tensors = {f"parameters.{name}": value.detach() for name, value in self.parameters.items()}
-        for name, parameter in self.parameters.items():
-            for key, value in self._adam.state[parameter].items():
-                tensors[f"optimiser.{key}.{name}"] = value
+        for name, state in zip(self.parameters, self._adam.state(), strict=True):
+            tensors |= {f"optimiser.{key}.{name}": value for key, value in state.items()}
         return tensors
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
@@ -49,16 +44,14 @@ class MetaOptimiser:
         Raises:
             DataError: the tensors are not a state of these parameters.
         """
-        moment_names = {name.split(".")[1] for name in tensors if name.startswith("optimiser.")}
+        names = [f".{name}" for name in self.parameters]
         try:
             for name, parameter in self.parameters.items():
                 with torch.no_grad():
                     parameter.copy_(tensors[f"parameters.{name}"])
-                moments = {key: tensors[f"optimiser.{key}.{name}"] for key in moment_names}
-                self._adam.state[parameter] = {
-                    key: torch.empty_like(parameter).copy_(moment) if moment.dim() else moment
-                    for key, moment in moments.items()
-                }
+            if any(name.startswith("optimiser.") for name in tensors):  # there are none before the first step of 0.1
+                keys = self._adam.state()[0]
+                self._adam.restore([{key: tensors[f"optimiser.{key}{name}"] for key in keys} for name in names])
         except (KeyError, RuntimeError) as error:
             raise DataError("checkpoint", f"does not fit the meta-model: {error}", "start the run again") from error
 

@@ -8,6 +8,7 @@ of classes.
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Literal, final
 
@@ -20,6 +21,7 @@ from torch.nn import functional
 from metazoo.bank import ResidentBank
 from metazoo.data.augment import shift_and_flip
 from metazoo.errors import DataError
+from metazoo.execution.optimisers import Adam
 from metazoo.execution.randomness import generator
 from metazoo.models import (
     LARGEST_WIDTH,
@@ -238,8 +240,8 @@ def train_probe(
         nn.init.zeros_(parameter)
     counts = torch.tensor([class_counts[name] for name in bank.names])
     starts = counts.cumsum(0) - counts
-    optimiser = torch.optim.Adam(classifier.parameters(), lr=config.learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
+    parameters = [*classifier.parameters()]
+    optimiser = Adam(parameters)
     classes = torch.arange(int(counts.sum()))
     classifier.train()
     for step in range(config.steps):
@@ -253,9 +255,7 @@ def train_probe(
         loss = functional.cross_entropy(logits.masked_fill(~own.to(logits.device), -torch.inf), wanted)
         if not bool(loss.isfinite()):
             raise DataError("probe", f"loss is not finite at step {step}", "lower probe.learning_rate")
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        optimiser.step(gradients, config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
         after_step()
     return Probe(classifier.eval(), class_counts)

@@ -1,6 +1,8 @@
 """Supervised training of one classifier of a zoo."""
 
 import itertools
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from metazoo.data import ImageSet
 from metazoo.data.augment import ShiftAndFlip
 from metazoo.errors import UsageError, ZooError
 from metazoo.execution import randomness
+from metazoo.execution.optimisers import Adam, GradientDescent, Optimiser
 from metazoo.execution.repeat import Repeated
 from metazoo.execution.signals import check_stop
 from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
@@ -73,28 +76,27 @@ def train_classifier(
     config = config.resolved(spec.architecture)
     classifier = build_classifier(spec, generator).to(device).train()
     order_seed = int(torch.randint(0, 2**63 - 1, (1,), generator=generator))
-    optimiser = _optimiser(classifier, config)
+    parameters = [*classifier.parameters()]
+    optimiser = _optimiser(parameters, config)
     images = training_set.images.to(device).contiguous(memory_format=torch.channels_last)
     labels = training_set.labels.to(device)
     finite = torch.ones((), dtype=torch.bool, device=device)
     augmentation = None if config.largest_shift is None else ShiftAndFlip(config.largest_shift)
 
-    def step(batch: Tensor, *draws: Tensor) -> None:
+    def step(rate: float, batch: Tensor, *draws: Tensor) -> None:
         shown = _to_unit_range(images[batch])
         if augmentation is not None:
             shown = augmentation.apply(shown, *draws)
         logits = classifier(shown.contiguous(memory_format=torch.channels_last))
         loss = functional.cross_entropy(logits, labels[batch])
-        optimiser.zero_grad()
+        classifier.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(classifier.parameters(), config.gradient_norm)
-        optimiser.step()
+        nn.utils.clip_grad_norm_(parameters, config.gradient_norm)
+        optimiser.step([parameter.grad for parameter in parameters], rate)
         finite.logical_and_(loss.isfinite())
 
     for rate, epochs in itertools.groupby(range(config.epochs), config.learning_rate_in):
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        repeated = Repeated(step, images.device)  # a new one per learning rate, which is fixed in a recording
+        repeated = Repeated(partial(step, rate), images.device)  # the rate is fixed in a recording
         for epoch in epochs:
             random = randomness.generator(order_seed, "zoo-training-order", "epoch", epoch)
             for batch in torch.randperm(len(images), generator=random).to(device).split(config.batch_size):
@@ -109,12 +111,11 @@ def train_classifier(
     return classifier.cpu().eval(), validation_accuracy(classifier, validation_set)
 
 
-def _optimiser(classifier: ImageClassifier, config: TrainingConfig) -> torch.optim.Optimizer:
-    rate, decay, momentum = config.learning_rate_in(0), config.weight_decay or 0.0, config.momentum or 0.0
+def _optimiser(parameters: Sequence[Tensor], config: TrainingConfig) -> Optimiser:
+    decay = config.weight_decay or 0.0
     if config.optimiser == "adam":
-        recordable = next(classifier.parameters()).device.type == "cuda"
-        return torch.optim.Adam(classifier.parameters(), lr=rate, weight_decay=decay, capturable=recordable)
-    return torch.optim.SGD(classifier.parameters(), lr=rate, weight_decay=decay, momentum=momentum)
+        return Adam(parameters, weight_decay=decay)
+    return GradientDescent(parameters, momentum=config.momentum or 0.0, weight_decay=decay)
 
 
 def validation_accuracy(classifier: ImageClassifier, image_set: ImageSet) -> float:
