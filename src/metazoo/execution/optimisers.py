@@ -52,12 +52,14 @@ class Adam(Optimiser):
     @torch.no_grad()
     def step(self, gradients: Gradients, learning_rate: float) -> None:  # noqa: D102
         given = [number for number, gradient in enumerate(gradients) if gradient is not None]
+        states = [self._states[number] for number in given]
         adam(
             [self._values[number] for number in given],
             [gradient for gradient in gradients if gradient is not None],
-            *([self._states[number][name] for number in given] for name in ("exp_avg", "exp_avg_sq")),
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
             [],
-            [self._states[number]["step"] for number in given],
+            [state["step"] for state in states],
             capturable=self._recordable,
             amsgrad=False,
             beta1=0.9,
