@@ -48,15 +48,6 @@ def test_every_form_of_the_same_images_gives_the_same(tmp_path: Path) -> None:
     paths = np.array([str(file) for file in files]), np.array(files, dtype=object)
     opened = [Image.open(file) for file in files]
     forms = (pixels, pixels.numpy(), channels_last, files, *paths, opened, [*pixels])
-        pixels,
-        pixels.numpy(),
-        channels_last,
-        files,
-        paths,
-        np.array(files, dtype=object),
-        [Image.open(file) for file in files],
-        [*pixels],
-    )
     first, *others = (estimator.predict_proba(form) for form in forms)
     for other in others:
         np.testing.assert_array_equal(other, first)

@@ -3,6 +3,7 @@ import io
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -121,7 +122,7 @@ def test_damaged_files_have_an_error_of_their_own(tmp_path: Path, suffix: str) -
     path = tmp_path / f"a.{suffix}"
     mark = Image.Exif()
     mark[0x0112] = 6
-    more = {} if suffix == "gif" else {"exif": mark}
+    more: dict[str, Any] = {} if suffix == "gif" else {"exif": mark}
     Image.fromarray(random.integers(0, 256, (24, 24, 3), dtype=np.uint8)).save(path, **more)
     content = np.frombuffer(path.read_bytes(), dtype=np.uint8)
     for _ in range(150):
