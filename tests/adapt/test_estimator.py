@@ -19,7 +19,6 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 import metazoo
 from metazoo.adapt import FewShotClassifier, MetaModel
 from metazoo.adapt.estimator import InvalidInputError, MetazooClassifier
-from metazoo.errors import DataError
 
 LABELLED = [NAMES[label] for label in LABELS.tolist()]
 
@@ -45,7 +44,10 @@ def test_every_form_of_the_same_images_gives_the_same(tmp_path: Path) -> None:
     files = [tmp_path / f"{number}.png" for number in range(3)]
     for file, array in zip(files, channels_last, strict=True):
         Image.fromarray(array).save(file)
-    forms = (pixels, pixels.numpy(), channels_last, files, [Image.open(file) for file in files], [*pixels])
+    paths = np.array([str(file) for file in files])
+    paths = np.array([str(file) for file in files]), np.array(files, dtype=object)
+    opened = [Image.open(file) for file in files]
+    forms = (pixels, pixels.numpy(), channels_last, files, *paths, opened, [*pixels])
     first, *others = (estimator.predict_proba(form) for form in forms)
     for other in others:
         np.testing.assert_array_equal(other, first)
@@ -152,5 +154,5 @@ def test_wrong_use_is_refused() -> None:
         MetazooClassifier(network()).fit(pictures(2), ["ant", "ant"])
     with raises(InvalidInputError, subject="images", problem="shape"):
         MetazooClassifier(network()).fit(np.zeros((4, 12), dtype=np.float32), [0, 1, 0, 1])
-    with raises(DataError, subject="images", problem="shape"):
+    with raises(InvalidInputError, subject="images", problem="shape"):
         fitted().predict(np.zeros((4, 12), dtype=np.float32))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from adapt_helpers import network, write_picture
 from error_checks import raises
+from PIL import Image
 
 from metazoo.adapt import adapt, load_support_folder
 from metazoo.errors import DataError, UsageError
@@ -73,6 +74,25 @@ def test_half_an_image_is_named(folder: Path) -> None:
         load_support_folder(folder, 16)
 
 
+def test_white_images_are_in_range_after_resizing(tmp_path: Path) -> None:
+    for number, size in enumerate(((37, 51), (100, 75), (333, 500), (1201, 1600))):
+        folder = tmp_path / str(number % 2)
+        folder.mkdir(exist_ok=True)
+        Image.new("RGB", size, "white").save(folder / f"{number}.png")
+    support = load_support_folder(tmp_path, 84)
+    assert support.images.max() > 1
+    classifier = adapt(network(size=84), support.images, support.labels)
+    assert classifier.predict(support.images).probabilities.isfinite().all()
+
+
+def test_unsupported_formats_are_bad_images_too(folder: Path) -> None:
+    (folder / "cat" / "3.heic").write_bytes(b"ftyp")
+    (folder / "dog" / "3.jp2").write_bytes(b"ftyp")
+    with raises(DataError, subject=str(folder), problem="2 of 5 images"):
+        load_support_folder(folder, 16)
+    assert len(load_support_folder(folder, 16, skip_bad=True).skipped) == 2
+
+
 def test_all_bad_images_are_named_or_skipped(folder: Path) -> None:
     whole = load_support_folder(folder, 16)
     write_picture(folder / "dog" / "2.tiff")
@@ -94,7 +114,7 @@ def test_all_bad_images_are_named_or_skipped(folder: Path) -> None:
 
 def test_a_picture_of_a_foreign_format_is_named(folder: Path) -> None:
     (folder / "cat" / "3.jp2").write_bytes(b"")
-    with raises(DataError, subject=str(folder / "cat" / "3.jp2")):
+    with raises(DataError, subject=str(folder), problem=str(Path("cat", "3.jp2"))):
         load_support_folder(folder, 16)
 
 

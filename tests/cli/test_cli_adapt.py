@@ -1,19 +1,25 @@
 import copy
 import csv
+import errno
 import io
 import json
 import re
 import shutil
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from cli_helpers import Outcome, Workshop, call, content, edit_json, edit_tensors
 from image_folders import write_images
+from PIL import Image
+from torch import Tensor
 
 from metazoo.adapt import FewShotClassifier, MetaModel
-from metazoo.data import load_images
+from metazoo.cli.predict_command import _folder_names
+from metazoo.data import decoded_or_errors, load_images
+from metazoo.errors import MetazooError
 from metazoo.features.domain_router import DomainRecogniser
 from metazoo.features.embedders import MultiDomainClassifier, count_parameters
 
@@ -236,6 +242,9 @@ def test_folders_and_patterns_without_images_are_named(refused: Refused, own: Wo
     assert "new: holds no image" in refused(2, "predict", own.classifier, own.support, own.new)
     assert "*.png: matches no file" in refused(2, "predict", own.classifier, own.new / "*.png")
     assert "--copy-to" in refused(2, "predict", own.classifier, own.support, "--copy-to", own.config)
+    inside = own.support / "sorted"
+    assert "whose images are classified" in refused(2, "predict", own.classifier, own.support, "--copy-to", inside)
+    assert "given twice" in refused(2, "predict", own.classifier, "-", "-")
 
 
 @pytest.mark.parametrize("head", ["nearest-mean", "soft-k-means-free"])
@@ -245,7 +254,10 @@ def test_a_bad_image_loses_only_its_own_answer(cli: Cli, workshop: Workshop, own
     good = sorted(workshop.unseen.rglob("*.png"))[:7]
     half = own.folder / "half.png"
     half.write_bytes(good[0].read_bytes()[:100])
-    images = (*good[:3], half, own.none, own.config, *good[3:])
+    (own.other / "raw").mkdir(parents=True)
+    raw = shutil.copy(half, own.other / "raw" / "x.ppm")
+    images = (*good[:3], half, own.none, "a" * 5000, *good[3:])
+    assert rows(cli("predict", own.new, own.other, "--format", "csv").out)[0]["image"] == str(raw)
     expected = rows(cli("predict", own.new, *good, "--format", "csv").out)
     outcome = cli("predict", own.new, *images, "--format", "csv")
     assert outcome.code == 1
@@ -262,7 +274,7 @@ def test_a_bad_image_loses_only_its_own_answer(cli: Cli, workshop: Workshop, own
         *[["error", "image"]] * 2,
     ]
     assert records[4]["error"] == "does not exist; give the path of an image"
-    assert re.search(rf"│ {half} +│ error: ", cli("predict", own.new, *images).out)
+    assert re.search(rf"│ {half} +│ error: ", cli("predict", own.new, *good, half).out)
 
 
 def test_an_image_may_come_from_standard_input(cli: Cli, workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,6 +285,68 @@ def test_an_image_may_come_from_standard_input(cli: Cli, workshop: Workshop, mon
         outcome = cli("predict", workshop.classifier, "-", "--format", "jsonl")
     assert outcome.code == 0
     assert json.loads(outcome.out) == expected | {"image": "-"}
+
+
+def test_standard_input_without_an_image_is_an_error_of_its_own(
+    cli: Cli, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = next(workshop.unseen.rglob("*.png"))
+    for stdin in (None, io.TextIOWrapper(io.BytesIO(b"")), io.TextIOWrapper(io.BytesIO(b"no image"))):
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.stdin", stdin)
+            outcome = cli("predict", workshop.classifier, picture, "-", "--format", "csv")
+        assert outcome.code == 1
+        assert [row["error"] == "" for row in rows(outcome.out)] == [True, False]
+
+
+def test_few_pictures_are_in_memory_at_once(
+    cli: Cli, workshop: Workshop, own: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive, most = set[int](), 0
+
+    def counted(sources: Sequence[Path]) -> Iterator[Tensor | MetazooError]:
+        nonlocal most
+        for number, found in enumerate(decoded_or_errors(sources)):
+            alive.add(number)
+            weakref.finalize(found, alive.discard, number)
+            most = max(most, len(alive))
+            yield found
+            del found
+
+    own.new.mkdir()
+    for number in range(12):
+        Image.new("RGB", (90, 70), (number, 0, 0)).save(own.new / f"{number}.png")
+    monkeypatch.setattr("metazoo.cli.predict_command.decoded_or_errors", counted)
+    assert cli("predict", workshop.classifier, own.new, "--format", "csv").code == 0
+    assert most <= 3
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("a/b", "a:b", "a_b"), ["a_b", "a_b-2", "a_b-3"]),
+        (("..", ".", "Cat", "cat"), ["_", "_-2", "Cat", "cat-2"]),
+        (("con", "NUL.txt", "console"), ["_con", "_NUL.txt", "console"]),
+        (("x" * 300, "x" * 299), ["x" * 100, "x" * 100 + "-2"]),
+    ],
+)
+def test_classes_have_different_folders(names: tuple[str, ...], expected: list[str]) -> None:
+    assert [*_folder_names(names).values()] == expected
+
+
+def test_a_copy_that_fails_leaves_nothing_and_loses_no_answer(
+    cli: Cli, workshop: Workshop, own: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(source: Path, target: Path) -> None:
+        Path(target).write_bytes(Path(source).read_bytes()[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    outcome = cli("predict", workshop.classifier, workshop.support, "--format", "csv", "--copy-to", own.new)
+    assert outcome.code == 1
+    assert len(rows(outcome.out)) == 6
+    assert "6 of 6 images could not be copied" in outcome.err
+    assert not [path for path in own.new.rglob("*") if path.is_file()]
 
 
 def test_patterns_are_expanded_where_the_shell_did_not(cli: Cli, workshop: Workshop, own: Workshop) -> None:

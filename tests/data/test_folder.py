@@ -3,6 +3,7 @@ import io
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,6 +99,38 @@ def test_pictures_of_many_formats_are_read(tmp_path: Path, name: str) -> None:
     path = plain(tmp_path / name, (200, 40, 40))
     assert image_files(tmp_path) == [path]
     assert load_image_files([path], 8)[0].float().mean((1, 2)).tolist() == pytest.approx([200, 40, 40], abs=6)
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("F", "float32"), ("I", "int32")])
+def test_pixels_of_unknown_range_are_refused(tmp_path: Path, mode: str, kind: str) -> None:
+    picture = Image.fromarray(np.full((9, 9), 0.8 if mode == "F" else 200, dtype=kind))
+    assert picture.mode == mode
+    picture.save(tmp_path / "a.tiff")
+    with raises(DataError, subject="a.tiff", problem="float or 32-bit pixels"):
+        load_image_files([tmp_path / "a.tiff"], 8)
+
+
+def test_16_bit_pixels_are_scaled(tmp_path: Path) -> None:
+    for name in ("a.tiff", "a.png"):
+        Image.fromarray(np.full((9, 9), 200 * 257, dtype=np.uint16)).save(tmp_path / name)
+        assert load_image_files([tmp_path / name], 8)[0, :, 4, 4].tolist() == [200] * 3
+
+
+@pytest.mark.parametrize("suffix", ["avif", "webp", "tiff", "jpg", "png", "gif"])
+def test_damaged_files_have_an_error_of_their_own(tmp_path: Path, suffix: str) -> None:
+    random = np.random.default_rng(0)
+    path = tmp_path / f"a.{suffix}"
+    mark = Image.Exif()
+    mark[0x0112] = 6
+    more: dict[str, Any] = {} if suffix == "gif" else {"exif": mark}
+    Image.fromarray(random.integers(0, 256, (24, 24, 3), dtype=np.uint8)).save(path, **more)
+    content = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+    for _ in range(150):
+        damaged = content.copy()
+        places = random.integers(0, min(len(damaged), 400), 3)
+        damaged[places] = random.integers(0, 256, 3)
+        (found,) = decoded_or_errors([io.BytesIO(damaged.tobytes())])
+        assert isinstance(found, Tensor | DataError)
 
 
 def test_the_first_of_several_pictures_counts(tmp_path: Path) -> None:

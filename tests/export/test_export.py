@@ -1,5 +1,7 @@
 import json
 import re
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -184,6 +186,55 @@ def test_the_images_of_a_user_are_compared_too(tmp_path: Path) -> None:
     assert not out.exists()
     found = export_classifier(made, out, check=[file])
     assert (found.given, found.is_exact) == (1, True)
+
+
+def test_the_example_of_the_page_predicts_as_the_classifier_does(
+    mirrored: tuple[FewShotClassifier, Path, metazoo.export.Agreement], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.+?)```", page, re.DOTALL)
+    made, path, _ = mirrored
+    shutil.copy(path, tmp_path / "model.onnx")
+    mark = Image.Exif()
+    mark[0x0112] = 6
+    pixels = pictures(40, 30, 4).numpy()
+    Image.fromarray(pixels).save(tmp_path / "photo.jpg", format="PNG", exif=mark)
+    monkeypatch.chdir(tmp_path)
+    values: dict[str, Any] = {}
+    exec(example, values)
+    expected = made.predict([tmp_path / "photo.jpg"])
+    np.testing.assert_allclose(values["probabilities"], expected.probabilities.numpy(), atol=1e-5)
+
+
+def test_where_the_classifier_came_from_stays_private(tmp_path: Path) -> None:
+    made = classifier(source="/home/alice/runs/secret")
+    export_classifier(made, tmp_path / "model.pt2")
+    assert b"alice" not in (tmp_path / "model.pt2").read_bytes()
+
+
+def test_odd_class_names_are_kept(tmp_path: Path) -> None:
+    names = ("\udce9x", 'say "é"', "a\nb")
+    made = adapt(network(), pictures(7, 3, 20, 24), LABELS, names)
+    export_classifier(made, tmp_path / "model.pt2")
+    texts = {"metazoo.classes": "", "metazoo.description": ""}
+    torch.export.load(tmp_path / "model.pt2", extra_files=texts)
+    assert json.loads(texts["metazoo.classes"]) == [*names]
+    assert json.loads(texts["metazoo.description"])["class_names"] == [*names]
+
+
+def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with raises(UsageError, subject="onnxscript", problem="not installed", remedy="metazoo[export]"):
+        export_classifier(classifier(), tmp_path / "model.onnx")
+
+
+def test_targets_that_cannot_be_written_are_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "model.pt2").mkdir()
+    with raises(UsageError, subject="model.pt2", problem="is a folder"):
+        export_classifier(classifier(), tmp_path / "model.pt2", overwrite=True)
+    (tmp_path / "file").write_text("")
+    with raises(UsageError, subject="model.onnx", problem="not a writable folder"):
+        export_classifier(classifier(), tmp_path / "file" / "model.onnx")
 
 
 @pytest.mark.parametrize("more", [{"head": "soft-k-means-free"}, {"batch_norm": "query"}])

@@ -1,5 +1,7 @@
 """Few-shot classifier with the interface of scikit-learn."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -64,6 +66,7 @@ class MetazooClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transf
         Raises:
             InvalidInputError: no meta-model, an unknown head, mode or domain, labels that do not fit, or images that
                 cannot be read or have a wrong shape, type or range.
+            ArtefactError: the meta-model is damaged.
         """
         if y is None:
             problem = "requires y to be passed, but the target y is None"
@@ -72,10 +75,10 @@ class MetazooClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transf
         assert_all_finite(labels, input_name="y")
         check_classification_targets(labels)
         self.classes_, numbers = np.unique(labels, return_inverse=True)
-        try:
+        with _value_errors():
             self.classifier_ = adapt(
                 _embedder(self.meta_model),
-                X,
+                _images(X),
                 numbers.astype(np.int64),
                 tuple(map(str, self.classes_)),
                 head=self.head,
@@ -83,13 +86,13 @@ class MetazooClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transf
                 mirrored=self.mirrored,
                 domain=self.domain,
             )
-        except (DataError, UsageError) as error:
-            raise InvalidInputError(error.subject, error.problem, error.remedy) from error
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:  # noqa: N803
         """Probabilities [n, ways] in the order of `classes_`; see `FewShotClassifier.predict`."""
-        return self._fitted().predict(X).probabilities.numpy()
+        fitted = self._fitted()
+        with _value_errors():
+            return fitted.predict(_images(X)).probabilities.numpy()
 
     def predict(self, X: Any) -> np.ndarray:  # noqa: N803
         """Predicted labels [n]."""
@@ -98,7 +101,9 @@ class MetazooClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transf
 
     def transform(self, X: Any) -> np.ndarray:  # noqa: N803
         """Features [n, d] of length 1; see `FewShotClassifier.embed`."""
-        return self._fitted().embed(X).numpy()
+        fitted = self._fitted()
+        with _value_errors():
+            return fitted.embed(_images(X)).numpy()
 
     @property
     def _n_features_out(self) -> int:
@@ -114,6 +119,19 @@ class MetazooClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transf
         tags.input_tags.three_d_array = True
         tags.transformer_tags.preserves_dtype = []
         return tags
+
+
+@contextlib.contextmanager
+def _value_errors() -> Iterator[None]:
+    try:
+        yield
+    except (DataError, UsageError) as error:
+        raise InvalidInputError(error.subject, error.problem, error.remedy) from error
+
+
+def _images(given: Any) -> Any:
+    """Images as `adapt` takes them; scikit-learn may pass a list of paths or pictures as an array of objects."""
+    return given.tolist() if isinstance(given, np.ndarray) and given.dtype.kind in "OU" else given
 
 
 def _embedder(meta_model: Any) -> Embedder:

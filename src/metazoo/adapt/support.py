@@ -19,6 +19,9 @@ from metazoo.features.heads.head import in_batches
 from metazoo.models import square_images
 from metazoo.text import some_of
 
+# Resized white images exceed 1 by rounding.
+_ROUNDING = 1e-5
+
 
 @dataclass(frozen=True, eq=False)
 class SupportSet:
@@ -55,7 +58,7 @@ def load_support_folder(path: Path | str, side: int, *, skip_bad: bool = False) 
     folders = class_folders(path)
     if len(folders) < 2:
         raise UsageError(path, f"holds the one class {folders[0].name!r}", "give at least two class folders")
-    files, labels = files_of_classes(folders)
+    files, labels = files_of_classes(folders, unsupported=True)
     squares, kept, skipped = list[Tensor](), list[int](), list[str]()
     for number, found in enumerate(decoded_or_errors(files)):
         if isinstance(found, MetazooError):
@@ -135,7 +138,7 @@ def _batch(images: Any, subject: str) -> Shaped[Tensor, "n channels height width
     if not bool(images.isfinite().all()):
         raise DataError(subject, "values that are NaN or infinite", "replace them")
     low, high = (float(edge) for edge in images.aminmax())
-    if low < 0 or high > 1:
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
         remedy = "divide by 255" if low >= 0 and high <= 255 else "undo the normalisation"
         raise DataError(subject, f"float values from {low:g} to {high:g}, not in [0, 1]", remedy)
     return images.float()

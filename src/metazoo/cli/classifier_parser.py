@@ -49,7 +49,7 @@ def add_commands(commands: Any) -> None:
         "classifier_commands:export",
         "Write a classifier to one ONNX file and prove that it agrees",
         "Write a classifier made by `metazoo adapt` to one file with all of its preprocessing. The file is run on "
-        "generated pictures of twelve sizes, and not written if a class differs or a probability by more than 1e-4. "
+        "generated pictures of odd sizes, and not written if a class differs or a probability by more than 1e-4. "
         "Its input is called images: uint8 [n, 3, height, width], RGB pixels as decoded, of any number and size.",
         "Needs the extra export.",
     )

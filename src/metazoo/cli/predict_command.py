@@ -1,9 +1,11 @@
 """`metazoo predict`: one answer per image, of which a damaged one loses only its own."""
 
+import contextlib
 import csv
 import glob
 import io
 import json
+import os
 import re
 import shutil
 import sys
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import torch
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
@@ -26,6 +29,7 @@ from metazoo.errors import MetazooError, UsageError
 from metazoo.execution.compute import Compute
 from metazoo.execution.progress import message
 from metazoo.execution.threads import torch_threads
+from metazoo.models import square_images
 from metazoo.text import printable
 
 _FILES_AT_ONCE = 256
@@ -53,24 +57,29 @@ class _Answer:
 
 
 def predict(options: Namespace) -> int:
-    """Classify images and print their classes; 1 if an image could not be read."""
+    """Classify images and print their classes; 1 if an image could not be read or copied."""
     classifier = FewShotClassifier.load(options.classifier).to(Compute.choose(options.device).device)
+    if options.images.count(STANDARD_INPUT) > 1:
+        raise UsageError(STANDARD_INPUT, "given twice", "give it once, since it holds one image")
     images = [image for given in options.images for image in images_of(given)]
-    copies = None if options.copy_to is None else _Copies(Path(options.copy_to))
+    copies = None
+    if options.copy_to is not None:
+        copies = _Copies(Path(options.copy_to), classifier.class_names, options.images)
     writer = _WRITERS[options.format]()
     if classifier.transductive:
         message(_transductive(classifier))
-    failed = 0
+    unread = uncopied = 0
     with torch_threads(options.threads):
         for answer in _answers(classifier, images):
             writer.write(answer)
-            failed += answer.error is not None
+            unread += answer.error is not None
             if copies is not None and answer.error is None:
-                copies.add(answer)
+                uncopied += not copies.add(answer)
     writer.end()
-    if failed:
-        message(f"metazoo: {failed} of {len(images)} images could not be read")
-    return int(failed > 0)
+    for count, verb in ((unread, "read"), (uncopied, "copied")):
+        if count:
+            message(f"metazoo: {count} of {len(images)} images could not be {verb}")
+    return int(unread + uncopied > 0)
 
 
 def _answers(classifier: FewShotClassifier, images: Sequence[str]) -> Iterator[_Answer]:
@@ -78,23 +87,32 @@ def _answers(classifier: FewShotClassifier, images: Sequence[str]) -> Iterator[_
     size = len(images) if classifier.transductive else _FILES_AT_ONCE
     for start in range(0, len(images), size):
         part = images[start : start + size]
-        decoded = [*decoded_or_errors([_source(image) for image in part])]
-        readable = [pixels for pixels in decoded if isinstance(pixels, Tensor)]
-        rows = iter(classifier.predict(readable).probabilities.tolist() if readable else ())
-        for image, pixels in zip(part, decoded, strict=True):
-            if isinstance(pixels, MetazooError):
-                yield _Answer(image, {}, f"{pixels.problem}; {pixels.remedy}")
+        # Pictures are resized as they come, so that few large ones are in memory.
+        found = [
+            own if isinstance(own, MetazooError) else square_images(own.unsqueeze(0), classifier.side)
+            for own in _decoded(part)
+        ]
+        squares = [own for own in found if isinstance(own, Tensor)]
+        rows = iter(classifier.predict(torch.cat(squares)).probabilities.tolist() if squares else ())
+        for image, own in zip(part, found, strict=True):
+            if isinstance(own, MetazooError):
+                yield _Answer(image, {}, f"{own.problem}; {own.remedy}")
             else:
                 yield _Answer(image, dict(zip(classifier.class_names, next(rows), strict=True)))
 
 
-def _source(image: str) -> Path | io.BytesIO:
-    if image != STANDARD_INPUT:
-        return Path(image)
-    data = sys.stdin.buffer.read(_MOST_BYTES + 1)
-    if len(data) > _MOST_BYTES:
-        raise UsageError("standard input", f"holds more than {_MOST_BYTES:,} bytes", "give an image file")
-    return io.BytesIO(data)
+def _decoded(images: Sequence[str]) -> Iterator[Tensor | MetazooError]:
+    from_files = decoded_or_errors([Path(image) for image in images if image != STANDARD_INPUT])
+    for image in images:
+        yield next(from_files) if image != STANDARD_INPUT else _from_standard_input()
+
+
+def _from_standard_input() -> Tensor | MetazooError:
+    data = b"" if sys.stdin is None else sys.stdin.buffer.read(_MOST_BYTES + 1)
+    if not data or len(data) > _MOST_BYTES:
+        problem = f"holds more than {_MOST_BYTES:,} bytes" if data else "holds nothing"
+        return UsageError("standard input", problem, "give an image file")
+    return next(decoded_or_errors([io.BytesIO(data)]))
 
 
 def images_of(given: str) -> list[str]:
@@ -102,19 +120,18 @@ def images_of(given: str) -> list[str]:
 
     Raises:
         UsageError: a folder or pattern without images.
-        DataError: a folder with an image of an unsupported format.
     """
     path = Path(given)
     if given == STANDARD_INPUT:
         return [given]
-    if path.is_dir():
+    if os.path.isdir(given):  # noqa: PTH112 - no error for a name that is too long
         below = sorted(folder for folder in path.rglob("*") if folder.is_dir())
         folders = [path, *(folder for folder in below if not any(map(_is_hidden, folder.relative_to(path).parts)))]
-        files = [str(file) for folder in folders for file in image_files(folder)]
+        files = [str(file) for folder in folders for file in image_files(folder, unsupported=True)]
         if not files:
             raise UsageError(given, "holds no image", "give images or a folder with images")
         return files
-    if not path.exists() and re.search(r"[*?[]", given):
+    if not os.path.exists(given) and re.search(r"[*?[]", given):  # noqa: PTH110
         found = glob.glob(given, recursive=True)  # noqa: PTH207 - a pattern may be absolute
         files = [file for file in sorted(found) if Path(file).is_file()]
         if not files:
@@ -130,30 +147,50 @@ def _is_hidden(name: str) -> bool:
 class _Copies:
     """Copies of the images in one folder per class. Nothing is replaced: a name that is taken gets a number."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, class_names: Sequence[str], inputs: Sequence[str]) -> None:
         if folder.exists() and not folder.is_dir():
             raise UsageError(folder, "is not a folder", "choose another --copy-to")
-        self._folder = folder
+        for given in inputs:
+            if given != STANDARD_INPUT and Path(given).resolve() in (folder.resolve(), *folder.resolve().parents):
+                raise UsageError(folder, f"is in {given}, whose images are classified", "choose another --copy-to")
+        self._folders = {name: folder / own for name, own in _folder_names(class_names).items()}
 
-    def add(self, answer: _Answer) -> None:
+    def add(self, answer: _Answer) -> bool:
+        """Copy an image; False, with a message, if the system cannot."""
         if answer.image == STANDARD_INPUT:
-            return
-        source, folder = Path(answer.image), self._folder / _folder_name(answer.name)
+            return True
+        source, folder = Path(answer.image), self._folders[answer.name]
+        temporary = folder / f".{os.getpid()}.tmp"
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, temporary)
             target, number = folder / source.name, 1
             while target.exists():
                 number += 1
                 target = folder / f"{source.stem}-{number}{source.suffix}"
-            shutil.copyfile(source, target)
+            temporary.rename(target)
         except OSError as error:
-            problem = f"{source.name} cannot be copied ({error.strerror or error})"
-            raise MetazooError(folder, problem, "choose another --copy-to") from error
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            message(f"{printable(answer.image)}: cannot be copied to {folder} ({error.strerror or error})")
+            return False
+        return True
 
 
-def _folder_name(name: str) -> str:
-    cleaned = re.sub(r'[\x00-\x1f/\\:*?"<>|]', "_", name).strip(" .")
-    return cleaned or "_"
+def _folder_names(class_names: Sequence[str]) -> dict[str, str]:
+    """Different folder names for classes, also where case does not matter."""
+    names: dict[str, str] = {}
+    taken = set[str]()
+    for class_name in class_names:
+        plain = re.sub(r'[\x00-\x1f/\\:*?"<>|]', "_", class_name).strip(" .")[:100] or "_"
+        plain = f"_{plain}" if re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", plain) else plain
+        name, number = plain, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{plain}-{number}"
+        taken.add(name.casefold())
+        names[class_name] = name
+    return names
 
 
 def _transductive(classifier: FewShotClassifier) -> str:

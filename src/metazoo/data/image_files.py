@@ -83,13 +83,17 @@ def load_class_folders(folders: Sequence[Path], class_names: Sequence[str], side
     return ImageSet(images=load_image_files(files, side), labels=labels, class_names=tuple(class_names), name=name)
 
 
-def files_of_classes(folders: Sequence[Path]) -> tuple[list[Path], Tensor]:
+def files_of_classes(folders: Sequence[Path], *, unsupported: bool = False) -> tuple[list[Path], Tensor]:
     """List the images directly in each of `folders`, with the index of the folder of each, int64.
+
+    Args:
+        folders: folders of the classes.
+        unsupported: see `image_files`.
 
     Raises:
         DataError: a folder has no image, or an image of an unsupported format.
     """
-    files = [image_files(folder) for folder in folders]
+    files = [image_files(folder, unsupported=unsupported) for folder in folders]
     for folder, members in zip(folders, files, strict=True):
         if not members:
             inner = next((entry for entry in _entries(folder) if entry.is_dir() and image_files(entry)), None)
@@ -104,21 +108,29 @@ def files_of_classes(folders: Sequence[Path]) -> tuple[list[Path], Tensor]:
     return [file for members in files for file in members], torch.arange(len(folders)).repeat_interleave(counts)
 
 
-def image_files(folder: Path) -> list[Path]:
+def image_files(folder: Path, *, unsupported: bool = False) -> list[Path]:
     """List the images directly in a folder, sorted by name; hidden files and other files are ignored.
 
+    Args:
+        folder: folder of the images.
+        unsupported: whether images of unsupported formats are listed, for a caller that states the error of each file.
+
     Raises:
-        DataError: an image has an unsupported format.
+        DataError: an image has an unsupported format, unless `unsupported`.
     """
     files = [entry for entry in _entries(folder) if entry.is_file()]
     accepted = {suffix for name in _decoders() for suffix in _SUFFIXES[name]}
     foreign = _FOREIGN_SUFFIXES.union(*_SUFFIXES.values()) - accepted
-    for file in files:
+    for file in () if unsupported else files:
         if file.suffix.lower() in foreign:
-            plugin = file.suffix.lower() in _SUFFIXES["HEIF"]
-            remedy = "run `pip install pillow-heif`, or convert or remove it" if plugin else _CONVERT
-            raise DataError(file, "unsupported image format", remedy)
-    return [file for file in files if file.suffix.lower() in accepted]
+            raise DataError(file, "unsupported image format", _conversion_of(file))
+    listed = accepted | foreign if unsupported else accepted
+    return [file for file in files if file.suffix.lower() in listed]
+
+
+def _conversion_of(file: Path | str) -> str:
+    is_heif = Path(file).suffix.lower() in _SUFFIXES["HEIF"]
+    return "run `pip install pillow-heif`, or convert or remove it" if is_heif else _CONVERT
 
 
 def load_image_files(paths: Sequence[Path | str], side: int) -> Tensor:
@@ -217,15 +229,25 @@ def _pixels(source: Path | BinaryIO, side: int | None = None) -> np.ndarray:
     except FileNotFoundError as error:
         raise UsageError(path, "does not exist", "give the path of an image") from error
     except UnidentifiedImageError as error:
-        raise DataError(path, f"not a {_ACCEPTED} image", "convert or remove it") from error
+        raise DataError(path, f"not a {_ACCEPTED} image", _conversion_of(path)) from error
     except Image.DecompressionBombError as error:
         raise DataError(path, "far too large", _SHRINK) from error
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
+    except MetazooError:
+        raise
+    except Exception as error:  # decoders raise errors of many types on damaged files
         raise DataError(path, f"cannot be read ({error})", "repair or remove it") from error
 
 
 def upright_rgb(picture: Image.Image) -> Image.Image:
-    """Convert a picture to RGB, with its EXIF orientation applied and transparency replaced by white."""
+    """Convert a picture to RGB, with its EXIF orientation applied and transparency replaced by white.
+
+    Raises:
+        DataError: the pixels are floats, or 32-bit integers of a TIFF, whose range is unknown.
+    """
+    if picture.mode == "F" or (picture.mode == "I" and picture.format == "TIFF"):
+        raise DataError(
+            getattr(picture, "filename", "") or "image", "float or 32-bit pixels", "convert it to 8 or 16 bits"
+        )
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I"):
         # 16-bit grey: Pillow's own conversion clips at 255 instead of scaling.

@@ -49,6 +49,11 @@ class Agreement:
     worst: str
 
     @property
+    def is_finite(self) -> bool:
+        """Whether all outputs are numbers."""
+        return self.largest_difference < float("inf")
+
+    @property
     def is_exact(self) -> bool:
         """Whether no class differs and no output by more than 1e-4."""
         return self.differing == 0 and self.largest_difference <= TOLERANCE

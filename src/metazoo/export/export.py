@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from metazoo.adapt import FewShotClassifier
 from metazoo.adapt.few_shot import FewShotModule
+from metazoo.data import decoded_or_errors
 from metazoo.errors import MetazooError, UsageError
 from metazoo.export.agreement import Agreement, measure_agreement
 from metazoo.export.formats import PRECISIONS, Precision, format_of
@@ -47,9 +49,9 @@ def export_classifier(
     `outputs` says. Number and size of the images are free. The metadata holds the classes, the description and the
     agreement under `metazoo.classes`, `metazoo.description` and `metazoo.agreement`, as JSON.
 
-    The converted file is run, by onnxruntime if it is ONNX, on generated pictures of twelve sizes and on the images in
-    `check`, and compared with `predict`. It is not written if a class differs or a probability by more than 1e-4. With
-    `float16` and `int8`, which are approximations, the agreement is only reported.
+    The converted file is run, by onnxruntime if it is ONNX, on generated pictures of odd sizes and on the images in
+    `check`, and compared with the module behind `predict`. It is not written if a class differs or a probability by
+    more than 1e-4. With `float16` and `int8`, which are approximations, the agreement is only reported.
 
     Args:
         classifier: classifier whose predictions do not depend on each other.
@@ -74,16 +76,20 @@ def export_classifier(
     _check(classifier, path, outputs, precision, overwrite)
     form = format_of(path)
     form.check()
+    _check_target(path)
+    for found in decoded_or_errors([*map(Path, check)]):
+        if isinstance(found, MetazooError):
+            raise found
     module = copy.deepcopy(classifier.as_module()).cpu().eval().requires_grad_(False)
     exported = _Features(module).eval() if outputs == "features" else module
     converted = form.converted(exported, outputs, precision)
-    description = classifier.description.model_dump_json(exclude={"weights_sha256"})
+    description = classifier.description.model_dump(mode="json", exclude={"weights_sha256", "source"})
     metadata = {
         "input": _INPUT,
         "output": outputs,
         "classes": json.dumps(classifier.class_names),
         "precision": precision,
-        "description": description,
+        "description": json.dumps(description),
     }
 
     def original(images: Tensor) -> Tensor:
@@ -97,12 +103,21 @@ def export_classifier(
         least_side=form.least_side,
         outputs_are_probabilities=outputs == "probabilities",
     )
-    if precision == "float32" and not agreement.is_exact:
+    if not (agreement.is_exact if precision == "float32" else agreement.is_finite):
         raise MetazooError(
             path, f"would disagree with the classifier: {agreement}", "choose another format, and report this network"
         )
     write_bytes(path, form.data(converted, metadata | {"agreement": json.dumps(agreement.record())}))
     return agreement
+
+
+def _check_target(path: Path) -> None:
+    """Raise the error of a file that could not be written, before the conversion."""
+    if path.is_dir():
+        raise UsageError(path, "is a folder", "name a file")
+    folder = next(level for level in path.absolute().parents if level.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UsageError(path, f"{folder} is not a writable folder", "choose another file")
 
 
 def _check(classifier: FewShotClassifier, path: Path, outputs: str, precision: str, overwrite: bool) -> None:

@@ -89,21 +89,30 @@ class Onnx(ExportFormat):
                 raise _refusal("ONNX", error) from error
             assert program is not None
             model = program.model_proto
-        _remove_traces(model)
-        return model if precision == "float32" else _REDUCTIONS[precision](model)
+            _remove_traces(model)
+            try:
+                return model if precision == "float32" else _REDUCTIONS[precision](model)
+            except Exception as error:
+                raise _refusal(f"ONNX of precision {precision}", error) from error
 
     def data(self, converted: Any, metadata: Mapping[str, str]) -> bytes:  # noqa: D102
         converted.producer_name, converted.producer_version = "metazoo", ""
         del converted.metadata_props[:]
         for key, value in metadata.items():
             converted.metadata_props.add(key=f"metazoo.{key}", value=value)
-        return converted.SerializeToString()
+        try:
+            return converted.SerializeToString()
+        except Exception as error:  # more than 2 GB
+            raise _refusal("one ONNX file", error) from error
 
     def function(self, data: bytes) -> Function:  # noqa: D102
         runtime = import_library("export", "onnxruntime")
         options = runtime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
-        session = runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        try:
+            session = runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise _refusal("ONNX that onnxruntime runs", error) from error
         return lambda images: torch.from_numpy(session.run(None, {INPUT: images.numpy()})[0])
 
 

@@ -49,7 +49,7 @@ def import_library(name: str, module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise UsageError(name, "not installed", f'run `pip install "metazoo[{name}]"`') from error
+        raise UsageError(module.partition(".")[0], "not installed", f'run `pip install "metazoo[{name}]"`') from error
 
 
 def check_number(architecture: str, name: str, value: object, allowed: range) -> None:
