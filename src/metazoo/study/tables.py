@@ -22,9 +22,12 @@ TABLE, PAGE, SUMMARY, RESULTS = "table.md", "table.html", "table.csv", "results.
 _SIGNIFICANT = 0.05
 _CAPTION = (
     "Accuracy in percent ± half-width of the 95 % interval, over training seeds and episodes where there are several "
-    "seeds, otherwise over episodes only. Differences are paired on the episodes; *: significant at 5 % after Holm's "
-    "correction for the {count} comparisons of this table. Core-minutes: mean wall time of a cell times its workers, "
-    "with the recovery of its images; memory: largest peak of a cell."
+    "seeds, otherwise over episodes only. {differences}Core-minutes: mean wall time of a cell times its workers, with "
+    "the recovery of its images; memory: largest peak of a cell."
+)
+_DIFFERENCES = (
+    "Differences are paired on the episodes; *: significant at 5 % after Holm's correction for the {count} comparisons "
+    "of this table. "
 )
 _COLUMNS = ["row", "method", "preset", "zoo", "data", "seed", "head", "batch_norm", "mirrored", "transductive", "ways"]
 _COLUMNS += ["shots", "queries", "episodes", "accuracy", "interval", "parameters", "seconds", "recovery_seconds"]
@@ -129,7 +132,8 @@ class StudyResults:
     def _table(self, section: StudyTable) -> Table:
         study, shots = self.study, self.study.protocol.shots
         differences = any(comparison.difference for comparison in section.comparisons.values())
-        table = Table(title=Text(section.title), caption=Text(_CAPTION.format(count=len(section.p_values))))
+        caption = _DIFFERENCES.format(count=len(section.p_values)) if differences else ""
+        table = Table(title=Text(section.title), caption=Text(_CAPTION.format(differences=caption)))
         table.add_column("row", overflow="fold")
         table.add_column("head", overflow="fold")
         table.add_column("seeds", justify="right")
@@ -156,7 +160,7 @@ class StudyResults:
                 figures = [f"{parameters:,}", f"{minutes:.1f}", f"{max(cost.memory for cost in costs) / 1e9:.1f}"]
             measured, total = len(line.files), len(line.cells)
             seeds = str(total) if measured == total else f"{measured}/{total}"
-            table.add_row(Text(line.label), _head_text(line.head), seeds, *cells, *figures, Text(_note(line)))
+            table.add_row(Text(line.row.name), _head_text(line.head), seeds, *cells, *figures, Text(_note(line)))
         return table
 
 
