@@ -141,6 +141,16 @@ def test_a_grouping_observes_the_losses_before_and_after_each_update(rule: Updat
     assert all(torch.equal(found[name], unobserved[name]) for name in found)
 
 
+@pytest.mark.parametrize("part", [(2, 0, 3, 1), (0, 1, 2, 3)])
+def test_losses_are_in_the_order_of_the_members_whatever_the_order_of_a_sub_group(part: tuple[int, ...]) -> None:
+    grouping = Noted()
+    grouping.sub_groups = lambda members: (part,)  # pyright: ignore[reportAttributeAccessIssue]
+    carried_out(GroupsInTurn(), grouping, steps=1)
+    ((sources, members, before, _),) = grouping.seen
+    assert (sources, members) == ([MEMBERS[position] for position in part], [*MEMBERS])
+    torch.testing.assert_close(before, torch.stack([loss(START) for loss in LOSSES]))
+
+
 def test_losses_are_measured_again_for_a_grouping_that_observes_only() -> None:
     asked: list[int] = []
 
