@@ -159,7 +159,7 @@ class ReplayLearningConfig(BaseModel):
         displacement=1e-3, strength=1e-3, differentiate_displacement=True
     )
     update: Update = "joint"
-    teachers_per_update: TeachersPerUpdate = 1
+    teachers_per_update: TeachersPerUpdate = 2
     replay: ReplayConfig = ReplayConfig()
 
 
