@@ -29,7 +29,7 @@ class GroupingConfig(BaseModel):
         description="control: permute the teachers of the dissimilarity matrix before grouping; refused by selective",
     )
     affinity: AffinityConfig = Field(
-        default=AffinityConfig(), description="options of selective; unused by other strategies"
+        default=AffinityConfig(), description="options of groups that change; unused by strategies by distances"
     )
 
     @model_validator(mode="after")
