@@ -23,9 +23,9 @@ AFFINITY = AffinityConfig(warm_up_steps=2, every=1, rate=0.3)
 MODULATED = {"kind": "modulated", "displacement": 1e-2, "strength": 1e-2, "every": 2}
 
 
-def group_learner(weights: int = 0, threads: int = 1) -> GroupLearner:
+def group_learner(weights: int = 0, threads: int = 1, members: int = 2) -> GroupLearner:
     regularisation = RegularisationConfig.model_validate(MODULATED)
-    config = CONFIG.model_copy(update={"regularisation": regularisation, "teachers_per_step": 3})
+    config = CONFIG.model_copy(update={"regularisation": regularisation, "teachers_per_step": members})
     grouping = SelectiveGrouping(3, AFFINITY)
     return GroupLearner(
         student(weights), resident_bank(), grouping, targets, config, seed=4, threads=WorkerThreads(threads)
@@ -72,7 +72,7 @@ def test_stopped_anywhere_they_end_as_if_they_had_not(tmp_path: Path, make: Call
 
 
 def test_the_members_of_a_group_take_one_step_together() -> None:
-    learner = group_learner()
+    learner = group_learner(members=3)
     grouping = learner._grouping
     assert isinstance(grouping, SelectiveGrouping)
     seen: list[tuple[list[int], int]] = []

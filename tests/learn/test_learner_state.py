@@ -237,7 +237,6 @@ class HeldOut(Regulariser):
     [
         (((0, 1), (2,)), 1, {(0,): {1}, (1,): {0}, (2,): {0, 1}}),
         (((0, 1, 2),), 2, {(0, 1): {2}, (0, 2): {1}, (1, 2): {0}}),
-        (((0, 1, 2),), 3, {(0, 1, 2): {0, 1, 2}}),
     ],
 )
 def test_a_held_out_teacher_is_another_of_the_group_if_there_is_one(
@@ -271,6 +270,52 @@ def test_a_held_out_teacher_is_another_of_the_group_if_there_is_one(
     assert len(seen) > 1
     assert len({float(value) for value in regulariser.values}) == 10
     assert all(torch.equal(value, plain.state()[name]) for name, value in learner.state().items())
+
+
+def test_no_member_is_held_out_where_all_teachers_are_members() -> None:
+    config = CONFIG.model_copy(
+        update={"teachers_per_step": 3, "regularisation": RegularisationConfig(kind="mean"), "update": "joint"}
+    )
+    grouping, regulariser = FixedGrouping(Partition(((0, 1, 2),), "single")), HeldOut()
+    learner = GroupLearner(student(), resident_bank(), grouping, targets, config, 0, regulariser=regulariser)
+    for _ in range(3):
+        learner.step()
+    assert regulariser.values == []
+
+
+@pytest.mark.parametrize(
+    ("teachers", "held_out", "members"),
+    [
+        ((0, 1, 2), 2, (0, 1)),
+        ((0, 1, 1), 0, (1, 1)),
+        ((2, 0, 1, 0), 1, (2, 0, 0)),
+        ((1, 1, 0, 0), None, (1, 1, 0, 0)),
+        ((1, 1), None, (1, 1)),
+        ((1,), None, (1,)),
+    ],
+)
+def test_a_teacher_that_is_visited_once_is_held_out_of_a_meta_iteration(
+    teachers: tuple[int, ...], held_out: int | None, members: tuple[int, ...]
+) -> None:
+    config = ReplayLearningConfig.model_validate(
+        {"replay": {**REPLAY, "most_updates": 0}, "shared_augmentation": False, "shift": 0.0}
+    )
+    by_teacher = {visit.teacher: visit for visit in (*visits(0), *visits(1), *visits(2))}
+    grouping, regulariser = Regrouping(TEACHERS), HeldOut()
+    seen: list[tuple[int, ...]] = []
+    grouping.observe = lambda sources, *_: seen.append(tuple(sources))  # pyright: ignore[reportAttributeAccessIssue]
+
+    def made(own: Sequence[int], **more: Any) -> ReplayLearner:
+        classifier = build_classifier(SPEC, torch.Generator().manual_seed(0))
+        memory = EpisodeMemory(TEACHERS * WAYS, 4)
+        learner = ReplayLearner(classifier, memory, lambda _: [by_teacher[one] for one in own], config, 3, **more)
+        learner._augmented = lambda visits, random: [visit.images.float() / 255 for visit in visits]
+        return learner
+
+    made(teachers, grouping=grouping, regulariser=regulariser).step()
+    assert seen == [members]
+    expected = [] if held_out is None else [made([held_out]).step().loss]
+    assert [float(value) for value in regulariser.values] == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_last_visit_is_held_out_of_a_meta_iteration() -> None:

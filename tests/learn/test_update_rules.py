@@ -141,6 +141,16 @@ def test_a_grouping_observes_the_losses_before_and_after_each_update(rule: Updat
     assert all(torch.equal(found[name], unobserved[name]) for name in found)
 
 
+@pytest.mark.parametrize("part", [(2, 0, 3, 1), (0, 1, 2, 3)])
+def test_losses_are_in_the_order_of_the_members_whatever_the_order_of_a_sub_group(part: tuple[int, ...]) -> None:
+    grouping = Noted()
+    grouping.sub_groups = lambda members: (part,)  # pyright: ignore[reportAttributeAccessIssue]
+    carried_out(GroupsInTurn(), grouping, steps=1)
+    ((sources, members, before, _),) = grouping.seen
+    assert (sources, members) == ([MEMBERS[position] for position in part], [*MEMBERS])
+    torch.testing.assert_close(before, torch.stack([loss(START) for loss in LOSSES]))
+
+
 def test_losses_are_measured_again_for_a_grouping_that_observes_only() -> None:
     asked: list[int] = []
 
@@ -231,12 +241,22 @@ def test_a_single_sub_group_in_turn_learns_as_jointly() -> None:
     for size in (3, 5):
         config = CONFIG.model_copy(update={"update": "in-turn", "teachers_per_update": size})
         assert_equal_states(learned(config).state(), joint.state())
-    singles = learned(CONFIG.model_copy(update={"update": "in-turn"}))
+    singles = learned(CONFIG.model_copy(update={"update": "in-turn", "teachers_per_update": 1}))
     name = "parameters.to_features.weight"
     assert not torch.equal(singles.state()[name], joint.state()[name])
     counts = {int(value) for key, value in singles.state().items() if key.startswith("optimiser.step.")}
     assert counts == {18}  # three steps of the optimiser a step
     assert_equal_states(learned(CONFIG, update=GroupsInTurn()).state(), singles.state())
+
+
+def test_updates_in_turn_are_regularised_by_default_but_not_those_of_one_teacher() -> None:
+    for given, regularised in ({}, True), ({"teachers_per_update": 1}, False):
+        regularisation = {"displacement": 1e-2, "strength": 1e-2}
+        options = CONFIG.model_dump(exclude={"update", "teachers_per_update"}) | given
+        config = LearningConfig.model_validate(options | {"update": "in-turn", "regularisation": regularisation})
+        report = learned(config, steps=0).step()
+        assert (report.disagreement > 0) == regularised
+        assert (report.relative_change > 0) == regularised
 
 
 def test_sub_groups_in_turn_learn_the_same_by_threads_and_played_back(monkeypatch: pytest.MonkeyPatch) -> None:

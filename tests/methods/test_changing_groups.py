@@ -99,6 +99,9 @@ def test_selective_groups_need_updates_in_turn() -> None:
     for preset in ("default", "published"):
         with pytest.raises(UsageError, match=r"grouping\.strategy selective needs learning\.update in-turn, not joint"):
             resolve_config({"preset": preset, "grouping": {"strategy": "selective"}})
+        selective = {"grouping": {"strategy": "selective", "shuffle": True}, "learning": {"update": "in-turn"}}
+        with pytest.raises(UsageError, match=r"grouping.*strategy selective uses no distances .* set it to false"):
+            resolve_config({"preset": preset, **selective})
     overrides = with_overrides(None, ["grouping.strategy=selective", "learning.update=in-turn"])
     assert "strategy: selective  # dispersed | " in options_text(resolve_config(overrides))
     assert "    warm_up_steps: 100  # steps in which" in options_text(resolve_config())

@@ -1,7 +1,7 @@
 """Architectures, groupings, regularisers and learners that are registered are built, checked and used by name."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,16 @@ from metazoo.pipeline.layout import GROUPING, META_MODEL
 from metazoo.runs.config import resolve_config
 from metazoo.runs.option_list import options_text
 from metazoo.storage.tensor_files import read_tensors
-from metazoo.taskspace import ChangingGroups, FixedGrouping, Partition, ProbeConfig, group
+from metazoo.taskspace import (
+    AffinityConfig,
+    ChangingGroups,
+    CheckedGrouping,
+    FixedGrouping,
+    Grouping,
+    Partition,
+    ProbeConfig,
+    group,
+)
 
 SHAPE: dict[str, Any] = {"classes": 3, "channels": 3, "input_size": 16}
 
@@ -152,8 +161,56 @@ def test_a_run_learns_from_groups_of_a_registered_strategy_that_change(tmp_path:
         config = {**OPTIONS, "grouping": {"strategy": strategy}}
         run = metazoo.train(zoo, out=tmp_path / strategy, config=config, workers=1)
         weights.append(read_tensors(run.path / META_MODEL / "model.safetensors"))
-    assert made == [3]
+    assert made == [3, 3]  # one is a trial
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+
+class Faulty(Grouping):
+    """Grouping with given groups and sub-groups."""
+
+    def __init__(self, groups: Any, parts: Any = ()) -> None:
+        self._groups, self._parts = groups, parts
+
+    def draw(self, step: int, random: torch.Generator) -> Partition:
+        return Partition(self._groups, "faulty")
+
+    def sub_groups(self, members: Sequence[int]) -> Any:
+        return self._parts
+
+
+@pytest.mark.parametrize(
+    ("strategy", "problem"),
+    [
+        (ChangingGroups(lambda count: Faulty(count)), "for 3 teachers (TypeError: "),  # pyright: ignore[reportArgumentType]
+        (ChangingGroups(lambda count, _: Faulty(((0, 1),))), "draws no partition of the 3 teachers in step 0"),
+        (ChangingGroups(lambda count, _: Faulty(((0, 1, 2), ()))), "draws no partition of the 3 teachers in step 0"),
+        (
+            ChangingGroups(lambda count, _: Faulty(((0, 1, 2),), ((0,), (0,)))),
+            "3 members of a step into the sub-groups",
+        ),
+        (ChangingGroups(lambda count, _: Faulty(((0, 1, 2),), ((2, 0, 1), ()))), "into the sub-groups ((2, 0, 1), ())"),
+        (ChangingGroups(lambda count, _: Faulty(((0, 1, 2),), (7, 8))), "fails for 3 teachers (Type"),
+        (Faulty, "is neither a function of distances nor ChangingGroups"),
+    ],
+)
+def test_a_faulty_grouping_is_refused_before_any_work(tmp_path: Path, strategy: Any, problem: str) -> None:
+    metazoo.register_grouping("faulty", strategy)
+    zoo, config = untrained(tmp_path / "zoo"), {**OPTIONS, "grouping": {"strategy": "faulty"}}
+    with raises(UsageError, subject="grouping 'faulty'", problem=problem):
+        metazoo.train(zoo, out=tmp_path / "run", config=config, workers=1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_grouping_is_checked_in_every_step() -> None:
+    class Later(Faulty):
+        def draw(self, step: int, random: torch.Generator) -> Partition:
+            return Partition(((0, 1, 2),) if step < 5 else ((0, 1),), "later")
+
+    metazoo.register_grouping("later", ChangingGroups(lambda *_: Later(())))
+    grouping, random = CheckedGrouping("later", 3, AffinityConfig()), torch.Generator()
+    assert grouping.draw(4, random).groups == ((0, 1, 2),)
+    with raises(UsageError, subject="grouping 'later'", problem="3 teachers in step 5"):
+        grouping.draw(5, random)
 
 
 @pytest.mark.parametrize("answer", [np.zeros(4, int), np.zeros(5), [0] * 5])

@@ -1,4 +1,4 @@
-"""Complete workflow with an architecture, a head and a method of another package."""
+"""Complete workflow with an architecture, a grouping, a head and a method of another package."""
 
 import json
 import re
@@ -12,15 +12,19 @@ from error_checks import raises
 from image_folders import SIDE, write_images
 from plugin_helpers import done, refused, without_plugins
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from training_helpers import OPTIONS as TGR_OPTIONS
 from training_helpers import content
 
 import metazoo
 from metazoo.errors import ArtefactError, ZooError
 from metazoo.features.heads import NearestMeanEuclidean, get_head
 from metazoo.models import ClassifierSpec, build_classifier, network_with_weights, network_without_weights
+from metazoo.pipeline.layout import GROUPING
 from metazoo.plugins import load_plugin, registered_modules
 from metazoo.runs.record import Run
+from metazoo.storage.run_folder import RunFolder
 from metazoo.storage.tensor_files import write_tensors
+from metazoo.taskspace import AffinityConfig, CheckedGrouping
 from metazoo.zoo import Zoo
 
 PLUGIN = ("--plugin", "sample_plugin")
@@ -232,8 +236,18 @@ def test_the_head_is_discriminant_analysis() -> None:
     assert torch.equal(single.scores(queries).argmax(-1), nearest.scores(queries).argmax(-1))
 
 
+def test_a_run_learns_from_pairs_that_are_drawn_in_every_step(zoo: Zoo, tmp_path: Path) -> None:
+    grouping = CheckedGrouping("drawn-pairs", 5, AffinityConfig())
+    drawn = [grouping.draw(step, torch.Generator().manual_seed(step)).groups for step in range(4)]
+    assert all([len(members) for members in groups] == [2, 2, 1] for groups in drawn)
+    assert len({*drawn}) > 1
+    config = {**TGR_OPTIONS, "grouping": {"strategy": "drawn-pairs"}}
+    run = metazoo.train(zoo, "tgr", out=tmp_path / "run", config=config, workers=1)
+    assert not RunFolder(run.path).has(GROUPING)
+
+
 def test_the_page_on_extending_shows_these_files() -> None:
     page = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
-    for name in ("architecture", "head", "method"):
+    for name in ("architecture", "grouping", "head", "method"):
         source = (Path(__file__).parent / "sample_plugin" / f"{name}.py").read_text(encoding="utf-8")
         assert f"```python\n{source}```\n" in page

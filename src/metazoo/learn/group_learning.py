@@ -163,7 +163,7 @@ class GroupLearner:
         self._optimiser = MetaOptimiser(self._parameters, config.learning_rate)
         self._pool: tuple[int, AugmentedImages, list[Tensor]] | None = None
         self._mixed: tuple[int, Groups] | None = None  # number of the pool, and groups that it mixes within
-        self._directed: dict[Regulariser, Repeated[Direction]] = {}
+        self._directed: dict[tuple[Regulariser, bool], Repeated[Direction]] = {}
 
     def step(self) -> StepReport:
         """Learn from one group.
@@ -183,7 +183,8 @@ class GroupLearner:
         if regulariser.needs_held_out:
             random = generator(self._seed, "learn", "held out", self.steps_done)
             teacher = _another(members, (partition.groups[number], sum(partition.groups, ())), random)
-            held_out = _some(by_owner[teacher], size, random).unsqueeze(0)
+            if teacher is not None:
+                held_out = _some(by_owner[teacher], size, random).unsqueeze(0)
         rate = config.learning_rate * self._schedule()
         step = MemberStep(
             members,
@@ -223,16 +224,17 @@ class GroupLearner:
     ) -> Direction:
         """Direction of members that each see the images of a row of `indices`, valid until the next call."""
         device = self._bank.images.device
-        if regulariser not in self._directed:
+        key = regulariser, held_out is not None
+        if key not in self._directed:
 
             def direct(rows: Tensor) -> Direction:
                 losses = [self._loss(pool, row) for row in rows]
-                last = losses.pop() if regulariser.needs_held_out else None
+                last = losses.pop() if key[1] else None
                 return regulariser.direction(losses, self._parameters, self._threads, held_out=last)
 
-            self._directed[regulariser] = Repeated(direct, device, recordable=regulariser.recordable)
+            self._directed[key] = Repeated(direct, device, recordable=regulariser.recordable)
         rows = (indices if held_out is None else torch.cat([indices, held_out])).to(device)
-        found = self._directed[regulariser](rows)
+        found = self._directed[key](rows)
         if not bool(found.losses.isfinite().all()):
             raise DataError(
                 "meta-model",
@@ -328,8 +330,8 @@ def _some(indices: Tensor, count: int, random: torch.Generator) -> Tensor:
     return indices[torch.randint(len(indices), (count,), generator=random)]
 
 
-def _another(members: Sequence[int], groups: Sequence[Sequence[int]], random: torch.Generator) -> int:
-    """Draw a teacher that is not in `members` from the first group with one; a member if there is none."""
+def _another(members: Sequence[int], groups: Sequence[Sequence[int]], random: torch.Generator) -> int | None:
+    """Draw a teacher that is not in `members` from the first group with one; None if there is none."""
     others = ([index for index in group if index not in members] for group in groups)
-    candidates = next(filter(None, others), members)
-    return candidates[int(torch.randint(len(candidates), (1,), generator=random))]
+    candidates = next(filter(None, others), [])
+    return candidates[int(torch.randint(len(candidates), (1,), generator=random))] if candidates else None

@@ -66,7 +66,10 @@ Update = Annotated[
     UpdateName, Field(description="joint: one update per step; in-turn: one for each sub-group of teachers")
 ]
 TeachersPerUpdate = Annotated[
-    int, Field(ge=1, description="teachers of a sub-group; unused by joint and selective groups")
+    int,
+    Field(
+        ge=1, description="teachers of a sub-group; 1: nothing is regularised; unused by joint and by selective groups"
+    ),
 ]
 
 
@@ -106,4 +109,4 @@ class LearningConfig(DistillationConfig):
 
     regularisation: RegularisationConfig = RegularisationConfig()
     update: Update = "joint"
-    teachers_per_update: TeachersPerUpdate = 1
+    teachers_per_update: TeachersPerUpdate = 2

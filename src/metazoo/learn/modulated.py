@@ -52,7 +52,9 @@ class GateConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     learning_rate: float = Field(default=1e-2, ge=0, description="learning rate of Adam; 0: the weights remain 1")
-    step: float = Field(default=5e-4, gt=0, description="length of the step whose held-out loss trains the gate")
+    step: float = Field(
+        default=5e-4, gt=0, description="factor of the gradient in the step whose held-out loss trains the gate"
+    )
 
 
 def first_weights() -> Parameters:

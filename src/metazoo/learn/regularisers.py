@@ -80,7 +80,7 @@ class Regulariser(ABC):
             threads: worker threads that share the members.
             displaced: losses of the members on other images, for the gradients at displaced points of the implicit
                 form; None: `losses`.
-            held_out: loss of another teacher; None unless `needs_held_out`.
+            held_out: loss of another teacher; None unless `needs_held_out`, and where all teachers are members.
         """
 
     def state(self) -> dict[str, Tensor]:

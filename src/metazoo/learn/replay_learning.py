@@ -159,7 +159,7 @@ class ReplayLearningConfig(BaseModel):
         displacement=1e-3, strength=1e-3, differentiate_displacement=True
     )
     update: Update = "joint"
-    teachers_per_update: TeachersPerUpdate = 1
+    teachers_per_update: TeachersPerUpdate = 2
     replay: ReplayConfig = ReplayConfig()
 
 
@@ -187,7 +187,8 @@ class ReplayLearner:
         classifier: meta-model to train, with its head.
         memory: memory of the classes of all teachers.
         visit: function from the number of a meta-iteration to its visits. If the regulariser needs a held-out loss, the
-            last of two or more visits provides it and gives no direction.
+            last visit to a teacher without other visits provides it and gives no direction. Nothing is held out if
+            there is none, or a single visit.
         config: options of the learning.
         seed: seed of the run.
         grouping: grouping from which the visited teachers are drawn; None if it neither observes nor has a state.
@@ -233,14 +234,17 @@ class ReplayLearner:
             DataError: a loss is not finite; the iteration is named.
         """
         number = self.steps_done
-        visits = self._visit(number)
+        visits = [*self._visit(number)]
         for visit in visits:
             if self._grows:
                 self.memory.add(visit.images, visit.identities)
+        regulariser = self._regulariser if self._config.regularisation.is_due(number + 1) else self._mean
+        alone = _last_alone(visits) if regulariser.needs_held_out else None
+        if alone is not None:
+            visits.append(visits.pop(alone))
         losses = self._losses(visits, "augment", number)
         second = self._losses(visits, "augment again", number) if self._config.second_augmentation else losses
-        regulariser = self._regulariser if self._config.regularisation.is_due(number + 1) else self._mean
-        held_out = losses.pop() if regulariser.needs_held_out and len(losses) > 1 else None
+        held_out = losses.pop() if alone is not None else None
         parameters = self._optimiser.parameters
 
         def direct(positions: Sequence[int]) -> Direction:
@@ -319,3 +323,10 @@ class ReplayLearner:
         if self._grows:
             self.memory.restore(tensors)
         self.steps_done = steps_done
+
+
+def _last_alone(visits: Sequence[Visit]) -> int | None:
+    """Position of the last visit to a teacher without other visits; None if there is none, or a single visit."""
+    teachers = [visit.teacher for visit in visits]
+    alone = [position for position, teacher in enumerate(teachers) if teachers.count(teacher) == 1]
+    return alone[-1] if alone and len(visits) > 1 else None

@@ -134,7 +134,7 @@ class GroupsInTurn(UpdateRule):
         parts = [everyone[start : start + self._size] for start in everyone[:: self._size]]
         for positions in step.sub_groups or parts:
             direction = step.direction(positions)
-            known = direction.losses if len(positions) == len(step.members) else losses
+            known = direction.losses if [*positions] == [*everyone] else losses
             losses = step.descend(direction.gradient, positions, known)
 
 

@@ -39,7 +39,7 @@ from metazoo.pipeline.embedding_stage import GroupingOf, check_probe, group_teac
 from metazoo.pipeline.shared_config import GroupingConfig
 from metazoo.pipeline.stage_plan import StagePlan, embedding_plans
 from metazoo.pipeline.workspace import Workspace
-from metazoo.taskspace import ImageNetProbe, ProbeConfig
+from metazoo.taskspace import ImageNetProbe, ProbeConfig, try_strategy
 from metazoo.taskspace.probe import probe_spec
 from metazoo.zoo import Zoo
 
@@ -80,6 +80,7 @@ class TaskGroupingsRegularization(Method):
 
     def check(self, zoo: Zoo, config: TgrConfig | PublishedTgrConfig, seed: int) -> None:  # noqa: D102
         network_without_weights(config.meta_model.spec(zoo))
+        try_strategy(config.grouping.strategy, len(zoo), config.grouping.affinity)
         if config.grouping.by_distances and config.probe.trained:
             network_without_weights(probe_spec(config.probe, sum(contract.spec.classes for contract in zoo)))
         elif config.grouping.by_distances:

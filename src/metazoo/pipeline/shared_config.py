@@ -3,11 +3,11 @@
 from collections import Counter
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_serializer, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_serializer, field_validator, model_validator
 
 from metazoo.learn.update_rules import UpdateName
 from metazoo.models import ArchitectureName, Argument, ClassifierSpec, check_width
-from metazoo.taskspace import GROUPINGS, AffinityConfig, ChangingGroups, Grouping, Strategy
+from metazoo.taskspace import GROUPINGS, AffinityConfig, ChangingGroups, CheckedGrouping, Grouping, Strategy
 from metazoo.zoo import Zoo
 
 
@@ -17,14 +17,26 @@ class GroupingConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     strategy: Strategy = Field(default="dispersed", description="strategy of `metazoo.taskspace.groupings`")
-    groups: int = Field(default=5, ge=1, description="number of groups; at most half the number of teachers")
+    groups: int = Field(
+        default=5, ge=1, description="number of groups, at most half the number of teachers; unused by selective"
+    )
     similarity: Literal["scale-free", "published"] = Field(
-        default="scale-free", description="published: one epsilon for all tensors, and values rounded to 4 decimals"
+        default="scale-free",
+        description="published: one epsilon for all tensors, and values rounded to 4 decimals; unused by selective",
     )
     shuffle: bool = Field(
-        default=False, description="control: permute the teachers of the dissimilarity matrix before grouping"
+        default=False,
+        description="control: permute the teachers of the dissimilarity matrix before grouping; refused by selective",
     )
-    affinity: AffinityConfig = Field(default=AffinityConfig(), description="options of selective groups")
+    affinity: AffinityConfig = Field(
+        default=AffinityConfig(), description="options of groups that change; unused by strategies by distances"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "GroupingConfig":
+        if self.shuffle and not self.by_distances:
+            raise ValueError(f"strategy {self.strategy} uses no distances that shuffle could permute; set it to false")
+        return self
 
     @property
     def by_distances(self) -> bool:
@@ -33,8 +45,7 @@ class GroupingConfig(BaseModel):
 
     def changing(self, count: int) -> Grouping | None:
         """Grouping of `count` teachers that changes while the meta-model learns; None if groups are made once."""
-        strategy = GROUPINGS.get(self.strategy)
-        return strategy.build(count, self.affinity) if isinstance(strategy, ChangingGroups) else None
+        return None if self.by_distances else CheckedGrouping(self.strategy, count, self.affinity)
 
     def check_update(self, update: UpdateName) -> None:
         """Check that the groups matter for an update rule.

@@ -3,7 +3,15 @@
 from metazoo.renamed import former_names
 from metazoo.taskspace.embeddings import FisherEmbeddings, TaskEmbedding, write_embeddings
 from metazoo.taskspace.fisher import diagonal_fisher
-from metazoo.taskspace.groupings import GROUPINGS, ChangingGroups, Strategy, group, register_grouping
+from metazoo.taskspace.groupings import (
+    GROUPINGS,
+    ChangingGroups,
+    CheckedGrouping,
+    Strategy,
+    group,
+    register_grouping,
+    try_strategy,
+)
 from metazoo.taskspace.imagenet_probe import ImageNetProbe
 from metazoo.taskspace.partitions import FixedGrouping, Grouping, Partition
 from metazoo.taskspace.probe import Probe, ProbeConfig, train_probe
@@ -22,6 +30,7 @@ __all__ = [
     "PUBLISHED_EPSILON",
     "AffinityConfig",
     "ChangingGroups",
+    "CheckedGrouping",
     "FisherEmbeddings",
     "FixedGrouping",
     "GroupQuality",
@@ -43,6 +52,7 @@ __all__ = [
     "register_grouping",
     "similarity_matrix",
     "train_probe",
+    "try_strategy",
     "write_embeddings",
 ]
 

@@ -10,7 +10,7 @@ only approximates it, and groups may have any size.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, final
 
@@ -20,7 +20,7 @@ from pydantic import AfterValidator
 from sklearn.cluster import SpectralClustering
 from torch import Tensor
 
-from metazoo.errors import DataError, UsageError
+from metazoo.errors import DataError, MetazooError, UsageError
 from metazoo.plugins import Registry
 from metazoo.taskspace.exchange import largest_within
 from metazoo.taskspace.partitions import Grouping, Partition
@@ -139,7 +139,8 @@ class ChangingGroups:
     """Strategy whose groups change while the meta-model learns; it needs no distances.
 
     Attributes:
-        build: function that makes the `Grouping` of N teachers, from N and the options of affinity.
+        build: function that makes the `Grouping` of N teachers, from N and the options of affinity. It is also called
+            for a trial before any work.
         in_turn: whether the groups matter only if they are updated in turn; then other update rules are refused.
     """
 
@@ -164,3 +165,78 @@ register_grouping = GROUPINGS.register
 
 Strategy = Annotated[str, AfterValidator(GROUPINGS.validate)]
 """Type of an option that names a grouping; validation refuses unknown names."""
+
+
+@final
+class CheckedGrouping(Grouping):
+    """Grouping of a strategy that refuses groups that a learner cannot use.
+
+    Args:
+        strategy: name of `ChangingGroups` in `GROUPINGS`.
+        count: number of teachers.
+        options: options of affinity.
+
+    Raises:
+        UsageError: the strategy groups by distances, or `draw` or `sub_groups` returns no partition.
+    """
+
+    def __init__(self, strategy: str, count: int, options: AffinityConfig) -> None:
+        changing = GROUPINGS.get(strategy)
+        if not isinstance(changing, ChangingGroups):
+            raise UsageError(f"grouping {strategy!r}", "groups by distances", "register it as ChangingGroups")
+        self._strategy, self._count, self._grouping = strategy, count, changing.build(count, options)
+        self.observes = self._grouping.observes
+
+    def draw(self, step: int, random: torch.Generator) -> Partition:  # noqa: D102
+        found = self._grouping.draw(step, random)
+        if not isinstance(found, Partition) or not _splits(found.groups, self._count):
+            problem = f"draws no partition of the {self._count} teachers in step {step}"
+            raise UsageError(f"grouping {self._strategy!r}", problem, "put each teacher into one group")
+        return found
+
+    def sub_groups(self, members: Sequence[int]) -> tuple[tuple[int, ...], ...]:  # noqa: D102
+        found = self._grouping.sub_groups(members)
+        if found and not _splits(found, len(members)):
+            problem = f"splits the {len(members)} members of a step into the sub-groups {found}"
+            remedy = "put each position of a member into one sub-group"
+            raise UsageError(f"grouping {self._strategy!r}", problem, remedy)
+        return found
+
+    def observe(  # noqa: D102
+        self, sources: Sequence[int], members: Sequence[int], losses_before: Tensor, losses_after: Tensor
+    ) -> None:
+        self._grouping.observe(sources, members, losses_before, losses_after)
+
+    def state(self) -> dict[str, Tensor]:  # noqa: D102
+        return self._grouping.state()
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:  # noqa: D102
+        self._grouping.restore(tensors)
+
+
+def _splits(groups: Sequence[Sequence[int]], count: int) -> bool:
+    """Whether the groups have each number from 0 to `count` - 1 once, and none is empty."""
+    return all(map(len, groups)) and sorted(index for group in groups for index in group) == list(range(count))
+
+
+def try_strategy(strategy: str, count: int, options: AffinityConfig) -> None:
+    """Check a strategy before any work; if its groups change, draw some for `count` teachers.
+
+    Raises:
+        UsageError: the strategy is unknown or neither a function nor `ChangingGroups`, or the draw fails.
+    """
+    split, subject = GROUPINGS.get(strategy), f"grouping {strategy!r}"
+    if not isinstance(split, ChangingGroups):
+        if isinstance(split, type) or not callable(split):
+            problem = f"is neither a function of distances nor ChangingGroups, but {split!r}"
+            raise UsageError(subject, problem, "register a function or ChangingGroups")
+        return
+    try:
+        grouping = CheckedGrouping(strategy, count, options)
+        grouping.sub_groups(grouping.draw(0, torch.Generator().manual_seed(0)).groups[0])
+    except MetazooError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        problem = f"fails for {count} teachers ({type(error).__name__}: {reason})"
+        raise UsageError(subject, problem, "correct the package that registers it") from error

@@ -49,8 +49,8 @@ class SelectiveGrouping(Grouping):
     different groups meet in a step, and the affinity between groups remains known.
 
     Affinity propagation forms the groups, after the columns of the affinities are divided by their diagonal and the
-    matrix is made symmetric. The old groups remain if it does not converge. A teacher whose own updates have not
-    lowered its loss on average, so that its column cannot be divided, is a group of its own.
+    matrix is made symmetric. The old groups remain if it does not converge. A teacher whose own updates have
+    never lowered its loss, so that its column cannot be divided, is a group of its own.
 
     Deviations from the published code:
 

@@ -1,5 +1,5 @@
-"""Package that registers an architecture, a head and a method with metazoo."""
+"""Package that registers an architecture, a grouping, a head and a method with metazoo."""
 
-from . import architecture, head, method
+from . import architecture, grouping, head, method
 
-__all__ = ["architecture", "head", "method"]
+__all__ = ["architecture", "grouping", "head", "method"]
