@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from metazoo.errors import MetazooError, UsageError
-from metazoo.fusion.average import HEAD
+from metazoo.fusion.average import HEAD, distinct_tensors
 from metazoo.models import ImageClassifier, Network
 
 Axis = tuple[str, int]
@@ -119,8 +119,7 @@ _QUERIES = {"size", "dim", "ndimension", "numel", "len", "is_floating_point", "s
 class _Trace(TorchFunctionMode):
     def __init__(self, network: Network, architecture: str) -> None:
         super().__init__()
-        tensors = [*network.named_parameters(), *network.named_buffers()]
-        self._names = {id(tensor): name for name, tensor in tensors}
+        self._names = {id(tensor): name for name, tensor in distinct_tensors(network).items()}
         self._architecture = architecture
         self._parents: list[int] = []
         self._axes: dict[Axis, list[int]] = {}
