@@ -146,7 +146,7 @@ def test_identical_models_are_reproduced() -> None:
 
 def test_layers_are_all_parameters_and_nothing_else() -> None:
     models = [classifier("thin-resnet", seed, width=4) for seed in range(2)]
-    layers = layers_of(models)
+    layers = [*layers_of(models)]
     counts = [
         sum(each.numel() for name, each in model.network.named_parameters() if "head" not in name) for model in models
     ]
