@@ -180,12 +180,12 @@ class _Trace(TorchFunctionMode):
         numbers: dict[int, dict[int, int]] = defaultdict(dict)
         patterns: dict[int, list[tuple[Axis | int, int]]] = defaultdict(list)
         arranged = ((number, labels.flatten().tolist()) for number, labels in enumerate(self._arrangements))
-        for place, labels in itertools.chain(self._axes.items(), arranged):
+        for source, labels in itertools.chain(self._axes.items(), arranged):
             for index, label in enumerate(labels):
                 root = self._root(label)
-                patterns[root].append((place, numbers[root].setdefault(label, len(numbers[root]))))
-                if isinstance(place, tuple):
-                    found[root][place].append(index)
+                patterns[root].append((source, numbers[root].setdefault(label, len(numbers[root]))))
+                if isinstance(source, tuple):
+                    found[root][source].append(index)
         pinned = {self._root(label) for label in range(fixed)}
         alike: dict[object, list[int]] = {}
         for root in sorted(found):
