@@ -66,6 +66,26 @@ def test_saving_again_gives_equal_bytes(meta_model: Path, tmp_path: Path) -> Non
     assert content(tmp_path / "again") == content(meta_model)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("blocks.1.0.weight", float("inf"), "not finite in tensor blocks.1.0.weight"),
+        ("blocks.2.1.running_var", -1.0, "negative variance in tensor blocks.2.1.running_var"),
+    ],
+)
+def test_a_model_that_could_not_be_loaded_is_not_saved(name: str, value: float, problem: str, tmp_path: Path) -> None:
+    folder, model = tmp_path / "one", MetaModel(network(), method="tgr", preset="default", seed=3)
+    model.save(folder)
+    before = content(tmp_path)
+    model.networks[0].network.state_dict()[name][0] = value
+    with raises(ArtefactError, subject=str(folder), problem=problem, remedy="lower the learning rate"):
+        model.save(folder)
+    assert content(tmp_path) == before
+    with raises(ArtefactError, subject="new", problem=problem, remedy="lower the learning rate"):
+        model.save(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("head", ["nearest-mean", "fine-tune"])
 def test_a_meta_model_adapts_as_its_network(meta_model: Path, head: str) -> None:
     classifier = MetaModel.load(meta_model).adapt(pictures(7), LABELS, NAMES, head=head, batch_norm="support")

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from metazoo.fusion.average import feature_tensors
 from metazoo.fusion.channel_groups import ChannelGroup, permuted
 from metazoo.models import ClassifierSpec, ImageClassifier, Network, build_classifier
 
@@ -48,9 +49,32 @@ def with_tensors(like: ImageClassifier, tensors: dict[str, Tensor]) -> ImageClas
 
 
 def shuffled_copy(of: ImageClassifier, groups: Sequence[ChannelGroup], seed: int) -> ImageClassifier:
-    tensors = {name: tensor for name, tensor in of.network.state_dict().items() if not name.startswith("head.")}
-    return with_tensors(of, permuted(tensors, groups, random_orders(groups, seed)))
+    return with_tensors(of, permuted(feature_tensors(of), groups, random_orders(groups, seed)))
 
 
 def pictures(count: int, side: int = 32, seed: int = 0) -> Tensor:
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+class Sharing(nn.Module):
+    """Network with a module, and a weight of two convolutions, under two names each."""
+
+    def __init__(self, classes: int, channels: int, input_size: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(channels, 6, 3)
+        self.block = nn.Sequential(nn.Conv2d(6, 6, 3), nn.BatchNorm2d(6), nn.ReLU())
+        self.again = self.block
+        self.narrow, self.wide = nn.Conv2d(6, 6, 3), nn.Conv2d(6, 6, 3, padding=1)
+        self.wide.weight = self.narrow.weight
+        self.head = nn.Linear(6, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        found = self.again(self.block(self.stem(images)))
+        return self.head(self.narrow(found).relu().mean((2, 3)) + self.wide(found).relu().mean((2, 3)))
+
+
+def sharing(seed: int) -> ImageClassifier:
+    """Classifier with a `Sharing`, which must be registered as `sharing`."""
+    own = spec("sharing", size=12).model_copy(update={"arguments": {}})
+    made = build_classifier(own, torch.Generator().manual_seed(seed))
+    return ImageClassifier(own, individual(made.network, seed)).eval()

@@ -114,6 +114,12 @@ NORM, DEPTHWISE = nn.LayerNorm(6), nn.Conv2d(6, 12, 3, groups=6)
         (custom(lambda x: torch.cat([x[:, :3].relu(), x[:, 3:].tanh()], 1)), [3, 3, 5]),
         # A gated linear unit ties the channels of both halves.
         (custom(lambda x: x[:, :3] * x[:, 3:].sigmoid(), 3), [3, 5]),
+        # Of three products, one has its factors exchanged.
+        (custom(lambda x: x[:, [0, 4, 2]] * x[:, [3, 1, 5]].relu(), 3), [2, 5]),
+        # Pairs whose halves are summed alike, but that arrive in another order.
+        (custom(lambda x: (x + x[:, [3, 4, 5, 0, 1, 2]].relu())[:, [0, 4, 2, 3, 1, 5]]), [2, 5]),
+        # Two cycles of three in opposite directions.
+        (custom(lambda x: x + x[:, [2, 5, 4, 1, 0, 3]].relu()), [5]),
         # A mean over channels gives one that cannot be exchanged, and channels that can only stay.
         (custom(lambda x: x - x.mean(1, keepdim=True)), [5]),
     ],

@@ -6,14 +6,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from fusion_helpers import classifier, pictures, random_orders, shuffled_copy, with_tensors
+from fusion_helpers import Sharing, classifier, pictures, random_orders, sharing, shuffled_copy, with_tensors
+from plugins.plugin_helpers import without_plugins
 from torch import Tensor
 
 from metazoo.fusion import average_parameters, fuse_by_transport
 from metazoo.fusion.average import feature_tensors
 from metazoo.fusion.channel_groups import channel_groups, permuted
 from metazoo.fusion.optimal_transport import align
-from metazoo.models import ImageClassifier
+from metazoo.models import ImageClassifier, register_architecture
 
 NETWORKS = [("conv4", 8), ("resnet18", 4), ("cifar-resnet20", 4), ("mobilenet-v2", 4), ("lenet5", 4)]
 
@@ -41,6 +42,22 @@ def test_permuted_copies_fuse_to_the_original(architecture: str, width: int) -> 
     torch.testing.assert_close(fused.features(images), original.features(images))
     assert not torch.allclose(plain.features(images), original.features(images), rtol=0.1)
     assert not fused.network.head.weight.any()
+
+
+def test_permuted_copies_of_a_network_with_shared_tensors_fuse_to_the_original() -> None:
+    with without_plugins():
+        register_architecture("sharing", Sharing)
+        original = sharing(0)
+        groups, images = channel_groups(original), pictures(4, 12)
+        copies = [shuffled_copy(original, groups, seed) for seed in range(3)]
+        wanted = original.features(images)
+        for copy in copies:
+            found = copy.features(images)
+            assert not torch.allclose(found, wanted)
+            torch.testing.assert_close(found.sort(1).values, wanted.sort(1).values)
+        fused = fuse_by_transport([*copies, original], original)
+    assert fused is not None
+    torch.testing.assert_close(fused.features(images), wanted)
 
 
 def noisy(of: ImageClassifier, seed: int, noise: float) -> ImageClassifier:

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from fusion_helpers import classifier
+from fusion_helpers import Sharing, classifier, sharing
+from plugins.plugin_helpers import without_plugins
 from torch import Tensor
 
 from metazoo.fusion import RobustInitialisation, layers_of, scaled_products, weighted_sum
 from metazoo.fusion.average import feature_tensors
+from metazoo.models import register_architecture
 
 RATES = {"gamma": 1.5, "inner_rate": 0.05, "learning_rate": 0.1}
 SIZE, MODELS = 3, 4
@@ -144,7 +146,7 @@ def test_identical_models_are_reproduced() -> None:
 
 def test_layers_are_all_parameters_and_nothing_else() -> None:
     models = [classifier("thin-resnet", seed, width=4) for seed in range(2)]
-    layers = layers_of(models)
+    layers = [*layers_of(models)]
     counts = [
         sum(each.numel() for name, each in model.network.named_parameters() if "head" not in name) for model in models
     ]
@@ -180,3 +182,17 @@ def test_a_weighted_sum_sums_parameters_and_averages_buffers() -> None:
         wanted = sum(weight * state[name] for weight, state in zip(own, states, strict=True))
         torch.testing.assert_close(tensor, wanted, rtol=1e-5, atol=1e-6)
     assert not found.network.head.weight.any()
+
+
+def test_a_weighted_sum_counts_shared_parameters_once() -> None:
+    with without_plugins():
+        register_architecture("sharing", Sharing)
+        models = [sharing(seed) for seed in range(3)]
+        weights = torch.tensor([-0.5, 1.2, 0.3], dtype=torch.float64)
+        found = weighted_sum(models, weights, models[0].spec)
+    assert found is not None
+    own = [dict(model.network.named_parameters()) for model in models]
+    for name, tensor in found.network.named_parameters():
+        if not name.startswith("head."):
+            wanted = sum(float(weight) * each[name].detach() for weight, each in zip(weights, own, strict=True))
+            torch.testing.assert_close(tensor.detach(), wanted, rtol=1e-5, atol=1e-6)

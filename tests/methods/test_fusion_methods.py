@@ -167,8 +167,14 @@ def test_dro_that_was_stopped_ends_bit_equal(tmp_path: Path, monkeypatch: pytest
     assert content(tmp_path / "stopped") == content(tmp_path / "whole")
 
 
-def test_dro_reports_divergence(tmp_path: Path) -> None:
-    zoo = different(tmp_path / "zoo")
-    with raises(MetazooError, subject="dro", problem="diverged in 2000", remedy="learning_rate"):
-        train(zoo, "dro", out=tmp_path / "run", config={"learning_rate": 10.0, "epochs": 2000})
+@pytest.mark.parametrize("epochs", [3, 2000])
+def test_dro_reports_divergence_also_of_single_precision(epochs: int, tmp_path: Path) -> None:
+    models = [built(spec(), seed) for seed in range(5)]
+    with torch.no_grad():
+        for parameter in models[3].network.parameters():
+            parameter.mul_(30)
+    zoo = stored(tmp_path / "zoo", *models)
+    problem = f"diverged in {epochs} epochs; model 'model-3' is the farthest"
+    with raises(MetazooError, subject="dro", problem=problem, remedy="omit this model"):
+        train(zoo, "dro", out=tmp_path / "run", config={"learning_rate": 10.0, "epochs": epochs})
     assert not (tmp_path / "run" / META_MODEL).exists()

@@ -171,7 +171,7 @@ class Bundle(Generic[Description]):
 
         Raises:
             UsageError: `folder` is a file, or holds anything but such a bundle.
-            ArtefactError: `folder` cannot be written.
+            ArtefactError: `folder` cannot be written, or a tensor has values with which it could not be read.
         """
         folder = Path(folder).resolve()
         if not folder.name:
@@ -182,6 +182,10 @@ class Bundle(Generic[Description]):
             tensors |= {f"{prefix}{name}": tensor for name, tensor in own.network.state_dict().items()}
         try:
             check_out(folder, type(self.description), overwrite=True)
+            problem = unsound(tensors, tensors)
+            if problem is not None:
+                remedy = "lower the learning rate, or choose another method or head"
+                raise ArtefactError(folder, f"is not written, because its model {problem}", remedy)
             sha256 = write_tensors(temporary / WEIGHTS, tensors)
             write_text(temporary / CARD, self.card)
             written = self.description.model_copy(update={"weights_sha256": sha256})

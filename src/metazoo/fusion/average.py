@@ -60,8 +60,16 @@ def mean_classifier(
 def feature_tensors(classifier: ImageClassifier) -> dict[str, Tensor]:
     """Weights and buffers of a classifier without its head by name, float64 on the CPU."""
     # Integer buffers (numbers of batches) are averaged as floats; copying casts them back.
-    state = classifier.network.state_dict()
-    return {name: tensor.cpu().double() for name, tensor in state.items() if not name.startswith(HEAD)}
+    tensors = distinct_tensors(classifier.network)
+    return {name: tensor.detach().cpu().double() for name, tensor in tensors.items() if not name.startswith(HEAD)}
+
+
+def distinct_tensors(network: Network) -> dict[str, Tensor]:
+    """Weights and buffers of a network by name; a tensor that modules share has only its first name."""
+    first: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        first.setdefault(id(tensor), (name, tensor))
+    return dict(first.values())
 
 
 def check_same_features(zoo: Zoo) -> None:

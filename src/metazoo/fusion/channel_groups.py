@@ -4,10 +4,11 @@ The channels of a hidden layer have no order: if they are permuted together with
 the network computes the same function. The pass below runs the network on *labels* instead of images: every value of an
 activation is the number of the channel that it belongs to. Layers with weights give their outputs new labels and note
 which labels meet which dimension of their weights; operations that move values move the labels; sums and products
-unite the labels of their operands, as the additions of a residual network do. Channels are interchangeable if they
-meet the same dimensions of weights equally often and pass through the same operations.
+unite the labels of their operands, as the additions of a residual network do. Channels are interchangeable if their
+labels meet the same dimensions of weights and the same operations in the same arrangement.
 """
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from metazoo.errors import MetazooError, UsageError
-from metazoo.fusion.average import HEAD
+from metazoo.fusion.average import HEAD, distinct_tensors
 from metazoo.models import ImageClassifier, Network
 
 Axis = tuple[str, int]
@@ -119,13 +120,11 @@ _QUERIES = {"size", "dim", "ndimension", "numel", "len", "is_floating_point", "s
 class _Trace(TorchFunctionMode):
     def __init__(self, network: Network, architecture: str) -> None:
         super().__init__()
-        tensors = [*network.named_parameters(), *network.named_buffers()]
-        self._names = {id(tensor): name for name, tensor in tensors}
+        self._names = {id(tensor): name for name, tensor in distinct_tensors(network).items()}
         self._architecture = architecture
         self._parents: list[int] = []
         self._axes: dict[Axis, list[int]] = {}
-        self._uses: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        self._calls = 0
+        self._arrangements: list[Tensor] = []
         self._rules: dict[str, Callable[..., Tensor]] = {
             "conv2d": self._conv2d,
             "linear": self._linear,
@@ -140,10 +139,10 @@ class _Trace(TorchFunctionMode):
         name = func.__name__.strip("_")
         if not labels or name in _QUERIES:
             return func(*args, **kwargs)
-        for each in labels:
-            self._note_use(each)
+        self._arrangements += [_distinct(each)[0] for each in labels]
         if name in _MOVES:
-            return func(*args, **kwargs)
+            moved = func(*args, **kwargs)
+            return _expanded(moved) if isinstance(moved, Tensor) else moved
         if name in _SINGLE:
             return self._with_one(labels, name, args, kwargs)
         if name in _PAIRED:
@@ -176,19 +175,21 @@ class _Trace(TorchFunctionMode):
 
     def groups(self, fixed: int) -> list[ChannelGroup]:
         """Groups of the labels, except the first `fixed` ones, that occur in tensors."""
-        found: dict[int, dict[Axis, list[int]]] = {}
-        for axis, labels in self._axes.items():
+        found: dict[int, dict[Axis, list[int]]] = defaultdict(lambda: defaultdict(list))
+        # Labels of one root are distinguished by the order in which they first occur.
+        numbers: dict[int, dict[int, int]] = defaultdict(dict)
+        patterns: dict[int, list[tuple[Axis | int, int]]] = defaultdict(list)
+        arranged = ((number, labels.flatten().tolist()) for number, labels in enumerate(self._arrangements))
+        for source, labels in itertools.chain(self._axes.items(), arranged):
             for index, label in enumerate(labels):
-                found.setdefault(self._root(label), {}).setdefault(axis, []).append(index)
-        uses: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        for label, own in self._uses.items():
-            uses[self._root(label)] += own
+                root = self._root(label)
+                patterns[root].append((source, numbers[root].setdefault(label, len(numbers[root]))))
+                if isinstance(source, tuple):
+                    found[root][source].append(index)
         pinned = {self._root(label) for label in range(fixed)}
         alike: dict[object, list[int]] = {}
         for root in sorted(found):
-            counts = tuple((axis, len(indices)) for axis, indices in found[root].items())
-            key = root if root in pinned else (counts, tuple(sorted(uses[root])))
-            alike.setdefault(key, []).append(root)
+            alike.setdefault(root if root in pinned else tuple(patterns[root]), []).append(root)
         return [
             ChannelGroup(len(roots), {axis: torch.tensor([found[r][axis] for r in roots]) for axis in found[roots[0]]})
             for roots in alike.values()
@@ -296,6 +297,7 @@ class _Trace(TorchFunctionMode):
         one, other = _distinct(first, second)
         differs = one != other
         if bool(differs.any()):
+            self._arrangements += [one, other]
             for pair in torch.stack([one[differs], other[differs]]).unique(dim=1).T.tolist():
                 low, high = sorted(map(self._root, pair))
                 self._parents[high] = low
@@ -314,12 +316,6 @@ class _Trace(TorchFunctionMode):
             raise self.refusal("computes the weight of a layer")
         known = self._axes.setdefault((name, dimension), labels.tolist())
         self._unite(torch.tensor(known), labels)
-
-    def _note_use(self, labels: Tensor) -> None:
-        counts = _distinct(labels)[0].unique(return_counts=True)
-        for label, count in zip(*(each.tolist() for each in counts), strict=True):
-            self._uses[label].append((self._calls, count))
-        self._calls += 1
 
 
 def _labels_in(values: Any) -> Iterator[Tensor]:
@@ -343,6 +339,16 @@ def _distinct(*tensors: Tensor) -> list[Tensor]:
     expanded = [not any(strides) for strides in zip(*(tensor.stride() for tensor in tensors), strict=True)]
     kept = tuple(slice(1) if repeated else slice(None) for repeated in expanded)
     return [tensor.as_subclass(Tensor)[kept] for tensor in tensors]
+
+
+def _expanded(labels: Tensor) -> Tensor:
+    """Equal labels, expanded along every dimension in which they do not differ."""
+    kept = labels.as_subclass(Tensor)
+    for dimension in range(kept.ndim):
+        first = kept.narrow(dimension, 0, 1)
+        if kept.shape[dimension] > 1 and bool((kept == first).all()):
+            kept = first
+    return kept.expand_as(labels).as_subclass(_Labels)
 
 
 def _plain(values: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ of parameters times embedding size, and it is a weighted sum of the models, with
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from typing import final
 
 import torch
@@ -106,7 +106,7 @@ class RobustInitialisation:
         return residual
 
 
-def scaled_products(layers: Sequence[Tensor]) -> Tensor:
+def scaled_products(layers: Iterable[Tensor]) -> Tensor:
     """Scalar products [models, models] of models relative to their mean, summed over layers.
 
     Each layer is divided by its spread among the models, so that all layers count alike: sigma^2 of a layer is the
@@ -114,17 +114,15 @@ def scaled_products(layers: Sequence[Tensor]) -> Tensor:
     the log-likelihood of a model is then -1 on average. Layers that are equal in all models count 0.
 
     Args:
-        layers: parameters of each layer, [models, parameters of the layer].
+        layers: parameters of each of one layer or more, [models, parameters of the layer].
     """
-    models = len(layers[0])
-    total = torch.zeros(models, models, dtype=torch.float64)
-    for layer in layers:
-        centred = layer.double() - layer.double().mean(0)
+    total, count = torch.zeros(()), 0
+    for count, layer in enumerate(layers, 1):  # noqa: B007 - used after the loop
+        centred = layer.to(torch.float64, copy=True)
+        centred -= centred.mean(0)
         products = centred @ centred.T
-        spread = products.trace() / models
-        if spread > 0:
-            total += products / (len(layers) * spread)
-    return total
+        total = total + products / (float(products.trace()) / len(layer) or 1.0)
+    return total / count
 
 
 def weighted_sum(
@@ -150,8 +148,11 @@ def weighted_sum(
     return mean_classifier(((each.spec, weighted(each, weight)) for each, weight in parts), spec)
 
 
-def layers_of(classifiers: Iterable[ImageClassifier]) -> list[Tensor]:
-    """Parameters of each layer of the features of all classifiers, float32 [classifiers, parameters of the layer]."""
+def layers_of(classifiers: Iterable[ImageClassifier]) -> Iterator[Tensor]:
+    """Parameters of each layer of the features of all classifiers, float32 [classifiers, parameters of the layer].
+
+    A layer is no longer held once the next one is asked for.
+    """
     rows: dict[str, list[Tensor]] = defaultdict(list)
     for classifier in classifiers:
         own: dict[str, list[Tensor]] = defaultdict(list)
@@ -160,4 +161,5 @@ def layers_of(classifiers: Iterable[ImageClassifier]) -> list[Tensor]:
                 own[name.rpartition(".")[0]].append(parameter.detach().cpu().flatten())
         for layer, tensors in own.items():
             rows[layer].append(torch.cat(tensors))
-    return [torch.stack(own) for own in rows.values()]
+    while rows:
+        yield torch.stack(rows.pop(next(iter(rows))))

@@ -82,9 +82,16 @@ class Dro(Method):
             for _ in range(config.epochs):
                 learner.step(random)
                 advance()
-        if not bool(learner.weights.isfinite().all()):
-            problem = f"diverged in {config.epochs} epochs"
-            raise MetazooError(self.name, problem, "lower learning_rate or inner_rate, or raise gamma")
         fused = weighted_sum((teacher.classifier for teacher in teachers), learner.weights, zoo.contracts[0].spec)
         assert fused is not None  # see `check`
+        # Finite weights of the models can overflow as float32.
+        if not all(bool(tensor.isfinite().all()) for tensor in fused.network.state_dict().values()):
+            distances = products.diagonal().sqrt()
+            farthest = int(distances.argmax())
+            problem = (
+                f"diverged in {config.epochs} epochs; model {zoo.contracts[farthest].name!r} is the farthest from the "
+                f"mean of the models, {float(distances[farthest] / distances.median()):.1f} times the median distance"
+            )
+            remedy = "lower learning_rate or inner_rate, raise gamma, or omit this model if it is far off"
+            raise MetazooError(self.name, problem, remedy)
         return fused.requires_grad_(False)
