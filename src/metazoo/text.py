@@ -1,5 +1,6 @@
 """Foreign text, such as names of files and classes, made safe for a terminal."""
 
+import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,9 +45,8 @@ def expanded_path(given: str) -> Path:
         raise UsageError("path", "is empty", "give a file or folder")
     try:
         path = Path(local_path(given)).expanduser()
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        pass
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.lstat()
     except (OSError, RuntimeError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(shown(given), f"cannot be read ({reason})", "give another path") from error
