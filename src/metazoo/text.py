@@ -1,9 +1,11 @@
 """Foreign text, such as names of files and classes, made safe for a terminal."""
 
+import contextlib
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
-from metazoo.errors import UsageError
+from metazoo.errors import UsageError, shown
 
 # Control characters, line separators, marks of reading direction, and surrogates of undecodable bytes.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -31,3 +33,30 @@ def local_path(given: str) -> str:
         remedy = "download it first, or give hf:OWNER/NAME for a model"
         raise UsageError(printable(given[:100]), "URLs are not read", remedy)
     return given
+
+
+def expanded_path(given: str) -> Path:
+    """Path of a file or folder, existing or not, with `~` and `~NAME` replaced by home folders.
+
+    Raises:
+        UsageError: the text is empty, a URL or `-`, names an unknown user, or is no path to the system.
+    """
+    if not given:
+        raise UsageError("path", "is empty", "give a file or folder")
+    try:
+        path = Path(local_path(given)).expanduser()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.lstat()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(shown(given), f"cannot be read ({reason})", "give another path") from error
+    return path
+
+
+def absolute_path(given: str, folder: Path) -> str:
+    """Absolute path of a file or folder that is relative to `folder`.
+
+    Raises:
+        UsageError: see `expanded_path`.
+    """
+    return str((folder / expanded_path(given)).absolute())

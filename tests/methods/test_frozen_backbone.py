@@ -17,9 +17,10 @@ from transformers_models import transformers_model
 import metazoo
 from metazoo.adapt import MetaModel
 from metazoo.cli import main
-from metazoo.errors import MetazooError, UsageError
+from metazoo.errors import MetazooError, RunError, UsageError
 from metazoo.evaluate import read_contamination
-from metazoo.models import build_classifier
+from metazoo.methods.frozen_backbone import FrozenBackbone
+from metazoo.models import ImageClassifier, build_classifier
 from metazoo.runs.plan import plan_run
 from metazoo.runs.record import Run
 from metazoo.zoo import Zoo
@@ -119,14 +120,79 @@ def test_a_number_of_classes_replaces_names_that_are_then_unknown(
     assert "unknown" in capsys.readouterr().err
 
 
-def test_a_built_in_architecture_is_recognised_by_its_tensors(zoo: Zoo, tmp_path: Path) -> None:
+def own_weights(zoo: Zoo, folder: Path, seed: int = 3) -> ImageClassifier:
+    """Write `w.safetensors` with its description; its architecture follows from the tensors."""
+    folder.mkdir(parents=True, exist_ok=True)
     spec = zoo.contracts[0].spec
-    classifier = build_classifier(spec, torch.Generator().manual_seed(3)).eval()
-    save_file({k: v.contiguous() for k, v in classifier.network.state_dict().items()}, tmp_path / "w.safetensors")
+    classifier = build_classifier(spec, torch.Generator().manual_seed(seed)).eval()
+    save_file({k: v.contiguous() for k, v in classifier.network.state_dict().items()}, folder / "w.safetensors")
     fields = {"mean": spec.mean, "std": spec.std, "input_size": SIDE, "classes": ["x", "y", "z"]}
-    (tmp_path / "w.yaml").write_text(json.dumps(fields))
+    (folder / "w.yaml").write_text(json.dumps(fields))
+    return classifier
+
+
+def test_a_built_in_architecture_is_recognised_by_its_tensors(zoo: Zoo, tmp_path: Path) -> None:
+    classifier = own_weights(zoo, tmp_path)
     run = made(zoo, tmp_path / "run", backbone=str(tmp_path / "w.safetensors"))
     assert torch.equal(run.meta_model.module.features(IMAGES), classifier.features(IMAGES))
+
+
+def begun(zoo: Zoo, out: Path, backbone: str) -> None:
+    """Begin a run, which is stopped before its method does anything."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FrozenBackbone, "train", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            made(zoo, out, backbone=backbone)
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_run_resumed_in_another_folder_has_the_network_it_began_with(
+    zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier = own_weights(zoo, tmp_path / "a", 1)
+    own_weights(zoo, tmp_path / "b", 2)
+    monkeypatch.chdir(tmp_path / "a")
+    begun(zoo, tmp_path / "run", "w.safetensors")
+    monkeypatch.chdir(tmp_path / "b")
+    run = metazoo.train(zoo, out=tmp_path / "run", workers=1, resume=True)
+    assert torch.equal(run.meta_model.module.features(IMAGES), classifier.features(IMAGES))
+    with raises(RunError, problem="begun with another backbone"):
+        other = {"method": "frozen-backbone", "backbone": "w.safetensors"}
+        metazoo.train(zoo, out=tmp_path / "run", config=other, workers=1, resume=True)
+    (tmp_path / "a" / "w.safetensors").unlink()
+    assert metazoo.train(zoo, out=tmp_path / "run", workers=1, resume=True).finished
+
+
+def test_a_run_is_not_resumed_with_a_changed_file(zoo: Zoo, tmp_path: Path) -> None:
+    classifier = own_weights(zoo, tmp_path, 1)
+    weights, description = tmp_path / "w.safetensors", tmp_path / "w.yaml"
+    begun(zoo, tmp_path / "run", str(weights))
+    own_weights(zoo, tmp_path, 2)
+    with raises(RunError, problem="began before the backbone changed", remedy="restore it"):
+        metazoo.train(zoo, out=tmp_path / "run", workers=1, resume=True)
+    own_weights(zoo, tmp_path, 1)
+    description.write_text(description.read_text().replace('"z"', '"other"'))
+    with raises(RunError, problem="began before the description of the backbone changed", remedy="restore it"):
+        metazoo.train(zoo, out=tmp_path / "run", workers=1, resume=True)
+    own_weights(zoo, tmp_path, 1)
+    run = metazoo.train(zoo, out=tmp_path / "run", workers=1, resume=True)
+    assert torch.equal(run.meta_model.module.features(IMAGES), classifier.features(IMAGES))
+
+
+def test_a_name_is_a_model_of_the_zoo_also_beside_a_file_of_that_name(
+    zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model-1").touch()
+    (tmp_path / "vit").mkdir()
+    assert made(zoo, tmp_path / "run", backbone="model-1").description["uses"] == "weights"
+    with raises(UsageError, subject=str(tmp_path / "model-1")):
+        made(zoo, tmp_path / "other", backbone="./model-1")
+    with raises(UsageError, subject="vit", problem="is no model of the zoo", remedy="./vit"):
+        made(zoo, tmp_path / "other", backbone="vit")
 
 
 def refusals(folder: Path) -> list[tuple[dict[str, Any], str, str, str]]:
@@ -135,7 +201,13 @@ def refusals(folder: Path) -> list[tuple[dict[str, Any], str, str, str]]:
     (folder / "empty").mkdir()
     return [
         ({}, "backbone", "missing", "--set backbone="),
-        ({"backbone": "absent"}, "absent", "neither a model of the zoo nor a file", "model-0"),
+        ({"backbone": "absent"}, "absent", "is no model of the zoo", "write ./absent"),
+        ({"backbone": "absent"}, "absent", "is no model of the zoo", "choose one of model-0"),
+        ({"backbone": ""}, "backbone", "is no model of the zoo", ""),
+        ({"backbone": "absent.pth"}, str(Path("absent.pth").absolute()), "is not a file", ".safetensors"),
+        ({"backbone": "a" * 5000 + "/b"}, "aaa", "too long", "another path"),
+        ({"backbone": "~nobodyxyz/b"}, "~nobodyxyz/b", "home directory", "another path"),
+        ({"backbone": "timm:test_resnet", "weights": ""}, "path", "is empty", ""),
         ({"backbone": "hf:owner/name"}, "hf:owner/name", "downloads nothing", "download it"),
         ({"backbone": "https://a.example/b.pth"}, "https", "URLs are not read", "download"),
         ({"backbone": "timm:test_resnet"}, "weights", "missing", "--set weights=FILE"),

@@ -23,6 +23,7 @@ from metazoo.execution.signals import stopped_by
 from metazoo.report import write_report
 from metazoo.runs.record import Run
 from metazoo.study import StudyResults, cells, run_study, runner
+from metazoo.study.cost import Cost, Meter
 from metazoo.zoo import Zoo
 
 FLAT = {f"{section}.{key}": value for section, values in OPTIONS.items() for key, value in values.items()}
@@ -197,16 +198,16 @@ def test_no_cell_begins_after_the_budget(study: dict[str, Any], tmp_path: Path) 
 
 
 def test_costs_add_up_over_attempts_and_shared_recovery(tmp_path: Path) -> None:
-    cost = cells.Cost(10.0, 100, 4.0, 50)
+    cost = Cost(10.0, 100, 4.0, 50)
     cost.write(tmp_path)
-    assert cells.Cost.read(tmp_path) == cost
-    assert cells.Cost(2.0, 30).with_recovery_of(cost) == cells.Cost(6.0, 50, 4.0, 50)
-    with cells._Meter(tmp_path, workers=3) as meter:
+    assert Cost.read(tmp_path) == cost
+    assert Cost(2.0, 30).with_recovery_of(cost) == Cost(6.0, 50, 4.0, 50)
+    with Meter(tmp_path, workers=3) as meter:
         kept = torch.ones(8_000_000)
     assert meter.cost.seconds > 10.0
     assert meter.cost.core_seconds == pytest.approx(3 * (meter.cost.seconds - 10.0))
     assert (meter.cost.workers, meter.cost.reused) == (3, False)
-    assert cells.Cost.read(tmp_path).recovery_seconds == 4.0
+    assert Cost.read(tmp_path).recovery_seconds == 4.0
     assert json.loads((tmp_path / "cost.json").read_text())["memory"] > kept.nbytes
 
 

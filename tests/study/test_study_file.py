@@ -72,6 +72,51 @@ def test_sources_are_named_in_one_place_and_replaced_by_name(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("absent.pth", "{folder}/absent.pth"),
+        ("beside.onnx", "{folder}/beside.onnx"),
+        ("./model-1", "{folder}/model-1"),
+        ("vit/", "{folder}/vit"),
+        ("model-1", "model-1"),  # also if there is a file of that name
+        ("timm-resnet18.a1_in1k", "timm-resnet18.a1_in1k"),
+        ("timm:resnet18", "timm:resnet18"),
+        ("hf:owner/name", "hf:owner/name"),
+        ("source", "{folder}/vit"),
+        (None, None),
+    ],
+)
+def test_backbones_are_absolute_paths_or_names_whatever_files_there_are(
+    tmp_path: Path, given: str | None, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in (tmp_path / "study", tmp_path / "elsewhere"):
+        folder.mkdir()
+        (folder / "model-1").touch()
+    (tmp_path / "elsewhere" / "absent.pth").touch()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    row = {"name": "a", "method": "frozen-backbone", "set": {"backbone": given, "weights": "w"}}
+    study = study_from(LEAST | {"rows": [row], "sources": {"source": "vit"}}, folder=tmp_path / "study")
+    assert study.rows[0].set["backbone"] == (expected and expected.format(folder=tmp_path / "study"))
+    assert study.rows[0].set["weights"] == str(tmp_path / "study" / "w")
+    assert study_from(yaml.safe_load(study_yaml(study))) == study
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"data": "~nobodyxyz/b"}, "home directory"),
+        ({"data": "a" * 5000}, "too long"),
+        ({"zoos": {"main": ""}}, "is empty"),
+        ({"sources": {"a": ""}}, "is empty"),
+        ({"rows": [{"name": "a", "method": "frozen-backbone", "set": {"backbone": "~nobodyxyz/b"}}]}, "home directory"),
+    ],
+)
+def test_texts_that_are_no_paths_are_refused(change: dict[str, object], problem: str) -> None:
+    with raises(UsageError, problem=problem):
+        study_from(LEAST | change)
+
+
+@pytest.mark.parametrize(
     ("change", "problem"),
     [
         ({"rows": []}, "rows"),

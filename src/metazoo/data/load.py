@@ -9,7 +9,7 @@ from metazoo.data.images import ImageSet
 from metazoo.data.npz import load_npz
 from metazoo.data.published import find_published, is_published_part, load_published
 from metazoo.errors import UsageError
-from metazoo.text import local_path
+from metazoo.text import expanded_path
 
 DEFAULT_SIDE = 32
 _SMALLEST_SIDE, _LARGEST_SIDE = 8, 1024
@@ -37,7 +37,7 @@ def load_images(source: str | Path, *, side: int | None = None, seed: int = 0, i
         return load_glyphs(chosen, images_per_class=images_per_class, side=side or DEFAULT_SIDE, seed=seed)
     if isinstance(source, str) and find_published(source) is not None:
         return load_published(source, side)
-    path = Path(local_path(str(source))).expanduser()
+    path = expanded_path(str(source))
     if path.is_dir():
         return load_folder(path, side or DEFAULT_SIDE)
     if path.is_file() and path.suffix.lower() == ".npz":

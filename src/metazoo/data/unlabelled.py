@@ -15,7 +15,7 @@ from metazoo.data.load import load_images
 from metazoo.data.published import find_published
 from metazoo.errors import UsageError
 from metazoo.execution.randomness import generator
-from metazoo.text import local_path
+from metazoo.text import expanded_path
 
 _IMAGES_AT_ONCE, _SMALL_SIDE = 512, 8
 
@@ -87,7 +87,7 @@ class UnlabelledImages:
 
     @property
     def _path(self) -> Path:
-        return Path(local_path(str(self._source))).expanduser()
+        return expanded_path(str(self._source))
 
     @property
     def _is_named(self) -> bool:

@@ -1,9 +1,10 @@
 """Base class of methods, and the requirements of a method."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -62,7 +63,8 @@ class Method(ABC):
         requires: requirements of the zoo and of the options.
         is_random: whether the result depends on the seed.
         uses: what the meta-model is made of; see also `uses_in`.
-        paths: names of options that may be paths; a study takes them relative to its file, or from its sources.
+        paths: options that may be paths, each with the function that makes its value absolute, from the value and the
+            folder of relative paths. A study takes such values relative to its file, or from its sources.
     """
 
     name: ClassVar[str]
@@ -72,7 +74,20 @@ class Method(ABC):
     requires: ClassVar[Requirements] = Requirements()
     is_random: ClassVar[bool] = True
     uses: ClassVar[Origin] = "images"
-    paths: ClassVar[tuple[str, ...]] = ()
+    paths: ClassVar[Mapping[str, Callable[[str, Path], str]]] = {}
+
+    def absolute_paths(self, options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        """Values of those `options` that may be paths, made absolute.
+
+        Args:
+            options: values by the name of the option.
+            folder: folder of relative paths.
+
+        Raises:
+            UsageError: a value is no path.
+        """
+        given = {name: options[name] for name in self.paths if isinstance(options.get(name), str)}
+        return {name: self.paths[name](value, folder) for name, value in given.items()}
 
     def uses_in(self, zoo: Zoo, config: Any) -> Origin:
         """What the meta-model of a run is made of, by default `uses`.
@@ -82,6 +97,17 @@ class Method(ABC):
             config: options, of the type of one of `presets`.
         """
         return self.uses
+
+    def inputs(self, zoo: Zoo, config: Any) -> Mapping[str, str]:
+        """SHA-256 of what a run depends on besides the zoo and the options, by its name; by default empty.
+
+        A run records them when it begins, and is not continued with others.
+
+        Args:
+            zoo: one model or more.
+            config: options, of the type of one of `presets`.
+        """
+        return {}
 
     def check(self, zoo: Zoo, config: Any, seed: int) -> None:  # noqa: B027 - most methods have nothing to add
         """Raise the errors that a run would meet later. Nothing is written; `requires` is already checked.

@@ -12,7 +12,10 @@ its SHA-256, and the classes that the network was trained on, of which `evaluate
 zoo. A network from disk uses no model of the zoo.
 """
 
-from collections.abc import Mapping
+import hashlib
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar, final
 
@@ -24,10 +27,11 @@ from metazoo.methods.base import Method, Origin, Requirements
 from metazoo.models import ImageClassifier
 from metazoo.pipeline.layout import BACKBONE
 from metazoo.pipeline.workspace import Workspace
-from metazoo.text import local_path, some_of
+from metazoo.storage.artefacts import sha256_of_file
+from metazoo.text import absolute_path, expanded_path, some_of
 from metazoo.zoo import ModelContract, Zoo
 from metazoo.zoo.importing.model_description import OPTIONS, ModelDescription
-from metazoo.zoo.importing.model_sources import Source, find_source
+from metazoo.zoo.importing.model_sources import Source, absolute_source, find_source
 from metazoo.zoo.importing.preparation import ModelRequest, Ready, prepare
 
 _LIBRARIES = ("timm", "torchvision")
@@ -41,7 +45,8 @@ class FrozenBackboneConfig(BaseModel):
     backbone: str | None = Field(
         default=None,
         description="network: the name of a model of the zoo; a weights or ONNX file, described by a .yaml file beside "
-        "it (docs/models.md); a folder of save_pretrained; or timm:NAME.TAG or torchvision:NAME.TAG, with weights",
+        "it (docs/models.md); a folder of save_pretrained, as ./FOLDER; or timm:NAME.TAG or torchvision:NAME.TAG, with "
+        "weights",
     )
     weights: str | None = Field(default=None, description="weights file of a timm: or torchvision: network")
     classes: int | None = Field(
@@ -63,11 +68,20 @@ class FrozenBackbone(Method):
     uses = "backbone"
     presets: ClassVar[Mapping[str, BaseModel]] = {"default": FrozenBackboneConfig()}
     requires = Requirements(white_box=False)
-    paths = ("backbone", "weights")
+    paths: ClassVar[Mapping[str, Callable[[str, Path], str]]] = {"backbone": absolute_source, "weights": absolute_path}
 
     def uses_in(self, zoo: Zoo, config: FrozenBackboneConfig) -> Origin:
         """`weights` if the network is a model of the zoo."""
         return "backbone" if _model_of(zoo, config) is None else "weights"
+
+    def inputs(self, zoo: Zoo, config: FrozenBackboneConfig) -> Mapping[str, str]:  # noqa: D102
+        if _model_of(zoo, config) is not None:
+            return {}
+        source = _source(zoo, config)
+        with tempfile.TemporaryDirectory() as folder:
+            weights = sha256_of_file(source.origin or source.fetch(Path(folder), sys.maxsize))
+        description = source.description.model_dump_json(exclude_none=True).encode()
+        return {"backbone": weights, "description of the backbone": hashlib.sha256(description).hexdigest()}
 
     def check(self, zoo: Zoo, config: FrozenBackboneConfig, seed: int) -> None:  # noqa: D102
         contract = _model_of(zoo, config)
@@ -100,9 +114,9 @@ def _model_of(zoo: Zoo, config: FrozenBackboneConfig) -> ModelContract | None:
 
 
 def _source(zoo: Zoo, config: FrozenBackboneConfig) -> Source:
-    text = local_path(config.backbone or "")
+    text = absolute_source(config.backbone or "", Path())
     kind = text.partition(":")[0]
-    weights = None if config.weights is None else Path(local_path(config.weights)).expanduser()
+    weights = None if config.weights is None else expanded_path(config.weights)
     if kind == "hf":
         raise UsageError(
             shown(text), "is not on the disk, and a run downloads nothing", "download it and give its folder"
@@ -113,11 +127,10 @@ def _source(zoo: Zoo, config: FrozenBackboneConfig) -> Source:
         return find_source(text, weights)
     if weights is not None:
         raise UsageError("weights", f"does not apply to {shown(text)}, which has its own", "omit it")
-    if not Path(text).expanduser().exists():
+    if not Path(text).is_absolute():
         names = some_of([contract.name for contract in zoo])
-        raise UsageError(
-            f"backbone {shown(text)!r}", "is neither a model of the zoo nor a file", f"give a path, or one of {names}"
-        )
+        remedy = f"choose one of {names}, or write ./{shown(text)} for a file or folder"
+        raise UsageError(f"backbone {shown(text)!r}", "is no model of the zoo", remedy)
     return find_source(text)
 
 

@@ -108,6 +108,9 @@ def resolve_config(
     except ValidationError as error:
         remedy = f"see `metazoo methods {chosen.name} --preset {named}`"
         raise UsageError(subject, first_problem(error, with_value=True), remedy) from error
+    if not begun:
+        # A run that is resumed in another folder has the same files.
+        validated = validated.model_copy(update=chosen.absolute_paths(dict(validated), Path()))
     return RunConfig(chosen, named, counted, validated, removed)
 
 

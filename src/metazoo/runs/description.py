@@ -89,10 +89,12 @@ def begin(
 
     Raises:
         UsageError: the folder holds the configuration of another run.
-        RunError: the run has another configuration, zoo or other unlabelled images, or `images` is False and was True.
+        RunError: the run has another configuration, zoo, other inputs of its method or other unlabelled images, or
+            `images` is False and was True.
         ArtefactError: the description has changed or has another format version.
     """
     if not folder.has(DESCRIPTION):
+        inputs = dict(config.method.inputs(zoo, config.options))
         text, path = config.as_yaml(), folder.path / CONFIG
         if path.exists() and read_bytes(path) != text.encode():
             raise UsageError(path, "belongs to another run", "choose a new or empty folder")
@@ -116,8 +118,11 @@ def begin(
         uses = config.method.uses_in(zoo, config.options)
         if uses != "images":
             description["uses"] = uses
+        if inputs:
+            description["inputs"] = inputs
         folder.write_json(DESCRIPTION, description)
         return description
+    is_finished = any(map(folder.has, FINISHED))
     description = folder.read_json(DESCRIPTION)
     check_format_version(folder.path / DESCRIPTION, description.get("format_version"), FORMAT_VERSION)
     other = _first_difference(_begun_with(folder, description).as_record(), config.as_record())
@@ -126,11 +131,15 @@ def begin(
     if description["zoo"]["sha256"] != zoo.sha256:
         problem = f"was begun with another zoo, or {zoo.folder} has changed since"
         raise RunError(folder.path, problem, "choose another folder")
+    inputs = description.get("inputs", {})
+    changed = None if is_finished else _first_difference(inputs, dict(config.method.inputs(zoo, config.options)))
+    if changed is not None:
+        raise RunError(folder.path, f"began before the {changed} changed", "restore it, or choose another folder")
     if description.get("images", True) and not images:
         forbid = f"forbid images with `metazoo zoo set {zoo.folder} --recovered-images keep`"
         raise RunError(folder.path, "was begun without --no-images", f"omit --no-images and {forbid}")
     begun = description.get("unlabelled")
-    is_copied = folder.has(UNLABELLED) or any(map(folder.has, FINISHED))
+    is_copied = folder.has(UNLABELLED) or is_finished
     if unlabelled is None and begun is not None and not is_copied:
         problem = "has not yet copied its unlabelled images"
         raise RunError(folder.path, problem, f"give them again: {begun['source']}")

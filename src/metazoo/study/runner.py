@@ -17,7 +17,8 @@ from metazoo.methods.registry import get_method
 from metazoo.storage.artefacts import remove_stale_temporaries, write_text
 from metazoo.storage.lock import exclusive
 from metazoo.storage.run_folder import names_in
-from metazoo.study.cells import RUN, Cell, CellWork, check_begun, check_zoo, do_cell, image_makers
+from metazoo.study.cells import Cell, CellWork, check_begun, check_zoo, do_cell, image_makers
+from metazoo.study.cost import RUN
 from metazoo.study.study_file import Row, StudyFile, StudyZoo, file_name, read_study, study_from, study_yaml
 from metazoo.study.tables import StudyResults, write_tables
 from metazoo.zoo import Zoo, build_zoo, zoo_with_models

@@ -21,7 +21,7 @@ from metazoo.methods.base import check_takes_unlabelled
 from metazoo.methods.registry import get_method
 from metazoo.runs.config import resolve_config
 from metazoo.storage.validation import first_problem, read_mapping
-from metazoo.text import local_path
+from metazoo.text import absolute_path
 from metazoo.zoo import TrainingConfig
 
 EXAMPLE = """\
@@ -43,7 +43,7 @@ reference: distillation"""
 """Example of a study file on the embedded data."""
 
 _LARGEST_FILE = 1_000_000
-_NO_PATH = re.compile(r"glyphs(:.*)?|(timm|torchvision):.*")
+_NO_PATH = re.compile(r"glyphs(:.*)?|(timm|torchvision|hf):.*")
 
 
 def file_name(text: str) -> str:
@@ -303,7 +303,7 @@ def _with_absolute_sources(study: StudyFile, folder: Path, sources: Mapping[str,
         if _NO_PATH.fullmatch(text):
             return text
         name, _, root = text.partition(":")
-        return _absolute(folder, text) if find_published(text) is None else f"{name}:{_absolute(folder, root)}"
+        return absolute_path(text, folder) if find_published(text) is None else f"{name}:{absolute_path(root, folder)}"
 
     named = {name: absolute(text, folder) for name, text in study.sources.items()}
     named |= {name: absolute(text, Path()) for name, text in sources.items()}
@@ -314,14 +314,10 @@ def _with_absolute_sources(study: StudyFile, folder: Path, sources: Mapping[str,
     def all_sources(data: str | dict[str, str] | None) -> str | dict[str, str] | None:
         return {name: source(text) for name, text in data.items()} if isinstance(data, dict) else data and source(data)
 
-    def path_or_name(text: Any) -> Any:
-        """Source of this name, path of an existing file, or the unchanged value, such as the name of a model."""
-        if not isinstance(text, str) or text in named:
-            return named.get(text, text)
-        return absolute(text, folder) if (folder / Path(local_path(text)).expanduser()).exists() else text
-
     def own(row: Row) -> Row:
-        paths = {key: path_or_name(row.set[key]) for key in get_method(row.method).paths if key in row.set}
+        method = get_method(row.method)
+        given = {key: row.set[key] for key in method.paths if isinstance(row.set.get(key), str)}
+        paths = method.absolute_paths({key: named.get(text, text) for key, text in given.items()}, folder)
         return row.model_copy(
             update={"set": row.set | paths, "unlabelled": None if row.unlabelled is None else source(row.unlabelled)}
         )
@@ -329,7 +325,7 @@ def _with_absolute_sources(study: StudyFile, folder: Path, sources: Mapping[str,
     zoos = {
         name: zoo.model_copy(
             update={
-                "path": zoo.path and _absolute(folder, zoo.path),
+                "path": None if zoo.path is None else absolute_path(zoo.path, folder),
                 "data": all_sources(zoo.data),
                 "build": tuple(part.model_copy(update={"data": source(part.data)}) for part in zoo.build),
             }
@@ -338,10 +334,6 @@ def _with_absolute_sources(study: StudyFile, folder: Path, sources: Mapping[str,
     }
     rows = tuple(map(own, study.rows))
     return study.model_copy(update={"sources": named, "data": all_sources(study.data), "zoos": zoos, "rows": rows})
-
-
-def _absolute(folder: Path, text: str) -> str:
-    return str((folder / Path(local_path(text)).expanduser()).absolute())
 
 
 def study_yaml(study: StudyFile) -> str:

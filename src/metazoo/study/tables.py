@@ -15,7 +15,8 @@ from metazoo.evaluate import Comparison, Result, compare, holm, read_contaminati
 from metazoo.report.run_tables import html_table
 from metazoo.report.templates import rendered
 from metazoo.storage.artefacts import write_text
-from metazoo.study.cells import Cell, Cost, image_makers
+from metazoo.study.cells import Cell, image_makers
+from metazoo.study.cost import Cost
 from metazoo.study.study_file import OwnHead, Row, StudyFile
 
 TABLE, PAGE, SUMMARY, RESULTS = "table.md", "table.html", "table.csv", "results.csv"

@@ -16,8 +16,8 @@ from torch import Tensor
 from metazoo.errors import UsageError, shown
 from metazoo.models import ONNX, OperatorGraph, import_library
 from metazoo.storage.tensor_files import write_tensors
-from metazoo.text import local_path
-from metazoo.zoo.importing.checkpoint import check_file
+from metazoo.text import absolute_path, expanded_path, local_path
+from metazoo.zoo.importing.checkpoint import SUFFIXES, check_file
 from metazoo.zoo.importing.download import download, hub_file, hub_repository
 from metazoo.zoo.importing.model_description import ModelDescription, described, numbered, read_sidecar, weights_stem
 from metazoo.zoo.importing.onnx_file import SUFFIX, read_model
@@ -26,6 +26,7 @@ from metazoo.zoo.importing.pretrained_folder import CONFIG, LARGEST_CONFIG, PROC
 from metazoo.zoo.importing.transformers_source import OTHER_REPOSITORY, label_problem, transformers_fields
 
 _LIBRARY_SOURCE = re.compile(r"(timm|torchvision):([A-Za-z0-9_]{1,80})(?:\.([A-Za-z0-9_]{1,80}))?")
+_LIBRARIES = ("timm", "torchvision")
 _HELP = "give timm:NAME, torchvision:NAME, hf:OWNER/NAME, a weights file, an ONNX file or a folder of save_pretrained"
 # Default poolings of architectures; a wrong one shows in the tensors.
 _POOLINGS = (None, "", "avg", "token", "map")
@@ -72,13 +73,31 @@ def find_source(source: str, weights: Path | None = None, *, pretrained: bool = 
         ArtefactError: the description cannot be read.
     """
     kind = local_path(source).partition(":")[0]
-    if kind in ("timm", "torchvision"):
+    if kind in _LIBRARIES:
         return _of_library(source, weights, pretrained)
     if weights is not None or pretrained:
         raise UsageError(shown(source), "has its own weights", "omit --weights and --pretrained")
     if kind == "hf":
         return _of_hub(source)
-    return _of_file(Path(source).expanduser())
+    return _of_file(expanded_path(source))
+
+
+def absolute_source(source: str, folder: Path) -> str:
+    """Source that does not depend on the current folder: its absolute path, or the name of a model as it is.
+
+    Args:
+        source: see `find_source`; or the name of a model of a zoo, a text with neither a separator nor the suffix of a
+            weights or ONNX file. A file or folder of such a name is `./NAME`.
+        folder: folder of relative paths.
+
+    Raises:
+        UsageError: see `expanded_path`.
+    """
+    if local_path(source).partition(":")[0] in (*_LIBRARIES, "hf"):
+        return source
+    path = Path(source)
+    is_name = path.name == source and source[:1] != "~" and path.suffix.lower() not in (*SUFFIXES, SUFFIX)
+    return source if is_name else absolute_path(source, folder)
 
 
 def _of_library(source: str, weights: Path | None, pretrained: bool) -> Source:
