@@ -83,6 +83,7 @@ def test_a_network_of_timm_with_a_file_needs_neither_the_file_nor_the_zoo_afterw
     assert "no model of the zoo is used" in meta_model.card
     assert "data-free" not in meta_model.card
     assert "model-0" not in meta_model.card
+    assert str(tmp_path) not in meta_model.card
 
 
 def test_a_folder_of_save_pretrained_is_adapted_and_evaluated_by_command(
