@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
 import metazoo
+from metazoo import plugins
 from metazoo.errors import UsageError
 from metazoo.models import ClassifierSpec, WrappedNetwork, build_network, network_with_weights, network_without_weights
 from metazoo.models.architectures import ARCHITECTURES
@@ -26,9 +27,12 @@ IMAGES = torch.randn(5, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1
 
 @pytest.fixture(autouse=True)
 def fresh() -> Iterator[None]:
-    values, owners = dict(ARCHITECTURES._values), dict(ARCHITECTURES._owners)
+    values, owners, modules = dict(ARCHITECTURES._values), dict(ARCHITECTURES._owners), dict(plugins._modules)
     yield
     ARCHITECTURES._values, ARCHITECTURES._owners = values, owners
+    # Worker processes of later tests would import these modules.
+    plugins._modules.clear()
+    plugins._modules.update(modules)
 
 
 class Net(nn.Module):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from zoo_helpers import classifier, content
 
 import metazoo
+from metazoo import plugins
 from metazoo.errors import MetazooError, UsageError, ZooError
 from metazoo.models.architectures import ARCHITECTURES
 from metazoo.zoo import Zoo
@@ -27,9 +28,12 @@ FIELDS: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def fresh() -> Iterator[None]:
-    values, owners = dict(ARCHITECTURES._values), dict(ARCHITECTURES._owners)
+    values, owners, modules = dict(ARCHITECTURES._values), dict(ARCHITECTURES._owners), dict(plugins._modules)
     yield
     ARCHITECTURES._values, ARCHITECTURES._owners = values, owners
+    # Worker processes of later tests would import these modules.
+    plugins._modules.clear()
+    plugins._modules.update(modules)
 
 
 @pytest.fixture
