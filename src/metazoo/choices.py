@@ -14,6 +14,10 @@ Precision = Literal["float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 ExecutorName = Literal["local", "ray"]
 EXECUTORS: tuple[ExecutorName, ...] = get_args(ExecutorName)
+ExportedOutputs = Literal["probabilities", "features"]
+EXPORTED_OUTPUTS: tuple[ExportedOutputs, ...] = get_args(ExportedOutputs)
+ExportedPrecision = Literal["float32", "float16", "int8"]
+EXPORTED_PRECISIONS: tuple[ExportedPrecision, ...] = get_args(ExportedPrecision)
 Control = Literal["untrained", "shuffled-labels"]
 CONTROLS: tuple[Control, ...] = get_args(Control)
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 from error_checks import raises
 from PIL import Image
+from plugins.plugin_helpers import without_plugins
 from torch import Tensor, nn
 
 import metazoo
-from metazoo import plugins
 from metazoo.adapt import FewShotClassifier, adapt
 from metazoo.errors import DataError, MetazooError, UsageError
 from metazoo.export import export_classifier
@@ -24,7 +24,6 @@ from metazoo.features.batch_norm import store_statistics
 from metazoo.features.domain_router import DomainRecogniser
 from metazoo.features.embedders import JointFeatures, MultiDomainClassifier
 from metazoo.models import ClassifierSpec, ImageClassifier, Network, build_classifier
-from metazoo.models.architectures import ARCHITECTURES
 
 NAMES = ("ant", "bee", "cat")
 LABELS = [2, 0, 1, 1, 0, 2, 1]
@@ -169,14 +168,12 @@ class DisagreeingNetwork(Network):
         return means.flip(1) if torch.compiler.is_exporting() else means
 
 
-def test_a_file_that_would_disagree_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ARCHITECTURES, "_values", dict(ARCHITECTURES._values))
-    monkeypatch.setattr(ARCHITECTURES, "_owners", dict(ARCHITECTURES._owners))
-    monkeypatch.setattr(plugins, "_modules", dict(plugins._modules))
-    metazoo.register_architecture("honest-only-in-python", DisagreeingNetwork)
-    made = classifier(network("honest-only-in-python"))
-    with raises(MetazooError, subject=str(tmp_path / "model.pt2"), problem="would disagree"):
-        export_classifier(made, tmp_path / "model.pt2")
+def test_a_file_that_would_disagree_is_not_written(tmp_path: Path) -> None:
+    with without_plugins():
+        metazoo.register_architecture("honest-only-in-python", DisagreeingNetwork)
+        made = classifier(network("honest-only-in-python"))
+        with raises(MetazooError, subject=str(tmp_path / "model.pt2"), problem="would disagree"):
+            export_classifier(made, tmp_path / "model.pt2")
     assert not [*tmp_path.iterdir()]
 
 

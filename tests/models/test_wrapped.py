@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 import torch
 from error_checks import raises
+from plugins.plugin_helpers import without_plugins
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
 import metazoo
-from metazoo import plugins
 from metazoo.errors import UsageError
 from metazoo.models import ClassifierSpec, WrappedNetwork, build_network, network_with_weights, network_without_weights
-from metazoo.models.architectures import ARCHITECTURES
 from metazoo.models.wrapped import wrap_module
 
 CLASSES, SIDE = 4, 12
@@ -27,12 +26,8 @@ IMAGES = torch.randn(5, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1
 
 @pytest.fixture(autouse=True)
 def fresh() -> Iterator[None]:
-    values, owners, modules = dict(ARCHITECTURES._values), dict(ARCHITECTURES._owners), dict(plugins._modules)
-    yield
-    ARCHITECTURES._values, ARCHITECTURES._owners = values, owners
-    # Worker processes of later tests would import these modules.
-    plugins._modules.clear()
-    plugins._modules.update(modules)
+    with without_plugins():
+        yield
 
 
 class Net(nn.Module):

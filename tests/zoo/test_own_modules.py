@@ -7,13 +7,12 @@ from typing import Any
 import pytest
 import torch
 from error_checks import raises
+from plugins.plugin_helpers import without_plugins
 from torch import Tensor, nn
 from zoo_helpers import classifier, content
 
 import metazoo
-from metazoo import plugins
 from metazoo.errors import MetazooError, UsageError, ZooError
-from metazoo.models.architectures import ARCHITECTURES
 from metazoo.zoo import Zoo
 
 SIDE = 8
@@ -28,12 +27,8 @@ FIELDS: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def fresh() -> Iterator[None]:
-    values, owners, modules = dict(ARCHITECTURES._values), dict(ARCHITECTURES._owners), dict(plugins._modules)
-    yield
-    ARCHITECTURES._values, ARCHITECTURES._owners = values, owners
-    # Worker processes of later tests would import these modules.
-    plugins._modules.clear()
-    plugins._modules.update(modules)
+    with without_plugins():
+        yield
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from metazoo import choices
 from metazoo.cli import options
 from metazoo.cli.options import command, path
 
@@ -58,14 +59,14 @@ def add_commands(commands: Any) -> None:
     export.option(
         "--outputs",
         "Outputs. probabilities: of the classes; features: of length 1, for a vector database",
-        default="probabilities",
-        choices=("probabilities", "features"),
+        default=choices.EXPORTED_OUTPUTS[0],
+        choices=choices.EXPORTED_OUTPUTS,
     )
     export.option(
         "--precision",
         "Precision, of which float16 and int8 are approximations whose agreement is only reported",
-        default="float32",
-        choices=("float32", "float16", "int8"),
+        default=choices.EXPORTED_PRECISIONS[0],
+        choices=choices.EXPORTED_PRECISIONS,
     )
     export.option("--check", "Image or folder of images to compare on as well; repeatable", path, action="append")
     export.switch("--overwrite", "Replace an existing file")

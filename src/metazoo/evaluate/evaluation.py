@@ -1,7 +1,6 @@
 """Evaluation of several subjects with one head on the same episodes."""
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from metazoo.evaluate.subjects import Subject
 from metazoo.features.batch_norm import batch_norm_mode, has_batch_norm
 from metazoo.features.embedders import MirroredFeatures, for_known_domain, recogniser_of
 from metazoo.features.heads import DEFAULT_HEAD, get_head
+from metazoo.storage.artefacts import check_writable
 
 
 def evaluate(
@@ -138,6 +138,4 @@ def _check_out(out: Path, overwrite: bool) -> None:
         raise UsageError(out, "cannot be a result file", "give a path that ends in .json and is not a folder")
     if out.exists() and not overwrite:
         raise UsageError(out, "exists", "give another path or --overwrite")
-    folder = next(level for level in out.absolute().parents if level.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UsageError(out, f"{folder} is not a writable folder", "choose another path")
+    check_writable(out, "choose another path")

@@ -2,23 +2,22 @@
 
 import copy
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from metazoo.adapt import FewShotClassifier
 from metazoo.adapt.few_shot import FewShotModule
-from metazoo.data import decoded_or_errors
+from metazoo.choices import EXPORTED_OUTPUTS, EXPORTED_PRECISIONS
+from metazoo.choices import ExportedOutputs as Outputs
+from metazoo.data import decoded_images
 from metazoo.errors import MetazooError, UsageError
 from metazoo.export.agreement import Agreement, measure_agreement
-from metazoo.export.formats import PRECISIONS, Precision, format_of
-from metazoo.storage.artefacts import write_bytes
+from metazoo.export.formats import ExportFormat, Precision, format_of
+from metazoo.storage.artefacts import check_writable, write_bytes
 
-Outputs = Literal["probabilities", "features"]
 _INPUT = "uint8 [n, 3, height, width], RGB as decoded and upright; n, height and width are free"
 
 
@@ -73,13 +72,11 @@ def export_classifier(
         ArtefactError: the file cannot be written.
     """
     path = Path(path)
-    _check(classifier, path, outputs, precision, overwrite)
     form = format_of(path)
+    _check(classifier, path, form, outputs, precision, overwrite)
     form.check()
-    _check_target(path)
-    for found in decoded_or_errors([*map(Path, check)]):
-        if isinstance(found, MetazooError):
-            raise found
+    for _ in decoded_images(check):  # each is read, before the conversion
+        pass
     module = copy.deepcopy(classifier.as_module()).cpu().eval().requires_grad_(False)
     exported = _Features(module).eval() if outputs == "features" else module
     converted = form.converted(exported, outputs, precision)
@@ -111,21 +108,13 @@ def export_classifier(
     return agreement
 
 
-def _check_target(path: Path) -> None:
-    """Raise the error of a file that could not be written, before the conversion."""
-    if path.is_dir():
-        raise UsageError(path, "is a folder", "name a file")
-    folder = next(level for level in path.absolute().parents if level.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UsageError(path, f"{folder} is not a writable folder", "choose another file")
-
-
-def _check(classifier: FewShotClassifier, path: Path, outputs: str, precision: str, overwrite: bool) -> None:
-    form = format_of(path)
-    if outputs not in get_args(Outputs):
-        raise UsageError("outputs", f"unknown {outputs!r}", f"choose one of {', '.join(get_args(Outputs))}")
-    if precision not in PRECISIONS:
-        raise UsageError("precision", f"unknown {precision!r}", f"choose one of {', '.join(PRECISIONS)}")
+def _check(
+    classifier: FewShotClassifier, path: Path, form: ExportFormat, outputs: str, precision: str, overwrite: bool
+) -> None:
+    given = (("outputs", outputs, EXPORTED_OUTPUTS), ("precision", precision, EXPORTED_PRECISIONS))
+    for name, value, known in given:
+        if value not in known:
+            raise UsageError(name, f"unknown {value!r}", f"choose one of {', '.join(known)}")
     if precision not in form.precisions:
         raise UsageError("precision", f"{precision} does not exist for {form.suffix} files", "choose float32 or .onnx")
     if classifier.transductive:
@@ -137,3 +126,6 @@ def _check(classifier: FewShotClassifier, path: Path, outputs: str, precision: s
         )
     if path.exists() and not overwrite:
         raise UsageError(path, "exists", "choose another file or give --overwrite")
+    if path.is_dir():
+        raise UsageError(path, "is a folder", "name a file")
+    check_writable(path, "choose another file")

@@ -8,17 +8,17 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
+from metazoo.choices import EXPORTED_PRECISIONS
+from metazoo.choices import ExportedPrecision as Precision
 from metazoo.errors import UsageError
 from metazoo.export.agreement import Function
 from metazoo.models import import_library
 
-Precision = Literal["float32", "float16", "int8"]
-PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8")
 INPUT = "images"
 _OPSET = 18
 _EXAMPLE = (2, 3, 45, 50)
@@ -64,7 +64,7 @@ class Onnx(ExportFormat):
     """One ONNX file of opset 18 without external data; int8 and float16 concern weights and convolutions only."""
 
     suffix = ".onnx"
-    precisions = PRECISIONS
+    precisions = EXPORTED_PRECISIONS
 
     def check(self) -> None:  # noqa: D102
         for library in ("onnx", "onnxscript", "onnxruntime"):

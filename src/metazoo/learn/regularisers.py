@@ -7,8 +7,7 @@ Task Groupings Regularization (ICML 2024) penalises disagreement within a group 
 whose gradient is 1 / T sum_i H_i (g_i - g). Minimising it raises every inner product of two members' gradients. The
 plain mean ignores R, the explicit form follows its exact gradient by Hessian-vector products, and the implicit form
 approximates this to first order by 2 T ordinary gradients; see `metazoo.learn.modulated` for a weight that is learned.
-Worker threads may compute the members' gradients at once;
-losses must be thread-safe.
+Worker threads may compute the members' gradients at once; losses must be thread-safe.
 """
 
 from abc import ABC, abstractmethod

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from metazoo.errors import ArtefactError
+from metazoo.errors import ArtefactError, UsageError
 
 LOCK = ".lock"
 """Lock file of a folder with one writer at a time; see `metazoo.storage.lock`."""
@@ -70,6 +70,18 @@ def cannot_write(path: Path | str, error: Exception) -> ArtefactError:
     """Error for a file that the system cannot write."""
     remedy = _REMEDIES.get(getattr(error, "errno", 0), f"check the disk and the folder, and {_REPEAT}")
     return ArtefactError(path, f"cannot be written ({reason_of(error)})", remedy)
+
+
+def check_writable(path: Path, remedy: str) -> None:
+    """Raise a UsageError if a file could not be written to `path`, before any work; nothing is made.
+
+    Args:
+        path: file that is to be written, in a folder that may be missing.
+        remedy: remedy of the error.
+    """
+    folder = next(level for level in path.absolute().parents if level.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UsageError(path, f"{folder} is not a writable folder", remedy)
 
 
 def _make_folder(folder: Path) -> None:
