@@ -35,6 +35,10 @@ HEADS = {
     FINE_TUNE: "a few training steps of the whole network",
     FINE_TUNE_OWN: "a few training steps of the whole network, from its stored head",
 }
+AUTO_HEAD = "auto"
+"""Choice of head and batch-norm mode by held-out support images."""
+FALSE_REJECTION = 0.05
+"""Share of the images of known classes that may be taken for unknown ones."""
 DEFAULT_HEAD = LOGISTIC
 """Most accurate head without changes of the model and without transduction (docs/studies/heads.md)."""
 

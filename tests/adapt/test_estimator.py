@@ -70,7 +70,7 @@ def test_features_have_length_one_and_weigh_the_domains() -> None:
     # The nearest mean is a function of these features alone.
     means = np.stack([features[LABELS.numpy() == label].mean(0) for label in range(3)])
     cosines = estimator.transform(pictures(5, seed=4)) @ (means / np.linalg.norm(means, axis=1, keepdims=True)).T
-    scores = np.exp(10 * cosines)
+    scores = np.exp(10 * cosines / estimator.classifier_.description.temperature)
     expected = scores / scores.sum(1, keepdims=True)
     np.testing.assert_allclose(estimator.predict_proba(pictures(5, seed=4)), expected, atol=1e-5)
 

@@ -81,7 +81,8 @@ def test_networks_of_other_input_sizes_get_the_same_images_as_in_evaluation(size
     module, support, query = joint(), *(torch.rand(7, 3, *size), torch.rand(5, 3, *size))
     classifier = adapt(module, support, LABELS, NAMES, head="ridge")
     measured, fitted = get_head("ridge").fit(module, support, LABELS, 3)
-    expected = fitted.probabilities(query_features(measured, query))
+    logits = fitted.logits(query_features(measured, query))
+    expected = (logits / classifier.description.temperature).softmax(1)
     torch.testing.assert_close(classifier.predict(query).probabilities, expected, rtol=0, atol=1e-6)
 
 
@@ -129,8 +130,9 @@ def test_probabilities_are_those_of_the_head(head: str) -> None:
     module, query = network(), pictures(6, seed=1)
     adapted, fitted = get_head(head).fit(module, pictures(7), LABELS, 3)
     with torch.no_grad():
-        expected = fitted.probabilities(adapted.features(query))
-    prediction = made(module=module, head=head).predict(query)
+        classifier = made(module=module, head=head)
+        expected = (fitted.logits(adapted.features(query)) / classifier.description.temperature).softmax(1)
+    prediction = classifier.predict(query)
     torch.testing.assert_close(prediction.probabilities, expected)
     torch.testing.assert_close(prediction.probabilities.sum(1), torch.ones(6))
     assert prediction.labels.tolist() == expected.argmax(1).tolist()
@@ -311,7 +313,8 @@ def test_a_task_uses_the_networks_of_the_domains_that_it_resembles(tmp_path: Pat
     classifier.save(tmp_path / "c")
     assert torch.equal(predicted(FewShotClassifier.load(tmp_path / "c")), predicted(classifier))
     adapted, fitted = get_head(head).fit(module, pictures(7), LABELS, 3)
-    expected = fitted.probabilities(query_features(adapted, pictures(6, seed=1)))
+    logits = fitted.logits(query_features(adapted, pictures(6, seed=1)))
+    expected = (logits / classifier.description.temperature).softmax(1)
     torch.testing.assert_close(predicted(classifier), expected)
 
 

@@ -16,6 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
+from metazoo.adapt.support_record import HeldOutRecord, SupportImage, Version
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.features.batch_norm import BatchNormMode
 from metazoo.features.heads import HeadKind, extra_tensor
@@ -118,6 +119,15 @@ class ClassifierDescription(BundleDescription):
     class_names: tuple[str, ...] = Field(min_length=2)
     joint: bool = Field(description="whether features are the normalised features of all networks, concatenated")
     source: str = ""
+    temperature: float = Field(default=1.0, gt=0, description="number by which logits are divided")
+    threshold: float | None = Field(default=None, description="familiarity below which an image is of no class")
+    false_rejection: float = Field(
+        default=0.05, gt=0, lt=1, description="share of known images that `threshold` rejects"
+    )
+    held_out: HeldOutRecord | None = None
+    support: tuple[SupportImage, ...] = Field(default=(), description="support images, whose features are stored")
+    has_support_images: bool = Field(default=False, description="whether the support images are stored as well")
+    versions: tuple[Version, ...] = Field(default=(), description="versions, of which the last is the current one")
 
     @model_validator(mode="after")
     def _check(self) -> "ClassifierDescription":
@@ -125,7 +135,20 @@ class ClassifierDescription(BundleDescription):
             raise ValueError(f"duplicate class name {Counter(self.class_names).most_common(1)[0][0]!r}")
         if self.is_weighted and not self.domains:
             raise ValueError("several networks need joint features or domains")
+        self._check_versions()
         return self
+
+    def _check_versions(self) -> None:
+        if bool(self.versions) != bool(self.support):
+            raise ValueError("support images without versions, or versions without them")
+        if self.versions and self.versions[-1].class_names != self.class_names:
+            raise ValueError("the last version has other classes")
+        for version in self.versions:
+            rows = [row for members in version.members for row in members]
+            if len(version.members) != len(version.class_names) or len(set(rows)) < len(rows):
+                raise ValueError(f"the version {version.change!r} does not fit its classes")
+            if max(rows) >= len(self.support):
+                raise ValueError(f"the version {version.change!r} has more images than are stored")
 
     @property
     def is_weighted(self) -> bool:
@@ -138,7 +161,14 @@ class ClassifierDescription(BundleDescription):
         extra = extra_tensor(self.head_kind)
         head = {"weight": weight, **({extra: weight[:, 0]} if extra else {})}
         head |= {"scale": weight[0]} if self.is_weighted else {}
-        return {f"head.{name}": tensor for name, tensor in head.items()}
+        tensors = {f"head.{name}": tensor for name, tensor in head.items()}
+        if self.support:
+            tensors["support.features"] = torch.empty(len(self.support), sum(feature_sizes), device="meta")
+        if self.has_support_images:
+            side = max(spec.input_size for spec in self.networks)
+            shape = (len(self.support), 3, side, side)
+            tensors["support.images"] = torch.empty(shape, dtype=torch.uint8, device="meta")
+        return tensors
 
 
 Description = TypeVar("Description", bound=BundleDescription)
@@ -193,6 +223,8 @@ class Bundle(Generic[Description]):
             omitted = {"unlabelled"} if not getattr(written, "unlabelled", 0) else set()
             if isinstance(written, MetaModelDescription) and not written.joint:
                 omitted.add("joint")
+            if isinstance(written, ClassifierDescription) and not written.support:
+                omitted |= {"threshold", "held_out", "support", "has_support_images", "versions"}
             write_json(temporary / DESCRIPTION, written.model_dump(mode="json", exclude=omitted))
             replaces = folder.exists()
             if replaces:

@@ -118,6 +118,7 @@ def classifier_card(embedder: Embedder, description: ClassifierDescription, *, t
         ("batch norm", description.batch_norm),
         ("features", "means over an image and its mirror image" if description.mirrored else "from the image alone"),
     ]
+    rows += _support_rows(description)
     if description.domains:
         rows.append(("domains", ", ".join(f"{name} {100 * s:.0f} %" for name, s in description.domains.items())))
     how = "all images of a call together, which influence each other" if transductive else "each image on its own"
@@ -126,8 +127,7 @@ def classifier_card(embedder: Embedder, description: ClassifierDescription, *, t
     parts = [
         _front_matter([]),
         f"# Few-shot classifier of {len(names)} classes",
-        f"An image classifier learned from a few images per class. It classifies {how}. Its probabilities rank the "
-        "classes but are not calibrated. Its accuracy has not been measured.",
+        f"An image classifier learned from a few images per class. It classifies {how}. {_calibration(description)}",
         "## Use",
         _USE_CLASSIFIER,
         "## Properties",
@@ -136,6 +136,33 @@ def classifier_card(embedder: Embedder, description: ClassifierDescription, *, t
         classes + more,
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _support_rows(description: ClassifierDescription) -> list[tuple[str, str]]:
+    """Rows on the support images and on what they say of the classifier."""
+    if not description.versions:
+        return []
+    counts = sorted(len(members) for members in description.versions[-1].members)
+    span = f"{counts[0]}" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
+    stored = "pictures, features, hashes and names" if description.has_support_images else "features, hashes and names"
+    rows = [("support", f"{span} images per class, whose {stored} are stored here")]
+    record = description.held_out
+    if record is not None:
+        low, high = (100 * edge for edge in record.interval())
+        accuracy = f"{100 * record.correct / record.images:.0f} % of {record.images} images"
+        rows.append(("accuracy on held-out support images", f"{accuracy} (95 % interval {low:.0f} to {high:.0f} %)"))
+    if description.threshold is not None:
+        share = f"{100 * description.false_rejection:g} %"
+        rows.append(("images of other classes", f"called unknown; about {share} of the images of its classes are, too"))
+    return rows
+
+
+def _calibration(description: ClassifierDescription) -> str:
+    if not description.versions:
+        return "Its probabilities rank the classes but are not calibrated. Its accuracy has not been measured."
+    if description.held_out is None:
+        return "Its probabilities are calibrated for typical tasks only, and its accuracy has not been measured."
+    return "Its probabilities are calibrated on held-out support images, which are few."
 
 
 _USE = """```python

@@ -11,7 +11,8 @@ from sklearn.utils import Tags, assert_all_finite
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
-from metazoo.adapt.few_shot import FewShotClassifier, adapt
+from metazoo.adapt.adaptation import adapt
+from metazoo.adapt.few_shot import FewShotClassifier
 from metazoo.adapt.meta_model import MetaModel
 from metazoo.errors import DataError, UsageError
 from metazoo.features.embedders import Embedder

@@ -1,112 +1,28 @@
 """Few-shot classifiers, made from a few images per class."""
 
-import copy
-import dataclasses
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from jaxtyping import Float, UInt8
+from torch import Tensor
 from torch.nn import functional
 
 from metazoo.adapt.bundle import Bundle, ClassifierDescription, read_bundle
 from metazoo.adapt.card import classifier_card
-from metazoo.adapt.support import checked_images, checked_labels
+from metazoo.adapt.few_shot_module import FewShotModule, current_support
+from metazoo.adapt.fitting import networks_of
+from metazoo.adapt.held_out import HeldOut
+from metazoo.adapt.prediction import Neighbour, Prediction
+from metazoo.adapt.support import checked_images
 from metazoo.errors import UsageError
 from metazoo.execution.compute import Compute
-from metazoo.features.batch_norm import (
-    BatchNormMode,
-    batch_norm_mode,
-    batch_statistics,
-    has_batch_norm,
-    stored_statistics,
-)
-from metazoo.features.embedders import (
-    Embedder,
-    JointFeatures,
-    MirroredFeatures,
-    MultiDomainClassifier,
-    SideBySide,
-    device_of,
-    for_known_domain,
-)
-from metazoo.features.heads import DEFAULT_HEAD, FittedHead, HeadKind, get_head
+from metazoo.features.batch_norm import has_batch_norm
+from metazoo.features.embedders import JointFeatures, SideBySide, device_of
+from metazoo.features.heads import FittedHead
 from metazoo.features.heads.head import checked, in_batches
-from metazoo.models import ImageClassifier, square_images
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """Predictions for n images.
-
-    Attributes:
-        class_names: names of the classes, in the order of the probabilities.
-        probabilities: probabilities on the CPU, rows summing to 1; they rank classes but are not calibrated.
-    """
-
-    class_names: tuple[str, ...]
-    probabilities: Float[Tensor, "n ways"]
-
-    @property
-    def labels(self) -> Int64[Tensor, " n"]:
-        """Predicted class of each image, as an index into `class_names`."""
-        return self.probabilities.argmax(1)
-
-    @property
-    def names(self) -> list[str]:
-        """Name of the predicted class of each image."""
-        return [self.class_names[label] for label in self.labels.tolist()]
-
-
-@final
-class FewShotModule(nn.Module):
-    """Few-shot classifier as a module from images to probabilities, for export.
-
-    The steps are `square_images`, normalisation, the features of every network (also of the mirror image if mirrored)
-    and the head. `torch.export` works with a dynamic number of images and dynamic sizes of at least 2 pixels. A
-    transductive classifier takes each batch as the whole query set, so an export has to fix its size.
-    """
-
-    def __init__(
-        self, module: ImageClassifier | SideBySide, fitted: FittedHead, description: ClassifierDescription
-    ) -> None:
-        super().__init__()
-        self._embedder = MirroredFeatures(module) if description.mirrored else module
-        self._statistics = batch_statistics if description.batch_norm == "query" else stored_statistics
-        self.side = max(spec.input_size for spec in description.networks)
-        self._kind: HeadKind = fitted.kind
-        self._head = nn.Module()
-        for name, tensor in fitted.tensors.items():
-            self._head.register_buffer(name, tensor)
-
-    @property
-    def embedder(self) -> Embedder:
-        """Embedder of the networks, without the mirror image."""
-        return self._embedder.embedder if isinstance(self._embedder, MirroredFeatures) else self._embedder
-
-    @property
-    def fitted(self) -> FittedHead:
-        """Fitted head."""
-        return FittedHead(self._kind, **dict(self._head.named_buffers()))
-
-    def features(self, images: Tensor) -> Tensor:
-        """Features [n, d] of `images` [n, 1 or 3, h, w], uint8 or float in [0, 1], as the head takes them."""
-        squares = square_images(images, self.side)
-        with self._statistics(self._embedder):
-            return self._embedder.features(squares)
-
-    def embed(self, images: Tensor) -> Tensor:
-        """Features [n, d] of `images` [n, 1 or 3, h, w], weighted by the domains of the task and of length 1."""
-        features, scale = self.features(images), self.fitted.scale
-        return functional.normalize(features if scale is None else features * scale, dim=1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Probabilities [n, ways] of `images` [n, 1 or 3, h, w], uint8 or float in [0, 1]."""
-        return self.fitted.probabilities(self.features(images))
+from metazoo.models import ImageClassifier
 
 
 @final
@@ -114,13 +30,26 @@ class FewShotClassifier:
     """Few-shot classifier: networks and a head that has learned a task. Made by `adapt` or `load`.
 
     Attributes:
-        description: content of its `bundle.json`: head, batch norm, class names and networks.
+        description: content of its `bundle.json`: head, batch norm, class names, networks, calibration and versions.
+        support_features: features of the support images of all versions, as the head takes them before its scale; None
+            for a transductive classifier and for one of version 0.1.
+        support_images: support images, uint8; None if they are not kept.
+        held_out: predictions for support images by classifiers fitted without them; None if there are none, and after
+            loading.
     """
 
     def __init__(
-        self, module: ImageClassifier | SideBySide, fitted: FittedHead, description: ClassifierDescription
+        self,
+        module: ImageClassifier | SideBySide,
+        fitted: FittedHead,
+        description: ClassifierDescription,
+        support_features: Float[Tensor, "rows features"] | None = None,
+        support_images: UInt8[Tensor, "rows 3 side side"] | None = None,
+        held_out: HeldOut | None = None,
     ) -> None:
-        self.description, self._module = description, FewShotModule(module, fitted, description).eval()
+        self.description, self.support_features, self.support_images = description, support_features, support_images
+        self.held_out = held_out
+        self._module = FewShotModule(module, fitted, description, support_features).eval()
 
     @property
     def card(self) -> ClassifierDescription:
@@ -170,7 +99,14 @@ class FewShotClassifier:
             UsageError: a file does not exist.
             DataError: no image, a wrong shape, type or range, or a file that cannot be read.
         """
-        return Prediction(self.class_names, self._of_images(images, self._module))
+        parts = [self._module.with_familiarity(part) for part in self._in_batches(images)]
+        familiar = [own for _, own in parts if own is not None]
+        return Prediction(
+            self.class_names,
+            checked(torch.cat([own for own, _ in parts])).cpu(),
+            torch.cat(familiar).cpu() if familiar else None,
+            self.description.threshold,
+        )
 
     def embed(self, images: Any) -> Float[Tensor, "n features"]:
         """Features of images on the CPU, of length 1, such that similar images have a large inner product.
@@ -181,13 +117,45 @@ class FewShotClassifier:
         Raises:
             UsageError, DataError: see `predict`.
         """
-        return self._of_images(images, self._module.embed)
+        return checked(torch.cat([self._module.embed(part) for part in self._in_batches(images)])).cpu()
 
-    def _of_images(self, images: Any, function: Callable[[Tensor], Tensor]) -> Tensor:
+    def nearest(self, images: Any, count: int = 3) -> list[list[Neighbour]]:
+        """Support images that are most similar to each image, the most similar first, as an explanation.
+
+        Args:
+            images: images in any form that `predict` takes.
+            count: number of support images for each, at least 1; fewer are returned if there are fewer.
+
+        Raises:
+            UsageError: the classifier stores no features of its support images.
+            UsageError, DataError: see `predict`.
+        """
+        if self.support_features is None:
+            raise UsageError(
+                "classifier", "stores no features of its support images", "adapt again, without transduction"
+            )
+        rows, labels = current_support(self.description)
+        scale = self._module.fitted.scale
+        own = self.support_features[rows] if scale is None else self.support_features[rows] * scale.cpu()
+        cosines = self.embed(images) @ functional.normalize(own, dim=1).T
+        found = cosines.topk(min(count, len(rows)), dim=1)
+        return [
+            [
+                Neighbour(
+                    self.description.support[rows[index]].name,
+                    self.class_names[int(labels[index])],
+                    similarity,
+                    None if self.support_images is None else self.support_images[rows[index]],
+                )
+                for similarity, index in zip(similarities, indices, strict=True)
+            ]
+            for similarities, indices in zip(found.values.tolist(), found.indices.tolist(), strict=True)
+        ]
+
+    @torch.no_grad()
+    def _in_batches(self, images: Any) -> list[Tensor]:
         squares = checked_images(images, self.side).to(device_of(self._module.embedder) or "cpu")
-        with torch.no_grad():
-            parts = [function(part) for part in ([squares] if self.transductive else in_batches(squares))]
-        return checked(torch.cat(parts)).cpu()
+        return [squares] if self.transductive else list(in_batches(squares))
 
     def as_module(self) -> FewShotModule:
         """Module that `predict` uses, from decoded images to probabilities.
@@ -214,9 +182,11 @@ class FewShotClassifier:
             UsageError: the folder holds something other than a classifier.
             ArtefactError: the folder cannot be written.
         """
-        head = {f"head.{name}": tensor for name, tensor in self._module.fitted.tensors.items()}
+        tensors = {f"head.{name}": tensor for name, tensor in self._module.fitted.tensors.items()}
+        stored = (("support.features", self.support_features), ("support.images", self.support_images))
+        tensors |= {name: tensor for name, tensor in stored if tensor is not None}
         card = classifier_card(self._module.embedder, self.description, transductive=self.transductive)
-        Bundle(self.description, _networks(self._module.embedder), head, card).write(folder)
+        Bundle(self.description, networks_of(self._module.embedder), tensors, card).write(folder)
 
     @classmethod
     def load(cls, folder: Path | str) -> "FewShotClassifier":
@@ -230,101 +200,8 @@ class FewShotClassifier:
         description = bundle.description
         several = JointFeatures if description.joint else SideBySide if description.is_weighted else None
         module = bundle.networks[0] if several is None else several(bundle.networks).eval()
-        head = {name.removeprefix("head."): tensor for name, tensor in bundle.tensors.items()}
-        return cls(module, FittedHead(description.head_kind, **head), description)
-
-
-def adapt(
-    module: Embedder,
-    support_images: Any,
-    support_labels: Any,
-    class_names: Sequence[str] | None = None,
-    *,
-    head: str = DEFAULT_HEAD,
-    batch_norm: str = "running",
-    mirrored: bool = False,
-    domain: str | None = None,
-    source: str = "",
-) -> FewShotClassifier:
-    """Make a classifier of new classes from a few images of each, with the same heads as `evaluate`.
-
-    Args:
-        module: `ImageClassifier` or `MultiDomainClassifier` (the `module` of a meta-model), teacher of a zoo, or
-            `JointFeatures` of classifiers and teachers. It is copied.
-        support_images: images in any form that `FewShotClassifier.predict` takes.
-        support_labels: labels, one per image: whole numbers from 0 to ways - 1, or class names; a list, a tensor or an
-            array. Classes may have different numbers of images.
-        class_names: names of the classes. None stands for their numbers, or for the sorted names in `support_labels`.
-        head: name of a head in `metazoo.features.heads.HEADS`.
-        batch_norm: batch-norm mode `running`, `support` or `query`.
-        mirrored: whether to use `MirroredFeatures`, also in predictions.
-        domain: known domain of the images, one of those of the meta-model; None recognises it from the images.
-        source: origin of the model, stored as a note in the bundle.
-
-    Raises:
-        UsageError: an unknown head, mode or domain, labels or names that do not fit, a module of another type, or a
-            file that does not exist.
-        DataError: no image, a wrong shape, type or range, or a file that cannot be read.
-    """
-    domains: dict[str, float] = {}
-    if domain is not None:
-        module, domains = for_known_domain(module, domain), {domain: 1.0}
-    embedder = _plain(module)
-    mode: BatchNormMode = batch_norm_mode(batch_norm)
-    images = checked_images(support_images, max(network.spec.input_size for network in _networks(embedder)))
-    labels, names = checked_labels(support_labels, len(images), class_names)
-    embedder = MirroredFeatures(embedder) if mirrored else embedder
-    adapted, fitted = get_head(head).fit(embedder, images, labels, len(names), mode)
-    own = copy.deepcopy(adapted) if adapted is embedder else adapted
-    own = own.embedder if isinstance(own, MirroredFeatures) else own
-    if isinstance(own, MultiDomainClassifier):
-        assert fitted.shares is not None
-        domains = dict(zip(own.recogniser.domains, fitted.shares.tolist(), strict=True))
-        own, fitted = _active_networks(own, fitted)
-    assert isinstance(own, (ImageClassifier, SideBySide))
-    description = ClassifierDescription(
-        networks=tuple(network.spec for network in _networks(own)),
-        head=head,
-        head_kind=fitted.kind,
-        batch_norm=mode,
-        mirrored=mirrored,
-        domains=domains,
-        class_names=names,
-        joint=isinstance(own, JointFeatures),
-        source=source,
-    )
-    return FewShotClassifier(own, fitted, description)
-
-
-def _plain(module: Embedder) -> ImageClassifier | SideBySide:
-    """Replace teachers in a module by their networks."""
-    networks = _networks(module)
-    if isinstance(module, MultiDomainClassifier):
-        return module
-    return JointFeatures(networks) if isinstance(module, JointFeatures) else networks[0]
-
-
-def _networks(module: Embedder) -> list[ImageClassifier]:
-    """Networks of a module, in their order."""
-    networks: list[ImageClassifier] = []
-    for member in module.members if isinstance(module, SideBySide) else [module]:
-        network = getattr(member, "classifier", member)
-        if not isinstance(network, ImageClassifier):
-            raise UsageError("module", f"type {type(network).__name__}", "give an image classifier or several")
-        networks.append(network)
-    return networks
-
-
-def _active_networks(
-    module: MultiDomainClassifier, fitted: FittedHead
-) -> tuple[ImageClassifier | SideBySide, FittedHead]:
-    """Networks with a share in the task, and the head on their features."""
-    assert fitted.scale is not None
-    counts = fitted.scale > 0
-    of_networks = counts.unflatten(0, (len(module.networks), -1)).all(1).tolist()
-    own = [network for network, count in zip(module.networks, of_networks, strict=True) if count]
-    scale = None if len(own) == 1 else fitted.scale[counts]
-    return (
-        own[0] if len(own) == 1 else SideBySide(own),
-        dataclasses.replace(fitted, weight=fitted.weight[:, counts], scale=scale),
-    )
+        tensors = dict(bundle.tensors)
+        support = tensors.pop("support.features", None), tensors.pop("support.images", None)
+        head = {name.removeprefix("head."): tensor for name, tensor in tensors.items()}
+        fitted = FittedHead(description.head_kind, **head, temperature=description.temperature)
+        return cls(module, fitted, description, *support)

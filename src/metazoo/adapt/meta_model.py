@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
 
+from metazoo.adapt.adaptation import adapt
 from metazoo.adapt.bundle import DESCRIPTION, Bundle, MetaModelDescription, read_bundle
 from metazoo.adapt.card import plain_card
-from metazoo.adapt.few_shot import FewShotClassifier, adapt
+from metazoo.adapt.few_shot import FewShotClassifier
 from metazoo.data.unlabelled import label_free
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.features.domain_router import DomainRecogniser

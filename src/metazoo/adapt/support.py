@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Float, Int64, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -31,12 +31,14 @@ class SupportSet:
         images: square images in [0, 1]; see `square_images`.
         labels: indices into `class_names`.
         class_names: sorted names of the class folders.
+        image_names: name of each image, such as `cat/3.png`.
         skipped: reason for each file that was left out, such as `cat/3.png: cannot be read (...)`.
     """
 
     images: Float[Tensor, "n channels side side"]
     labels: Int64[Tensor, " n"]
     class_names: tuple[str, ...]
+    image_names: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
 
 
@@ -52,12 +54,19 @@ def load_support_folder(path: Path | str, side: int, *, skip_bad: bool = False) 
         UsageError: the folder does not exist or holds fewer than two class folders.
         DataError: images cannot be read, or a class has no image that can.
     """
+    support = load_labelled_folder(path, side, skip_bad=skip_bad)
+    if len(support.class_names) < 2:
+        name = some_of(support.class_names)
+        raise UsageError(path, f"holds the one class {name!r}", "give at least two class folders")
+    return support
+
+
+def load_labelled_folder(path: Path | str, side: int, *, skip_bad: bool = False) -> SupportSet:
+    """Read images like `load_support_folder`, also of a single class."""
     path = Path(path)
     if not path.is_dir():
         raise UsageError(path, "is not a folder", "give a folder with one folder of images per class")
     folders = class_folders(path)
-    if len(folders) < 2:
-        raise UsageError(path, f"holds the one class {folders[0].name!r}", "give at least two class folders")
     files, labels = files_of_classes(folders, unsupported=True)
     squares, kept, skipped = list[Tensor](), list[int](), list[str]()
     for number, found in enumerate(decoded_or_errors(files)):
@@ -73,7 +82,16 @@ def load_support_folder(path: Path | str, side: int, *, skip_bad: bool = False) 
     for number, folder in enumerate(folders):
         if not bool((labels == number).any()):
             raise DataError(folder, "no image that can be read", "add images or remove the folder")
-    return SupportSet(torch.cat(squares), labels, tuple(folder.name for folder in folders), tuple(skipped))
+    names = tuple(f"{files[number].parent.name}/{files[number].name}" for number in kept)
+    class_names = tuple(folder.name for folder in folders)
+    return SupportSet(torch.cat(squares), labels, class_names, names, tuple(skipped))
+
+
+def image_names_of(images: Any, count: int) -> tuple[str, ...]:
+    """Names of `count` images: the last two parts of their paths, or `image 1` and so on."""
+    if isinstance(images, Sequence) and all(isinstance(image, str | Path) for image in images):
+        return tuple("/".join(Path(image).parts[-2:]) for image in images)
+    return tuple(f"image {number}" for number in range(1, count + 1))
 
 
 def checked_images(images: Any, side: int) -> Float[Tensor, "n channels {side} {side}"]:
@@ -105,6 +123,11 @@ def checked_images(images: Any, side: int) -> Float[Tensor, "n channels {side} {
         channels = max(one.shape[1] for one in squares)
         return torch.cat([one.expand(-1, channels, -1, -1) for one in squares])
     return torch.cat([square_images(part, side) for part in in_batches(_batch(images, "images"))])
+
+
+def pixels_of(squares: Float[Tensor, "n channels side side"]) -> UInt8[Tensor, "n 3 side side"]:
+    """Square images as 8-bit RGB on the CPU."""
+    return (squares.expand(-1, 3, -1, -1) * 255).round().to(torch.uint8).cpu()
 
 
 def _single(image: Any, number: int) -> Shaped[Tensor, "channels height width"]:

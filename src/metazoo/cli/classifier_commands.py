@@ -3,16 +3,18 @@
 from argparse import Namespace
 from pathlib import Path
 
-from metazoo.adapt import FewShotClassifier, load_support_folder
+from metazoo.adapt import FewShotClassifier, SupportSet, load_support_folder
 from metazoo.adapt import adapt as adapt_module
+from metazoo.adapt.adaptation import AUTO
 from metazoo.adapt.bundle import ClassifierDescription, check_out
-from metazoo.cli.feature_source import open_source
+from metazoo.cli.feature_source import FeatureSource, open_source
 from metazoo.cli.predict_command import images_of
+from metazoo.cli.support_report import cost_text, held_out_text, print_support_report
 from metazoo.execution.compute import Compute
 from metazoo.execution.progress import message
 from metazoo.execution.threads import torch_threads
 from metazoo.export import export_classifier
-from metazoo.features.embedders import JointFeatures
+from metazoo.features.embedders import JointFeatures, MetaModelModule
 from metazoo.text import printable
 
 
@@ -20,33 +22,51 @@ def adapt(options: Namespace) -> None:
     """Make a classifier folder, as `metazoo adapt`."""
     check_out(options.out, ClassifierDescription, overwrite=options.overwrite)
     source = open_source(options.subject)
-    if source.meta_model is not None:
-        networks = source.meta_model.networks
-        module = source.meta_model.module
-    else:
-        networks = [teacher.classifier for teacher in source.teachers()]
-        module = JointFeatures(networks)
-    side = max(network.spec.input_size for network in networks)
+    other = None if options.compare is None else open_source(options.compare)
+    module, side = _module(source)
     support = load_support_folder(options.support, side, skip_bad=options.skip_bad)
     for reason in support.skipped:
         message(f"skipped: {printable(reason)}")
     device = Compute.choose(options.device).device
-    module.to(device)
     with torch_threads(options.threads):
-        classifier = adapt_module(
-            module,
-            support.images,
-            support.labels,
-            support.class_names,
-            head=options.head,
-            batch_norm=options.batch_norm,
-            mirrored=options.mirror,
-            domain=options.domain,
-            source=str(options.subject),
-        )
-    classifier.save(options.out)
-    classes, images = len(support.class_names), len(support.images)
-    print(f"{options.out}: a classifier of {classes} classes, made from {images} images{_domains(classifier)}")
+        classifier = _adapted(options, module.to(device), support, options.domain)
+        classifier.save(options.out)
+        classes, images = len(support.class_names), len(support.images)
+        print(f"{options.out}: a classifier of {classes} classes, made from {images} images{_domains(classifier)}")
+        if options.head == AUTO:
+            print(f"head {classifier.description.head}, batch norm {classifier.description.batch_norm}")
+        print_support_report(classifier)
+        print(cost_text(classifier, Path(options.out)))
+        if other is not None:
+            module, side = _module(other)
+            support = load_support_folder(options.support, side, skip_bad=options.skip_bad)
+            beside = _adapted(options, module.to(device), support, None)
+            print(f"beside it, {options.compare}: {held_out_text(beside)}; {cost_text(beside)}")
+
+
+def _module(source: FeatureSource) -> tuple[MetaModelModule, int]:
+    """Module of a meta-model, or the joint features of all models of a zoo, and the side of its input."""
+    if source.meta_model is not None:
+        return source.meta_model.module, source.meta_model.spec.input_size
+    networks = [teacher.classifier for teacher in source.teachers()]
+    return JointFeatures(networks), max(network.spec.input_size for network in networks)
+
+
+def _adapted(options: Namespace, module: MetaModelModule, support: SupportSet, domain: str | None) -> FewShotClassifier:
+    return adapt_module(
+        module,
+        support.images,
+        support.labels,
+        support.class_names,
+        head=options.head,
+        batch_norm=options.batch_norm,
+        mirrored=options.mirror,
+        domain=domain,
+        source=str(options.subject),
+        image_names=support.image_names,
+        false_rejection=options.false_rejection,
+        keep_images=options.keep_support,
+    )
 
 
 def _domains(classifier: FewShotClassifier) -> str:

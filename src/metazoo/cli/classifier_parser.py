@@ -4,7 +4,7 @@ from typing import Any
 
 from metazoo import choices
 from metazoo.cli import options
-from metazoo.cli.options import command, path
+from metazoo.cli.options import command, path, positive, share
 
 
 def add_commands(commands: Any) -> None:
@@ -21,7 +21,15 @@ def add_commands(commands: Any) -> None:
     adapt.option("--out", "Classifier folder to write", path, required=True)
     adapt.switch("--overwrite", "Replace an existing classifier at OUT")
     adapt.switch("--skip-bad", "Leave out images that cannot be read, and list them")
-    options.head(adapt)
+    options.head(adapt, automatic=True)
+    adapt.option(
+        "--false-rejection",
+        "Share of images of the classes that may be called unknown; the threshold is set on the support images",
+        share,
+        choices.FALSE_REJECTION,
+    )
+    adapt.switch("--keep-support", "Store the support images, resized, in the classifier, beside their features")
+    adapt.option("--compare", "Run, zoo or meta-model whose classifier of the same images is shown beside", path)
     options.threads(adapt)
     options.device(adapt)
     predict = command(
@@ -37,11 +45,13 @@ def add_commands(commands: Any) -> None:
         "images",
         "IMAGE_OR_FOLDER",
         "Images, folders with images at any depth, patterns such as 'photos/*.jpg', or - for standard input",
-        options.path_or_standard_input,
+        str,
         nargs="+",
     )
     options.output_format(predict, "table", "csv", "jsonl", more="; jsonl holds the probability of every class")
-    predict.option("--copy-to", "Folder for copies of the images in one folder per class", path)
+    predict.option("--copy-to", "Folder for copies of the images in one folder per class, or `unknown`", path)
+    predict.option("--nearest", "Number of most similar support images to show with each image", positive)
+    predict.switch("--allow-urls", "Read images from http and https addresses")
     options.threads(predict)
     options.device(predict)
     export = command(
@@ -71,3 +81,33 @@ def add_commands(commands: Any) -> None:
     export.option("--check", "Image or folder of images to compare on as well; repeatable", path, action="append")
     export.switch("--overwrite", "Replace an existing file")
     options.threads(export)
+    _classifier(commands)
+
+
+def _classifier(commands: Any) -> None:
+    text = "Show a classifier, and add, remove, rename, merge or undo"
+    group = commands.add_parser("classifier", help="show and change a classifier", description=f"{text}.")
+    group = group.add_subparsers(metavar="COMMAND", required=True)
+    show = command(group, "show", "growth_commands:show", "Show classes, support images, accuracy and versions")
+    show.argument("classifier", "CLASSIFIER", "Classifier folder")
+    add = _change(group, "add", "Add images to classes, or new classes", "Images that a class has already are ignored.")
+    add.argument("support", "FOLDER", "Folder with one folder of images per class")
+    add.switch("--skip-bad", "Leave out images that cannot be read, and list them")
+    remove = _change(group, "remove", "Remove classes or support images", "Former versions keep them; see forget.")
+    remove.option("--class", "Name of a class; repeatable", action="append", dest="classes", metavar="NAME")
+    remove.option("--image", "Name of a support image; repeatable", action="append", dest="images", metavar="NAME")
+    rename = _change(group, "rename", "Rename a class")
+    rename.argument("former", "FORMER", "Name of the class", str)
+    rename.argument("new", "NEW", "New name", str)
+    merge = _change(group, "merge", "Add the classes and images of another classifier of the same meta-model")
+    merge.argument("other", "OTHER", "Classifier folder")
+    _change(group, "undo", "Return to the version before the last change")
+    _change(group, "forget", "Delete former versions and the features of images that only they have")
+
+
+def _change(group: Any, name: str, text: str, more: str = "") -> options.Parser:
+    description = f"{text}, as a new version that equals a classifier made of all images anew. {more}".strip()
+    parser = command(group, name, f"growth_commands:{name}", text, description)
+    parser.argument("classifier", "CLASSIFIER", "Classifier folder")
+    parser.option("--out", "Folder for the changed classifier (default: CLASSIFIER)", path)
+    return parser

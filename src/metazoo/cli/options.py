@@ -13,11 +13,6 @@ from metazoo.text import local_path as path
 STANDARD_INPUT = "-"
 
 
-def path_or_standard_input(given: str) -> str:
-    """Type of an argument that may be standard input; see `local_path`."""
-    return given if given == STANDARD_INPUT else path(given)
-
-
 class Parser(argparse.ArgumentParser):
     """Parser that takes only complete option names and raises a UsageError for wrong use."""
 
@@ -77,12 +72,20 @@ def data(parser: Parser, flag: str = "--data", text: str = "Images", **keywords:
     parser.option(flag, f"{text}: {choices.DATA}", path, **keywords)
 
 
-def head(parser: Parser) -> None:
-    """Add the options for learning a new task."""
+def head(parser: Parser, *, automatic: bool = False) -> None:
+    """Add the options for learning a new task.
+
+    Args:
+        parser: parser of the command.
+        automatic: whether `auto` chooses the head.
+    """
     # Heads of plug-ins are in the registry, which is imported only if a plug-in was loaded.
     loaded = sys.modules.get("metazoo.features.heads")
     names = tuple(choices.HEADS) if loaded is None else loaded.HEADS.names()
     described = "; ".join(f"{name}: {text}" for name, text in choices.HEADS.items())
+    if automatic:
+        names = (*names, choices.AUTO_HEAD)
+        described += f"; {choices.AUTO_HEAD}: head and batch norm with the least loss on held-out support images"
     head_text = f"Head that learns a task. {described}"
     parser.option("--head", head_text, default=choices.DEFAULT_HEAD, choices=names, metavar="HEAD")
     parser.option(
@@ -187,6 +190,7 @@ def _typed(convert: Callable[[str], Any], allowed: Callable[[Any], bool], descri
 natural = _typed(int, lambda value: 0 <= value < 2**63, "a whole number of at least 0")
 positive = _typed(int, lambda value: 1 <= value < 2**31, "a whole number of at least 1")
 number = _typed(float, lambda value: 0 < value < float("inf"), "a number above 0")
+share = _typed(float, lambda value: 0 < value < 1, "a number between 0 and 1")
 numbers = _typed(
     lambda text: tuple(int(part) for part in text.split(",")),
     lambda values: all(0 < value < 2**31 for value in values) and len(set(values)) == len(values),

@@ -3,25 +3,26 @@
 import contextlib
 import csv
 import glob
+import http.client
 import io
 import json
 import os
 import re
 import shutil
 import sys
+import urllib.request
 from abc import ABC, abstractmethod
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from metazoo.adapt import FewShotClassifier
+from metazoo.adapt import FewShotClassifier, Neighbour
 from metazoo.cli.options import STANDARD_INPUT
 from metazoo.cli.output import print_table
 from metazoo.data import decoded_or_errors, image_files
@@ -30,10 +31,12 @@ from metazoo.execution.compute import Compute
 from metazoo.execution.progress import message
 from metazoo.execution.threads import torch_threads
 from metazoo.models import square_images
-from metazoo.text import printable
+from metazoo.text import local_path, printable
 
 _FILES_AT_ONCE = 256
 _MOST_BYTES = 2**28
+_SECONDS = 30
+_UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,17 @@ class _Answer:
     """Answer for one image.
 
     Attributes:
-        image: path, or `-` for standard input.
+        image: path, address, or `-` for standard input.
         probabilities: probability of every class by name; empty if there is an error.
+        is_unknown: whether the image belongs to none of the classes.
+        nearest: most similar support images, if asked for.
         error: reason why the image has no class; None if it has one.
     """
 
     image: str
     probabilities: dict[str, float]
+    is_unknown: bool = False
+    nearest: Sequence[Neighbour] = ()
     error: str | None = None
 
     @property
@@ -61,16 +68,16 @@ def predict(options: Namespace) -> int:
     classifier = FewShotClassifier.load(options.classifier).to(Compute.choose(options.device).device)
     if options.images.count(STANDARD_INPUT) > 1:
         raise UsageError(STANDARD_INPUT, "given twice", "give it once, since it holds one image")
-    images = [image for given in options.images for image in images_of(given)]
+    images = [image for given in options.images for image in images_of(given, allow_urls=options.allow_urls)]
     copies = None
     if options.copy_to is not None:
         copies = _Copies(Path(options.copy_to), classifier.class_names, options.images)
-    writer = _WRITERS[options.format]()
+    writer = _WRITERS[options.format](shows_nearest=options.nearest is not None)
     if classifier.transductive:
         message(_transductive(classifier))
     unread = uncopied = 0
     with torch_threads(options.threads):
-        for answer in _answers(classifier, images):
+        for answer in _answers(classifier, images, options.nearest):
             writer.write(answer)
             unread += answer.error is not None
             if copies is not None and answer.error is None:
@@ -82,7 +89,7 @@ def predict(options: Namespace) -> int:
     return int(unread + uncopied > 0)
 
 
-def _answers(classifier: FewShotClassifier, images: Sequence[str]) -> Iterator[_Answer]:
+def _answers(classifier: FewShotClassifier, images: Sequence[str], nearest: int | None) -> Iterator[_Answer]:
     """Answers in the order of `images`; a transductive classifier predicts all of them together."""
     size = len(images) if classifier.transductive else _FILES_AT_ONCE
     for start in range(0, len(images), size):
@@ -93,37 +100,73 @@ def _answers(classifier: FewShotClassifier, images: Sequence[str]) -> Iterator[_
             for own in _decoded(part)
         ]
         squares = [own for own in found if isinstance(own, Tensor)]
-        rows = iter(classifier.predict(torch.cat(squares)).probabilities.tolist() if squares else ())
+        rows = iter(_rows(classifier, torch.cat(squares), nearest) if squares else ())
         for image, own in zip(part, found, strict=True):
             if isinstance(own, MetazooError):
-                yield _Answer(image, {}, f"{own.problem}; {own.remedy}")
+                yield _Answer(image, {}, error=f"{own.problem}; {own.remedy}")
             else:
-                yield _Answer(image, dict(zip(classifier.class_names, next(rows), strict=True)))
+                probabilities, is_unknown, neighbours = next(rows)
+                by_class = dict(zip(classifier.class_names, probabilities, strict=True))
+                yield _Answer(image, by_class, is_unknown, neighbours)
+
+
+def _rows(
+    classifier: FewShotClassifier, squares: Tensor, nearest: int | None
+) -> Iterator[tuple[list[float], bool, Sequence[Neighbour]]]:
+    found = classifier.predict(squares)
+    neighbours = [[]] * len(squares) if nearest is None else classifier.nearest(squares, nearest)
+    return zip(found.probabilities.tolist(), found.unknown.tolist(), neighbours, strict=True)
 
 
 def _decoded(images: Sequence[str]) -> Iterator[Tensor | MetazooError]:
-    from_files = decoded_or_errors([Path(image) for image in images if image != STANDARD_INPUT])
+    from_files = decoded_or_errors([Path(image) for image in images if not _is_stream(image)])
     for image in images:
-        yield next(from_files) if image != STANDARD_INPUT else _from_standard_input()
+        if image == STANDARD_INPUT:
+            yield _from_standard_input()
+        else:
+            yield _from_address(image) if _is_address(image) else next(from_files)
+
+
+def _is_stream(image: str) -> bool:
+    return image == STANDARD_INPUT or _is_address(image)
+
+
+def _is_address(image: str) -> bool:
+    return re.match("https?://", image, re.IGNORECASE) is not None
+
+
+def _from_address(address: str) -> Tensor | MetazooError:
+    request = urllib.request.Request(address, headers={"User-Agent": "metazoo"})
+    try:
+        with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
+            data = answer.read(_MOST_BYTES + 1)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return UsageError(address, f"cannot be fetched ({error})", "check the address")
+    return _from_bytes(address, data)
 
 
 def _from_standard_input() -> Tensor | MetazooError:
-    data = b"" if sys.stdin is None else sys.stdin.buffer.read(_MOST_BYTES + 1)
+    return _from_bytes("standard input", b"" if sys.stdin is None else sys.stdin.buffer.read(_MOST_BYTES + 1))
+
+
+def _from_bytes(name: str, data: bytes) -> Tensor | MetazooError:
     if not data or len(data) > _MOST_BYTES:
         problem = f"holds more than {_MOST_BYTES:,} bytes" if data else "holds nothing"
-        return UsageError("standard input", problem, "give an image file")
+        return UsageError(name, problem, "give an image file")
     return next(decoded_or_errors([io.BytesIO(data)]))
 
 
-def images_of(given: str) -> list[str]:
-    """Images of an argument: a file, a folder with images at any depth, a pattern, or standard input.
+def images_of(given: str, *, allow_urls: bool = False) -> list[str]:
+    """Images of an argument: a file, a folder with images at any depth, a pattern, standard input, or an address.
 
     Raises:
-        UsageError: a folder or pattern without images.
+        UsageError: a folder or pattern without images, or an address without `allow_urls`.
     """
-    path = Path(given)
-    if given == STANDARD_INPUT:
+    if given == STANDARD_INPUT or (allow_urls and _is_address(given)):
         return [given]
+    if _is_address(given):
+        raise UsageError(printable(given[:100]), "is an address", "give --allow-urls to fetch images")
+    path = Path(local_path(given))
     if os.path.isdir(given):  # noqa: PTH112 - no error for a name that is too long
         below = sorted(folder for folder in path.rglob("*") if folder.is_dir())
         folders = [path, *(folder for folder in below if not any(map(_is_hidden, folder.relative_to(path).parts)))]
@@ -151,15 +194,17 @@ class _Copies:
         if folder.exists() and not folder.is_dir():
             raise UsageError(folder, "is not a folder", "choose another --copy-to")
         for given in inputs:
-            if given != STANDARD_INPUT and Path(given).resolve() in (folder.resolve(), *folder.resolve().parents):
+            if not _is_stream(given) and Path(given).resolve() in (folder.resolve(), *folder.resolve().parents):
                 raise UsageError(folder, f"is in {given}, whose images are classified", "choose another --copy-to")
-        self._folders = {name: folder / own for name, own in _folder_names(class_names).items()}
+        # A class of the same name keeps its folder.
+        names = _folder_names([*class_names, *({_UNKNOWN} - set(class_names))])
+        self._folders = {name: folder / own for name, own in names.items()}
 
     def add(self, answer: _Answer) -> bool:
         """Copy an image; False, with a message, if the system cannot."""
-        if answer.image == STANDARD_INPUT:
+        if _is_stream(answer.image):
             return True
-        source, folder = Path(answer.image), self._folders[answer.name]
+        source, folder = Path(answer.image), self._folders[_UNKNOWN if answer.is_unknown else answer.name]
         temporary = folder / f".{os.getpid()}.tmp"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -207,6 +252,9 @@ def _transductive(classifier: FewShotClassifier) -> str:
 class _Writer(ABC):
     """Writer of answers in one format."""
 
+    def __init__(self, *, shows_nearest: bool) -> None:
+        self._shows_nearest = shows_nearest
+
     @abstractmethod
     def write(self, answer: _Answer) -> None:
         """Write an answer, or keep it for the end."""
@@ -216,35 +264,45 @@ class _Writer(ABC):
 
 
 class _TableWriter(_Writer):
-    def __init__(self) -> None:
-        self._table = Table(caption="probabilities are not calibrated")
+    def __init__(self, *, shows_nearest: bool) -> None:
+        super().__init__(shows_nearest=shows_nearest)
+        self._table = Table()
         self._table.add_column("image", overflow="fold")
         self._table.add_column("class", overflow="fold")
         self._table.add_column("probability", justify="right")
+        if shows_nearest:
+            self._table.add_column("most similar support images", overflow="fold")
 
     def write(self, answer: _Answer) -> None:
         image = Text(printable(answer.image))
-        if answer.error is None:
-            self._table.add_row(image, Text(printable(answer.name)), f"{answer.probabilities[answer.name]:.3f}")
-        else:
+        if answer.error is not None:
             self._table.add_row(image, Text(f"error: {printable(answer.error)}"), "")
+            return
+        name = printable(answer.name)
+        row = [image, Text(f"unknown ({name}?)" if answer.is_unknown else name)]
+        row.append(Text(f"{answer.probabilities[answer.name]:.3f}"))
+        if self._shows_nearest:
+            row.append(Text(_neighbours_text(answer)))
+        self._table.add_row(*row)
 
     def end(self) -> None:
         print_table(self._table)
 
 
 class _CsvWriter(_Writer):
-    _columns: ClassVar = ("image", "class", "probability", "error")
-
-    def __init__(self) -> None:
+    def __init__(self, *, shows_nearest: bool) -> None:
+        super().__init__(shows_nearest=shows_nearest)
         self._writer = csv.writer(sys.stdout, lineterminator="\n")
-        self._writer.writerow(self._columns)
+        nearest = ("nearest",) if shows_nearest else ()
+        self._writer.writerow(("image", "class", "probability", "unknown", *nearest, "error"))
 
     def write(self, answer: _Answer) -> None:
+        nearest = (_neighbours_text(answer),) if self._shows_nearest else ()
         if answer.error is None:
-            row = (answer.image, answer.name, f"{answer.probabilities[answer.name]:.6f}", "")
+            probability, unknown = f"{answer.probabilities[answer.name]:.6f}", str(answer.is_unknown).lower()
+            row = (answer.image, answer.name, probability, unknown, *nearest, "")
         else:
-            row = (answer.image, "", "", answer.error)
+            row = (answer.image, "", "", "", *nearest, answer.error)
         self._writer.writerow(row)
 
 
@@ -252,9 +310,18 @@ class _JsonLinesWriter(_Writer):
     def write(self, answer: _Answer) -> None:
         if answer.error is None:
             record = {"image": answer.image, "class": answer.name, "probabilities": answer.probabilities}
+            record["unknown"] = answer.is_unknown
+            if self._shows_nearest:
+                record["nearest"] = [
+                    {"image": own.name, "class": own.class_name, "similarity": own.similarity} for own in answer.nearest
+                ]
         else:
             record = {"image": answer.image, "error": answer.error}
         print(json.dumps(record))
+
+
+def _neighbours_text(answer: _Answer) -> str:
+    return ", ".join(f"{printable(own.name)} ({own.similarity:.3f})" for own in answer.nearest)
 
 
 _WRITERS: dict[str, type[_Writer]] = {"table": _TableWriter, "csv": _CsvWriter, "jsonl": _JsonLinesWriter}

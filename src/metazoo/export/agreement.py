@@ -25,8 +25,8 @@ TOLERANCE = 1e-4
 _TIE = 1e-5
 _COARSE = 5
 
-Function = Callable[[Tensor], Tensor]
-"""Function from images, uint8 [n, 3, h, w], to outputs, float32 [n, d]."""
+Function = Callable[[Tensor], tuple[Tensor, ...]]
+"""Function from images, uint8 [n, 3, h, w], to outputs: float32 [n, d], and whether each image is unknown, bool [n]."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,9 @@ class Agreement:
     Attributes:
         generated: number of generated pictures.
         given: number of pictures of the user.
-        differing: number of pictures whose class differs. Classes whose probabilities in the classifier are within 1e-5
-            of each other count as one.
+        differing: number of pictures whose class differs, or one of which is unknown. Classes whose probabilities in
+            the classifier are within 1e-5 of each other count as one, and a familiarity within 1e-5 of the threshold
+            is both known and unknown.
         largest_difference: largest absolute difference of an output.
         worst: picture of the largest difference: its size, or its file.
     """
@@ -97,7 +98,7 @@ def measure_agreement(
     """Compare two functions on the generated pictures and on image files.
 
     Args:
-        original: function of the classifier.
+        original: function of the classifier, which returns familiarity minus threshold instead of `is_unknown`.
         exported: function of the exported file.
         files: image files.
         least_side: smallest height and width of the generated pictures in pixels.
@@ -110,9 +111,13 @@ def measure_agreement(
     generated = given = 0
     for label, images in _pictures(files, least_side):
         generated, given = generated + (len(images) if label is None else 0), given + (label is not None)
-        expected, found = original(images).double(), exported(images).double()
+        (expected, *margin), (found, *unknown) = original(images), exported(images)
+        expected, found = expected.double(), found.double()
         if outputs_are_probabilities:
-            differing += int(_differs(expected, found).sum())
+            differs = _differs(expected, found)
+            for own, its in zip(margin, unknown, strict=True):
+                differs |= (its.bool() != (own < 0)) & (own.abs() > _TIE)
+            differing += int(differs.sum())
         # A NaN is a difference as well.
         difference = float((expected - found).abs().nan_to_num(nan=float("inf")).max())
         if difference > largest or not worst:

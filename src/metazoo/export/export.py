@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from metazoo.adapt import FewShotClassifier
-from metazoo.adapt.few_shot import FewShotModule
+from metazoo.adapt.few_shot_module import FewShotModule
 from metazoo.choices import EXPORTED_OUTPUTS, EXPORTED_PRECISIONS
 from metazoo.choices import ExportedOutputs as Outputs
 from metazoo.data import decoded_images
@@ -28,9 +28,29 @@ class _Features(nn.Module):
         super().__init__()
         self._module = module
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> tuple[Tensor]:
         """Features [n, d] of `images` [n, 3, h, w], uint8."""
-        return self._module.embed(images)
+        return (self._module.embed(images),)
+
+
+class _Answers(nn.Module):
+    """Probabilities and unknown images of a few-shot classifier."""
+
+    def __init__(self, module: FewShotModule) -> None:
+        super().__init__()
+        self._module = module
+
+    def margins(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities [n, ways] of `images` [n, 3, h, w], uint8, and familiarity minus threshold [n]."""
+        probabilities, familiarity = self._module.with_familiarity(images)
+        if familiarity is None or self._module.threshold is None:
+            return probabilities, torch.ones_like(probabilities[:, 0])
+        return probabilities, familiarity - self._module.threshold
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities [n, ways] of `images` [n, 3, h, w], uint8, and whether each image is unknown, bool [n]."""
+        probabilities, margins = self.margins(images)
+        return probabilities, margins < 0
 
 
 def export_classifier(
@@ -45,12 +65,13 @@ def export_classifier(
     """Export a classifier to one file, with all of its preprocessing.
 
     The input `images` is uint8 [n, 3, height, width], with RGB pixels as decoded and upright. The output is called as
-    `outputs` says. Number and size of the images are free. The metadata holds the classes, the description and the
-    agreement under `metazoo.classes`, `metazoo.description` and `metazoo.agreement`, as JSON.
+    `outputs` says; `probabilities` are followed by `is_unknown`, bool [n]. Number and size of the images are free. The
+    metadata holds the classes, the description and the agreement under `metazoo.classes`, `metazoo.description` and
+    `metazoo.agreement`, as JSON.
 
     The converted file is run, by onnxruntime if it is ONNX, on generated pictures of odd sizes and on the images in
-    `check`, and compared with the module behind `predict`. It is not written if a class differs or a probability by
-    more than 1e-4. With `float16` and `int8`, which are approximations, the agreement is only reported.
+    `check`, and compared with the module behind `predict`. It is not written if a class or `is_unknown` differs, or a
+    probability by more than 1e-4. With `float16` and `int8`, which are approximations, the agreement is only reported.
 
     Args:
         classifier: classifier whose predictions do not depend on each other.
@@ -78,20 +99,24 @@ def export_classifier(
     for _ in decoded_images(check):  # each is read, before the conversion
         pass
     module = copy.deepcopy(classifier.as_module()).cpu().eval().requires_grad_(False)
-    exported = _Features(module).eval() if outputs == "features" else module
-    converted = form.converted(exported, outputs, precision)
-    description = classifier.description.model_dump(mode="json", exclude={"weights_sha256", "source"})
+    answers = _Answers(module).eval()
+    exported = _Features(module).eval() if outputs == "features" else answers
+    names = (outputs,) if outputs == "features" else (outputs, "is_unknown")
+    converted = form.converted(exported, names, precision)
+    description = classifier.description.model_dump(
+        mode="json", exclude={"weights_sha256", "source", "support", "versions"}
+    )
     metadata = {
         "input": _INPUT,
-        "output": outputs,
+        "output": ", ".join(names),
         "classes": json.dumps(classifier.class_names),
         "precision": precision,
         "description": json.dumps(description),
     }
 
-    def original(images: Tensor) -> Tensor:
+    def original(images: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():
-            return exported(images)
+            return exported(images) if outputs == "features" else answers.margins(images)
 
     agreement = measure_agreement(
         original,

@@ -6,7 +6,7 @@ import logging
 import tempfile
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -43,8 +43,8 @@ class ExportFormat(ABC):
         """Raise a UsageError if a library is missing."""
 
     @abstractmethod
-    def converted(self, module: nn.Module, output: str, precision: Precision) -> Any:
-        """Convert a module from images [n, 3, h, w], uint8, to one tensor [n, d] with dynamic n, h and w.
+    def converted(self, module: nn.Module, outputs: Sequence[str], precision: Precision) -> Any:
+        """Convert a module from images [n, 3, h, w], uint8, to a tuple of tensors, with dynamic n, h and w.
 
         Raises:
             UsageError: the format cannot express the module.
@@ -70,7 +70,7 @@ class Onnx(ExportFormat):
         for library in ("onnx", "onnxscript", "onnxruntime"):
             import_library("export", library)
 
-    def converted(self, module: nn.Module, output: str, precision: Precision) -> Any:  # noqa: D102
+    def converted(self, module: nn.Module, outputs: Sequence[str], precision: Precision) -> Any:  # noqa: D102
         example = torch.zeros(_EXAMPLE, dtype=torch.uint8)
         with _quiet(), torch.no_grad():
             try:
@@ -82,7 +82,7 @@ class Onnx(ExportFormat):
                     external_data=False,
                     opset_version=_OPSET,
                     input_names=[INPUT],
-                    output_names=[output],
+                    output_names=list(outputs),
                     verbose=False,
                 )
             except Exception as error:
@@ -113,7 +113,7 @@ class Onnx(ExportFormat):
             session = runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise _refusal("ONNX that onnxruntime runs", error) from error
-        return lambda images: torch.from_numpy(session.run(None, {INPUT: images.numpy()})[0])
+        return lambda images: tuple(map(torch.from_numpy, session.run(None, {INPUT: images.numpy()})))
 
 
 @final
@@ -127,7 +127,7 @@ class Program(ExportFormat):
     def check(self) -> None:  # noqa: D102
         pass
 
-    def converted(self, module: nn.Module, output: str, precision: Precision) -> Any:  # noqa: D102
+    def converted(self, module: nn.Module, outputs: Sequence[str], precision: Precision) -> Any:  # noqa: D102
         example = torch.zeros(_EXAMPLE, dtype=torch.uint8)
         shapes = (dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),)
         with _quiet(), torch.no_grad():
@@ -150,7 +150,7 @@ class Program(ExportFormat):
         with _quiet():
             module = torch.export.load(io.BytesIO(data)).module()
 
-        def run(images: Tensor) -> Tensor:
+        def run(images: Tensor) -> tuple[Tensor, ...]:
             with torch.no_grad():
                 return module(images)
 

@@ -29,6 +29,7 @@ class FittedHead:
         counts: number of support images of each class, for soft k-means.
         scale: factors of the features, applied first; see `DomainRecogniser`. None for no scaling.
         shares: shares of the domains that gave `scale`, for information only.
+        temperature: positive number by which scores are divided for probabilities; see `probabilities`.
     """
 
     kind: HeadKind
@@ -37,6 +38,7 @@ class FittedHead:
     counts: Float[Tensor, "*tasks ways"] | None = None
     scale: Float[Tensor, " features"] | None = None
     shares: Float[Tensor, " domains"] | None = None
+    temperature: float = 1.0
 
     @property
     def transductive(self) -> bool:
@@ -66,14 +68,14 @@ class FittedHead:
         scores = features @ self.weight.mT
         return scores if self.bias is None else scores + self.bias.unsqueeze(-2)
 
-    def probabilities(self, features: Float[Tensor, "*tasks n features"]) -> Float[Tensor, "*tasks n ways"]:
-        """Softmax of the scores; cosines are multiplied by `COSINE_SCALE` first.
-
-        Probabilities rank the classes of an image but are not calibrated: the scale is a convention, since a task of a
-        few images has none left to fit it.
-        """
+    def logits(self, features: Float[Tensor, "*tasks n features"]) -> Float[Tensor, "*tasks n ways"]:
+        """Scores on the scale of logits at temperature 1: cosines are multiplied by `COSINE_SCALE`."""
         scores = self.scores(features)
-        return torch.softmax(scores * COSINE_SCALE if self.kind == "cosine" else scores, dim=-1)
+        return scores * COSINE_SCALE if self.kind == "cosine" else scores
+
+    def probabilities(self, features: Float[Tensor, "*tasks n features"]) -> Float[Tensor, "*tasks n ways"]:
+        """Softmax of the logits, divided by the temperature."""
+        return torch.softmax(self.logits(features) / self.temperature, dim=-1)
 
 
 def normalised_linear(weights: Float[Tensor, "*tasks inputs ways"]) -> FittedHead:

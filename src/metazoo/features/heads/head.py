@@ -31,11 +31,13 @@ class Head(ABC):
         transductive: whether the prediction for a query depends on the other queries. (With batch norm `query`, it
             always does.)
         adapts_backbone: whether `fit` changes the features, in a copy of the module.
+        temperature: temperature of the probabilities of a task that is too small to fit it.
     """
 
     name: str
     transductive: bool
     adapts_backbone: bool
+    temperature: float = 1.0
 
     @abstractmethod
     def fit(

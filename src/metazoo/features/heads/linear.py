@@ -21,6 +21,7 @@ class Logistic(FeatureHead):
     """
 
     name = choices.LOGISTIC
+    temperature = 1 / 3
     penalty = 0.1
 
     def fit_features(  # noqa: D102
@@ -40,6 +41,7 @@ class Ridge(FeatureHead):
     """
 
     name = choices.RIDGE
+    temperature = 0.75
     penalty = 0.5
 
     def fit_features(  # noqa: D102

@@ -18,6 +18,7 @@ class NearestMean(FeatureHead):
     """
 
     name = choices.NEAREST_MEAN
+    temperature = 1 / 3
 
     def fit_features(  # noqa: D102
         self, support_features: Float[Tensor, "*tasks n features"], support_labels: Int64[Tensor, " n"], ways: int

@@ -1,0 +1,59 @@
+"""Records of the support images of a classifier and of its versions, parts of `bundle.json`."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+from scipy import stats
+
+Row = Annotated[int, Field(ge=0)]
+
+
+class SupportImage(BaseModel):
+    """Support image, whose features are a row of a tensor of the bundle.
+
+    Attributes:
+        name: name for users, such as `cat/1.jpg`.
+        sha256: hash of the resized image.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class Version(BaseModel):
+    """State of a classifier after a change.
+
+    Attributes:
+        change: description of the change.
+        class_names: names of the classes.
+        members: rows of the support images of each class.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    change: str
+    class_names: tuple[str, ...] = Field(min_length=2)
+    members: tuple[Annotated[tuple[Row, ...], Field(min_length=1)], ...]
+
+
+class HeldOutRecord(BaseModel):
+    """Accuracy on held-out support images.
+
+    Attributes:
+        images: number of images held out.
+        correct: number of those whose class was predicted.
+        folds: number of classifiers that were fitted without some images.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images: int = Field(ge=1)
+    correct: int = Field(ge=0)
+    folds: int = Field(ge=2)
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Wilson interval of the accuracy, in [0, 1]."""
+        found = stats.binomtest(self.correct, self.images).proportion_ci(confidence, method="wilson")
+        return float(found.low), float(found.high)

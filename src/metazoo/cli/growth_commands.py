@@ -1,0 +1,97 @@
+"""`metazoo classifier ...`: show a classifier and change it."""
+
+from argparse import Namespace
+
+from rich.table import Table
+from rich.text import Text
+
+from metazoo.adapt import FewShotClassifier, growth
+from metazoo.adapt.bundle import ClassifierDescription, check_out
+from metazoo.adapt.support import load_labelled_folder
+from metazoo.cli.output import print_table
+from metazoo.cli.support_report import cost_text, held_out_text, print_support_report
+from metazoo.errors import UsageError
+from metazoo.execution.progress import message
+from metazoo.execution.threads import torch_threads
+from metazoo.text import local_path, printable
+
+
+def show(options: Namespace) -> None:
+    """Print what a classifier is made of, as `metazoo classifier show`."""
+    classifier = FewShotClassifier.load(options.classifier)
+    made = classifier.description
+    print(f"{options.classifier}: {len(made.class_names)} classes, head {made.head}, batch norm {made.batch_norm}")
+    with torch_threads(1):
+        print(f"made from {printable(made.source or 'a model that is not recorded')}; {cost_text(classifier)}")
+    if not made.versions:
+        print("support images are not recorded")
+        return
+    table = Table()
+    table.add_column("class", overflow="fold")
+    table.add_column("images", justify="right")
+    table.add_column("names", overflow="fold")
+    for name, rows in zip(made.class_names, made.versions[-1].members, strict=True):
+        table.add_row(
+            Text(printable(name)), str(len(rows)), Text(", ".join(printable(made.support[row].name) for row in rows))
+        )
+    print_table(table)
+    print(held_out_text(classifier))
+    for number, version in enumerate(made.versions, start=1):
+        print(f"version {number}: {printable(version.change)}, {len(version.class_names)} classes")
+
+
+def add(options: Namespace) -> None:
+    """Add images or classes, as `metazoo classifier add`."""
+    classifier = FewShotClassifier.load(options.classifier)
+    support = load_labelled_folder(options.support, classifier.side, skip_bad=options.skip_bad)
+    for reason in support.skipped:
+        message(f"skipped: {printable(reason)}")
+    labels = [support.class_names[label] for label in support.labels.tolist()]
+    with torch_threads(1):
+        _save(options, growth.add_images(classifier, support.images, labels, support.image_names))
+
+
+def remove(options: Namespace) -> None:
+    """Remove classes or images, as `metazoo classifier remove`."""
+    classifier = FewShotClassifier.load(options.classifier)
+    with torch_threads(1):
+        _save(options, growth.remove(classifier, classes=options.classes or (), images=options.images or ()))
+
+
+def rename(options: Namespace) -> None:
+    """Rename a class, as `metazoo classifier rename`."""
+    classifier = FewShotClassifier.load(options.classifier)
+    with torch_threads(1):
+        _save(options, growth.rename(classifier, {options.former: options.new}))
+
+
+def merge(options: Namespace) -> None:
+    """Merge another classifier into one, as `metazoo classifier merge`."""
+    classifier, other = FewShotClassifier.load(options.classifier), FewShotClassifier.load(options.other)
+    with torch_threads(1):
+        _save(options, growth.merge(classifier, other))
+
+
+def undo(options: Namespace) -> None:
+    """Return to the former version, as `metazoo classifier undo`."""
+    with torch_threads(1):
+        _save(options, growth.undo(FewShotClassifier.load(options.classifier)))
+
+
+def forget(options: Namespace) -> None:
+    """Delete former versions, as `metazoo classifier forget`."""
+    with torch_threads(1):
+        _save(options, growth.forget(FewShotClassifier.load(options.classifier)))
+
+
+def _save(options: Namespace, classifier: FewShotClassifier) -> None:
+    folder = options.classifier if options.out is None else options.out
+    try:
+        folder = local_path(folder)
+    except UsageError as error:
+        raise UsageError(error.subject, error.problem, "give --out") from error
+    check_out(folder, ClassifierDescription, overwrite=options.out is None)
+    classifier.save(folder)
+    versions = classifier.description.versions
+    print(f"{folder}: version {len(versions)}, {len(classifier.class_names)} classes; {versions[-1].change}")
+    print_support_report(classifier)
