@@ -33,7 +33,8 @@ def rows(text: str) -> list[dict[str, str]]:
 
 def test_a_run_becomes_a_classifier(cli: Cli, workshop: Workshop, own: Workshop) -> None:
     outcome = cli("adapt", workshop.run, "--support", workshop.support, "--out", own.new)
-    assert outcome == Outcome(0, f"{own.new}: a classifier of 3 classes, made from 6 images\n", "")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.startswith(f"{own.new}: a classifier of 3 classes, made from 6 images\n")
     assert content(own.new) == content(own.classifier)
     assert f"| made from | {workshop.run} |" in (own.new / "README.md").read_text().replace("\\", "")
     card = FewShotClassifier.load(own.new).description
@@ -67,11 +68,11 @@ def test_adapt_names_the_domains_of_the_images(cli: Cli, workshop: Workshop, own
     words = ("adapt", own.folder / "several", "--support", workshop.support, "--out", own.new)
     outcome = cli(*words)
     made = f"{own.new}: a classifier of 3 classes, made from 6 images, domains ships (95 %), birds (5 %)"
-    assert outcome == Outcome(0, f"{made}\n", "")
+    assert (outcome.code, outcome.err, outcome.out.partition("\n")[0]) == (0, "", made)
     assert FewShotClassifier.load(own.new).description.domains.keys() == {"birds", "ships", "[bold]"}
     assert cli("predict", own.new, workshop.support).code == 0
     known = cli(*words, "--overwrite", "--domain", "[bold]")
-    assert known.out.endswith("domains [bold] (100 %)\n")
+    assert known.out.partition("\n")[0].endswith("domains [bold] (100 %)")
     unknown = cli(*words, "--overwrite", "--domain", "cars")
     assert unknown.code == 2
     assert "'cars'" in unknown.err

@@ -59,7 +59,7 @@ def run_onnx(path: Path, images: Tensor) -> np.ndarray:
 
 def run_program(path: Path, images: Tensor) -> np.ndarray:
     with torch.no_grad():
-        return torch.export.load(path).module()(images).numpy()
+        return torch.export.load(path).module()(images)[0].numpy()
 
 
 def assert_agrees(
@@ -97,16 +97,40 @@ def test_onnx_is_one_file_that_describes_itself(
     assert not PATHS.search(path.read_bytes())
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
-    (given,), (output,) = model.graph.input, model.graph.output
+    (given,), (output, is_unknown) = model.graph.input, model.graph.output
     assert (given.name, given.type.tensor_type.elem_type) == ("images", onnx.TensorProto.UINT8)
     sizes = [size.dim_param or size.dim_value for size in given.type.tensor_type.shape.dim]
     assert sizes == ["n", 3, "height", "width"]
     assert (output.name, output.type.tensor_type.shape.dim[1].dim_value) == ("probabilities", 3)
+    assert (is_unknown.name, is_unknown.type.tensor_type.elem_type) == ("is_unknown", onnx.TensorProto.BOOL)
     values = {entry.key.removeprefix("metazoo."): entry.value for entry in model.metadata_props}
     assert json.loads(values["classes"]) == list(NAMES)
     assert json.loads(values["description"])["class_names"] == list(NAMES)
     assert json.loads(values["agreement"]) == agreement.record()
     assert made.description.mirrored
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_unknown_images_are_those_of_the_classifier(tmp_path: Path, suffix: str) -> None:
+    made, path = classifier(false_rejection=0.3), tmp_path / f"model{suffix}"
+    export_classifier(made, path)
+    images = torch.cat([pictures(20, 3, 16, 16, seed=5), pictures(7, 3, 20, 24)[:, :, :16, :16]])
+    expected = made.predict(images).unknown
+    assert 0 < int(expected.sum()) < len(images)
+    if suffix == ".onnx":
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        found = session.run(["is_unknown"], {"images": images.numpy()})[0]
+    else:
+        found = torch.export.load(path).module()(images)[1].numpy()
+    assert np.asarray(found).tolist() == expected.tolist()
+
+
+def test_a_classifier_that_knows_no_threshold_exports_known_images(tmp_path: Path) -> None:
+    made = adapt(network(), pictures(2, 3, 16, 16), [0, 1], ("ant", "bee"))
+    assert made.description.threshold is None
+    export_classifier(made, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    assert not np.asarray(session.run(["is_unknown"], {"images": pictures(4, 3, 9, 9).numpy()})[0]).any()
 
 
 def test_a_program_of_torch_export_agrees(tmp_path: Path) -> None:
