@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -5,12 +6,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from metazoo.export.agreement import SIZES, generated_pictures, measure_agreement
+from metazoo.export.agreement import SIZES, Agreement, generated_pictures, measure_agreement
 
 
 def probabilities(images: Tensor) -> Tensor:
     """Mean red, green and blue as probabilities."""
     return torch.softmax(images.double().mean((2, 3)) / 255, 1).float()
+
+
+def compared(original: Callable[[Tensor], Tensor], exported: Callable[[Tensor], Tensor], *files: Path) -> Agreement:
+    """Agreement of two functions with one output."""
+    return measure_agreement(lambda images: (original(images),), lambda images: (exported(images),), files)
 
 
 def test_generated_pictures_are_of_all_sizes_and_always_the_same() -> None:
@@ -24,13 +30,13 @@ def test_generated_pictures_are_of_all_sizes_and_always_the_same() -> None:
 
 
 def test_a_function_agrees_with_itself() -> None:
-    found = measure_agreement(probabilities, probabilities)
+    found = compared(probabilities, probabilities)
     assert (found.generated, found.given, found.differing, found.largest_difference) == (2 * len(SIZES), 0, 0, 0.0)
     assert found.is_exact
 
 
 def test_another_order_of_channels_is_found() -> None:
-    found = measure_agreement(probabilities, lambda images: probabilities(images.flip(1)))
+    found = compared(probabilities, lambda images: probabilities(images.flip(1)))
     assert not found.is_exact
     assert found.differing > 0
     assert found.largest_difference > 1e-3
@@ -40,13 +46,13 @@ def test_a_difference_on_one_size_is_found_and_named() -> None:
     def rounded(images: Tensor) -> Tensor:
         return probabilities(images) + (2e-4 if images.shape[2:] == (480, 641) else 0)
 
-    found = measure_agreement(probabilities, rounded)
+    found = compared(probabilities, rounded)
     assert (found.worst, found.differing, found.is_exact) == ("480 x 641 pixels", 0, False)
     assert found.largest_difference == pytest.approx(2e-4, rel=1e-3)
 
 
 def test_values_that_are_not_numbers_are_a_difference() -> None:
-    found = measure_agreement(probabilities, lambda images: torch.full_like(probabilities(images), torch.nan))
+    found = compared(probabilities, lambda images: torch.full_like(probabilities(images), torch.nan))
     assert found.largest_difference == float("inf")
     assert not found.is_exact
 
@@ -57,7 +63,7 @@ def test_equal_probabilities_are_no_difference_of_classes() -> None:
     def other(images: Tensor) -> Tensor:
         return (halves + torch.tensor([[0.0, 1e-7]])).expand(len(images), -1)
 
-    assert measure_agreement(lambda images: halves.expand(len(images), -1), other).is_exact
+    assert compared(lambda images: halves.expand(len(images), -1), other).is_exact
 
 
 def test_the_pictures_of_a_user_count(tmp_path: Path) -> None:
@@ -68,5 +74,16 @@ def test_the_pictures_of_a_user_count(tmp_path: Path) -> None:
         is_red = bool((images[:, 0] == 255).all() and (images[:, 1] == 0).all())
         return probabilities(images.flip(1) if is_red else images)
 
-    found = measure_agreement(probabilities, wrong_on_red, [file])
+    found = compared(probabilities, wrong_on_red, file)
     assert (found.given, found.differing, found.worst) == (1, 1, str(file))
+
+
+@pytest.mark.parametrize(("margin", "is_unknown", "differing"), [(0.1, True, 2), (-0.1, False, 2), (1e-6, True, 0)])
+def test_another_answer_on_unknown_images_is_a_difference(margin: float, is_unknown: bool, differing: int) -> None:
+    def original(images: Tensor) -> tuple[Tensor, Tensor]:
+        return probabilities(images), torch.full((len(images),), margin)
+
+    def exported(images: Tensor) -> tuple[Tensor, Tensor]:
+        return probabilities(images), torch.full((len(images),), is_unknown)
+
+    assert measure_agreement(original, exported).differing == differing * len(SIZES)
