@@ -22,6 +22,7 @@ KNOWS: dict[str, set[str]] = {
     "renamed": set(),
     "storage": set(),
     "execution": {"storage"},
+    "tracking": {"execution", "storage"},
     "models": set(),
     "data": {"execution", "storage"},
     "bank": {"data", "execution", "storage"},

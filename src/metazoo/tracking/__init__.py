@@ -1,0 +1,28 @@
+"""Trackers, which show the metrics of runs: TensorBoard, trackio, MLflow and those of other packages.
+
+The log `metrics.jsonl` of a run is the only source. A tracker reads it beside the run, in a thread of its own, and can
+neither change nor stop the run. Nothing is sent that the tracker holds already, so a resumed run continues its curves,
+and the log of a finished run can be sent at any time. Recovered images are never sent.
+"""
+
+from metazoo.tracking.tracker import (
+    TRACKERS,
+    Point,
+    TrackedRun,
+    Tracker,
+    check_trackers,
+    points_of,
+    register_tracker,
+    send,
+)
+
+__all__ = [
+    "TRACKERS",
+    "Point",
+    "TrackedRun",
+    "Tracker",
+    "check_trackers",
+    "points_of",
+    "register_tracker",
+    "send",
+]
