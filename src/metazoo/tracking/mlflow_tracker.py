@@ -20,7 +20,7 @@ _METRICS, _PARAMETERS = 1000, 100
 class MlflowTracker(Tracker):
     """Run of MLflow in the experiment `metazoo` (or MLFLOW_EXPERIMENT_NAME).
 
-    The target is a tracking URI, such as `http://localhost:5000` or `sqlite:///mlflow.db`. By default, MLflow chooses it:
+    The target is a tracking URI, such as `http://localhost:5000` or `sqlite:///mlflow.db`. By default, MLflow chooses:
     MLFLOW_TRACKING_URI, or `mlflow.db` in the working directory. MLflow's reports on its use are switched off.
     """
 
