@@ -37,10 +37,11 @@ from metazoo.features.embedders import (
 from metazoo.features.heads import DEFAULT_HEAD, FittedHead, HeadKind, get_head
 from metazoo.features.heads.head import checked, in_batches
 from metazoo.models import ImageClassifier, square_images
+from metazoo.notebook import ShownInNotebook
 
 
 @dataclass(frozen=True, eq=False)
-class Prediction:
+class Prediction(ShownInNotebook):
     """Predictions for n images.
 
     Attributes:
@@ -110,7 +111,7 @@ class FewShotModule(nn.Module):
 
 
 @final
-class FewShotClassifier:
+class FewShotClassifier(ShownInNotebook):
     """Few-shot classifier: networks and a head that has learned a task. Made by `adapt` or `load`.
 
     Attributes:
