@@ -26,7 +26,7 @@ class ShownInNotebook:
 
 
 def updating_line() -> Callable[[str], None] | None:
-    """Function that shows a text in one line of the current notebook cell, in place of its last text.
+    """Function that shows a text in one line of the current notebook cell; each text replaces the last one.
 
     None outside of notebooks, also in an IPython terminal.
     """

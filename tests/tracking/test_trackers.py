@@ -187,6 +187,22 @@ def test_a_tracker_that_fails_is_named(run: TrackedRun, tmp_path: Path, monkeypa
         send(run, "trackio", POINTS)
 
 
+def test_a_full_disk_is_an_error_and_the_rest_is_sent_later(run: TrackedRun, capfd: pytest.CaptureFixture[str]) -> None:
+    resource = pytest.importorskip("resource")
+    send(run, "tensorboard", POINTS[:1])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with raises(RunError, subject="tensorboard", problem="File too large"):
+            send(run, "tensorboard", [Point("learning/loss", step, 0.5) for step in range(1000)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert capfd.readouterr() == ("", "")
+    points = [*POINTS[:1], *(Point("learning/loss", step, 0.5) for step in range(1000))]
+    assert 900 < send(run, "tensorboard", points)[1] < 1000
+    assert send(run, "tensorboard", points)[1] == 0
+
+
 @pytest.mark.parametrize(
     ("trackers", "text"),
     [
