@@ -1,5 +1,6 @@
 """Every tracker, read back with its own reader or without any."""
 
+import importlib
 import json
 import os
 import sqlite3
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from metazoo.errors import RunError, UsageError
 from metazoo.tracking import Point, TrackedRun, check_trackers, points_of, send
-from metazoo.tracking.mlflow_tracker import _without_telemetry
+from metazoo.tracking.mlflow_tracker import _variable
 from metazoo.tracking.tracker import metric_name
 
 Series = dict[tuple[str, int], list[float]]
@@ -67,15 +68,15 @@ def read(name: str, tmp_path: Path) -> Reader:
 
 def _in_event_files(folder: Path) -> Any:
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
-    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+    protocol = importlib.import_module("tensorboard.plugins.hparams.plugin_data_pb2")
     series: Series = {}
     options: dict[str, str] = {}
     facts: dict[str, dict[str, Any]] = {"tags": {}}
     for path in sorted((folder / "logs" / "größte-01234567").iterdir()):
         for event in EventFileLoader(str(path)).Load():
             for value in event.summary.value:
-                content = HParamsPluginData.FromString(value.metadata.plugin_data.content)
+                content = protocol.HParamsPluginData.FromString(value.metadata.plugin_data.content)
                 if value.tag == "run/text_summary":
                     text = value.tensor.string_val[0].decode()
                     facts = json.loads(text.removeprefix("```json\n").removesuffix("\n```"))
@@ -163,14 +164,14 @@ def test_mlflow_makes_its_database(run: TrackedRun, tmp_path: Path) -> None:
         assert database.execute("SELECT status FROM runs").fetchall() == [("FINISHED",)]
 
 
-def test_mlflow_is_imported_without_its_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_of_the_environment_is_set_for_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
     variable = "MLFLOW_DISABLE_TELEMETRY"
     monkeypatch.delenv(variable, raising=False)
-    with _without_telemetry():
+    with _variable(variable):
         assert os.environ[variable] == "true"
     assert variable not in os.environ
     monkeypatch.setenv(variable, "false")  # the choice of the user
-    with _without_telemetry():
+    with _variable(variable):
         assert os.environ[variable] == "false"
     assert os.environ[variable] == "false"
 

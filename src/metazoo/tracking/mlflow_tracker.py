@@ -11,7 +11,7 @@ from metazoo.tracking.tracker import Point, TrackedRun, Tracker
 
 _EXPERIMENT = "metazoo"
 _ID = "metazoo.id"
-_TELEMETRY = "MLFLOW_DISABLE_TELEMETRY"
+_NO_TELEMETRY, _NO_ADDRESS = "MLFLOW_DISABLE_TELEMETRY", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
 # Limits of one request.
 _METRICS, _PARAMETERS = 1000, 100
 
@@ -28,7 +28,7 @@ class MlflowTracker(Tracker):
     library = "mlflow"
 
     def __init__(self, run: TrackedRun, target: str | None) -> None:
-        with _without_telemetry():
+        with _variable(_NO_TELEMETRY):  # read by MLflow when it is first imported
             tracking = importlib.import_module("mlflow.tracking")
         self._entities = importlib.import_module("mlflow.entities")
         self._client: Any = tracking.MlflowClient(tracking_uri=target)
@@ -64,17 +64,18 @@ class MlflowTracker(Tracker):
 
     def close(self, *, finished: bool) -> None:
         """Mark the run as finished, or as killed."""
-        self._client.set_terminated(self._id, "FINISHED" if finished else "KILLED")
+        with _variable(_NO_ADDRESS):
+            self._client.set_terminated(self._id, "FINISHED" if finished else "KILLED")
 
 
 @contextmanager
-def _without_telemetry() -> Iterator[None]:
-    # MLflow reads the variable when it is first imported.
-    if _TELEMETRY in os.environ:
+def _variable(name: str) -> Iterator[None]:
+    """Set a variable of the environment to `true` within the block, unless the user has set it."""
+    if name in os.environ:
         yield
         return
-    os.environ[_TELEMETRY] = "true"
+    os.environ[name] = "true"
     try:
         yield
     finally:
-        del os.environ[_TELEMETRY]
+        del os.environ[name]

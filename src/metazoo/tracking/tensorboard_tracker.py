@@ -1,5 +1,6 @@
 """TensorBoard: event files in a folder."""
 
+import importlib
 import json
 import time
 from collections.abc import Sequence
@@ -23,12 +24,11 @@ class TensorBoardTracker(Tracker):
     library = "tensorboard"
 
     def __init__(self, run: TrackedRun, target: str | None) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
         from torch.utils.tensorboard import RecordWriter, summary
 
         self._folder = run.folder if target is None else Path(target) / run.label
         self.address = f"tensorboard --logdir {self._folder}"
-        self._event: Any = Event
+        self._event = importlib.import_module("tensorboard.compat.proto.event_pb2").Event
         self._summary = summary
         self._held, has_facts = _content(self._folder)
         self._folder.mkdir(parents=True, exist_ok=True)

@@ -143,10 +143,10 @@ def points_of(rows: Iterable[Mapping[str, Any]]) -> Iterator[Point]:
     """
     for row in rows:
         stage, step = row.get("stage"), row.get("step")
-        if isinstance(stage, str) and _is_number(step):
+        if isinstance(stage, str) and isinstance(step, int):
             for name, value in row.items():
-                if name != "step" and _is_number(value):
-                    yield Point(metric_name(stage, name), int(step), float(value))
+                if name != "step" and isinstance(value, int | float) and not isinstance(value, bool):
+                    yield Point(metric_name(stage, name), step, float(value))
 
 
 def metric_name(*parts: str) -> str:
@@ -156,10 +156,6 @@ def metric_name(*parts: str) -> str:
     """
     safe = (re.sub(r"[^\w\-. ]", "_", part, flags=re.ASCII).strip(" .") or "_" for part in parts)
     return "/".join(safe)[:250].rstrip(" ./")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def new_points(points: Iterable[Point], held: set[tuple[str, int]]) -> list[Point]:
