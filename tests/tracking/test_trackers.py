@@ -14,9 +14,10 @@ import pytest
 from error_checks import raises
 from hypothesis import given
 from hypothesis import strategies as st
+from plugins.plugin_helpers import without_plugins
 
 from metazoo.errors import RunError, UsageError
-from metazoo.tracking import Point, TrackedRun, check_trackers, points_of, send
+from metazoo.tracking import TRACKERS, Point, TrackedRun, check_trackers, points_of, send
 from metazoo.tracking.mlflow_tracker import _variable
 from metazoo.tracking.tracker import metric_name
 
@@ -218,6 +219,13 @@ def test_wrong_names_are_refused(trackers: list[str], text: str) -> None:
     with pytest.raises(UsageError) as caught:
         check_trackers(trackers)
     assert text in str(caught.value)
+
+
+def test_what_is_no_tracker_is_refused() -> None:
+    with without_plugins():
+        TRACKERS.register("list", list)  # pyright: ignore[reportArgumentType] - as a wrong entry point would
+        with raises(UsageError, subject="tracker list", problem="must be a Tracker class"):
+            check_trackers(["list"])
 
 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

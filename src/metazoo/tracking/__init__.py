@@ -5,16 +5,8 @@ neither change nor stop the run. A step that the tracker holds is not sent again
 also where it repeats steps, and the log of a finished run can be sent at any time. Recovered images are never sent.
 """
 
-from metazoo.tracking.tracker import (
-    TRACKERS,
-    Point,
-    TrackedRun,
-    Tracker,
-    check_trackers,
-    points_of,
-    register_tracker,
-    send,
-)
+from metazoo.tracking.registry import TRACKERS, check_trackers, register_tracker, send
+from metazoo.tracking.tracker import Point, TrackedRun, Tracker, points_of
 
 __all__ = [
     "TRACKERS",

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from metazoo.execution.progress import message
-from metazoo.tracking.tracker import TrackedRun, connection_to, failure, new_points, points_of
+from metazoo.tracking.registry import connection_to, failure
+from metazoo.tracking.tracker import TrackedRun, new_points, points_of
 
 _SECONDS_BETWEEN_READS = 1.0
 _SECONDS_TO_END = 30.0

@@ -1,8 +1,5 @@
-"""Trackers of other programs behind one interface, and their registry."""
+"""Interface of trackers, and the points that they get."""
 
-import contextlib
-import importlib
-import importlib.util
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,10 +7,6 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
-
-from metazoo.errors import MetazooError, RunError, UsageError
-from metazoo.plugins import Registry
-from metazoo.storage.artefacts import reason_of
 
 Parameter = str | int | float | bool
 
@@ -86,56 +79,6 @@ class Tracker(ABC):
         """End the connection; `finished` says whether the run has ended, or will be continued."""
 
 
-_HERE = "metazoo.tracking"
-_BUILT_IN = {
-    "tensorboard": f"{_HERE}.tensorboard_tracker:TensorBoardTracker",
-    "trackio": f"{_HERE}.trackio_tracker:TrackioTracker",
-    "mlflow": f"{_HERE}.mlflow_tracker:MlflowTracker",
-}
-TRACKERS: Registry[type[Tracker] | str] = Registry("tracker", "metazoo.trackers", values=_BUILT_IN)
-"""Classes by name; a built-in one is named as `module:class`, and imported when it is used."""
-
-
-def register_tracker(tracker: type[Tracker]) -> type[Tracker]:
-    """Register a tracker under its `name` and return it; usable as a class decorator.
-
-    Raises:
-        UsageError: another tracker has the name.
-    """
-    return TRACKERS.register_named(tracker)
-
-
-def tracker_class(given: str) -> tuple[type[Tracker], str | None]:
-    """Class and target of `NAME` or `NAME:TARGET`. The library of the tracker is not imported.
-
-    Raises:
-        UsageError: the name is unknown, or the library of the tracker is not installed.
-    """
-    name, colon, target = given.partition(":")
-    found = TRACKERS.get(name)
-    if isinstance(found, str):
-        module, _, attribute = found.partition(":")
-        found = getattr(importlib.import_module(module), attribute)
-    if importlib.util.find_spec(found.library) is None:
-        problem = f"needs {found.library}, which is not installed"
-        raise UsageError(f"tracker {name}", problem, f"install it, such as with pip install 'metazoo[{name}]'")
-    if colon and not target:
-        raise UsageError(f"tracker {given!r}", "has no target after the colon", f"give {name}, or {name}:TARGET")
-    return found, target or None
-
-
-def check_trackers(given: Sequence[str]) -> None:
-    """Check the names of trackers, and that their libraries are installed.
-
-    Raises:
-        UsageError: see `tracker_class`, or a tracker is given twice.
-    """
-    for index, one in enumerate(given):
-        tracker_class(one)
-        if one in given[:index]:
-            raise UsageError(f"tracker {one}", "is given twice", "give it once")
-
-
 def points_of(rows: Iterable[Mapping[str, Any]]) -> Iterator[Point]:
     """Points of rows of `metrics.jsonl`: every finite number of a row with a stage and a step, as `STAGE/NAME`.
 
@@ -166,50 +109,3 @@ def new_points(points: Iterable[Point], held: set[tuple[str, int]]) -> list[Poin
             held.add(point[:2])
             found.append(point)
     return found
-
-
-@contextlib.contextmanager
-def connection_to(given: str, run: TrackedRun) -> Iterator[Tracker]:
-    """Connection of a run to the tracker `NAME` or `NAME:TARGET`, closed as unfinished if the block fails."""
-    tracker, target = tracker_class(given)
-    connection = tracker(run, target)
-    try:
-        yield connection
-    except BaseException:
-        with contextlib.suppress(Exception):
-            connection.close(finished=False)
-        raise
-
-
-def send(run: TrackedRun, given: str, points: Iterable[Point], *, finished: bool = True) -> tuple[str, int]:
-    """Send all points that a tracker does not have yet.
-
-    Args:
-        run: run of the points.
-        given: tracker, `NAME` or `NAME:TARGET`.
-        points: all points of the run.
-        finished: whether the run has ended.
-
-    Returns:
-        Address of the run in the tracker, and number of points that it did not have.
-
-    Raises:
-        UsageError: see `tracker_class`.
-        RunError: the tracker failed.
-    """
-    try:
-        with connection_to(given, run) as connection:
-            found = new_points(points, set(connection.held()))
-            connection.log(found)
-            connection.close(finished=finished)
-            return connection.address, len(found)
-    except MetazooError:
-        raise
-    except Exception as error:
-        raise failure(given, error) from error
-
-
-def failure(given: str, error: Exception) -> RunError:
-    """Error for a tracker that failed."""
-    problem = f"has failed ({type(error).__name__}: {reason_of(error)})"
-    return RunError(f"tracker {given}", problem, "check it, then send the run with `metazoo track`")
