@@ -19,9 +19,11 @@ KNOWS: dict[str, set[str]] = {
     "errors": set(),
     "text": set(),
     "plugins": set(),
+    "notebook": set(),
     "renamed": set(),
     "storage": set(),
     "execution": {"storage"},
+    "tracking": {"execution", "storage"},
     "models": set(),
     "data": {"execution", "storage"},
     "bank": {"data", "execution", "storage"},
@@ -64,7 +66,7 @@ def forbidden_rooms(source: str, name: str) -> set[str]:
     # `import metazoo` alone, or a name from it, could be anything.
     modules = [f"{module}.".split(".") for module in imports_of(source, name)]
     seen = {room for package, room, *_ in modules if package == "metazoo"}
-    return seen - KNOWS[room] - {room, "choices", "errors", "text", "plugins", "renamed"}
+    return seen - KNOWS[room] - {room, "choices", "errors", "text", "plugins", "notebook", "renamed"}
 
 
 def unsafe_reads(source: str, name: str) -> list[str]:

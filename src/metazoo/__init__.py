@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         storage,
         study,
         taskspace,
+        tracking,
         zoo,
     )
     from metazoo.adapt import FewShotClassifier, MetaModel
@@ -42,10 +43,12 @@ if TYPE_CHECKING:
     from metazoo.methods import list_methods, register_method
     from metazoo.models import register_architecture
     from metazoo.plugins import load_plugin
+    from metazoo.report.track import track_run
     from metazoo.runs.record import Run
     from metazoo.runs.train import train
     from metazoo.study import run_study
     from metazoo.taskspace import register_grouping
+    from metazoo.tracking import register_tracker
     from metazoo.zoo import Zoo, add_model, build_zoo
 
     __version__: str
@@ -68,7 +71,9 @@ _HOMES = {
     "register_learner": "metazoo.learn.learners",
     "register_method": "metazoo.methods",
     "register_regulariser": "metazoo.learn.learning_config",
+    "register_tracker": "metazoo.tracking",
     "run_study": "metazoo.study",
+    "track_run": "metazoo.report.track",
     "train": "metazoo.runs.train",
 }
 __all__ = [
@@ -111,12 +116,15 @@ __all__ = [
     "register_learner",
     "register_method",
     "register_regulariser",
+    "register_tracker",
     "report",
     "run_study",
     "runs",
     "storage",
     "study",
     "taskspace",
+    "track_run",
+    "tracking",
     "train",
     "zoo",
 ]

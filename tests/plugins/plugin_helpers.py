@@ -16,8 +16,9 @@ from metazoo.methods import METHODS
 from metazoo.models.architectures import ARCHITECTURES
 from metazoo.plugins import Registry
 from metazoo.taskspace import GROUPINGS
+from metazoo.tracking import TRACKERS
 
-REGISTRIES: tuple[Registry[Any], ...] = (ARCHITECTURES, METHODS, HEADS, GROUPINGS, REGULARISERS, LEARNERS)
+REGISTRIES: tuple[Registry[Any], ...] = (ARCHITECTURES, METHODS, HEADS, GROUPINGS, REGULARISERS, LEARNERS, TRACKERS)
 
 
 @contextlib.contextmanager

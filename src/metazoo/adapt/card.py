@@ -103,9 +103,9 @@ def plain_card(module: MetaModelModule, method: str, preset: str, seed: int, unl
     return "\n\n".join([*head, _table(("property", "value"), rows)]) + "\n"
 
 
-def classifier_card(embedder: Embedder, description: ClassifierDescription, *, transductive: bool) -> str:
-    """Card of a few-shot classifier."""
-    names, networks = description.class_names, description.networks
+def classifier_rows(embedder: Embedder, description: ClassifierDescription) -> list[tuple[str, str]]:
+    """Properties and values of a few-shot classifier."""
+    networks = description.networks
     side = max(spec.input_size for spec in networks)
     members = embedder.members if isinstance(embedder, SideBySide) else [embedder]
     architectures = [architecture_of(member) for member in members if isinstance(member, ImageClassifier)]
@@ -121,6 +121,12 @@ def classifier_card(embedder: Embedder, description: ClassifierDescription, *, t
     rows += _support_rows(description)
     if description.domains:
         rows.append(("domains", ", ".join(f"{name} {100 * s:.0f} %" for name, s in description.domains.items())))
+    return rows
+
+
+def classifier_card(embedder: Embedder, description: ClassifierDescription, *, transductive: bool) -> str:
+    """Card of a few-shot classifier."""
+    names, rows = description.class_names, classifier_rows(embedder, description)
     how = "all images of a call together, which influence each other" if transductive else "each image on its own"
     classes = "\n".join(f"{number}. {escape(printable(name))}" for number, name in enumerate(names[:_MOST_ROWS]))
     more = f"\n\n{len(names) - _MOST_ROWS} more classes are not listed." if len(names) > _MOST_ROWS else ""

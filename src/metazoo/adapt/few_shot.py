@@ -23,10 +23,11 @@ from metazoo.features.embedders import JointFeatures, SideBySide, device_of
 from metazoo.features.heads import FittedHead
 from metazoo.features.heads.head import checked, in_batches
 from metazoo.models import ImageClassifier
+from metazoo.notebook import ShownInNotebook
 
 
 @final
-class FewShotClassifier:
+class FewShotClassifier(ShownInNotebook):
     """Few-shot classifier: networks and a head that has learned a task. Made by `adapt` or `load`.
 
     Attributes:

@@ -14,10 +14,11 @@ from metazoo.features.domain_router import DomainRecogniser
 from metazoo.features.embedders import JointFeatures, MetaModelModule, MultiDomainClassifier, recogniser_of
 from metazoo.features.heads import DEFAULT_HEAD
 from metazoo.models import ClassifierSpec, ImageClassifier
+from metazoo.notebook import ShownInNotebook
 
 
 @final
-class MetaModel:
+class MetaModel(ShownInNotebook):
     """Trained meta-model, from which few-shot classifiers are made.
 
     Attributes:

@@ -6,9 +6,11 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
+from metazoo.notebook import ShownInNotebook
+
 
 @dataclass(frozen=True, eq=False)
-class Prediction:
+class Prediction(ShownInNotebook):
     """Predictions for n images.
 
     Attributes:

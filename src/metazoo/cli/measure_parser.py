@@ -1,4 +1,4 @@
-"""Arguments of `metazoo evaluate`, `compare` and `report`. It imports nothing heavy."""
+"""Arguments of `metazoo evaluate`, `compare`, `report` and `track`. It imports nothing heavy."""
 
 from typing import Any
 
@@ -11,6 +11,7 @@ def add_commands(commands: Any) -> None:
     _evaluate(commands)
     _compare(commands)
     _report(commands)
+    _track(commands)
 
 
 def _evaluate(commands: Any) -> None:
@@ -83,3 +84,17 @@ def _report(commands: Any) -> None:
     report.option("--out", "HTML file to write; replaces an existing report (default: RUN/report.html)", path)
     report.option("--zoo", "Zoo folder, if it has moved since the run", path)
     report.switch("--no-images", "Show no recovered images", dest="images", action="store_false")
+
+
+def _track(commands: Any) -> None:
+    track = command(
+        commands,
+        "track",
+        "track_command:track",
+        "Send a run to TensorBoard, trackio or MLflow",
+        "Send the metrics of a run, and results, to trackers. What a tracker has already is not sent again. See also "
+        "`metazoo train --track`.",
+    )
+    track.argument("run", "RUN", "Folder of a run, finished or not")
+    track.argument("results", "RESULT", "Result files of `metazoo evaluate --out`", nargs="*")
+    options.trackers(track, "--to", "Tracker", required=True)

@@ -158,6 +158,19 @@ def device(parser: Parser, more: str = "") -> None:
     parser.option("--device", f"Device: cpu, cuda or cuda:1 (default: the first GPU, else the CPU{more})")
 
 
+def trackers(parser: Parser, flag: str, text: str, **keywords: Any) -> None:
+    """Add the option for trackers."""
+    parser.option(
+        flag,
+        f"{text}: tensorboard, tensorboard:FOLDER (default: the folder tracking of the run), trackio, trackio:PROJECT, "
+        "mlflow, or mlflow:URI (default: MLFLOW_TRACKING_URI, else mlflow.db). Each needs the extra of its name. "
+        "Repeatable",
+        action="append",
+        metavar="TRACKER",
+        **keywords,
+    )
+
+
 def recovered_images(parser: Parser, **keywords: Any) -> None:
     """Add the option for the use of recovered images."""
     parser.option(

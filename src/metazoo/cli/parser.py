@@ -159,6 +159,7 @@ def _train(commands: Any) -> None:
     train.switch("--resume", "Continue the run in OUT, or start it")
     train.switch("--plan", "Estimate time, memory and disk, and stop")
     train.option("--threads", "Number of torch threads for learning (default: 1)", positive)
+    options.trackers(train, "--track", "Tracker that shows the run while it learns")
     options.executor(train)
     options.device(train, "; a resumed run keeps its device")
     train.option(

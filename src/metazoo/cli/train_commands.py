@@ -77,6 +77,7 @@ def train(options: Namespace) -> None:
         images=options.images,
         reuse_images=options.reuse_images,
         unlabelled=options.unlabelled,
+        track=options.track or (),
     )
     print_sections(run, zoo, about_models=False)
     print(f"{run.path}: meta-model in {run.path / META_MODEL}")

@@ -7,6 +7,7 @@ from metazoo.evaluate.intervals import Estimate, holm, mean_interval, paired_dif
 from metazoo.evaluate.protocol import evaluate_lists
 from metazoo.evaluate.results import (
     Result,
+    Results,
     read_accuracies,
     read_contamination,
     read_results,
@@ -28,6 +29,7 @@ __all__ = [
     "Contamination",
     "Estimate",
     "Result",
+    "Results",
     "Subject",
     "best_teacher",
     "compare",

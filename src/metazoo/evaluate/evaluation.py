@@ -11,7 +11,7 @@ from metazoo.errors import UsageError
 from metazoo.evaluate.contamination import Contamination
 from metazoo.evaluate.intervals import mean_interval
 from metazoo.evaluate.protocol import Advance, evaluate_lists
-from metazoo.evaluate.results import Result, write_results
+from metazoo.evaluate.results import Result, Results, write_results
 from metazoo.evaluate.subjects import Subject
 from metazoo.features.batch_norm import batch_norm_mode, has_batch_norm
 from metazoo.features.embedders import MirroredFeatures, for_known_domain, recogniser_of
@@ -36,7 +36,7 @@ def evaluate(
     overwrite: bool = False,
     contamination: Contamination | None = None,
     advance: Advance | None = None,
-) -> list[Result]:
+) -> Results:
     """Evaluate every subject with one head on the same episodes.
 
     Args:
@@ -79,7 +79,7 @@ def evaluate(
             for subject, own in zip(subjects, several, strict=True)
         ]
     lists = [EpisodeList.draw(image_set, ways, count, queries, episodes, seed) for count in shots]
-    results: list[Result] = []
+    results = Results()
     accuracies: list[dict[str, Tensor]] = [{} for _ in lists]
     for subject, recogniser in zip(subjects, recognisers, strict=True):
         transductive = chosen.transductive or (mode == "query" and has_batch_norm(subject.module))

@@ -14,6 +14,7 @@ from metazoo.data.unlabelled import label_free
 from metazoo.errors import ArtefactError
 from metazoo.evaluate.contamination import Contamination
 from metazoo.features.batch_norm import BatchNormMode
+from metazoo.notebook import ShownInNotebook
 from metazoo.storage.artefacts import read_json, write_json
 from metazoo.storage.tensor_files import read_tensor_metadata, read_tensors, write_tensors
 from metazoo.storage.validation import first_problem
@@ -21,7 +22,7 @@ from metazoo.storage.validation import first_problem
 FORMAT_VERSION = 1
 
 
-class Result(BaseModel):
+class Result(BaseModel, ShownInNotebook):
     """Accuracy of one subject on one list of episodes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,6 +53,10 @@ class Result(BaseModel):
         default=None, ge=1, description="number of unlabelled images that the subject learned from; None if data-free"
     )
     domain: str | None = Field(default=None, description="known domain of the tasks; None if it was not given")
+
+
+class Results(list[Result], ShownInNotebook):
+    """List of results that a notebook shows as a table."""
 
 
 class _ResultFile(BaseModel):
@@ -86,13 +91,13 @@ def write_results(
     write_json(out, file.model_dump(mode="json", exclude_none=True))
 
 
-def read_results(path: Path | str) -> list[Result]:
+def read_results(path: Path | str) -> Results:
     """Read the results in RESULT.json.
 
     Raises:
         ArtefactError: the file is missing or not a result file of this format version.
     """
-    return _read(path).results
+    return Results(_read(path).results)
 
 
 def read_contamination(path: Path | str) -> Contamination | None:

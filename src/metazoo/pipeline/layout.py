@@ -20,6 +20,8 @@ META_MODEL = "meta-model"
 FINISHED = f"{META_MODEL}/bundle.json", f"{META_MODEL}/meta-model.json"
 """A finished run has the first of these; one of version 0.1 has the second."""
 REPORT = "report.html"
+TRACKING = "tracking"
+TRACKING_RECORD = f"{TRACKING}/tracking.json"
 
 
 def sheet_of(model: str) -> str:

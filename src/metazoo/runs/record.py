@@ -10,6 +10,7 @@ from metazoo.data import UnlabelledImages
 from metazoo.data.unlabelled import label_free
 from metazoo.errors import ArtefactError, MetazooError, RunError, UsageError
 from metazoo.execution.progress import message
+from metazoo.notebook import ShownInNotebook
 from metazoo.pipeline.layout import BACKBONE, DESCRIPTION, FINISHED, META_MODEL, METRICS, UNLABELLED
 from metazoo.runs.config import RunConfig
 from metazoo.runs.description import begun_config
@@ -20,7 +21,7 @@ from metazoo.zoo import Zoo
 
 
 @final
-class Run:
+class Run(ShownInNotebook):
     """Run on disk, unfinished or finished.
 
     Attributes:

@@ -1,6 +1,6 @@
 """Training a meta-model from a zoo."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,12 @@ from metazoo.renamed import renamed_arguments
 from metazoo.runs.config import RunConfig, resolve_config
 from metazoo.runs.description import begin, begun_config, check_run_folder, recorded_compute
 from metazoo.runs.record import Run
+from metazoo.runs.tracked import tracked_run
 from metazoo.storage.lock import exclusive
 from metazoo.storage.metrics import MetricsLog
 from metazoo.storage.run_folder import RunFolder
+from metazoo.tracking import check_trackers
+from metazoo.tracking.following import followed
 from metazoo.zoo import Zoo, zoo_with_models
 
 # Small layers gain little from more threads, and wait much longer if another program needs a core.
@@ -51,6 +54,7 @@ def train(
     images: bool = True,
     reuse_images: Run | Path | str | None = None,
     unlabelled: ImageSet | Path | str | None = None,
+    track: str | Sequence[str] = (),
 ) -> Run:
     """Learn one meta-model from a zoo, without data or with unlabelled images.
 
@@ -87,13 +91,16 @@ def train(
             data set, or an image set. The run is then label-free, not data-free; see the options `unlabelled` of the
             method. They are copied into the run folder until it has finished; afterwards only their hashes are kept. A
             resumed run needs them again only if it had not copied them all.
+        track: trackers that show the run while it learns: `tensorboard`, `trackio`, `mlflow` (each needs the extra of
+            its name) or those of other packages, also as `NAME:TARGET`; see `metazoo.tracking`. They do not affect
+            results: one that fails gives a warning. If they are given again, a resumed run continues the tracked run.
 
     Returns:
         The finished run.
 
     Raises:
-        UsageError: an option is wrong, the device is missing, the zoo is empty, `out` holds other files, or a run
-            although `resume` is False, or the method does not learn from unlabelled images.
+        UsageError: an option is wrong, the device or the package of a tracker is missing, the zoo is empty, `out` holds
+            other files, or a run although `resume` is False, or the method does not learn from unlabelled images.
         RunError: `out` is in use, holds a run of another configuration or zoo or of other unlabelled images, or
             `images` is False and was True.
         ZooError, DataError, ArtefactError: a stage failed; finished work is kept.
@@ -102,6 +109,8 @@ def train(
     for name, number in (("workers", workers), ("threads", threads)):
         if number is not None and number < 1:
             raise UsageError(name, f"must be 1 or more, not {number}", "give a positive number")
+    trackers = (track,) if isinstance(track, str) else tuple(track)
+    check_trackers(trackers)
     out = Path(out)
     begun = begun_config(out, method, preset, seed) if resume and config is None else None
     resolved = begun or resolve_config(config, method=method, preset=preset, seed=seed)
@@ -138,19 +147,21 @@ def train(
                 unlabelled=given,
             )
             hide_images(workspace)
-            if not any(map(folder.has, FINISHED)):
-                if resolved.former:
-                    problem = f"was begun with a removed option, {', '.join(resolved.former)}"
-                    raise RunError(out, problem, "continue with the version that began it, or choose another folder")
-                if source is not None:
-                    copy_images(workspace, source.path)
-                _learn(workspace, resolved, description)
+            with followed(out / METRICS, lambda: tracked_run(out, resolved, description), trackers):
+                if not any(map(folder.has, FINISHED)):
+                    _learn(workspace, resolved, description, source)
             folder.drop_checkpoints()
             discard_images(workspace)
     return Run(out, description)
 
 
-def _learn(workspace: Workspace, config: RunConfig, description: dict[str, Any]) -> None:
+def _learn(workspace: Workspace, config: RunConfig, description: dict[str, Any], source: Run | None) -> None:
+    if config.former:
+        problem = f"was begun with a removed option, {', '.join(config.former)}"
+        remedy = "continue with the version that began it, or choose another folder"
+        raise RunError(workspace.folder.path, problem, remedy)
+    if source is not None:
+        copy_images(workspace, source.path)
     with torch_threads(int(description["threads"])):
         module = config.method.train(workspace, config.options)
     folder, method = workspace.folder, config.method

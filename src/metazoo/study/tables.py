@@ -12,6 +12,8 @@ from rich.text import Text
 
 from metazoo.data.unlabelled import label_free
 from metazoo.evaluate import Comparison, Result, compare, holm, read_contamination, read_results
+from metazoo.notebook import ShownInNotebook
+from metazoo.report.notebook_tables import Parts, notebook_parts
 from metazoo.report.run_tables import html_table
 from metazoo.report.templates import rendered
 from metazoo.storage.artefacts import write_text
@@ -83,7 +85,7 @@ class StudyTable:
 
 
 @final
-class StudyResults:
+class StudyResults(ShownInNotebook):
     """Results of a study so far.
 
     Attributes:
@@ -163,6 +165,11 @@ class StudyResults:
             seeds = str(total) if measured == total else f"{measured}/{total}"
             table.add_row(Text(line.row.name), _head_text(line.head), seeds, *cells, *figures, Text(_note(line)))
         return table
+
+
+@notebook_parts.register
+def _of_study(results: StudyResults) -> Parts:
+    return [results.progress_line(), *results.tables()]
 
 
 def _cost(cell: Cell, maker: Cell | None) -> Cost:

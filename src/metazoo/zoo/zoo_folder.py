@@ -18,6 +18,7 @@ from torch import nn
 from metazoo.choices import Permission
 from metazoo.errors import ArtefactError, UsageError, ZooError
 from metazoo.models import ImageClassifier
+from metazoo.notebook import ShownInNotebook
 from metazoo.storage.artefacts import remove_stale_temporaries
 from metazoo.storage.lock import exclusive
 from metazoo.storage.run_folder import names_in
@@ -30,7 +31,7 @@ from metazoo.zoo.teachers import Teachers, WhiteBoxTeacher
 from metazoo.zoo.weights import read_weights, weights_path, write_weights
 
 
-class Zoo:
+class Zoo(ShownInNotebook):
     """Models of any architectures, domains and classes in one folder. Iteration gives the contracts, sorted by name.
 
     Opening reads only the contracts; weights are read and checked by `teacher`. Changes by other processes are seen
