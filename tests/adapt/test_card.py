@@ -57,7 +57,7 @@ def test_its_front_matter_and_its_run_are_yaml(zoo: Zoo) -> None:
 def test_names_are_escaped(zoo: Zoo) -> None:
     text = card(zoo)
     (row,) = (line for line in text.splitlines() if line.startswith("| one |"))
-    assert row == r"| one | conv4 | &lt;script&gt;\|x\|\[y\]\(z\)\` | 3 | 16 px | 75.2 % |  |  |"
+    assert row == r"| one | conv4 | unknown | unknown | &lt;script&gt;\|x\|\[y\]\(z\)\` | 3 | 16 px | 75.2 % |  |  |"
 
 
 def test_records_of_the_run_are_shown(zoo: Zoo) -> None:

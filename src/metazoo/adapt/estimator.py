@@ -30,7 +30,8 @@ class MetazooClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transf
     table [n, features] is no image, so the checks of scikit-learn for tables do not apply.
 
     Args:
-        meta_model: folder of a meta-model or a run, a `MetaModel`, or another embedder of `metazoo.adapt.adapt`.
+        meta_model: folder of a meta-model or a run, hf:OWNER/NAME of a meta-model on the Hugging Face Hub, a
+            `MetaModel`, or another embedder of `metazoo.adapt.adapt`.
         head: name of a head in `metazoo.features.heads.HEADS`.
         batch_norm: batch-norm mode `running`, `support` or `query`.
         mirrored: whether features are means over an image and its mirror image.
@@ -139,5 +140,5 @@ def _embedder(meta_model: Any) -> Embedder:
         raise UsageError("meta_model", "missing", "give the folder of a run or a meta-model")
     if isinstance(meta_model, str | Path):
         inner = Path(meta_model) / "meta-model"
-        meta_model = MetaModel.load(inner if inner.is_dir() else meta_model)
+        meta_model = MetaModel.from_pretrained(inner if inner.is_dir() else meta_model)
     return meta_model.module if isinstance(meta_model, MetaModel) else meta_model

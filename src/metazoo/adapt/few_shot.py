@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from metazoo.adapt.bundle import Bundle, ClassifierDescription, read_bundle
 from metazoo.adapt.card import classifier_card
+from metazoo.adapt.pretrained import downloaded_bundle
 from metazoo.adapt.support import checked_images, checked_labels
 from metazoo.errors import UsageError
 from metazoo.execution.compute import Compute
@@ -37,6 +38,7 @@ from metazoo.features.embedders import (
 from metazoo.features.heads import DEFAULT_HEAD, FittedHead, HeadKind, get_head
 from metazoo.features.heads.head import checked, in_batches
 from metazoo.models import ImageClassifier, square_images
+from metazoo.zoo.importing.hub_files import is_hub_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,6 +221,18 @@ class FewShotClassifier:
         Bundle(self.description, _networks(self._module.embedder), head, card).write(folder)
 
     @classmethod
+    def from_pretrained(cls, source: Path | str) -> "FewShotClassifier":
+        """Load a bundle from a folder or, as hf:OWNER/NAME or hf:OWNER/NAME@REVISION, from the Hugging Face Hub.
+
+        Raises:
+            UsageError, ArtefactError: see `MetaModel.from_pretrained`.
+        """
+        if not is_hub_name(source):
+            return cls.load(source)
+        with downloaded_bundle(str(source), ClassifierDescription) as (folder, _):
+            return cls.load(folder)
+
+    @classmethod
     def load(cls, folder: Path | str) -> "FewShotClassifier":
         """Load a bundle, also of version 0.1, to the CPU.
 
@@ -245,6 +259,7 @@ def adapt(
     mirrored: bool = False,
     domain: str | None = None,
     source: str = "",
+    licence: str = "",
 ) -> FewShotClassifier:
     """Make a classifier of new classes from a few images of each, with the same heads as `evaluate`.
 
@@ -260,6 +275,7 @@ def adapt(
         mirrored: whether to use `MirroredFeatures`, also in predictions.
         domain: known domain of the images, one of those of the meta-model; None recognises it from the images.
         source: origin of the model, stored as a note in the bundle.
+        licence: licence of the model, for the card of the bundle; empty if it is unknown.
 
     Raises:
         UsageError: an unknown head, mode or domain, labels or names that do not fit, a module of another type, or a
@@ -292,6 +308,7 @@ def adapt(
         class_names=names,
         joint=isinstance(own, JointFeatures),
         source=source,
+        licence=licence,
     )
     return FewShotClassifier(own, fitted, description)
 

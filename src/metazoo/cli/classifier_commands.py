@@ -6,6 +6,7 @@ from pathlib import Path
 from metazoo.adapt import FewShotClassifier, load_support_folder
 from metazoo.adapt import adapt as adapt_module
 from metazoo.adapt.bundle import ClassifierDescription, check_out
+from metazoo.adapt.front_matter import licence_of
 from metazoo.cli.feature_source import open_source
 from metazoo.cli.predict_command import images_of
 from metazoo.execution.compute import Compute
@@ -42,7 +43,8 @@ def adapt(options: Namespace) -> None:
             batch_norm=options.batch_norm,
             mirrored=options.mirror,
             domain=options.domain,
-            source=str(options.subject),
+            source=source.record,
+            licence="" if source.meta_model is None else licence_of(source.meta_model.card),
         )
     classifier.save(options.out)
     classes, images = len(support.class_names), len(support.images)
@@ -58,7 +60,7 @@ def _domains(classifier: FewShotClassifier) -> str:
 
 def export(options: Namespace) -> None:
     """Write a classifier to one file, as `metazoo export`."""
-    classifier = FewShotClassifier.load(options.classifier)
+    classifier = FewShotClassifier.from_pretrained(options.classifier)
     files = [file for given in options.check or () for file in images_of(given)]
     with torch_threads(options.threads):
         agreement = export_classifier(

@@ -16,7 +16,7 @@ def add_commands(commands: Any) -> None:
         "Make a classifier of new classes from a few images of each",
         "Make a classifier from a folder that holds one folder per class with a few images.",
     )
-    adapt.argument("subject", "RUN_OR_ZOO", "Folder of a run, a zoo or a meta-model")
+    adapt.argument("subject", "RUN_OR_ZOO", "Folder of a run, a zoo or a meta-model, or hf:OWNER/NAME[@REVISION]")
     adapt.option("--support", "Folder with one folder of images per class", path, required=True)
     adapt.option("--out", "Classifier folder to write", path, required=True)
     adapt.switch("--overwrite", "Replace an existing classifier at OUT")
@@ -32,7 +32,7 @@ def add_commands(commands: Any) -> None:
         "Classify images with a classifier made by `metazoo adapt`. An image that cannot be read has an error instead "
         "of a class, and the exit code is 1.",
     )
-    predict.argument("classifier", "CLASSIFIER", "Classifier folder")
+    predict.argument("classifier", "CLASSIFIER", "Classifier folder, or hf:OWNER/NAME[@REVISION]")
     predict.argument(
         "images",
         "IMAGE_OR_FOLDER",
@@ -54,7 +54,7 @@ def add_commands(commands: Any) -> None:
         "Its input is called images: uint8 [n, 3, height, width], RGB pixels as decoded, of any number and size.",
         "Needs the extra export.",
     )
-    export.argument("classifier", "CLASSIFIER", "Classifier folder")
+    export.argument("classifier", "CLASSIFIER", "Classifier folder, or hf:OWNER/NAME[@REVISION]")
     export.argument("out", "FILE", "File to write: model.onnx, or model.pt2 for torch.export")
     export.option(
         "--outputs",
