@@ -41,18 +41,17 @@ def licence_of(card: str) -> str:
     return str(_split(card)[0].get("license") or "")
 
 
-def with_results(card: str, results: Sequence[Mapping[str, Any]], table: str, warnings: Sequence[str]) -> str:
+def with_results(card: str, results: Sequence[Mapping[str, Any]], text: str) -> str:
     """Card with results, in its front matter and instead of its former section of results.
 
     Args:
         card: card of a meta-model; one without front matter gets it.
         results: records of `Result`, all of this meta-model.
-        table: Markdown of the results.
-        warnings: sentences on contamination.
+        text: Markdown of the results, without a title.
     """
     content, body = _split(card)
     content |= {"metrics": ["accuracy"], "model-index": [_index(results)]}
-    section = "\n\n".join(["## Results", table, *warnings]) + "\n"
+    section = f"## Results\n\n{text}\n"
     replaced, count = _RESULTS.subn(lambda _: section, body, count=1)
     return f"{_text(content)}\n" + (replaced if count else f"{body.rstrip()}\n\n{section}")
 

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from metazoo.adapt.bundle import CARD, DESCRIPTION, WEIGHTS, BundleDescription, most_weights, description_of
+from metazoo.adapt.bundle import CARD, DESCRIPTION, WEIGHTS, BundleDescription, description_of, most_weights
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.execution.progress import message
 from metazoo.zoo.importing.hub_files import (
@@ -44,8 +44,8 @@ def downloaded_bundle(source: str, kind: type[BundleDescription]) -> Iterator[tu
     try:
         folder = _cached(name, str(revision)) if is_commit(revision) else None
         folder = folder or _latest(source, name, revision, kind)
-        pinned = f"hf:{name}@{folder.name}"
-        yield folder, pinned
+        description_of(folder / DESCRIPTION, kind, source)
+        yield folder, f"hf:{name}@{folder.name}"
     except ArtefactError as error:
         path = Path(error.subject)
         if path.parent.parent.name != "snapshots":

@@ -1,4 +1,4 @@
-"""Arguments of `metazoo adapt`, `metazoo predict` and `metazoo export`. It imports nothing heavy."""
+"""Arguments of `metazoo adapt`, `metazoo predict`, `metazoo export` and `metazoo push`. It imports nothing heavy."""
 
 from typing import Any
 
@@ -71,3 +71,29 @@ def add_commands(commands: Any) -> None:
     export.option("--check", "Image or folder of images to compare on as well; repeatable", path, action="append")
     export.switch("--overwrite", "Replace an existing file")
     options.threads(export)
+    _push(commands)
+
+
+def _push(commands: Any) -> None:
+    push = command(
+        commands,
+        "push",
+        "hub_command:push",
+        "Upload a meta-model or classifier to the Hugging Face Hub",
+        "Upload the files of a meta-model or classifier, and nothing else, to a repository of the Hugging Face Hub, "
+        "which is made if missing. Others use it as hf:OWNER/NAME. The access token comes from HF_TOKEN or `hf auth "
+        "login`.",
+        "Needs the extra hub.",
+    )
+    push.argument("bundle", "BUNDLE", "Folder of a run (its meta-model is uploaded), a meta-model or a classifier")
+    push.argument("repository", "OWNER/NAME", "Repository", str)
+    push.switch("--private", "Make the repository private, and refuse one that is public")
+    push.switch("--dry-run", "Print the files that would be uploaded, without a connection")
+    push.option("--revision", "Branch, made if missing (default: main)", metavar="BRANCH")
+    push.option(
+        "--results",
+        "Result file of `metazoo evaluate --out` to show in the uploaded card; repeatable",
+        path,
+        action="append",
+        metavar="RESULT.json",
+    )

@@ -131,7 +131,10 @@ def asked(name: str, ask: Callable[[Any], _Result]) -> _Result:
     hub = hub_library()
     try:
         return ask(hub.HfApi(endpoint=_endpoint()))
-    except Exception as error:  # from the hub's library, the libraries below it, or the system
+    except Exception as failure:  # from the hub's library, the libraries below it, or the system
+        # The library wraps errors of threads.
+        is_wrapped = type(failure) is RuntimeError and isinstance(failure.__cause__, Exception)
+        error = failure.__cause__ if is_wrapped else failure
         text = f"{type(error).__name__}: {' '.join(str(error).split())}"
         public = _without_token(text, hub)
         problem, remedy = _explained(error, only_printable(public, 200))
