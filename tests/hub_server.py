@@ -272,10 +272,12 @@ def serve_hub(folder: Path) -> Iterator[HubServer]:
         "HF_HUB_DISABLE_TELEMETRY": True,
         "HF_HUB_DISABLE_XET": True,  # another protocol, of a compiled library
         "HF_HUB_OFFLINE": False,
+        "ENDPOINT": hub.address,
+        "HUGGINGFACE_CO_URL_TEMPLATE": hub.address + "/{repo_id}/resolve/{revision}/{filename}",
     }
     with pytest.MonkeyPatch.context() as patch:
         for name, value in values.items():
-            patch.setattr(constants, name, value)
+            patch.setattr(constants, name, value, raising=False)  # not all versions have all of them
         patch.setenv("HF_ENDPOINT", hub.address)
         patch.setenv("HF_TOKEN", TOKEN)
         try:
