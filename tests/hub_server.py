@@ -31,7 +31,11 @@ class Repository:
     def commit(self, files: dict[str, bytes], branch: str = "main") -> str:
         """Add a commit with these files besides the former ones, and return its hash."""
         files = self.files(branch) | files
-        parts = [branch, str(len(self.commits)), *(f"{name}:{hashlib.sha1(files[name])}" for name in sorted(files))]
+        parts = [
+            branch,
+            str(len(self.commits)),
+            *(f"{name}:{hashlib.sha1(files[name]).hexdigest()}" for name in sorted(files)),
+        ]
         commit = hashlib.sha1("\n".join(parts).encode()).hexdigest()
         self.commits[commit] = files
         self.branches[branch] = commit

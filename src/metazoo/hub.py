@@ -28,7 +28,6 @@ from metazoo.adapt.front_matter import licence_of
 from metazoo.errors import ArtefactError, MetazooError, RunError, UsageError, shown
 from metazoo.pipeline.layout import BACKBONE, BANK, META_MODEL, REPORT, UNLABELLED_FOLDER, sheet_of
 from metazoo.pipeline.layout import DESCRIPTION as RUN
-from metazoo.report.card_results import card_with_results
 from metazoo.runs.record import Run
 from metazoo.storage.artefacts import check_digest, read_bytes
 from metazoo.storage.tensor_files import read_tensor_metadata
@@ -125,6 +124,8 @@ def push_bundle(
     source = _source(Path(bundle))
     description, content = _content(source.folder)
     if results:
+        from metazoo.report.card_results import card_with_results  # imports the libraries of figures
+
         card = content[CARD].decode()
         content[CARD] = card_with_results(card, description.weights_sha256, results).encode()
     notes = [*_licence_notes(source.run, content[CARD]), *_privacy_notes(source.run, description)]

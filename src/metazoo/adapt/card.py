@@ -156,19 +156,20 @@ def classifier_card(embedder: Embedder, description: ClassifierDescription, *, t
 _USE = """```python
 import metazoo
 
-meta_model = metazoo.MetaModel.load("meta-model")  # path of this folder
+meta_model = metazoo.MetaModel.from_pretrained("meta-model")  # path of this folder, or hf:OWNER/NAME
 # Images are paths, PIL images or a tensor [n, 3, height, width], uint8 or float in [0, 1].
 classifier = meta_model.adapt(["cat-1.jpg", "cat-2.jpg", "dog-1.jpg"], ["cat", "cat", "dog"])
 print(classifier.predict(["new-1.jpg", "new-2.jpg"]).names)
 ```
 
-On the command line, with one folder of images per class: `metazoo adapt RUN --support FOLDER --out CLASSIFIER`."""
+On the command line, with one folder of images per class:
+`metazoo adapt META_MODEL --support FOLDER --out CLASSIFIER`."""
 
 
 _USE_CLASSIFIER = """```python
 import metazoo
 
-classifier = metazoo.FewShotClassifier.load("classifier")  # path of this folder
+classifier = metazoo.FewShotClassifier.from_pretrained("classifier")  # path of this folder, or hf:OWNER/NAME
 # Images are paths, PIL images or a tensor [n, 3, height, width], uint8 or float in [0, 1].
 print(classifier.predict(["one.jpg", "two.jpg"]).names)
 ```

@@ -140,7 +140,7 @@ def network_rows(module: MetaModelModule) -> list[tuple[str, str]]:
         tensor.numel() * tensor.element_size() for own in networks for tensor in own.network.state_dict().values()
     )
     rows.append(("parameters", f"{count_parameters(module):,}, without class head"))
-    return [*rows, ("size", f"{size / 1e6:.2f} MB")]
+    return [*rows, ("size", f"{size:,} bytes" if size < 1e5 else f"{size / 1e6:.1f} MB")]
 
 
 def architecture_of(classifier: ImageClassifier) -> str:

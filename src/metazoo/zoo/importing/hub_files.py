@@ -137,7 +137,7 @@ def asked(name: str, ask: Callable[[Any], _Result]) -> _Result:
         error = failure.__cause__ if is_wrapped else failure
         text = f"{type(error).__name__}: {' '.join(str(error).split())}"
         public = _without_token(text, hub)
-        problem, remedy = _explained(error, only_printable(public, 200))
+        problem, remedy = _explained(error, only_printable(public.partition(" For more information")[0], 200))
         raise UsageError(f"hf:{name}", problem, remedy) from (error if public == text else None)
 
 
