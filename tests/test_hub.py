@@ -92,7 +92,7 @@ def test_a_pushed_run_comes_back_bit_equal(hub: HubServer, run: Path, tmp_path: 
     assert all(hashlib.sha256(local[file.name]).hexdigest() == file.sha256 for file in pushed.files)
     assert "PUT /lfs/" in " ".join(hub.requests)
     assert "token sent to the store" not in hub.requests
-    loaded = MetaModel.from_pretrained(pushed.origin)
+    loaded = MetaModel.from_pretrained(str(pushed.origin))
     loaded.save(tmp_path / "again")
     assert content(tmp_path / "again") == content(run / "meta-model")
 
@@ -258,9 +258,8 @@ def test_results_are_shown_in_the_uploaded_card(hub: HubServer, run: Path, first
     push_bundle(run, "owner/meta", results=[tmp_path / "r.json"])
     assert content(run) == before
     text = hub.repositories["owner/meta"].files()["README.md"].decode()
-    card = ModelCard(text)
-    found = card.data.eval_results
-    assert found is not None
+    data: Any = ModelCard(text).data
+    found = data.eval_results
     assert [(own.task_name, own.dataset_name, own.metric_type, own.metric_value) for own in found] == [
         (f"2-way {row.shots}-shot classification", "colours", "accuracy", round(row.accuracy, 2)) for row in rows
     ]

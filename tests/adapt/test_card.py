@@ -163,8 +163,8 @@ def test_results_join_any_card(card: str) -> None:
     assert licence_of(card) == ""
     assert card.rstrip() in first
     text = with_results(f"{first}\n## Privacy\n\nstays\n", [row | {"accuracy": 70.0}, row], "second\\1 table")
-    found = ModelCard(text).data.eval_results
-    assert found is not None
+    data: Any = ModelCard(text).data
+    found = data.eval_results
     assert [(own.dataset_name, own.metric_value) for own in found] == [
         ("---\nbirds: #1", 70),
         ("---\nbirds: #1", 60.12),

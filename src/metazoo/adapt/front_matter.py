@@ -67,22 +67,21 @@ def _split(card: str) -> tuple[dict[str, Any], str]:
 
 
 def _index(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    entries = [
-        {
-            "task": {"type": _TASK, "name": f"{result['ways']}-way {result['shots']}-shot classification"},
-            "dataset": {"type": result["image_set"], "name": result["image_set"]},
-            "metrics": [
-                {
-                    "type": "accuracy",
-                    "value": round(result["accuracy"], 2),
-                    "name": f"accuracy in percent, ± {result['interval']:.2f} (95 % interval over {result['episodes']} "
-                    f"episodes; head {result['head']}, batch norm {result['batch_norm']})",
-                }
-            ],
-        }
-        for result in results
-    ]
-    return {"name": results[0]["subject"], "results": entries}
+    return {"name": results[0]["subject"], "results": [_entry(result) for result in results]}
+
+
+def _entry(result: Mapping[str, Any]) -> dict[str, Any]:
+    task = f"{result['ways']}-way {result['shots']}-shot classification"
+    # With the task, since readers may join the metrics of one data set.
+    name = (
+        f"accuracy in percent, {task}, ± {result['interval']:.2f} (95 % interval over {result['episodes']} episodes; "
+        f"head {result['head']}, batch norm {result['batch_norm']})"
+    )
+    return {
+        "task": {"type": _TASK, "name": task},
+        "dataset": {"type": result["image_set"], "name": result["image_set"]},
+        "metrics": [{"type": "accuracy", "value": round(result["accuracy"], 2), "name": name}],
+    }
 
 
 def _licence(licences: Collection[str | None]) -> dict[str, str]:

@@ -133,8 +133,8 @@ def asked(name: str, ask: Callable[[Any], _Result]) -> _Result:
         return ask(hub.HfApi(endpoint=_endpoint()))
     except Exception as failure:  # from the hub's library, the libraries below it, or the system
         # The library wraps errors of threads.
-        is_wrapped = type(failure) is RuntimeError and isinstance(failure.__cause__, Exception)
-        error = failure.__cause__ if is_wrapped else failure
+        cause = failure.__cause__ if type(failure) is RuntimeError else None
+        error = cause if isinstance(cause, Exception) else failure
         text = f"{type(error).__name__}: {' '.join(str(error).split())}"
         public = _without_token(text, hub)
         problem, remedy = _explained(error, only_printable(public.partition(" For more information")[0], 200))
