@@ -58,6 +58,8 @@ class HubServer:
         message: error message of a refused token.
         address, store: address of the hub, and of its store of large files, which must never see a token.
         claimed: size that HEAD gives instead of that of a file, by name.
+        is_full: whether the store takes no more files.
+        knows_private: whether new repositories are private if they should be.
     """
 
     def __init__(self) -> None:
@@ -67,6 +69,8 @@ class HubServer:
         self.cut: int | None = None
         self.message = "Invalid credentials in Authorization header"
         self.claimed: dict[str, int] = {}
+        self.is_full = False
+        self.knows_private = True
         self.address = ""
         self.store = ""
 
@@ -148,7 +152,8 @@ class _Handler(BaseHTTPRequestHandler):
         name = f"{asked['organization']}/{asked['name']}"
         if name in self.hub.repositories:
             raise _Refusal(409)
-        made = Repository(asked.get("visibility") == "private" or bool(asked.get("private")))
+        is_private = asked.get("visibility") == "private" or bool(asked.get("private"))
+        made = Repository(is_private and self.hub.knows_private)
         made.commit({".gitattributes": b"*.safetensors filter=lfs"})
         self.hub.repositories[name] = made
         self._json({"url": f"{self.hub.address}/{name}"})
@@ -171,7 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _preupload(self, data: bytes, name: str, revision: str) -> None:
         files = self._repository(name, write=True).files(revision)
-        answers = []
+        answers, ignored = [], files.get(".gitignore", b"").decode().split()
         for asked in json.loads(data)["files"]:
             path, is_large = asked["path"], asked["path"].endswith(".safetensors")
             former = files.get(path)
@@ -179,7 +184,8 @@ class _Handler(BaseHTTPRequestHandler):
             known = None if blob is None or former is None else hashlib.sha1(blob).hexdigest()
             if is_large and former is not None:
                 known = hashlib.sha256(former).hexdigest()
-            answers.append({"path": path, "uploadMode": "lfs" if is_large else "regular", "shouldIgnore": False})
+            mode = "lfs" if is_large else "regular"
+            answers.append({"path": path, "uploadMode": mode, "shouldIgnore": path in ignored})
             answers[-1] |= {} if known is None else {"oid": known}
         self._json({"files": answers})
 
@@ -192,8 +198,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._json({"transfer": "basic", "objects": objects})
 
     def _store(self, data: bytes, sha256: str) -> None:
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise _Refusal(400)
+        if self.hub.is_full or hashlib.sha256(data).hexdigest() != sha256:
+            raise _Refusal(413)
         self.hub.stored[sha256] = data
         self._send(200, b"")
 

@@ -293,6 +293,24 @@ def test_private_never_means_public(hub: HubServer, classifier: Path) -> None:
     assert len(hub.repositories["owner/c"].commits) == commits
 
 
+def test_a_hub_that_makes_it_public_gets_no_file(hub: HubServer, classifier: Path) -> None:
+    hub.knows_private = False
+    with raises(UsageError, subject="hf:owner/c", problem="is public"):
+        push_bundle(classifier, "owner/c", private=True)
+    assert set(hub.repositories["owner/c"].files()) == {".gitattributes"}
+
+
+def test_an_upload_is_complete_or_absent(hub: HubServer, classifier: Path) -> None:
+    hub.is_full = True
+    with raises(UsageError, subject="hf:owner/c", problem="the hub refuses the request"):
+        push_bundle(classifier, "owner/c")
+    assert set(hub.repositories["owner/c"].files()) == {".gitattributes"}
+    hub.is_full = False
+    hub.repositories["owner/c"].commit({".gitignore": b"README.md"})
+    with raises(UsageError, subject="hf:owner/c", problem="left out README.md", remedy=".gitignore"):
+        push_bundle(classifier, "owner/c")
+
+
 @pytest.mark.parametrize(("token", "problem"), [("hf_wrongwrongwrong", "token"), (READER, "token"), ("", "token")])
 def test_a_token_that_may_not_write_is_named_but_not_shown(
     hub: HubServer, classifier: Path, token: str, problem: str, monkeypatch: pytest.MonkeyPatch
