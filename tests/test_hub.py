@@ -23,7 +23,6 @@ from metazoo.cli.main import main
 from metazoo.errors import ArtefactError, MetazooError, RunError, UsageError
 from metazoo.evaluate import evaluate, find_contamination
 from metazoo.models import ClassifierSpec, build_classifier
-from metazoo.runs.record import Run
 from metazoo.runs.train import train
 from metazoo.storage.artefacts import read_json, write_json
 from metazoo.zoo import Zoo
@@ -227,8 +226,12 @@ def test_licences(tmp_path: Path) -> None:
     notes = push_bundle(run, "owner/e", dry_run=True).notes
     assert "no licence is known of 1 source model: m2" in notes
     shutil.rmtree(tmp_path / "b" / "licensed")
+    assert "no licence is known of some source models" in push_bundle(run, "owner/e", dry_run=True).notes
+    run = licensed(tmp_path / "c", None)
+    shutil.rmtree(tmp_path / "c" / "licensed")
     notes = push_bundle(run, "owner/e", dry_run=True).notes
-    assert any("licences of the source models are not known here" in note for note in notes)
+    assert any("licences of the source models are not known here: the zoo" in note for note in notes)
+    assert any("states no licence" in note for note in notes)
 
 
 @pytest.mark.parametrize("licence", ["cc-by-nc-nd-4.0", "All rights  reserved", "Proprietary (Acme)"])
@@ -240,10 +243,22 @@ def test_a_licence_that_forbids_it_is_obeyed(hub: HubServer, tmp_path: Path, lic
     assert hub.requests == []
 
 
-def test_a_classifier_obeys_the_licence_of_its_meta_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize("from_zoo", [True, False])
+def test_a_classifier_obeys_the_licences_of_its_source_models(tmp_path: Path, from_zoo: bool) -> None:
     images = coloured_images(2, SIDE)
-    meta_model = Run.open(licensed(tmp_path, "cc-by-nd-4.0")).meta_model
-    meta_model.adapt(images.images, images.labels, images.class_names).save(tmp_path / "c")
+    run = licensed(tmp_path, "mit", "cc-by-nd-4.0", None)
+    if from_zoo:
+        write_images(tmp_path / "support", classes=2, each=2)
+        words = ["--support", str(tmp_path / "support"), "--out", str(tmp_path / "c")]
+        assert main(["adapt", str(tmp_path / "licensed"), *words]) == 0
+    else:
+        shutil.move(run / "meta-model", tmp_path / "moved")
+        meta_model = MetaModel.load(tmp_path / "moved")
+        meta_model.adapt(images.images, images.labels, images.class_names).save(tmp_path / "c")
+        with raises(UsageError, subject="README.md", problem="cc-by-nd-4.0"):
+            push_bundle(tmp_path / "moved", "owner/e", dry_run=True)
+    classifier = FewShotClassifier.load(tmp_path / "c")
+    assert classifier.description.licences == ("cc-by-nd-4.0", "mit", "unknown")
     with raises(UsageError, subject="README.md", problem="cc-by-nd-4.0"):
         push_bundle(tmp_path / "c", "owner/c", dry_run=True)
 

@@ -24,7 +24,7 @@ from metazoo.adapt.bundle import (
     read_bundle,
 )
 from metazoo.adapt.card_text import counted, source_licences
-from metazoo.adapt.front_matter import licence_of
+from metazoo.adapt.front_matter import UNKNOWN, licences_of
 from metazoo.errors import ArtefactError, MetazooError, RunError, UsageError, shown
 from metazoo.pipeline.layout import BACKBONE, BANK, META_MODEL, REPORT, UNLABELLED_FOLDER, sheet_of
 from metazoo.pipeline.layout import DESCRIPTION as RUN
@@ -202,23 +202,27 @@ def _licence_notes(run: Run | None, card: bytes) -> list[str]:
     Raises:
         UsageError: a licence forbids sharing.
     """
-    own = licence_of(card.decode())
-    licences = {"README.md": own} if run is None and own else {}
-    contracts = _contracts(run)
-    if run is not None and contracts is not None:
-        licences = source_licences(run.description, contracts, run.record(BACKBONE))
-    forbidding = next((model for model, text in licences.items() if text and _forbids(text)), None)
-    if forbidding is not None:
-        problem = f"its licence, {printable(str(licences[forbidding]))}, forbids sharing what is derived from it"
-        raise UsageError(f"source {printable(forbidding)}", problem, "train without this model")
-    missing = sorted(model for model, text in licences.items() if not text)
+    listed, contracts = licences_of(card.decode()), _contracts(run)
+    if run is None or contracts is None:
+        of_models: dict[str, str | None] = {}
+        licences = [(f"{CARD} of the bundle", licence) for licence in listed]
+    else:
+        of_models = source_licences(run.description, contracts, run.record(BACKBONE))
+        licences = [(f"source model {printable(model)}", licence) for model, licence in of_models.items()]
+    for subject, licence in licences:
+        if licence is not None and _forbids(licence):
+            problem = f"its licence, {printable(licence)}, forbids sharing what is derived from it"
+            raise UsageError(subject, problem, "train without such a model")
     notes = []
+    missing = sorted(model for model, licence in of_models.items() if licence is None)
     if missing:
         notes.append(f"no licence is known of {counted(len(missing), 'source model')}: {printable(some_of(missing))}")
-    if not licences and (run is None or run.description.get("uses") != "nothing"):
+    elif not of_models and UNKNOWN in listed:
+        notes.append("no licence is known of some source models")
+    elif not licences and (run is None or run.description.get("uses") != "nothing"):
         why = "" if run is None else f": the zoo {run.description['zoo']['path']} is missing or has changed"
         notes.append(f"the licences of the source models are not known here{printable(why)}")
-    if not own:
+    if not listed:
         notes.append(f"{CARD} states no licence; add `license: NAME` to its front matter if you may choose one")
     return notes
 

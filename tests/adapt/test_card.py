@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 
 from metazoo.adapt import FewShotClassifier, MetaModel
 from metazoo.adapt.card import escape, meta_model_card
-from metazoo.adapt.front_matter import front_matter, licence_of, with_results
+from metazoo.adapt.front_matter import front_matter, licences_of, with_results
 from metazoo.methods.registry import get_method
 from metazoo.runs.config import resolve_config
 from metazoo.zoo import Zoo
@@ -133,24 +133,26 @@ def test_a_classifier_has_a_card(tmp_path: Path) -> None:
     assert "| domains | birds " in text
 
 
-LICENCES = {
-    "one": (["MIT", "mit"], {"license": "mit"}),
-    "two words": (["CC BY 4.0"], {"license": "cc-by-4.0"}),
-    "several": (["mit", "apache-2.0"], {"license": "other", "license_name": "licences-of-the-source-models"}),
-    "some unknown": (["mit", None], {"license": "other", "license_name": "licences-of-the-source-models"}),
-    "own": (["My licence: 1\n---"], {"license": "other", "license_name": "licences-of-the-source-models"}),
-    "all unknown": ([None, None], {}),
-    "no models": ([], {}),
+OTHER = {"license": "other", "license_name": "licences-of-the-source-models"}
+LICENCES: dict[str, tuple[list[str | None], dict[str, str], tuple[str, ...]]] = {
+    "one": (["MIT", "mit"], {"license": "mit"}, ("mit",)),
+    "two words": (["CC BY 4.0"], {"license": "cc-by-4.0"}, ("cc-by-4.0",)),
+    "several": (["mit", "apache-2.0"], OTHER, ("apache-2.0", "mit")),
+    "some unknown": (["mit", None], OTHER, ("mit", "unknown")),
+    "own": (["My licence: 1\n---"], OTHER, ("my-licence:-1----",)),
+    "all unknown": ([None, None], {}, ()),
+    "no models": ([], {}, ()),
 }
 
 
 @pytest.mark.parametrize("case", LICENCES)
 def test_a_card_has_the_licence_that_all_models_have(case: str) -> None:
-    licences, wanted = LICENCES[case]
+    licences, wanted, listed = LICENCES[case]
     text = front_matter(["tgr"], licences)
     found = ModelCard(text).data.to_dict()
     assert {key: value for key, value in found.items() if key.startswith("license")} == wanted
-    assert licence_of(f"{text}\n# Card") == wanted.get("license", "")
+    assert licences_of(f"{text}\n# Card") == listed
+    assert licences_of(front_matter([], listed)) == listed
 
 
 @pytest.mark.parametrize(
@@ -160,7 +162,7 @@ def test_results_join_any_card(card: str) -> None:
     row = {"subject": "s", "ways": 5, "shots": 1, "image_set": "---\nbirds: #1", "accuracy": 60.125, "interval": 1.5}
     row |= {"episodes": 100, "head": "logistic", "batch_norm": "running"}
     first = with_results(card, [row], "first table")
-    assert licence_of(card) == ""
+    assert licences_of(card) == ()
     assert card.rstrip() in first
     text = with_results(f"{first}\n## Privacy\n\nstays\n", [row | {"accuracy": 70.0}, row], "second\\1 table")
     data: Any = ModelCard(text).data
@@ -181,6 +183,6 @@ def test_a_backbone_is_named_with_its_origin_and_licence(zoo: Zoo) -> None:
     words: dict[str, Any] = {"title": method.title, "reference": method.reference}
     text = meta_model_card(network(), zoo, config, description, {"backbone": record}, **words)
     assert "## Source models\n\nhf:a/vit@111111111111; licence: MIT.\n" in text
-    assert licence_of(text) == "mit"
+    assert licences_of(text) == ("mit",)
     text = meta_model_card(network(), zoo, config, description | {"uses": "nothing"}, {}, **words)
-    assert licence_of(text) == ""
+    assert licences_of(text) == ()

@@ -218,8 +218,8 @@ def test_a_classifier_names_the_meta_model_of_the_hub_and_its_licence(hub: HubSe
     assert (data.get("base_model"), data.get("license")) == ("owner/meta", "mit")
     assert loaded.origin is not None
     assert loaded.origin in (tmp_path / "c" / "README.md").read_text()
-    assert FewShotClassifier.load(tmp_path / "c").description.licence == "mit"
-    assert "licence" not in json.loads(_saved_without_licence(tmp_path / "d"))
+    assert FewShotClassifier.load(tmp_path / "c").description.licences == ("mit",)
+    assert "licences" not in json.loads(_saved_without_licence(tmp_path / "d"))
 
 
 def _saved_without_licence(folder: Path) -> str:

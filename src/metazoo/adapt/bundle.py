@@ -121,7 +121,7 @@ class ClassifierDescription(BundleDescription):
     class_names: tuple[str, ...] = Field(min_length=2)
     joint: bool = Field(description="whether features are the normalised features of all networks, concatenated")
     source: str = ""
-    licence: str = Field(default="", description="licence in the card of the meta-model; empty if unknown")
+    licences: tuple[str, ...] = Field(default=(), description="licences of the source models; empty if none is known")
 
     @model_validator(mode="after")
     def _check(self) -> "ClassifierDescription":
@@ -194,7 +194,7 @@ class Bundle(Generic[Description]):
             write_text(temporary / CARD, self.card)
             written = self.description.model_copy(update={"weights_sha256": sha256})
             # Omitted where they say nothing, so that former versions can read the bundle.
-            omitted = {name for name in ("unlabelled", "licence") if not getattr(written, name, None)}
+            omitted = {name for name in ("unlabelled", "licences") if not getattr(written, name, None)}
             if isinstance(written, MetaModelDescription) and not written.joint:
                 omitted.add("joint")
             write_json(temporary / DESCRIPTION, written.model_dump(mode="json", exclude=omitted))

@@ -26,7 +26,7 @@ from metazoo.adapt.card_text import (
     summary,
     unlabelled_count,
 )
-from metazoo.adapt.front_matter import front_matter
+from metazoo.adapt.front_matter import UNKNOWN, front_matter
 from metazoo.features.embedders import Embedder, MetaModelModule, SideBySide, count_parameters
 from metazoo.models import ImageClassifier
 from metazoo.text import printable
@@ -134,7 +134,7 @@ def classifier_card(embedder: Embedder, description: ClassifierDescription, *, t
     more = f"\n\n{len(names) - _MOST_ROWS} more classes are not listed." if len(names) > _MOST_ROWS else ""
     pinned = re.search(r"hf:[\w./-]+@[0-9a-f]{40}", description.source)
     parts = [
-        front_matter([], [description.licence] if description.licence else [], pinned[0] if pinned else None),
+        front_matter([], description.licences, pinned[0] if pinned else None),
         f"# Few-shot classifier of {len(names)} classes",
         f"An image classifier learned from a few images per class. It classifies {how}. Its probabilities rank the "
         "classes but are not calibrated. Its accuracy has not been measured.",
@@ -202,7 +202,7 @@ def _backbone(record: _Record | None) -> str:
     if record is None:
         return "None."
     origin = escape(printable(_origin_text(record["source"], record["revision"])))
-    return f"{origin}; licence: {escape(printable(record['licence'] or 'unknown'))}."
+    return f"{origin}; licence: {escape(printable(record['licence'] or UNKNOWN))}."
 
 
 def _origin(contract: ModelContract) -> str:
@@ -224,7 +224,7 @@ def _models(zoo: Zoo, health: _Record | None, trust: _Record | None) -> str:
             contract.name,
             contract.spec.architecture,
             _origin(contract),
-            (contract.provenance and contract.provenance.licence) or "unknown",
+            (contract.provenance and contract.provenance.licence) or UNKNOWN,
             contract.domain,
             str(contract.spec.classes),
             f"{contract.spec.input_size} px",

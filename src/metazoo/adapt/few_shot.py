@@ -259,7 +259,7 @@ def adapt(
     mirrored: bool = False,
     domain: str | None = None,
     source: str = "",
-    licence: str = "",
+    licences: Sequence[str] = (),
 ) -> FewShotClassifier:
     """Make a classifier of new classes from a few images of each, with the same heads as `evaluate`.
 
@@ -275,7 +275,7 @@ def adapt(
         mirrored: whether to use `MirroredFeatures`, also in predictions.
         domain: known domain of the images, one of those of the meta-model; None recognises it from the images.
         source: origin of the model, stored as a note in the bundle.
-        licence: licence of the model, for the card of the bundle; empty if it is unknown.
+        licences: licences of the source models, for the card of the bundle; `unknown` for those without one.
 
     Raises:
         UsageError: an unknown head, mode or domain, labels or names that do not fit, a module of another type, or a
@@ -308,7 +308,7 @@ def adapt(
         class_names=names,
         joint=isinstance(own, JointFeatures),
         source=source,
-        licence=licence,
+        licences=tuple(licences),
     )
     return FewShotClassifier(own, fitted, description)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+UNKNOWN = "unknown"
 _TASK = "image-classification"
 _RESULTS = re.compile(r"## Results\n.*?(?=\n## |\Z)", re.DOTALL)
 _FRONT = re.compile(r"---\n(.*?\n)---\n?", re.DOTALL)
@@ -36,9 +37,11 @@ def front_matter(tags: Iterable[str], licences: Collection[str | None] = (), ori
     return _text(content)
 
 
-def licence_of(card: str) -> str:
-    """Licence in the front matter of a card; empty if there is none."""
-    return str(_split(card)[0].get("license") or "")
+def licences_of(card: str) -> tuple[str, ...]:
+    """Licences in the front matter of a card, of its source models if they are listed; empty if there is none."""
+    content = _split(card)[0]
+    found = content.get("source_licences") or content.get("license") or ()
+    return tuple(map(str, found if isinstance(found, list | tuple) else [found]))
 
 
 def with_results(card: str, results: Sequence[Mapping[str, Any]], text: str) -> str:
@@ -84,14 +87,14 @@ def _entry(result: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _licence(licences: Collection[str | None]) -> dict[str, str]:
-    """Licence of the models if it is the same and the hub knows it; none if no licence is known."""
-    known = {" ".join(licence.split()).lower().replace(" ", "-") for licence in licences if licence}
-    if not known:
+def _licence(licences: Collection[str | None]) -> dict[str, Any]:
+    """Licence of the models if it is the same and the hub knows it; nothing if no licence is known."""
+    found = sorted({"-".join((licence or UNKNOWN).lower().split()) for licence in licences})
+    if found in ([], [UNKNOWN]):
         return {}
-    if len(known) == 1 and None not in licences and known <= LICENCES:
-        return {"license": known.pop()}
-    return {"license": "other", "license_name": "licences-of-the-source-models"}
+    if len(found) == 1 and found[0] in LICENCES:
+        return {"license": found[0]}
+    return {"license": "other", "license_name": "licences-of-the-source-models", "source_licences": found}
 
 
 def _text(content: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Any, final
 from metazoo.adapt.bundle import DESCRIPTION, Bundle, MetaModelDescription, read_bundle
 from metazoo.adapt.card import plain_card
 from metazoo.adapt.few_shot import FewShotClassifier, adapt
-from metazoo.adapt.front_matter import licence_of
+from metazoo.adapt.front_matter import licences_of
 from metazoo.adapt.pretrained import downloaded_bundle
 from metazoo.data.unlabelled import label_free
 from metazoo.errors import ArtefactError, UsageError
@@ -114,7 +114,7 @@ class MetaModel:
             mirrored=mirrored,
             domain=domain,
             source=source,
-            licence=licence_of(self.card),
+            licences=licences_of(self.card),
         )
 
     def save(self, folder: Path | str) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from metazoo.adapt import FewShotClassifier, load_support_folder
 from metazoo.adapt import adapt as adapt_module
 from metazoo.adapt.bundle import ClassifierDescription, check_out
-from metazoo.adapt.front_matter import licence_of
 from metazoo.cli.feature_source import open_source
 from metazoo.cli.predict_command import images_of
 from metazoo.execution.compute import Compute
@@ -44,7 +43,7 @@ def adapt(options: Namespace) -> None:
             mirrored=options.mirror,
             domain=options.domain,
             source=source.record,
-            licence="" if source.meta_model is None else licence_of(source.meta_model.card),
+            licences=source.licences(),
         )
     classifier.save(options.out)
     classes, images = len(support.class_names), len(support.images)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from metazoo.adapt import MetaModel
 from metazoo.adapt.bundle import DESCRIPTION, description_file
+from metazoo.adapt.card_text import source_licences
+from metazoo.adapt.front_matter import front_matter, licences_of
 from metazoo.data import UnlabelledImages
 from metazoo.data.load import DEFAULT_SIDE
 from metazoo.errors import MetazooError, UsageError
@@ -78,6 +80,12 @@ class FeatureSource:
         if self.meta_model is not None and not self.zoo.is_dir():
             raise UsageError(self.path, f"its zoo {self.zoo} is missing", "give the zoo with --zoo")
         return zoo_with_models(self.zoo)
+
+    def licences(self) -> tuple[str, ...]:
+        """Licences of the source models as in the card of a bundle; see `licences_of`."""
+        if self.meta_model is not None:
+            return licences_of(self.meta_model.card)
+        return licences_of(front_matter([], source_licences({}, self._contracts(), None).values()))
 
     def class_lists(self) -> dict[str, tuple[str, ...]]:
         """Class names by model, also of a backbone from outside the zoo; empty if none are known."""
