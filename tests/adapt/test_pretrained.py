@@ -207,6 +207,7 @@ def test_a_bundle_without_a_card_is_read(hub: HubServer, meta_model: Path) -> No
 def test_the_estimator_takes_a_repository(hub: HubServer) -> None:
     fitted = MetazooClassifier("hf:owner/meta").fit(pictures(7), LABELS.numpy())
     assert fitted.predict(pictures(2)).shape == (2,)
+    assert "hf:owner/meta@" in fitted.classifier_.description.source
 
 
 def test_a_classifier_names_the_meta_model_of_the_hub_and_its_licence(hub: HubServer, tmp_path: Path) -> None:

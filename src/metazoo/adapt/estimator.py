@@ -1,6 +1,7 @@
 """Few-shot classifier with the interface of scikit-learn."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -77,8 +78,9 @@ class MetazooClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transf
         check_classification_targets(labels)
         self.classes_, numbers = np.unique(labels, return_inverse=True)
         with _value_errors():
-            self.classifier_ = adapt(
-                _embedder(self.meta_model),
+            model = _model(self.meta_model)
+            learn = model.adapt if isinstance(model, MetaModel) else functools.partial(adapt, model)
+            self.classifier_ = learn(
                 _images(X),
                 numbers.astype(np.int64),
                 tuple(map(str, self.classes_)),
@@ -135,10 +137,10 @@ def _images(given: Any) -> Any:
     return given.tolist() if isinstance(given, np.ndarray) and given.dtype.kind in "OU" else given
 
 
-def _embedder(meta_model: Any) -> Embedder:
+def _model(meta_model: Any) -> MetaModel | Embedder:
     if meta_model is None:
         raise UsageError("meta_model", "missing", "give the folder of a run or a meta-model")
     if isinstance(meta_model, str | Path):
         inner = Path(meta_model) / "meta-model"
-        meta_model = MetaModel.from_pretrained(inner if inner.is_dir() else meta_model)
-    return meta_model.module if isinstance(meta_model, MetaModel) else meta_model
+        return MetaModel.from_pretrained(inner if inner.is_dir() else meta_model)
+    return meta_model
