@@ -42,6 +42,7 @@ KNOWS["pipeline"] = {*KNOWS} - {"evaluate", "adapt", "export"}
 KNOWS["methods"] = {*KNOWS} - {"evaluate", "adapt", "export"}
 KNOWS["runs"] = {*KNOWS} - {"evaluate", "export"}
 KNOWS["report"] = {*KNOWS}
+KNOWS["hub"] = {"report", "runs", "adapt", "pipeline", "zoo", "storage"}
 # Reading these can run code. What travels between this program's own processes may be pickled.
 CODE_BEARING = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 PICKLING = {"execution/tasks.py"}

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from metazoo.data import load_images
     from metazoo.export import export_classifier
     from metazoo.features.heads import register_head
+    from metazoo.hub import push_bundle
     from metazoo.learn.learners import register_learner
     from metazoo.learn.learning_config import register_regulariser
     from metazoo.methods import list_methods, register_method
@@ -65,6 +66,7 @@ _HOMES = {
     "list_methods": "metazoo.methods",
     "load_images": "metazoo.data",
     "load_plugin": "metazoo.plugins",
+    "push_bundle": "metazoo.hub",
     "register_architecture": "metazoo.models",
     "register_grouping": "metazoo.taskspace",
     "register_head": "metazoo.features.heads",
@@ -109,6 +111,7 @@ __all__ = [
     "methods",
     "models",
     "pipeline",
+    "push_bundle",
     "recover",
     "register_architecture",
     "register_grouping",

@@ -4,9 +4,11 @@ from typing import Any
 import pytest
 import yaml
 from adapt_helpers import NAMES, made, network, of_two_domains
+from huggingface_hub import ModelCard
 
 from metazoo.adapt import FewShotClassifier, MetaModel
 from metazoo.adapt.card import escape, meta_model_card
+from metazoo.adapt.front_matter import front_matter, licences_of, with_results
 from metazoo.methods.registry import get_method
 from metazoo.runs.config import resolve_config
 from metazoo.zoo import Zoo
@@ -57,7 +59,7 @@ def test_its_front_matter_and_its_run_are_yaml(zoo: Zoo) -> None:
 def test_names_are_escaped(zoo: Zoo) -> None:
     text = card(zoo)
     (row,) = (line for line in text.splitlines() if line.startswith("| one |"))
-    assert row == r"| one | conv4 | &lt;script&gt;\|x\|\[y\]\(z\)\` | 3 | 16 px | 75.2 % |  |  |"
+    assert row == r"| one | conv4 | unknown | unknown | &lt;script&gt;\|x\|\[y\]\(z\)\` | 3 | 16 px | 75.2 % |  |  |"
 
 
 def test_records_of_the_run_are_shown(zoo: Zoo) -> None:
@@ -129,3 +131,58 @@ def test_a_classifier_has_a_card(tmp_path: Path) -> None:
     assert "It classifies each image on its own." in text
     assert "conv4, width 4 \\(2 networks\\)" in text
     assert "| domains | birds " in text
+
+
+OTHER = {"license": "other", "license_name": "licences-of-the-source-models"}
+LICENCES: dict[str, tuple[list[str | None], dict[str, str], tuple[str, ...]]] = {
+    "one": (["MIT", "mit"], {"license": "mit"}, ("mit",)),
+    "two words": (["CC BY 4.0"], {"license": "cc-by-4.0"}, ("cc-by-4.0",)),
+    "several": (["mit", "apache-2.0"], OTHER, ("apache-2.0", "mit")),
+    "some unknown": (["mit", None], OTHER, ("mit", "unknown")),
+    "own": (["My licence: 1\n---"], OTHER, ("my-licence:-1----",)),
+    "all unknown": ([None, None], {}, ()),
+    "no models": ([], {}, ()),
+}
+
+
+@pytest.mark.parametrize("case", LICENCES)
+def test_a_card_has_the_licence_that_all_models_have(case: str) -> None:
+    licences, wanted, listed = LICENCES[case]
+    text = front_matter(["tgr"], licences)
+    found = ModelCard(text).data.to_dict()
+    assert {key: value for key, value in found.items() if key.startswith("license")} == wanted
+    assert licences_of(f"{text}\n# Card") == listed
+    assert licences_of(front_matter([], listed)) == listed
+
+
+@pytest.mark.parametrize(
+    "card", ["", "# Mine\n", "---\n[1, 2]\n---\n# Mine\n", "---\n: {\n---\n# Mine\n", "---\nno end"]
+)
+def test_results_join_any_card(card: str) -> None:
+    row = {"subject": "s", "ways": 5, "shots": 1, "image_set": "---\nbirds: #1", "accuracy": 60.125, "interval": 1.5}
+    row |= {"episodes": 100, "head": "logistic", "batch_norm": "running"}
+    first = with_results(card, [row], "first table")
+    assert licences_of(card) == ()
+    assert card.rstrip() in first
+    text = with_results(f"{first}\n## Privacy\n\nstays\n", [row | {"accuracy": 70.0}, row], "second\\1 table")
+    data: Any = ModelCard(text).data
+    found = data.eval_results
+    assert [(own.dataset_name, own.metric_value) for own in found] == [
+        ("---\nbirds: #1", 70),
+        ("---\nbirds: #1", 60.12),
+    ]
+    assert text.count("## Results") == 1
+    assert "first table" not in text
+    assert text.endswith("## Results\n\nsecond\\1 table\n\n## Privacy\n\nstays\n")
+
+
+def test_a_backbone_is_named_with_its_origin_and_licence(zoo: Zoo) -> None:
+    description = {"versions": {"metazoo": "1"}, "uses": "backbone"}
+    record = {"source": "hf:a/vit", "revision": "1" * 40, "licence": "MIT"}
+    method, config = get_method("frozen-backbone"), resolve_config(method="frozen-backbone").as_record()
+    words: dict[str, Any] = {"title": method.title, "reference": method.reference}
+    text = meta_model_card(network(), zoo, config, description, {"backbone": record}, **words)
+    assert "## Source models\n\nhf:a/vit@111111111111; licence: MIT.\n" in text
+    assert licences_of(text) == ("mit",)
+    text = meta_model_card(network(), zoo, config, description | {"uses": "nothing"}, {}, **words)
+    assert licences_of(text) == ()

@@ -36,10 +36,10 @@ def test_a_run_becomes_a_classifier(cli: Cli, workshop: Workshop, own: Workshop)
     assert (outcome.code, outcome.err) == (0, "")
     assert outcome.out.startswith(f"{own.new}: a classifier of 3 classes, made from 6 images\n")
     assert content(own.new) == content(own.classifier)
-    assert f"| made from | {workshop.run} |" in (own.new / "README.md").read_text().replace("\\", "")
+    assert f"| made from | {workshop.run.name} |" in (own.new / "README.md").read_text().replace("\\", "")
     card = FewShotClassifier.load(own.new).description
     assert (card.class_names, card.joint) == (("colour-20", "colour-21", "colour-22"), False)
-    assert card.source == str(workshop.run)
+    assert card.source == workshop.run.name
 
 
 def test_a_mirrored_classifier_predicts_the_same_of_mirror_images(cli: Cli, workshop: Workshop, own: Workshop) -> None:

@@ -38,6 +38,7 @@ def adapt(
     mirrored: bool = False,
     domain: str | None = None,
     source: str = "",
+    licences: Sequence[str] = (),
     image_names: Sequence[str] | None = None,
     false_rejection: float = FALSE_REJECTION,
     keep_images: bool = False,
@@ -60,6 +61,7 @@ def adapt(
         mirrored: whether to use `MirroredFeatures`, also in predictions.
         domain: known domain of the images, one of those of the meta-model; None recognises it from the images.
         source: origin of the model, stored as a note in the bundle.
+        licences: licences of the source models, for the card of the bundle; `unknown` for those without one.
         image_names: names of the images, for explanations. None stands for the end of their paths, or their numbers.
         false_rejection: share of the images of the classes that may be taken for unknown ones, in (0, 1).
         keep_images: whether the classifier stores the support images, resized, beside their features.
@@ -105,6 +107,7 @@ def adapt(
         class_names=names,
         joint=isinstance(found.module, JointFeatures),
         source=source,
+        licences=tuple(licences),
         temperature=found.fitted.temperature,
         threshold=found.threshold,
         false_rejection=false_rejection,

@@ -16,11 +16,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
-from metazoo.adapt.support_record import HeldOutRecord, SupportImage, Version
+from metazoo.adapt.support_record import HeldOutRecord, SupportImage, Version, check_versions
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.features.batch_norm import BatchNormMode
 from metazoo.features.heads import HeadKind, extra_tensor
-from metazoo.models import ClassifierSpec, ImageClassifier, network_with_weights, network_without_weights
+from metazoo.models import ClassifierSpec, ImageClassifier, Network, network_with_weights, network_without_weights
 from metazoo.storage.artefacts import flush_folder, read_bytes, read_json, write_json, write_text
 from metazoo.storage.tensor_files import read_tensors, write_tensors
 from metazoo.storage.validation import check_format_version, first_problem
@@ -28,7 +28,10 @@ from metazoo.zoo.weights import unsound
 
 FORMAT_VERSION = 2
 DESCRIPTION, WEIGHTS, CARD = "bundle.json", "model.safetensors", "README.md"
+FILES = (DESCRIPTION, CARD, WEIGHTS)
+"""All files of a bundle. None holds an image."""
 _FORMER_DESCRIPTIONS, _FORMER_CARD, _FORMER_VERSION = ("meta-model.json", "classifier.json"), "card.md", 1
+_LARGEST_HEADER = 1 << 20
 _OTHER_FOLDERS = {"run.json": "a run", "zoo.json": "a zoo"}
 
 
@@ -128,6 +131,7 @@ class ClassifierDescription(BundleDescription):
     support: tuple[SupportImage, ...] = Field(default=(), description="support images, whose features are stored")
     has_support_images: bool = Field(default=False, description="whether the support images are stored as well")
     versions: tuple[Version, ...] = Field(default=(), description="versions, of which the last is the current one")
+    licences: tuple[str, ...] = Field(default=(), description="licences of the source models; empty if none is known")
 
     @model_validator(mode="after")
     def _check(self) -> "ClassifierDescription":
@@ -135,20 +139,8 @@ class ClassifierDescription(BundleDescription):
             raise ValueError(f"duplicate class name {Counter(self.class_names).most_common(1)[0][0]!r}")
         if self.is_weighted and not self.domains:
             raise ValueError("several networks need joint features or domains")
-        self._check_versions()
+        check_versions(self.versions, self.class_names, len(self.support))
         return self
-
-    def _check_versions(self) -> None:
-        if bool(self.versions) != bool(self.support):
-            raise ValueError("support images without versions, or versions without them")
-        if self.versions and self.versions[-1].class_names != self.class_names:
-            raise ValueError("the last version has other classes")
-        for version in self.versions:
-            rows = [row for members in version.members for row in members]
-            if len(version.members) != len(version.class_names) or len(set(rows)) < len(rows):
-                raise ValueError(f"the version {version.change!r} does not fit its classes")
-            if max(rows) >= len(self.support):
-                raise ValueError(f"the version {version.change!r} has more images than are stored")
 
     @property
     def is_weighted(self) -> bool:
@@ -220,7 +212,7 @@ class Bundle(Generic[Description]):
             write_text(temporary / CARD, self.card)
             written = self.description.model_copy(update={"weights_sha256": sha256})
             # Omitted where they say nothing, so that former versions can read the bundle.
-            omitted = {"unlabelled"} if not getattr(written, "unlabelled", 0) else set()
+            omitted = {name for name in ("unlabelled", "licences") if not getattr(written, name, None)}
             if isinstance(written, MetaModelDescription) and not written.joint:
                 omitted.add("joint")
             if isinstance(written, ClassifierDescription) and not written.support:
@@ -261,12 +253,37 @@ def read_bundle(folder: Path | str, kind: type[Description]) -> Bundle[Descripti
         raise UsageError(folder, "is not a folder", f"give {kind.example}")
     path = description_file(folder) or folder / DESCRIPTION
     other = None if path.is_file() else next((n for f, n in _OTHER_FOLDERS.items() if (folder / f).is_file()), None)
-    if other is None:
-        description = _read_description(path)
-        if isinstance(description, kind):
-            return _read(folder, path, description)
-        other = description.noun
-    raise UsageError(folder, f"is {other}, not {kind.noun}", f"give {kind.example}")
+    if other is not None:
+        raise UsageError(folder, f"is {other}, not {kind.noun}", f"give {kind.example}")
+    return _read(folder, path, description_of(path, kind, folder))
+
+
+def description_of(path: Path, kind: type[Description], subject: object) -> Description:
+    """Read the description of a bundle.
+
+    Args:
+        path: file of the description.
+        kind: expected type; `BundleDescription` stands for any.
+        subject: subject of the error for another kind of bundle.
+
+    Raises:
+        UsageError: it describes another kind of bundle.
+        ArtefactError: it is missing, damaged, or has another format version.
+    """
+    description = _read_description(path)
+    if isinstance(description, kind):
+        return description
+    raise UsageError(subject, f"is {description.noun}, not {kind.noun}", f"give {kind.example}")
+
+
+def most_weights(path: Path, description: BundleDescription) -> int:
+    """Size in bytes of the largest weights file that is read for the description in `path`.
+
+    Raises:
+        ArtefactError: a network cannot be built.
+    """
+    expected = _expected(description, _shapes(path, description)).values()
+    return sum(tensor.numel() * tensor.element_size() for tensor in expected) + _LARGEST_HEADER
 
 
 def description_file(folder: Path) -> Path | None:
@@ -291,35 +308,45 @@ def check_out(folder: Path | str, kind: type[BundleDescription], *, overwrite: b
             raise refusal
     except (OSError, ArtefactError) as error:
         raise refusal from error
-    foreign = sorted(names - {DESCRIPTION, WEIGHTS, CARD, *_FORMER_DESCRIPTIONS, _FORMER_CARD})
+    foreign = sorted(names - {*FILES, *_FORMER_DESCRIPTIONS, _FORMER_CARD})
     if foreign:
         raise UsageError(folder, f"holds {foreign[0]} besides {kind.noun}", "choose another folder or move it away")
     if names and not overwrite:
         raise UsageError(folder, f"already holds {kind.noun}", "choose another folder or give --overwrite")
 
 
-def _read(folder: Path, path: Path, description: Description) -> Bundle[Description]:
+def _expected(description: BundleDescription, shapes: Sequence[Network]) -> dict[str, Tensor]:
+    """All tensors of the weights file by name, on the meta device."""
+    expected = description.other_tensors([shape.feature_size for shape in shapes])
+    for prefix, shape in zip(description.prefixes, shapes, strict=True):
+        expected |= {f"{prefix}{name}": tensor for name, tensor in shape.state_dict().items()}
+    return expected
+
+
+def _shapes(path: Path, description: BundleDescription) -> list[Network]:
+    """Networks without weights of the description in `path`."""
     try:
-        shapes = [network_without_weights(spec) for spec in description.networks]
+        return [network_without_weights(spec) for spec in description.networks]
     except UsageError as error:
         problem = f"has a network that cannot be built ({error.subject}: {error.problem})"
         remedy = ", or ".join(filter(None, (error.remedy, description.remedy)))
         raise ArtefactError(path, problem, remedy) from error
-    expected = description.other_tensors([shape.feature_size for shape in shapes])
-    others = [*expected]
-    for prefix, shape in zip(description.prefixes, shapes, strict=True):
-        expected |= {f"{prefix}{name}": tensor for name, tensor in shape.state_dict().items()}
+
+
+def _read(folder: Path, path: Path, description: Description) -> Bundle[Description]:
+    shapes = _shapes(path, description)
+    expected = _expected(description, shapes)
     tensors = read_tensors(folder / WEIGHTS, description.weights_sha256)
     problem = unsound(tensors, expected)
     if problem is not None:
         raise ArtefactError(folder / WEIGHTS, f"does not fit {path.name}: it {problem}", description.remedy)
-    networks = []
+    networks, others = [], dict(tensors)
     for prefix, spec, shape in zip(description.prefixes, description.networks, shapes, strict=True):
-        own = network_with_weights(spec, {name: tensors[f"{prefix}{name}"] for name in shape.state_dict()})
+        own = network_with_weights(spec, {name: others.pop(f"{prefix}{name}") for name in shape.state_dict()})
         networks.append(ImageClassifier(spec, own).to(memory_format=torch.channels_last).eval().requires_grad_(False))  # pyright: ignore[reportCallIssue]
     card = folder / (CARD if path.name == DESCRIPTION else _FORMER_CARD)
     text = read_bytes(card).decode(errors="replace") if card.is_file() else ""
-    return Bundle(description, networks, {name: tensors[name] for name in others}, text)
+    return Bundle(description, networks, others, text)
 
 
 def _read_description(path: Path) -> BundleDescription:

@@ -22,19 +22,22 @@ from metazoo.adapt.card_text import (
     is_backbone,
     meta_model_rows,
     network_rows,
+    source_licences,
     summary,
     unlabelled_count,
 )
+from metazoo.adapt.front_matter import UNKNOWN, front_matter
 from metazoo.features.embedders import Embedder, MetaModelModule, SideBySide, count_parameters
 from metazoo.models import ImageClassifier
 from metazoo.text import printable
-from metazoo.zoo import Zoo
+from metazoo.zoo import ModelContract, Zoo
 
 _MOST_ROWS = 200
 _NO_ACCURACY = (
     "The accuracy of this meta-model is unknown, because training does not measure it. Measure it on images of classes "
     "that no source model was trained on: `metazoo evaluate RUN --data FOLDER`."
 )
+_NO_IMAGES = "This folder holds no images."
 _RECOVERED = (
     "Recovered images recognised: share of the images recovered from a model that the model itself assigns to the "
     "intended class."
@@ -62,26 +65,31 @@ def meta_model_card(
         zoo: zoo that the run learned from.
         config: content of the run's `config.yaml`.
         description: content of the run's `run.json`.
-        records: records of the run by name: `health`, `trust` and `groups`, as far as it has written them.
+        records: records of the run by name: `health`, `trust`, `groups` and `backbone`, as far as it has written them.
         title: full name of the method.
         reference: citation of the method.
     """
     used = images_used(config, description)
     which = f"{counted(len(zoo), 'model')}, SHA-256 {zoo.sha256}"
+    backbone = records.get("backbone")
+    licences = source_licences(description, zoo, backbone)
     parts = [
-        _front_matter([*_data_tags(used, description), config["method"]]),
+        front_matter([*_data_tags(used, description), config["method"]], licences.values()),
         f"# Meta-model by {title}",
         summary(len(zoo), " and ".join(used) or "**no training images**", description),
         "## Use",
         _USE,
         "## Properties",
         _table(("property", "value"), meta_model_rows(module, config, description, reference=reference, zoo=which)),
+        "## Results",
         _NO_ACCURACY,
+        "## Limits",
+        _limits(module),
         "## Source models",
-        "None." if is_backbone(description) else _models(zoo, records.get("health"), records.get("trust")),
+        _backbone(backbone) if is_backbone(description) else _models(zoo, records.get("health"), records.get("trust")),
         _groups(records.get("groups")),
         "## Privacy",
-        images_note(config, description, zoo, "This folder holds no images."),
+        images_note(config, description, zoo, _NO_IMAGES),
         "## Configuration",
         f"```yaml\n{yaml.safe_dump(_without_folders(config), sort_keys=False)}```",
     ]
@@ -99,8 +107,9 @@ def plain_card(module: MetaModelModule, method: str, preset: str, seed: int, unl
     """Card of a meta-model whose run is not available."""
     rows = [*network_rows(module), ("method", f"{method}; preset {preset}, seed {seed}")]
     rows += data_rows(unlabelled)
-    head = [_front_matter([method]), f"# Meta-model by {escape(printable(method))}", "## Use", _USE, "## Properties"]
-    return "\n\n".join([*head, _table(("property", "value"), rows)]) + "\n"
+    head = [front_matter([method]), f"# Meta-model by {escape(printable(method))}", "## Use", _USE, "## Properties"]
+    end = ["## Results", _NO_ACCURACY, "## Limits", _limits(module), "## Privacy", _NO_IMAGES]
+    return "\n\n".join([*head, _table(("property", "value"), rows), *end]) + "\n"
 
 
 def classifier_rows(embedder: Embedder, description: ClassifierDescription) -> list[tuple[str, str]]:
@@ -130,8 +139,9 @@ def classifier_card(embedder: Embedder, description: ClassifierDescription, *, t
     how = "all images of a call together, which influence each other" if transductive else "each image on its own"
     classes = "\n".join(f"{number}. {escape(printable(name))}" for number, name in enumerate(names[:_MOST_ROWS]))
     more = f"\n\n{len(names) - _MOST_ROWS} more classes are not listed." if len(names) > _MOST_ROWS else ""
+    pinned = re.search(r"hf:[\w./-]+@[0-9a-f]{40}", description.source)
     parts = [
-        _front_matter([]),
+        front_matter([], description.licences, pinned[0] if pinned else None),
         f"# Few-shot classifier of {len(names)} classes",
         f"An image classifier learned from a few images per class. It classifies {how}. {_calibration(description)}",
         "## Use",
@@ -140,8 +150,35 @@ def classifier_card(embedder: Embedder, description: ClassifierDescription, *, t
         _table(("property", "value"), rows),
         "## Classes",
         classes + more,
+        "## Limits",
+        f"{_cropped(max(spec.input_size for spec in description.networks))} {_foreign_images(description)}",
+        "## Privacy",
+        _classifier_privacy(description),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _foreign_images(description: ClassifierDescription) -> str:
+    if description.threshold is None:
+        return "An image of none of the classes gets one of them."
+    return (
+        "An image of none of the classes still gets one of them, and is called unknown if it resembles none; images of "
+        "similar classes often are not."
+    )
+
+
+def _classifier_privacy(description: ClassifierDescription) -> str:
+    held = "support images, resized" if description.has_support_images else "no images"
+    head = (
+        f"This folder holds {held}. The head holds values computed from the features of the support images (a mean, or "
+        "weights, for each class)."
+    )
+    if not description.versions:
+        return f"{head} Whoever has this folder knows the names of the classes."
+    return (
+        f"{head} Features, hashes and file names of the support images are stored as well, also of removed ones until "
+        "`metazoo classifier forget`. Whoever has this folder knows the names of the classes and of these files."
+    )
 
 
 def _support_rows(description: ClassifierDescription) -> list[tuple[str, str]]:
@@ -174,19 +211,20 @@ def _calibration(description: ClassifierDescription) -> str:
 _USE = """```python
 import metazoo
 
-meta_model = metazoo.MetaModel.load("meta-model")  # path of this folder
+meta_model = metazoo.MetaModel.from_pretrained("meta-model")  # path of this folder, or hf:OWNER/NAME
 # Images are paths, PIL images or a tensor [n, 3, height, width], uint8 or float in [0, 1].
 classifier = meta_model.adapt(["cat-1.jpg", "cat-2.jpg", "dog-1.jpg"], ["cat", "cat", "dog"])
 print(classifier.predict(["new-1.jpg", "new-2.jpg"]).names)
 ```
 
-On the command line, with one folder of images per class: `metazoo adapt RUN --support FOLDER --out CLASSIFIER`."""
+On the command line, with one folder of images per class:
+`metazoo adapt META_MODEL --support FOLDER --out CLASSIFIER`."""
 
 
 _USE_CLASSIFIER = """```python
 import metazoo
 
-classifier = metazoo.FewShotClassifier.load("classifier")  # path of this folder
+classifier = metazoo.FewShotClassifier.from_pretrained("classifier")  # path of this folder, or hf:OWNER/NAME
 # Images are paths, PIL images or a tensor [n, 3, height, width], uint8 or float in [0, 1].
 print(classifier.predict(["one.jpg", "two.jpg"]).names)
 ```
@@ -201,10 +239,36 @@ def _data_tags(used: list[str], description: _Record) -> list[str]:
     return ["label-free"] if len(used) == 1 and unlabelled_count(description) else []
 
 
-def _front_matter(tags: list[str]) -> str:
-    tags = ["few-shot-learning", "meta-learning", *tags]
-    content = {"library_name": "metazoo", "pipeline_tag": "image-classification", "tags": tags}
-    return f"---\n{yaml.safe_dump(content, sort_keys=False)}---"
+def _limits(module: MetaModelModule) -> str:
+    networks = (module,) if isinstance(module, ImageClassifier) else module.networks
+    return (
+        f"{_cropped(max(own.spec.input_size for own in networks))} Classes that are unlike all classes of the source "
+        "models are classified worse. Classes that a source model was trained on are not new: their accuracy is "
+        "contaminated, and `metazoo evaluate` warns of them by their names. An image of none of the classes of a task "
+        "gets one of them."
+    )
+
+
+def _cropped(side: int) -> str:
+    return f"Images are cropped to a square and resized to {side} x {side} pixels, so small details are lost."
+
+
+def _backbone(record: _Record | None) -> str:
+    if record is None:
+        return "None."
+    origin = escape(printable(_origin_text(record["source"], record["revision"])))
+    return f"{origin}; licence: {escape(printable(record['licence'] or UNKNOWN))}."
+
+
+def _origin(contract: ModelContract) -> str:
+    provenance, training = contract.provenance, contract.training
+    if provenance is not None:
+        return _origin_text(provenance.source, provenance.revision)
+    return "unknown" if training is None else f"trained on {training.source}"
+
+
+def _origin_text(source: str, revision: str | None) -> str:
+    return f"{source}@{revision[:12]}" if revision is not None and source.startswith("hf:") else source
 
 
 def _models(zoo: Zoo, health: _Record | None, trust: _Record | None) -> str:
@@ -214,6 +278,8 @@ def _models(zoo: Zoo, health: _Record | None, trust: _Record | None) -> str:
         (
             contract.name,
             contract.spec.architecture,
+            _origin(contract),
+            (contract.provenance and contract.provenance.licence) or UNKNOWN,
             contract.domain,
             str(contract.spec.classes),
             f"{contract.spec.input_size} px",
@@ -226,6 +292,8 @@ def _models(zoo: Zoo, health: _Record | None, trust: _Record | None) -> str:
     head = (
         "model",
         "architecture",
+        "origin",
+        "licence",
         "domain",
         "classes",
         "input",

@@ -66,6 +66,23 @@ def images_used(config: Mapping[str, Any], description: Mapping[str, Any]) -> li
     return [*used, f"{count:,} unlabelled images"] if count else used
 
 
+def source_licences(
+    description: Mapping[str, Any], contracts: Iterable[ModelContract], backbone: Mapping[str, Any] | None
+) -> dict[str, str | None]:
+    """Licence of every model that a meta-model depends on, by name; None if it is unknown.
+
+    Args:
+        description: content of `run.json`.
+        contracts: contracts of the models of the zoo.
+        backbone: record of a backbone from outside the zoo; None if there is none.
+    """
+    if backbone is not None:
+        return {str(backbone["source"]): backbone["licence"]}
+    if description.get("uses") == "nothing":
+        return {}
+    return {own.name: None if own.provenance is None else own.provenance.licence for own in contracts}
+
+
 def unlabelled_count(description: Mapping[str, Any]) -> int:
     """Number of unlabelled images that a run has used; `description` is the content of `run.json`."""
     return description.get("unlabelled", {}).get("images", 0)
@@ -119,7 +136,11 @@ def network_rows(module: MetaModelModule) -> list[tuple[str, str]]:
     if recogniser is not None:
         domains = f"{', '.join(recogniser.domains)}; a new task uses the networks of the domains its images resemble"
         rows.append(("domains", domains))
-    return [*rows, ("parameters", f"{count_parameters(module):,}, without class head")]
+    size = sum(
+        tensor.numel() * tensor.element_size() for own in networks for tensor in own.network.state_dict().values()
+    )
+    rows.append(("parameters", f"{count_parameters(module):,}, without class head"))
+    return [*rows, ("size", f"{size:,} bytes" if size < 1e5 else f"{size / 1e6:.1f} MB")]
 
 
 def architecture_of(classifier: ImageClassifier) -> str:

@@ -1,6 +1,7 @@
 """Few-shot classifier with the interface of scikit-learn."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -31,7 +32,8 @@ class MetazooClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transf
     table [n, features] is no image, so the checks of scikit-learn for tables do not apply.
 
     Args:
-        meta_model: folder of a meta-model or a run, a `MetaModel`, or another embedder of `metazoo.adapt.adapt`.
+        meta_model: folder of a meta-model or a run, hf:OWNER/NAME of a meta-model on the Hugging Face Hub, a
+            `MetaModel`, or another embedder of `metazoo.adapt.adapt`.
         head: name of a head in `metazoo.features.heads.HEADS`.
         batch_norm: batch-norm mode `running`, `support` or `query`.
         mirrored: whether features are means over an image and its mirror image.
@@ -77,8 +79,9 @@ class MetazooClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transf
         check_classification_targets(labels)
         self.classes_, numbers = np.unique(labels, return_inverse=True)
         with _value_errors():
-            self.classifier_ = adapt(
-                _embedder(self.meta_model),
+            model = _model(self.meta_model)
+            learn = model.adapt if isinstance(model, MetaModel) else functools.partial(adapt, model)
+            self.classifier_ = learn(
                 _images(X),
                 numbers.astype(np.int64),
                 tuple(map(str, self.classes_)),
@@ -135,10 +138,10 @@ def _images(given: Any) -> Any:
     return given.tolist() if isinstance(given, np.ndarray) and given.dtype.kind in "OU" else given
 
 
-def _embedder(meta_model: Any) -> Embedder:
+def _model(meta_model: Any) -> MetaModel | Embedder:
     if meta_model is None:
         raise UsageError("meta_model", "missing", "give the folder of a run or a meta-model")
     if isinstance(meta_model, str | Path):
         inner = Path(meta_model) / "meta-model"
-        meta_model = MetaModel.load(inner if inner.is_dir() else meta_model)
-    return meta_model.module if isinstance(meta_model, MetaModel) else meta_model
+        return MetaModel.from_pretrained(inner if inner.is_dir() else meta_model)
+    return meta_model

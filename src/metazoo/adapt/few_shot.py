@@ -15,6 +15,7 @@ from metazoo.adapt.few_shot_module import FewShotModule, current_support
 from metazoo.adapt.fitting import networks_of
 from metazoo.adapt.held_out import HeldOut
 from metazoo.adapt.prediction import Neighbour, Prediction
+from metazoo.adapt.pretrained import downloaded_bundle
 from metazoo.adapt.support import checked_images
 from metazoo.errors import UsageError
 from metazoo.execution.compute import Compute
@@ -24,6 +25,7 @@ from metazoo.features.heads import FittedHead
 from metazoo.features.heads.head import checked, in_batches
 from metazoo.models import ImageClassifier
 from metazoo.notebook import ShownInNotebook
+from metazoo.zoo.importing.hub_files import is_hub_name
 
 
 @final
@@ -188,6 +190,18 @@ class FewShotClassifier(ShownInNotebook):
         tensors |= {name: tensor for name, tensor in stored if tensor is not None}
         card = classifier_card(self._module.embedder, self.description, transductive=self.transductive)
         Bundle(self.description, networks_of(self._module.embedder), tensors, card).write(folder)
+
+    @classmethod
+    def from_pretrained(cls, source: Path | str) -> "FewShotClassifier":
+        """Load a bundle from a folder or, as hf:OWNER/NAME or hf:OWNER/NAME@REVISION, from the Hugging Face Hub.
+
+        Raises:
+            UsageError, ArtefactError: see `MetaModel.from_pretrained`.
+        """
+        if not is_hub_name(source):
+            return cls.load(source)
+        with downloaded_bundle(str(source), ClassifierDescription) as (folder, _):
+            return cls.load(folder)
 
     @classmethod
     def load(cls, folder: Path | str) -> "FewShotClassifier":

@@ -178,14 +178,23 @@ def undo(classifier: FewShotClassifier) -> FewShotClassifier:
     return _fitted(classifier, head, description.versions[:-1], description.support, (), None)
 
 
-def forget(classifier: FewShotClassifier) -> FewShotClassifier:
+def forget(classifier: FewShotClassifier, *, pictures: bool = False) -> FewShotClassifier:
     """Classifier without its former versions and without the features of images that only they have.
+
+    Args:
+        classifier: classifier, which is not changed.
+        pictures: whether to forget all stored support images as well; their features are kept.
 
     Raises:
         UsageError: the classifier cannot grow.
     """
     head, description = _growable(classifier), classifier.description
-    return _fitted(classifier, head, description.versions[-1:], description.support, (), None)
+    shrunk = _fitted(classifier, head, description.versions[-1:], description.support, (), None)
+    if not pictures or shrunk.support_images is None:
+        return shrunk
+    described = shrunk.description.model_copy(update={"has_support_images": False})
+    features, module = shrunk.support_features, shrunk.as_module()
+    return FewShotClassifier(_module(shrunk), module.fitted, described, features, None, shrunk.held_out)
 
 
 def _growable(classifier: FewShotClassifier) -> FeatureHead:

@@ -8,6 +8,8 @@ from metazoo.adapt.adaptation import adapt
 from metazoo.adapt.bundle import DESCRIPTION, Bundle, MetaModelDescription, read_bundle
 from metazoo.adapt.card import plain_card
 from metazoo.adapt.few_shot import FewShotClassifier
+from metazoo.adapt.front_matter import licences_of
+from metazoo.adapt.pretrained import downloaded_bundle
 from metazoo.data.unlabelled import label_free
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.features.domain_router import DomainRecogniser
@@ -15,6 +17,7 @@ from metazoo.features.embedders import JointFeatures, MetaModelModule, MultiDoma
 from metazoo.features.heads import DEFAULT_HEAD
 from metazoo.models import ClassifierSpec, ImageClassifier
 from metazoo.notebook import ShownInNotebook
+from metazoo.zoo.importing.hub_files import is_hub_name
 
 
 @final
@@ -29,6 +32,7 @@ class MetaModel(ShownInNotebook):
         card: Markdown text for the `README.md` of the bundle; a short one by default.
         unlabelled: number of unlabelled images that it learned from; 0 if it is data-free.
         sha256: SHA-256 of its weights file; None for a meta-model that was not loaded.
+        origin: hf:OWNER/NAME@COMMIT that it was downloaded from; None for other meta-models.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class MetaModel(ShownInNotebook):
         self.unlabelled = unlabelled
         self.card = card or plain_card(module, method, preset, seed, unlabelled)
         self.sha256: str | None = None
+        self.origin: str | None = None
 
     def __repr__(self) -> str:
         """Method, preset, seed, use of data, architecture, input size, features and domains, in one line."""
@@ -100,7 +105,7 @@ class MetaModel(ShownInNotebook):
             UsageError: an unknown head, mode or domain, labels or names that do not fit, or a file that does not exist.
             DataError: no image, a wrong shape, type or range, or a file that cannot be read.
         """
-        source = f"{self.method} ({self.preset}), seed {self.seed}"
+        source = ", ".join(filter(None, (f"{self.method} ({self.preset})", f"seed {self.seed}", self.origin)))
         return adapt(
             self.module,
             support_images,
@@ -111,6 +116,7 @@ class MetaModel(ShownInNotebook):
             mirrored=mirrored,
             domain=domain,
             source=source,
+            licences=licences_of(self.card),
         )
 
     def save(self, folder: Path | str) -> tuple[str, ...]:
@@ -136,6 +142,26 @@ class MetaModel(ShownInNotebook):
         )
         others = {} if recogniser is None else {"recogniser.weight": recogniser.weight}
         return Bundle(description, self.networks, others, self.card).write(folder)
+
+    @classmethod
+    def from_pretrained(cls, source: Path | str) -> "MetaModel":
+        """Load a bundle from a folder or from the Hugging Face Hub, to the CPU.
+
+        Args:
+            source: folder, see `load`; or hf:OWNER/NAME or hf:OWNER/NAME@REVISION, a repository made by `push_bundle`,
+                which is downloaded into the cache of the hub's library, or read from it without a connection.
+
+        Raises:
+            UsageError: the folder or repository does not exist or holds something else, the hub can neither be reached
+                nor is the bundle in the cache, or the extra `hub` is not installed.
+            ArtefactError: a file is missing, damaged or changed, or does not fit the other.
+        """
+        if not is_hub_name(source):
+            return cls.load(source)
+        with downloaded_bundle(str(source), MetaModelDescription) as (folder, origin):
+            loaded = cls.load(folder)
+        loaded.origin = origin
+        return loaded
 
     @classmethod
     def load(cls, folder: Path | str) -> "MetaModel":

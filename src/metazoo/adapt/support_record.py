@@ -1,5 +1,6 @@
 """Records of the support images of a classifier and of its versions, parts of `bundle.json`."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -57,3 +58,21 @@ class HeldOutRecord(BaseModel):
         """Wilson interval of the accuracy, in [0, 1]."""
         found = stats.binomtest(self.correct, self.images).proportion_ci(confidence, method="wilson")
         return float(found.low), float(found.high)
+
+
+def check_versions(versions: Sequence[Version], class_names: Sequence[str], images: int) -> None:
+    """Check versions against the classes of the current one and the number of stored support images.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    if bool(versions) != bool(images):
+        raise ValueError("support images without versions, or versions without them")
+    if versions and versions[-1].class_names != tuple(class_names):
+        raise ValueError("the last version has other classes")
+    for version in versions:
+        rows = [row for members in version.members for row in members]
+        if len(version.members) != len(version.class_names) or len(set(rows)) < len(rows):
+            raise ValueError(f"the version {version.change!r} does not fit its classes")
+        if max(rows) >= images:
+            raise ValueError(f"the version {version.change!r} has more images than are stored")

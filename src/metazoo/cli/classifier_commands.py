@@ -29,7 +29,7 @@ def adapt(options: Namespace) -> None:
         message(f"skipped: {printable(reason)}")
     device = Compute.choose(options.device).device
     with torch_threads(options.threads):
-        classifier = _adapted(options, module.to(device), support, options.domain)
+        classifier = _adapted(options, source, module.to(device), support, options.domain)
         classifier.save(options.out)
         classes, images = len(support.class_names), len(support.images)
         print(f"{options.out}: a classifier of {classes} classes, made from {images} images{_domains(classifier)}")
@@ -40,7 +40,7 @@ def adapt(options: Namespace) -> None:
         if other is not None:
             module, side = _module(other)
             support = load_support_folder(options.support, side, skip_bad=options.skip_bad)
-            beside = _adapted(options, module.to(device), support, None)
+            beside = _adapted(options, other, module.to(device), support, None)
             print(f"beside it, {options.compare}: {held_out_text(beside)}; {cost_text(beside)}")
 
 
@@ -52,7 +52,9 @@ def _module(source: FeatureSource) -> tuple[MetaModelModule, int]:
     return JointFeatures(networks), max(network.spec.input_size for network in networks)
 
 
-def _adapted(options: Namespace, module: MetaModelModule, support: SupportSet, domain: str | None) -> FewShotClassifier:
+def _adapted(
+    options: Namespace, source: FeatureSource, module: MetaModelModule, support: SupportSet, domain: str | None
+) -> FewShotClassifier:
     return adapt_module(
         module,
         support.images,
@@ -62,7 +64,8 @@ def _adapted(options: Namespace, module: MetaModelModule, support: SupportSet, d
         batch_norm=options.batch_norm,
         mirrored=options.mirror,
         domain=domain,
-        source=str(options.subject),
+        source=source.record,
+        licences=source.licences(),
         image_names=support.image_names,
         false_rejection=options.false_rejection,
         keep_images=options.keep_support,
@@ -78,7 +81,7 @@ def _domains(classifier: FewShotClassifier) -> str:
 
 def export(options: Namespace) -> None:
     """Write a classifier to one file, as `metazoo export`."""
-    classifier = FewShotClassifier.load(options.classifier)
+    classifier = FewShotClassifier.from_pretrained(options.classifier)
     files = [file for given in options.check or () for file in images_of(given)]
     with torch_threads(options.threads):
         agreement = export_classifier(

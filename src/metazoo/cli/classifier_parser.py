@@ -1,4 +1,4 @@
-"""Arguments of `metazoo adapt`, `metazoo predict` and `metazoo export`. It imports nothing heavy."""
+"""Arguments of `metazoo adapt`, `metazoo predict`, `metazoo export` and `metazoo push`. It imports nothing heavy."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def add_commands(commands: Any) -> None:
         "Make a classifier of new classes from a few images of each",
         "Make a classifier from a folder that holds one folder per class with a few images.",
     )
-    adapt.argument("subject", "RUN_OR_ZOO", "Folder of a run, a zoo or a meta-model")
+    adapt.argument("subject", "RUN_OR_ZOO", "Folder of a run, a zoo or a meta-model, or hf:OWNER/NAME[@REVISION]")
     adapt.option("--support", "Folder with one folder of images per class", path, required=True)
     adapt.option("--out", "Classifier folder to write", path, required=True)
     adapt.switch("--overwrite", "Replace an existing classifier at OUT")
@@ -40,7 +40,7 @@ def add_commands(commands: Any) -> None:
         "Classify images with a classifier made by `metazoo adapt`. An image that cannot be read has an error instead "
         "of a class, and the exit code is 1.",
     )
-    predict.argument("classifier", "CLASSIFIER", "Classifier folder")
+    predict.argument("classifier", "CLASSIFIER", "Classifier folder, or hf:OWNER/NAME[@REVISION]")
     predict.argument(
         "images",
         "IMAGE_OR_FOLDER",
@@ -64,7 +64,7 @@ def add_commands(commands: Any) -> None:
         "Its input is called images: uint8 [n, 3, height, width], RGB pixels as decoded, of any number and size.",
         "Needs the extra export.",
     )
-    export.argument("classifier", "CLASSIFIER", "Classifier folder")
+    export.argument("classifier", "CLASSIFIER", "Classifier folder, or hf:OWNER/NAME[@REVISION]")
     export.argument("out", "FILE", "File to write: model.onnx, or model.pt2 for torch.export")
     export.option(
         "--outputs",
@@ -82,6 +82,7 @@ def add_commands(commands: Any) -> None:
     export.switch("--overwrite", "Replace an existing file")
     options.threads(export)
     _classifier(commands)
+    _push(commands)
 
 
 def _classifier(commands: Any) -> None:
@@ -102,7 +103,8 @@ def _classifier(commands: Any) -> None:
     merge = _change(group, "merge", "Add the classes and images of another classifier of the same meta-model")
     merge.argument("other", "OTHER", "Classifier folder")
     _change(group, "undo", "Return to the version before the last change")
-    _change(group, "forget", "Delete former versions and the features of images that only they have")
+    forget = _change(group, "forget", "Delete former versions and the features of images that only they have")
+    forget.switch("--pictures", "Delete all stored support images as well; their features are kept")
 
 
 def _change(group: Any, name: str, text: str, more: str = "") -> options.Parser:
@@ -111,3 +113,28 @@ def _change(group: Any, name: str, text: str, more: str = "") -> options.Parser:
     parser.argument("classifier", "CLASSIFIER", "Classifier folder")
     parser.option("--out", "Folder for the changed classifier (default: CLASSIFIER)", path)
     return parser
+
+
+def _push(commands: Any) -> None:
+    push = command(
+        commands,
+        "push",
+        "hub_command:push",
+        "Upload a meta-model or classifier to the Hugging Face Hub",
+        "Upload the files of a meta-model or classifier, and nothing else, to a repository of the Hugging Face Hub, "
+        "which is made if missing. Others use it as hf:OWNER/NAME. The access token comes from HF_TOKEN or `hf auth "
+        "login`.",
+        "Needs the extra hub.",
+    )
+    push.argument("bundle", "BUNDLE", "Folder of a run (its meta-model is uploaded), a meta-model or a classifier")
+    push.argument("repository", "OWNER/NAME", "Repository", str)
+    push.switch("--private", "Make the repository private, and refuse one that is public")
+    push.switch("--dry-run", "Print the files that would be uploaded, without a connection")
+    push.option("--revision", "Branch, made if missing (default: main)", metavar="BRANCH")
+    push.option(
+        "--results",
+        "Result file of `metazoo evaluate --out` to show in the uploaded card; repeatable",
+        path,
+        action="append",
+        metavar="RESULT.json",
+    )

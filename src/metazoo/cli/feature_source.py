@@ -7,6 +7,8 @@ from pathlib import Path
 
 from metazoo.adapt import MetaModel
 from metazoo.adapt.bundle import DESCRIPTION, description_file
+from metazoo.adapt.card_text import source_licences
+from metazoo.adapt.front_matter import front_matter, licences_of
 from metazoo.data import UnlabelledImages
 from metazoo.data.load import DEFAULT_SIDE
 from metazoo.errors import MetazooError, UsageError
@@ -25,6 +27,7 @@ from metazoo.pipeline.layout import DESCRIPTION as RUN
 from metazoo.runs.record import Run
 from metazoo.zoo import ModelContract, WhiteBoxTeacher, Zoo, zoo_with_models
 from metazoo.zoo.contract_files import NAME as ZOO
+from metazoo.zoo.importing.hub_files import is_hub_name
 
 
 @dataclass(frozen=True)
@@ -32,16 +35,21 @@ class FeatureSource:
     """A meta-model, or a zoo (`meta_model` is None).
 
     Attributes:
-        path: path given by the user.
+        path: path given by the user, or hf:OWNER/NAME@COMMIT.
         meta_model: meta-model; None if a zoo was given.
         zoo: folder of the zoo; None if a meta-model was given without run and zoo.
         run: run of the meta-model; None if it was given without its run.
     """
 
-    path: Path
+    path: Path | str
     meta_model: MetaModel | None
     zoo: Path | None
     run: Run | None = None
+
+    @property
+    def record(self) -> str:
+        """Note on the source for a classifier made from it, without folders above it, which nobody should publish."""
+        return Path(self.path).name if Path(self.path).is_absolute() else str(self.path)
 
     def subject(self, in_turn_on: str | None = None) -> Subject:
         """Subject of the evaluation.
@@ -72,6 +80,12 @@ class FeatureSource:
         if self.meta_model is not None and not self.zoo.is_dir():
             raise UsageError(self.path, f"its zoo {self.zoo} is missing", "give the zoo with --zoo")
         return zoo_with_models(self.zoo)
+
+    def licences(self) -> tuple[str, ...]:
+        """Licences of the source models as in the card of a bundle; see `licences_of`."""
+        if self.meta_model is not None:
+            return licences_of(self.meta_model.card)
+        return licences_of(front_matter([], source_licences({}, self._contracts(), None).values()))
 
     def class_lists(self) -> dict[str, tuple[str, ...]]:
         """Class names by model, also of a backbone from outside the zoo; empty if none are known."""
@@ -126,14 +140,18 @@ def open_source(path: str, zoo: str | None = None) -> FeatureSource:
     """Open a run, zoo or meta-model.
 
     Args:
-        path: folder of a run, a zoo or a meta-model.
+        path: folder of a run, a zoo or a meta-model, or hf:OWNER/NAME of a meta-model, see `MetaModel.from_pretrained`.
         zoo: zoo folder of a run or meta-model; None: the zoo recorded in the run.
 
     Raises:
-        UsageError: the folder is no run, zoo or meta-model, or `zoo` lacks a model of the run.
+        UsageError: the folder is no run, zoo or meta-model, or `zoo` lacks a model of the run; or see
+            `MetaModel.from_pretrained`.
         RunError: the run has not finished.
         ArtefactError: a file is missing or has changed.
     """
+    if is_hub_name(path):
+        meta_model = MetaModel.from_pretrained(path)
+        return FeatureSource(meta_model.origin or path, meta_model, None if zoo is None else Zoo.open(zoo).folder)
     folder = Path(path)
     if (folder / RUN).is_file():
         run = Run.open(folder)
@@ -146,7 +164,7 @@ def open_source(path: str, zoo: str | None = None) -> FeatureSource:
         return FeatureSource(folder, None, folder)
     if description_file(folder) is not None:
         return FeatureSource(folder, MetaModel.load(folder), None if zoo is None else Zoo.open(zoo).folder)
-    remedy = "give a run folder, a zoo folder or a meta-model folder"
+    remedy = "give a run folder, a zoo folder, a meta-model folder or hf:OWNER/NAME"
     if not folder.exists():
         raise UsageError(folder, "does not exist", remedy)
     raise UsageError(folder, f"holds no run ({RUN}), zoo ({ZOO}) or meta-model ({DESCRIPTION})", remedy)

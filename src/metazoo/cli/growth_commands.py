@@ -81,7 +81,7 @@ def undo(options: Namespace) -> None:
 def forget(options: Namespace) -> None:
     """Delete former versions, as `metazoo classifier forget`."""
     with torch_threads(1):
-        _save(options, growth.forget(FewShotClassifier.load(options.classifier)))
+        _save(options, growth.forget(FewShotClassifier.load(options.classifier), pictures=options.pictures))
 
 
 def _save(options: Namespace, classifier: FewShotClassifier) -> None:

@@ -22,7 +22,7 @@ def _evaluate(commands: Any) -> None:
         "Measure a run or an untrained zoo on unseen classes",
         "Measure N-way K-shot accuracy. A zoo is measured as its untrained ensemble.",
     )
-    evaluate.argument("subject", "RUN_OR_ZOO", "Folder of a run, a zoo or a meta-model")
+    evaluate.argument("subject", "RUN_OR_ZOO", "Folder of a run, a zoo or a meta-model, or hf:OWNER/NAME[@REVISION]")
     options.data(evaluate, text="Images of classes that no model has seen", required=True)
     evaluate.option("--ways", "Classes per episode", positive, 5)
     evaluate.option("--shots", "Support images per class", numbers, (1, 5))

@@ -65,7 +65,7 @@ class _Answer:
 
 def predict(options: Namespace) -> int:
     """Classify images and print their classes; 1 if an image could not be read or copied."""
-    classifier = FewShotClassifier.load(options.classifier).to(Compute.choose(options.device).device)
+    classifier = FewShotClassifier.from_pretrained(options.classifier).to(Compute.choose(options.device).device)
     if options.images.count(STANDARD_INPUT) > 1:
         raise UsageError(STANDARD_INPUT, "given twice", "give it once, since it holds one image")
     images = [image for given in options.images for image in images_of(given, allow_urls=options.allow_urls)]

@@ -14,7 +14,17 @@ from metazoo.execution.executor import Executor, ExecutorName, executor_for
 from metazoo.execution.signals import graceful
 from metazoo.execution.threads import torch_threads
 from metazoo.methods.base import check_before_work, unlabelled_options
-from metazoo.pipeline.layout import DESCRIPTION, FINISHED, GROUPING, HEALTH, META_MODEL, METRICS, TRUST, UNLABELLED
+from metazoo.pipeline.layout import (
+    BACKBONE,
+    DESCRIPTION,
+    FINISHED,
+    GROUPING,
+    HEALTH,
+    META_MODEL,
+    METRICS,
+    TRUST,
+    UNLABELLED,
+)
 from metazoo.pipeline.privacy import discard_images, hide_images
 from metazoo.pipeline.recovery_stage import copy_images
 from metazoo.pipeline.workspace import Workspace
@@ -32,7 +42,7 @@ from metazoo.zoo import Zoo, zoo_with_models
 
 # Small layers gain little from more threads, and wait much longer if another program needs a core.
 _THREADS = 1
-_CARD_RECORDS = {"health": HEALTH, "trust": TRUST, "groups": GROUPING}
+_CARD_RECORDS = {"health": HEALTH, "trust": TRUST, "groups": GROUPING, "backbone": BACKBONE}
 
 
 @renamed_arguments(setting="preset")

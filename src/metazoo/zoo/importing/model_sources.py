@@ -18,7 +18,8 @@ from metazoo.models import ONNX, OperatorGraph, import_library
 from metazoo.storage.tensor_files import write_tensors
 from metazoo.text import absolute_path, expanded_path, local_path
 from metazoo.zoo.importing.checkpoint import SUFFIXES, check_file
-from metazoo.zoo.importing.download import download, hub_file, hub_repository
+from metazoo.zoo.importing.download import download
+from metazoo.zoo.importing.hub_files import hub_file, hub_name, hub_repository
 from metazoo.zoo.importing.model_description import ModelDescription, described, numbered, read_sidecar, weights_stem
 from metazoo.zoo.importing.onnx_file import SUFFIX, read_model
 from metazoo.zoo.importing.onnx_graph import convert, onnx_input
@@ -194,10 +195,7 @@ def _published_torchvision(name: str, tag: str | None, fetched: bool) -> _Publis
 
 
 def _of_hub(source: str) -> Source:
-    match = re.fullmatch(r"hf:([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([\w][\w./-]{0,99}))?", source, re.A)
-    if match is None or ".." in source:
-        raise UsageError(shown(source), "not a repository", "give hf:OWNER/NAME or hf:OWNER/NAME@REVISION")
-    name, revision = match.groups()
+    name, revision = hub_name(source)
     repository = hub_repository(name, revision)
     subject = f"hf:{name}"
     config = repository.read_json(CONFIG, LARGEST_CONFIG)
