@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from metazoo.storage.artefacts import check_writable, write_bytes
 _INPUT = "uint8 [n, 3, height, width], RGB as decoded and upright; n, height and width are free"
 
 
-class _Features(nn.Module):
+class ClassifierFeatures(nn.Module):
     """Features of a few-shot classifier, see `FewShotModule.embed`."""
 
     def __init__(self, module: FewShotModule) -> None:
@@ -78,20 +78,47 @@ def export_classifier(
     for _ in decoded_images(check):  # each is read, before the conversion
         pass
     module = copy.deepcopy(classifier.as_module()).cpu().eval().requires_grad_(False)
-    exported = _Features(module).eval() if outputs == "features" else module
-    converted = form.converted(exported, outputs, precision)
+    exported = ClassifierFeatures(module).eval() if outputs == "features" else module
     description = classifier.description.model_dump(mode="json", exclude={"weights_sha256", "source"})
-    metadata = {
-        "input": _INPUT,
-        "output": outputs,
-        "classes": json.dumps(classifier.class_names),
-        "precision": precision,
-        "description": json.dumps(description),
-    }
+    metadata = {"classes": json.dumps(classifier.class_names), "description": json.dumps(description)}
+    data, agreement = proved_file(path, exported, form, outputs, precision, metadata, check)
+    write_bytes(path, data)
+    return agreement
+
+
+def proved_file(
+    path: Path,
+    module: nn.Module,
+    form: ExportFormat,
+    outputs: Outputs,
+    precision: Precision,
+    metadata: Mapping[str, str],
+    check: Sequence[Path | str],
+) -> tuple[bytes, Agreement]:
+    """Convert a module and compare the file with it.
+
+    Args:
+        path: file to be written, for errors.
+        module: module in evaluation mode on the CPU, from images [n, 3, h, w], uint8, to outputs [n, d].
+        form: format of the file.
+        outputs: name of its output.
+        precision: precision, one of the format's.
+        metadata: texts for the file, besides those on input, output, precision and agreement.
+        check: image files to compare on.
+
+    Returns:
+        Content of the file, and its agreement with the module.
+
+    Raises:
+        UsageError: the format cannot express the module.
+        MetazooError: the file would disagree with the module.
+    """
+    converted = form.converted(module, outputs, precision)
+    metadata = {"input": _INPUT, "output": outputs, "precision": precision, **metadata}
 
     def original(images: Tensor) -> Tensor:
         with torch.no_grad():
-            return exported(images)
+            return module(images)
 
     agreement = measure_agreement(
         original,
@@ -104,8 +131,7 @@ def export_classifier(
         raise MetazooError(
             path, f"would disagree with the classifier: {agreement}", "choose another format, and report this network"
         )
-    write_bytes(path, form.data(converted, metadata | {"agreement": json.dumps(agreement.record())}))
-    return agreement
+    return form.data(converted, metadata | {"agreement": json.dumps(agreement.record())}), agreement
 
 
 def _check(
@@ -124,6 +150,15 @@ def _check(
             f"head {made.head} with batch norm {made.batch_norm} predicts all images together, so no file can agree",
             "adapt again with an inductive head, such as logistic, and batch norm running or support",
         )
+    check_target(path, overwrite=overwrite)
+
+
+def check_target(path: Path, *, overwrite: bool) -> None:
+    """Check, before any work, that a file can be written.
+
+    Raises:
+        UsageError: it exists and `overwrite` is False, or it cannot be written.
+    """
     if path.exists() and not overwrite:
         raise UsageError(path, "exists", "choose another file or give --overwrite")
     if path.is_dir():
