@@ -9,13 +9,14 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, final
+from typing import Any, BinaryIO, final
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 _SECONDS = 120
-# The transparency of pictures is read by WebGL, which needs no GPU with these.
-_FLAGS = ("--headless", "--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
-_CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+_FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+)  # fmt: skip
 
 
 @final
@@ -23,13 +24,15 @@ class Tab:
     """Tab of a browser, with one page.
 
     Attributes:
-        errors: exceptions of the page and requests that it was not allowed to make, as text.
+        errors: exceptions and errors of the page, as text.
+        requests: addresses that the page has asked for, without those of its own memory.
     """
 
-    def __init__(self, commands: int, answers: int) -> None:
-        self._commands, self._answers = commands, os.fdopen(answers, "rb", buffering=1 << 16)
+    def __init__(self, commands: int, answers: BinaryIO) -> None:
+        self._commands, self._answers = commands, answers
         self._number, self._session = 0, ""
         self.errors: list[str] = []
+        self.requests: list[str] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "DOM", "Network"):
@@ -60,9 +63,13 @@ class Tab:
 
     def wait(self, expression: str) -> Any:
         """Value of an expression as soon as it is true."""
+        return self.wait_for(lambda: self.evaluate(expression), expression)
+
+    def wait_for(self, condition: Callable[[], Any], name: str = "condition") -> Any:
+        """Value of a condition as soon as it is true."""
         end = time.monotonic() + _SECONDS
-        while not (value := self.evaluate(expression)):
-            assert time.monotonic() < end, (expression, self.errors, self.evaluate("document.body.innerText"))
+        while not (value := condition()):
+            assert time.monotonic() < end, (name, self.errors, self.evaluate("document.body.innerText"))
             time.sleep(0.05)
         return value
 
@@ -82,26 +89,42 @@ class Tab:
     def _note(self, event: dict[str, Any]) -> None:
         if event["method"] in ("Runtime.exceptionThrown", "Log.entryAdded"):
             self.errors.append(json.dumps(event["params"])[:1000])
+        if event["method"] == "Network.requestWillBeSent" and not event["params"]["request"]["url"].startswith("blob:"):
+            self.requests.append(event["params"]["request"]["url"])
 
 
 @contextlib.contextmanager
-def chromium(profile: Path, *flags: str, camera: bool = False) -> Iterator[Callable[[], Tab]]:
-    """Start Chromium, and give a function that opens its tab; the browser ends with the context."""
+def chromium(profile: Path, *flags: str) -> Iterator[Tab]:
+    """Tab of a headless Chromium that ends with the context, with a camera that shows a test picture.
+
+    Args:
+        profile: folder for the files of the browser.
+        *flags: further flags of the command line.
+    """
     assert CHROMIUM is not None
-    (read, commands), (answers, write) = os.pipe(), os.pipe()
-    # Numbers above 4, which the browser's own ends get.
-    read, write = (fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (read, write))
+    # The browser takes commands at descriptor 3 and answers at 4; all ends made here have higher numbers.
+    pipes = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for pair in (os.pipe(), os.pipe()) for end in _closing(pair)]
+    commands_read, commands, answers, answers_write = pipes
 
     def connect() -> None:
-        os.dup2(read, 3)
-        os.dup2(write, 4)
+        os.dup2(commands_read, 3)
+        os.dup2(answers_write, 4)
 
-    given = (*_FLAGS, *(_CAMERA if camera else ()), f"--user-data-dir={profile}", "--remote-debugging-pipe", *flags)
-    process = subprocess.Popen(
-        [CHROMIUM, *given], pass_fds=(3, 4), preexec_fn=connect, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        yield lambda: Tab(commands, answers)
-    finally:
-        process.terminate()
-        process.wait(30)
+    given = (*_FLAGS, f"--user-data-dir={profile}", *flags)
+    with contextlib.ExitStack() as stack:
+        for end in (commands_read, commands, answers_write):
+            stack.callback(os.close, end)
+        received = stack.enter_context(os.fdopen(answers, "rb"))
+        process = subprocess.Popen(
+            [CHROMIUM, *given], pass_fds=(3, 4), preexec_fn=connect, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        stack.callback(process.wait, 30)
+        stack.callback(process.terminate)
+        yield Tab(commands, received)
+
+
+def _closing(ends: tuple[int, int]) -> Iterator[int]:
+    for end in ends:
+        yield end
+        os.close(end)

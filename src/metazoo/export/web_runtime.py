@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+import zlib
 from pathlib import Path
 
 from metazoo.errors import ArtefactError, UsageError
@@ -65,7 +66,7 @@ def _of_package(package: Path) -> dict[str, bytes]:
             return {name: data for name in _SHA256 if (data := _of_archive(archive, name)) is not None}
     except FileNotFoundError as error:
         raise UsageError(package, "does not exist", _remedy()) from error
-    except (OSError, tarfile.TarError, EOFError) as error:
+    except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
         raise cannot_read(package, error) from error
 
 
