@@ -74,7 +74,7 @@ def add_commands(commands: Any) -> None:
     export.option("--check", "Image or folder of images to compare on as well; repeatable", path, action="append")
     export.option(
         "--runtime",
-        "npm package onnxruntime-web for a page, a folder or .tgz (default: downloaded by npm once)",
+        "Package onnxruntime-web of npm for a page: folder or .tgz (default: downloaded by npm once)",
         path,
     )
     export.switch("--overwrite", "Replace an existing file")

@@ -97,7 +97,7 @@ def _packed(folder: Path) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         raise UsageError(PACKAGE, "not in the cache, and npm, which downloads it, is not installed", _remedy())
-    command = [npm, "pack", "--ignore-scripts", "--silent", "--loglevel=error", PACKAGE]
+    command = [npm, "pack", "--ignore-scripts", "--loglevel=error", PACKAGE]
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

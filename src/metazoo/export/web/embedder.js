@@ -28,8 +28,10 @@ export async function loadEmbedder() {
 
 async function partOf(id) {
   const element = document.getElementById(id);
-  const bytes = Uint8Array.from(atob(element.textContent.trim()), (character) => character.charCodeAt(0));
+  const text = element.textContent.trim();
   element.remove();
+  // The first is ten times as fast, but not in every browser.
+  const bytes = Uint8Array.fromBase64?.(text) ?? Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   const plain = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Response(plain).arrayBuffer();
 }
