@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adapt.adapt_helpers import made, network, of_two_domains
+from adapt.adapt_helpers import made, network, of_two_domains, pictures
 from error_checks import raises
 
 from metazoo.adapt import FewShotClassifier, MetaModel
 from metazoo.errors import ArtefactError, DataError, UsageError
 from metazoo.export import export_web_page
-from metazoo.export.web_page import _page
+from metazoo.export.web_page import _identity, _page, _parts
+from metazoo.features.embedders import JointFeatures
 
 
 def classifier(**more: Any) -> FewShotClassifier:
@@ -58,6 +59,18 @@ def test_wrong_targets_are_refused_before_any_work(tmp_path: Path) -> None:
         export_web_page(own, page, check=[tmp_path / "bad.png"], overwrite=True)
     assert page.read_text() == "mine"
     assert {file.name for file in tmp_path.iterdir()} == {"page.html", "bad.tgz", "bad.png"}
+
+
+def test_saved_means_fit_every_page_of_the_same_embedder() -> None:
+    def identity(subject: FewShotClassifier | MetaModel) -> str:
+        return _identity(_parts(subject)[0])
+
+    first = identity(meta_model())
+    assert identity(classifier()) == identity(classifier(class_names=("x", "y", "z"))) == first
+    others = [classifier(mirrored=True), classifier(batch_norm="support"), meta_model(network(seed=1))]
+    others += [meta_model(JointFeatures([network()]).eval()), meta_model(network(size=32))]
+    others += [classifier(module=of_two_domains()), classifier(module=of_two_domains(), support_images=pictures(7, 9))]
+    assert len({first, *map(identity, others)}) == 1 + len(others)
 
 
 class Reader(HTMLParser):

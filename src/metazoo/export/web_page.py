@@ -17,7 +17,7 @@ from markupsafe import Markup
 from torch import Tensor, nn
 from torch.nn import functional
 
-from metazoo.adapt import FewShotClassifier, MetaModel
+from metazoo.adapt import FewShotClassifier, FewShotModule, MetaModel
 from metazoo.choices import NEAREST_MEAN
 from metazoo.data import decoded_images
 from metazoo.errors import UsageError
@@ -26,9 +26,9 @@ from metazoo.export.export import ClassifierFeatures, check_target, proved_file
 from metazoo.export.formats import Onnx
 from metazoo.export.web_runtime import RUNTIME_VERSION, SCRIPT, WASM, runtime_files
 from metazoo.features.batch_norm import stored_statistics
-from metazoo.features.embedders import Embedder, MultiDomainClassifier
+from metazoo.features.embedders import Embedder, JointFeatures, MirroredFeatures, MultiDomainClassifier
 from metazoo.features.heads.fitted import COSINE_SCALE
-from metazoo.models import ClassifierSpec, square_images
+from metazoo.models import ClassifierSpec, ImageClassifier, square_images
 from metazoo.storage.artefacts import write_bytes
 
 PAGE_SUFFIX = ".html"
@@ -98,7 +98,7 @@ def export_web_page(
     networks = ", ".join(dict.fromkeys(spec.architecture for spec in specs))
     side = max(spec.input_size for spec in specs)
     content = {
-        "embedder": hashlib.sha256(data).hexdigest(),
+        "embedder": _identity(module),
         "features": features,
         "scale": COSINE_SCALE,
         "classes": classes,
@@ -139,6 +139,24 @@ def _parts(subject: FewShotClassifier | MetaModel) -> tuple[nn.Module, Sequence[
         for name, mean in zip(subject.class_names, means, strict=True)
     ]
     return ClassifierFeatures(module).eval(), made.networks, classes
+
+
+def _identity(module: nn.Module) -> str:
+    """SHA-256 of what features depend on: the same for a meta-model and its classifiers, in every version of a page."""
+    digest = hashlib.sha256()
+    for part in module.modules():
+        tensors: list[Tensor] = []
+        if isinstance(part, ImageClassifier):
+            digest.update(part.spec.model_dump_json(exclude={"classes"}).encode())
+            heads = {id(tensor) for tensor in part.network.head.parameters()}
+            tensors = [own for own in (*part.network.parameters(), *part.network.buffers()) if id(own) not in heads]
+        elif isinstance(part, FewShotModule) and part.fitted.scale is not None:
+            tensors = [part.fitted.scale]
+        elif isinstance(part, MirroredFeatures | JointFeatures):
+            digest.update(type(part).__name__.encode())
+        for tensor in tensors:
+            digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _feature_size(module: nn.Module) -> int:

@@ -84,10 +84,11 @@ function newCard(id) {
 
 function showCard(card, entry) {
   const part = (name) => card.querySelector(`[data-part=${name}]`);
-  const images = countOf(entry);
+  const count = entry.examples.length;
+  const own = count === 1 ? "1 picture" : `${count} pictures`;
   card.dataset.name = entry.name;
   part("name").value = entry.name;
-  part("images").textContent = images === 1 ? "1 picture" : `${images} pictures`;
+  part("images").textContent = entry.start ? `mean${count ? ` and ${own}` : ""}` : own;
   part("start").hidden = entry.start === null;
   part("count").value = entry.start?.images ?? "";
   part("remove").setAttribute("aria-label", `Remove class ${entry.name}`);
@@ -140,7 +141,7 @@ async function read(sources, use) {
       thumbnail.setAttribute("aria-label", name);
       use({ name, thumbnail, feature: await embed(pixels) });
     } catch (error) {
-      const reason = error instanceof DOMException ? "is no picture that this browser reads" : error.message;
+      const reason = error instanceof DOMException ? "is no picture that this browser reads" : (error.message ?? error);
       bad.push(`${name} ${reason}`);
     }
   }
@@ -208,11 +209,16 @@ function takeFiles(field, area, use) {
 // ---- camera
 
 async function startCamera() {
+  if (!navigator.mediaDevices) return tell("Browsers give a camera only to pages from a file or from https.");
+  element("camera").disabled = true;
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
   } catch (error) {
-    return tell(`There is no camera to use (${error.message ?? "refused"}).`);
+    return tell(`There is no camera to use (${error.message}).`);
+  } finally {
+    element("camera").disabled = false;
   }
+  stream.getVideoTracks()[0].addEventListener("ended", stopCamera);
   element("video").srcObject = stream;
   showCamera();
   await element("video").play();
