@@ -39,7 +39,7 @@ def pixels(height: int, width: int, channels: int, seed: int) -> np.ndarray:
 
 
 def write_pictures(folder: Path) -> list[Path]:
-    """50 PNG files of all forms that both sides read, except 16-bit grey."""
+    """50 PNG files of all forms except 16-bit grey, and a lossless WebP file with transparency."""
     pictures: dict[str, tuple[Image.Image, dict[str, Any]]] = {}
     for number, (height, width) in enumerate(SIZES):
         name = f"{height}x{width}"
@@ -82,7 +82,8 @@ def write_pictures(folder: Path) -> list[Path]:
     assert len(pictures) == 50
     for name, (picture, options) in pictures.items():
         picture.save(folder / f"{name}.png", **options)
-    return sorted(folder.glob("*.png"))
+    pictures["every-opacity"][0].save(folder / "every-opacity.webp", lossless=True, exact=True)
+    return [*sorted(folder.glob("*.png")), folder / "every-opacity.webp"]
 
 
 @pytest.fixture(scope="module")

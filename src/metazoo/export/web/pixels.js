@@ -2,8 +2,8 @@
 
 const MOST_MEGAPIXELS = 128;
 const THUMBNAIL = 96;
-// Some decoders round coarsely when they multiply colours by their opacity themselves.
-const AS_STORED = { colorSpaceConversion: "none", premultiplyAlpha: "none", imageOrientation: "from-image" };
+// Upright is the default. Some decoders round coarsely when they multiply colours by their opacity themselves.
+const AS_STORED = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
 
 // Pixels {data: Uint8Array of [3, height, width], height, width} and thumbnail (a canvas) of a file or of a video.
 export async function pictureOf(source) {
