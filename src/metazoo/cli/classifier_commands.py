@@ -72,6 +72,10 @@ def export(options: Namespace) -> None:
             )
         classes = len(subject.class_names) if isinstance(subject, FewShotClassifier) else "no"
         exported = f"a web page that starts from {classes} classes"
+        pictures = agreement.generated + agreement.given
+        found = (
+            f"features of {pictures} pictures differ by at most {agreement.largest_difference:.1e} ({agreement.worst})"
+        )
     else:
         classifier = FewShotClassifier.load(options.subject)
         with torch_threads(options.threads):
@@ -83,9 +87,9 @@ def export(options: Namespace) -> None:
                 check=files,
                 overwrite=options.overwrite,
             )
-        exported = f"{options.outputs} of {len(classifier.class_names)} classes"
+        exported, found = f"{options.outputs} of {len(classifier.class_names)} classes", str(agreement)
     print(f"{options.out}: {exported}, {Path(options.out).stat().st_size / 1e6:.2f} MB")
-    print(f"agreement with {options.subject}: {agreement}")
+    print(f"agreement with {options.subject}: {found}")
 
 
 def _check_options(options: Namespace, is_page: bool) -> None:

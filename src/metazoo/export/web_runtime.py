@@ -104,7 +104,7 @@ def _packed(folder: Path) -> Path:
         raise UsageError(PACKAGE, f"npm does not run ({error})", _remedy()) from error
     made = next(folder.glob("*.tgz"), None)
     if done.returncode or made is None:
-        reason = " ".join(done.stderr.split())[-300:] or f"exit code {done.returncode}"
+        reason = " ".join(done.stderr.replace("npm error", "").split())[:300] or f"exit code {done.returncode}"
         raise UsageError(PACKAGE, f"npm cannot download it ({reason})", _remedy())
     return made
 
