@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from metazoo.adapt import FewShotClassifier, MetaModel
     from metazoo.adapt.estimator import MetazooClassifier
     from metazoo.data import load_images
-    from metazoo.export import export_classifier
+    from metazoo.export import export_classifier, export_web_page
     from metazoo.features.heads import register_head
     from metazoo.hub import push_bundle
     from metazoo.learn.learners import register_learner
@@ -63,6 +63,7 @@ _HOMES = {
     "add_model": "metazoo.zoo",
     "build_zoo": "metazoo.zoo",
     "export_classifier": "metazoo.export",
+    "export_web_page": "metazoo.export",
     "list_methods": "metazoo.methods",
     "load_images": "metazoo.data",
     "load_plugin": "metazoo.plugins",
@@ -102,6 +103,7 @@ __all__ = [
     "execution",
     "export",
     "export_classifier",
+    "export_web_page",
     "features",
     "fusion",
     "learn",

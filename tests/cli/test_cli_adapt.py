@@ -386,6 +386,22 @@ def test_bad_support_images_are_skipped_if_asked(cli: Cli, workshop: Workshop, o
     assert (own.new / weights).read_bytes() == (own.classifier / weights).read_bytes()
 
 
+def test_export_names_options_and_subjects_that_do_not_fit(refused: Refused, workshop: Workshop, own: Workshop) -> None:
+    page, package = own.folder / "page.html", own.folder / "none.tgz"
+    assert "--outputs: has no meaning for a page" in refused(
+        2, "export", workshop.classifier, page, "--outputs", "features"
+    )
+    assert "--precision: has no meaning" in refused(2, "export", workshop.classifier, page, "--precision", "int8")
+    assert "--runtime: is for a page" in refused(
+        2, "export", workshop.classifier, own.folder / "model.onnx", "--runtime", package
+    )
+    assert "is a zoo" in refused(2, "export", workshop.zoo, page)
+    assert "is not a folder" in refused(2, "export", own.folder / "none", page)
+    assert "head logistic" in refused(2, "export", workshop.classifier, page)
+    assert f"{package}: does not exist" in refused(2, "export", workshop.run, page, "--runtime", package)
+    assert not page.exists()
+
+
 def test_export_writes_a_file_that_agrees(cli: Cli, refused: Refused, workshop: Workshop, own: Workshop) -> None:
     out = own.folder / "model.pt2"
     outcome = cli("export", workshop.classifier, out, "--check", workshop.unseen)

@@ -3,19 +3,23 @@
 from argparse import Namespace
 from pathlib import Path
 
-from metazoo.adapt import FewShotClassifier, SupportSet, load_support_folder
+from metazoo import choices
+from metazoo.adapt import FewShotClassifier, MetaModel, SupportSet, load_support_folder
 from metazoo.adapt import adapt as adapt_module
 from metazoo.adapt.adaptation import AUTO
 from metazoo.adapt.bundle import ClassifierDescription, check_out
 from metazoo.cli.feature_source import FeatureSource, open_source
 from metazoo.cli.predict_command import images_of
 from metazoo.cli.support_report import cost_text, held_out_text, print_support_report
+from metazoo.errors import UsageError
 from metazoo.execution.compute import Compute
 from metazoo.execution.progress import message
 from metazoo.execution.threads import torch_threads
-from metazoo.export import export_classifier
+from metazoo.export import export_classifier, export_web_page
+from metazoo.export.web_page import PAGE_SUFFIX
 from metazoo.features.embedders import JointFeatures, MetaModelModule
 from metazoo.text import printable
+from metazoo.zoo.importing.hub_files import is_hub_name
 
 
 def adapt(options: Namespace) -> None:
@@ -80,18 +84,53 @@ def _domains(classifier: FewShotClassifier) -> str:
 
 
 def export(options: Namespace) -> None:
-    """Write a classifier to one file, as `metazoo export`."""
-    classifier = FewShotClassifier.from_pretrained(options.classifier)
+    """Write a classifier to one file or page, as `metazoo export`."""
     files = [file for given in options.check or () for file in images_of(given)]
-    with torch_threads(options.threads):
-        agreement = export_classifier(
-            classifier,
-            options.out,
-            outputs=options.outputs,
-            precision=options.precision,
-            check=files,
-            overwrite=options.overwrite,
+    is_page = Path(options.out).suffix.lower() == PAGE_SUFFIX
+    _check_options(options, is_page)
+    if is_page:
+        subject = _classifier_or_meta_model(options.subject)
+        with torch_threads(options.threads):
+            agreement = export_web_page(
+                subject, options.out, check=files, runtime=options.runtime, overwrite=options.overwrite
+            )
+        classes = len(subject.class_names) if isinstance(subject, FewShotClassifier) else "no"
+        exported = f"a web page that starts from {classes} classes"
+        pictures = agreement.generated + agreement.given
+        found = (
+            f"features of {pictures} pictures differ by at most {agreement.largest_difference:.1e} ({agreement.worst})"
         )
-    size = Path(options.out).stat().st_size
-    print(f"{options.out}: {options.outputs} of {len(classifier.class_names)} classes, {size / 1e6:.2f} MB")
-    print(f"agreement with {options.classifier}: {agreement}")
+    else:
+        classifier = FewShotClassifier.from_pretrained(options.subject)
+        with torch_threads(options.threads):
+            agreement = export_classifier(
+                classifier,
+                options.out,
+                outputs=options.outputs,
+                precision=options.precision,
+                check=files,
+                overwrite=options.overwrite,
+            )
+        exported, found = f"{options.outputs} of {len(classifier.class_names)} classes", str(agreement)
+    print(f"{options.out}: {exported}, {Path(options.out).stat().st_size / 1e6:.2f} MB")
+    print(f"agreement with {options.subject}: {found}")
+
+
+def _check_options(options: Namespace, is_page: bool) -> None:
+    defaults = {"outputs": choices.EXPORTED_OUTPUTS[0], "precision": choices.EXPORTED_PRECISIONS[0], "runtime": None}
+    for name, default in defaults.items():
+        if getattr(options, name) != default and is_page != (name == "runtime"):
+            problem = "has no meaning for a page" if is_page else f"is for a page, whose name ends in {PAGE_SUFFIX}"
+            raise UsageError(f"--{name}", problem, "omit it, or choose another file name")
+
+
+def _classifier_or_meta_model(folder: str) -> FewShotClassifier | MetaModel:
+    try:
+        return FewShotClassifier.from_pretrained(folder)
+    except UsageError:
+        if not is_hub_name(folder) and not Path(folder).is_dir():
+            raise
+    meta_model = open_source(folder).meta_model
+    if meta_model is None:
+        raise UsageError(folder, "is a zoo", "adapt it with head nearest-mean first, or train a meta-model")
+    return meta_model

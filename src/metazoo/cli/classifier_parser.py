@@ -58,14 +58,18 @@ def add_commands(commands: Any) -> None:
         commands,
         "export",
         "classifier_commands:export",
-        "Write a classifier to one ONNX file and prove that it agrees",
+        "Write a classifier to one ONNX file or web page and prove that it agrees",
         "Write a classifier made by `metazoo adapt` to one file with all of its preprocessing. The file is run on "
         "generated pictures of odd sizes, and not written if a class differs or a probability by more than 1e-4. "
-        "Its input is called images: uint8 [n, 3, height, width], RGB pixels as decoded, of any number and size.",
-        "Needs the extra export.",
+        "The input of an ONNX file is called images: uint8 [n, 3, height, width], RGB pixels as decoded, of any number "
+        "and size. A name that ends in .html writes a page that learns classes from pictures and recognises them in a "
+        "browser, without a network. It starts from the class means of a classifier with head nearest-mean, or from "
+        "no classes for a run or a meta-model.",
+        "Needs the extra export, and a page also npm or --runtime.",
     )
-    export.argument("classifier", "CLASSIFIER", "Classifier folder, or hf:OWNER/NAME[@REVISION]")
-    export.argument("out", "FILE", "File to write: model.onnx, or model.pt2 for torch.export")
+    text = "Classifier folder or hf:OWNER/NAME[@REVISION]; for a page also the folder of a run or a meta-model"
+    export.argument("subject", "CLASSIFIER", text)
+    export.argument("out", "FILE", "File to write: model.onnx, page.html, or model.pt2 for torch.export")
     export.option(
         "--outputs",
         "Outputs. probabilities: of the classes; features: of length 1, for a vector database",
@@ -79,6 +83,11 @@ def add_commands(commands: Any) -> None:
         choices=choices.EXPORTED_PRECISIONS,
     )
     export.option("--check", "Image or folder of images to compare on as well; repeatable", path, action="append")
+    export.option(
+        "--runtime",
+        "Package onnxruntime-web of npm for a page: folder or .tgz (default: downloaded by npm once)",
+        path,
+    )
     export.switch("--overwrite", "Replace an existing file")
     options.threads(export)
     _classifier(commands)

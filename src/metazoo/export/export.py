@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,14 +14,14 @@ from metazoo.choices import EXPORTED_OUTPUTS, EXPORTED_PRECISIONS
 from metazoo.choices import ExportedOutputs as Outputs
 from metazoo.data import decoded_images
 from metazoo.errors import MetazooError, UsageError
-from metazoo.export.agreement import Agreement, measure_agreement
+from metazoo.export.agreement import Agreement, Function, measure_agreement
 from metazoo.export.formats import ExportFormat, Precision, format_of
 from metazoo.storage.artefacts import check_writable, write_bytes
 
 _INPUT = "uint8 [n, 3, height, width], RGB as decoded and upright; n, height and width are free"
 
 
-class _Features(nn.Module):
+class ClassifierFeatures(nn.Module):
     """Features of a few-shot classifier, see `FewShotModule.embed`."""
 
     def __init__(self, module: FewShotModule) -> None:
@@ -100,37 +100,67 @@ def export_classifier(
         pass
     module = copy.deepcopy(classifier.as_module()).cpu().eval().requires_grad_(False)
     answers = _Answers(module).eval()
-    exported = _Features(module).eval() if outputs == "features" else answers
-    names = (outputs,) if outputs == "features" else (outputs, "is_unknown")
-    converted = form.converted(exported, names, precision)
-    description = classifier.description.model_dump(
-        mode="json", exclude={"weights_sha256", "source", "support", "versions"}
-    )
-    metadata = {
-        "input": _INPUT,
-        "output": ", ".join(names),
-        "classes": json.dumps(classifier.class_names),
-        "precision": precision,
-        "description": json.dumps(description),
-    }
+    left_out = {"weights_sha256", "source", "support", "versions"}
+    description = classifier.description.model_dump(mode="json", exclude=left_out)
+    metadata = {"classes": json.dumps(classifier.class_names), "description": json.dumps(description)}
+    if outputs == "features":
+        features = ClassifierFeatures(module).eval()
+        data, agreement = proved_file(path, features, features, form, (outputs,), precision, metadata, check)
+    else:
+        names = (outputs, "is_unknown")
+        data, agreement = proved_file(path, answers, answers.margins, form, names, precision, metadata, check)
+    write_bytes(path, data)
+    return agreement
+
+
+def proved_file(
+    path: Path,
+    module: nn.Module,
+    reference: Function,
+    form: ExportFormat,
+    outputs: Sequence[str],
+    precision: Precision,
+    metadata: Mapping[str, str],
+    check: Sequence[Path | str],
+) -> tuple[bytes, Agreement]:
+    """Convert a module and compare the file with it.
+
+    Args:
+        path: file to be written, for errors.
+        module: module in evaluation mode on the CPU, from images [n, 3, h, w], uint8, to a tuple of outputs.
+        reference: function to compare with; see `measure_agreement`.
+        form: format of the file.
+        outputs: names of its outputs, `probabilities` or `features` first.
+        precision: precision, one of the format's.
+        metadata: texts for the file, besides those on input, output, precision and agreement.
+        check: image files to compare on.
+
+    Returns:
+        Content of the file, and its agreement with the module.
+
+    Raises:
+        UsageError: the format cannot express the module.
+        MetazooError: the file would disagree with the module.
+    """
+    converted = form.converted(module, outputs, precision)
+    metadata = {"input": _INPUT, "output": ", ".join(outputs), "precision": precision, **metadata}
 
     def original(images: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():
-            return exported(images) if outputs == "features" else answers.margins(images)
+            return reference(images)
 
     agreement = measure_agreement(
         original,
         form.function(form.data(converted, metadata)),
         check,
         least_side=form.least_side,
-        outputs_are_probabilities=outputs == "probabilities",
+        outputs_are_probabilities=outputs[0] == "probabilities",
     )
     if not (agreement.is_exact if precision == "float32" else agreement.is_finite):
         raise MetazooError(
             path, f"would disagree with the classifier: {agreement}", "choose another format, and report this network"
         )
-    write_bytes(path, form.data(converted, metadata | {"agreement": json.dumps(agreement.record())}))
-    return agreement
+    return form.data(converted, metadata | {"agreement": json.dumps(agreement.record())}), agreement
 
 
 def _check(
@@ -149,6 +179,15 @@ def _check(
             f"head {made.head} with batch norm {made.batch_norm} predicts all images together, so no file can agree",
             "adapt again with an inductive head, such as logistic, and batch norm running or support",
         )
+    check_target(path, overwrite=overwrite)
+
+
+def check_target(path: Path, *, overwrite: bool) -> None:
+    """Check, before any work, that a file can be written.
+
+    Raises:
+        UsageError: it exists and `overwrite` is False, or it cannot be written.
+    """
     if path.exists() and not overwrite:
         raise UsageError(path, "exists", "choose another file or give --overwrite")
     if path.is_dir():
