@@ -38,7 +38,7 @@ HEADS = {
 AUTO_HEAD = "auto"
 """Choice of head and batch-norm mode by held-out support images."""
 FALSE_REJECTION = 0.05
-"""Share of the images of known classes that may be taken for unknown ones."""
+"""Share of the images of known classes that may be rejected as unknown."""
 DEFAULT_HEAD = LOGISTIC
 """Most accurate head without changes of the model and without transduction (docs/studies/heads.md)."""
 

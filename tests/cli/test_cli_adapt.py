@@ -144,7 +144,6 @@ def test_predictions_as_a_table(cli: Cli, workshop: Workshop) -> None:
     for name in ("colour-20", "colour-21", "colour-22"):
         # Paths are not wrapped, so that they can be searched.
         assert re.search(rf"│ {workshop.support / name / '0.png'} +│ {name} +│ +0\.\d{{3}} │", outcome.out)
-    assert "not calibrated" in outcome.out
 
 
 def test_folders_are_searched_at_any_depth_except_hidden_ones(cli: Cli, workshop: Workshop, own: Workshop) -> None:
@@ -271,7 +270,7 @@ def test_a_bad_image_loses_only_its_own_answer(cli: Cli, workshop: Workshop, own
     assert {row["class"] for row in found if row["error"]} == {""}
     records = [json.loads(line) for line in cli("predict", own.new, *images, "--format", "jsonl").out.splitlines()]
     assert [sorted(record) for record in records[2:5]] == [
-        ["class", "image", "probabilities"],
+        ["class", "image", "probabilities", "unknown"],
         *[["error", "image"]] * 2,
     ]
     assert records[4]["error"] == "does not exist; give the path of an image"
@@ -412,7 +411,7 @@ def test_export_writes_a_file_that_agrees(cli: Cli, refused: Refused, workshop: 
     module = torch.export.load(out).module()
     picture = load_images(workshop.unseen, side=16).images[:3]
     expected = FewShotClassifier.load(workshop.classifier).predict(picture).probabilities
-    torch.testing.assert_close(module(picture), expected)
+    torch.testing.assert_close(module(picture)[0], expected)
 
 
 def test_a_classifier_that_cannot_be_used_is_named(refused: Refused, own: Workshop) -> None:

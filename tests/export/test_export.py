@@ -152,7 +152,7 @@ def test_features_have_length_one_and_order_images_as_the_head_does(tmp_path: Pa
     support, labels = pictures(7, 3, 20, 24), torch.tensor(LABELS)
     means = np.stack([run_onnx(path, support[labels == number]).mean(0) for number in range(3)])
     cosines = features @ (means / np.linalg.norm(means, axis=1, keepdims=True)).T
-    scores = np.exp(10 * cosines)
+    scores = np.exp(10 * cosines / made.description.temperature)
     expected = made.predict(images).probabilities.numpy()
     np.testing.assert_allclose(scores / scores.sum(1, keepdims=True), expected, atol=1e-5)
 

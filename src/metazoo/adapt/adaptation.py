@@ -24,7 +24,7 @@ from metazoo.features.heads import DEFAULT_HEAD, get_head
 AUTO = choices.AUTO_HEAD
 _CANDIDATES = (choices.LOGISTIC, choices.RIDGE, choices.NEAREST_MEAN, choices.FINE_TUNE)
 FALSE_REJECTION = choices.FALSE_REJECTION
-"""Default share of the images of known classes that may be taken for unknown ones."""
+"""Default share of the images of known classes that may be rejected as unknown."""
 
 
 def adapt(
@@ -63,7 +63,7 @@ def adapt(
         source: origin of the model, stored as a note in the bundle.
         licences: licences of the source models, for the card of the bundle; `unknown` for those without one.
         image_names: names of the images, for explanations. None stands for the end of their paths, or their numbers.
-        false_rejection: share of the images of the classes that may be taken for unknown ones, in (0, 1).
+        false_rejection: share of the images of the classes that may be rejected as unknown, in (0, 1).
         keep_images: whether the classifier stores the support images, resized, beside their features.
 
     Raises:

@@ -182,7 +182,7 @@ def _classifier_privacy(description: ClassifierDescription) -> str:
 
 
 def _support_rows(description: ClassifierDescription) -> list[tuple[str, str]]:
-    """Rows on the support images and on what they say of the classifier."""
+    """Rows on the support images and on the accuracy that they imply."""
     if not description.versions:
         return []
     counts = sorted(len(members) for members in description.versions[-1].members)

@@ -1,4 +1,4 @@
-"""Fitting a head to support images, and what the support says of the result."""
+"""Fitting and calibrating a head on support images."""
 
 import copy
 import dataclasses

@@ -1,4 +1,4 @@
-"""What a support set says of its own classifier: held-out predictions, calibration and a threshold for unknown images.
+"""Evidence that a support set gives about its own classifier: held-out predictions, calibration and a threshold for unknown images.
 
 Support images are held out in folds with one image of each class, so that the remaining classes keep their balance.
 (Leaving out a single image instead puts its own class at a disadvantage: with two images per class, accuracy is
@@ -66,7 +66,7 @@ class HeldOut:
         return float(functional.cross_entropy(self.logits / temperature, self.labels))
 
     def confused(self) -> list[tuple[int, int, int]]:
-        """Pairs of classes that were taken for each other, as (class, class, images), the most frequent first."""
+        """Pairs of classes that were confused, as (class, class, images), the most frequent first."""
         pairs = zip(self.labels.tolist(), self.logits.argmax(1).tolist(), strict=True)
         counts = Counter(tuple(sorted(pair)) for pair in pairs if pair[0] != pair[1])
         return [(low, high, count) for (low, high), count in sorted(counts.items(), key=lambda own: (-own[1], own[0]))]

@@ -1,4 +1,4 @@
-"""What a support set says of its classifier, as text: images per class, held-out accuracy, doubtful images, cost."""
+"""Report on the support images of a classifier: images per class, held-out accuracy, doubtful images, cost."""
 
 import time
 from pathlib import Path
@@ -19,7 +19,7 @@ _TIMED_IMAGES = 20
 
 
 def print_support_report(classifier: FewShotClassifier) -> None:
-    """Print the images of each class, and what held-out predictions say of them."""
+    """Print the images of each class, and what follows from held-out predictions."""
     description = classifier.description
     if not description.versions:
         print("predictions depend on each other: no held-out accuracy, no calibration, and no image is called unknown")
