@@ -1,4 +1,4 @@
-"""Evidence that a support set gives about its own classifier: held-out predictions, calibration and a threshold for unknown images.
+"""Evidence of a support set about its classifier: held-out predictions, calibration, a threshold for unknown images.
 
 Support images are held out in folds with one image of each class, so that the remaining classes keep their balance.
 (Leaving out a single image instead puts its own class at a disadvantage: with two images per class, accuracy is

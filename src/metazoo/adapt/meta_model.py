@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
 
-from metazoo.adapt.adaptation import adapt
+from metazoo.adapt.adaptation import FALSE_REJECTION, adapt
 from metazoo.adapt.bundle import DESCRIPTION, Bundle, MetaModelDescription, read_bundle
 from metazoo.adapt.card import plain_card
 from metazoo.adapt.few_shot import FewShotClassifier
@@ -81,6 +81,9 @@ class MetaModel(ShownInNotebook):
         batch_norm: str = "running",
         mirrored: bool = False,
         domain: str | None = None,
+        image_names: Sequence[str] | None = None,
+        false_rejection: float = FALSE_REJECTION,
+        keep_images: bool = False,
     ) -> FewShotClassifier:
         """Make a few-shot classifier of new classes from a few images of each.
 
@@ -92,11 +95,15 @@ class MetaModel(ShownInNotebook):
             class_names: names of the classes. None stands for their numbers, or for the sorted names in
                 `support_labels`.
             head: `logistic`, `ridge`, `nearest-mean`, `nearest-mean-euclidean`, `soft-k-means-balanced`,
-                `soft-k-means-free`, `fine-tune`, `fine-tune-own`, or a registered head.
+                `soft-k-means-free`, `fine-tune`, `fine-tune-own`, a registered head, or `auto`; see
+                `metazoo.adapt.adapt`.
             batch_norm: statistics of batch normalisation: `running` (stored), `support` (of the support images) or
                 `query` (of each batch; predictions then depend on each other).
             mirrored: whether features are means over an image and its mirror image.
             domain: known domain of the images, one of those of the meta-model; None recognises it from the images.
+            image_names: names of the images, for explanations. None stands for the end of their paths, or numbers.
+            false_rejection: share of the images of the classes that may be rejected as unknown, in (0, 1).
+            keep_images: whether the classifier stores the support images, resized, beside their features.
 
         Returns:
             The classifier, on the device of the meta-model. The meta-model is not changed.
@@ -115,6 +122,9 @@ class MetaModel(ShownInNotebook):
             batch_norm=batch_norm,
             mirrored=mirrored,
             domain=domain,
+            image_names=image_names,
+            false_rejection=false_rejection,
+            keep_images=keep_images,
             source=source,
             licences=licences_of(self.card),
         )
