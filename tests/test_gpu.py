@@ -108,11 +108,13 @@ def test_what_is_evaluated_there_is_what_is_on_the_cpu(zoo: Zoo) -> None:
 def test_a_meta_model_that_learned_there_adapts_on_the_cpu_and_there(zoo: Zoo, tmp_path: Path) -> None:
     images = coloured_images(3, SIDE)
     meta_model = train(zoo, out=tmp_path / "run", config=LONGER, device="cuda", workers=1).meta_model
-    found = [
-        adapt(meta_model.module.to(where), images.images, images.labels).predict(images.images).probabilities
-        for where in ("cpu", "cuda")
-    ]
-    torch.testing.assert_close(found[0], found[1], rtol=1e-2, atol=1e-2)
+    for head in ("logistic", "fine-tune", "auto"):
+        found = []
+        for where in ("cpu", "cuda"):
+            classifier = adapt(meta_model.module.to(where), images.images, images.labels.to(where), head=head)
+            found.append(classifier.predict(images.images).probabilities)
+            assert len(classifier.nearest(images.images[:2])) == 2
+        torch.testing.assert_close(found[0], found[1], rtol=1e-2, atol=2e-2)
 
 
 def test_memory_goes_back_once_most_of_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

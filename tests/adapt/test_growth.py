@@ -1,6 +1,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from adapt_helpers import NAMES, made, network, of_two_domains, pictures
@@ -156,6 +157,8 @@ def test_images_that_are_there_are_ignored() -> None:
         (lambda own: growth.remove(own), "classes", "neither"),
         (lambda own: growth.rename(own, {"ant": "bee"}), "classes", "'bee'"),
         (lambda own: growth.rename(own, {"dog": "cat"}), "classes", "'dog'"),
+        (lambda own: growth.rename(own, {}), "classes", "no new name"),
+        (lambda own: growth.rename(own, {"ant": ""}), "classes", "no new name"),
         (lambda own: growth.undo(own), "classifier", "no former version"),
         (lambda own: growth.add_images(own, _POOL[:2], ["ant"]), "labels", "1 labels for 2"),
         (lambda own: growth.merge(own, made(module=network(3))), "other", "another model"),
@@ -180,3 +183,62 @@ def test_classifiers_whose_features_depend_on_the_support_cannot_grow(options: d
     ):
         with raises(UsageError, subject="classifier", remedy="adapt again"):
             change()
+
+
+def test_forgetting_deletes_names_of_what_was_removed(tmp_path: Path) -> None:
+    start = fresh({"Alice": [0, 1], "bee": [2, 3], "cat": [4, 5]})
+    smaller = growth.remove(growth.rename(start, {"Alice": "A"}), classes=["cat"], images=["picture 2"])
+    growth.forget(smaller).save(tmp_path / "classifier")
+    saved = b"".join(path.read_bytes() for path in (tmp_path / "classifier").glob("*.[jm]*"))
+    assert b"picture 1" in saved
+    for name in (b"Alice", b'"cat"', b"picture 2", b"picture 4"):
+        assert name not in saved
+
+
+def test_images_of_one_name_stay_apart() -> None:
+    start = fresh({"ant": [0, 1], "bee": [2, 3]})
+    grown = growth.add_images(start, _POOL[4:6], ["ant", "bee"], ["picture 0", "picture 0"])
+    names = [image.name for image in grown.description.support]
+    assert names[-2:] == ["picture 0 (2)", "picture 0 (3)"]
+    check_equal(growth.remove(grown, images=["picture 0 (3)"]), fresh({"ant": [0, 1, 4], "bee": [2, 3]}))
+    other = fresh({"ant": [0, 6], "bee": [7, 8]}, head="ridge")
+    assert len({image.name for image in growth.merge(grown, other).description.support}) == 9
+
+
+def test_a_corrected_label_has_the_new_name() -> None:
+    start = fresh({"ant": [0, 1, 2], "bee": [3, 4]})
+    moved = growth.add_images(growth.remove(start, images=["picture 2"]), _POOL[2:3], ["bee"], ["bee/9"])
+    check_equal(moved, fresh({"ant": [0, 1], "bee": [3, 4, 2]}))
+    check_equal(growth.remove(moved, images=["bee/9"]), fresh({"ant": [0, 1], "bee": [3, 4]}))
+
+
+def test_stored_images_are_not_lost_by_merging() -> None:
+    with_images, without = fresh({"ant": [0, 1], "bee": [2]}, keep_images=True), fresh({"ant": [3], "cat": [4]})
+    with raises(UsageError, subject="other", remedy="--keep-support"):
+        growth.merge(with_images, without)
+    assert growth.merge(growth.forget(with_images, pictures=True), without).support_images is None
+
+
+@pytest.mark.parametrize("options", [{}, {"head": "fine-tune"}, {"batch_norm": "support"}])
+def test_pictures_of_every_classifier_can_be_forgotten(options: dict[str, str], tmp_path: Path) -> None:
+    start = made(keep_images=True, **options)
+    forgotten = growth.forget(start, pictures=True)
+    assert forgotten.support_images is None
+    forgotten.save(tmp_path / "classifier")
+    loaded = FewShotClassifier.load(tmp_path / "classifier")
+    assert not loaded.description.has_support_images
+    assert torch.equal(loaded.predict(_POOL).probabilities, start.predict(_POOL).probabilities)
+
+
+def test_labels_may_be_a_tensor_or_an_array() -> None:
+    start = adapt(_NETWORK, _POOL[:4], [0, 0, 1, 1])
+    grown = growth.add_images(start, _POOL[4:6], torch.tensor([1, 2]))
+    assert grown.class_names == ("0", "1", "2")
+    assert growth.add_images(start, _POOL[4:6], np.array(["1", "2"])).class_names == ("0", "1", "2")
+
+
+def test_grey_images_of_one_channel_are_those_of_three() -> None:
+    grey = _POOL[:2, :1]
+    start = adapt(_NETWORK, grey.expand(-1, 3, -1, -1), [0, 1])
+    with raises(UsageError, subject="images", problem="already"):
+        growth.add_images(start, grey, ["0", "1"])

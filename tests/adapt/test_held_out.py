@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 from adapt_helpers import LABELS, NAMES, made, network, of_two_domains, pictures
+from error_checks import raises
 from scipy import stats
 from torch.nn import functional
 
 from metazoo.adapt.held_out import Fold, HeldOut, familiar_means, fitted_temperature, hold_out, unknown_threshold
 from metazoo.adapt.support_record import HeldOutRecord
+from metazoo.errors import UsageError
 from metazoo.features.heads import get_head
 
 
@@ -233,3 +235,20 @@ def test_stored_features_are_those_of_the_head(module: torch.nn.Module, mirrored
     shown = functional.normalize(stored if scale is None else stored * scale, dim=1)
     embedded = classifier.embed(pictures(7))
     assert torch.allclose((shown @ embedded.T).amax(1), torch.ones(7), atol=1e-5)
+
+
+def test_one_image_more_keeps_unknown_images_recognised() -> None:
+    images, labels = pictures(7, seed=4), [0, 1, 2, 3, 4, 5, 0]
+    names = tuple("abcdef")
+    without = made(support_images=images[:6], support_labels=labels[:6], class_names=names)
+    more = made(support_images=images, support_labels=labels, class_names=names)
+    assert without.description.threshold is not None
+    assert more.description.held_out is not None
+    assert more.description.held_out.images == 2
+    assert more.description.threshold is not None
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_count_of_neighbours_below_one_is_refused(count: int) -> None:
+    with raises(UsageError, subject="count"):
+        made().nearest(pictures(1), count)

@@ -14,7 +14,7 @@ from metazoo.adapt.bundle import ClassifierDescription
 from metazoo.adapt.few_shot import FewShotClassifier
 from metazoo.adapt.fitting import FittedSupport, canonical_order, digests, fit_support, networks_of, without_teachers
 from metazoo.adapt.held_out import HeldOut
-from metazoo.adapt.support import checked_images, checked_labels, image_names_of, pixels_of
+from metazoo.adapt.support import checked_images, checked_labels, image_names_of, pixels_of, unique_names
 from metazoo.adapt.support_record import HeldOutRecord, SupportImage, Version
 from metazoo.errors import MetazooError, UsageError
 from metazoo.features.batch_norm import BatchNormMode, batch_norm_mode, has_batch_norm
@@ -62,7 +62,8 @@ def adapt(
         domain: known domain of the images, one of those of the meta-model; None recognises it from the images.
         source: origin of the model, stored as a note in the bundle.
         licences: licences of the source models, for the card of the bundle; `unknown` for those without one.
-        image_names: names of the images, for explanations. None stands for the end of their paths, or their numbers.
+        image_names: names of the images, for explanations; repeated ones get a number. None stands for the end of their
+            paths, or their numbers.
         false_rejection: share of the images of the classes that may be rejected as unknown, in (0, 1).
         keep_images: whether the classifier stores the support images, resized, beside their features.
 
@@ -83,6 +84,7 @@ def adapt(
     image_names = image_names_of(support_images, len(images)) if image_names is None else image_names
     if len(image_names) != len(images):
         raise UsageError("image_names", f"{len(image_names)} names for {len(images)} images", "give one per image")
+    image_names = unique_names(image_names)
     hashes = digests(images)
     order = canonical_order(labels.tolist(), hashes)
     images, labels = images[order], labels[order]

@@ -215,8 +215,6 @@ class Bundle(Generic[Description]):
             omitted = {name for name in ("unlabelled", "licences") if not getattr(written, name, None)}
             if isinstance(written, MetaModelDescription) and not written.joint:
                 omitted.add("joint")
-            if isinstance(written, ClassifierDescription) and not written.support:
-                omitted |= {"threshold", "held_out", "support", "has_support_images", "versions"}
             write_json(temporary / DESCRIPTION, written.model_dump(mode="json", exclude=omitted))
             replaces = folder.exists()
             if replaces:

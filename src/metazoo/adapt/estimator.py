@@ -12,7 +12,7 @@ from sklearn.utils import Tags, assert_all_finite
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
-from metazoo.adapt.adaptation import adapt
+from metazoo.adapt.adaptation import FALSE_REJECTION, adapt
 from metazoo.adapt.few_shot import FewShotClassifier
 from metazoo.adapt.meta_model import MetaModel
 from metazoo.errors import DataError, UsageError
@@ -38,10 +38,12 @@ class MetazooClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transf
         batch_norm: batch-norm mode `running`, `support` or `query`.
         mirrored: whether features are means over an image and its mirror image.
         domain: known domain of the images; None recognises it.
+        false_rejection: share of the images of the classes that may be rejected as unknown, in (0, 1).
 
     Attributes:
         classes_: sorted labels, [ways].
-        classifier_: fitted `FewShotClassifier`, for `save` and `metazoo.export_classifier`.
+        classifier_: fitted `FewShotClassifier`, for `save`, `metazoo.export_classifier`, and unknown images
+            (`classifier_.predict(X).unknown`).
     """
 
     def __init__(
@@ -52,12 +54,14 @@ class MetazooClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transf
         batch_norm: str = "running",
         mirrored: bool = False,
         domain: str | None = None,
+        false_rejection: float = FALSE_REJECTION,
     ) -> None:
         self.meta_model = meta_model
         self.head = head
         self.batch_norm = batch_norm
         self.mirrored = mirrored
         self.domain = domain
+        self.false_rejection = false_rejection
 
     def fit(self, X: Any, y: Any) -> Self:  # noqa: N803 - the name that scikit-learn uses
         """Learn the classes of labelled images.
@@ -89,6 +93,7 @@ class MetazooClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transf
                 batch_norm=self.batch_norm,
                 mirrored=self.mirrored,
                 domain=self.domain,
+                false_rejection=self.false_rejection,
             )
         return self
 

@@ -130,13 +130,14 @@ class FewShotClassifier(ShownInNotebook):
             count: number of support images for each, at least 1; fewer are returned if there are fewer.
 
         Raises:
-            UsageError: the classifier stores no features of its support images.
+            UsageError: the classifier stores no features of its support images, or `count` is not positive.
             UsageError, DataError: see `predict`.
         """
         if self.support_features is None:
-            raise UsageError(
-                "classifier", "stores no features of its support images", "adapt again, without transduction"
-            )
+            remedy = "adapt again with head logistic and batch norm running"
+            raise UsageError("classifier", "stores no features of its support images", remedy)
+        if count < 1:
+            raise UsageError("count", f"{count} images", "give at least 1")
         rows, labels = current_support(self.description)
         scale = self._module.fitted.scale
         own = self.support_features[rows] if scale is None else self.support_features[rows] * scale.cpu()

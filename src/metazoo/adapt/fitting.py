@@ -148,8 +148,11 @@ def features_one_by_one(module: Embedder, images: Images) -> Float[Tensor, "n fe
 
 
 def digests(images: Images) -> list[str]:
-    """SHA-256 of each image."""
-    return [hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest() for image in images.cpu().float()]
+    """SHA-256 of each image, the same for grey images of one and of three channels."""
+    return [
+        hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest()
+        for image in images.cpu().float().expand(-1, 3, -1, -1)
+    ]
 
 
 def canonical_order(labels: Sequence[int], hashes: Sequence[str]) -> list[int]:
@@ -206,7 +209,7 @@ def _fit_images(
 
     def fold(kept: Tensor, held: Tensor) -> Fold:
         of_fold, own_head = head.fit(module, images[kept], labels[kept], ways, batch_norm)
-        seen = features_one_by_one(of_fold, images)
+        seen = features_one_by_one(of_fold, images).to(own_head.weight.device)
         return Fold(own_head, seen[kept], seen[held])
 
     try:

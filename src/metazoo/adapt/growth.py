@@ -1,8 +1,8 @@
 """Changes of a few-shot classifier: add, remove, rename, merge, undo.
 
-Every change is a new version, fitted to the stored features of its support images. It equals, bit for bit, a classifier
-that `adapt` makes of the same images, class order, networks and domains. The networks do not change, so heads that
-change them (`fine-tune`), batch norm `support` and transductive classifiers cannot grow.
+Every change is a new version, fitted to the stored features of its support images. On the CPU it equals, bit for bit, a
+classifier that `adapt` makes of the same images, class order, networks and domains. The networks do not change, so
+heads that change them (`fine-tune`), batch norm `support` and transductive classifiers cannot grow.
 """
 
 import copy
@@ -17,9 +17,10 @@ from metazoo.adapt.bundle import ClassifierDescription
 from metazoo.adapt.few_shot import FewShotClassifier
 from metazoo.adapt.fitting import calibrated, canonical_order, digests, features_one_by_one, fit_features
 from metazoo.adapt.held_out import Fold, hold_out
-from metazoo.adapt.support import checked_images, image_names_of, pixels_of
+from metazoo.adapt.support import checked_images, image_names_of, pixels_of, unique_names
 from metazoo.adapt.support_record import SupportImage, Version
 from metazoo.errors import UsageError
+from metazoo.features.batch_norm import has_batch_norm
 from metazoo.features.embedders import SideBySide
 from metazoo.features.heads import FeatureHead, get_head
 from metazoo.models import ImageClassifier
@@ -29,7 +30,7 @@ Members = dict[str, list[int]]
 
 
 def add_images(
-    classifier: FewShotClassifier, images: Any, labels: Sequence[str], image_names: Sequence[str] | None = None
+    classifier: FewShotClassifier, images: Any, labels: Any, image_names: Sequence[str] | None = None
 ) -> FewShotClassifier:
     """Classifier with more images of its classes, or with new classes, which follow the others in sorted order.
 
@@ -38,7 +39,7 @@ def add_images(
     Args:
         classifier: classifier, which is not changed.
         images: images in any form that `FewShotClassifier.predict` takes.
-        labels: class name of each image.
+        labels: class name of each image, as a list or an array.
         image_names: names of the images; None stands for the end of their paths, or their numbers.
 
     Raises:
@@ -47,27 +48,29 @@ def add_images(
     """
     head, members = _growable(classifier), _members(classifier)
     squares = checked_images(images, classifier.side)
-    new = sorted({str(label) for label in labels} - members.keys())
+    labels = [str(label) for label in (labels.tolist() if hasattr(labels, "tolist") else labels)]
     if len(labels) != len(squares):
         raise UsageError("labels", f"{len(labels)} labels for {len(squares)} images", "give one label per image")
     names = image_names_of(images, len(squares)) if image_names is None else image_names
     if len(names) != len(squares):
         raise UsageError("image_names", f"{len(names)} names for {len(squares)} images", "give one per image")
+    new = sorted(set(labels) - members.keys())
     members |= {name: [] for name in new}
-    hashes = digests(squares)
-    support, chosen = list(classifier.description.support), list[int]()
-    row_of = {image.sha256: row for row, image in enumerate(support)}
-    for number, (label, own) in enumerate(zip(map(str, labels), hashes, strict=True)):
+    support, chosen, added = list(classifier.description.support), list[int](), 0
+    used = {row for rows in members.values() for row in rows}
+    # A removed image that returns under its name takes its former row.
+    former = {(image.sha256, image.name): row for row, image in enumerate(support) if row not in used}
+    for number, (label, own) in enumerate(zip(labels, digests(squares), strict=True)):
         if any(support[row].sha256 == own for row in members[label]):
             continue
-        row = row_of.setdefault(own, len(support))
-        if row in {other for rows in members.values() for other in rows}:
+        row = former.pop((own, names[number]), None)
+        if row is None:
             row = len(support)
-        if row == len(support):
-            support.append(SupportImage(name=names[number], sha256=own))
+            name = unique_names([names[number]], [image.name for image in support])[0]
+            support.append(SupportImage(name=name, sha256=own))
             chosen.append(number)
         members[label].append(row)
-    added = sum(map(len, members.values())) - sum(map(len, _members(classifier).values()))
+        added += 1
     if not added:
         raise UsageError("images", "all of them are in the classifier already", "give other images")
     change = f"added {added} images" + (f" and the classes {some_of(new)}" if new else "")
@@ -94,7 +97,7 @@ def remove(
     head, members = _growable(classifier), _members(classifier)
     if not classes and not images:
         raise UsageError("classes", "neither classes nor images to remove", "name some")
-    for name in classes:
+    for name in dict.fromkeys(classes):
         _check_class(name, members)
         del members[name]
     support = classifier.description.support
@@ -124,6 +127,8 @@ def rename(classifier: FewShotClassifier, names: Mapping[str, str]) -> FewShotCl
         UsageError: the classifier cannot grow, an unknown class, or two classes would have the same name.
     """
     head, members = _growable(classifier), _members(classifier)
+    if not names or not all(names.values()):
+        raise UsageError("classes", "no new name", "give a new name for each class to rename")
     for name in names:
         _check_class(name, members)
     renamed = [names.get(name, name) for name in members]
@@ -143,12 +148,21 @@ def merge(classifier: FewShotClassifier, other: FewShotClassifier) -> FewShotCla
         other: classifier of the same networks, domains and features, with any head that does not change them.
 
     Raises:
-        UsageError: a classifier cannot grow, or their features differ.
+        UsageError: a classifier cannot grow, their features differ, or only `classifier` stores support images.
     """
     head, members = _growable(classifier), _members(classifier)
     _growable(other)
     if not _has_same_features(classifier, other):
-        raise UsageError("other", "is made from another model or other domains", "adapt both from the same meta-model")
+        raise UsageError(
+            "other",
+            "is made from another model or other domains",
+            "adapt both from the same meta-model, with the same --domain",
+        )
+    if classifier.support_images is not None and other.support_images is None:
+        problem = "stores no support images, so those of the classifier would be lost"
+        raise UsageError(
+            "other", problem, "adapt it with --keep-support, or run `metazoo classifier forget --pictures`"
+        )
     support, rows = list(classifier.description.support), list[int]()
     for name, its in _members(other).items():
         own = members.setdefault(name, [])
@@ -156,7 +170,9 @@ def merge(classifier: FewShotClassifier, other: FewShotClassifier) -> FewShotCla
         for row in its:
             if other.description.support[row].sha256 not in present:
                 own.append(len(support))
-                support.append(other.description.support[row])
+                image = other.description.support[row]
+                name = unique_names([image.name], [known.name for known in support])[0]
+                support.append(image.model_copy(update={"name": name}))
                 rows.append(row)
     if not rows:
         raise UsageError("other", "has no image that is new", "give another classifier")
@@ -186,15 +202,19 @@ def forget(classifier: FewShotClassifier, *, pictures: bool = False) -> FewShotC
         pictures: whether to forget all stored support images as well; their features are kept.
 
     Raises:
-        UsageError: the classifier cannot grow.
+        UsageError: the classifier cannot grow. (Support images can be forgotten by every classifier that has some.)
     """
-    head, description = _growable(classifier), classifier.description
-    shrunk = _fitted(classifier, head, description.versions[-1:], description.support, (), None)
-    if not pictures or shrunk.support_images is None:
-        return shrunk
-    described = shrunk.description.model_copy(update={"has_support_images": False})
-    features, module = shrunk.support_features, shrunk.as_module()
-    return FewShotClassifier(_module(shrunk), module.fitted, described, features, None, shrunk.held_out)
+    if pictures and classifier.support_images is not None:
+        described = classifier.description.model_copy(update={"has_support_images": False})
+        fitted, module = classifier.as_module().fitted, copy.deepcopy(_module(classifier))
+        features, held_out = classifier.support_features, classifier.held_out
+        classifier = FewShotClassifier(module, fitted, described, features, None, held_out)
+        if not isinstance(get_head(described.head), FeatureHead) or described.batch_norm == "support":
+            return classifier
+    head, last = _growable(classifier), classifier.description.versions[-1]
+    # The text of a change names what it removed.
+    last = last.model_copy(update={"change": "former versions deleted"})
+    return _fitted(classifier, head, (last,), classifier.description.support, (), None)
 
 
 def _growable(classifier: FewShotClassifier) -> FeatureHead:
@@ -203,7 +223,8 @@ def _growable(classifier: FewShotClassifier) -> FeatureHead:
         problem = "stores no features of its support images (it is transductive, or of version 0.1)"
         raise UsageError("classifier", problem, "adapt again to change it")
     head = get_head(made.head)
-    if not isinstance(head, FeatureHead) or made.batch_norm == "support":
+    changes_networks = made.batch_norm == "support" and has_batch_norm(classifier.as_module().embedder)
+    if not isinstance(head, FeatureHead) or changes_networks:
         problem = f"head {made.head} with batch norm {made.batch_norm} changes the networks by the support images"
         raise UsageError("classifier", problem, "adapt again with all images")
     return head

@@ -1,6 +1,7 @@
 """Evidence of a support set about its classifier: held-out predictions, calibration, a threshold for unknown images.
 
-Support images are held out in folds with one image of each class, so that the remaining classes keep their balance.
+Support images are held out in at most ten folds, with about equally many images of each class, so that the remaining
+classes keep their balance.
 (Leaving out a single image instead puts its own class at a disadvantage: with two images per class, accuracy is
 underestimated and a fitted temperature is useless.) A class with a single image is never held out.
 """
@@ -122,14 +123,18 @@ def familiar_means(
     features: Float[Tensor, "n features"], labels: Int64[Tensor, " n"], ways: int, scale: Tensor | None
 ) -> Float[Tensor, "{ways} features"]:
     """Class means of normalised features, of length 1, after the factors `scale`."""
-    return functional.normalize(class_means(features if scale is None else features * scale, labels, ways), dim=1)
+    return functional.normalize(class_means(_scaled(features, scale), labels, ways), dim=1)
 
 
 def familiarity(
     features: Float[Tensor, "n features"], means: Float[Tensor, "ways features"], scale: Tensor | None
 ) -> Float[Tensor, " n"]:
     """Largest cosine of each feature with a class mean, in [-1, 1]."""
-    return (functional.normalize(features if scale is None else features * scale, dim=1) @ means.T).amax(1)
+    return (functional.normalize(_scaled(features, scale), dim=1) @ means.T).amax(1)
+
+
+def _scaled(features: Tensor, scale: Tensor | None) -> Tensor:
+    return features if scale is None else features * scale.to(features.device)
 
 
 def fitted_temperature(held_out: HeldOut | None, prior: float) -> float:
@@ -155,20 +160,21 @@ def unknown_threshold(
     """Familiarity below which an image belongs to none of the classes; None if there are too few images to tell.
 
     The logarithm of one minus the familiarity of the held-out images is taken as normally distributed, and the
-    threshold is its quantile: about the share `rate` of the images of known classes is rejected. If all
-    classes have a single image, the familiarity of each with the other classes is used, which errs towards accepting.
+    threshold is its quantile: about the share `rate` of the images of known classes is rejected. If fewer than three
+    images can be held out, the familiarity of the class means with the other classes is used, which errs towards
+    accepting.
 
     Args:
         held_out: held-out predictions.
         means: see `familiar_means`.
         rate: share in (0, 1).
     """
-    if held_out is None:
+    if held_out is not None and len(held_out.familiarity) >= _FEWEST_SCORES:
+        scores = held_out.familiarity
+    else:
         cosines = means @ means.T
         cosines.fill_diagonal_(-1.0)
         scores = cosines.amax(1).cpu()
-    else:
-        scores = held_out.familiarity
     if len(scores) < _FEWEST_SCORES:
         return None
     distances = (1 - scores.double()).clamp(min=1e-6).log()

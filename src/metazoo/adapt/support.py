@@ -1,7 +1,7 @@
 """Support sets of users: reading files, checking tensors and labels."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,19 @@ def checked_images(images: Any, side: int) -> Float[Tensor, "n channels {side} {
     return torch.cat([square_images(part, side) for part in in_batches(_batch(images, "images"))])
 
 
+def unique_names(names: Iterable[str], taken: Iterable[str] = ()) -> tuple[str, ...]:
+    """Names of images that differ from each other and from those taken, such as `cat/1.jpg (2)`."""
+    seen, found = set(taken), list[str]()
+    for name in names:
+        unique, number = name, 1
+        while unique in seen:
+            number += 1
+            unique = f"{name} ({number})"
+        seen.add(unique)
+        found.append(unique)
+    return tuple(found)
+
+
 def pixels_of(squares: Float[Tensor, "n channels side side"]) -> UInt8[Tensor, "n 3 side side"]:
     """Square images as 8-bit RGB on the CPU."""
     return (squares.expand(-1, 3, -1, -1) * 255).round().to(torch.uint8).cpu()
@@ -197,7 +210,7 @@ def checked_labels(
         raise UsageError("labels", f"shape {list(labels.shape)} for {images} images", "give one label per image")
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise UsageError("labels", f"type {_name(labels)}", "give whole numbers from 0, or class names")
-    labels = labels.long()
+    labels = labels.long().cpu()
     low, high = int(labels.min()), int(labels.max())
     ways = high + 1 if names is None else len(names)
     if low < 0 or high >= ways:

@@ -72,7 +72,8 @@ def check_versions(versions: Sequence[Version], class_names: Sequence[str], imag
         raise ValueError("the last version has other classes")
     for version in versions:
         rows = [row for members in version.members for row in members]
-        if len(version.members) != len(version.class_names) or len(set(rows)) < len(rows):
+        is_odd = len(version.members) != len(version.class_names) or len(set(rows)) < len(rows)
+        if is_odd or len(set(version.class_names)) < len(version.class_names):
             raise ValueError(f"the version {version.change!r} does not fit its classes")
         if max(rows) >= images:
             raise ValueError(f"the version {version.change!r} has more images than are stored")

@@ -34,17 +34,22 @@ def adapt(options: Namespace) -> None:
     device = Compute.choose(options.device).device
     with torch_threads(options.threads):
         classifier = _adapted(options, source, module.to(device), support, options.domain)
+        # Before anything is written, since it may fail as well.
+        beside = None
+        if other is not None:
+            module, side = _module(other)
+            same = load_support_folder(options.support, side, skip_bad=options.skip_bad)
+            beside = _adapted(options, other, module.to(device), same, None)
         classifier.save(options.out)
         classes, images = len(support.class_names), len(support.images)
         print(f"{options.out}: a classifier of {classes} classes, made from {images} images{_domains(classifier)}")
         if options.head == AUTO:
             print(f"head {classifier.description.head}, batch norm {classifier.description.batch_norm}")
+        if options.keep_support and not classifier.description.has_support_images:
+            message("note: a transductive classifier stores no support images")
         print_support_report(classifier)
-        print(cost_text(classifier, Path(options.out)))
-        if other is not None:
-            module, side = _module(other)
-            support = load_support_folder(options.support, side, skip_bad=options.skip_bad)
-            beside = _adapted(options, other, module.to(device), support, None)
+        print(cost_text(classifier))
+        if beside is not None:
             print(f"beside it, {options.compare}: {held_out_text(beside)}; {cost_text(beside)}")
 
 

@@ -99,7 +99,7 @@ def _classifier(commands: Any) -> None:
     group = commands.add_parser("classifier", help="show and change a classifier", description=f"{text}.")
     group = group.add_subparsers(metavar="COMMAND", required=True)
     show = command(group, "show", "growth_commands:show", "Show classes, support images, accuracy and versions")
-    show.argument("classifier", "CLASSIFIER", "Classifier folder")
+    show.argument("classifier", "CLASSIFIER", "Classifier folder, or hf:OWNER/NAME[@REVISION]")
     add = _change(group, "add", "Add images to classes, or new classes", "Images that a class has already are ignored.")
     add.argument("support", "FOLDER", "Folder with one folder of images per class")
     add.switch("--skip-bad", "Leave out images that cannot be read, and list them")
@@ -110,18 +110,25 @@ def _classifier(commands: Any) -> None:
     rename.argument("former", "FORMER", "Name of the class", str)
     rename.argument("new", "NEW", "New name", str)
     merge = _change(group, "merge", "Add the classes and images of another classifier of the same meta-model")
-    merge.argument("other", "OTHER", "Classifier folder")
-    _change(group, "undo", "Return to the version before the last change")
-    forget = _change(group, "forget", "Delete former versions and the features of images that only they have")
+    merge.argument("other", "OTHER", "Classifier folder, or hf:OWNER/NAME[@REVISION]")
+    undo = command(group, "undo", "growth_commands:undo", "Return to the version before the last change")
+    _target(undo)
+    text = "Delete former versions and the features of images that only they have"
+    forget = command(group, "forget", "growth_commands:forget", text)
+    _target(forget)
     forget.switch("--pictures", "Delete all stored support images as well; their features are kept")
 
 
 def _change(group: Any, name: str, text: str, more: str = "") -> options.Parser:
     description = f"{text}, as a new version that equals a classifier made of all images anew. {more}".strip()
     parser = command(group, name, f"growth_commands:{name}", text, description)
+    _target(parser)
+    return parser
+
+
+def _target(parser: options.Parser) -> None:
     parser.argument("classifier", "CLASSIFIER", "Classifier folder")
     parser.option("--out", "Folder for the changed classifier (default: CLASSIFIER)", path)
-    return parser
 
 
 def _push(commands: Any) -> None:

@@ -10,15 +10,14 @@ from metazoo.adapt.bundle import ClassifierDescription, check_out
 from metazoo.adapt.support import load_labelled_folder
 from metazoo.cli.output import print_table
 from metazoo.cli.support_report import cost_text, held_out_text, print_support_report
-from metazoo.errors import UsageError
 from metazoo.execution.progress import message
 from metazoo.execution.threads import torch_threads
-from metazoo.text import local_path, printable
+from metazoo.text import printable
 
 
 def show(options: Namespace) -> None:
     """Print what a classifier is made of, as `metazoo classifier show`."""
-    classifier = FewShotClassifier.load(options.classifier)
+    classifier = FewShotClassifier.from_pretrained(options.classifier)
     made = classifier.description
     print(f"{options.classifier}: {len(made.class_names)} classes, head {made.head}, batch norm {made.batch_norm}")
     with torch_threads(1):
@@ -67,7 +66,7 @@ def rename(options: Namespace) -> None:
 
 def merge(options: Namespace) -> None:
     """Merge another classifier into one, as `metazoo classifier merge`."""
-    classifier, other = FewShotClassifier.load(options.classifier), FewShotClassifier.load(options.other)
+    classifier, other = FewShotClassifier.load(options.classifier), FewShotClassifier.from_pretrained(options.other)
     with torch_threads(1):
         _save(options, growth.merge(classifier, other))
 
@@ -86,10 +85,6 @@ def forget(options: Namespace) -> None:
 
 def _save(options: Namespace, classifier: FewShotClassifier) -> None:
     folder = options.classifier if options.out is None else options.out
-    try:
-        folder = local_path(folder)
-    except UsageError as error:
-        raise UsageError(error.subject, error.problem, "give --out") from error
     check_out(folder, ClassifierDescription, overwrite=options.out is None)
     classifier.save(folder)
     versions = classifier.description.versions

@@ -69,6 +69,9 @@ def predict(options: Namespace) -> int:
     if options.images.count(STANDARD_INPUT) > 1:
         raise UsageError(STANDARD_INPUT, "given twice", "give it once, since it holds one image")
     images = [image for given in options.images for image in images_of(given, allow_urls=options.allow_urls)]
+    if options.nearest is not None and classifier.support_features is None:
+        remedy = "omit --nearest, or adapt again with head logistic and batch norm running"
+        raise UsageError(options.classifier, "stores no features of its support images", remedy)
     copies = None
     if options.copy_to is not None:
         copies = _Copies(Path(options.copy_to), classifier.class_names, options.images)

@@ -1,7 +1,6 @@
 """Report on the support images of a classifier: images per class, held-out accuracy, doubtful images, cost."""
 
 import time
-from pathlib import Path
 
 import torch
 from rich.table import Table
@@ -9,8 +8,10 @@ from rich.text import Text
 
 from metazoo.adapt import FewShotClassifier
 from metazoo.adapt.few_shot_module import current_support
+from metazoo.adapt.fitting import canonical_order
 from metazoo.adapt.held_out import HeldOut
 from metazoo.cli.output import print_table
+from metazoo.features.embedders import count_parameters
 from metazoo.text import printable, some_of
 
 _MOST_ROWS = 50
@@ -22,7 +23,7 @@ def print_support_report(classifier: FewShotClassifier) -> None:
     """Print the images of each class, and what follows from held-out predictions."""
     description = classifier.description
     if not description.versions:
-        print("predictions depend on each other: no held-out accuracy, no calibration, and no image is called unknown")
+        print(held_out_text(classifier))
         return
     held_out = classifier.held_out
     table = Table()
@@ -48,22 +49,23 @@ def print_support_report(classifier: FewShotClassifier) -> None:
 
 
 def held_out_text(classifier: FewShotClassifier) -> str:
-    """Line on the held-out accuracy and the calibration."""
+    """Line on the held-out accuracy and on unknown images."""
     made = classifier.description
+    if not made.versions:
+        return "predictions depend on each other: no held-out accuracy, no calibration, and no image is called unknown"
     unknown = (
         f"images are called unknown at a false-rejection rate of about {100 * made.false_rejection:g} %"
         if made.threshold is not None
         else "too few images to recognise unknown ones"
     )
     if made.held_out is None:
-        return f"no accuracy: every class needs two images to hold one out; {unknown}"
+        return f"held-out accuracy: none, since no image could be held out; {unknown}"
     record = made.held_out
     low, high = record.interval()
     share = 100 * record.correct / record.images
     return (
         f"held-out accuracy: {record.correct} of {record.images} images, {share:.0f} % "
-        f"(95 % interval {100 * low:.0f} to {100 * high:.0f} %), "
-        f"in {record.folds} folds without one image of each class; {unknown}"
+        f"(95 % interval {100 * low:.0f} to {100 * high:.0f} %), in {record.folds} folds; {unknown}"
     )
 
 
@@ -73,8 +75,7 @@ def _print_doubts(classifier: FewShotClassifier, held_out: HeldOut) -> None:
     if pairs:
         print(f"confused: {some_of(pairs, _MOST_PAIRS)}")
     rows, labels = current_support(description)
-    # Held-out rows count in the order of the hashes, within each class.
-    ordered = sorted(range(len(rows)), key=lambda i: (int(labels[i]), description.support[rows[i]].sha256))
+    ordered = canonical_order(labels.tolist(), [description.support[row].sha256 for row in rows])
     doubtful = [
         f"{printable(description.support[rows[ordered[row]]].name)} (looks like {printable(names[predicted])}, "
         f"{probability:.2f})"
@@ -82,12 +83,18 @@ def _print_doubts(classifier: FewShotClassifier, held_out: HeldOut) -> None:
     ]
     if doubtful:
         print(f"perhaps mislabelled: {some_of(doubtful, _MOST_PAIRS)}")
+    by_hash: dict[str, list[str]] = {}
+    for row in rows:
+        by_hash.setdefault(description.support[row].sha256, []).append(printable(description.support[row].name))
+    same = [" = ".join(found) for found in by_hash.values() if len(found) > 1]
+    if same:
+        print(f"the same picture: {some_of(same, _MOST_PAIRS)}")
 
 
-def cost_text(classifier: FewShotClassifier, folder: Path | None = None) -> str:
-    """Size and time of a classifier: parameters, size of its folder if saved, and milliseconds per single image."""
+def cost_text(classifier: FewShotClassifier) -> str:
+    """Cost of a classifier: parameters without class heads, bytes of its tensors, and time per single image."""
     module = classifier.as_module()
-    parameters = sum(parameter.numel() for parameter in module.parameters())
+    size = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
     image = torch.full((1, 3, classifier.side, classifier.side), 127, dtype=torch.uint8)
     image = torch.cat([image, 255 - image]) if classifier.transductive else image
     classifier.predict(image)
@@ -95,5 +102,4 @@ def cost_text(classifier: FewShotClassifier, folder: Path | None = None) -> str:
     for _ in range(_TIMED_IMAGES):
         classifier.predict(image)
     milliseconds = 1000 * (time.perf_counter() - start) / _TIMED_IMAGES
-    size = "" if folder is None else f", {sum(file.stat().st_size for file in folder.iterdir()) / 1e6:.2f} MB"
-    return f"{parameters:,} parameters{size}, {milliseconds:.1f} ms an image"
+    return f"{count_parameters(module.embedder):,} parameters, {size / 1e6:.2f} MB, {milliseconds:.1f} ms an image"
