@@ -38,10 +38,13 @@ def front_matter(tags: Iterable[str], licences: Collection[str | None] = (), ori
 
 
 def licences_of(card: str) -> tuple[str, ...]:
-    """Licences in the front matter of a card, of its source models if they are listed; empty if there is none."""
-    content = _split(card)[0]
+    """Licences in the front matter of a card, of its source models if they are listed; empty if there is none.
+
+    The card may be of anyone: its values are read as texts, and what is no text or list of texts is left out.
+    """
+    content = _split(card, yaml.BaseLoader)[0]
     found = content.get("source_licences") or content.get("license") or ()
-    return tuple(map(str, found if isinstance(found, list | tuple) else [found]))
+    return tuple(one for one in (found if isinstance(found, list) else [found]) if isinstance(one, str))
 
 
 def with_results(card: str, results: Sequence[Mapping[str, Any]], text: str) -> str:
@@ -59,12 +62,12 @@ def with_results(card: str, results: Sequence[Mapping[str, Any]], text: str) -> 
     return f"{_text(content)}\n" + (replaced if count else f"{body.rstrip()}\n\n{section}")
 
 
-def _split(card: str) -> tuple[dict[str, Any], str]:
+def _split(card: str, loader: type[yaml.BaseLoader | yaml.SafeLoader] = yaml.SafeLoader) -> tuple[dict[str, Any], str]:
     """Front matter and text; a card without a mapping in front of it is all text."""
     match = _FRONT.match(card)
     try:
-        content = yaml.safe_load(match[1]) if match else None
-    except yaml.YAMLError:
+        content = yaml.load(match[1], loader) if match else None  # noqa: S506 - both are safe
+    except (yaml.YAMLError, ValueError, RecursionError):  # such as an impossible date, or lists nested too deeply
         content = None
     return (content, card[match.end() :]) if match and isinstance(content, dict) else ({}, card)
 
