@@ -298,6 +298,16 @@ def test_a_repository_of_something_else_is_not_overwritten(hub: HubServer, class
         with raises(UsageError, subject="hf:owner/vit", problem="config.json", remedy="another name"):
             push_bundle(classifier, "owner/vit", revision=revision)
     assert len(other.commits) == len(other.branches) == 1
+    for description in (b'{"format": "mlflow"}', b"[]", b"{", b"\xff"):
+        other = hub.repositories["owner/other"] = Repository()
+        other.commit({"bundle.json": description, "README.md": b"# mine"})
+        with raises(UsageError, subject="hf:owner/other", problem="holds bundle.json", remedy="another name"):
+            push_bundle(classifier, "owner/other")
+        assert len(other.commits) == 1
+    fresh = hub.repositories["owner/fresh"] = Repository()
+    fresh.commit({"README.md": b"---\nlicense: mit\n---\n", "LICENSE": b"MIT"})
+    push_bundle(classifier, "owner/fresh")
+    assert fresh.files()["LICENSE"] == b"MIT"
 
 
 def test_private_never_means_public(hub: HubServer, classifier: Path) -> None:
