@@ -166,7 +166,8 @@ def is_unreachable(error: UsageError) -> bool:
         return status >= 500 or status in _BUSY
     errors = import_library(_EXTRA, "huggingface_hub.errors")
     # A RuntimeError is one of the library's own transfers in compiled code.
-    return isinstance(cause, OSError | errors.HTTPError | RuntimeError) and not _is_local(cause)
+    known = OSError | errors.HTTPError | RuntimeError
+    return cause is not None and isinstance(cause, known) and not _is_local(cause)
 
 
 def _is_local(error: BaseException) -> bool:
