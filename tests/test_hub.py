@@ -292,12 +292,18 @@ def test_results_are_shown_in_the_uploaded_card(hub: HubServer, run: Path, first
 
 
 def test_a_repository_of_something_else_is_not_overwritten(hub: HubServer, classifier: Path) -> None:
-    other = hub.repositories["owner/vit"] = Repository()
-    other.commit({"config.json": b"{}", "model.safetensors": b"vit", "README.md": b"# vit"})
-    for revision in (None, "branch"):
-        with raises(UsageError, subject="hf:owner/vit", problem="config.json", remedy="another name"):
-            push_bundle(classifier, "owner/vit", revision=revision)
-    assert len(other.commits) == len(other.branches) == 1
+    descriptions = (b'{"format": "mlflow"}', b"[]", b"{", b"\xff")
+    for file, text in (("config.json", b"{}"), *(("bundle.json", text) for text in descriptions)):
+        other = hub.repositories["owner/vit"] = Repository()
+        other.commit({file: text, "model.safetensors": b"vit", "README.md": b"# vit"})
+        for revision in (None, "branch"):
+            with raises(UsageError, subject="hf:owner/vit", problem=f"holds {file}", remedy="another name"):
+                push_bundle(classifier, "owner/vit", revision=revision)
+        assert len(other.commits) == len(other.branches) == 1
+    fresh = hub.repositories["owner/fresh"] = Repository()
+    fresh.commit({"README.md": b"---\nlicense: mit\n---\n", "LICENSE": b"MIT"})
+    push_bundle(classifier, "owner/fresh")
+    assert fresh.files()["LICENSE"] == b"MIT"
 
 
 def test_private_never_means_public(hub: HubServer, classifier: Path) -> None:

@@ -36,7 +36,7 @@ KNOWS: dict[str, set[str]] = {
     "learn": {"features", "taskspace", "bank", "models", "data", "execution", "storage"},
     "evaluate": {"features", "fusion", "zoo", "data", "models", "execution", "storage"},
     "adapt": {"features", "zoo", "data", "models", "execution", "storage"},
-    "export": {"adapt", "features", "data", "models", "storage"},
+    "export": {"adapt", "features", "data", "models", "execution", "storage"},
 }
 KNOWS["pipeline"] = {*KNOWS} - {"evaluate", "adapt", "export"}
 KNOWS["methods"] = {*KNOWS} - {"evaluate", "adapt", "export"}
@@ -74,7 +74,7 @@ def unsafe_reads(source: str, name: str) -> list[str]:
     imported = set(imports_of(source, name))
     roots = set() if name in PICKLING else CODE_BEARING & {module.split(".")[0] for module in imported}
     found = sorted(roots | imported & {"torch.load", "torch.hub", "yaml.load", "numpy.load"})
-    safe_loaders = {"yaml.SafeLoader", "yaml.CSafeLoader"}
+    safe_loaders = {"yaml.SafeLoader", "yaml.CSafeLoader", "yaml.BaseLoader"}
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ClassDef) and node.bases and {ast.unparse(base) for base in node.bases} <= safe_loaders:
             safe_loaders.add(node.name)

@@ -4,7 +4,7 @@ import pytest
 from error_checks import raises
 
 from metazoo.errors import UsageError
-from metazoo.text import absolute_path, expanded_path, some_of
+from metazoo.text import absolute_path, expanded_path, some_of, without_folders
 
 
 def test_the_first_names_and_how_many_more_there_are() -> None:
@@ -40,3 +40,19 @@ def test_texts_that_are_no_paths_are_refused(text: str, problem: str) -> None:
         expanded_path(text)
     assert len(caught.value.subject) <= 80
     assert caught.value.subject.isprintable()
+
+
+def test_paths_lose_their_folders_and_other_values_stay() -> None:
+    home = "/home/alice/secret"
+    options = {
+        "backbone": f"{home}/vit.pth",
+        "weights": [f"{home}/a", "../../home/alice/b", "~/c", 3],
+        "deep": {"validation": f"cifar-fs/val:{home}/root", "empty": None},
+    }
+    assert without_folders(options) == {
+        "backbone": "vit.pth",
+        "weights": ["a", "b", "c", 3],
+        "deep": {"validation": "cifar-fs/val:root", "empty": None},
+    }
+    same = ["glyphs:greek", "hf:owner/name@main", "timm:resnet18.a1_in1k", "tgr", "", 0.5, True, {}]
+    assert without_folders(same) == same

@@ -17,6 +17,7 @@ from metazoo.adapt.bundle import (
     CARD,
     DESCRIPTION,
     FILES,
+    FORMAT,
     WEIGHTS,
     BundleDescription,
     ClassifierDescription,
@@ -33,10 +34,18 @@ from metazoo.storage.artefacts import check_digest, read_bytes
 from metazoo.storage.tensor_files import read_tensor_metadata
 from metazoo.text import printable, some_of
 from metazoo.zoo import ModelContract, Zoo
-from metazoo.zoo.importing.hub_files import asked, hub_library, hub_name, is_commit, is_missing_repository
+from metazoo.zoo.importing.hub_files import (
+    HubRepository,
+    asked,
+    hub_library,
+    hub_name,
+    is_commit,
+    is_missing_repository,
+)
 
 MAIN = "main"
 _SECONDS = 30
+_LARGEST_TEXT = 20_000_000
 _IMAGES = {
     BANK: "recovered images",
     sheet_of("").partition("/")[0]: "recovered images",
@@ -45,7 +54,7 @@ _IMAGES = {
 }
 # Licences that allow no copies of what is derived from a model, or none at all.
 _FORBIDDING = re.compile(r"(?<![a-z])(nd|no-?deriv[a-z]*|all-rights-reserved|proprietary|confidential)(?![a-z])")
-# Files that a repository may hold before the first bundle.
+# Files that a repository may hold before the first bundle, as the pages of hubs make them.
 _HARMLESS = re.compile(r"\.git\w+|README\.md|LICEN[CS]E(\.\w+)?")
 
 
@@ -97,8 +106,9 @@ def push_bundle(
 ) -> Push:
     """Upload a meta-model or few-shot classifier to the Hugging Face Hub, in one commit.
 
-    A repository that does not exist is made. Uploading needs the extra `hub`, and an access token with permission to
-    write, from HF_TOKEN or `hf auth login`, which is neither printed nor stored. HF_ENDPOINT chooses another hub.
+    A repository that does not exist is made; a bundle in it is replaced, with its card. Uploading needs the extra
+    `hub`, and an access token with permission to write, from HF_TOKEN or `hf auth login`, which is neither printed nor
+    stored. HF_ENDPOINT chooses another hub.
 
     Args:
         bundle: folder of a run, a meta-model or a classifier.
@@ -303,9 +313,17 @@ def _files(info: Any) -> set[str]:
 
 
 def _check_free(name: str, info: Any) -> None:
-    """Check that a bundle replaces nothing but a bundle."""
+    """Check that a bundle replaces nothing but a bundle, or the README.md of a repository that holds nothing else."""
     files = _files(info)
     foreign = sorted(file for file in files if not _HARMLESS.fullmatch(file))
-    if foreign and DESCRIPTION not in files:
+    if foreign and not (DESCRIPTION in files and _is_bundle(HubRepository(name, info.sha, None))):
         problem = f"holds {shown(foreign[0])} on the hub, and no bundle of metazoo"
         raise UsageError(f"hf:{name}", problem, "choose another name or branch")
+
+
+def _is_bundle(repository: HubRepository) -> bool:
+    """Whether the description in a repository is one of metazoo, of any version."""
+    try:
+        return repository.read_json(DESCRIPTION, _LARGEST_TEXT).get("format") == FORMAT
+    except ArtefactError:
+        return False

@@ -1,9 +1,10 @@
-"""Foreign text, such as names of files and classes, made safe for a terminal."""
+"""Text such as names of files and classes, made safe for a terminal, and paths, made safe for others."""
 
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from metazoo.errors import UsageError, shown
 
@@ -60,3 +61,20 @@ def absolute_path(given: str, folder: Path) -> str:
         UsageError: see `expanded_path`.
     """
     return str((folder / expanded_path(given)).absolute())
+
+
+def without_folders(value: Any) -> Any:
+    """Copy of an option, or of options at any depth, with the names of files instead of paths, for cards and servers.
+
+    Shortened are absolute paths and those that begin with `~`, `./` or `../`, also in a name of published data, such as
+    `cifar-fs/val:ROOT`.
+    """
+    if isinstance(value, Mapping):
+        return {key: without_folders(own) for key, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders(own) for own in value]
+    data = re.match(r"[\w-]+/\w+:", value) if isinstance(value, str) else None
+    path = value[data.end() :] if data else value
+    if isinstance(path, str) and (Path(path).is_absolute() or path.startswith(("~", "./", "../"))):
+        return (data[0] if data else "") + Path(path).name
+    return value

@@ -155,8 +155,37 @@ def test_a_card_has_the_licence_that_all_models_have(case: str) -> None:
     assert licences_of(front_matter([], listed)) == listed
 
 
+_ALIASES = "".join(f"k{level}: &k{level} [{', '.join([f'*k{level - 1}'] * 9)}]\n" for level in range(1, 40))
+_MERGES = "".join(f"k{n}: &k{n}\n  <<: [{', '.join([f'*k{n - 1}'] * 9)}]\n" for n in range(1, 40))
+HOSTILE = {
+    "impossible date": "date: 2024-02-30\n",
+    "deep": f"license: {'[' * 1500}{']' * 1500}\n",
+    "aliases": f"k0: &k0 [mit]\n{_ALIASES}license: *k39\nsource_licences: *k39\n",
+    "merges": f"k0: &k0\n  a: b\n{_MERGES}license: *k39\n",
+    "no text": "license: {a: mit}\n",
+    "itself": "license: &own [*own]\n",
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_the_licence_in_a_hostile_card_is_unknown(case: str) -> None:
+    assert licences_of(f"---\n{HOSTILE[case]}---\n# Card\n") == ()
+
+
+def test_a_licence_is_read_beside_what_yaml_cannot_convert() -> None:
+    assert licences_of("---\ndate: 2024-02-30\nlicense: [mit, {a: b}]\n---\n") == ("mit",)
+
+
 @pytest.mark.parametrize(
-    "card", ["", "# Mine\n", "---\n[1, 2]\n---\n# Mine\n", "---\n: {\n---\n# Mine\n", "---\nno end"]
+    "card",
+    [
+        "",
+        "---\ndate: 2024-02-30\n---\n# Mine\n",
+        "# Mine\n",
+        "---\n[1, 2]\n---\n# Mine\n",
+        "---\n: {\n---\n# Mine\n",
+        "---\nno end",
+    ],
 )
 def test_results_join_any_card(card: str) -> None:
     row = {"subject": "s", "ways": 5, "shots": 1, "image_set": "---\nbirds: #1", "accuracy": 60.125, "interval": 1.5}

@@ -8,7 +8,7 @@ import torch
 from adapt_helpers import LABELS, NAMES, edit_weights, made, network, pictures, predicted
 from error_checks import raises
 from hub_server import READER, TOKEN, HubServer, Repository, serve_hub
-from huggingface_hub import ModelCard, constants
+from huggingface_hub import ModelCard, constants, file_download
 
 from metazoo.adapt import FewShotClassifier, MetaModel
 from metazoo.adapt.estimator import MetazooClassifier
@@ -116,6 +116,34 @@ def test_an_interrupted_download_is_continued_or_named(hub: HubServer, monkeypat
     assert MetaModel.from_pretrained(META).origin == pinned
 
 
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), RuntimeError("full (os error 28)")])
+def test_a_file_that_cannot_be_stored_is_named_and_no_former_commit_taken(
+    hub: HubServer, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    MetaModel.from_pretrained(META)
+    hub.repositories["owner/meta"].commit({"model.safetensors": b"other" * 1000})
+
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(file_download, "_download_to_tmp_and_move", refuse)
+    with raises(UsageError, subject="hf:owner/meta", problem="cannot be stored in the cache", remedy="HF_HOME"):
+        MetaModel.from_pretrained(META)
+
+
+def test_a_full_disk_is_named_and_no_former_commit_taken(hub: HubServer) -> None:
+    resource = pytest.importorskip("resource")
+    MetaModel.from_pretrained(META)
+    hub.repositories["owner/meta"].commit({"model.safetensors": b"other" * 2000})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, limits[1]))
+    try:
+        with raises(UsageError, subject="hf:owner/meta", problem="cannot be stored in the cache", remedy="HF_HOME"):
+            MetaModel.from_pretrained(META)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 def test_files_that_were_changed_are_refused(hub: HubServer, meta_model: Path, tmp_path: Path) -> None:
     repository = hub.repositories["owner/meta"]
     weights = bytearray((meta_model / "model.safetensors").read_bytes())
@@ -152,6 +180,9 @@ def test_large_files_are_not_fetched(hub: HubServer) -> None:
     with raises(UsageError, subject="bundle.json of hf:owner/classifier", problem=f"{1 << 40} bytes"):
         FewShotClassifier.from_pretrained("hf:owner/classifier")
     assert hub.downloads() == []
+    hub.claimed = {"README.md": 1 << 40}  # with the licences that it names
+    with raises(UsageError, subject="README.md of hf:owner/classifier", problem=f"{1 << 40} bytes"):
+        FewShotClassifier.from_pretrained("hf:owner/classifier")
 
 
 def test_what_is_no_bundle_is_named_before_its_weights_are_fetched(hub: HubServer) -> None:

@@ -16,6 +16,7 @@ from PIL import Image, PngImagePlugin
 from metazoo.adapt import FewShotClassifier, MetaModel, adapt
 from metazoo.errors import UsageError
 from metazoo.export import export_web_page
+from metazoo.export.web_page import _identity, _parts
 from metazoo.export.web_runtime import runtime_files
 from metazoo.features.heads import get_head
 
@@ -28,6 +29,15 @@ TOLERANCE = 1e-6
 READ_RESULTS = """Object.fromEntries([...document.querySelectorAll("#results > li")].map((item) => [item.dataset.name,
     Object.fromEntries([...item.querySelectorAll("[data-probability]")].map((bar) => [bar.dataset.name,
         Number(bar.dataset.probability)]))]))"""
+
+COUNT_FRAMES = """
+    var now = 0, mostAtOnce = 0, original = createImageBitmap;
+    var sleep = (duration) => new Promise((resume) => setTimeout(resume, duration));
+    window.createImageBitmap = async (...given) => {
+        mostAtOnce = Math.max(mostAtOnce, now += 1);
+        await sleep(200);
+        return original(...given).finally(() => { now -= 1; });
+    }; 0"""
 
 
 def pixels(height: int, width: int, channels: int, seed: int) -> np.ndarray:
@@ -191,11 +201,13 @@ def test_classes_learned_in_the_page_are_those_learned_in_python(
     open_page(tab, pages["meta-model"])
     assert text_of(tab, "#no-classes").startswith("There are no classes yet")
     learn(tab, support)
-    # A page without classes has the temperature of small tasks.
-    powers = learned.predict(files).probabilities.double().numpy()
-    powers **= learned.description.temperature / get_head("nearest-mean").temperature
-    expected = powers / powers.sum(1, keepdims=True)
-    np.testing.assert_allclose(recognised(tab, files, learned.class_names), expected, atol=TOLERANCE)
+    # A page without classes has the temperature of small tasks, whose threefold scores have threefold differences.
+    tolerance = 3 * TOLERANCE
+    directions = learned.as_module().fitted.weight.double().numpy()
+    directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    scores = 10 * learned.embed(files).double().numpy() @ directions.T / get_head("nearest-mean").temperature
+    expected = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    np.testing.assert_allclose(recognised(tab, files, learned.class_names), expected, atol=tolerance)
 
     features = learned.embed(files).double().numpy()
     right = 0
@@ -218,7 +230,11 @@ def test_classes_learned_in_the_page_are_those_learned_in_python(
     assert names_of(tab) == ["bee", "crab"]
     tab.choose("#open", [saved])
     tab.wait("document.querySelectorAll('#classes > li').length === 3")
-    np.testing.assert_allclose(recognised(tab, files, learned.class_names), expected, atol=TOLERANCE)
+    np.testing.assert_allclose(recognised(tab, files, learned.class_names), expected, atol=tolerance)
+    may_leave = "dispatchEvent(new Event('beforeunload', {cancelable: true}))"
+    assert tab.evaluate(may_leave)
+    click(tab, "#undo")
+    assert not tab.evaluate(may_leave)
     assert tab.errors == []
 
 
@@ -270,9 +286,19 @@ def test_files_that_are_no_pictures_are_named_and_the_others_read(
     tab.wait("document.querySelector('#status').textContent.includes('broken.png')")
     assert list(tab.evaluate(READ_RESULTS)) == ["ant-0.png"]
     tab.choose(f"{card(1)} [data-part=files]", [bad])
-    for file, problem in ((foreign, "not a file of class means"), (other, "another model"), (bad, "not a file of")):
+    content = {"format": "metazoo-class-means", "format_version": 1, "embedder": _identity(_parts(learned)[0])}
+    damaged = [tmp_path / f"damaged-{number}.json" for number in range(6)]
+    for file, classes in zip(damaged, (None, 3, [None], [3], {}, [{"name": "a"}]), strict=True):
+        file.write_text(json.dumps(content | {"classes": classes}))
+    problems = [(foreign, "not a file of class means"), (other, "another model"), (bad, "not a file of")]
+    for file, problem in (*problems, *((file, f"{file.name} is damaged.") for file in damaged)):
         tab.choose("#open", [file])
         tab.wait(f"document.querySelector('#status').textContent.includes({problem!r})")
+    wide = tmp_path / "wide.png"
+    Image.new("RGB", (70_000, 1), "red").save(wide)
+    tab.choose("#pictures", [wide])
+    tab.wait("document.querySelector('#status').textContent.includes('wide.png is too large for this browser')")
+    assert list(tab.evaluate(READ_RESULTS)) == ["ant-0.png"]
     assert names_of(tab) == ["ant", "bee", "crab"]
     assert tab.evaluate("document.querySelector('#undo').disabled")
     assert tab.errors == []
@@ -295,6 +321,14 @@ def test_pictures_are_dropped_and_taken_from_the_camera(
     tab.wait("document.querySelectorAll('#live [data-probability]').length === 3")
     click(tab, f"{card(2)} [data-part=frame]")
     tab.wait(f"document.querySelectorAll('{card(2)} canvas').length === 1")
+    tab.evaluate(COUNT_FRAMES)
+    for _ in range(3):  # within one frame
+        click(tab, "#camera")
+        click(tab, "#camera")
+        tab.wait("!document.querySelector('#camera').disabled")
+    tab.evaluate("sleep(1000).then(() => { mostAtOnce = 0; return sleep(1000); })")
+    assert tab.evaluate("mostAtOnce") == 1
+    assert not tab.evaluate("document.querySelector('#camera-view').hidden")
     click(tab, "#camera")
     assert tab.evaluate("document.querySelector('#camera-view').hidden")
     assert tab.errors == []

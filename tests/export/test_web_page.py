@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from adapt.adapt_helpers import made, network, of_two_domains, pictures
 from error_checks import raises
 
 from metazoo.adapt import FewShotClassifier, MetaModel
 from metazoo.errors import ArtefactError, DataError, UsageError
 from metazoo.export import export_web_page
-from metazoo.export.web_page import _identity, _page, _parts
+from metazoo.export.web_page import _calibration, _identity, _page, _parts
 from metazoo.features.embedders import JointFeatures
 
 
@@ -115,6 +116,13 @@ def test_the_page_is_one_file_that_its_policy_binds() -> None:
     assert policy.startswith("default-src 'none';")
     assert "connect-src" not in policy
     assert "unsafe-inline" not in policy
+
+
+def test_only_a_fitted_temperature_is_called_calibrated() -> None:
+    one_each = classifier(support_images=pictures(3), support_labels=torch.arange(3))
+    for subject in (meta_model(), one_each):
+        assert "not calibrated" in _calibration(subject)
+    assert "calibrated for the classes that came with" in _calibration(classifier())
 
 
 def test_the_licence_of_the_runtime_is_in_the_page() -> None:

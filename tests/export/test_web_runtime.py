@@ -112,6 +112,17 @@ def test_without_npm_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> No
         runtime_files()
 
 
+def test_a_user_without_a_home_folder_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", nowhere)
+    monkeypatch.setenv("PATH", "")
+    with raises(UsageError, subject=PACKAGE, problem="npm", remedy="--runtime"):
+        runtime_files()
+
+
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Folder of a registry of packages on this machine, which npm asks."""
@@ -143,10 +154,15 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
 
 @needs_npm
-def test_npm_fills_the_cache_from_its_registry(registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_npm_fills_the_cache_from_its_registry(
+    registry: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert runtime_files() == FILES
+    note = f"note: npm downloads {PACKAGE} (33 MB), once\n"
+    assert capsys.readouterr().err == note
     monkeypatch.setenv("PATH", "")
     assert runtime_files() == FILES
+    assert capsys.readouterr().err == ""
 
 
 @needs_npm

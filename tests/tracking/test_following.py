@@ -21,7 +21,9 @@ from metazoo.errors import ArtefactError, Interrupted, RunError, UsageError
 from metazoo.learn.group_learning import GroupLearner
 from metazoo.pipeline import learning_stage
 from metazoo.report.track import track_run
+from metazoo.runs.config import resolve_config
 from metazoo.runs.record import Run
+from metazoo.runs.tracked import tracked_run
 from metazoo.runs.train import train
 from metazoo.storage.artefacts import read_json, write_json
 from metazoo.storage.lock import exclusive
@@ -159,6 +161,15 @@ def test_facts_say_what_was_run_and_where(plain: Path, tmp_path: Path) -> None:
     paths = {"folder": run.path, "metrics": run.path / "metrics.jsonl", "meta-model": run.path / "meta-model"}
     assert {**{name: str(path) for name, path in paths.items()}, "zoo": zoo["path"]}.items() <= facts.tags.items()
     assert facts.tags["zoo.sha256"] == zoo["sha256"]
+
+
+def test_options_are_sent_without_folders(tmp_path: Path) -> None:
+    given = {"backbone": str(tmp_path / "secret" / "vit"), "weights": "secret/vit.pth"}
+    config = resolve_config(given, method="frozen-backbone")
+    facts = tracked_run(tmp_path, config, {"zoo": {"path": "/zoo", "sha256": "0" * 64, "models": 1}})
+    assert facts.parameters["backbone"] == "vit"
+    assert facts.parameters["weights"] == "vit.pth"
+    assert not [value for value in facts.parameters.values() if "secret" in str(value)]
 
 
 def test_a_killed_run_continues_its_curves(

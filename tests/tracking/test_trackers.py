@@ -189,6 +189,15 @@ def test_a_tracker_that_fails_is_named(run: TrackedRun, tmp_path: Path, monkeypa
         send(run, "trackio", POINTS)
 
 
+def test_a_target_may_be_in_the_home_folder(run: TrackedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert str(tmp_path / "logs" / run.label) in send(run, "tensorboard:~/logs", POINTS)[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["logs"]
+    with raises(UsageError, subject="http://localhost", problem="URLs are not read"):
+        send(run, "tensorboard:http://localhost", POINTS)
+
+
 def test_a_full_disk_is_an_error_and_the_rest_is_sent_later(run: TrackedRun, capfd: pytest.CaptureFixture[str]) -> None:
     resource = pytest.importorskip("resource")
     send(run, "tensorboard", POINTS[:1])

@@ -26,6 +26,7 @@ from metazoo.storage.tensor_files import read_tensors, write_tensors
 from metazoo.storage.validation import check_format_version, first_problem
 from metazoo.zoo.weights import unsound
 
+FORMAT = "metazoo-bundle"
 FORMAT_VERSION = 2
 DESCRIPTION, WEIGHTS, CARD = "bundle.json", "model.safetensors", "README.md"
 FILES = (DESCRIPTION, CARD, WEIGHTS)
@@ -351,7 +352,7 @@ def _read_description(path: Path) -> BundleDescription:
     content = read_json(path)
     if not isinstance(content, dict):
         raise ArtefactError(path, "does not describe a bundle", "restore the file or make the bundle again")
-    if content.get("format") == "metazoo-bundle":
+    if content.get("format") == FORMAT:
         check_format_version(path, content.get("format_version"), FORMAT_VERSION)
     elif path.name in _FORMER_DESCRIPTIONS:
         check_format_version(path, content.get("format_version"), _FORMER_VERSION)

@@ -5,7 +5,6 @@ A card is made from plain records. Every figure in it comes from them.
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -29,7 +28,7 @@ from metazoo.adapt.card_text import (
 from metazoo.adapt.front_matter import UNKNOWN, front_matter
 from metazoo.features.embedders import Embedder, MetaModelModule, SideBySide, count_parameters
 from metazoo.models import ImageClassifier
-from metazoo.text import printable
+from metazoo.text import printable, without_folders
 from metazoo.zoo import ModelContract, Zoo
 
 _MOST_ROWS = 200
@@ -91,16 +90,9 @@ def meta_model_card(
         "## Privacy",
         images_note(config, description, zoo, _NO_IMAGES),
         "## Configuration",
-        f"```yaml\n{yaml.safe_dump(_without_folders(config), sort_keys=False)}```",
+        f"```yaml\n{yaml.safe_dump(without_folders(config), sort_keys=False)}```",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _without_folders(value: Any) -> Any:
-    """Copy of a configuration with the names of files instead of absolute paths, which a card should not publish."""
-    if isinstance(value, Mapping):
-        return {key: _without_folders(own) for key, own in value.items()}
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def plain_card(module: MetaModelModule, method: str, preset: str, seed: int, unlabelled: int = 0) -> str:

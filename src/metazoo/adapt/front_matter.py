@@ -1,7 +1,7 @@
 """Front matter of a card, which model hubs read: licence, tags and results."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -38,10 +38,13 @@ def front_matter(tags: Iterable[str], licences: Collection[str | None] = (), ori
 
 
 def licences_of(card: str) -> tuple[str, ...]:
-    """Licences in the front matter of a card, of its source models if they are listed; empty if there is none."""
-    content = _split(card)[0]
+    """Licences in the front matter of a card, of its source models if they are listed; empty if there is none.
+
+    The card may be of anyone: its values are read as texts, and what is no text or list of texts is left out.
+    """
+    content = _split(card, _texts)[0]
     found = content.get("source_licences") or content.get("license") or ()
-    return tuple(map(str, found if isinstance(found, list | tuple) else [found]))
+    return tuple(one for one in (found if isinstance(found, list) else [found]) if isinstance(one, str))
 
 
 def with_results(card: str, results: Sequence[Mapping[str, Any]], text: str) -> str:
@@ -59,14 +62,19 @@ def with_results(card: str, results: Sequence[Mapping[str, Any]], text: str) -> 
     return f"{_text(content)}\n" + (replaced if count else f"{body.rstrip()}\n\n{section}")
 
 
-def _split(card: str) -> tuple[dict[str, Any], str]:
+def _split(card: str, read: Callable[[str], Any] = yaml.safe_load) -> tuple[dict[str, Any], str]:
     """Front matter and text; a card without a mapping in front of it is all text."""
     match = _FRONT.match(card)
     try:
-        content = yaml.safe_load(match[1]) if match else None
-    except yaml.YAMLError:
+        content = read(match[1]) if match else None
+    except (yaml.YAMLError, ValueError, RecursionError):  # such as an impossible date, or lists nested too deeply
         content = None
     return (content, card[match.end() :]) if match and isinstance(content, dict) else ({}, card)
+
+
+def _texts(text: str) -> Any:
+    """Lists and mappings of texts, without conversions and merges, which can take any amount of memory."""
+    return yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 - it makes nothing else
 
 
 def _index(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -84,8 +84,11 @@ def _downloaded(source: str, name: str, revision: str | None, kind: type[BundleD
                 raise UsageError(source, f"holds no bundle of metazoo ({DESCRIPTION})", remedy) from error
             raise
         description = description_of(path, kind, source)
-        with contextlib.suppress(UsageError):  # a bundle may lack its card
+        try:
             hub_file(name, commit, CARD, _LARGEST_TEXT)
+        except UsageError as error:  # a bundle may lack its card
+            if not is_missing_file(error):
+                raise
         # Last, since a bundle in the cache is complete if it has weights.
         hub_file(name, commit, WEIGHTS, most_weights(path, description))
         folder = path.parent

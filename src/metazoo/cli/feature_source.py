@@ -49,7 +49,7 @@ class FeatureSource:
     @property
     def record(self) -> str:
         """Note on the source for a classifier made from it, without folders above it, which nobody should publish."""
-        return Path(self.path).name if Path(self.path).is_absolute() else str(self.path)
+        return str(self.path) if is_hub_name(self.path) else Path(self.path).resolve().name
 
     def subject(self, in_turn_on: str | None = None) -> Subject:
         """Subject of the evaluation.

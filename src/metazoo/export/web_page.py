@@ -109,13 +109,21 @@ def export_web_page(
     }
     text = _page(
         title=path.stem,
-        description=f"Model: {networks}, {side} x {side} pixels, {features} features.",
+        description=f"Model: {networks}, {side} x {side} pixels, {features} features. {_calibration(subject)}",
         agreement=f"{agreement.largest_difference:.1e}, measured on {agreement.generated + agreement.given} pictures",
         content=content,
         parts={"runtime": parts[SCRIPT], "runtime-wasm": parts[WASM], "model": data},
     )
     write_bytes(path, text.encode(errors="replace"))
     return agreement
+
+
+def _calibration(subject: FewShotClassifier | MetaModel) -> str:
+    if isinstance(subject, MetaModel) or subject.description.held_out is None:
+        return "Percentages rank the classes of a picture and are not calibrated."
+    return (
+        "Percentages are calibrated for the classes that came with the page, on held-out pictures, and for no others."
+    )
 
 
 def _parts(subject: FewShotClassifier | MetaModel) -> tuple[nn.Module, Sequence[ClassifierSpec], list[dict[str, Any]]]:

@@ -15,6 +15,7 @@ import zlib
 from pathlib import Path
 
 from metazoo.errors import ArtefactError, UsageError
+from metazoo.execution.progress import message
 from metazoo.storage.artefacts import cannot_read, write_bytes
 
 RUNTIME_VERSION = "1.30.0"
@@ -43,19 +44,26 @@ def runtime_files(package: Path | str | None = None) -> dict[str, bytes]:
     if package is not None:
         return _checked(package, _of_package(Path(package)))
     cache = _cache()
-    with contextlib.suppress(UsageError, ArtefactError):  # missing, or damaged: made again
-        return _checked(cache, _of_package(cache))
+    if cache is not None:
+        with contextlib.suppress(UsageError, ArtefactError):  # missing, or damaged: made again
+            return _checked(cache, _of_package(cache))
     with tempfile.TemporaryDirectory() as folder:
         files = _checked(PACKAGE, _of_package(_packed(Path(folder))))
-    with contextlib.suppress(ArtefactError):  # without a cache, the next page takes longer
-        for name, data in files.items():
-            write_bytes(cache / name, data)
+    if cache is not None:
+        with contextlib.suppress(ArtefactError):  # without a cache, the next page takes longer
+            for name, data in files.items():
+                write_bytes(cache / name, data)
     return files
 
 
-def _cache() -> Path:
+def _cache() -> Path | None:
+    """Folder of the cache; None for a user without a home folder, which a container may have."""
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (given if given.is_absolute() else Path.home() / ".cache") / "metazoo" / f"onnxruntime-web-{RUNTIME_VERSION}"
+    try:
+        folder = given if given.is_absolute() else Path.home() / ".cache"
+    except RuntimeError:
+        return None
+    return folder / "metazoo" / f"onnxruntime-web-{RUNTIME_VERSION}"
 
 
 def _of_package(package: Path) -> dict[str, bytes]:
@@ -97,6 +105,7 @@ def _packed(folder: Path) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         raise UsageError(PACKAGE, "not in the cache, and npm, which downloads it, is not installed", _remedy())
+    message(f"note: npm downloads {PACKAGE} (33 MB), once")
     command = [npm, "pack", "--ignore-scripts", "--loglevel=error", PACKAGE]
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_SECONDS, check=False)

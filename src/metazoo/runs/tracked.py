@@ -10,6 +10,7 @@ from metazoo.errors import ArtefactError
 from metazoo.pipeline.layout import META_MODEL, METRICS, TRACKING, TRACKING_RECORD
 from metazoo.runs.config import RunConfig
 from metazoo.storage.artefacts import read_json, write_json
+from metazoo.text import without_folders
 from metazoo.tracking import TrackedRun
 from metazoo.tracking.tracker import Parameter
 
@@ -19,7 +20,8 @@ _FORMAT_VERSION = 1
 def tracked_run(folder: Path, config: RunConfig, description: Mapping[str, Any]) -> TrackedRun:
     """Facts on a run for trackers; writes its identity into its folder when it is first tracked.
 
-    The identity is drawn at random and is no part of the run, which is the same with and without trackers.
+    The identity is drawn at random and is no part of the run, which is the same with and without trackers. Options have
+    the names of files instead of their paths.
 
     Args:
         folder: run folder.
@@ -45,7 +47,7 @@ def tracked_run(folder: Path, config: RunConfig, description: Mapping[str, Any])
         id=_identity(folder),
         name=folder.name,
         folder=folder / TRACKING,
-        parameters=dict(_flat(config.as_record())),
+        parameters=dict(_flat(without_folders(config.as_record()))),
         tags=tags,
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
 
+from metazoo.text import expanded_path
 from metazoo.tracking.tracker import Point, TrackedRun, Tracker
 
 _FACTS = "run"
@@ -26,7 +27,7 @@ class TensorBoardTracker(Tracker):
     def __init__(self, run: TrackedRun, target: str | None) -> None:
         from torch.utils.tensorboard import RecordWriter, summary
 
-        self._folder = run.folder if target is None else Path(target) / run.label
+        self._folder = run.folder if target is None else expanded_path(target) / run.label
         self.address = f"tensorboard --logdir {self._folder}"
         self._event = importlib.import_module("tensorboard.compat.proto.event_pb2").Event
         self._summary = summary

@@ -211,29 +211,30 @@ function takeFiles(field, area, use) {
 async function startCamera() {
   if (!navigator.mediaDevices) return tell("Browsers give a camera only to pages from a file or from https.");
   element("camera").disabled = true;
+  let own;
   try {
-    stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+    own = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
   } catch (error) {
     return tell(`There is no camera to use (${error.message}).`);
   } finally {
     element("camera").disabled = false;
   }
-  stream.getVideoTracks()[0].addEventListener("ended", stopCamera);
-  element("video").srcObject = stream;
+  stream = own;
+  own.getVideoTracks()[0].addEventListener("ended", () => stream === own && stopCamera());
+  element("video").srcObject = own;
   showCamera();
-  await element("video").play();
-  const live = { item: element("live"), feature: null };
-  results.push(live);
-  while (stream) {
+  while (stream === own) {
+    const begun = performance.now();
     try {
-      live.feature = await embed((await pictureOf(element("video"))).pixels);
-      showResult(live);
+      await element("video").play();
+      const feature = await embed((await pictureOf(element("video"))).pixels);
+      if (stream === own) showResult({ item: element("live"), feature });
     } catch (error) {
-      if (stream) tell(`The camera gives no picture (${error.message}).`);
+      if (stream === own) tell(`The camera gives no picture (${error.message}).`);
     }
-    await new Promise((resume) => setTimeout(resume, 50));
+    // The page stays usable while a slow model runs.
+    await new Promise((resume) => setTimeout(resume, Math.max(50, performance.now() - begun)));
   }
-  results = results.filter((result) => result !== live);
 }
 
 function stopCamera() {
@@ -277,11 +278,12 @@ async function open([file]) {
 function classesOf(content) {
   if (content?.format !== FORMAT || content.format_version !== 1) throw new Error("is not a file of class means.");
   if (content.embedder !== model.embedder) throw new Error("belongs to another model.");
-  const isSound = ({ name, images, mean }) =>
-    typeof name === "string" && name && Number.isInteger(images) && images > 0 && Array.isArray(mean) &&
-    mean.length === model.features && mean.every(Number.isFinite);
+  const isSound = (one) =>
+    typeof one?.name === "string" && one.name && Number.isInteger(one.images) && one.images > 0 &&
+    Array.isArray(one.mean) && one.mean.length === model.features && one.mean.every(Number.isFinite);
+  if (!Array.isArray(content.classes) || !content.classes.every(isSound)) throw new Error("is damaged.");
   const names = new Set(content.classes.map(({ name }) => name));
-  if (!content.classes.every(isSound) || names.size < content.classes.length) throw new Error("is damaged.");
+  if (names.size < content.classes.length) throw new Error("is damaged.");
   return content.classes.map(({ name, images, mean }) => newClass(name, { mean, images }));
 }
 
@@ -295,12 +297,13 @@ element("add").addEventListener("click", () => {
   cards.get(added.id).querySelector("[data-part=name]").select();
 });
 element("undo").addEventListener("click", () => {
+  isSaved = false;
   show(former.pop());
   tell("The last change is undone.");
 });
 element("save").addEventListener("click", save);
 element("clear").addEventListener("click", () => {
-  results = results.filter(({ item }) => item.id === "live");
+  results = [];
   element("results").replaceChildren();
   element("clear").hidden = true;
 });

@@ -24,6 +24,8 @@ function planesOf(bitmap) {
   // sum is rounded once, as in metazoo.
   context.drawImage(bitmap, 0, 0);
   const values = context.getImageData(0, 0, width, height).data;
+  // The canvas is white, unless it is larger than this browser makes one.
+  if (values[3] === 0) throw new Error("is too large for this browser");
   const count = width * height;
   const data = new Uint8Array(3 * count);
   for (let channel = 0; channel < 3; channel += 1) {

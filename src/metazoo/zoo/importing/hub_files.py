@@ -4,6 +4,7 @@ The environment variables of the library apply: HF_ENDPOINT chooses another hub,
 HF_TOKEN is the access token, HF_HOME the folder of the cache.
 """
 
+import errno
 import os
 import re
 from collections.abc import Callable
@@ -21,6 +22,9 @@ _REPOSITORY = r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}"
 _REVISION = r"\w[\w./-]{0,99}"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _BUSY = (408, 429)
+_LOCAL = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EIO
+)  # fmt: skip
 _TOKEN = "run `hf auth login`, or set HF_TOKEN to a token that may"
 _Result = TypeVar("_Result")
 
@@ -156,9 +160,20 @@ def is_missing_repository(error: UsageError) -> bool:
 
 
 def is_unreachable(error: UsageError) -> bool:
-    """Whether the hub has not answered, or is too busy to."""
+    """Whether the hub has not answered, or not completely, or is too busy to."""
     cause, status = error.__cause__, _status(error.__cause__)
-    return cause is not None and not _is_refusal(cause) and (status is None or status >= 500 or status in _BUSY)
+    if status is not None:
+        return status >= 500 or status in _BUSY
+    errors = import_library(_EXTRA, "huggingface_hub.errors")
+    # A RuntimeError is one of the library's own transfers in compiled code.
+    known = OSError | errors.HTTPError | RuntimeError
+    return cause is not None and isinstance(cause, known) and not _is_local(cause)
+
+
+def _is_local(error: BaseException) -> bool:
+    """Whether this machine refuses to store a file, also in a text of the library's compiled code."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return getattr(error, "errno", None) in _LOCAL or (number is not None and int(number[1]) in _LOCAL)
 
 
 def _status(error: BaseException | None) -> int | None:
@@ -175,6 +190,8 @@ def _explained(error: Exception, reason: str) -> tuple[str, str]:
     errors, status = import_library(_EXTRA, "huggingface_hub.errors"), _status(error)
     if _is_refusal(error):
         return f"is refused by the library of the hub ({reason})", "check the name and the front matter of README.md"
+    if status is None and _is_local(error):
+        return f"cannot be stored in the cache ({reason})", "free some space, or set HF_HOME to a writable folder"
     if isinstance(error, errors.GatedRepoError):
         return "the hub gives access only on request", "ask for it on the page of the repository, then `hf auth login`"
     if isinstance(error, errors.RepositoryNotFoundError):
