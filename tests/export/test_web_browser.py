@@ -31,11 +31,11 @@ READ_RESULTS = """Object.fromEntries([...document.querySelectorAll("#results > l
         Number(bar.dataset.probability)]))]))"""
 
 COUNT_FRAMES = """
-    var now = 0, mostAtOnce = 0, original = createImageBitmap;
-    var sleep = (duration) => new Promise((resume) => setTimeout(resume, duration));
+    var now = 0, mostAtOnce = 0, duration = 2000, original = createImageBitmap;
+    var sleep = (given) => new Promise((resume) => setTimeout(resume, given));
     window.createImageBitmap = async (...given) => {
         mostAtOnce = Math.max(mostAtOnce, now += 1);
-        await sleep(200);
+        await sleep(duration);
         return original(...given).finally(() => { now -= 1; });
     }; 0"""
 
@@ -322,11 +322,11 @@ def test_pictures_are_dropped_and_taken_from_the_camera(
     click(tab, f"{card(2)} [data-part=frame]")
     tab.wait(f"document.querySelectorAll('{card(2)} canvas').length === 1")
     tab.evaluate(COUNT_FRAMES)
-    for _ in range(3):  # within one frame
+    tab.wait("now > 0")
+    for _ in range(2):  # within one frame
         click(tab, "#camera")
-        click(tab, "#camera")
-        tab.wait("!document.querySelector('#camera').disabled")
-    tab.evaluate("sleep(1000).then(() => { mostAtOnce = 0; return sleep(1000); })")
+    tab.wait("!document.querySelector('#camera').disabled")
+    tab.evaluate("duration = 200; sleep(3000).then(() => { mostAtOnce = 0; return sleep(1000); })")
     assert tab.evaluate("mostAtOnce") == 1
     assert not tab.evaluate("document.querySelector('#camera-view').hidden")
     click(tab, "#camera")
