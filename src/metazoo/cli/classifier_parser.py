@@ -138,8 +138,8 @@ def _push(commands: Any) -> None:
         "hub_command:push",
         "Upload a meta-model or classifier to the Hugging Face Hub",
         "Upload the files of a meta-model or classifier, and nothing else, to a repository of the Hugging Face Hub, "
-        "which is made if missing. Others use it as hf:OWNER/NAME. The access token comes from HF_TOKEN or `hf auth "
-        "login`.",
+        "which is made if missing; the card of an earlier push is replaced. Others use it as hf:OWNER/NAME. The access "
+        "token comes from HF_TOKEN or `hf auth login`.",
         "Needs the extra hub.",
     )
     push.argument("bundle", "BUNDLE", "Folder of a run (its meta-model is uploaded), a meta-model or a classifier")
