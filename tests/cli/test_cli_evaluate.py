@@ -158,7 +158,7 @@ def test_other_folders_are_named(refused: Refused, workshop: Workshop) -> None:
     for command in (("evaluate", "--data", workshop.unseen), ("adapt", "--support", workshop.support, "--out", "x")):
         name, *options = command
         missing = refused(2, name, workshop.none, *options)
-        assert "none: does not exist; give a run folder, a zoo folder or a meta-model folder" in missing
+        assert "none: does not exist; give a run folder, a zoo folder, a meta-model folder or hf:OWNER/NAME" in missing
         error = refused(2, name, workshop.seen, *options)
         assert "seen: holds no run (run.json), zoo (zoo.json) or meta-model" in error
 
