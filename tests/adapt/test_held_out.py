@@ -86,10 +86,8 @@ def test_record_and_pairs_count_by_hand() -> None:
     )
     assert found.loss(1.0) == pytest.approx(expected, rel=1e-5)
     low, high = HeldOutRecord(images=5, correct=2, folds=3).interval()
-    # Wilson's formula.
-    z, share, n = stats.norm.ppf(0.975), 0.4, 5
-    centre, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    assert (low, high) == pytest.approx([(centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)])
+    expected = stats.binomtest(2, 5).proportion_ci(0.95, method="wilson")
+    assert (low, high) == pytest.approx((expected.low, expected.high))
 
 
 def test_a_planted_wrong_label_is_found() -> None:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 from training_helpers import OPTIONS, untrained
 
-from metazoo.cli.output import print_sections
+from metazoo.cli.run_output import print_sections
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.pipeline.layout import GROUPING, HEALTH, METRICS, TRUST, UNLABELLED
 from metazoo.plugins import Registry

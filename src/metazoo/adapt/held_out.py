@@ -9,11 +9,11 @@ underestimated and a fitted temperature is useless.) A class with a single image
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
-from scipy import stats
 from torch import Tensor
 from torch.nn import functional
 
@@ -178,5 +178,5 @@ def unknown_threshold(
     if len(scores) < _FEWEST_SCORES:
         return None
     distances = (1 - scores.double()).clamp(min=1e-6).log()
-    quantile = float(distances.mean()) + float(stats.norm.isf(rate)) * float(distances.std())
+    quantile = float(distances.mean()) + NormalDist().inv_cdf(1 - rate) * float(distances.std())
     return 1 - float(torch.tensor(quantile, dtype=torch.float64).exp())

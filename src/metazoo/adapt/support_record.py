@@ -1,10 +1,11 @@
 """Records of the support images of a classifier and of its versions, parts of `bundle.json`."""
 
+import math
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
-from scipy import stats
 
 Row = Annotated[int, Field(ge=0)]
 
@@ -56,8 +57,11 @@ class HeldOutRecord(BaseModel):
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Wilson interval of the accuracy, in [0, 1]."""
-        found = stats.binomtest(self.correct, self.images).proportion_ci(confidence, method="wilson")
-        return float(found.low), float(found.high)
+        n, share = self.images, self.correct / self.images
+        z = NormalDist().inv_cdf((1 + confidence) / 2)
+        centre, scale = share + z * z / (2 * n), 1 + z * z / n
+        half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+        return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
 def check_versions(versions: Sequence[Version], class_names: Sequence[str], images: int) -> None:

@@ -13,7 +13,8 @@ from rich.text import Text
 
 from metazoo.adapt import FewShotClassifier, load_support_folder
 from metazoo.cli.feature_source import open_source
-from metazoo.cli.output import print_sections, print_table
+from metazoo.cli.output import print_table
+from metazoo.cli.run_output import print_sections
 from metazoo.data import ImageSet, assert_disjoint, load_images
 from metazoo.evaluate import evaluate, results_table
 from metazoo.execution.executor import default_workers, executor_for

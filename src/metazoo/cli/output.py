@@ -8,11 +8,6 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from metazoo.execution.progress import message
-from metazoo.report.sections import sections_of
-from metazoo.runs.record import Run
-from metazoo.zoo import Zoo
-
 _WIDEST, _WIDTH_IN_A_PIPE = 100_000, 100
 
 
@@ -35,20 +30,3 @@ def _tighten(table: Table, console: Console) -> None:
     first = table.columns[0]
     names = [Measurement.get(console, console.options, cell).maximum for cell in first.cells]
     first.no_wrap = max(names) <= console.width // 3
-
-
-def print_sections(run: Run, zoo: Zoo, *, about_models: bool) -> bool:
-    """Print the tables of a run, and its warnings on standard error; False if it has recorded none.
-
-    Args:
-        run: a run on `zoo`.
-        zoo: current zoo of the run.
-        about_models: whether to print the tables on single models, or the others.
-    """
-    contents = [content for _, content in sections_of(run, zoo, about_models=about_models)]
-    for content in contents:
-        for table in content.tables:
-            print_table(table)
-        for warning in content.warnings:
-            message(f"warning: {warning}")
-    return bool(contents)

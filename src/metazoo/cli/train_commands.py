@@ -7,7 +7,8 @@ from dataclasses import asdict
 from rich.table import Table
 from rich.text import Text
 
-from metazoo.cli.output import print_sections, print_table
+from metazoo.cli.output import print_table
+from metazoo.cli.run_output import print_sections
 from metazoo.methods import list_methods
 from metazoo.methods.overview import methods_markdown
 from metazoo.pipeline.layout import META_MODEL

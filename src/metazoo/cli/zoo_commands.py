@@ -12,7 +12,8 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from metazoo.cli.output import print_sections, print_table
+from metazoo.cli.output import print_table
+from metazoo.cli.run_output import print_sections
 from metazoo.data import load_images
 from metazoo.errors import UsageError, ZooError
 from metazoo.execution.bounded import Limits

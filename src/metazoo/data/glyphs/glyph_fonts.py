@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 from fontTools.ttLib import TTFont
@@ -70,6 +69,8 @@ def render_shape(character: str, face: str, side: int) -> tuple[Tensor, tuple[fl
 
 
 def _font_file(face: str) -> Path:
+    import matplotlib  # takes half a second, which only glyphs need
+
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{face}.ttf"
     if not path.is_file():
         raise DataError(path, "font is missing", "install matplotlib again, which contains the fonts of the glyphs")
