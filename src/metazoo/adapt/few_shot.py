@@ -22,6 +22,7 @@ from metazoo.execution.compute import Compute
 from metazoo.features.batch_norm import has_batch_norm
 from metazoo.features.embedders import JointFeatures, SideBySide, device_of
 from metazoo.features.heads import FittedHead
+from metazoo.features.heads.fitted import scaled
 from metazoo.features.heads.head import checked, in_batches
 from metazoo.models import ImageClassifier
 from metazoo.notebook import ShownInNotebook
@@ -90,6 +91,7 @@ class FewShotClassifier(ShownInNotebook):
         networks = ", ".join(spec.architecture for spec in self.description.networks)
         return f"FewShotClassifier({', '.join(self.class_names[:10])}: head {self.description.head} on {networks})"
 
+    @torch.no_grad()
     def predict(self, images: Any) -> Prediction:
         """Classify images, each on its own unless the classifier is `transductive`.
 
@@ -111,6 +113,7 @@ class FewShotClassifier(ShownInNotebook):
             self.description.threshold,
         )
 
+    @torch.no_grad()
     def embed(self, images: Any) -> Float[Tensor, "n features"]:
         """Features of images on the CPU, of length 1, such that similar images have a large inner product.
 
@@ -139,8 +142,7 @@ class FewShotClassifier(ShownInNotebook):
         if count < 1:
             raise UsageError("count", f"{count} images", "give at least 1")
         rows, labels = current_support(self.description)
-        scale = self._module.fitted.scale
-        own = self.support_features[rows] if scale is None else self.support_features[rows] * scale.cpu()
+        own = scaled(self.support_features[rows], self._module.fitted.scale)
         cosines = self.embed(images) @ functional.normalize(own, dim=1).T
         found = cosines.topk(min(count, len(rows)), dim=1)
         return [
@@ -156,7 +158,6 @@ class FewShotClassifier(ShownInNotebook):
             for similarities, indices in zip(found.values.tolist(), found.indices.tolist(), strict=True)
         ]
 
-    @torch.no_grad()
     def _in_batches(self, images: Any) -> list[Tensor]:
         squares = checked_images(images, self.side).to(device_of(self._module.embedder) or "cpu")
         return [squares] if self.transductive else list(in_batches(squares))

@@ -12,6 +12,7 @@ from metazoo.adapt.held_out import familiar_means, familiarity
 from metazoo.features.batch_norm import batch_statistics, stored_statistics
 from metazoo.features.embedders import Embedder, MirroredFeatures, SideBySide, device_of
 from metazoo.features.heads import FittedHead, HeadKind
+from metazoo.features.heads.fitted import scaled
 from metazoo.models import ImageClassifier, square_images
 
 
@@ -70,8 +71,7 @@ class FewShotModule(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """Features [n, d] of `images` [n, 1 or 3, h, w], weighted by the domains of the task and of length 1."""
-        features, scale = self.features(images), self.fitted.scale
-        return functional.normalize(features if scale is None else features * scale, dim=1)
+        return functional.normalize(scaled(self.features(images), self.fitted.scale), dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Probabilities [n, ways] of `images` [n, 1 or 3, h, w], uint8 or float in [0, 1]."""

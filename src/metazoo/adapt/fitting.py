@@ -22,6 +22,7 @@ from metazoo.errors import MetazooError, UsageError
 from metazoo.features.batch_norm import BatchNormMode, has_batch_norm, store_statistics, stored_statistics
 from metazoo.features.embedders import Embedder, JointFeatures, MirroredFeatures, MultiDomainClassifier, SideBySide
 from metazoo.features.heads import FeatureHead, FittedHead, Head
+from metazoo.features.heads.fitted import scaled
 from metazoo.features.heads.head import checked, on_device
 from metazoo.models import ImageClassifier
 
@@ -86,8 +87,7 @@ def fit_support(
     columns = torch.ones(features.shape[1], dtype=torch.bool)
     if isinstance(networks, MultiDomainClassifier):
         shares, scale = (own.cpu() for own in networks.recogniser.weigh(features.to(networks.recogniser.weight.device)))
-        networks, columns = _active_networks(networks, scale)
-        scale = None if isinstance(networks, ImageClassifier) else scale[columns]
+        networks, columns, scale = _active_networks(networks, scale)
         features = features[:, columns]
     assert isinstance(networks, ImageClassifier | SideBySide)
 
@@ -100,25 +100,24 @@ def fit_support(
         return Fold(fit_features(head, seen[kept], labels[kept], ways, scale), seen[kept], seen[held])
 
     held_out = hold_out(labels, ways, fold)
-    fitted, threshold = calibrated(head, features, labels, ways, scale, held_out, rate)
-    return FittedSupport(networks, dataclasses.replace(fitted, shares=shares), features, held_out, threshold)
+    fitted = dataclasses.replace(fit_features(head, features, labels, ways, scale), shares=shares)
+    fitted, threshold = calibrated(fitted, head, features, labels, ways, held_out, rate)
+    return FittedSupport(networks, fitted, features, held_out, threshold)
 
 
 def calibrated(
-    head: FeatureHead,
+    fitted: FittedHead,
+    head: Head,
     features: Float[Tensor, "n features"],
     labels: Int64[Tensor, " n"],
     ways: int,
-    scale: Tensor | None,
     held_out: HeldOut | None,
     rate: float,
 ) -> tuple[FittedHead, float | None]:
-    """Head fitted to features, with its temperature, and the threshold of unknown images; see `fit_support`."""
-    fitted = fit_features(head, features, labels, ways, scale)
-    means = familiar_means(features, labels, ways, scale)
+    """Fitted head with its temperature, and the threshold of unknown images; see `fit_support`."""
+    means = familiar_means(features, labels, ways, fitted.scale)
     temperature = fitted_temperature(held_out, head.temperature)
-    threshold = unknown_threshold(held_out, means, rate)
-    return dataclasses.replace(fitted, temperature=temperature), threshold
+    return dataclasses.replace(fitted, temperature=temperature), unknown_threshold(held_out, means, rate)
 
 
 def fit_features(
@@ -129,8 +128,7 @@ def fit_features(
     scale: Tensor | None,
 ) -> FittedHead:
     """Fit a head to features, with fixed factors `scale` of the features."""
-    own = features if scale is None else features * scale
-    return dataclasses.replace(head.fit_features(own, labels, ways), scale=scale)
+    return dataclasses.replace(head.fit_features(scaled(features, scale), labels, ways), scale=scale)
 
 
 @torch.no_grad()
@@ -199,12 +197,11 @@ def _fit_images(
     networks = own.embedder if isinstance(own, MirroredFeatures) else own
     if isinstance(networks, MultiDomainClassifier):
         assert fitted.scale is not None
-        networks, columns = _active_networks(networks, fitted.scale)
-        scale = None if isinstance(networks, ImageClassifier) else fitted.scale[columns]
+        networks, columns, scale = _active_networks(networks, fitted.scale)
         fitted = dataclasses.replace(fitted, weight=fitted.weight[:, columns], scale=scale)
     assert isinstance(networks, ImageClassifier | SideBySide)
-    fitted = dataclasses.replace(fitted, temperature=head.temperature)
     if is_transductive:
+        fitted = dataclasses.replace(fitted, temperature=head.temperature)
         return FittedSupport(networks, fitted, None, None, None)
 
     def fold(kept: Tensor, held: Tensor) -> Fold:
@@ -219,9 +216,8 @@ def _fit_images(
     features = features_one_by_one(
         MirroredFeatures(networks) if isinstance(module, MirroredFeatures) else networks, images
     )
-    means = familiar_means(features, labels, ways, fitted.scale)
-    fitted = dataclasses.replace(fitted, temperature=fitted_temperature(held_out, head.temperature))
-    return FittedSupport(networks, fitted, features, held_out, unknown_threshold(held_out, means, rate))
+    fitted, threshold = calibrated(fitted, head, features, labels, ways, held_out, rate)
+    return FittedSupport(networks, fitted, features, held_out, threshold)
 
 
 def _store_support(module: Embedder, images: Images, batch_norm: BatchNormMode) -> None:
@@ -231,9 +227,11 @@ def _store_support(module: Embedder, images: Images, batch_norm: BatchNormMode) 
 
 def _active_networks(
     module: MultiDomainClassifier, scale: Float[Tensor, " features"]
-) -> tuple[ImageClassifier | SideBySide, Tensor]:
-    """Networks with a share in the task, and whether each feature belongs to one of them."""
+) -> tuple[ImageClassifier | SideBySide, Tensor, Tensor | None]:
+    """Networks with a share in the task, whether each feature belongs to one of them, and the factors of these."""
     columns = scale > 0
     active = columns.unflatten(0, (len(module.networks), -1)).all(1).tolist()
     own = [network for network, is_active in zip(module.networks, active, strict=True) if is_active]
-    return own[0] if len(own) == 1 else SideBySide(own), columns.cpu()
+    if len(own) == 1:
+        return own[0], columns.cpu(), None
+    return SideBySide(own), columns.cpu(), scale[columns]

@@ -312,7 +312,8 @@ def _fitted(
         return Fold(fitted, chosen[of_kept], chosen[held])
 
     held_out = hold_out(label_of, ways, fold)
-    fitted, threshold = calibrated(head, chosen, label_of, ways, scale, held_out, own.false_rejection)
+    fitted = fit_features(head, chosen, label_of, ways, scale)
+    fitted, threshold = calibrated(fitted, head, chosen, label_of, ways, held_out, own.false_rejection)
     description = ClassifierDescription(
         **own.model_dump(
             exclude={

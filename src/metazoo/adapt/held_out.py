@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from metazoo.features.heads import FittedHead
+from metazoo.features.heads.fitted import scaled
 from metazoo.features.heads.head import class_means
 
 _MOST_FOLDS = 10
@@ -123,18 +124,14 @@ def familiar_means(
     features: Float[Tensor, "n features"], labels: Int64[Tensor, " n"], ways: int, scale: Tensor | None
 ) -> Float[Tensor, "{ways} features"]:
     """Class means of normalised features, of length 1, after the factors `scale`."""
-    return functional.normalize(class_means(_scaled(features, scale), labels, ways), dim=1)
+    return functional.normalize(class_means(scaled(features, scale), labels, ways), dim=1)
 
 
 def familiarity(
     features: Float[Tensor, "n features"], means: Float[Tensor, "ways features"], scale: Tensor | None
 ) -> Float[Tensor, " n"]:
     """Largest cosine of each feature with a class mean, in [-1, 1]."""
-    return (functional.normalize(_scaled(features, scale), dim=1) @ means.T).amax(1)
-
-
-def _scaled(features: Tensor, scale: Tensor | None) -> Tensor:
-    return features if scale is None else features * scale.to(features.device)
+    return (functional.normalize(scaled(features, scale), dim=1) @ means.T).amax(1)
 
 
 def fitted_temperature(held_out: HeldOut | None, prior: float) -> float:

@@ -1,6 +1,7 @@
 """`metazoo classifier ...`: show a classifier and change it."""
 
 from argparse import Namespace
+from collections.abc import Callable
 
 from rich.table import Table
 from rich.text import Text
@@ -41,49 +42,48 @@ def show(options: Namespace) -> None:
 
 def add(options: Namespace) -> None:
     """Add images or classes, as `metazoo classifier add`."""
-    classifier = FewShotClassifier.load(options.classifier)
-    support = load_labelled_folder(options.support, classifier.side, skip_bad=options.skip_bad)
-    for reason in support.skipped:
-        message(f"skipped: {printable(reason)}")
-    labels = [support.class_names[label] for label in support.labels.tolist()]
-    with torch_threads(1):
-        _save(options, growth.add_images(classifier, support.images, labels, support.image_names))
+
+    def change(classifier: FewShotClassifier) -> FewShotClassifier:
+        support = load_labelled_folder(options.support, classifier.side, skip_bad=options.skip_bad)
+        for reason in support.skipped:
+            message(f"skipped: {printable(reason)}")
+        labels = [support.class_names[label] for label in support.labels.tolist()]
+        return growth.add_images(classifier, support.images, labels, support.image_names)
+
+    _change(options, change)
 
 
 def remove(options: Namespace) -> None:
     """Remove classes or images, as `metazoo classifier remove`."""
-    classifier = FewShotClassifier.load(options.classifier)
-    with torch_threads(1):
-        _save(options, growth.remove(classifier, classes=options.classes or (), images=options.images or ()))
+    classes, images = options.classes or (), options.images or ()
+    _change(options, lambda classifier: growth.remove(classifier, classes=classes, images=images))
 
 
 def rename(options: Namespace) -> None:
     """Rename a class, as `metazoo classifier rename`."""
-    classifier = FewShotClassifier.load(options.classifier)
-    with torch_threads(1):
-        _save(options, growth.rename(classifier, {options.former: options.new}))
+    _change(options, lambda classifier: growth.rename(classifier, {options.former: options.new}))
 
 
 def merge(options: Namespace) -> None:
     """Merge another classifier into one, as `metazoo classifier merge`."""
-    classifier, other = FewShotClassifier.load(options.classifier), FewShotClassifier.from_pretrained(options.other)
-    with torch_threads(1):
-        _save(options, growth.merge(classifier, other))
+    _change(options, lambda classifier: growth.merge(classifier, FewShotClassifier.from_pretrained(options.other)))
 
 
 def undo(options: Namespace) -> None:
     """Return to the former version, as `metazoo classifier undo`."""
-    with torch_threads(1):
-        _save(options, growth.undo(FewShotClassifier.load(options.classifier)))
+    _change(options, growth.undo)
 
 
 def forget(options: Namespace) -> None:
     """Delete former versions, as `metazoo classifier forget`."""
+    _change(options, lambda classifier: growth.forget(classifier, pictures=options.pictures))
+
+
+def _change(options: Namespace, change: Callable[[FewShotClassifier], FewShotClassifier]) -> None:
+    """Load a classifier, change it, save it as its next version or to another folder, and report on it."""
+    classifier = FewShotClassifier.load(options.classifier)
     with torch_threads(1):
-        _save(options, growth.forget(FewShotClassifier.load(options.classifier), pictures=options.pictures))
-
-
-def _save(options: Namespace, classifier: FewShotClassifier) -> None:
+        classifier = change(classifier)
     folder = options.classifier if options.out is None else options.out
     check_out(folder, ClassifierDescription, overwrite=options.out is None)
     classifier.save(folder)

@@ -41,11 +41,9 @@ def print_support_report(classifier: FewShotClassifier) -> None:
     print_table(table)
     if len(members) > _MOST_ROWS:
         print(f"{len(members) - _MOST_ROWS} more classes are not listed")
-    if held_out is None:
-        print(held_out_text(classifier))
-        return
     print(held_out_text(classifier))
-    _print_doubts(classifier, held_out)
+    if held_out is not None:
+        _print_doubts(classifier, held_out)
 
 
 def held_out_text(classifier: FewShotClassifier) -> str:

@@ -56,8 +56,7 @@ class FittedHead:
 
         For soft k-means, `features` are those of the whole query set, which must not be empty.
         """
-        if self.scale is not None:
-            features = features * self.scale
+        features = scaled(features, self.scale)
         if self.kind == "cosine":
             return functional.normalize(features, dim=-1) @ functional.normalize(self.weight, dim=-1).mT
         if self.transductive:
@@ -76,6 +75,13 @@ class FittedHead:
     def probabilities(self, features: Float[Tensor, "*tasks n features"]) -> Float[Tensor, "*tasks n ways"]:
         """Softmax of the logits, divided by the temperature."""
         return torch.softmax(self.logits(features) / self.temperature, dim=-1)
+
+
+def scaled(
+    features: Float[Tensor, "*tasks n features"], scale: Float[Tensor, " features"] | None
+) -> Float[Tensor, "*tasks n features"]:
+    """Features times the factors `scale` of a fitted head; None for no scaling."""
+    return features if scale is None else features * scale.to(features.device)
 
 
 def normalised_linear(weights: Float[Tensor, "*tasks inputs ways"]) -> FittedHead:
