@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from error_checks import raises
 from training_helpers import PUBLISHED_OPTIONS, build, content
 
 from metazoo.bank import Bank
-from metazoo.errors import Interrupted, UsageError
+from metazoo.errors import Interrupted, RunError, UsageError
 from metazoo.learn.replay_learning import ReplayLearner
 from metazoo.pipeline.layout import BANK, CLASSES, CONFLICTS
 from metazoo.runs.config import merged, resolve_config
@@ -75,6 +76,26 @@ def test_without_reinversion_the_bank_is_replayed(zoo: Zoo, tmp_path: Path, monk
     changed = options(visits={"teachers": 2, "images_per_class": 5, "reinversion": False, "replacement": False})
     run = train(zoo, "tgr", preset="published", out=tmp_path / "run", config=changed, workers=1)
     assert run.finished
+
+
+def test_images_recovered_in_pixels_are_those_of_the_default(zoo: Zoo, tmp_path: Path) -> None:
+    pixels = {"iterations": 3, "guide_all": True}
+    budget, visits = {**PUBLISHED_OPTIONS["budget"], "bucket_pixels": 10_000}, {"teachers": 2, "reinversion": False}
+    given = options(images="pixels", pixels=pixels, budget=budget, visits={**visits, "images_per_class": 5})
+    run = train(zoo, "tgr", preset="published", out=tmp_path / "run", config=given, workers=1)
+    other = {"recovery": pixels, "budget": budget, "learning": {"steps": 1, "views": 3}}
+    again = train(zoo, "zoo-distillation", out=tmp_path / "other", config=other, reuse_images=run)
+    for contract in zoo:
+        images = [Bank.open(own.path / BANK).images_of(contract.name)[0] for own in (run, again)]
+        assert torch.equal(*images)
+    with raises(RunError, subject=str(run.path), problem="recovery"):
+        wrong = {**other, "recovery": {"iterations": 2, "guide_all": True}}
+        train(zoo, "zoo-distillation", out=tmp_path / "wrong", config=wrong, reuse_images=run)
+
+
+def test_visits_can_recover_in_pixels(zoo: Zoo, tmp_path: Path) -> None:
+    given = options(images="pixels", pixels={"iterations": 2})
+    assert train(zoo, "tgr", preset="published", out=tmp_path / "run", config=given, workers=1).finished
 
 
 def test_without_a_class_map_the_zoo_is_asked(zoo: Zoo, tmp_path: Path) -> None:

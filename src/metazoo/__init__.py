@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from metazoo.learn.learning_config import register_regulariser
     from metazoo.methods import list_methods, register_method
     from metazoo.models import register_architecture
+    from metazoo.pipeline.workspace import LearningStep
     from metazoo.plugins import load_plugin
     from metazoo.report.track import track_run
     from metazoo.runs.record import Run
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "FewShotClassifier": "metazoo.adapt",
+    "LearningStep": "metazoo.pipeline.workspace",
     "MetaModel": "metazoo.adapt",
     "MetazooClassifier": "metazoo.adapt.estimator",
     "Run": "metazoo.runs.record",
@@ -84,6 +86,7 @@ __all__ = [
     "DataError",
     "FewShotClassifier",
     "Interrupted",
+    "LearningStep",
     "MetaModel",
     "MetazooClassifier",
     "MetazooError",

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from metazoo.errors import Interrupted
+from metazoo.models import ClassifierSpec, build_classifier
 from metazoo.pipeline.stepping import learn_in_steps
-from metazoo.pipeline.workspace import Workspace
+from metazoo.pipeline.workspace import LearningStep, OnStep, Workspace
 from metazoo.storage.metrics import MetricsLog
 from metazoo.storage.run_folder import RunFolder
 from metazoo.zoo import Zoo
@@ -21,6 +22,12 @@ class Report:
 
 
 class Counter:
+    classifier = build_classifier(
+        ClassifierSpec(
+            architecture="conv4", arguments={"width": 4}, classes=2, input_size=16, mean=(0.5,) * 3, std=(0.5,) * 3
+        )
+    )
+
     def __init__(self) -> None:
         self.steps_done, self.done = 0, []
 
@@ -37,7 +44,9 @@ class Counter:
         self.steps_done = steps_done
 
 
-def learn(folder: Path, *, stop_after: int | None = None, seconds: float = 0.0) -> Counter:
+def learn(
+    folder: Path, *, stop_after: int | None = None, seconds: float = 0.0, on_step: OnStep | None = None
+) -> Counter:
     learner = Counter()
 
     def check() -> None:
@@ -45,7 +54,7 @@ def learn(folder: Path, *, stop_after: int | None = None, seconds: float = 0.0) 
             raise Interrupted("stopped")
 
     run = RunFolder(folder)
-    workspace = Workspace(Zoo(folder, []), run, MetricsLog(folder / "m.jsonl"), 0, check, False)
+    workspace = Workspace(Zoo(folder, []), run, MetricsLog(folder / "m.jsonl"), 0, check, False, on_step=on_step)
     try:
         learn_in_steps(
             workspace, learner, 10, steps_between_checkpoints=4, steps_between_metrics=2,
@@ -81,3 +90,21 @@ def _failing_at_nine(self: Counter) -> Report:
         raise OSError("lost")
     self.steps_done += 1
     return Report(self.steps_done)
+
+
+def test_every_step_is_shown_once_it_is_done_and_before_it_is_stored(tmp_path: Path) -> None:
+    seen: list[LearningStep] = []
+
+    def fail(step: LearningStep) -> None:
+        seen.append(step)
+        if step.step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learn(tmp_path, on_step=fail)
+    assert RunFolder(tmp_path).latest_checkpoint("learning") is None
+    again: list[LearningStep] = []
+    learn(tmp_path, on_step=again.append)
+    assert [step.step for step in seen] == [1, 2, 3, 4]
+    assert [(step.step, step.steps, step.stage) for step in again] == [(n, 10, "learning") for n in range(1, 11)]
+    assert all(step.classifier is Counter.classifier for step in again)

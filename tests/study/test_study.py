@@ -142,6 +142,31 @@ def test_tables_hold_every_row_and_figure(done: tuple[Path, StudyResults]) -> No
     assert page.count("<tr>") == len(labels) + 1
 
 
+def test_a_curve_measures_the_rows_while_they_learn_and_changes_nothing(
+    study: dict[str, Any], done: tuple[Path, StudyResults], tmp_path: Path
+) -> None:
+    steps = FLAT["learning.steps"]
+    curve = {"every": 2, "episodes": 4, "head": "nearest-mean-euclidean"}
+    rows = [row for row in ROWS if row["name"] in ("tgr", "ensemble")]
+    run_study({**study, "rows": rows, "reference": "tgr", "curve": curve}, tmp_path / "out", workers=1)
+    assert accuracies(tmp_path / "out").items() <= accuracies(done[0]).items()
+    points = csv_rows(tmp_path / "out" / "curves.csv")
+    measured = sorted({*range(2, steps, 2), steps})
+    assert [(p["row"], int(p["step"]), int(p["shots"])) for p in points] == [
+        ("tgr", step, shots) for step in measured for shots in (1, 2)
+    ]
+    # The last point is that of the finished network: only stored statistics are added after the last step.
+    zoo = study["zoos"]["main"]
+    module = Run.open(tmp_path / "out" / "cells" / "main" / "tgr" / "seed-0" / "run").meta_model.module
+    expected = evaluate(
+        [Subject.of("tgr", "tgr", module)], load_images(zoo["data"]), ways=3, shots=(1, 2), episodes=4, queries=2,
+        head="nearest-mean-euclidean", batch_norm="support",
+    )  # fmt: skip
+    assert [float(p["accuracy"]) for p in points[-2:]] == pytest.approx([own.accuracy for own in expected], abs=1e-3)
+    with raises(RunError, subject=str(tmp_path / "out"), problem="curve"):
+        run_study({**study, "curve": {**curve, "every": 3}}, tmp_path / "out", workers=1)
+
+
 def test_a_stopped_study_continues_bit_equal(
     study: dict[str, Any], done: tuple[Path, StudyResults], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

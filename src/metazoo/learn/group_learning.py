@@ -24,7 +24,7 @@ from metazoo.learn.losses import distillation_loss, joint_feature_loss, relation
 from metazoo.learn.meta_optimiser import GROUPING, REGULARISER, MetaOptimiser, of_prefix, with_prefix
 from metazoo.learn.regularisers import Direction, Loss, MeanGradient, Parameters, Regulariser
 from metazoo.learn.update_rules import MemberStep, UpdateRule, build_update
-from metazoo.models import ClassifierSpec, build_classifier
+from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
 from metazoo.taskspace import FixedGrouping, Grouping, Partition, draw_members
 
 Groups = Sequence[Sequence[int]]
@@ -164,6 +164,11 @@ class GroupLearner:
         self._pool: tuple[int, AugmentedImages, list[Tensor]] | None = None
         self._mixed: tuple[int, Groups] | None = None  # number of the pool, and groups that it mixes within
         self._directed: dict[tuple[Regulariser, bool], Repeated[Direction]] = {}
+
+    @property
+    def classifier(self) -> ImageClassifier:
+        """Meta-model as it is now."""
+        return self.student.classifier
 
     def step(self) -> StepReport:
         """Learn from one group.

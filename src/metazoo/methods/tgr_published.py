@@ -12,6 +12,8 @@ Quirks of the published code, each with the option that follows or corrects it; 
   of that term (`learning.distillation` is used here; the published value amounts to 1);
 - the gradient flows through the displacement of the regularisation, which doubles its strength
   (`learning.regularisation.differentiate_displacement`);
+- images are recovered through a generator (`images`); recovery in pixels separates what is learned from how it is
+  recovered;
 - drawn teachers are inverted from scratch at every visit (`visits.reinversion`), and a teacher may be drawn twice in
   one iteration (`visits.replacement`);
 - one crop and one flip serve a whole batch (`recovery.shared_augmentation`, `learning.shared_augmentation`);
@@ -40,6 +42,8 @@ Differences from the published code:
 - a class is drawn for episodes once it has enough images (published: once it has any).
 """
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from metazoo.bank import Bank, ResidentBanks
@@ -52,7 +56,7 @@ from metazoo.pipeline.replay_stage import VisitConfig, check_episodes, learn_by_
 from metazoo.pipeline.shared_config import GroupingConfig, MetaModelConfig
 from metazoo.pipeline.stage_plan import StagePlan, embedding_plans, recovery_plans, replay_plans
 from metazoo.pipeline.workspace import Workspace
-from metazoo.recover import GeneratorConfig, RecoveryBudget
+from metazoo.recover import GeneratorConfig, RecoveryBudget, RecoveryConfig
 from metazoo.taskspace import ProbeConfig
 from metazoo.zoo import ClassIdentity, Zoo, identify_classes
 
@@ -62,7 +66,12 @@ class PublishedTgrConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    images: Literal["generator", "pixels"] = Field(
+        default="generator",
+        description="pixels: images are recovered by the options `pixels`, many times faster; else by `recovery`",
+    )
     recovery: GeneratorConfig = GeneratorConfig()
+    pixels: RecoveryConfig = RecoveryConfig()
     budget: RecoveryBudget = RecoveryBudget(images_per_class=600)
     probe: ProbeConfig = ProbeConfig(fisher="published", fisher_images=3000, batch_statistics=True)
     grouping: GroupingConfig = GroupingConfig(strategy="spectral", similarity="published")
@@ -78,6 +87,11 @@ class PublishedTgrConfig(BaseModel):
     def _check(self) -> "PublishedTgrConfig":
         self.grouping.check_update(self.learning.update)
         return self
+
+    @property
+    def used_recovery(self) -> GeneratorConfig | RecoveryConfig:
+        """Options of recovery, in pixels or through the generator."""
+        return self.pixels if self.images == "pixels" else self.recovery
 
     @property
     def images_kept(self) -> int:
@@ -100,9 +114,9 @@ def check_config(zoo: Zoo, config: PublishedTgrConfig) -> ClassIdentity:
 def plan_as_published(zoo: Zoo, config: PublishedTgrConfig) -> list[StagePlan]:
     """Plan the stages of `train_as_published`."""
     return [
-        *recovery_plans(zoo, config.recovery, config.budget),
+        *recovery_plans(zoo, config.used_recovery, config.budget),
         *(embedding_plans(zoo, config.probe, config.budget) if config.grouping.by_distances else ()),
-        *replay_plans(zoo, config.visits, config.recovery, config.budget, config.learning, config.meta_model),
+        *replay_plans(zoo, config.visits, config.used_recovery, config.budget, config.learning, config.meta_model),
     ]
 
 
@@ -111,11 +125,11 @@ def train_as_published(workspace: Workspace, config: PublishedTgrConfig) -> Imag
     identity = keep_classes(workspace, lambda: check_config(workspace.zoo, config))
     if config.grouping.by_distances:
         check_probe(workspace, config.probe)
-    bank = recover_images(workspace, config.recovery, config.budget)
+    bank = recover_images(workspace, config.used_recovery, config.budget)
     grouping_of, identity = _group_and_compare(workspace, bank, identity, config)
     grouping = grouping_of(range(len(workspace.zoo)))
     return learn_by_replay(
-        workspace, bank, grouping, identity, config.visits, config.recovery, config.learning, config.meta_model
+        workspace, bank, grouping, identity, config.visits, config.used_recovery, config.learning, config.meta_model
     )
 
 

@@ -4,6 +4,8 @@ import os
 import shutil
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from metazoo.bank import Bank
 from metazoo.bank.contact_sheet import contact_sheet
 from metazoo.execution.progress import message
@@ -11,6 +13,18 @@ from metazoo.pipeline.layout import BANK, HEALTH, sheet_of
 from metazoo.pipeline.workspace import Workspace
 from metazoo.recover import GeneratorConfig, RecoveryBudget, RecoveryConfig, health_rows, health_warning, recover_zoo
 from metazoo.storage.artefacts import cannot_write
+
+
+def recovery_options(options: BaseModel) -> dict[str, BaseModel]:
+    """Options that determine the recovered images of a run, besides zoo and seed, by name; empty if it recovers none.
+
+    Args:
+        options: options of a method. Its section `recovery` holds those of recovery, unless it has an attribute
+            `used_recovery`.
+    """
+    recovery = getattr(options, "used_recovery", getattr(options, "recovery", None))
+    found = {"recovery": recovery, "budget": getattr(options, "budget", None)}
+    return {name: value for name, value in found.items() if isinstance(value, BaseModel)} if recovery else {}
 
 
 def copy_images(workspace: Workspace, other: Path) -> None:

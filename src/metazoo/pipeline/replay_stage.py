@@ -15,7 +15,7 @@ from metazoo.models import ImageClassifier, build_classifier
 from metazoo.pipeline.shared_config import MetaModelConfig
 from metazoo.pipeline.stepping import learn_in_steps
 from metazoo.pipeline.workspace import Workspace
-from metazoo.recover import GeneratorConfig, Request, recover_requests
+from metazoo.recover import GeneratorConfig, RecoveryConfig, Request, recover_requests
 from metazoo.taskspace import Grouping, draw_members
 from metazoo.zoo import ClassIdentity, Zoo
 
@@ -78,7 +78,7 @@ def learn_by_replay(
     grouping: Grouping,
     identity: ClassIdentity,
     visits: VisitConfig,
-    recovery: GeneratorConfig,
+    recovery: GeneratorConfig | RecoveryConfig,
     config: ReplayLearningConfig,
     meta_model: MetaModelConfig,
     *,

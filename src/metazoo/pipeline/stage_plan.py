@@ -281,7 +281,7 @@ def _feature_sizes(context: PlanContext) -> list[int]:
 def replay_plans(
     zoo: Zoo,
     visits: VisitConfig,
-    recovery: GeneratorConfig,
+    recovery: GeneratorConfig | RecoveryConfig,
     budget: RecoveryBudget,
     config: ReplayLearningConfig,
     meta_model: MetaModelConfig,

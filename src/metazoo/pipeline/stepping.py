@@ -8,7 +8,8 @@ from torch import Tensor
 
 from metazoo.execution.compute import in_full_float32
 from metazoo.execution.progress import Progress
-from metazoo.pipeline.workspace import Workspace
+from metazoo.models import ImageClassifier
+from metazoo.pipeline.workspace import LearningStep, Workspace
 
 LEARNING = "learning"
 
@@ -19,6 +20,11 @@ class StepLearner(Protocol):
     @property
     def steps_done(self) -> int:
         """Number of steps done."""
+        ...
+
+    @property
+    def classifier(self) -> ImageClassifier:
+        """Meta-model as it is now."""
         ...
 
     def step(self) -> Any:
@@ -45,7 +51,8 @@ def learn_in_steps(
     """Train `learner` for `steps` steps, from the latest checkpoint of `stage` if there is one.
 
     A checkpoint less than `seconds_between_checkpoints` after the one before is skipped, except the last one. A run
-    that is stopped finishes its current step and writes a checkpoint.
+    that is stopped finishes its current step and writes a checkpoint. `Workspace.on_step` is called before a checkpoint
+    is written, so that it misses no step of a killed run; it may see a step twice.
     """
     folder, metrics = workspace.folder, workspace.metrics
     checkpoint = folder.latest_checkpoint(stage)
@@ -60,6 +67,8 @@ def learn_in_steps(
             done = report.step
             if done % steps_between_metrics == 0 or done == steps:
                 metrics.append(stage=stage, **vars(report))
+            if workspace.on_step is not None:
+                workspace.on_step(LearningStep(stage, done, steps, learner.classifier))
             is_old = time.monotonic() - saved >= seconds_between_checkpoints
             is_due = (done % steps_between_checkpoints == 0 and is_old) or done == steps
             if is_due or workspace.is_stopping():

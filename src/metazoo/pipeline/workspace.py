@@ -11,9 +11,31 @@ from metazoo.execution.executor import Executor
 from metazoo.execution.local_executor import THIS_PROCESS
 from metazoo.execution.progress import Progress
 from metazoo.execution.threads import CALLING_THREAD, WorkerThreads, threads_for
+from metazoo.models import ImageClassifier
 from metazoo.storage.metrics import MetricsLog
 from metazoo.storage.run_folder import RunFolder
 from metazoo.zoo import ModelContract, Zoo
+
+
+@dataclass(frozen=True, eq=False)
+class LearningStep:
+    """Finished step of a stage of learning.
+
+    Attributes:
+        stage: name of the stage, such as `learning`.
+        step: number of finished steps of the stage, from 1.
+        steps: number of all steps of the stage.
+        classifier: meta-model as it is after the step, on the device of learning. It is still being trained: copy what
+            is kept, and do not change it. Its stored batch-norm statistics are those of the start until learning ends.
+    """
+
+    stage: str
+    step: int
+    steps: int
+    classifier: ImageClassifier
+
+
+OnStep = Callable[[LearningStep], None]
 
 
 @dataclass(frozen=True)
@@ -32,6 +54,7 @@ class Workspace:
         executor: executor of independent units of work.
         learning_threads: number of torch threads of this process for learning, over all worker threads.
         unlabelled: unlabelled images of the user; None if there are none, or if the run has its copies.
+        on_step: function that is called after every step of learning; None: nothing is called.
     """
 
     zoo: Zoo
@@ -45,6 +68,7 @@ class Workspace:
     executor: Executor = THIS_PROCESS
     learning_threads: int = 1
     unlabelled: UnlabelledImages | None = None
+    on_step: OnStep | None = None
 
     def worker_threads(self) -> WorkerThreads:
         """Threads for calls of small networks; on a GPU only the calling thread."""

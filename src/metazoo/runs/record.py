@@ -12,6 +12,7 @@ from metazoo.errors import ArtefactError, MetazooError, RunError, UsageError
 from metazoo.execution.progress import message
 from metazoo.notebook import ShownInNotebook
 from metazoo.pipeline.layout import BACKBONE, DESCRIPTION, FINISHED, META_MODEL, METRICS, UNLABELLED
+from metazoo.pipeline.recovery_stage import recovery_options
 from metazoo.runs.config import RunConfig
 from metazoo.runs.description import begun_config
 from metazoo.storage.manifest import Manifest
@@ -92,7 +93,7 @@ class Run(ShownInNotebook):
         Raises:
             RunError: the zoo, the seed or an option of recovery differs.
         """
-        own, other = self.config.as_record(), config.as_record()
+        own, other = ({"seed": each.seed, **recovery_options(each.options)} for each in (self.config, config))
         differing = [name for name in ("seed", "recovery", "budget") if own.get(name) != other.get(name)]
         if self.description["zoo"]["sha256"] != zoo.sha256:
             differing.insert(0, "zoo")

@@ -27,7 +27,7 @@ from metazoo.pipeline.layout import (
 )
 from metazoo.pipeline.privacy import discard_images, hide_images
 from metazoo.pipeline.recovery_stage import copy_images
-from metazoo.pipeline.workspace import Workspace
+from metazoo.pipeline.workspace import OnStep, Workspace
 from metazoo.renamed import renamed_arguments
 from metazoo.runs.config import RunConfig, resolve_config
 from metazoo.runs.description import begin, begun_config, check_run_folder, recorded_compute
@@ -65,6 +65,7 @@ def train(
     reuse_images: Run | Path | str | None = None,
     unlabelled: ImageSet | Path | str | None = None,
     track: str | Sequence[str] = (),
+    on_step: OnStep | None = None,
 ) -> Run:
     """Learn one meta-model from a zoo, without data or with unlabelled images.
 
@@ -104,6 +105,9 @@ def train(
         track: trackers that show the run while it learns: `tensorboard`, `trackio`, `mlflow` (each needs the extra of
             its name) or those of other packages, also as `NAME:TARGET`; see `metazoo.tracking`. They do not affect
             results: one that fails gives a warning. If they are given again, a resumed run continues the tracked run.
+        on_step: function that is called with a `metazoo.LearningStep` after every step of learning, for example to
+            measure the meta-model while it learns. It does not affect results, unless it changes the meta-model. After
+            a kill it may see some steps again.
 
     Returns:
         The finished run.
@@ -155,6 +159,7 @@ def train(
                 executor=running,
                 learning_threads=workers,
                 unlabelled=given,
+                on_step=on_step,
             )
             hide_images(workspace)
             with followed(out / METRICS, lambda: tracked_run(out, resolved, description), trackers):

@@ -1,7 +1,8 @@
 """Cells of a study: one row on one zoo with one seed, in a folder of its own.
 
 A cell folder holds the run (`run`), one result file per image set and head (`accuracy-DATA-HEAD.json`), the cost of the
-work so far (`cost.json`), and the error of the last attempt (`error.json`), if it failed.
+work so far (`cost.json`), the accuracy while learning (`curve.json`) if the study asks for it, and the error of the
+last attempt (`error.json`), if it failed.
 """
 
 import time
@@ -19,13 +20,14 @@ from metazoo.execution.compute import Compute
 from metazoo.execution.signals import check_stop
 from metazoo.methods.base import unlabelled_options
 from metazoo.pipeline.layout import DESCRIPTION, HEALTH
-from metazoo.recover import RecoveryConfig
+from metazoo.pipeline.recovery_stage import recovery_options
 from metazoo.runs.config import RunConfig, resolve_config
 from metazoo.runs.record import Run
 from metazoo.runs.train import train
 from metazoo.storage.artefacts import read_json, write_json
 from metazoo.study.cost import RUN, Cost, Meter
-from metazoo.study.study_file import OwnHead, Protocol, Row, file_name
+from metazoo.study.curves import CurveMeter
+from metazoo.study.study_file import Curve, OwnHead, Protocol, Row, file_name
 from metazoo.zoo import Zoo
 
 _ERROR = "error.json"
@@ -43,6 +45,7 @@ class Cell:
         data: sources of images of unseen classes, by name.
         protocol: protocol of the study.
         folder: folder of the cell.
+        curve: options of the accuracy while learning; None: it is not measured.
     """
 
     row: Row
@@ -52,6 +55,12 @@ class Cell:
     data: dict[str, str]
     protocol: Protocol
     folder: Path
+    curve: Curve | None = None
+
+    @property
+    def side(self) -> int:
+        """Side in pixels of images whose source has none: one for all rows, so that all are measured on the same."""
+        return self.protocol.side or max(contract.spec.input_size for contract in Zoo.open(self.zoo_folder))
 
     @property
     def label(self) -> str:
@@ -115,14 +124,11 @@ class Cell:
 
     def images_key(self) -> tuple[Any, ...] | None:
         """What the images that the run recovers depend on; None if it recovers none that others can reuse."""
-        options = self.config.options
-        recovery = getattr(options, "recovery", None)
-        unlabelled = unlabelled_options(options)
+        unlabelled, found = unlabelled_options(self.config.options), recovery_options(self.config.options)
         is_alone = self.row.unlabelled is not None and unlabelled is not None and unlabelled.share == 1
-        if type(recovery) is not RecoveryConfig or is_alone:
+        if not found or is_alone:
             return None
-        budget = getattr(options, "budget", None)
-        return self.zoo, self.seed, recovery.model_dump_json(), None if budget is None else budget.model_dump_json()
+        return self.zoo, self.seed, *(f"{name} {value.model_dump_json()}" for name, value in found.items())
 
 
 def image_makers(cells: Sequence[Cell]) -> dict[Path, Cell | None]:
@@ -192,6 +198,7 @@ def do_cell(work: CellWork) -> bool:
 
 def _train(work: CellWork) -> Run:
     cell, path = work.cell, work.cell.folder / RUN
+    meter = cell.curve and CurveMeter(cell.folder, cell.data, cell.side, cell.protocol, cell.curve)
     return train(
         cell.zoo_folder,
         cell.row.method,
@@ -204,6 +211,7 @@ def _train(work: CellWork) -> Run:
         device=work.device,
         reuse_images=work.provider,
         unlabelled=cell.row.unlabelled,
+        on_step=meter,
     )
 
 
@@ -215,8 +223,7 @@ def _evaluate(work: CellWork, run: Run) -> None:
     subject = replace(subject, unlabelled=meta_model.unlabelled)
     zoo = Zoo.open(cell.zoo_folder)
     class_lists = {contract.name: contract.class_names for contract in zoo} | run.backbone_classes()
-    # One side for all rows, so that they are measured on the same images: models resize them.
-    side = protocol.side or max(contract.spec.input_size for contract in zoo)
+    side = cell.side
     for name, source in cell.data.items():
         open_heads = [head for head in cell.heads if not cell.result_file(name, head).is_file()]
         if not open_heads:

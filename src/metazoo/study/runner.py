@@ -124,6 +124,7 @@ def cells_of(study: StudyFile, out: Path, folders: Mapping[str, Path]) -> list[C
             study.data_of(zoo),
             study.protocol,
             out / _CELLS / file_name(zoo) / file_name(row.name) / f"seed-{seed}",
+            study.curve,
         )
         for seed in seeds
         for zoo in study.zoos
@@ -137,7 +138,7 @@ def _check_same_study(study: StudyFile, out: Path) -> None:
     path = out / STUDY
     if path.is_file():
         begun = read_study(path)
-        for name in ("protocol", "data"):
+        for name in ("protocol", "data", "curve"):
             if getattr(begun, name) != getattr(study, name):
                 raise RunError(out, f"was begun with another {name}", "choose another --out")
         for name, zoo in begun.zoos.items():

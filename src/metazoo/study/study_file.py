@@ -150,6 +150,20 @@ class OwnHead(_Part):
     batch_norm: Literal["running", "support", "query"] = "running"
 
 
+class Curve(_Part):
+    """Measurement of every row while it learns, on the first episodes of the lists.
+
+    It watches and does not select: the final meta-model is the row. Its time counts as time of the cell.
+    """
+
+    every: int = Field(ge=1, description="steps of learning between two measurements")
+    episodes: int = Field(default=100, ge=2, description="episodes of a measurement")
+    head: HeadName | None = Field(default=None, description="head of the curve; null: that of the protocol")
+    batch_norm: Literal["support", "query"] = Field(
+        default="support", description="stored statistics exist only after learning"
+    )
+
+
 class Row(_Part):
     """Row of the table: a method with its options. A grid makes one row for each combination of values."""
 
@@ -212,6 +226,7 @@ class StudyFile(_Part):
     rows: tuple[Row, ...] = Field(min_length=1)
     seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1, description="training seeds")
     protocol: Protocol = Protocol()
+    curve: Curve | None = Field(default=None, description="accuracy while learning, in `curves.csv`; null: none")
     reference: Name | None = Field(default=None, description="row that the others are compared with; null: the first")
 
     @field_validator("rows")

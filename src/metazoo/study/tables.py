@@ -19,9 +19,10 @@ from metazoo.report.templates import rendered
 from metazoo.storage.artefacts import write_text
 from metazoo.study.cells import Cell, image_makers
 from metazoo.study.cost import Cost
-from metazoo.study.study_file import OwnHead, Row, StudyFile
+from metazoo.study.curves import read_curve
+from metazoo.study.study_file import Curve, OwnHead, Row, StudyFile
 
-TABLE, PAGE, SUMMARY, RESULTS = "table.md", "table.html", "table.csv", "results.csv"
+TABLE, PAGE, SUMMARY, RESULTS, CURVES = "table.md", "table.html", "table.csv", "results.csv", "curves.csv"
 _SIGNIFICANT = 0.05
 _CAPTION = (
     "Accuracy in percent ± half-width of the 95 % interval, over training seeds and episodes where there are several "
@@ -37,6 +38,19 @@ _COLUMNS += ["shots", "queries", "episodes", "accuracy", "interval", "parameters
 _COLUMNS += ["workers", "core_seconds", "peak_memory", "known_classes", "unlabelled", "known_images", "error"]
 _COLUMNS += ["subject_sha256"]
 _COLUMNS += ["episode_list_sha256"]
+_CURVE_COLUMNS = [
+    "row",
+    "zoo",
+    "seed",
+    "data",
+    "step",
+    "shots",
+    "head",
+    "batch_norm",
+    "episodes",
+    "accuracy",
+    "interval",
+]
 _SUMMARY_COLUMNS = ["row", "zoo", "data", "head", "batch_norm", "ways", "shots", "seeds", "accuracy", "interval"]
 _SUMMARY_COLUMNS += ["difference", "difference_interval", "p_value", "holm_p_value", "parameters", "seconds"]
 _SUMMARY_COLUMNS += ["core_seconds", "peak_memory", "known_classes", "unlabelled", "known_images", "error"]
@@ -238,7 +252,9 @@ def _known(path: Path) -> dict[str, Any]:
 
 
 def write_tables(out: Path, results: StudyResults) -> None:
-    """Write `table.md`, `table.html`, `table.csv` and `results.csv`, each completely or not at all.
+    """Write `table.md`, `table.html`, `table.csv`, `results.csv` and, with a curve, `curves.csv`.
+
+    Each is written completely or not at all.
 
     Raises:
         ArtefactError: a file cannot be written, or a result file is damaged.
@@ -256,6 +272,18 @@ def write_tables(out: Path, results: StudyResults) -> None:
     write_text(out / PAGE, rendered("study.html.j2", title=title, paragraphs=paragraphs, tables=tables))
     write_text(out / SUMMARY, _csv(_SUMMARY_COLUMNS, _summary_rows(results)))
     write_text(out / RESULTS, _csv(_COLUMNS, _result_rows(results)))
+    if study.curve is not None:
+        write_text(out / CURVES, _csv(_CURVE_COLUMNS, _curve_rows(results, study.curve)))
+
+
+def _curve_rows(results: StudyResults, curve: Curve) -> list[dict[str, Any]]:
+    common = {"head": curve.head or results.study.protocol.head}
+    common |= {"batch_norm": curve.batch_norm, "episodes": str(curve.episodes)}
+    return [
+        common | {"row": cell.row.name, "zoo": cell.zoo, "seed": cell.seed} | {k: _number(v) for k, v in point.items()}
+        for cell in results.cells
+        for point in read_curve(cell.folder)
+    ]
 
 
 def _markdown(title: str, paragraphs: Sequence[str], tables: Sequence[dict[str, Any]]) -> str:
