@@ -1,5 +1,6 @@
 """Studies end to end, on untrained models: a cell takes a fraction of a second."""
 
+import base64
 import csv
 import json
 import shutil
@@ -140,6 +141,11 @@ def test_tables_hold_every_row_and_figure(done: tuple[Path, StudyResults]) -> No
     page = (out / "table.html").read_text()
     assert "A | title" in page
     assert page.count("<tr>") == len(labels) + 1
+    figure = (out / "cost-main.svg").read_text()
+    assert [f">{row['name']}<" in figure for row in ROWS] == [True] * 4 + [False]  # `average` has failed
+    assert base64.b64encode(figure.encode()).decode() in page
+    costs = [row for row in csv_rows(out / "results.csv") if row["accuracy"]]
+    assert all(0 < float(row["training_core_seconds"]) < float(row["core_seconds"]) for row in costs)
 
 
 def test_a_curve_measures_the_rows_while_they_learn_and_changes_nothing(
@@ -150,6 +156,7 @@ def test_a_curve_measures_the_rows_while_they_learn_and_changes_nothing(
     rows = [row for row in ROWS if row["name"] in ("tgr", "ensemble")]
     run_study({**study, "rows": rows, "reference": "tgr", "curve": curve}, tmp_path / "out", workers=1)
     assert accuracies(tmp_path / "out").items() <= accuracies(done[0]).items()
+    assert ">tgr<" in (tmp_path / "out" / "curves-main.svg").read_text()
     points = csv_rows(tmp_path / "out" / "curves.csv")
     measured = sorted({*range(2, steps, 2), steps})
     assert [(p["row"], int(p["step"]), int(p["shots"])) for p in points] == [

@@ -3,12 +3,14 @@
 import io
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from torch import Tensor
 
 from metazoo.evaluate import Result
@@ -31,6 +33,7 @@ _STYLE: dict[Any, Any] = {
 }
 _MOST_NAMES = 40
 _LONGEST_NAME = 28
+_LEAST_MINUTES = 0.01
 
 
 def accuracy_figure(results: Sequence[Result]) -> str:
@@ -106,6 +109,95 @@ def learning_figure(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
             axes.set_title(title)
             axes.set_xlabel("step")
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+        return _svg(figure)
+
+
+@dataclass(frozen=True)
+class CostPoint:
+    """Point of `cost_figure`: a row of a study.
+
+    Attributes:
+        name: name of the row.
+        minutes: core-minutes, 0 or more.
+        accuracy: accuracy in percent, by number of shots.
+        interval: half-width of its 95 % interval, by number of shots.
+    """
+
+    name: str
+    minutes: float
+    accuracy: Mapping[int, float]
+    interval: Mapping[int, float]
+
+
+def cost_figure(points: Sequence[CostPoint]) -> str:
+    """Accuracy against core-minutes (on a logarithmic scale), one panel per number of shots.
+
+    Args:
+        points: points, at least one, with the same numbers of shots.
+    """
+    with matplotlib.rc_context(_STYLE):
+        shots = list(points[0].accuracy)
+        figure = _figure(4.6 * len(shots), max(3.6, 0.26 * len(points) + 1))
+        for panel, count in zip(figure.subplots(1, len(shots), squeeze=False)[0], shots, strict=True):
+            minutes = [max(point.minutes, _LEAST_MINUTES) for point in points]
+            for position, (point, cost) in enumerate(zip(points, minutes, strict=True)):
+                colour, marker = _COLOURS[position % len(_COLOURS)], _MARKERS[position % len(_MARKERS)]
+                height = point.accuracy[count]
+                panel.errorbar(cost, height, point.interval[count], fmt=marker, ms=5, color=colour, capsize=2, lw=0.8)
+            panel.set_xscale("log")
+            panel.xaxis.set_major_formatter(_plain)
+            panel.xaxis.set_minor_formatter(NullFormatter())
+            panel.margins(x=0.1, y=0.08)
+            _label_at_right(panel, [(point.name, point.accuracy[count]) for point in points], minutes)
+            panel.set_title(f"{count}-shot accuracy, percent")
+            panel.set_xlabel("core-minutes")
+            panel.grid(color="#e4e4e0", lw=0.6)
+            panel.set_axisbelow(True)
+        return _svg(figure)
+
+
+def _label_at_right(axes: Axes, named: Sequence[tuple[str, float]], minutes: Sequence[float]) -> None:
+    """Names in a column at the right of the axes, at the heights of their points as far as they do not overlap."""
+    low, high = axes.get_ylim()
+    gap = (high - low) / max(12, 1.1 * len(named))
+    order = sorted(range(len(named)), key=lambda index: named[index][1])
+    heights: list[float] = []
+    for index in order:
+        heights.append(max(named[index][1], heights[-1] + gap if heights else low))
+    excess = max(0.0, heights[-1] - high)
+    for place in reversed(range(len(order))):
+        most = high if place == len(order) - 1 else heights[place + 1] - gap
+        heights[place] = min(heights[place], most) if excess else heights[place]
+    for index, height in zip(order, heights, strict=True):
+        axes.annotate(
+            _name(named[index][0]), (minutes[index], named[index][1]), (1.03, height),
+            textcoords=axes.get_yaxis_transform(), annotation_clip=False, va="center", fontsize=8,
+            arrowprops={"arrowstyle": "-", "color": _COLOURS[index % len(_COLOURS)], "lw": 0.6, "relpos": (0, 0.5)},
+        )  # fmt: skip
+
+
+def _plain(value: float, _position: int | None = None) -> str:
+    return f"{value:,.4g}"
+
+
+def curve_figure(curves: Mapping[str, Mapping[int, Sequence[tuple[int, float]]]]) -> str:
+    """Accuracy while learning, one panel per number of shots.
+
+    Args:
+        curves: pairs of step and accuracy in percent, by name of the row and number of shots; at least one row.
+    """
+    with matplotlib.rc_context(_STYLE):
+        shots = list(dict.fromkeys(count for own in curves.values() for count in own))
+        figure = _figure(4.3 * len(shots), 3.6)
+        for panel, count in zip(figure.subplots(1, len(shots), squeeze=False)[0], shots, strict=True):
+            for number, (name, own) in enumerate(curves.items()):
+                steps, values = zip(*own.get(count, ()), strict=True) if own.get(count) else ((), ())
+                style = {"marker": _MARKERS[number % len(_MARKERS)], "ms": 4, "lw": 1.2}
+                panel.plot(steps, values, color=_COLOURS[number % len(_COLOURS)], label=_name(name), **style)
+            panel.set_title(f"{count}-shot accuracy, percent")
+            panel.set_xlabel("step")
+            panel.grid(color="#e4e4e0", lw=0.6)
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
         return _svg(figure)
 
 

@@ -185,8 +185,10 @@ def do_cell(work: CellWork) -> bool:
         return False
     cell.folder.mkdir(parents=True, exist_ok=True)
     try:
-        with Meter(cell.folder, work.workers, work.provider is not None):
-            _evaluate(work, _train(work))
+        with Meter(cell.folder, work.workers, work.provider is not None) as meter:
+            run = _train(work)
+            meter.trained()
+            _evaluate(work, run)
     except Interrupted:
         raise
     except Exception as error:

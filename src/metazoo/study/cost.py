@@ -35,6 +35,7 @@ class Cost:
         core_seconds: wall time of each attempt times its workers.
         recovery_core_seconds: such time until the images were recovered.
         reused: whether the images are those of another cell, so that the cost of their recovery is not part of this.
+        training_core_seconds: such time until the meta-model was trained; None if it is not, or in an older cell.
     """
 
     seconds: float = 0.0
@@ -45,6 +46,7 @@ class Cost:
     core_seconds: float = 0.0
     recovery_core_seconds: float = 0.0
     reused: bool = False
+    training_core_seconds: float | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -71,6 +73,9 @@ class Cost:
             recovery_memory=provider.recovery_memory,
             core_seconds=self.core_seconds + provider.recovery_core_seconds,
             recovery_core_seconds=provider.recovery_core_seconds,
+            training_core_seconds=None
+            if self.training_core_seconds is None
+            else self.training_core_seconds + provider.recovery_core_seconds,
         )
 
 
@@ -88,7 +93,7 @@ class Meter:
         before = Cost.read(self.folder)
         reused = before.reused if (self.folder / RUN / HEALTH).exists() else self.reuses
         self._before, self._start = replace(before, workers=self.workers, reused=reused), time.monotonic()
-        self.cost, self._end = self._before, threading.Event()
+        self.cost, self._end, self._is_trained = self._before, threading.Event(), False
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
@@ -98,6 +103,11 @@ class Meter:
         self._thread.join()
         self._sample()
         self.cost.write(self.folder)
+
+    def trained(self) -> None:
+        """Note that the meta-model is trained; what follows is its evaluation."""
+        self._is_trained = True
+        self._sample()
 
     def _watch(self) -> None:
         samples = 0
@@ -122,6 +132,8 @@ class Meter:
                 recovery_memory=cost.memory,
                 recovery_core_seconds=cost.core_seconds,
             )
+        if cost.training_core_seconds is None and self._is_trained:
+            cost = replace(cost, training_core_seconds=cost.core_seconds)
         self.cost = cost
 
 

@@ -20,6 +20,7 @@ from metazoo.storage.artefacts import write_text
 from metazoo.study.cells import Cell, image_makers
 from metazoo.study.cost import Cost
 from metazoo.study.curves import read_curve
+from metazoo.study.figures import study_figures
 from metazoo.study.study_file import Curve, OwnHead, Row, StudyFile
 
 TABLE, PAGE, SUMMARY, RESULTS, CURVES = "table.md", "table.html", "table.csv", "results.csv", "curves.csv"
@@ -35,7 +36,16 @@ _DIFFERENCES = (
 )
 _COLUMNS = ["row", "method", "preset", "zoo", "data", "seed", "head", "batch_norm", "mirrored", "transductive", "ways"]
 _COLUMNS += ["shots", "queries", "episodes", "accuracy", "interval", "parameters", "seconds", "recovery_seconds"]
-_COLUMNS += ["workers", "core_seconds", "peak_memory", "known_classes", "unlabelled", "known_images", "error"]
+_COLUMNS += [
+    "workers",
+    "core_seconds",
+    "training_core_seconds",
+    "peak_memory",
+    "known_classes",
+    "unlabelled",
+    "known_images",
+    "error",
+]
 _COLUMNS += ["subject_sha256"]
 _COLUMNS += ["episode_list_sha256"]
 _CURVE_COLUMNS = [
@@ -252,7 +262,7 @@ def _known(path: Path) -> dict[str, Any]:
 
 
 def write_tables(out: Path, results: StudyResults) -> None:
-    """Write `table.md`, `table.html`, `table.csv`, `results.csv` and, with a curve, `curves.csv`.
+    """Write `table.md`, `table.html`, `table.csv`, `results.csv`, the figures and, with a curve, `curves.csv`.
 
     Each is written completely or not at all.
 
@@ -269,7 +279,13 @@ def write_tables(out: Path, results: StudyResults) -> None:
     ]
     title = study.title or "Study"
     write_text(out / TABLE, _markdown(title, paragraphs, tables))
-    write_text(out / PAGE, rendered("study.html.j2", title=title, paragraphs=paragraphs, tables=tables))
+    figures = study_figures(results)
+    for file, figure in figures.items():
+        write_text(out / file, figure.svg)
+    write_text(
+        out / PAGE,
+        rendered("study.html.j2", title=title, paragraphs=paragraphs, tables=tables, figures=figures.values()),
+    )
     write_text(out / SUMMARY, _csv(_SUMMARY_COLUMNS, _summary_rows(results)))
     write_text(out / RESULTS, _csv(_COLUMNS, _result_rows(results)))
     if study.curve is not None:
@@ -358,6 +374,8 @@ def _result_rows(results: StudyResults) -> list[dict[str, Any]]:
         base |= {"zoo": cell.zoo, "seed": cell.seed, "error": "" if cell.is_finished else cell.error or ""}
         base |= {"seconds": f"{cost.seconds:.1f}", "peak_memory": cost.memory}
         base |= {"workers": cost.workers, "core_seconds": f"{cost.core_seconds:.1f}"}
+        if cost.training_core_seconds is not None:
+            base["training_core_seconds"] = f"{cost.training_core_seconds:.1f}"
         if cost.recovery_seconds is not None:
             base["recovery_seconds"] = f"{cost.recovery_seconds:.1f}"
         measured = [
