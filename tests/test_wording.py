@@ -14,7 +14,7 @@ PHRASES = (
     r"\btold\b|stated domain",
     r"\b(go|goes|went|going|gone) on\b|taken up",
     r"\b(tell|tells|told|telling)\b[^.;]{0,40} apart",
-    r"\bclaims?\b|\bspecialists?\b",
+    r"\bclaims?\b(?!\.md)|\bspecialists?\b",
     r"\bviews\b|_views\b|\bviews_",
     r"\bbut for\b|\bso many\b|\blikewise\b|\bsee there\b",
     r"\brecipes?\b|\bsettings?\b",

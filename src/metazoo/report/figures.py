@@ -164,10 +164,7 @@ def _label_at_right(axes: Axes, named: Sequence[tuple[str, float]], minutes: Seq
     heights: list[float] = []
     for index in order:
         heights.append(max(named[index][1], heights[-1] + gap if heights else low))
-    excess = max(0.0, heights[-1] - high)
-    for place in reversed(range(len(order))):
-        most = high if place == len(order) - 1 else heights[place + 1] - gap
-        heights[place] = min(heights[place], most) if excess else heights[place]
+    heights = [min(own, high - gap * (len(order) - 1 - rank)) for rank, own in enumerate(heights)]
     for index, height in zip(order, heights, strict=True):
         axes.annotate(
             _name(named[index][0]), (minutes[index], named[index][1]), (1.03, height),

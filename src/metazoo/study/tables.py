@@ -20,7 +20,7 @@ from metazoo.storage.artefacts import write_text
 from metazoo.study.cells import Cell, image_makers
 from metazoo.study.cost import Cost
 from metazoo.study.curves import read_curve
-from metazoo.study.figures import study_figures
+from metazoo.study.study_figures import study_figures
 from metazoo.study.study_file import Curve, OwnHead, Row, StudyFile
 
 TABLE, PAGE, SUMMARY, RESULTS, CURVES = "table.md", "table.html", "table.csv", "results.csv", "curves.csv"
