@@ -23,6 +23,8 @@ Quirks of the published code, each with the option that follows or corrects it; 
 - the probe is an ImageNet network with a 1000-way head (`probe.architecture: imagenet-resnet34` and `probe.weights`).
   By default the run trains a probe, since ImageNet weights are made from images that the user may not have;
 - classes of equal name are one class of the memory (`class_map: names`);
+- the meta-model's outputs stand for a model's classes in the order of that model (`visits.class_order: fixed`); by
+  default the order is drawn at every visit;
 - at test time every batch is normalised by its own statistics: evaluate with `--batch-norm query --head fine-tune-own`.
   The meta-model also gets stored statistics, so that every other protocol is possible.
 
@@ -48,9 +50,10 @@ from metazoo.models import ImageClassifier
 from metazoo.pipeline.class_stage import keep_classes, mark_conflicts
 from metazoo.pipeline.embedding_stage import GroupingOf, check_probe, group_teachers
 from metazoo.pipeline.recovery_stage import recover_images
-from metazoo.pipeline.replay_stage import VisitConfig, check_episodes, learn_by_replay
+from metazoo.pipeline.replay_stage import check_episodes, learn_by_replay
 from metazoo.pipeline.shared_config import GroupingConfig, MetaModelConfig
 from metazoo.pipeline.stage_plan import StagePlan, embedding_plans, recovery_plans, replay_plans
+from metazoo.pipeline.visits import BankVisits, InvertedVisits, TeacherVisits, VisitConfig
 from metazoo.pipeline.workspace import Workspace
 from metazoo.recover import GeneratorConfig, RecoveryBudget
 from metazoo.taskspace import ProbeConfig
@@ -114,9 +117,12 @@ def train_as_published(workspace: Workspace, config: PublishedTgrConfig) -> Imag
     bank = recover_images(workspace, config.recovery, config.budget)
     grouping_of, identity = _group_and_compare(workspace, bank, identity, config)
     grouping = grouping_of(range(len(workspace.zoo)))
-    return learn_by_replay(
-        workspace, bank, grouping, identity, config.visits, config.recovery, config.learning, config.meta_model
-    )
+
+    def visits_for(classifier: ImageClassifier) -> TeacherVisits:
+        shared = workspace, grouping, identity, config.visits, classifier.spec
+        return InvertedVisits(*shared, config.recovery) if config.visits.reinversion else BankVisits(*shared, bank)
+
+    return learn_by_replay(workspace, visits_for, config.learning, config.meta_model)
 
 
 def _group_and_compare(
