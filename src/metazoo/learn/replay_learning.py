@@ -23,7 +23,7 @@ from metazoo.learn.learning_config import RegularisationConfig, TeachersPerUpdat
 from metazoo.learn.losses import distillation_loss, published_distillation_loss
 from metazoo.learn.meta_optimiser import GROUPING, REGULARISER, VISITS, MetaOptimiser, of_prefix, with_prefix
 from metazoo.learn.regularisers import Direction, Loss, MeanGradient, Parameters, Regulariser
-from metazoo.learn.update_rules import MemberStep, UpdateRule, build_update
+from metazoo.learn.update_rules import MemberStep, ReptileConfig, UpdateRule, build_update
 from metazoo.models import ImageClassifier
 from metazoo.taskspace import Grouping
 
@@ -183,6 +183,7 @@ class ReplayLearningConfig(BaseModel):
     )
     update: Update = "joint"
     teachers_per_update: TeachersPerUpdate = 2
+    reptile: ReptileConfig = ReptileConfig()
     replay: ReplayConfig = ReplayConfig()
 
 
@@ -246,7 +247,7 @@ class ReplayLearner:
             config.replay.build_learner(), self._model, self._optimiser.parameters, threads=threads
         )
         self._regulariser, self._mean = regulariser or config.regularisation.build(), MeanGradient()
-        self._update = update or build_update(config.update, config.teachers_per_update)
+        self._update = update or build_update(config.update, config.teachers_per_update, config.reptile)
         self._grouping = grouping
         self._threads = threads
         self._visit, self._config, self._seed, self._grows, self._check = visit, config, seed, grows, check

@@ -105,5 +105,6 @@ def learn_by_replay(
         steps_between_metrics=1,
         seconds_between_checkpoints=_SECONDS_BETWEEN_CHECKPOINTS,
     )
+    visits.finish()
     learner.calibrate()
     return classifier.cpu().to(memory_format=torch.channels_last).eval().requires_grad_(False)

@@ -26,22 +26,27 @@ Labelled = tuple[UInt8[Tensor, "n channels side side"], Int64[Tensor, " n"]]
 """Images, and their classes of one teacher."""
 
 
-class VisitConfig(BaseModel):
-    """Options of the visits of a meta-iteration to teachers. The defaults are those published with TGR (ICML 2024)."""
+class VisitDrawConfig(BaseModel):
+    """Options of the draw of visits in a meta-iteration. The defaults are those published with TGR (ICML 2024)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     teachers: int = Field(default=4, ge=1, description="number of visits in a meta-iteration")
     replacement: bool = Field(default=True, description="whether a meta-iteration may visit a teacher twice")
-    reinversion: bool = Field(
-        default=True,
-        description="whether every visit recovers new images; otherwise visits and replay draw from the bank",
-    )
     images_per_class: int = Field(default=30, ge=1, description="images per class of a visited teacher")
     class_order: Literal["drawn", "fixed"] = Field(
         default="drawn",
         description="order of a teacher's classes on the outputs of the meta-model: drawn at every visit, or fixed to "
         "that of the teacher",
+    )
+
+
+class VisitConfig(VisitDrawConfig):
+    """Options of the visits of a meta-iteration to teachers. The defaults are those published with TGR (ICML 2024)."""
+
+    reinversion: bool = Field(
+        default=True,
+        description="whether every visit recovers new images; otherwise visits and replay draw from the bank",
     )
 
 
@@ -76,7 +81,7 @@ class TeacherVisits(VisitSource):
         workspace: Workspace,
         grouping: Grouping,
         identity: ClassIdentity,
-        config: VisitConfig,
+        config: VisitDrawConfig,
         spec: ClassifierSpec,
     ) -> None:
         self.workspace, self.grouping, self.identity = workspace, grouping, identity
@@ -91,11 +96,15 @@ class TeacherVisits(VisitSource):
     def __call__(self, iteration: int) -> Sequence[Visit]:
         """Visits of a meta-iteration."""
         random = generator(self.workspace.seed, "visits", "iteration", iteration)
-        partition = self.grouping.draw(iteration, random)
-        members = draw_members(partition, self.config.teachers, random, replacement=self.config.replacement)[1]
-        chosen = [Chosen(member, self._drawn_classes(member, random)) for member in members]
+        chosen = self.draw(iteration, random)
         found = self.images_of(iteration, chosen, random)
         return [self._visit(visit, *labelled) for visit, labelled in zip(chosen, found, strict=True)]
+
+    def draw(self, iteration: int, random: torch.Generator) -> list[Chosen]:
+        """Draw the teachers of an iteration, and their classes."""
+        partition = self.grouping.draw(iteration, random)
+        members = draw_members(partition, self.config.teachers, random, replacement=self.config.replacement)[1]
+        return [Chosen(member, self._drawn_classes(member, random)) for member in members]
 
     def _drawn_classes(self, teacher: int, random: torch.Generator) -> Tensor:
         offered = self.classes_of(teacher)
@@ -120,6 +129,9 @@ class TeacherVisits(VisitSource):
         """Classes of the images to recover for a visit."""
         return chosen.classes.repeat(self.config.images_per_class)
 
+    def finish(self) -> None:
+        """Store what the run keeps of the source, once, after the last visit."""
+
     @abstractmethod
     def images_of(self, iteration: int, chosen: Sequence[Chosen], random: torch.Generator) -> Sequence[Labelled]:
         """Images of the chosen classes of every visit, with their classes."""
@@ -138,7 +150,7 @@ class InvertedVisits(TeacherVisits):
         workspace: Workspace,
         grouping: Grouping,
         identity: ClassIdentity,
-        config: VisitConfig,
+        config: VisitDrawConfig,
         spec: ClassifierSpec,
         recovery: GeneratorConfig,
     ) -> None:
@@ -177,7 +189,7 @@ class BankVisits(TeacherVisits):
         workspace: Workspace,
         grouping: Grouping,
         identity: ClassIdentity,
-        config: VisitConfig,
+        config: VisitDrawConfig,
         spec: ClassifierSpec,
         bank: Bank,
     ) -> None:
