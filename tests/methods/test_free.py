@@ -8,11 +8,10 @@ import pytest
 import torch
 from error_checks import raises
 from torch import Tensor
-from training_helpers import build, content, untrained
+from training_helpers import content, untrained
 
 from metazoo.bank import Bank
 from metazoo.errors import DataError, Interrupted, UsageError
-from metazoo.execution.randomness import generator
 from metazoo.learn.learners import FunctionalClassifier
 from metazoo.learn.replay_learning import ReplayLearner, VisitSource
 from metazoo.methods.free import Free, GeneratedFreeConfig
@@ -189,18 +188,31 @@ def test_the_default_learns_from_the_bank(zoo: Zoo, tmp_path: Path, monkeypatch:
     assert "recovery.iterations" in run.record(HEALTH)["warning"]
 
 
+@pytest.fixture(scope="module")
+def unlike(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
+    """Models of 2, 3 and 4 classes, one of one channel and 20 pixels, and one without batch norm."""
+    zoo = untrained(tmp_path_factory.mktemp("unlike") / "zoo")
+    others = {
+        "grey": ClassifierSpec(
+            architecture="thin-resnet", arguments={"width": 4}, classes=4, input_size=20, channels=1,
+            mean=(0.5,), std=(0.25,),
+        ),
+        "transformer": ClassifierSpec(
+            architecture="timm:test_vit",
+            arguments={"patch_size": 4, "embed_dim": 8, "depth": 1, "num_heads": 1},
+            classes=2, input_size=16, mean=(0.5,) * 3, std=(0.25,) * 3,
+        ),
+    }  # fmt: skip
+    for name, spec in others.items():
+        classifier = build_classifier(spec, torch.Generator().manual_seed(0))
+        zoo.store(name, classifier, class_names=tuple("wxyz"[: spec.classes]), domain=name)
+    return Zoo.open(zoo.folder)
+
+
 @pytest.mark.parametrize("preset", ["default", "generated"])
-def test_a_zoo_of_unlike_models_is_learned_from(tmp_path: Path, preset: str) -> None:
-    """Models of 2, 3 and 4 classes, one of one channel and 20 pixels, and one without batch norm, for 3 outputs."""
-    unlike = build(tmp_path / "zoo")
-    spec = ClassifierSpec(
-        architecture="timm:test_vit", arguments={"patch_size": 4}, classes=2, input_size=16,
-        mean=(0.5,) * 3, std=(0.25,) * 3,
-    )  # fmt: skip
-    unlike.store(
-        "transformer", build_classifier(spec, generator(0, "test", "")), class_names=("a", "b"), domain="letters"
-    )
-    run = trained(Zoo.open(unlike.folder), tmp_path / "run", preset, meta_model={"ways": 3}, visits={"teachers": 4})
+def test_a_zoo_of_unlike_models_is_learned_from(unlike: Zoo, tmp_path: Path, preset: str) -> None:
+    visits = {"teachers": 5, "replacement": False}
+    run = trained(unlike, tmp_path / "run", preset, meta_model={"ways": 3}, visits=visits, learning={"iterations": 1})
     assert all(bool(value.isfinite().all()) for value in run.meta_model.networks[0].state_dict().values())
 
 
