@@ -8,7 +8,7 @@ import pytest
 import torch
 from error_checks import raises
 from torch import Tensor
-from training_helpers import content, untrained
+from training_helpers import FREE_OPTIONS, content, untrained
 
 from metazoo.bank import Bank
 from metazoo.errors import DataError, Interrupted, UsageError
@@ -27,19 +27,12 @@ from metazoo.runs.record import Run
 from metazoo.runs.train import train
 from metazoo.zoo import Zoo
 
-SHARED: dict[str, Any] = {
-    "visits": {"teachers": 2, "images_per_class": 5},
-    "learning": {
-        "iterations": 3,
-        "replay": {"queries": 2, "episodes_per_update": 2, "patience": 1, "inner_steps": 2, "most_updates": 2},
-    },
-    "meta_model": {"width": 4, "input_size": 18, "ways": 2},
-}
+SHARED = {name: value for name, value in FREE_OPTIONS.items() if name != "generator"}
 OPTIONS: dict[str, dict[str, Any]] = {
-    "published": SHARED | {"generator": {"warm_up": 2, "latent": 8, "width": 4, "steps": 2}},
+    "published": FREE_OPTIONS,
+    "generated": FREE_OPTIONS,
     "default": SHARED | {"recovery": {"iterations": 2}, "budget": {"images_per_class": 6, "bucket_size": 12}},
 }
-OPTIONS["generated"] = OPTIONS["published"]
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from metazoo.errors import DataError
 from metazoo.execution.randomness import generator
 from metazoo.learn.learners import FunctionalClassifier
 from metazoo.learn.losses import adversarial_divergence
+from metazoo.learn.regularisers import Parameters
 from metazoo.learn.replay_learning import ReplayLearningConfig
 from metazoo.models import ImageClassifier, build_classifier
 from metazoo.pipeline.layout import BANK
@@ -53,7 +54,7 @@ class Adversary:
 
     def __init__(self, model: FunctionalClassifier, chosen: Chosen, weight: float) -> None:
         self._model, self._chosen, self._weight = model, chosen, weight
-        self._parameters = dict(model.classifier.named_parameters())
+        self._parameters: Parameters = dict(model.classifier.named_parameters())
 
     def __call__(  # noqa: D102
         self, images: Float[Tensor, "n channels h w"], outputs: TeacherOutputs, step: Int64[Tensor, " 1"]

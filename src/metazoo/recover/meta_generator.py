@@ -157,7 +157,7 @@ class MetaGenerator:
             else:
                 if self._config.outer_step == "published":
                     self._optimiser = self._new_optimiser()
-                sums = [sum(parts[1:], parts[0]) for parts in zip(*(one.gradients for one in found), strict=True)]
+                sums = [torch.stack(parts).sum(0) for parts in zip(*(one.gradients for one in found), strict=True)]
                 self._optimiser.step(sums, self._config.outer_learning_rate)
         images = [one.recovered for one in found]
         del found
