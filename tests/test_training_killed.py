@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from training_helpers import OPTIONS, PUBLISHED_OPTIONS, content, untrained
+from training_helpers import FREE_OPTIONS, OPTIONS, PUBLISHED_OPTIONS, content, untrained
 
 from metazoo.runs.record import Run
 from metazoo.zoo import Zoo
@@ -212,6 +212,7 @@ _PARTS = 4
 _CONFIGS = {
     "default": {"preset": "default", **OPTIONS},
     "published": {"preset": "published", **PUBLISHED_OPTIONS},
+    "free": {"method": "free", "preset": "published", **FREE_OPTIONS},
     "domains": OF_DOMAINS,
 }
 

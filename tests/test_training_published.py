@@ -72,7 +72,7 @@ def test_an_interrupted_run_ends_as_a_whole_one(
 
 
 def test_without_reinversion_the_bank_is_replayed(zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metazoo.pipeline.replay_stage.recover_requests", pytest.fail)
+    monkeypatch.setattr("metazoo.pipeline.visits.recover_requests", pytest.fail)
     changed = options(visits={"teachers": 2, "images_per_class": 5, "reinversion": False, "replacement": False})
     run = train(zoo, "tgr", preset="published", out=tmp_path / "run", config=changed, workers=1)
     assert run.finished

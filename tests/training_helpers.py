@@ -43,6 +43,16 @@ PUBLISHED_OPTIONS: dict[str, Any] = {
     },
     "meta_model": {"width": 4, "input_size": 16, "ways": 2},
 }
+# Of the method `free`, preset `published`.
+FREE_OPTIONS: dict[str, Any] = {
+    "generator": {"warm_up": 2, "latent": 8, "width": 4, "steps": 2},
+    "visits": {"teachers": 2, "images_per_class": 5},
+    "learning": {
+        "iterations": 3,
+        "replay": {"queries": 2, "episodes_per_update": 2, "patience": 1, "inner_steps": 2, "most_updates": 2},
+    },
+    "meta_model": {"width": 4, "input_size": 18, "ways": 2},
+}
 
 
 def coloured_images(classes: int, side: int) -> ImageSet:

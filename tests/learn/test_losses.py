@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from metazoo.learn.losses import (
+    adversarial_divergence,
     distillation_loss,
     joint_feature_loss,
     published_distillation_loss,
@@ -145,3 +146,38 @@ def test_weights_count_as_copies_of_a_teacher() -> None:
         torch.testing.assert_close(loss(other_pair, pair, (3, 4), weights=alone), loss(other_one, one, (3,)))
     torch.testing.assert_close(zoo_cosines(pair, (3, 4), double), zoo_cosines(copies, (3, 3, 4)))
     torch.testing.assert_close(zoo_cosines(pair, (3, 4), alone), zoo_cosines(one, (3,)))
+
+
+def test_the_adversarial_divergence_and_its_gradient_are_those_of_the_definition() -> None:
+    logits, teacher_logits = values(7, 4), values(7, 4, seed=1)
+    agree = logits.argmax(1) == teacher_logits.argmax(1)
+    assert 0 < int(agree.sum()) < 7
+
+    def definition(taught: Tensor) -> float:
+        total = 0.0
+        for own, target in zip(logits.tolist(), taught.tolist(), strict=True):
+            p, q = ([math.exp(value) / sum(map(math.exp, row)) for value in row] for row in (own, target))
+            if p.index(max(p)) == q.index(max(q)):
+                total -= sum(here * math.log(here / there) for here, there in zip(p, q, strict=True))
+        return total / 7
+
+    taught = teacher_logits.clone().requires_grad_(True)
+    loss = adversarial_divergence(logits.clone().requires_grad_(True), taught)
+    assert loss.item() == pytest.approx(definition(teacher_logits), rel=1e-12)
+    (gradient,) = torch.autograd.grad(loss, taught)
+    shift = 1e-6
+    for row in range(7):
+        for column in range(4):
+            there, back = teacher_logits.clone(), teacher_logits.clone()
+            there[row, column] += shift
+            back[row, column] -= shift
+            slope = (definition(there) - definition(back)) / (2 * shift)
+            assert gradient[row, column].item() == pytest.approx(slope, rel=1e-5, abs=1e-8)
+    assert torch.equal(gradient[~agree], torch.zeros_like(gradient[~agree]))
+    assert bool((gradient[agree] != 0).any(1).all())
+
+
+def test_no_gradient_of_the_adversarial_divergence_reaches_the_student() -> None:
+    logits = values(3, 4).requires_grad_(True)
+    loss = adversarial_divergence(logits, logits.detach().mul(2).requires_grad_(True))
+    assert torch.autograd.grad(loss, logits, allow_unused=True) == (None,)

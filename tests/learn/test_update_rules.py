@@ -23,7 +23,15 @@ from metazoo.learn.losses import distillation_loss, joint_feature_loss
 from metazoo.learn.meta_optimiser import MetaOptimiser
 from metazoo.learn.regularisers import Loss, MeanGradient, Parameters
 from metazoo.learn.replay_learning import ReplayLearningConfig
-from metazoo.learn.update_rules import GroupsInTurn, JointUpdate, MemberStep, UpdateRule, build_update
+from metazoo.learn.update_rules import (
+    GroupsInTurn,
+    JointUpdate,
+    MemberStep,
+    Reptile,
+    ReptileConfig,
+    UpdateRule,
+    build_update,
+)
 from metazoo.taskspace import FixedGrouping, Grouping, Partition, draw_members
 
 START = {"w": torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64), "b": torch.tensor([[0.3]], dtype=torch.float64)}
@@ -178,24 +186,10 @@ def test_losses_are_measured_again_for_a_grouping_that_observes_only() -> None:
             assert len(asked) == expected
 
 
-class Reptile(UpdateRule):
-    """Steps of plain descent on each member in turn, then a step of the outer optimiser along the difference."""
-
-    def step(self, step: MemberStep) -> None:
-        parameters = step.optimiser.parameters
-        start = {name: value.clone() for name, value in parameters.items()}
-        for position in range(len(step.members)):
-            for name, gradient in step.direction([position]).gradient.items():
-                parameters[name] -= 0.01 * gradient
-        way = {name: 67 * (value - parameters[name]) for name, value in start.items()}
-        for name, value in start.items():
-            parameters[name].copy_(value)
-        step.descend(way, range(len(step.members)))
-
-
 def test_a_rule_may_descend_along_the_way_of_an_inner_loop() -> None:
     grouping = Noted()
-    found, _ = carried_out(Reptile(), grouping, steps=1)
+    rule = Reptile(config=ReptileConfig(optimiser="sgd", learning_rate=0.01))
+    found, _ = carried_out(rule, grouping, steps=1)
     inner = {name: value.clone().requires_grad_() for name, value in START.items()}
     for loss in LOSSES:
         gradients = torch.autograd.grad(loss(inner), [*inner.values()])
@@ -318,6 +312,8 @@ def test_the_rule_is_chosen_by_name_and_joint_by_default() -> None:
         assert type(build_update(options.update, options.teachers_per_update)) is JointUpdate
         options = config.model_validate({"update": "in-turn", "teachers_per_update": 2})
         assert type(build_update(options.update, options.teachers_per_update)) is GroupsInTurn
-        for wrong in ({"update": "never"}, {"teachers_per_update": 0}):
+        options = config.model_validate({"update": "reptile"})
+        assert type(build_update(options.update, options.teachers_per_update, options.reptile)) is Reptile
+        for wrong in ({"update": "never"}, {"teachers_per_update": 0}, {"reptile": {"learning_rate": 0}}):
             with pytest.raises(ValidationError):
                 config.model_validate(wrong)

@@ -158,7 +158,7 @@ class GroupLearner:
         self._draw_weights = weights
         self._target_weights = None if weights is None else weights.to(bank.images.device)
         self._regulariser, self._mean = regulariser or config.regularisation.build(), MeanGradient()
-        self._update = update or build_update(config.update, config.teachers_per_update)
+        self._update = update or build_update(config.update, config.teachers_per_update, config.reptile)
         self._parameters = student.trained_parameters()
         self._optimiser = MetaOptimiser(self._parameters, config.learning_rate)
         self._pool: tuple[int, AugmentedImages, list[Tensor]] | None = None

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from metazoo.learn.modulated import GateConfig, ModulatedRegularisation
 from metazoo.learn.regularisers import ExplicitRegularisation, ImplicitRegularisation, MeanGradient, Regulariser
-from metazoo.learn.update_rules import UpdateName
+from metazoo.learn.update_rules import ReptileConfig, UpdateName
 from metazoo.plugins import Registry
 
 _RegulariserFactory = Callable[["RegularisationConfig"], Regulariser]
@@ -63,7 +63,11 @@ class RegularisationConfig(BaseModel):
 
 # Options of every learner; see `metazoo.learn.update_rules`.
 Update = Annotated[
-    UpdateName, Field(description="joint: one update per step; in-turn: one for each sub-group of teachers")
+    UpdateName,
+    Field(
+        description="joint: one update per step; in-turn: one for each sub-group of teachers; reptile: one along the "
+        "way of an inner optimiser, which visits the sub-groups in turn",
+    ),
 ]
 TeachersPerUpdate = Annotated[
     int,
@@ -110,3 +114,4 @@ class LearningConfig(DistillationConfig):
     regularisation: RegularisationConfig = RegularisationConfig()
     update: Update = "joint"
     teachers_per_update: TeachersPerUpdate = 2
+    reptile: ReptileConfig = ReptileConfig()

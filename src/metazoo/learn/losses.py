@@ -117,3 +117,25 @@ def published_distillation_loss(
         teacher_logits: logits of the teacher; no gradient flows to them.
     """
     return functional.kl_div(logits.softmax(1), teacher_logits.detach().softmax(1), reduction="none").mean()
+
+
+def adversarial_divergence(
+    logits: Float[Tensor, "n classes"], teacher_logits: Float[Tensor, "n classes"]
+) -> Float[Tensor, ""]:
+    """Minus the mean of KL(softmax(student) || softmax(teacher)) over the images whose predicted classes are equal.
+
+    Generated images that lower it move to where student and teacher predict one class with unlike probabilities, so
+    that the student can learn from them (FREE, Wei et al., CVPR 2024). The mean is over all images; one whose predicted
+    classes differ counts as 0. As published, the gradient flows through the teacher only: neither the parameters of the
+    student nor its reaction to a change of the image. The published code uses probabilities instead of their logarithm,
+    which amounts to the mean of p_s . p_t.
+
+    Args:
+        logits: logits of the student; no gradient flows to them.
+        teacher_logits: logits of the teacher for the same classes, differentiable.
+    """
+    own = logits.detach()
+    agree = own.argmax(1) == teacher_logits.argmax(1)
+    log_probabilities, log_taught = own.log_softmax(1), teacher_logits.log_softmax(1)
+    terms = functional.kl_div(log_taught, log_probabilities, reduction="none", log_target=True).sum(1)
+    return -(agree * terms).mean()

@@ -9,8 +9,8 @@ from torch import Tensor
 from metazoo.errors import DataError
 from metazoo.execution.optimisers import Adam
 
-REGULARISER, GROUPING = "regulariser.", "grouping."
-"""Prefixes of the tensors of regulariser and grouping in checkpoints."""
+REGULARISER, GROUPING, VISITS = "regulariser.", "grouping.", "visits."
+"""Prefixes of the tensors of regulariser, grouping and source of visits in checkpoints."""
 
 
 @final

@@ -1,5 +1,6 @@
 """Learning by meta-iterations: gradients of visited teachers, then replay of episodes until it stops improving."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, final
@@ -20,9 +21,9 @@ from metazoo.learn.episode_memory import EpisodeMemory
 from metazoo.learn.learners import FunctionalClassifier, Learner, LearnerName, build_learner
 from metazoo.learn.learning_config import RegularisationConfig, TeachersPerUpdate, Update
 from metazoo.learn.losses import distillation_loss, published_distillation_loss
-from metazoo.learn.meta_optimiser import GROUPING, REGULARISER, MetaOptimiser, of_prefix, with_prefix
+from metazoo.learn.meta_optimiser import GROUPING, REGULARISER, VISITS, MetaOptimiser, of_prefix, with_prefix
 from metazoo.learn.regularisers import Direction, Loss, MeanGradient, Parameters, Regulariser
-from metazoo.learn.update_rules import MemberStep, UpdateRule, build_update
+from metazoo.learn.update_rules import MemberStep, ReptileConfig, UpdateRule, build_update
 from metazoo.models import ImageClassifier
 from metazoo.taskspace import Grouping
 
@@ -134,7 +135,29 @@ class Visit:
 
 
 VisitTeachers = Callable[[int], Sequence[Visit]]
-"""Function from the number of a meta-iteration to its visits; equal numbers give equal visits."""
+"""Function from the number of a meta-iteration to its visits; without a state, equal numbers give equal visits."""
+
+
+class VisitSource(ABC):
+    """Function from the number of a meta-iteration to its visits, with a state that every call may change.
+
+    The default, for subclasses without a state: it is empty.
+    """
+
+    @abstractmethod
+    def __call__(self, iteration: int) -> Sequence[Visit]:
+        """Visits of a meta-iteration; equal states and numbers give equal visits."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors by name, for a checkpoint."""
+        return {}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:  # noqa: B027 - most sources have no state
+        """Resume from `state`.
+
+        Raises:
+            DataError: the tensors are not a state of this source.
+        """
 
 
 class ReplayLearningConfig(BaseModel):
@@ -160,6 +183,7 @@ class ReplayLearningConfig(BaseModel):
     )
     update: Update = "joint"
     teachers_per_update: TeachersPerUpdate = 2
+    reptile: ReptileConfig = ReptileConfig()
     replay: ReplayConfig = ReplayConfig()
 
 
@@ -181,14 +205,15 @@ class IterationReport:
 class ReplayLearner:
     """Learner that trains a meta-model with its head in meta-iterations, with an optimiser and a memory.
 
-    All draws depend on the seed and the number of the iteration, so `state` is complete.
+    All draws depend on the seed and the number of the iteration, so `state` is complete. It includes the state of
+    regulariser, grouping and source of visits.
 
     Args:
         classifier: meta-model to train, with its head.
         memory: memory of the classes of all teachers.
-        visit: function from the number of a meta-iteration to its visits. If the regulariser needs a held-out loss, the
-            last visit to a teacher without other visits provides it and gives no direction. Nothing is held out if
-            there is none, or a single visit.
+        visit: function from the number of a meta-iteration to its visits, such as a `VisitSource`. If the regulariser
+            needs a held-out loss, the last visit to a teacher without other visits provides it and gives no direction.
+            Nothing is held out if there is none, or a single visit.
         config: options of the learning.
         seed: seed of the run.
         grouping: grouping from which the visited teachers are drawn; None if it neither observes nor has a state.
@@ -222,7 +247,7 @@ class ReplayLearner:
             config.replay.build_learner(), self._model, self._optimiser.parameters, threads=threads
         )
         self._regulariser, self._mean = regulariser or config.regularisation.build(), MeanGradient()
-        self._update = update or build_update(config.update, config.teachers_per_update)
+        self._update = update or build_update(config.update, config.teachers_per_update, config.reptile)
         self._grouping = grouping
         self._threads = threads
         self._visit, self._config, self._seed, self._grows, self._check = visit, config, seed, grows, check
@@ -305,19 +330,23 @@ class ReplayLearner:
         calibrate_statistics(self.classifier, images.split(_CALIBRATION_BATCH))
 
     def state(self) -> dict[str, Tensor]:
-        """Tensors by name, for a checkpoint: parameters, moments, memory, and the state of regulariser and grouping."""
+        """Tensors by name, for a checkpoint: parameters, moments, memory, and the states of all parts."""
         tensors = self._optimiser.state() | (self.memory.state() if self._grows else {})
         tensors |= with_prefix(REGULARISER, self._regulariser.state())
+        if isinstance(self._visit, VisitSource):
+            tensors |= with_prefix(VISITS, self._visit.state())
         return tensors | with_prefix(GROUPING, self._grouping.state() if self._grouping else {})
 
     def restore(self, steps_done: int, tensors: Mapping[str, Tensor]) -> None:
         """Resume from `state` after `steps_done` iterations.
 
         Raises:
-            DataError: the tensors are not a state of this meta-model, memory, regulariser or grouping.
+            DataError: the tensors are not a state of this meta-model, memory, regulariser, grouping or source.
         """
         self._optimiser.restore(tensors)
         self._regulariser.restore(of_prefix(REGULARISER, tensors))
+        if isinstance(self._visit, VisitSource):
+            self._visit.restore(of_prefix(VISITS, tensors))
         if self._grouping is not None:
             self._grouping.restore(of_prefix(GROUPING, tensors))
         if self._grows:

@@ -4,6 +4,7 @@ from metazoo.methods.average_weights import Average
 from metazoo.methods.base import Method
 from metazoo.methods.best_model import BestModel
 from metazoo.methods.dro import Dro
+from metazoo.methods.free import Free
 from metazoo.methods.frozen_backbone import FrozenBackbone
 from metazoo.methods.ot_fusion import OptimalTransportFusion
 from metazoo.methods.random_initialisation import RandomInitialisation
@@ -14,6 +15,7 @@ from metazoo.plugins import Registry
 
 _BUILT_IN = (
     TaskGroupingsRegularization(),
+    Free(),
     ZooDistillation(),
     ZooEnsemble(),
     BestModel(),

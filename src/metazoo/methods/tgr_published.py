@@ -52,9 +52,10 @@ from metazoo.models import ImageClassifier
 from metazoo.pipeline.class_stage import keep_classes, mark_conflicts
 from metazoo.pipeline.embedding_stage import GroupingOf, check_probe, group_teachers
 from metazoo.pipeline.recovery_stage import recover_images
-from metazoo.pipeline.replay_stage import VisitConfig, check_episodes, learn_by_replay
+from metazoo.pipeline.replay_stage import check_episodes, learn_by_replay
 from metazoo.pipeline.shared_config import GroupingConfig, MetaModelConfig
 from metazoo.pipeline.stage_plan import StagePlan, embedding_plans, recovery_plans, replay_plans
+from metazoo.pipeline.visits import BankVisits, InvertedVisits, TeacherVisits, VisitConfig
 from metazoo.pipeline.workspace import Workspace
 from metazoo.recover import GeneratorConfig, RecoveryBudget, RecoveryConfig
 from metazoo.taskspace import ProbeConfig
@@ -128,9 +129,12 @@ def train_as_published(workspace: Workspace, config: PublishedTgrConfig) -> Imag
     bank = recover_images(workspace, config.used_recovery, config.budget)
     grouping_of, identity = _group_and_compare(workspace, bank, identity, config)
     grouping = grouping_of(range(len(workspace.zoo)))
-    return learn_by_replay(
-        workspace, bank, grouping, identity, config.visits, config.used_recovery, config.learning, config.meta_model
-    )
+
+    def visits_for(classifier: ImageClassifier) -> TeacherVisits:
+        shared = workspace, grouping, identity, config.visits, classifier.spec
+        return InvertedVisits(*shared, config.used_recovery) if config.visits.reinversion else BankVisits(*shared, bank)
+
+    return learn_by_replay(workspace, visits_for, config.learning, config.meta_model)
 
 
 def _group_and_compare(

@@ -62,6 +62,19 @@ def recover_images(workspace: Workspace, config: RecoveryConfig | GeneratorConfi
         check=workspace.check,
         progress=workspace.progress,
     )
+    write_health(workspace, bank)
+    return bank
+
+
+def write_health(workspace: Workspace, bank: Bank, option: str = "recovery.iterations") -> None:
+    """Write health figures and the permitted contact sheets of all recovered images, once.
+
+    Args:
+        workspace: run at work.
+        bank: images of all models.
+        option: option that a warning of poor images names.
+    """
+    folder = workspace.folder
     if not folder.has(HEALTH):
         rows = health_rows(bank)
         for contract in workspace.shown:
@@ -75,9 +88,8 @@ def recover_images(workspace: Workspace, config: RecoveryConfig | GeneratorConfi
                 title=contract.name,
                 note=f"{row.images} images recovered; the model itself recognises {100 * row.agreement:.0f} %",
             )
-        warning = health_warning(rows)
+        warning = health_warning(rows, option)
         if warning is not None:
             message(f"warning: {warning}")
         folder.record(*(sheet_of(contract.name) for contract in workspace.shown))
         folder.write_json(HEALTH, {"format_version": 1, "teachers": [vars(row) for row in rows], "warning": warning})
-    return bank

@@ -25,8 +25,8 @@ from metazoo.learn.replay_learning import ReplayLearner, ReplayLearningConfig, V
 from metazoo.models import ClassifierSpec, build_classifier
 from metazoo.pipeline.audit_stage import DomainConfig, TrustConfig, most_merged_domains, per_domain_learning
 from metazoo.pipeline.learning_stage import teacher_targets
-from metazoo.pipeline.replay_stage import VisitConfig
 from metazoo.pipeline.shared_config import GroupingConfig, MetaModelConfig
+from metazoo.pipeline.visits import VisitConfig
 from metazoo.recover import GeneratorConfig, RecoveryBudget, RecoveryConfig, guides_for, plan_recovery
 from metazoo.recover.budget import plan_buckets
 from metazoo.taskspace import FixedGrouping, ImageNetProbe, Partition, ProbeConfig, train_probe

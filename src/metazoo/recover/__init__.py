@@ -4,6 +4,7 @@ from metazoo.recover.budget import RecoveryBudget
 from metazoo.recover.generated import GeneratorCanvas, GeneratorConfig
 from metazoo.recover.health import TeacherHealth, health_rows, health_warning
 from metazoo.recover.inversion import Canvas, Health, Inversion, RecoveredImages
+from metazoo.recover.meta_generator import Adaptation, MetaGenerator, MetaGeneratorConfig
 from metazoo.recover.objectives import L2, BatchNormDistance, CrossEntropy, Objective, TeacherOutputs, TotalVariation
 from metazoo.recover.pixels import PixelCanvas, RecoveryConfig
 from metazoo.recover.units import Request, recover_requests
@@ -12,6 +13,7 @@ from metazoo.renamed import former_names
 
 __all__ = [
     "L2",
+    "Adaptation",
     "BatchNormDistance",
     "Canvas",
     "CrossEntropy",
@@ -19,6 +21,8 @@ __all__ = [
     "GeneratorConfig",
     "Health",
     "Inversion",
+    "MetaGenerator",
+    "MetaGeneratorConfig",
     "Objective",
     "PixelCanvas",
     "RecoveredImages",
