@@ -6,6 +6,7 @@ from metazoo.methods.best_model import BestModel
 from metazoo.methods.dro import Dro
 from metazoo.methods.frozen_backbone import FrozenBackbone
 from metazoo.methods.ot_fusion import OptimalTransportFusion
+from metazoo.methods.purer import Purer
 from metazoo.methods.random_initialisation import RandomInitialisation
 from metazoo.methods.tgr import TaskGroupingsRegularization
 from metazoo.methods.zoo_distillation import ZooDistillation
@@ -15,6 +16,7 @@ from metazoo.plugins import Registry
 _BUILT_IN = (
     TaskGroupingsRegularization(),
     ZooDistillation(),
+    Purer(),
     ZooEnsemble(),
     BestModel(),
     FrozenBackbone(),
