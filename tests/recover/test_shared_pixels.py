@@ -141,7 +141,7 @@ def test_steps_make_the_teachers_recognise_their_classes(teachers: list[WhiteBox
     for index in range(2):
         health = images.health(index, start, stored)
         assert health is not None
-        assert health.agreement > 0.9
+        assert health.agreement > 0.75  # 0.25 at random
         assert not health.is_worse_than_start
 
 

@@ -149,7 +149,7 @@ def learn_by_curriculum(
     )
     learner.calibrate()
     _store(workspace, stored, images, _rounded(start), generation, budget.stored_side)
-    record_health(workspace, stored)
+    record_health(workspace, stored, "lower learning.curriculum or inversion.learning_rate")
     return classifier.cpu().to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
@@ -245,7 +245,7 @@ def curriculum_plans(
     stored = 1.1 * 3 * meta_model.spec(zoo).input_size ** 2 * budget.images_per_class * sum(counts)
     return [
         StagePlan("learning", "inversion step", steps, inverting, disk=stored),
-        StagePlan("learning", "meta-batch", config.steps, _MetaBatch(config, meta_model)),
+        StagePlan("learning", "update", config.steps, _MetaBatch(config, meta_model)),
     ]
 
 

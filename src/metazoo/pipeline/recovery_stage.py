@@ -59,7 +59,7 @@ def recover_images(workspace: Workspace, config: RecoveryConfig | GeneratorConfi
     return bank
 
 
-def record_health(workspace: Workspace, bank: Bank) -> None:
+def record_health(workspace: Workspace, bank: Bank, remedy: str = "raise recovery.iterations") -> None:
     """Write health figures and the permitted contact sheets of the latest images of every teacher in a bank."""
     folder, rows = workspace.folder, health_rows(bank)
     pictured = [contract for contract in workspace.shown if contract.name in bank.teachers]
@@ -74,7 +74,7 @@ def record_health(workspace: Workspace, bank: Bank) -> None:
             title=contract.name,
             note=f"{row.images} images recovered; the model itself recognises {100 * row.agreement:.0f} %",
         )
-    warning = health_warning(rows)
+    warning = health_warning(rows, remedy)
     if warning is not None:
         message(f"warning: {warning}")
     folder.record(*(sheet_of(contract.name) for contract in pictured))
