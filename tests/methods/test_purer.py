@@ -1,7 +1,7 @@
 """PURER as a whole: images that unlike models share, made harder, stored, and protected as contracts require."""
 
-import copy
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from metazoo.bank import Bank
 from metazoo.errors import Interrupted, UsageError
 from metazoo.execution.randomness import generator
 from metazoo.learn.curriculum import CurriculumConfig, CurriculumLearner
+from metazoo.learn.learners import FunctionalClassifier, Maml
 from metazoo.models import ClassifierSpec, build_classifier
 from metazoo.pipeline import curriculum_stage
 from metazoo.pipeline.layout import BANK, CLASSES, CONFLICTS, HEALTH
@@ -202,11 +203,10 @@ def test_a_step_of_the_curriculum_raises_the_loss_of_its_episode_and_a_plain_one
     def loss(shown: Tensor, rows: Tensor, number: int) -> float:
         task, drawn = learner.episode(generator(0, "curriculum", "harder", number))
         assert torch.equal(rows, drawn)
-        task = copy.copy(task)
         split = len(task.support_images)
-        object.__setattr__(task, "support_images", shown[rows[:split]])
-        object.__setattr__(task, "query_images", shown[rows[split:]])
-        logits = learner._gradients._learner.query_logits(learner._gradients.model, learner._gradients._leaves, task)
+        task = replace(task, support_images=shown[rows[:split]], query_images=shown[rows[split:]])
+        parameters = dict(learner.classifier.named_parameters())
+        logits = Maml(1, 0.1).query_logits(FunctionalClassifier(learner.classifier), parameters, task)
         return functional.cross_entropy(logits, task.query_labels).item()
 
     kept = {name: tensor.clone() for name, tensor in pixels.state().items()}

@@ -13,7 +13,7 @@ The second part of the paper, ICFIL, calibrates the model at meta-test; neither 
 it is left out.
 
 The preset `published` has the length and the hyper-parameters of the published code: 60,000 meta-batches with an
-inversion step of all models before each. On two cores it takes days or weeks, see `--plan`; `learning.steps` and
+inversion step of all models before each, about 17 hours for 20 conv4 of 32 pixels on two cores; `learning.steps` and
 `learning.start` shorten it. The published values are those of pixels normalised by mean and deviation; here pixels are
 in [0, 1], and with a deviation of 0.25 the learning rate 0.25 is 0.0625, and the weights 1e-4 and 1e-5 of the norms are
 4e-4 and 4e-5. Faults of the published code that are corrected:
@@ -21,23 +21,25 @@ in [0, 1], and with a deviation of 0.25 the learning rate 0.25 is 0.0625, and th
 - losses are summed over the models (published: a running sum of running sums, so that the first of 13 counts 13 times);
 - every model sees its own classes in its own order (PURER-Plus: images in ascending order of the classes and labels in
   the model's order, so that most labels are permuted and models that share a class contradict each other);
-- support and queries are drawn at random (published: the first images of a class are always the support).
+- support and queries are drawn at random (PURER-Plus: the first images of a class are always the support).
 
 Other differences from the published code:
 
-- pixels are clamped to [0, 1] after a step;
-- the batch-norm, total-variation and L2 terms are as published, but the latter two are taken before the shift, so no
-  difference crosses the border;
+- pixels are clamped to [0, 1] after a step (published: they are unbounded);
+- total variation is taken before the circular shift, so no difference crosses the border, and the L2 term is the
+  distance from mid-grey (published: from the mean of the data set);
 - noise starts uniform in [0, 1] (published: normal, with about the same mean and deviation);
-- a better accuracy starts the count of the patience anew, and the classes of an episode are known to differ;
-- the average of the models (`initial_weights: average`) has a random head, since heads stand for different classes;
+- the classes of an episode are known to differ, since models may share classes (`class_map`);
+- the average of the models (`initial_weights: average`, as in the published scripts) has a random head (published:
+  averaged too), since heads stand for different classes;
 - a model with more images than `budget.bucket_size` sees some of them in each step, of all its classes alike;
 - models of other input sizes see the images resized; the images have the input size of the meta-model;
 - the last model is used (published: the one with the best accuracy on the test set), and it has stored batch-norm
   statistics of the final images.
 
-One model is trained for each number of shots, as in the paper: `learning.shots`, 5 by default; for 1 shot, 16 images
-per class are published. As in the paper's protocol, evaluate with `--batch-norm query --head fine-tune-own`.
+One model is trained for each number of shots: `learning.shots`, 5 by default; for 1 shot, 16 images per class are
+published. The published protocol normalises every batch by its own statistics and adapts in one step: evaluate with
+`--batch-norm query --head fine-tune-own`.
 
 The preset `default` has the budget of `tgr`: the images start as recovered in pixels (`recovery`), which are images of
 the same kind as those that `tgr` learns from, and a short learning compares the curriculum alone with other methods.
