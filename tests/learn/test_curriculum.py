@@ -162,7 +162,7 @@ def run(trained: CurriculumLearner, steps: int) -> list[CurriculumReport]:
 
 def test_a_learner_resumed_with_its_switch_armed_ends_bit_equal() -> None:
     whole = learner()
-    reports, kept = [], {}
+    reports, kept, left = [], {}, 0
     for number in range(1, 10):
         reports += run(whole, 1)
         armed = bool(whole.state()["switch"][2])

@@ -93,7 +93,7 @@ _DEFAULT = PurerConfig(
     recovery=RecoveryConfig(guide_all=True),
     budget=RecoveryBudget(bucket_pixels=150 * 84**2),
     inversion=SharedPixelsConfig(teachers_per_step=4),
-    learning=CurriculumConfig(steps=600, steps_per_inversion=2, start=40),
+    learning=CurriculumConfig(steps=900, steps_per_inversion=2, start=60),
     meta_model=MetaModelConfig(width="default"),
 )
 _PUBLISHED = PurerConfig(
