@@ -4,13 +4,13 @@ Hu et al., Architecture, Dataset and Model-Scale Agnostic Data-free Meta-Learnin
 images that all models which know it invert together, by one optimiser. The meta-model learns by MAML from episodes of
 these images; between its meta-batches, inversion steps continue, and when its accuracy stops rising, one of them moves
 the images so that an episode gets harder (*episode curriculum inversion*). See `metazoo.learn.curriculum` and
-`metazoo.recover.shared_pixels`. PURER-Plus, published code by the same authors, has models whose classes overlap: one
+`metazoo.recover.shared_pixels`. PURER-Plus, a second release of the authors, has models whose classes overlap: one
 set of images for a class, as here, a number of models per inversion step (`inversion.teachers_per_step`, published 13),
 a smaller step on the pixels (`inversion.learning_rate`, published 0.01, here 0.0025), other learners
 (`learning.learner`) and 5 inner steps (`learning.inner_steps`).
 
-The second part of the paper, ICFIL, calibrates the model at meta-test; neither its code nor its text was available, so
-it is left out.
+The second part of the paper, ICFIL, calibrates the model at meta-test. It is left out, since it is not in the released
+code, which is followed here together with the abstract.
 
 The preset `published` has the length and the hyper-parameters of the published code: 60,000 meta-batches with an
 inversion step of all models before each, about 17 hours for 20 conv4 of 32 pixels on two cores; `learning.steps` and
