@@ -43,7 +43,8 @@ published. The published protocol normalises every batch by its own statistics a
 
 The preset `default` has the budget of `tgr`: the images start as recovered in pixels (`recovery`), which are images of
 the same kind as those that `tgr` learns from, and a short learning compares the curriculum alone with other methods.
-With `recovery: null` they start as dead leaves instead, and with `learning.curriculum: 0` they never get harder.
+With `recovery: null` they start as dead leaves instead, and with `learning.curriculum: 0` they never get harder. Its
+inner learning rate is 0.1: with the published 0.01 and one inner step, 100 meta-batches learn nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -93,7 +94,7 @@ _DEFAULT = PurerConfig(
     recovery=RecoveryConfig(guide_all=True),
     budget=RecoveryBudget(bucket_pixels=150 * 84**2),
     inversion=SharedPixelsConfig(teachers_per_step=4),
-    learning=CurriculumConfig(steps=900, steps_per_inversion=2, start=60),
+    learning=CurriculumConfig(steps=900, steps_per_inversion=2, start=60, inner_learning_rate=0.1),
     meta_model=MetaModelConfig(width="default"),
 )
 _PUBLISHED = PurerConfig(
