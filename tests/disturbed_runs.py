@@ -176,11 +176,13 @@ class _Disturbance:
 
 def _watched() -> dict[str, Any]:
     """The owner of each function whose calls are moments."""
+    from metazoo.learn.curriculum import CurriculumLearner
     from metazoo.learn.group_learning import GroupLearner
     from metazoo.learn.update_rules import MemberStep
     from metazoo.taskspace import probe
 
-    return {"shift_and_flip": probe, "descend": MemberStep, **dict.fromkeys(("step", "calibrate"), GroupLearner)}
+    others = {"shift_and_flip": probe, "descend": MemberStep, "episode": CurriculumLearner}
+    return {**others, **dict.fromkeys(("step", "calibrate"), GroupLearner)}
 
 
 class _Process:
@@ -252,11 +254,12 @@ def _unsound(folder: Path) -> str:
 def _main() -> None:
     import torch
 
-    from metazoo.pipeline import learning_stage
+    from metazoo.pipeline import curriculum_stage, learning_stage
     from metazoo.plugins import load_plugin
 
     torch.set_num_threads(1)
     learning_stage._STEPS_BETWEEN_CHECKPOINTS = 2
+    curriculum_stage._SECONDS_BETWEEN_CHECKPOINTS = 0.0
     request = json.load(sys.stdin)
     parent, zoo = Path(request["parent"]), Path(request["zoo"])
     _UNLABELLED.extend(request["unlabelled"])

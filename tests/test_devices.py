@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from emulated_device import emulated_device
-from training_helpers import OPTIONS, PUBLISHED_OPTIONS, SIDE, build, coloured_images
+from training_helpers import OPTIONS, PUBLISHED_OPTIONS, PURER_OPTIONS, SIDE, build, coloured_images
 
 from metazoo.adapt import FewShotClassifier, adapt
 from metazoo.evaluate import Subject, evaluate, zoo_ensemble
@@ -65,6 +65,7 @@ def test_a_tensor_that_was_left_behind_is_noticed(device: str) -> None:
         pytest.param("default", OPTIONS, marks=pytest.mark.slow),  # all its stages are in the next one
         ("default", WEIGHED),
         ("published", PUBLISHED_OPTIONS),
+        ("default", PURER_OPTIONS),
     ],
 )
 def test_a_run_learns_there_what_it_learns_on_the_cpu(

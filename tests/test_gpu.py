@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from training_helpers import OPTIONS, PUBLISHED_OPTIONS, SIDE, build, coloured_images
+from training_helpers import OPTIONS, PUBLISHED_OPTIONS, PURER_OPTIONS, SIDE, build, coloured_images
 
 from metazoo.adapt import adapt
 from metazoo.evaluate import Subject, evaluate
@@ -50,6 +50,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         ("default", merged(LONGER, {"learning": {"regularisation": PUBLISHED}})),
         ("default", merged(LONGER, {"domains": {"alike": 9.0}, "trust": {"mode": "weigh", "threshold": 1.0}})),
         ("published", merged(PUBLISHED_OPTIONS, {"recovery": {"iterations": 6}})),
+        ("default", merged(PURER_OPTIONS, {"recovery": {"iterations": 6}})),
     ],
 )
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

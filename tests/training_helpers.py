@@ -53,6 +53,23 @@ FREE_OPTIONS: dict[str, Any] = {
     },
     "meta_model": {"width": 4, "input_size": 18, "ways": 2},
 }
+# Of the method `purer`, preset `default`.
+PURER_OPTIONS: dict[str, Any] = {
+    "method": "purer",
+    "recovery": {"iterations": 2},
+    "budget": {"images_per_class": 6, "bucket_size": 12},
+    "inversion": {"teachers_per_step": 2},
+    "learning": {
+        "steps": 6,
+        "start": 1,
+        "patience": 1,
+        "shots": 1,
+        "queries": 2,
+        "episodes_per_step": 2,
+        "steps_per_inversion": 1,
+    },
+    "meta_model": {"width": 4, "input_size": 16, "ways": 2},
+}
 
 
 def coloured_images(classes: int, side: int) -> ImageSet:

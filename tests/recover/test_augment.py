@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from metazoo.data.augment import crop_and_flip_alike, shift_and_flip
+from metazoo.data.augment import RollAlike, crop_and_flip_alike, shift_and_flip
 
 
 def numbered(count: int, side: int = 6, channels: int = 2) -> Tensor:
@@ -85,3 +85,14 @@ def test_alike_means_one_crop_with_a_black_border_and_one_flip_for_the_batch() -
         (kind,) = [kind for kind, candidate in expected.items() if torch.equal(moved, candidate)]
         kinds.add(kind)
     assert kinds == expected.keys()
+
+
+def test_all_images_are_rolled_alike_by_up_to_the_padding() -> None:
+    images, augmentation, random = numbered(3), RollAlike(2), seeded(2)
+    found = set()
+    for _ in range(200):
+        draws = augmentation.draw(3, random)
+        shift = tuple(draws.tolist())
+        assert torch.equal(augmentation.apply(images, draws), images.roll(shift, (2, 3)))
+        found.add(shift)
+    assert found == {(down, right) for down in range(-2, 3) for right in range(-2, 3)}

@@ -1,10 +1,18 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
-from metazoo.recover.objectives import batch_norm_distance, cross_entropy, l2, total_variation
+from metazoo.recover.objectives import (
+    batch_norm_distance,
+    cross_entropy,
+    l2,
+    neighbour_norms,
+    pixel_norm,
+    total_variation,
+)
 
 
 def test_cross_entropy_of_known_logits() -> None:
@@ -64,3 +72,26 @@ def test_gradients_agree_with_finite_differences(memory_format: torch.memory_for
         lambda values: cross_entropy(functional.relu(values.flatten(1) @ weights), torch.tensor([0, 3])),
     ):
         assert torch.autograd.gradcheck(function, images)
+
+
+def test_neighbour_norms_are_those_of_a_loop_over_pixels() -> None:
+    images = np.random.default_rng(0).random((2, 3, 5, 4))
+    height, width = images.shape[2:]
+    expected = 0.0
+    for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        total = 0.0
+        for y in range(height - down):
+            for x in range(width):
+                if 0 <= x + right < width:
+                    total += float(((images[:, :, y + down, x + right] - images[:, :, y, x]) ** 2).sum())
+        expected += total**0.5
+    assert neighbour_norms(torch.from_numpy(images)).item() == pytest.approx(expected, rel=1e-12)
+    assert pixel_norm(torch.from_numpy(images)).item() == pytest.approx(np.linalg.norm((images - 0.5).ravel()))
+
+
+def test_norms_of_even_images_have_a_finite_gradient() -> None:
+    images = torch.full((2, 3, 4, 4), 0.5, requires_grad=True)
+    value = neighbour_norms(images) + pixel_norm(images)
+    assert value.item() == 0
+    (gradient,) = torch.autograd.grad(value, images)
+    assert not gradient.any()

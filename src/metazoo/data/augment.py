@@ -79,6 +79,23 @@ class CropAndFlipAlike(Augmentation):
         return functional.pad(images, (self.padding,) * 4).index_select(2, rows).index_select(3, columns)
 
 
+@final
+class RollAlike(Augmentation):
+    """Common circular shift of all images: what leaves on one side enters on the other.
+
+    Draws are [2]: shift down, and shift to the right. This is the augmentation of inversion in PURER (CVPR 2023).
+    """
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:  # noqa: D102
+        return torch.randint(-self.padding, self.padding + 1, (2,), generator=generator)
+
+    def apply(self, images: Tensor, draws: Tensor) -> Tensor:  # noqa: D102
+        height, width = images.shape[-2:]
+        rows = (torch.arange(height, device=images.device) - draws[0]) % height
+        columns = (torch.arange(width, device=images.device) - draws[1]) % width
+        return images.index_select(2, rows).index_select(3, columns)
+
+
 def shift_and_flip(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
     """Shift each image by up to `padding` pixels in both axes and mirror it left to right with probability 1/2.
 

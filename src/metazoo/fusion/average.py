@@ -72,24 +72,31 @@ def distinct_tensors(network: Network) -> dict[str, Tensor]:
     return dict(first.values())
 
 
-def check_same_features(zoo: Zoo) -> None:
+def check_same_features(
+    zoo: Zoo, spec: ClassifierSpec | None = None, remedy: str = "choose another zoo or method"
+) -> None:
     """Check that the weights of all models of a zoo can be joined.
 
+    Args:
+        zoo: the models.
+        spec: classifier that the joined weights must fit; None: the first model.
+        remedy: remedy of the error.
+
     Raises:
-        UsageError: the zoo has fewer than two models, or a model differs from the first in its input or in the shapes
-            of its weights.
+        UsageError: the zoo has fewer than two models, or a model differs from `spec` in its input or in the shapes of
+            its weights.
     """
-    remedy = "choose another zoo or method"
     if len(zoo) < 2:
         raise UsageError(zoo.folder, f"has {len(zoo)} model, and a fusion needs two or more", remedy)
-    first = zoo.contracts[0]
-    checked = {_without_pixels(first.spec)}
+    expected = zoo.contracts[0].spec if spec is None else spec
+    named = repr(zoo.contracts[0].name) if spec is None else "the meta-model"
+    checked = {_without_pixels(expected)}
     for contract in zoo:
         key = _without_pixels(contract.spec)
         if key in checked:
             continue
-        if not _same_features(contract.spec, network_without_weights(contract.spec), first.spec):
-            problem = f"its input or the shapes of its weights differ from those of {first.name!r}"
+        if not _same_features(contract.spec, network_without_weights(contract.spec), expected):
+            problem = f"its input or the shapes of its weights differ from those of {named}"
             raise UsageError(f"model {contract.name!r}", problem, remedy)
         checked.add(key)
 

@@ -1,7 +1,7 @@
 """Gradients of batches of episodes with respect to the common initial parameters."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -22,6 +22,15 @@ class BatchOfEpisodes:
     gradient: Parameters
     loss: Float[Tensor, ""]
     accuracy: Float[Tensor, ""]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageGradients:
+    """Query loss of one episode, and its gradients with respect to the images of support and query."""
+
+    loss: Float[Tensor, ""]
+    support: Float[Tensor, "support 3 side side"]
+    query: Float[Tensor, "queries 3 side side"]
 
 
 @final
@@ -60,6 +69,19 @@ class EpisodeGradients:
         found = self._by_threads(episodes) if self._threads.count > 1 else self._in_turn(episodes)
         losses, accuracies = zip(*found, strict=True)
         return BatchOfEpisodes(self._total, torch.stack(losses).mean(), torch.stack(accuracies).mean())
+
+    def of_images(self, episode: EpisodeImages) -> ImageGradients:
+        """Gradients of the query loss with respect to the images of `episode`, also through the learner's inner loop.
+
+        The gradient through a first-order inner loop counts as 0. Nothing is recorded.
+        """
+        shown = [images.detach().requires_grad_(True) for images in (episode.support_images, episode.query_images)]
+        with torch.enable_grad():
+            attached = replace(episode, support_images=shown[0], query_images=shown[1])
+            logits = self._learner.query_logits(self.model, self._leaves, attached)
+            loss = functional.cross_entropy(logits, episode.query_labels)
+        support, query = torch.autograd.grad(loss, shown, allow_unused=True, materialize_grads=True)
+        return ImageGradients(loss.detach(), support, query)
 
     def _by_threads(self, episodes: Sequence[EpisodeImages]) -> Iterator[tuple[Tensor, Tensor]]:
         for parts, loss, accuracy in self._threads.map(self._of, episodes):

@@ -94,14 +94,7 @@ class EpisodeMemory:
 
     def _draw_classes(self, ways: int, images_per_class: int, random: torch.Generator) -> list[int] | None:
         ready = (self.counts() >= images_per_class).nonzero().flatten()
-        for _ in range(_ATTEMPTS if len(ready) >= ways else 0):
-            chosen: list[int] = []
-            for identity in ready[torch.randperm(len(ready), generator=random)].tolist():
-                if not bool(self._conflicts[identity, chosen].any()):
-                    chosen.append(identity)
-                if len(chosen) == ways:
-                    return chosen
-        return None
+        return draw_classes(ready, self._conflicts, ways, random)
 
     def state(self) -> dict[str, Tensor]:
         """Images by class and slot, for a checkpoint."""
@@ -125,3 +118,27 @@ class EpisodeMemory:
         for identity in range(len(self._rings)):
             slots = (tensors.get(f"memory.{identity}.{slot}") for slot in range(self._slots))
             self._rings[identity] = [images.to(self._device) for images in slots if images is not None]
+
+
+def draw_classes(
+    ready: Int64[Tensor, " _"],
+    conflicts: Bool[Tensor, "identities identities"],
+    ways: int,
+    random: torch.Generator,
+) -> list[int] | None:
+    """Draw `ways` of the classes `ready` without a conflict; None if none were found in many attempts.
+
+    Args:
+        ready: different classes.
+        conflicts: pairs of classes that may be equal, symmetric.
+        ways: number of classes to draw.
+        random: source of the draws, on the CPU.
+    """
+    for _ in range(_ATTEMPTS if len(ready) >= ways else 0):
+        chosen: list[int] = []
+        for identity in ready[torch.randperm(len(ready), generator=random)].tolist():
+            if not bool(conflicts[identity, chosen].any()):
+                chosen.append(identity)
+            if len(chosen) == ways:
+                return chosen
+    return None

@@ -7,6 +7,7 @@ from metazoo.methods.dro import Dro
 from metazoo.methods.free import Free
 from metazoo.methods.frozen_backbone import FrozenBackbone
 from metazoo.methods.ot_fusion import OptimalTransportFusion
+from metazoo.methods.purer import Purer
 from metazoo.methods.random_initialisation import RandomInitialisation
 from metazoo.methods.tgr import TaskGroupingsRegularization
 from metazoo.methods.zoo_distillation import ZooDistillation
@@ -16,6 +17,7 @@ from metazoo.plugins import Registry
 _BUILT_IN = (
     TaskGroupingsRegularization(),
     Free(),
+    Purer(),
     ZooDistillation(),
     ZooEnsemble(),
     BestModel(),

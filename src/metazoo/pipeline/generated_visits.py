@@ -17,8 +17,8 @@ from metazoo.learn.losses import adversarial_divergence
 from metazoo.learn.regularisers import Parameters
 from metazoo.learn.replay_learning import ReplayLearningConfig
 from metazoo.models import ImageClassifier, build_classifier
-from metazoo.pipeline.layout import BANK
-from metazoo.pipeline.recovery_stage import write_health
+from metazoo.pipeline.layout import BANK, HEALTH
+from metazoo.pipeline.recovery_stage import record_health
 from metazoo.pipeline.shared_config import MetaModelConfig
 from metazoo.pipeline.stage_plan import PlanContext, StagePlan, UnitCost, replay_plans, shared
 from metazoo.pipeline.visits import Chosen, Labelled, TeacherVisits, VisitConfig, VisitDrawConfig
@@ -155,7 +155,8 @@ class GeneratedVisits(TeacherVisits):
                         health = found.health.figures()
                         bank.add(contract.name, 0, bucket, found.images, found.labels, health=health)
                 advance()
-        write_health(workspace, bank, "generator.steps")
+        if not workspace.folder.has(HEALTH):
+            record_health(workspace, bank, "raise generator.steps")
 
 
 def _shown(contract: ModelContract, side: int, seed: int) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -27,8 +28,10 @@ def recovery_options(options: BaseModel) -> dict[str, BaseModel]:
     return {name: value for name, value in found.items() if isinstance(value, BaseModel)} if recovery else {}
 
 
-def copy_images(workspace: Workspace, other: Path) -> None:
-    """Copy the recovered images of the run folder `other`, except discarded ones.
+def copy_images(workspace: Workspace, other: Path, generation: int = 0) -> None:
+    """Copy one generation of the recovered images of the run folder `other`, except discarded ones.
+
+    Later generations are not the images that a recovery makes; see `metazoo.pipeline.curriculum_stage`.
 
     Raises:
         ArtefactError: the images are missing, damaged or cannot be copied.
@@ -38,19 +41,22 @@ def copy_images(workspace: Workspace, other: Path) -> None:
         if (target / name).exists() or source.is_discarded(name):
             continue
         workspace.check()
-        source.images_of(name)  # compares the hashes
+        source.images_of(name, generation)  # compares the hashes
         partial = target / f".{name}.{os.getpid()}.tmp"
         try:
-            shutil.copytree(source.folder / name, partial)
+            shutil.copytree(source.folder / name, partial, ignore=_all_but(f"generation-{generation:04d}"))
             partial.rename(target / name)
         except OSError as error:
             raise cannot_write(target / name, error) from error
 
 
+def _all_but(prefix: str) -> Callable[[object, list[str]], list[str]]:
+    return lambda _, names: [name for name in names if not name.startswith(prefix)]
+
+
 def recover_images(workspace: Workspace, config: RecoveryConfig | GeneratorConfig, budget: RecoveryBudget) -> Bank:
     """Recover images from every teacher once, and write health figures and the permitted contact sheets."""
-    folder = workspace.folder
-    bank = Bank.open_or_create(folder.path / BANK)
+    bank = Bank.open_or_create(workspace.folder.path / BANK)
     recover_zoo(
         workspace.zoo,
         bank,
@@ -62,34 +68,28 @@ def recover_images(workspace: Workspace, config: RecoveryConfig | GeneratorConfi
         check=workspace.check,
         progress=workspace.progress,
     )
-    write_health(workspace, bank)
+    if not workspace.folder.has(HEALTH):
+        record_health(workspace, bank)
     return bank
 
 
-def write_health(workspace: Workspace, bank: Bank, option: str = "recovery.iterations") -> None:
-    """Write health figures and the permitted contact sheets of all recovered images, once.
-
-    Args:
-        workspace: run at work.
-        bank: images of all models.
-        option: option that a warning of poor images names.
-    """
-    folder = workspace.folder
-    if not folder.has(HEALTH):
-        rows = health_rows(bank)
-        for contract in workspace.shown:
-            images, labels = bank.images_of(contract.name)
-            row = next(row for row in rows if row.teacher == contract.name)
-            contact_sheet(
-                folder.path / sheet_of(contract.name),
-                images,
-                labels,
-                contract.class_names,
-                title=contract.name,
-                note=f"{row.images} images recovered; the model itself recognises {100 * row.agreement:.0f} %",
-            )
-        warning = health_warning(rows, option)
-        if warning is not None:
-            message(f"warning: {warning}")
-        folder.record(*(sheet_of(contract.name) for contract in workspace.shown))
-        folder.write_json(HEALTH, {"format_version": 1, "teachers": [vars(row) for row in rows], "warning": warning})
+def record_health(workspace: Workspace, bank: Bank, remedy: str = "raise recovery.iterations") -> None:
+    """Write health figures and the permitted contact sheets of the latest images of every teacher in a bank."""
+    folder, rows = workspace.folder, health_rows(bank)
+    pictured = [contract for contract in workspace.shown if contract.name in bank.teachers]
+    for contract in pictured:
+        images, labels = bank.images_of(contract.name)
+        row = next(row for row in rows if row.teacher == contract.name)
+        contact_sheet(
+            folder.path / sheet_of(contract.name),
+            images,
+            labels,
+            contract.class_names,
+            title=contract.name,
+            note=f"{row.images} images recovered; the model itself recognises {100 * row.agreement:.0f} %",
+        )
+    warning = health_warning(rows, remedy)
+    if warning is not None:
+        message(f"warning: {warning}")
+    folder.record(*(sheet_of(contract.name) for contract in pictured))
+    folder.write_json(HEALTH, {"format_version": 1, "teachers": [vars(row) for row in rows], "warning": warning})

@@ -63,12 +63,12 @@ def _mean(shards: Sequence[Shard], figure: str) -> float | None:
     return sum(images * value for images, value in known) / sum(images for images, _ in known) if known else None
 
 
-def health_warning(rows: Sequence[TeacherHealth], option: str = "recovery.iterations") -> str | None:
+def health_warning(rows: Sequence[TeacherHealth], remedy: str = "raise recovery.iterations") -> str | None:
     """Warning about doubtful teachers, the worst first, and about rejected guides; None if there are neither.
 
     Args:
-        rows: health of the teachers.
-        option: option to raise for images that are recognised more often.
+        rows: health of all teachers.
+        remedy: remedy for doubtful teachers, besides their removal.
     """
     sentences = []
     doubtful = sorted((row for row in rows if row.doubtful), key=lambda row: (row.agreement, row.teacher))
@@ -76,7 +76,7 @@ def health_warning(rows: Sequence[TeacherHealth], option: str = "recovery.iterat
         named = some_of([f"{row.teacher} ({100 * row.agreement:.0f} %)" for row in doubtful])
         sentences.append(
             f"{len(doubtful)} of {len(rows)} teachers recognise less than {100 * LEAST_AGREEMENT:.0f} % of the images "
-            f"recovered from them: {named}; raise {option}, or remove these teachers from the zoo"
+            f"recovered from them: {named}; {remedy}, or remove these teachers from the zoo"
         )
     alone = [f"{row.teacher} (guide {row.without_guide})" for row in rows if row.without_guide is not None]
     if alone:

@@ -3,7 +3,7 @@
 The default loss is the weighted sum `cross_entropy + batch_norm + total_variation + l2`; any other `Objective` can be
 added. The first two terms are those of Task Groupings Regularization (ICML 2024, inversion loss). Total variation and
 L2 come from DeepInversion (Yin et al., CVPR 2020), since pixels, unlike the outputs of a generator, are not smooth by
-themselves.
+themselves. `NeighbourNorms` and `PixelNorm` are their forms in PURER (CVPR 2023).
 """
 
 from collections.abc import Iterable
@@ -105,6 +105,23 @@ def l2(images: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:
     return (images - 0.5).square().mean()
 
 
+def neighbour_norms(images: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:
+    """Sum of the L2 norms (not squared) of four maps of neighbour differences: across, down, and both diagonals.
+
+    Each norm is that of a whole map, over all images and channels. Where all neighbours are equal, the gradient is 0.
+    """
+    across = images[..., :, 1:] - images[..., :, :-1]
+    down = images[..., 1:, :] - images[..., :-1, :]
+    falling = images[..., 1:, 1:] - images[..., :-1, :-1]
+    rising = images[..., :-1, 1:] - images[..., 1:, :-1]
+    return torch.stack([differences.norm() for differences in (across, down, falling, rising)]).sum()
+
+
+def pixel_norm(images: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:
+    """L2 norm (not squared) of the distance of all `images` in [0, 1] from mid-grey."""
+    return (images - 0.5).norm()
+
+
 @dataclass(frozen=True)
 class _Weighted:
     weight: float = 1.0
@@ -152,3 +169,21 @@ class L2(_Weighted):
         self, images: Float[Tensor, "n channels h w"], outputs: TeacherOutputs, step: Int64[Tensor, " 1"]
     ) -> Float[Tensor, ""]:
         return self.weight * l2(images)
+
+
+class NeighbourNorms(_Weighted):
+    """Weighted `neighbour_norms` of the images before augmentation."""
+
+    def __call__(  # noqa: D102
+        self, images: Float[Tensor, "n channels h w"], outputs: TeacherOutputs, step: Int64[Tensor, " 1"]
+    ) -> Float[Tensor, ""]:
+        return self.weight * neighbour_norms(images)
+
+
+class PixelNorm(_Weighted):
+    """Weighted `pixel_norm` of the images before augmentation."""
+
+    def __call__(  # noqa: D102
+        self, images: Float[Tensor, "n channels h w"], outputs: TeacherOutputs, step: Int64[Tensor, " 1"]
+    ) -> Float[Tensor, ""]:
+        return self.weight * pixel_norm(images)

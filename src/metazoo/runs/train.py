@@ -176,7 +176,8 @@ def _learn(workspace: Workspace, config: RunConfig, description: dict[str, Any],
         remedy = "continue with the version that began it, or choose another folder"
         raise RunError(workspace.folder.path, problem, remedy)
     if source is not None:
-        copy_images(workspace, source.path)
+        budget = getattr(config.options, "budget", None)
+        copy_images(workspace, source.path, getattr(budget, "generation", 0))
     with torch_threads(int(description["threads"])):
         module = config.method.train(workspace, config.options)
     folder, method = workspace.folder, config.method
