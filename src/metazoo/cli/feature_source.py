@@ -64,7 +64,7 @@ class FeatureSource:
             return dataclasses.replace(_ensemble(teachers, in_turn_on), sha256=zoo.sha256)
         name, sha256 = self.meta_model.method, self.meta_model.sha256
         own = Subject.of(f"{name} meta-model", name, self.meta_model.module, sha256)
-        return dataclasses.replace(own, unlabelled=self.meta_model.unlabelled)
+        return dataclasses.replace(own, unlabelled=self.meta_model.unlabelled, validated=self.meta_model.validated)
 
     def teachers(self) -> Sequence[WhiteBoxTeacher]:
         """Models of the zoo on the CPU, each loaded on access; see `Teachers`.

@@ -7,6 +7,7 @@ from metazoo.methods.dro import Dro
 from metazoo.methods.frozen_backbone import FrozenBackbone
 from metazoo.methods.ot_fusion import OptimalTransportFusion
 from metazoo.methods.random_initialisation import RandomInitialisation
+from metazoo.methods.tdr import TaskDistributionallyRobust
 from metazoo.methods.tgr import TaskGroupingsRegularization
 from metazoo.methods.zoo_distillation import ZooDistillation
 from metazoo.methods.zoo_ensemble import ZooEnsemble
@@ -15,6 +16,7 @@ from metazoo.plugins import Registry
 _BUILT_IN = (
     TaskGroupingsRegularization(),
     ZooDistillation(),
+    TaskDistributionallyRobust(),
     ZooEnsemble(),
     BestModel(),
     FrozenBackbone(),

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, final
 
 from metazoo.adapt import MetaModel
-from metazoo.adapt.card_text import unlabelled_count
+from metazoo.adapt.card_text import is_validated, unlabelled_count
 from metazoo.data import UnlabelledImages
-from metazoo.data.unlabelled import label_free
+from metazoo.data.unlabelled import use_of_data
 from metazoo.errors import ArtefactError, MetazooError, RunError, UsageError
 from metazoo.execution.progress import message
 from metazoo.notebook import ShownInNotebook
@@ -51,8 +51,8 @@ class Run(ShownInNotebook):
             config, zoo = self.config, self.description["zoo"]
             state = "finished" if self.finished else "not finished"
             name = f"{config.method.name}, preset {config.preset}, seed {config.seed}"
-            images = unlabelled_count(self.description)
-            name += f", {label_free(images)}" if images else ""
+            used = use_of_data(unlabelled_count(self.description), is_validated(self.description))
+            name += f", {used}" if used else ""
             return f"Run({str(self.path)!r}: {name}, {zoo['models']} models, {state})"
         return f"Run({str(self.path)!r})"
 

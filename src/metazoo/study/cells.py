@@ -212,7 +212,7 @@ def _evaluate(work: CellWork, run: Run) -> None:
     meta_model = run.meta_model
     device = Compute.choose(work.device).device
     subject = Subject.of(cell.row.name, cell.row.method, meta_model.module, meta_model.sha256).on(device)
-    subject = replace(subject, unlabelled=meta_model.unlabelled)
+    subject = replace(subject, unlabelled=meta_model.unlabelled, validated=meta_model.validated)
     zoo = Zoo.open(cell.zoo_folder)
     class_lists = {contract.name: contract.class_names for contract in zoo} | run.backbone_classes()
     # One side for all rows, so that they are measured on the same images: models resize them.
