@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from training_helpers import OPTIONS, PUBLISHED_OPTIONS, content, untrained
+from training_helpers import OPTIONS, PUBLISHED_OPTIONS, TDR_OPTIONS, content, untrained
 
 from metazoo.runs.record import Run
 from metazoo.zoo import Zoo
@@ -213,6 +213,7 @@ _CONFIGS = {
     "default": {"preset": "default", **OPTIONS},
     "published": {"preset": "published", **PUBLISHED_OPTIONS},
     "domains": OF_DOMAINS,
+    "tdr": TDR_OPTIONS,
 }
 
 

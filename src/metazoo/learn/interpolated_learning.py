@@ -176,6 +176,7 @@ class InterpolationReport:
     Attributes:
         step: number of the step, from 1.
         loss: mean loss of the tasks or visits.
+        agreement: mean cosine of the gradients of two of them.
         accuracy: mean accuracy on the episodes of the reward, in percent.
         reward: reward of the step, in points.
         refills: number of refills so far.
@@ -186,6 +187,7 @@ class InterpolationReport:
 
     step: int
     loss: float
+    agreement: float
     accuracy: float
     reward: float
     refills: int
@@ -256,9 +258,9 @@ class InterpolationLearner:
         self.choice.observe(reward)
         self.steps_done += 1
         entropy = -self.choice.probabilities.xlogy(self.choice.probabilities).sum()
-        loss = direction.losses.mean().item()
+        loss, agreement = direction.losses.mean().item(), direction.agreement.item()
         return InterpolationReport(
-            self.steps_done, loss, accuracy, reward, self._refills, interpolated, entropy.exp().item()
+            self.steps_done, loss, agreement, accuracy, reward, self._refills, interpolated, entropy.exp().item()
         )
 
     def _holds_episode(self) -> bool:

@@ -62,7 +62,8 @@ def recovered_episodes(
         random = generator(seed, "reward", "recovered", step)
         subjects = [model for model in asked if model not in chosen] or asked
         order = torch.randperm(len(subjects), generator=random)[: config.reward_episodes].tolist()
-        return [RewardEpisode(subjects[place], episode(stored[subjects[place]], random)) for place in order]
+        drawn = [subjects[position] for position in order]
+        return [RewardEpisode(subject, episode(stored[subject], random)) for subject in drawn]
 
     def episode(own: StoredImages, random: torch.Generator) -> EpisodeImages:
         classes = own.labels.unique()

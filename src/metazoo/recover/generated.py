@@ -1,7 +1,7 @@
 """Model inversion through a generator, as published for Task Groupings Regularization (ICML 2024).
 
 A generator and latent vectors are trained together until the teacher recognises the generated images. In the code of
-Trustworthy-DFML (TPAMI 2025) only the generator is trained, and it is told the classes: `fixed_latents`, `conditional`.
+Trustworthy-DFML (TPAMI 2025) only the generator is trained, and the classes are an input of it: `fixed_latents`, `conditional`.
 At 32 pixels, the generator is 97 % of the arithmetic. Other presets therefore use `pixels`.
 """
 
@@ -56,7 +56,7 @@ class GeneratorConfig(BaseModel):
     learning_rate: float = Field(default=1e-3, gt=0, description="learning rate of Adam")
     latent: int = Field(default=256, ge=1, le=65536, description="size of a latent vector")
     width: int = Field(default=64, ge=1, le=4096, description="channels of the last hidden layer of the generator")
-    conditional: bool = Field(default=False, description="whether the generator is told the target classes")
+    conditional: bool = Field(default=False, description="whether the target classes are an input of the generator")
     fixed_latents: bool = Field(default=False, description="whether only the generator is trained")
     cross_entropy: float = Field(default=1.0, ge=0, description="weight of the cross-entropy with the target class")
     batch_norm: float = Field(default=1.0, ge=0, description="weight of the batch-norm statistics")
