@@ -2,9 +2,9 @@
 
 Hu, Wei, Shen, Wang, Wu, Yuan and Tao, "Task-Distributionally Robust Data-Free Meta-Learning", TPAMI 2025
 (arXiv:2311.14756; code `Egg-Hu/Trustworthy-DFML`). The tasks of a meta-model drift while it learns, so that it forgets;
-and some models of a zoo may be bad: trained on other data than their class names suggest, or not at all. Against the first, tasks of
-earlier models are kept and interpolated; against the second, a policy learns which models bring reward. This description of the published method
-follows the authors' code and the abstract.
+and some models of a zoo may be bad: trained on other data than their class names suggest, or not at all. Against the
+first, tasks of earlier models are kept and interpolated; against the second, a policy learns which models bring reward.
+This description of the published method follows the authors' code and the abstract.
 
 Images of a few chosen models fill the memory again whenever the reward stops rising. On such a step the prototype
 logits of the meta-model are distilled from these models; on all others the loss is that of four tasks of the memory,

@@ -1,8 +1,8 @@
 """Model inversion through a generator, as published for Task Groupings Regularization (ICML 2024).
 
 A generator and latent vectors are trained together until the teacher recognises the generated images. In the code of
-Trustworthy-DFML (TPAMI 2025) only the generator is trained, and the classes are an input of it: `fixed_latents`, `conditional`.
-At 32 pixels, the generator is 97 % of the arithmetic. Other presets therefore use `pixels`.
+Trustworthy-DFML (TPAMI 2025) only the generator is trained, and the classes are an input of it (`fixed_latents`,
+`conditional`). At 32 pixels, the generator is 97 % of the arithmetic. Other presets therefore use `pixels`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -122,8 +122,8 @@ def choice_table(record: dict[str, Any]) -> Table:
     """Table of the choice of models, one row per model, the least probable first."""
     table = Table(
         title=f"Choice of models, {record['strategy']}",
-        caption=f"reward: accuracy on {record['reward']}; probability: with which the model is drawn first at the end of "
-        f"the run, {100 / len(record['models']):.1f} % if all are alike; visits: refills of the memory from its images",
+        caption=f"reward: accuracy on {record['reward']}; probability: that the model is drawn first, at the end of "
+        f"the run, {100 / len(record['models']):.1f} % if all are alike; visits: refills of the memory with its images",
     )
     table.add_column("model", overflow="fold")
     for heading in ("probability", "visits"):
