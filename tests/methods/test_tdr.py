@@ -12,7 +12,7 @@ from training_helpers import TDR_OPTIONS, build, coloured_images, content
 
 import metazoo
 from metazoo.bank import Bank
-from metazoo.data import ImageSet
+from metazoo.data import ImageSet, UnlabelledImages
 from metazoo.errors import Interrupted, RunError, UsageError
 from metazoo.evaluate import evaluate
 from metazoo.evaluate.subjects import Subject
@@ -112,6 +112,8 @@ def test_the_published_reward_needs_labelled_images_and_every_record_says_so(
     subject = type(subject)(**{**vars(subject), "validated": model.validated})
     results = evaluate([subject], coloured_images(6, 16), ways=2, shots=(1,), queries=2, episodes=3)
     assert results[0].validated
+    assert run.count_validated(UnlabelledImages(pack)) == len(coloured_images(4, 20))
+    assert run.count_validated(UnlabelledImages(coloured_images(6, 16))) == 0
     model.save(tmp_path / "copy")
     assert metazoo.MetaModel.load(tmp_path / "copy").validated
 
@@ -141,6 +143,7 @@ def test_the_reward_of_recovered_images_never_reads_the_labelled_ones(
     monkeypatch.setattr("metazoo.methods.tdr.load_images", pytest.fail)
     run = train(zoo, out=tmp_path / "run", config={**TDR_OPTIONS, "validation": str(pack)}, workers=1)
     assert "inputs" not in run.description
+    assert run.count_validated(UnlabelledImages(pack)) is None
     assert not run.meta_model.validated
     pairs = zip(*(own.meta_model.networks[0].state_dict().values() for own in (run, whole)), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)

@@ -107,6 +107,21 @@ class FeatureSource:
             )
         return found
 
+    def count_validated(self, evaluated: UnlabelledImages) -> int | None:
+        """Number of evaluated images among the labelled validation images of the run, by their pixels.
+
+        None for a run that used none, and, with a note, for a meta-model that was given without its run.
+        """
+        if self.meta_model is None or not self.meta_model.validated:
+            return None
+        if self.run is None:
+            message(
+                f"note: labelled validation images directed the run of {self.path}; give the run to see whether "
+                "evaluated images are among them"
+            )
+            return None
+        return self.run.count_validated(evaluated)
+
     def side(self) -> int:
         """Largest input side of all models in pixels."""
         specs = [contract.spec for contract in self._contracts()]

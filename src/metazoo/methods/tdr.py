@@ -66,7 +66,7 @@ from metazoo.pipeline.interpolation_stage import (
     learn_by_interpolation,
 )
 from metazoo.pipeline.recovery_stage import recover_images
-from metazoo.pipeline.reward_episodes import validation_episodes
+from metazoo.pipeline.reward_episodes import keep_hashes, validation_episodes
 from metazoo.pipeline.shared_config import MetaModelConfig
 from metazoo.pipeline.stage_plan import StagePlan, recovery_plans
 from metazoo.pipeline.workspace import Workspace
@@ -160,6 +160,8 @@ class TaskDistributionallyRobust(Method):
 
     def train(self, workspace: Workspace, config: TdrConfig) -> ImageClassifier:  # noqa: D102
         zoo = workspace.zoo
+        if config.reward == "validation" and config.validation is not None:
+            keep_hashes(workspace, UnlabelledImages(config.validation))
         identity = keep_classes(workspace, lambda: _classes(zoo, config))
         bank = recover_images(workspace, config.recovery, config.budget) if config.has_bank else None
         if config.class_map is None and bank is not None:

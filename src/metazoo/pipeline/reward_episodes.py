@@ -7,13 +7,25 @@ import torch
 from torch import Tensor
 
 from metazoo.bank import Bank, fitted
-from metazoo.data import EpisodeList, ImageSet
+from metazoo.data import EpisodeList, ImageSet, UnlabelledImages
 from metazoo.data.images import draw_of_each, first_of_each
 from metazoo.execution.randomness import generator, seed_of
 from metazoo.learn.interpolated_learning import InterpolationConfig
 from metazoo.learn.learners import EpisodeImages
 from metazoo.learn.model_choice import DrawRewardEpisodes, RewardEpisode
+from metazoo.pipeline.layout import VALIDATION
+from metazoo.pipeline.workspace import Workspace
 from metazoo.zoo import Zoo
+
+_IMAGES_OF_PART, _SMALL_SIDE = 1000, 8
+
+
+def keep_hashes(workspace: Workspace, validation: UnlabelledImages) -> None:
+    """Record the SHA-256 of every labelled validation image, so that an evaluation on the same images is noticed."""
+    if not workspace.folder.has(VALIDATION):
+        parts = torch.arange(validation.count).split(_IMAGES_OF_PART)
+        hashes = [own for part in parts for own in validation.read(part, _SMALL_SIDE)[1]]
+        workspace.folder.write_json(VALIDATION, {"format_version": 1, "images": len(hashes), "sha256": hashes})
 
 
 @dataclass(frozen=True, eq=False)

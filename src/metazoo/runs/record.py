@@ -11,7 +11,7 @@ from metazoo.data.unlabelled import use_of_data
 from metazoo.errors import ArtefactError, MetazooError, RunError, UsageError
 from metazoo.execution.progress import message
 from metazoo.notebook import ShownInNotebook
-from metazoo.pipeline.layout import BACKBONE, DESCRIPTION, FINISHED, META_MODEL, METRICS, UNLABELLED
+from metazoo.pipeline.layout import BACKBONE, DESCRIPTION, FINISHED, META_MODEL, METRICS, UNLABELLED, VALIDATION
 from metazoo.runs.config import RunConfig
 from metazoo.runs.description import begun_config
 from metazoo.storage.manifest import Manifest
@@ -138,6 +138,17 @@ class Run(ShownInNotebook):
             ArtefactError: a record is missing or has changed.
         """
         record = self.record(UNLABELLED)
+        return None if record is None else evaluated.count_among(set(record["sha256"]))
+
+    def count_validated(self, evaluated: UnlabelledImages) -> int | None:
+        """Number of evaluated images among the labelled validation images of the run, by their pixels.
+
+        None for a run that used none.
+
+        Raises:
+            ArtefactError: a record is missing or has changed.
+        """
+        record = self.record(VALIDATION)
         return None if record is None else evaluated.count_among(set(record["sha256"]))
 
     def check_zoo(self, zoo: Zoo) -> None:

@@ -223,7 +223,9 @@ def _evaluate(work: CellWork, run: Run) -> None:
             continue
         images = load_images(source, side=None if has_own_side(source) else side)
         contamination = find_contamination(images.class_names, class_lists)
-        contamination = contamination.model_copy(update={"unlabelled": run.count_unlabelled(UnlabelledImages(source))})
+        shown = UnlabelledImages(source)
+        seen = {"unlabelled": run.count_unlabelled(shown), "validated": run.count_validated(shown)}
+        contamination = contamination.model_copy(update=seen)
         for head in open_heads:
             evaluate(
                 [subject],

@@ -228,8 +228,9 @@ def _note(line: _Line) -> str:
         found = read_contamination(line.files[0])
         if found is not None and found.known:
             parts.insert(0, f"{len(found.known)} of {found.classes} classes known to models")
-        if found is not None and found.unlabelled:
-            parts.insert(0, f"{found.unlabelled:,} evaluated images among them")
+        seen = 0 if found is None else (found.unlabelled or 0) + (found.validated or 0)
+        if seen:
+            parts.insert(0, f"{seen:,} evaluated images among them")
         result = read_results(line.files[0])[0]
         used = use_of_data(result.unlabelled, result.validated)
         if used:
@@ -243,7 +244,11 @@ def _known(path: Path) -> dict[str, Any]:
     """Numbers of evaluated classes that models were trained on, by name, of unlabelled images, and of evaluated ones
     among them, and 1 for use of labelled validation images; a number that is not known is absent."""
     found, result = read_contamination(path), read_results(path)[0]
-    numbers = {} if found is None else {"known_classes": len(found.known), "known_images": found.unlabelled}
+    numbers = (
+        {}
+        if found is None
+        else {"known_classes": len(found.known), "known_images": found.unlabelled or found.validated}
+    )
     numbers |= {"unlabelled": result.unlabelled, "validated": 1 if result.validated else None}
     return {key: number for key, number in numbers.items() if number is not None}
 
