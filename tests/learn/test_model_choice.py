@@ -69,8 +69,8 @@ def test_draws_are_as_frequent_as_their_probabilities_say() -> None:
 
 
 def test_weights_and_baseline_follow_the_published_schedule() -> None:
-    config = ChoiceConfig(models=2, learning_rate=0.1, steps_per_update=2, first_baseline=40)
-    choice, random = PolicyChoice(4, config), torch.Generator().manual_seed(1)
+    config = ChoiceConfig(models=2, learning_rate=0.1, steps_per_update=2)
+    choice, random = PolicyChoice(4, config, 40), torch.Generator().manual_seed(1)
     weights = torch.nn.Parameter(torch.ones(4, dtype=torch.float64))
     adam = torch.optim.Adam([weights], 0.1)
 
@@ -97,7 +97,7 @@ def test_weights_and_baseline_follow_the_published_schedule() -> None:
 
 
 def test_a_rewarded_model_becomes_more_probable() -> None:
-    choice = PolicyChoice(6, ChoiceConfig(models=2, steps_per_update=1))
+    choice = PolicyChoice(6, ChoiceConfig(models=2, steps_per_update=1), 40)
     for step in range(300):
         drawn = choice.draw(torch.Generator().manual_seed(step))
         choice.observe(50.0 - 20.0 * (0 in drawn))

@@ -31,11 +31,12 @@ class ChoiceConfig(BaseModel):
     models: int = Field(default=4, ge=1, description="number of different models chosen at once, at most all")
     learning_rate: float = Field(default=0.1, gt=0, description="learning rate of Adam, for the weights of the models")
     steps_per_update: int = Field(default=4, ge=1, description="rewards whose mean moves the weights once")
-    first_baseline: float = Field(default=40.0, description="expected reward before there is one, in points")
 
-    def build(self, count: int) -> "ModelChoice":
-        """Make the choice among `count` models."""
-        return PolicyChoice(count, self) if self.strategy == "policy" else UniformChoice(count, self.models)
+    def build(self, count: int, first_baseline: float = 0.0) -> "ModelChoice":
+        """Make the choice among `count` models; see `PolicyChoice` for the baseline."""
+        if self.strategy == "policy":
+            return PolicyChoice(count, self, first_baseline)
+        return UniformChoice(count, self.models)
 
 
 class ModelChoice(ABC):
@@ -111,14 +112,16 @@ class PolicyChoice(ModelChoice):
     Args:
         count: number of models.
         config: options of the choice.
+        first_baseline: expected reward before there is one, in points. If it is far off, the models that are chosen
+            first win or lose much by chance.
     """
 
-    def __init__(self, count: int, config: ChoiceConfig) -> None:
+    def __init__(self, count: int, config: ChoiceConfig, first_baseline: float = 0.0) -> None:
         self._config, self._models = config, min(config.models, count)
         self.weights = torch.ones(count, dtype=torch.float64)
         self._adam = Adam([self.weights])
         self._drawn: tuple[int, ...] = ()
-        self.baseline, self._periods = config.first_baseline, 0
+        self.baseline, self._periods = first_baseline, 0
         self._recent: list[float] = []
         self._sum, self._count = 0.0, 0
 

@@ -29,6 +29,8 @@ from metazoo.zoo import ClassIdentity, Zoo
 _STORED_SIDE = 1024
 # A checkpoint holds the whole memory.
 _SECONDS_BETWEEN_CHECKPOINTS, _STEPS_BETWEEN_METRICS = 120.0, 10
+_PUBLISHED_BASELINE = 40.0
+"""Accuracy in percent that the published reward is compared with before the second refill."""
 _REFILL_EVERY = 25
 """Steps between two refills that a plan assumes; 20 to 30 were measured with a patience of 10."""
 _TIMED_STEPS = 2
@@ -140,7 +142,7 @@ def learn_by_interpolation(
         classifier,
         EpisodeMemory(len(identity.names), config.slots, identity.conflicts, device=device),
         refills(workspace, stored, identity, refill, recovery, spec.classes, side),
-        choice.build(len(zoo)),
+        choice.build(len(zoo), 0.0 if validation is None else _PUBLISHED_BASELINE),
         reward,
         config,
         seed,
