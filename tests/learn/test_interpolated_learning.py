@@ -1,5 +1,6 @@
 """Learning from interpolated tasks, on images that are noise around one colour a class."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -229,25 +230,25 @@ def test_the_memory_is_refilled_when_the_reward_stops_rising() -> None:
 
 def test_tasks_get_better() -> None:
     learning = learner(patience=5, interpolation=0.0)
-    reports = [learning.step() for _ in range(40)]
-    assert sum(own.accuracy for own in reports[-10:]) > sum(own.accuracy for own in reports[:10])
+    reports = [learning.step() for _ in range(60)]
+    tasks = [now.loss for before, now in itertools.pairwise(reports) if now.refills == before.refills]
+    assert sum(tasks[-10:]) < 0.8 * sum(tasks[:10])
     assert all(1 <= own.effective_models <= TEACHERS + 1e-9 for own in reports)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_restored_learner_ends_bit_equal(threads: int) -> None:
     whole, first, second = learner(), learner(), learner(WorkerThreads(threads))
-    for _ in range(11):
-        last = whole.step()
+    last = [whole.step() for _ in range(11)][-1]
     for _ in range(6):
         first.step()
     second.restore(6, {name: value.clone() for name, value in first.state().items()})
-    for _ in range(5):
-        again = second.step()
+    again = [second.step() for _ in range(5)][-1]
     assert again == last
     states = whole.state(), second.state()
     assert states[0].keys() == states[1].keys()
-    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    for name, value in states[0].items():  # NaN is the expected accuracy of a model that was never asked
+        torch.testing.assert_close(states[1][name], value, rtol=0, atol=0, equal_nan=True, msg=name)
     whole.calibrate()
     second.calibrate()
     for (name, one), other in zip(
