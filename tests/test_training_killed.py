@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from training_helpers import FREE_OPTIONS, OPTIONS, PUBLISHED_OPTIONS, PURER_OPTIONS, content, untrained
+from training_helpers import FREE_OPTIONS, OPTIONS, PUBLISHED_OPTIONS, PURER_OPTIONS, TDR_OPTIONS, content, untrained
 
 from metazoo.runs.record import Run
 from metazoo.zoo import Zoo
@@ -215,6 +215,7 @@ _CONFIGS = {
     "free": {"method": "free", "preset": "published", **FREE_OPTIONS},
     "domains": OF_DOMAINS,
     "purer": PURER_OPTIONS,
+    "tdr": TDR_OPTIONS,
 }
 
 

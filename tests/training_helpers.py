@@ -70,6 +70,16 @@ PURER_OPTIONS: dict[str, Any] = {
     },
     "meta_model": {"width": 4, "input_size": 16, "ways": 2},
 }
+# Of the method `tdr`.
+TDR_OPTIONS: dict[str, Any] = {
+    "method": "tdr",
+    "recovery": {"iterations": 2},
+    "budget": {"images_per_class": 6, "bucket_size": 8},
+    "refill": {"images_per_class": 3},
+    "choice": {"models": 2, "steps_per_update": 2},
+    "learning": {"steps": 7, "shots": 1, "queries": 2, "tasks_per_step": 2, "patience": 2, "slots": 2},
+    "meta_model": {"architecture": "conv4", "width": 4, "input_size": 16, "ways": 2},
+}
 
 
 def coloured_images(classes: int, side: int) -> ImageSet:

@@ -77,3 +77,10 @@ def test_without_known_classes_nothing_is_left_out() -> None:
     assert exclude_known(images, found, 6) == (images, found.model_copy(update={"excluded": True}))
     with raises(UsageError, subject="--exclude-known", problem="known"):
         exclude_known(images, find_contamination(images.class_names, {}), 2)
+
+
+def test_images_that_directed_a_run_are_warned_of() -> None:
+    found = find_contamination(["a"], {"model": ["b"]})
+    assert found.model_copy(update={"validated": 0}).warnings("ships") == []
+    (warning,) = found.model_copy(update={"validated": 1200}).warnings("ships")
+    assert warning.startswith("1,200 images of ships are among the labelled validation images")

@@ -58,7 +58,7 @@ def test_an_extension_is_listed_after_the_built_in_ones(monkeypatch: pytest.Monk
         needs="queries",
         one_architecture=False,
         batch_norm=True,
-        labelled_validation=True,
+        labelled_validation=("default", "plain"),
         unlabelled=("default",),
         uses="images",
         is_random=True,

@@ -37,3 +37,19 @@ def test_fresh_weights_are_drawn_from_the_generator_alone() -> None:
 def test_a_side_that_cannot_be_halved_twice_is_refused() -> None:
     with raises(UsageError, subject="generator", problem="not 18"):
         Generator(18)
+
+
+def test_a_conditional_generator_takes_half_of_its_first_maps_from_the_labels() -> None:
+    network = Generator(8, latent=8, width=4, classes=3)
+    network.initialise(torch.Generator().manual_seed(0))
+    latents, labels = torch.randn(6, 8, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 1, 2, 2, 1, 0])
+    images = network(latents, labels)
+    assert images.shape == (6, 3, 8, 8)
+    # The first layer by hand: maps 0 to 3 from the latent vectors, 4 to 7 from the column of the label.
+    first = latents @ network.project.weight.T + network.project.bias
+    assert network.project_classes is not None
+    second = network.project_classes.weight.T[labels] + network.project_classes.bias
+    maps = torch.cat([first.view(6, 4, 2, 2), second.view(6, 4, 2, 2)], 1)
+    torch.testing.assert_close(images, network.layers(maps))
+    assert not torch.allclose(images, network(latents, labels.flip(0).roll(1)), atol=1e-6)
+    assert not torch.allclose(images, network(latents.roll(1, 0), labels), atol=1e-6)

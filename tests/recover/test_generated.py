@@ -4,7 +4,8 @@ import pytest
 import torch
 from recover_helpers import distances, recover, spec_of, teacher_of, trained
 
-from metazoo.recover import GeneratorConfig
+from metazoo.models import Generator
+from metazoo.recover import GeneratorCanvas, GeneratorConfig
 from metazoo.zoo import WhiteBoxTeacher
 
 WANTED = torch.arange(4).repeat(6)
@@ -45,3 +46,23 @@ def test_every_size_and_channel_of_teacher_is_served(side: int, channels: Litera
     result = recover(teacher, WANTED, SMALL, seeded())
     assert result.images.shape == (24, channels, -(-side // 4) * 4, -(-side // 4) * 4)
     assert result.health.agreement > 0.6
+
+
+def test_a_conditional_generator_alone_is_trained_if_the_latent_vectors_are_fixed(teacher: WhiteBoxTeacher) -> None:
+    config = SMALL.model_copy(update={"conditional": True, "fixed_latents": True})
+    (inversion,) = config.inversions(teacher, [WANTED], seeded())
+    canvas = inversion.canvas
+    assert isinstance(canvas, GeneratorCanvas)
+    assert isinstance(canvas.network, Generator)
+    latents, weights = canvas.latents.clone(), canvas.network.project.weight.clone()
+    result = inversion.run().best()
+    assert result.health.agreement > 0.8
+    assert torch.equal(canvas.latents, latents)
+    assert not torch.equal(canvas.network.project.weight, weights)
+    assert canvas.labels is not None
+    assert torch.equal(canvas.labels, WANTED)
+    trained = GeneratorConfig(**{**config.model_dump(), "fixed_latents": False})
+    (inversion,) = trained.inversions(teacher, [WANTED], seeded())
+    assert isinstance(inversion.canvas, GeneratorCanvas)
+    inversion.step()
+    assert not torch.equal(inversion.canvas.latents, latents)

@@ -13,7 +13,7 @@ from training_helpers import OPTIONS, untrained
 
 from metazoo.cli.run_output import print_sections
 from metazoo.errors import ArtefactError, UsageError
-from metazoo.pipeline.layout import GROUPING, HEALTH, METRICS, TRUST, UNLABELLED
+from metazoo.pipeline.layout import CHOICE, GROUPING, HEALTH, METRICS, TRUST, UNLABELLED
 from metazoo.plugins import Registry
 from metazoo.report import Picture, Section, SectionContent, register_section, write_report
 from metazoo.report.sections import SECTIONS, sections_of
@@ -68,7 +68,14 @@ def curves(record: Any, run: Run, zoo: Zoo | None) -> SectionContent | None:
 
 
 def test_a_run_has_a_section_per_record(zoo: Zoo, run: Run) -> None:
-    assert [SECTIONS.get(name).record for name in SECTIONS.names()] == [UNLABELLED, HEALTH, TRUST, GROUPING, METRICS]
+    assert [SECTIONS.get(name).record for name in SECTIONS.names()] == [
+        UNLABELLED,
+        HEALTH,
+        TRUST,
+        GROUPING,
+        CHOICE,
+        METRICS,
+    ]
     assert titles(run, zoo) == ["Recovery", "Trust", "Task space and groups", "Learning"]
     assert titles(run, None) == ["Recovery", "Trust", "Learning"]
     assert titles(run, zoo, about_models=True) == ["Recovery", "Trust"]

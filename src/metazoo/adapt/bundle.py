@@ -85,6 +85,7 @@ class MetaModelDescription(BundleDescription):
     )
 
     unlabelled: int = Field(default=0, ge=0, description="number of unlabelled images that it learned from")
+    validated: bool = Field(default=False, description="whether labelled validation images directed its run")
 
     @model_validator(mode="after")
     def _check(self) -> "MetaModelDescription":
@@ -213,7 +214,7 @@ class Bundle(Generic[Description]):
             write_text(temporary / CARD, self.card)
             written = self.description.model_copy(update={"weights_sha256": sha256})
             # Omitted where they say nothing, so that former versions can read the bundle.
-            omitted = {name for name in ("unlabelled", "licences") if not getattr(written, name, None)}
+            omitted = {name for name in ("unlabelled", "validated", "licences") if not getattr(written, name, None)}
             if isinstance(written, MetaModelDescription) and not written.joint:
                 omitted.add("joint")
             write_json(temporary / DESCRIPTION, written.model_dump(mode="json", exclude=omitted))

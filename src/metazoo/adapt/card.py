@@ -95,10 +95,12 @@ def meta_model_card(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def plain_card(module: MetaModelModule, method: str, preset: str, seed: int, unlabelled: int = 0) -> str:
+def plain_card(
+    module: MetaModelModule, method: str, preset: str, seed: int, unlabelled: int = 0, validated: bool = False
+) -> str:
     """Card of a meta-model whose run is not available."""
     rows = [*network_rows(module), ("method", f"{method}; preset {preset}, seed {seed}")]
-    rows += data_rows(unlabelled)
+    rows += data_rows(unlabelled, validated)
     head = [front_matter([method]), f"# Meta-model by {escape(printable(method))}", "## Use", _USE, "## Properties"]
     end = ["## Results", _NO_ACCURACY, "## Limits", _limits(module), "## Privacy", _NO_IMAGES]
     return "\n\n".join([*head, _table(("property", "value"), rows), *end]) + "\n"

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from metazoo.data.unlabelled import label_free
+from metazoo.data.unlabelled import use_of_data
 from metazoo.features.embedders import JointFeatures, MetaModelModule, count_parameters, recogniser_of
 from metazoo.models import ImageClassifier
 from metazoo.zoo import ModelContract, Permission
@@ -63,7 +63,8 @@ def images_used(config: Mapping[str, Any], description: Mapping[str, Any]) -> li
     former = (("source", "data", "real images of their classes"), ("selection", "validation", "labelled images"))
     used = [images for section, option, images in former if config.get(section, {}).get(option) is not None]
     count = unlabelled_count(description)
-    return [*used, f"{count:,} unlabelled images"] if count else used
+    used += [f"{count:,} unlabelled images"] if count else []
+    return [*used, *(["labelled validation images"] if is_validated(description) else [])]
 
 
 def source_licences(
@@ -88,6 +89,11 @@ def unlabelled_count(description: Mapping[str, Any]) -> int:
     return description.get("unlabelled", {}).get("images", 0)
 
 
+def is_validated(description: Mapping[str, Any]) -> bool:
+    """Whether labelled validation images directed a run; `description` is the content of `run.json`."""
+    return description.get("validated", False)
+
+
 def meta_model_rows(
     module: MetaModelModule,
     config: Mapping[str, Any],
@@ -108,15 +114,16 @@ def meta_model_rows(
     return [
         *network_rows(module),
         ("method", f"{reference}; preset {config['preset']}, seed {config['seed']}"),
-        *data_rows(unlabelled_count(description)),
+        *data_rows(unlabelled_count(description), is_validated(description)),
         ("made with", ", ".join(f"{name} {version}" for name, version in description["versions"].items())),
         ("zoo", zoo),
     ]
 
 
-def data_rows(unlabelled: int) -> list[tuple[str, str]]:
-    """Row on the use of `unlabelled` images; none for a data-free meta-model."""
-    return [("data", f"{label_free(unlabelled)}, not data-free")] if unlabelled else []
+def data_rows(unlabelled: int, validated: bool = False) -> list[tuple[str, str]]:
+    """Row on the use of real images, see `use_of_data`; none for a data-free meta-model."""
+    used = use_of_data(unlabelled, validated)
+    return [("data", f"{used}, not data-free")] if used else []
 
 
 def network_rows(module: MetaModelModule) -> list[tuple[str, str]]:

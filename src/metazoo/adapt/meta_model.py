@@ -10,7 +10,7 @@ from metazoo.adapt.card import plain_card
 from metazoo.adapt.few_shot import FewShotClassifier
 from metazoo.adapt.front_matter import licences_of
 from metazoo.adapt.pretrained import downloaded_bundle
-from metazoo.data.unlabelled import label_free
+from metazoo.data.unlabelled import use_of_data
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.features.domain_router import DomainRecogniser
 from metazoo.features.embedders import JointFeatures, MetaModelModule, MultiDomainClassifier, recogniser_of
@@ -30,7 +30,8 @@ class MetaModel(ShownInNotebook):
         preset: name of the preset of this method.
         seed: seed of the run.
         card: Markdown text for the `README.md` of the bundle; a short one by default.
-        unlabelled: number of unlabelled images that it learned from; 0 if it is data-free.
+        unlabelled: number of unlabelled images that it learned from; 0 if there were none.
+        validated: whether labelled validation images directed its run. With neither, it is data-free.
         sha256: SHA-256 of its weights file; None for a meta-model that was not loaded.
         origin: hf:OWNER/NAME@COMMIT that it was downloaded from; None for other meta-models.
     """
@@ -44,10 +45,11 @@ class MetaModel(ShownInNotebook):
         seed: int,
         card: str = "",
         unlabelled: int = 0,
+        validated: bool = False,
     ) -> None:
         self.module, self.method, self.preset, self.seed = module, method, preset, seed
-        self.unlabelled = unlabelled
-        self.card = card or plain_card(module, method, preset, seed, unlabelled)
+        self.unlabelled, self.validated = unlabelled, validated
+        self.card = card or plain_card(module, method, preset, seed, unlabelled, validated)
         self.sha256: str | None = None
         self.origin: str | None = None
 
@@ -55,9 +57,10 @@ class MetaModel(ShownInNotebook):
         """Method, preset, seed, use of data, architecture, input size, features and domains, in one line."""
         recogniser = recogniser_of(self.module)
         domains = "" if recogniser is None else f", domains {', '.join(recogniser.domains)}"
+        used = use_of_data(self.unlabelled, self.validated)
         return (
             f"MetaModel({self.method}, preset {self.preset}, seed {self.seed}"
-            f"{f', {label_free(self.unlabelled)}' if self.unlabelled else ''}: {self.spec.architecture} of "
+            f"{f', {used}' if used else ''}: {self.spec.architecture} of "
             f"{self.spec.input_size} pixels, {self.networks[0].network.feature_size} features{domains})"
         )
 
@@ -147,6 +150,7 @@ class MetaModel(ShownInNotebook):
             preset=self.preset,
             seed=self.seed,
             unlabelled=self.unlabelled,
+            validated=self.validated,
             domains=() if recogniser is None else recogniser.domains,
             general=recogniser.general if recogniser is not None and recogniser.is_general else (),
         )
@@ -193,7 +197,8 @@ class MetaModel(ShownInNotebook):
             except UsageError as error:
                 problem = f"does not describe a meta-model ({error})"
                 raise ArtefactError(Path(folder) / DESCRIPTION, problem, description.remedy) from error
-        values = {name: getattr(description, name) for name in ("method", "preset", "seed", "unlabelled")}
+        names = ("method", "preset", "seed", "unlabelled", "validated")
+        values = {name: getattr(description, name) for name in names}
         loaded = cls(module, card=bundle.card, **values)
         loaded.sha256 = description.weights_sha256 or None
         return loaded

@@ -64,7 +64,7 @@ class FeatureSource:
             return dataclasses.replace(_ensemble(teachers, in_turn_on), sha256=zoo.sha256)
         name, sha256 = self.meta_model.method, self.meta_model.sha256
         own = Subject.of(f"{name} meta-model", name, self.meta_model.module, sha256)
-        return dataclasses.replace(own, unlabelled=self.meta_model.unlabelled)
+        return dataclasses.replace(own, unlabelled=self.meta_model.unlabelled, validated=self.meta_model.validated)
 
     def teachers(self) -> Sequence[WhiteBoxTeacher]:
         """Models of the zoo on the CPU, each loaded on access; see `Teachers`.
@@ -106,6 +106,21 @@ class FeatureSource:
                 "whether evaluated images are among them"
             )
         return found
+
+    def count_validated(self, evaluated: UnlabelledImages) -> int | None:
+        """Number of evaluated images among the labelled validation images of the run, by their pixels.
+
+        None for a run that used none, and, with a note, for a meta-model that was given without its run.
+        """
+        if self.meta_model is None or not self.meta_model.validated:
+            return None
+        if self.run is None:
+            message(
+                f"note: labelled validation images directed the run of {self.path}; give the run to see whether "
+                "evaluated images are among them"
+            )
+            return None
+        return self.run.count_validated(evaluated)
 
     def side(self) -> int:
         """Largest input side of all models in pixels."""

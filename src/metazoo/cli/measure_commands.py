@@ -76,7 +76,8 @@ def evaluate(options: Namespace) -> None:
     subjects = [row.on(device) for row in rows]
     contamination = find_contamination(images.class_names, source.class_lists())
     evaluated = UnlabelledImages(options.data, options.images_per_class)
-    contamination = contamination.model_copy(update={"unlabelled": source.count_unlabelled(evaluated)})
+    seen = {"unlabelled": source.count_unlabelled(evaluated), "validated": source.count_validated(evaluated)}
+    contamination = contamination.model_copy(update=seen)
     if options.exclude_known:
         images, contamination = exclude_known(images, contamination, options.ways)
     for warning in contamination.warnings(images.name):

@@ -3,7 +3,7 @@
 from metazoo.data.episodes import Episode, EpisodeList
 from metazoo.data.image_files import decoded_images, decoded_or_errors, image_files, load_image_files
 from metazoo.data.images import ImageSet
-from metazoo.data.load import load_images
+from metazoo.data.load import absolute_image_source, has_own_side, load_images
 from metazoo.data.splits import assert_disjoint, split_images
 from metazoo.data.unlabelled import UnlabelledImages
 
@@ -12,9 +12,11 @@ __all__ = [
     "EpisodeList",
     "ImageSet",
     "UnlabelledImages",
+    "absolute_image_source",
     "assert_disjoint",
     "decoded_images",
     "decoded_or_errors",
+    "has_own_side",
     "image_files",
     "load_image_files",
     "load_images",

@@ -9,7 +9,7 @@ from metazoo.data.images import ImageSet
 from metazoo.data.npz import load_npz
 from metazoo.data.published import find_published, is_published_part, load_published
 from metazoo.errors import UsageError
-from metazoo.text import expanded_path
+from metazoo.text import absolute_path, expanded_path
 
 DEFAULT_SIDE = 32
 _SMALLEST_SIDE, _LARGEST_SIDE = 8, 1024
@@ -47,6 +47,23 @@ def load_images(source: str | Path, *, side: int | None = None, seed: int = 0, i
         name = "/".join(path.parts[-2:])
         raise UsageError(path, f"does not exist, and {name} lacks its folder", f"write {name}:ROOT")
     raise UsageError(path, "neither an .npz pack nor a folder" if path.exists() else "does not exist", f"give {DATA}")
+
+
+def absolute_image_source(source: str, folder: Path) -> str:
+    """Source that does not depend on the current folder: with an absolute path, or the name of embedded data as it is.
+
+    Args:
+        source: see `load_images`.
+        folder: folder of relative paths.
+
+    Raises:
+        UsageError: see `expanded_path`.
+    """
+    if source == "glyphs" or source.startswith("glyphs:"):
+        return source
+    name, _, root = source.partition(":")
+    is_published = find_published(source) is not None
+    return f"{name}:{absolute_path(root, folder)}" if is_published else absolute_path(source, folder)
 
 
 def has_own_side(source: str) -> bool:

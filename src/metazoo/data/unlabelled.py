@@ -123,3 +123,14 @@ class UnlabelledImages:
 def label_free(images: int) -> str:
     """Words for a run that learned from `images` unlabelled images, where others are data-free."""
     return f"label-free ({images:,} unlabelled images)"
+
+
+def use_of_data(unlabelled: int | None, validated: bool) -> str:
+    """Words for the real images that a run has seen; empty if it is data-free.
+
+    Args:
+        unlabelled: number of unlabelled images that it learned from; None or 0 for none.
+        validated: whether labelled validation images directed it.
+    """
+    parts = [label_free(unlabelled)] if unlabelled else []
+    return " and ".join([*parts, *(["uses labelled validation images"] if validated else [])])

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from metazoo.data.unlabelled import label_free
+from metazoo.data.unlabelled import use_of_data
 from metazoo.errors import UsageError
 from metazoo.evaluate.intervals import Estimate, mean_interval, paired_difference
 from metazoo.evaluate.results import Result, read_accuracies, read_results
@@ -162,7 +162,8 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
 
 def _protocol(result: Result) -> str:
     domain = "" if result.domain is None else f", domain {result.domain}"
-    images = f", {label_free(result.unlabelled)}" if result.unlabelled else ""
+    used = use_of_data(result.unlabelled, result.validated)
+    images = f", {used}" if used else ""
     return f"{result.head}, batch norm {result.batch_norm}{', mirrored' if result.mirrored else ''}{domain}{images}"
 
 

@@ -42,6 +42,12 @@ class Contamination(BaseModel):
         description="number of evaluated images, before exclusion, that the meta-model learned from without labels; "
         "None if it is data-free, or if the images were not compared",
     )
+    validated: int | None = Field(
+        default=None,
+        ge=0,
+        description="number of evaluated images, before exclusion, among the labelled validation images that directed "
+        "the run; None if it used none, or if the images were not compared",
+    )
     excluded: bool = Field(default=False, description="whether these classes were excluded from the episodes")
 
     def warnings(self, data: str) -> list[str]:
@@ -52,6 +58,11 @@ class Contamination(BaseModel):
             found.append(
                 f"{self.unlabelled:,} images of {data} are among the unlabelled images that the meta-model learned "
                 "from; the accuracy is not that of unseen images; evaluate on others"
+            )
+        if self.validated:
+            found.append(
+                f"{self.validated:,} images of {data} are among the labelled validation images that directed the run; "
+                "the accuracy is not that of unseen images; evaluate on others"
             )
         if self.excluded:
             return found

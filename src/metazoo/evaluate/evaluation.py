@@ -110,6 +110,7 @@ def evaluate(
                     image_set=image_set.name,
                     domains=None if recogniser is None else recogniser.domains,
                     unlabelled=subject.unlabelled or None,
+                    validated=subject.validated,
                     domain=None if recogniser is None else domain,
                 )
             )
@@ -120,7 +121,7 @@ def evaluate(
 
 def _for_domain(subject: Subject, domain: str) -> Subject:
     known = Subject.of(subject.name, subject.method, for_known_domain(subject.module, domain), subject.sha256)
-    return dataclasses.replace(known, unlabelled=subject.unlabelled)
+    return dataclasses.replace(known, unlabelled=subject.unlabelled, validated=subject.validated)
 
 
 def _check(subjects: Sequence[Subject], shots: Sequence[int], episodes: int) -> None:

@@ -10,7 +10,7 @@ from rich.text import Text
 from torch import Tensor
 
 from metazoo.data import EpisodeList
-from metazoo.data.unlabelled import label_free
+from metazoo.data.unlabelled import use_of_data
 from metazoo.errors import ArtefactError
 from metazoo.evaluate.contamination import Contamination
 from metazoo.features.batch_norm import BatchNormMode
@@ -50,7 +50,10 @@ class Result(BaseModel, ShownInNotebook):
         default=None, description="domains of the meta-model; None for a single domain"
     )
     unlabelled: int | None = Field(
-        default=None, ge=1, description="number of unlabelled images that the subject learned from; None if data-free"
+        default=None, ge=1, description="number of unlabelled images that the subject learned from; None for none"
+    )
+    validated: bool = Field(
+        default=False, description="whether labelled validation images directed the run of the subject"
     )
     domain: str | None = Field(default=None, description="known domain of the tasks; None if it was not given")
 
@@ -162,8 +165,8 @@ def _title(results: Sequence[Result]) -> str:
 def _caption(results: Sequence[Result]) -> str:
     caption = "accuracy in percent ± half-width of the 95 % interval over episodes"
     caption += "; queries influence each other (transductive)" if any(r.transductive for r in results) else ""
-    used = dict.fromkeys((result.subject, result.unlabelled) for result in results if result.unlabelled)
-    caption += "".join(f"; {subject}: {label_free(count)}, not data-free" for subject, count in used if count)
+    used = dict.fromkeys((result.subject, use_of_data(result.unlabelled, result.validated)) for result in results)
+    caption += "".join(f"; {subject}: {data}, not data-free" for subject, data in used if data)
     known = dict.fromkeys(result.domain for result in results if result.domain is not None)
     return caption + "".join(f"; known domain {domain}" for domain in known)
 

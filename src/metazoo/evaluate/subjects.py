@@ -30,7 +30,8 @@ class Subject:
         module: source of the features.
         parameters: number of parameters that the features depend on, without class heads.
         sha256: SHA-256 of the weights of a meta-model, or of the contracts of a zoo; None if unknown.
-        unlabelled: number of unlabelled images that it learned from; 0 if it is data-free.
+        unlabelled: number of unlabelled images that it learned from; 0 if there were none.
+        validated: whether labelled validation images directed its run. With neither, it is data-free.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Subject:
     parameters: int
     sha256: str | None = None
     unlabelled: int = 0
+    validated: bool = False
 
     def on(self, device: str) -> Self:
         """Move the module to a device and return the subject."""

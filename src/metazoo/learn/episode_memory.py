@@ -1,6 +1,6 @@
 """Memory from which episodes are drawn: for every class a ring of the images recovered last."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import final
 
 import torch
@@ -57,7 +57,7 @@ class EpisodeMemory:
 
     def holds(self, ways: int, images_per_class: int) -> bool:
         """Whether there are `ways` classes without conflict that have `images_per_class` images each."""
-        return self._draw_classes(ways, images_per_class, torch.Generator().manual_seed(0)) is not None
+        return self.draw_classes(ways, images_per_class, torch.Generator().manual_seed(0)) is not None
 
     def images(self, count: int, random: torch.Generator) -> Float[Tensor, "n 3 side side"]:
         """At most `count` different images of any classes, in [0, 1]."""
@@ -70,7 +70,7 @@ class EpisodeMemory:
         Raises:
             DataError: too few classes have enough images, or too many of them conflict.
         """
-        chosen = self._draw_classes(ways, shots + queries, random)
+        chosen = self.draw_classes(ways, shots + queries, random)
         if chosen is None:
             raise DataError(
                 "memory of recovered images",
@@ -78,8 +78,12 @@ class EpisodeMemory:
                 "recover more images per class, or lower meta_model.ways, learning.replay.shots or "
                 "learning.replay.queries",
             )
-        support, query = [], []
-        for identity in chosen:
+        return self.draw_of(chosen, shots, queries, random)
+
+    def draw_of(self, classes: Sequence[int], shots: int, queries: int, random: torch.Generator) -> EpisodeImages:
+        """Draw distinct images of `classes`, which have enough of them and get the labels 0, 1, ... in this order."""
+        ways, support, query = len(classes), [], []
+        for identity in classes:
             images = torch.cat(self._rings[identity])
             indices = torch.randperm(len(images), generator=random)[: shots + queries]
             support.append(images[indices[:shots]])
@@ -92,8 +96,21 @@ class EpisodeMemory:
             ways,
         )
 
-    def _draw_classes(self, ways: int, images_per_class: int, random: torch.Generator) -> list[int] | None:
-        ready = (self.counts() >= images_per_class).nonzero().flatten()
+    def draw_classes(
+        self, ways: int, images_per_class: int, random: torch.Generator, *, unlike: Sequence[int] = ()
+    ) -> list[int] | None:
+        """Draw `ways` classes without conflict that have `images_per_class` images each; None if there are none.
+
+        Args:
+            ways: number of classes.
+            images_per_class: number of images that each must have.
+            random: generator of the draw.
+            unlike: further classes that no drawn class may equal or conflict with.
+        """
+        is_ready = self.counts() >= images_per_class
+        is_ready[[*unlike]] = False
+        is_ready &= ~self._conflicts[:, [*unlike]].any(1)
+        ready = is_ready.nonzero().flatten()
         return draw_classes(ready, self._conflicts, ways, random)
 
     def state(self) -> dict[str, Tensor]:

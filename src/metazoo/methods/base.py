@@ -33,7 +33,7 @@ class Requirements:
         one_architecture: whether all models must have one architecture, so that their weights can be joined.
         batch_norm: whether it needs stored batch-norm statistics in every model.
         labelled_validation: whether it needs a labelled validation set, in an option called `validation`; such a run is
-            not data-free.
+            not data-free, and says so wherever its accuracy stands.
     """
 
     white_box: bool = True
@@ -60,7 +60,7 @@ class Method(ABC):
         title: full name.
         reference: publication to cite.
         presets: values of all its options by the name of the preset; the type of a value is the schema of the options.
-        requires: requirements of the zoo and of the options.
+        requires: requirements of the zoo and of the options; see also `requires_in`.
         is_random: whether the result depends on the seed.
         uses: what the meta-model is made of; see also `uses_in`.
         paths: options that may be paths, each with the function that makes its value absolute, from the value and the
@@ -97,6 +97,14 @@ class Method(ABC):
             config: options, of the type of one of `presets`.
         """
         return self.uses
+
+    def requires_in(self, config: Any) -> Requirements:
+        """Requirements of a run, by default `requires`.
+
+        Args:
+            config: options, of the type of one of `presets`.
+        """
+        return self.requires
 
     def inputs(self, zoo: Zoo, config: Any) -> Mapping[str, str]:
         """SHA-256 of what a run depends on besides the zoo and the options, by its name; by default empty.
@@ -162,7 +170,8 @@ def check_before_work(
     """
     if unlabelled is not None:
         _check_unlabelled(method, config, unlabelled)
-    options = dict(_options_called("validation", config)) if method.requires.labelled_validation else {}
+    requires = method.requires_in(config)
+    options = dict(_options_called("validation", config)) if requires.labelled_validation else {}
     unset = next((path for path, value in options.items() if value is None), None)
     if unset is not None:
         raise UsageError(unset, f"missing, and {method.name} needs labelled images for validation", "name an image set")
@@ -175,11 +184,11 @@ def check_before_work(
             model = f"model {contract.name!r} of {zoo.folder}"
             raise UsageError(model, f"{error.subject}: {error.problem}", error.remedy) from error
         needed = None
-        if method.requires.white_box and not contract.is_white_box:
+        if requires.white_box and not contract.is_white_box:
             needed = "the weights of every model", "it has none"
-        elif method.requires.one_architecture and not _are_alike(contract.spec, first.spec):
+        elif requires.one_architecture and not _are_alike(contract.spec, first.spec):
             needed = "models of one architecture", f"it differs from {first.name!r}"
-        elif method.requires.batch_norm and not has_batch_norm(contract.spec.model_dump_json()):
+        elif requires.batch_norm and not has_batch_norm(contract.spec.model_dump_json()):
             needed = "batch norm in every model", "it has none"
         if needed is not None:
             raise UsageError(

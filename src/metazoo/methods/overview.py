@@ -18,7 +18,7 @@ class MethodOverview:
         needs: what it needs of every model: its weights, its outputs for images (queries), or nothing.
         one_architecture: whether all models must have one architecture.
         batch_norm: whether every model must have batch norm.
-        labelled_validation: whether it needs labelled validation images, so that a run is not data-free.
+        labelled_validation: presets that need labelled validation images, so that a run is not data-free.
         unlabelled: presets that can learn from unlabelled images.
         uses: what the meta-model is made of; see `metazoo.methods.base.Origin`.
         is_random: whether the result depends on the seed.
@@ -31,7 +31,7 @@ class MethodOverview:
     needs: Literal["weights", "queries", "nothing"]
     one_architecture: bool
     batch_norm: bool
-    labelled_validation: bool
+    labelled_validation: tuple[str, ...]
     unlabelled: tuple[str, ...]
     uses: Origin
     is_random: bool
@@ -48,7 +48,9 @@ class MethodOverview:
             needs="weights" if requires.white_box else "queries" if is_of_zoo else "nothing",
             one_architecture=requires.one_architecture,
             batch_norm=requires.batch_norm,
-            labelled_validation=requires.labelled_validation,
+            labelled_validation=tuple(
+                name for name, own in method.presets.items() if method.requires_in(own).labelled_validation
+            ),
             unlabelled=tuple(name for name, own in method.presets.items() if unlabelled_options(own) is not None),
             uses=method.uses,
             is_random=method.is_random,
@@ -57,19 +59,23 @@ class MethodOverview:
 
     def cells(self) -> dict[str, str]:
         """Texts of the properties by column of a table."""
-        takes = "takes" if self.unlabelled == self.presets else f"takes ({', '.join(self.unlabelled)})"
         return {
             "method": self.name,
             "presets": ", ".join(self.presets),
             "needs": self.needs,
             "architectures": "one" if self.one_architecture else "any",
             "batch norm": "needs" if self.batch_norm else "-",
-            "labelled validation": "needs" if self.labelled_validation else "-",
-            "unlabelled images": takes if self.unlabelled else "-",
+            "labelled validation": self._of_presets("needs", self.labelled_validation),
+            "unlabelled images": self._of_presets("takes", self.unlabelled),
             "made of": self.uses,
             "random": "yes" if self.is_random else "no",
             "reference": self.reference,
         }
+
+    def _of_presets(self, verb: str, which: tuple[str, ...]) -> str:
+        if not which:
+            return "-"
+        return verb if which == self.presets else f"{verb} ({', '.join(which)})"
 
 
 def list_methods() -> list[MethodOverview]:

@@ -9,6 +9,7 @@ from metazoo.methods.frozen_backbone import FrozenBackbone
 from metazoo.methods.ot_fusion import OptimalTransportFusion
 from metazoo.methods.purer import Purer
 from metazoo.methods.random_initialisation import RandomInitialisation
+from metazoo.methods.tdr import TaskDistributionallyRobust
 from metazoo.methods.tgr import TaskGroupingsRegularization
 from metazoo.methods.zoo_distillation import ZooDistillation
 from metazoo.methods.zoo_ensemble import ZooEnsemble
@@ -18,6 +19,7 @@ _BUILT_IN = (
     TaskGroupingsRegularization(),
     Free(),
     Purer(),
+    TaskDistributionallyRobust(),
     ZooDistillation(),
     ZooEnsemble(),
     BestModel(),

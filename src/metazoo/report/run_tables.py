@@ -116,3 +116,18 @@ def trust_table(record: dict[str, Any]) -> Table:
         score.append(" !" if is_doubtful else "")
         table.add_row(Text(row["model"]), score, figure(row["claims"], 2), figure(row["service"], 2))
     return table
+
+
+def choice_table(record: dict[str, Any]) -> Table:
+    """Table of the choice of models, one row per model, the least probable first."""
+    table = Table(
+        title=f"Choice of models, {record['strategy']}",
+        caption=f"reward: accuracy on {record['reward']}; probability: that the model is drawn first, at the end of "
+        f"the run, {100 / len(record['models']):.1f} % if all are alike; visits: refills of the memory with its images",
+    )
+    table.add_column("model", overflow="fold")
+    for heading in ("probability", "visits"):
+        table.add_column(heading, justify="right")
+    for row in sorted(record["models"], key=lambda row: (row["probability"], row["model"])):
+        table.add_row(Text(row["model"]), f"{100 * row['probability']:.1f} %", str(row["visits"]))
+    return table

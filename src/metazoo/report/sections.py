@@ -10,9 +10,9 @@ from rich.table import Table
 from metazoo.errors import MetazooError
 from metazoo.features.embedders import recogniser_of
 from metazoo.pipeline.audit_stage import kept_models
-from metazoo.pipeline.layout import DISTANCE, GROUPING, HEALTH, METRICS, TRUST, UNLABELLED
+from metazoo.pipeline.layout import CHOICE, DISTANCE, GROUPING, HEALTH, METRICS, TRUST, UNLABELLED
 from metazoo.plugins import Registry
-from metazoo.report.run_tables import group_table, health_table, trust_table, unlabelled_table
+from metazoo.report.run_tables import choice_table, group_table, health_table, trust_table, unlabelled_table
 from metazoo.runs.record import Run
 from metazoo.storage.run_folder import RunFolder
 from metazoo.taskspace import Partition
@@ -160,4 +160,5 @@ register_section(Section("Unlabelled images", UNLABELLED, _of_record(unlabelled_
 register_section(Section("Recovery", HEALTH, _of_record(health_table), IMAGES, about_models=True))
 register_section(Section("Trust", TRUST, _of_record(trust_table), IMAGES, about_models=True))
 register_section(Section("Task space and groups", GROUPING, _groups))
+register_section(Section("Choice of models", CHOICE, _of_record(choice_table), about_models=True))
 register_section(Section("Learning", METRICS, _learning))

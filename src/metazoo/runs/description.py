@@ -120,6 +120,8 @@ def begin(
             description["uses"] = uses
         if inputs:
             description["inputs"] = inputs
+        if config.method.requires_in(config.options).labelled_validation:
+            description["validated"] = True
         folder.write_json(DESCRIPTION, description)
         return description
     is_finished = any(map(folder.has, FINISHED))

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any, final
 
 from metazoo.adapt import MetaModel
-from metazoo.adapt.card_text import unlabelled_count
+from metazoo.adapt.card_text import is_validated, unlabelled_count
 from metazoo.data import UnlabelledImages
-from metazoo.data.unlabelled import label_free
+from metazoo.data.unlabelled import use_of_data
 from metazoo.errors import ArtefactError, MetazooError, RunError, UsageError
 from metazoo.execution.progress import message
 from metazoo.notebook import ShownInNotebook
-from metazoo.pipeline.layout import BACKBONE, DESCRIPTION, FINISHED, META_MODEL, METRICS, UNLABELLED
+from metazoo.pipeline.layout import BACKBONE, DESCRIPTION, FINISHED, META_MODEL, METRICS, UNLABELLED, VALIDATION
 from metazoo.pipeline.recovery_stage import recovery_options
 from metazoo.runs.config import RunConfig
 from metazoo.runs.description import begun_config
@@ -52,8 +52,8 @@ class Run(ShownInNotebook):
             config, zoo = self.config, self.description["zoo"]
             state = "finished" if self.finished else "not finished"
             name = f"{config.method.name}, preset {config.preset}, seed {config.seed}"
-            images = unlabelled_count(self.description)
-            name += f", {label_free(images)}" if images else ""
+            used = use_of_data(unlabelled_count(self.description), is_validated(self.description))
+            name += f", {used}" if used else ""
             return f"Run({str(self.path)!r}: {name}, {zoo['models']} models, {state})"
         return f"Run({str(self.path)!r})"
 
@@ -139,6 +139,17 @@ class Run(ShownInNotebook):
             ArtefactError: a record is missing or has changed.
         """
         record = self.record(UNLABELLED)
+        return None if record is None else evaluated.count_among(set(record["sha256"]))
+
+    def count_validated(self, evaluated: UnlabelledImages) -> int | None:
+        """Number of evaluated images among the labelled validation images of the run, by their pixels.
+
+        None for a run that used none.
+
+        Raises:
+            ArtefactError: a record is missing or has changed.
+        """
+        record = self.record(VALIDATION)
         return None if record is None else evaluated.count_among(set(record["sha256"]))
 
     def check_zoo(self, zoo: Zoo) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from metazoo.adapt import MetaModel
 from metazoo.adapt.card import meta_model_card
-from metazoo.adapt.card_text import unlabelled_count
+from metazoo.adapt.card_text import is_validated, unlabelled_count
 from metazoo.data import ImageSet, UnlabelledImages
 from metazoo.errors import RunError, UsageError
 from metazoo.execution.compute import Compute
@@ -198,6 +198,7 @@ def _learn(workspace: Workspace, config: RunConfig, description: dict[str, Any],
         seed=config.seed,
         card=card,
         unlabelled=unlabelled_count(description),
+        validated=is_validated(description),
     )
     files = meta_model.save(folder.path / META_MODEL)
     metrics = [METRICS] if workspace.metrics.path.is_file() else []  # methods without steps log none

@@ -222,7 +222,7 @@ def _evaluate(work: CellWork, run: Run) -> None:
     meta_model = run.meta_model
     device = Compute.choose(work.device).device
     subject = Subject.of(cell.row.name, cell.row.method, meta_model.module, meta_model.sha256).on(device)
-    subject = replace(subject, unlabelled=meta_model.unlabelled)
+    subject = replace(subject, unlabelled=meta_model.unlabelled, validated=meta_model.validated)
     zoo = Zoo.open(cell.zoo_folder)
     class_lists = {contract.name: contract.class_names for contract in zoo} | run.backbone_classes()
     side = cell.side
@@ -232,7 +232,9 @@ def _evaluate(work: CellWork, run: Run) -> None:
             continue
         images = load_images(source, side=None if has_own_side(source) else side)
         contamination = find_contamination(images.class_names, class_lists)
-        contamination = contamination.model_copy(update={"unlabelled": run.count_unlabelled(UnlabelledImages(source))})
+        shown = UnlabelledImages(source)
+        seen = {"unlabelled": run.count_unlabelled(shown), "validated": run.count_validated(shown)}
+        contamination = contamination.model_copy(update=seen)
         for head in open_heads:
             evaluate(
                 [subject],

@@ -14,7 +14,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from metazoo.choices import DEFAULT_HEAD, Control
-from metazoo.data.published import find_published
+from metazoo.data import absolute_image_source
 from metazoo.errors import UsageError
 from metazoo.features.heads import HEADS
 from metazoo.methods.base import check_takes_unlabelled
@@ -43,7 +43,7 @@ reference: distillation"""
 """Example of a study file on the embedded data."""
 
 _LARGEST_FILE = 1_000_000
-_NO_PATH = re.compile(r"glyphs(:.*)?|(timm|torchvision|hf):.*")
+_NO_PATH = re.compile(r"(timm|torchvision|hf):.*")
 
 
 def file_name(text: str) -> str:
@@ -315,10 +315,7 @@ def _with_absolute_sources(study: StudyFile, folder: Path, sources: Mapping[str,
     """Study whose sources are absolute paths or names of data sets."""
 
     def absolute(text: str, folder: Path) -> str:
-        if _NO_PATH.fullmatch(text):
-            return text
-        name, _, root = text.partition(":")
-        return absolute_path(text, folder) if find_published(text) is None else f"{name}:{absolute_path(root, folder)}"
+        return text if _NO_PATH.fullmatch(text) else absolute_image_source(text, folder)
 
     named = {name: absolute(text, folder) for name, text in study.sources.items()}
     named |= {name: absolute(text, Path()) for name, text in sources.items()}

@@ -10,7 +10,7 @@ from typing import Any, final
 from rich.table import Table
 from rich.text import Text
 
-from metazoo.data.unlabelled import label_free
+from metazoo.data.unlabelled import use_of_data
 from metazoo.evaluate import Comparison, Result, compare, holm, read_contamination, read_results
 from metazoo.notebook import ShownInNotebook
 from metazoo.report.notebook_tables import Parts, notebook_parts
@@ -36,34 +36,13 @@ _DIFFERENCES = (
 )
 _COLUMNS = ["row", "method", "preset", "zoo", "data", "seed", "head", "batch_norm", "mirrored", "transductive", "ways"]
 _COLUMNS += ["shots", "queries", "episodes", "accuracy", "interval", "parameters", "seconds", "recovery_seconds"]
-_COLUMNS += [
-    "workers",
-    "core_seconds",
-    "training_core_seconds",
-    "peak_memory",
-    "known_classes",
-    "unlabelled",
-    "known_images",
-    "error",
-]
-_COLUMNS += ["subject_sha256"]
-_COLUMNS += ["episode_list_sha256"]
-_CURVE_COLUMNS = [
-    "row",
-    "zoo",
-    "seed",
-    "data",
-    "step",
-    "shots",
-    "head",
-    "batch_norm",
-    "episodes",
-    "accuracy",
-    "interval",
-]
+_COLUMNS += ["workers", "core_seconds", "training_core_seconds", "peak_memory", "known_classes", "unlabelled"]
+_COLUMNS += ["validated", "known_images", "error", "subject_sha256", "episode_list_sha256"]
+_CURVE_COLUMNS = ["row", "zoo", "seed", "data", "step", "shots", "head", "batch_norm", "episodes"]
+_CURVE_COLUMNS += ["accuracy", "interval"]
 _SUMMARY_COLUMNS = ["row", "zoo", "data", "head", "batch_norm", "ways", "shots", "seeds", "accuracy", "interval"]
 _SUMMARY_COLUMNS += ["difference", "difference_interval", "p_value", "holm_p_value", "parameters", "seconds"]
-_SUMMARY_COLUMNS += ["core_seconds", "peak_memory", "known_classes", "unlabelled", "known_images", "error"]
+_SUMMARY_COLUMNS += ["core_seconds", "peak_memory", "known_classes", "unlabelled", "validated", "known_images", "error"]
 
 
 @dataclass(frozen=True)
@@ -243,11 +222,13 @@ def _note(line: _Line) -> str:
         found = read_contamination(line.files[0])
         if found is not None and found.known:
             parts.insert(0, f"{len(found.known)} of {found.classes} classes known to models")
-        if found is not None and found.unlabelled:
-            parts.insert(0, f"{found.unlabelled:,} evaluated images among them")
+        seen = 0 if found is None else (found.unlabelled or 0) + (found.validated or 0)
+        if seen:
+            parts.insert(0, f"{seen:,} evaluated images among them")
         result = read_results(line.files[0])[0]
-        if result.unlabelled:
-            parts.insert(0, f"{label_free(result.unlabelled)}, not data-free")
+        used = use_of_data(result.unlabelled, result.validated)
+        if used:
+            parts.insert(0, f"{used}, not data-free")
         if result.transductive:
             parts.insert(0, "transductive")
     return "; ".join(parts)
@@ -255,10 +236,15 @@ def _note(line: _Line) -> str:
 
 def _known(path: Path) -> dict[str, Any]:
     """Numbers of evaluated classes that models were trained on, by name, of unlabelled images, and of evaluated ones
-    among them; a number that is not known is absent."""
-    found, images = read_contamination(path), read_results(path)[0].unlabelled
-    numbers = {} if found is None else {"known_classes": len(found.known), "known_images": found.unlabelled}
-    return {key: number for key, number in {**numbers, "unlabelled": images}.items() if number is not None}
+    among them, and 1 for use of labelled validation images; a number that is not known is absent."""
+    found, result = read_contamination(path), read_results(path)[0]
+    numbers = (
+        {}
+        if found is None
+        else {"known_classes": len(found.known), "known_images": found.unlabelled or found.validated}
+    )
+    numbers |= {"unlabelled": result.unlabelled, "validated": 1 if result.validated else None}
+    return {key: number for key, number in numbers.items() if number is not None}
 
 
 def write_tables(out: Path, results: StudyResults) -> None:
