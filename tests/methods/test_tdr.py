@@ -18,7 +18,7 @@ from metazoo.evaluate import evaluate
 from metazoo.evaluate.subjects import Subject
 from metazoo.learn.interpolated_learning import InterpolationConfig, InterpolationLearner
 from metazoo.pipeline.layout import BANK, CHOICE
-from metazoo.pipeline.reward_episodes import StoredImages, recovered_episodes, split_bank, validation_episodes
+from metazoo.pipeline.reward_episodes import recovered_episodes, split_bank, validation_episodes
 from metazoo.runs.config import merged, resolve_config
 from metazoo.runs.plan import plan_run
 from metazoo.runs.record import Run
@@ -172,10 +172,10 @@ def test_reward_episodes_are_of_models_that_were_not_chosen_and_of_images_kept_f
     own, kept = split_bank(Bank.open(whole.path / BANK), zoo, 16, 3)
     for contract, learned, rewarded in zip(zoo, own, kept, strict=True):
         everything = Bank.open(whole.path / BANK).images_of(contract.name)[1]
-        assert len(learned.labels) + len(rewarded.labels) == len(everything)
-        assert torch.bincount(rewarded.labels).tolist() == [3] * contract.spec.classes
+        assert len(learned[1]) + len(rewarded[1]) == len(everything)
+        assert torch.bincount(rewarded[1]).tolist() == [3] * contract.spec.classes
     # Images that are the number of their model all over.
-    marked = [StoredImages(torch.full_like(part.images, 10 * model), part.labels) for model, part in enumerate(kept)]
+    marked = [(torch.full_like(images, 10 * model), labels) for model, (images, labels) in enumerate(kept)]
     draw = recovered_episodes(marked, 2, config, 0, "cpu")
     for step in range(10):
         found = draw(step, (1, 3))

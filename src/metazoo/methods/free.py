@@ -53,7 +53,7 @@ from metazoo.pipeline.stage_plan import StagePlan, recovery_plans, replay_plans
 from metazoo.pipeline.visits import BankVisits, TeacherVisits, VisitConfig, VisitDrawConfig
 from metazoo.pipeline.workspace import Workspace
 from metazoo.recover import GeneratorConfig, MetaGeneratorConfig, RecoveryBudget, RecoveryConfig
-from metazoo.taskspace import FixedGrouping, Partition
+from metazoo.taskspace import one_group
 from metazoo.zoo import ClassIdentity, Zoo, identify_classes
 
 _LEARNING = ReplayLearningConfig(
@@ -148,7 +148,6 @@ class Free(Method):
     def train(self, workspace: Workspace, config: FreeConfig | GeneratedFreeConfig) -> ImageClassifier:  # noqa: D102
         zoo, side = workspace.zoo, config.meta_model.spec(workspace.zoo).input_size
         identity = keep_classes(workspace, lambda: _classes(zoo, config))
-        everyone = FixedGrouping(Partition((tuple(range(len(zoo))),), "single"))
         bank = None
         if isinstance(config, FreeConfig):
             bank = recover_images(workspace, config.recovery, config.budget)
@@ -158,11 +157,11 @@ class Free(Method):
                 check_episodes(zoo, identity, config.images_kept, config.learning, config.meta_model)
 
         def visits_for(classifier: ImageClassifier) -> TeacherVisits:
-            shared = workspace, everyone, identity, config.visits
+            shared = workspace, one_group(len(zoo)), identity, config.visits
             if isinstance(config, GeneratedFreeConfig):
                 return GeneratedVisits(*shared, config.generator, classifier)
             assert bank is not None
-            return BankVisits(*shared, classifier.spec, bank)
+            return BankVisits(*shared, classifier.spec, [bank.images_of(contract.name) for contract in zoo])
 
         return learn_by_replay(workspace, visits_for, config.learning, config.meta_model)
 

@@ -132,7 +132,9 @@ def train_as_published(workspace: Workspace, config: PublishedTgrConfig) -> Imag
 
     def visits_for(classifier: ImageClassifier) -> TeacherVisits:
         shared = workspace, grouping, identity, config.visits, classifier.spec
-        return InvertedVisits(*shared, config.used_recovery) if config.visits.reinversion else BankVisits(*shared, bank)
+        if config.visits.reinversion:
+            return InvertedVisits(*shared, config.used_recovery)
+        return BankVisits(*shared, [bank.images_of(contract.name) for contract in workspace.zoo])
 
     return learn_by_replay(workspace, visits_for, config.learning, config.meta_model)
 

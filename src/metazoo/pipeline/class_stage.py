@@ -6,10 +6,29 @@ import torch
 
 from metazoo.audit import class_conflicts, joint_class_means
 from metazoo.bank import ResidentBanks
+from metazoo.errors import UsageError
+from metazoo.learn.episode_memory import draw_classes
 from metazoo.pipeline.layout import CLASSES, CONFLICTS
 from metazoo.pipeline.learning_stage import teacher_targets
 from metazoo.pipeline.workspace import Workspace
 from metazoo.zoo import ClassIdentity
+
+
+def check_ways(identity: ClassIdentity, ways: int) -> None:
+    """Check that episodes of `ways` classes can be drawn.
+
+    Raises:
+        UsageError: fewer classes are known to differ.
+    """
+    known = torch.arange(len(identity.names))
+    conflicts = torch.zeros(len(known), len(known), dtype=torch.bool)
+    conflicts = conflicts if identity.conflicts is None else identity.conflicts
+    if draw_classes(known, conflicts, ways, torch.Generator().manual_seed(0)) is None:
+        raise UsageError(
+            "meta_model.ways",
+            f"no {ways} of the {len(known)} classes of the models are known to differ",
+            "lower meta_model.ways or add models",
+        )
 
 
 def keep_classes(workspace: Workspace, identify: Callable[[], ClassIdentity]) -> ClassIdentity:

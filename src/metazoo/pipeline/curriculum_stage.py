@@ -16,8 +16,8 @@ from metazoo.errors import UsageError
 from metazoo.execution.randomness import generator
 from metazoo.fusion import average_parameters, check_same_features
 from metazoo.learn.curriculum import CurriculumConfig, CurriculumLearner
-from metazoo.learn.episode_memory import draw_classes
 from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
+from metazoo.pipeline.class_stage import check_ways
 from metazoo.pipeline.layout import BANK
 from metazoo.pipeline.recovery_stage import record_health
 from metazoo.pipeline.shared_config import MetaModelConfig
@@ -62,14 +62,7 @@ def check_curriculum(
             f"an episode needs {needed} images per class, and there are {budget.images_per_class}",
             "raise it, or lower learning.shots or learning.queries",
         )
-    conflicts = _conflicts(identity)
-    known = torch.arange(len(identity.names))
-    if draw_classes(known, conflicts, meta_model.ways, torch.Generator().manual_seed(0)) is None:
-        raise UsageError(
-            "meta_model.ways",
-            f"no {meta_model.ways} of the {len(known)} classes of the models are known to differ",
-            "lower meta_model.ways or add models",
-        )
+    check_ways(identity, meta_model.ways)
 
 
 def learn_by_curriculum(
@@ -160,11 +153,6 @@ def shared_classes(zoo: Zoo, identity: ClassIdentity, budget: RecoveryBudget, se
         for index, contract in enumerate(zoo)
     ]
     return torch.cat(chosen).unique()
-
-
-def _conflicts(identity: ClassIdentity) -> Tensor:
-    count = len(identity.names)
-    return torch.zeros(count, count, dtype=torch.bool) if identity.conflicts is None else identity.conflicts
 
 
 def _first_classifier(workspace: Workspace, spec: ClassifierSpec, initial: InitialWeights) -> ImageClassifier:

@@ -7,26 +7,27 @@ from dataclasses import dataclass
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from metazoo.bank import Bank, fitted
+from metazoo.bank import Bank
 from metazoo.data import ImageSet
-from metazoo.data.images import draw_of_each
 from metazoo.errors import UsageError
 from metazoo.execution.randomness import generator
 from metazoo.learn.episode_memory import EpisodeMemory
 from metazoo.learn.interpolated_learning import InterpolationConfig, InterpolationLearner
 from metazoo.learn.model_choice import ChoiceConfig, Reward, RewardEpisode
 from metazoo.learn.replay_learning import Visit
-from metazoo.models import ImageClassifier, build_classifier
+from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
+from metazoo.pipeline.class_stage import check_ways
 from metazoo.pipeline.layout import CHOICE
-from metazoo.pipeline.reward_episodes import StoredImages, recovered_episodes, split_bank, validation_episodes
+from metazoo.pipeline.reward_episodes import recovered_episodes, split_bank, validation_episodes
 from metazoo.pipeline.shared_config import MetaModelConfig
 from metazoo.pipeline.stage_plan import PlanContext, StagePlan, UnitCost, shared
 from metazoo.pipeline.stepping import learn_in_steps
+from metazoo.pipeline.visits import BankVisits, InvertedVisits, Labelled, VisitDrawConfig
 from metazoo.pipeline.workspace import Workspace
-from metazoo.recover import GeneratorConfig, RecoveryConfig, Request, recover_requests
+from metazoo.recover import GeneratorConfig, RecoveryConfig
+from metazoo.taskspace import one_group
 from metazoo.zoo import ClassIdentity, Zoo
 
-_STORED_SIDE = 1024
 # A checkpoint holds the whole memory.
 _SECONDS_BETWEEN_CHECKPOINTS, _STEPS_BETWEEN_METRICS = 120.0, 10
 _PUBLISHED_BASELINE = 40.0
@@ -91,15 +92,7 @@ def check_interpolation(
         )
     if rewarded and all(contract.spec.classes < 2 for contract in zoo):
         raise UsageError("reward", "no model has 2 classes to measure the meta-model on", "choose reward validation")
-    names = len(identity.names)
-    full = EpisodeMemory(names, conflicts=identity.conflicts)
-    full.add(torch.zeros(names, 3, 1, 1, dtype=torch.uint8), torch.arange(names))
-    if not full.holds(meta_model.ways, 1):
-        raise UsageError(
-            "meta_model.ways",
-            f"no {meta_model.ways} of the {names} classes of the models are known to differ",
-            "lower meta_model.ways or add models",
-        )
+    check_ways(identity, meta_model.ways)
 
 
 def learn_by_interpolation(
@@ -141,7 +134,7 @@ def learn_by_interpolation(
     learner = InterpolationLearner(
         classifier,
         EpisodeMemory(len(identity.names), config.slots, identity.conflicts, device=device),
-        refills(workspace, stored, identity, refill, recovery, spec.classes, side),
+        refills(workspace, stored, identity, refill, recovery, spec),
         choice.build(len(zoo), 0.0 if validation is None else _PUBLISHED_BASELINE),
         reward,
         config,
@@ -176,59 +169,23 @@ def _record_choice(workspace: Workspace, learner: InterpolationLearner, config: 
 
 def refills(
     workspace: Workspace,
-    stored: Sequence[StoredImages],
+    stored: Sequence[Labelled],
     identity: ClassIdentity,
     refill: RefillConfig,
     recovery: RecoveryConfig | GeneratorConfig,
-    ways: int,
-    side: int,
+    spec: ClassifierSpec,
 ) -> Callable[[int, Sequence[int]], list[Visit]]:
     """Function that visits chosen models, by inversion or with images of the bank.
 
     Support and query images are inverted together (published: the support alone, so that batch-norm statistics are
     those of five images for one shot).
     """
-    zoo, seed = workspace.zoo, workspace.seed
-    teachers = zoo.teachers_in_turn(workspace.compute.device)
+    draw = VisitDrawConfig(images_per_class=refill.images_per_class)
+    shared = workspace, one_group(len(workspace.zoo)), identity, draw, spec
+    visits = InvertedVisits(*shared, recovery) if refill.reinversion else BankVisits(*shared, stored)
 
     def visit(number: int, chosen: Sequence[int]) -> list[Visit]:
-        random = generator(seed, "refill", "images", number)
-        known = [torch.arange(zoo.contracts[own].spec.classes) for own in chosen]
-        if not refill.reinversion:
-            known = [stored[own].labels.unique() for own in chosen]
-        classes = [own[torch.randperm(len(own), generator=random)[:ways]] for own in known]
-        if refill.reinversion:
-            requests = [
-                Request(zoo.contracts[own].name, some.repeat(refill.images_per_class))
-                for own, some in zip(chosen, classes, strict=True)
-            ]
-            found = recover_requests(
-                zoo,
-                requests,
-                recovery,
-                seed,
-                number,
-                executor=workspace.executor,
-                stored_side=_STORED_SIDE,
-                compute=workspace.compute,
-                check=workspace.check,
-            )
-            images = [StoredImages(fitted(own.images, side), own.labels) for own in found]
-        else:
-            images = []
-            for own, some in zip(chosen, classes, strict=True):
-                drawn = draw_of_each(stored[own].labels, some.tolist(), refill.images_per_class, random)
-                images.append(stored[own].take(torch.cat(drawn)))
-        return [
-            Visit(
-                own.images,
-                (own.labels.unsqueeze(1) == some).int().argmax(1),
-                identity.of(model)[own.labels],
-                lambda pixels, model=model, some=some: teachers[model](pixels)[:, some],
-                model,
-            )
-            for model, some, own in zip(chosen, classes, images, strict=True)
-        ]
+        return visits.to_teachers(number, chosen, generator(workspace.seed, "refill", "images", number))
 
     return visit
 

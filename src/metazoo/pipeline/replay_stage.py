@@ -12,6 +12,7 @@ from metazoo.learn.regularisers import Regulariser
 from metazoo.learn.replay_learning import ReplayLearner, ReplayLearningConfig
 from metazoo.learn.update_rules import UpdateRule
 from metazoo.models import ImageClassifier, build_classifier
+from metazoo.pipeline.class_stage import check_ways
 from metazoo.pipeline.shared_config import MetaModelConfig
 from metazoo.pipeline.stepping import learn_in_steps
 from metazoo.pipeline.visits import TeacherVisits
@@ -37,7 +38,7 @@ def check_episodes(
             "has 1 class, and a meta-iteration needs at least 2",
             f"remove it with `metazoo zoo remove {zoo.folder} {single}`",
         )
-    replay, ways, names = config.replay, meta_model.ways, len(identity.names)
+    replay = config.replay
     needed = replay.shots + replay.queries
     if images_kept < needed:
         raise UsageError(
@@ -46,14 +47,7 @@ def check_episodes(
             "lower learning.replay.shots or learning.replay.queries, or raise visits.images_per_class "
             "(budget.images_per_class without reinversion)",
         )
-    full = EpisodeMemory(names, conflicts=identity.conflicts)
-    full.add(torch.zeros(names, 3, 1, 1, dtype=torch.uint8), torch.arange(names))
-    if not full.holds(ways, 1):
-        raise UsageError(
-            "meta_model.ways",
-            f"no {ways} of the {names} classes of the models are known to differ",
-            "lower meta_model.ways or add models",
-        )
+    check_ways(identity, meta_model.ways)
 
 
 def learn_by_replay(

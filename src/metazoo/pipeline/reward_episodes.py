@@ -1,7 +1,6 @@
 """Episodes that measure a meta-model while it learns: of recovered images, or of labelled images of the user."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from metazoo.learn.interpolated_learning import InterpolationConfig
 from metazoo.learn.learners import EpisodeImages
 from metazoo.learn.model_choice import DrawRewardEpisodes, RewardEpisode
 from metazoo.pipeline.layout import VALIDATION
+from metazoo.pipeline.visits import Labelled
 from metazoo.pipeline.workspace import Workspace
 from metazoo.zoo import Zoo
 
@@ -28,33 +28,21 @@ def keep_hashes(workspace: Workspace, validation: UnlabelledImages) -> None:
         workspace.folder.write_json(VALIDATION, {"format_version": 1, "images": len(hashes), "sha256": hashes})
 
 
-@dataclass(frozen=True, eq=False)
-class StoredImages:
-    """Recovered images of one model at the size of the meta-model, and its classes."""
-
-    images: Tensor
-    labels: Tensor
-
-    def take(self, indices: Tensor) -> "StoredImages":
-        """Images at `indices`."""
-        return StoredImages(self.images[indices], self.labels[indices])
-
-
-def split_bank(bank: Bank, zoo: Zoo, side: int, held_out: int) -> tuple[list[StoredImages], list[StoredImages]]:
+def split_bank(bank: Bank, zoo: Zoo, side: int, held_out: int) -> tuple[list[Labelled], list[Labelled]]:
     """Images of every model to learn from, and the first `held_out` of each class, which only the reward sees."""
     own, rewarded = [], []
     for contract in zoo:
         images, labels = bank.images_of(contract.name)
-        stored, first = StoredImages(fitted(images, side), labels), first_of_each(labels, held_out)
+        images, first = fitted(images, side), first_of_each(labels, held_out)
         others = torch.ones(len(labels), dtype=torch.bool)
         others[first] = False
-        own.append(stored.take(others.nonzero().flatten()))
-        rewarded.append(stored.take(first))
+        own.append((images[others], labels[others]))
+        rewarded.append((images[first], labels[first]))
     return own, rewarded
 
 
 def recovered_episodes(
-    stored: Sequence[StoredImages], ways: int, config: InterpolationConfig, seed: int, device: str
+    stored: Sequence[Labelled], ways: int, config: InterpolationConfig, seed: int, device: str
 ) -> DrawRewardEpisodes:
     """Draw reward episodes of recovered images, each of the classes of one model that was not chosen last.
 
@@ -68,7 +56,7 @@ def recovered_episodes(
         seed: seed of the run.
         device: device of the episodes.
     """
-    asked = [model for model, own in enumerate(stored) if len(own.labels.unique()) > 1]
+    asked = [model for model, own in enumerate(stored) if len(own[1].unique()) > 1]
 
     def draw(step: int, chosen: Sequence[int]) -> list[RewardEpisode]:
         random = generator(seed, "reward", "recovered", step)
@@ -77,11 +65,12 @@ def recovered_episodes(
         drawn = [subjects[position] for position in order]
         return [RewardEpisode(subject, episode(stored[subject], random)) for subject in drawn]
 
-    def episode(own: StoredImages, random: torch.Generator) -> EpisodeImages:
-        classes = own.labels.unique()
+    def episode(own: Labelled, random: torch.Generator) -> EpisodeImages:
+        pixels, labels = own
+        classes = labels.unique()
         classes = classes[torch.randperm(len(classes), generator=random)[:ways]].tolist()
-        drawn = torch.stack(draw_of_each(own.labels, classes, config.shots + config.queries, random))
-        images = own.images.to(device)
+        drawn = torch.stack(draw_of_each(labels, classes, config.shots + config.queries, random))
+        images = pixels.to(device)
         support, query = drawn[:, : config.shots].flatten(), drawn[:, config.shots :].flatten()
         return _episode(images[support], images[query], len(classes), config)
 

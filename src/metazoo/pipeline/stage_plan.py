@@ -29,7 +29,7 @@ from metazoo.pipeline.shared_config import GroupingConfig, MetaModelConfig
 from metazoo.pipeline.visits import VisitConfig
 from metazoo.recover import GeneratorConfig, RecoveryBudget, RecoveryConfig, guides_for, plan_recovery
 from metazoo.recover.budget import plan_buckets
-from metazoo.taskspace import FixedGrouping, ImageNetProbe, Partition, ProbeConfig, train_probe
+from metazoo.taskspace import ImageNetProbe, ProbeConfig, one_group, train_probe
 from metazoo.zoo import ModelContract, WhiteBoxTeacher, Zoo
 
 _ITERATIONS, _STEPS, _TRUST_IMAGES, _IMAGES_PER_TEACHER = 4, 6, 64, 150
@@ -240,7 +240,7 @@ class _GroupStep:
         learner = GroupLearner(
             Student(spec, _feature_sizes(context), [contract.spec.classes for contract in context.zoo], 0),
             context.images_at(spec.input_size),
-            changing or FixedGrouping(Partition((tuple(range(len(context.zoo))),), "single")),
+            changing or one_group(len(context.zoo)),
             teacher_targets(context.teachers, CPU, context.threads),
             config.model_copy(update={"views": max(images, len(context.zoo))}),
             0,

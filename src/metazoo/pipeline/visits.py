@@ -1,4 +1,4 @@
-"""Sources of the visits of meta-iterations: from the bank, or by inversion from scratch."""
+"""Sources of visits to teachers: with images of the bank, or by inversion from scratch."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from jaxtyping import Int64, UInt8
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from metazoo.bank import Bank, fitted
+from metazoo.bank import fitted
 from metazoo.data.images import draw_of_each
 from metazoo.execution.randomness import generator
 from metazoo.learn.replay_learning import Visit, VisitSource
@@ -20,7 +20,7 @@ from metazoo.recover import GeneratorConfig, RecoveryConfig, Request, recover_re
 from metazoo.taskspace import Grouping, draw_members
 from metazoo.zoo import ClassIdentity
 
-STORED_SIDE = 1024
+_STORED_SIDE = 1024
 """Largest stored side of images that are recovered for one visit."""
 Labelled = tuple[UInt8[Tensor, "n channels side side"], Int64[Tensor, " n"]]
 """Images, and their classes of one teacher."""
@@ -92,15 +92,24 @@ class TeacherVisits(VisitSource):
     def __call__(self, iteration: int) -> Sequence[Visit]:
         """Visits of a meta-iteration."""
         random = generator(self.workspace.seed, "visits", "iteration", iteration)
-        chosen = self.draw(iteration, random)
-        found = self.images_of(iteration, chosen, random)
-        return [self._visit(visit, *labelled) for visit, labelled in zip(chosen, found, strict=True)]
+        return self._visits(iteration, self.draw(iteration, random), random)
+
+    def to_teachers(self, iteration: int, teachers: Sequence[int], random: torch.Generator) -> list[Visit]:
+        """Visits to given teachers instead of drawn ones."""
+        return self._visits(iteration, self._choose(teachers, random), random)
 
     def draw(self, iteration: int, random: torch.Generator) -> list[Chosen]:
         """Draw the teachers of an iteration, and their classes."""
         partition = self.grouping.draw(iteration, random)
         members = draw_members(partition, self.config.teachers, random, replacement=self.config.replacement)[1]
-        return [Chosen(member, self._drawn_classes(member, random)) for member in members]
+        return self._choose(members, random)
+
+    def _choose(self, teachers: Sequence[int], random: torch.Generator) -> list[Chosen]:
+        return [Chosen(teacher, self._drawn_classes(teacher, random)) for teacher in teachers]
+
+    def _visits(self, iteration: int, chosen: Sequence[Chosen], random: torch.Generator) -> list[Visit]:
+        found = self.images_of(iteration, chosen, random)
+        return [self._visit(visit, *labelled) for visit, labelled in zip(chosen, found, strict=True)]
 
     def _drawn_classes(self, teacher: int, random: torch.Generator) -> Tensor:
         offered = self.classes_of(teacher)
@@ -165,7 +174,7 @@ class InvertedVisits(TeacherVisits):
             workspace.seed,
             iteration,
             executor=workspace.executor,
-            stored_side=STORED_SIDE,
+            stored_side=_STORED_SIDE,
             compute=workspace.compute,
             check=workspace.check,
         )
@@ -177,7 +186,7 @@ class BankVisits(TeacherVisits):
     """Images of every visit from the bank, whose images also fill the memory.
 
     Args:
-        bank: recovered images of all teachers; for the others see `TeacherVisits`.
+        stored: recovered images of every teacher; for the others see `TeacherVisits`.
     """
 
     def __init__(
@@ -187,10 +196,10 @@ class BankVisits(TeacherVisits):
         identity: ClassIdentity,
         config: VisitDrawConfig,
         spec: ClassifierSpec,
-        bank: Bank,
+        stored: Sequence[Labelled],
     ) -> None:
         super().__init__(workspace, grouping, identity, config, spec)
-        self._stored = [bank.images_of(contract.name) for contract in workspace.zoo]
+        self._stored = stored
 
     @property
     def stored(self) -> Sequence[Labelled]:

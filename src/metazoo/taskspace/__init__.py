@@ -13,7 +13,7 @@ from metazoo.taskspace.groupings import (
     try_strategy,
 )
 from metazoo.taskspace.imagenet_probe import ImageNetProbe
-from metazoo.taskspace.partitions import FixedGrouping, Grouping, Partition
+from metazoo.taskspace.partitions import FixedGrouping, Grouping, Partition, one_group
 from metazoo.taskspace.probe import Probe, ProbeConfig, train_probe
 from metazoo.taskspace.quality import GroupQuality, GroupRow, draw_members, group_quality, group_rows
 from metazoo.taskspace.selective import AffinityConfig, SelectiveGrouping
@@ -49,6 +49,7 @@ __all__ = [
     "group",
     "group_quality",
     "group_rows",
+    "one_group",
     "register_grouping",
     "similarity_matrix",
     "train_probe",

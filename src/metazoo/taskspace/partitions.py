@@ -141,3 +141,8 @@ class FixedGrouping(Grouping):
 
     def draw(self, step: int, random: torch.Generator) -> Partition:  # noqa: D102
         return self.partition
+
+
+def one_group(count: int) -> FixedGrouping:
+    """Grouping of `count` teachers into one group."""
+    return FixedGrouping(Partition((tuple(range(count)),), "single"))
