@@ -19,7 +19,7 @@ from metazoo.runs.record import Run
 from metazoo.runs.train import train
 from metazoo.study.runner import cells_of
 from metazoo.study.study_file import study_from
-from metazoo.study.tables import StudyResults
+from metazoo.study.study_results import StudyResults
 from metazoo.zoo import Zoo
 
 HOSTILE = "<script>alert(1)</script>"

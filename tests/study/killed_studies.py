@@ -79,13 +79,14 @@ def _problem(out: Path) -> str:
     """Problem of a study as it was left; empty if its tables can be read."""
     from metazoo.errors import MetazooError
     from metazoo.study import StudyResults, read_study, runner
+    from metazoo.study.tables import study_tables
 
     if not (out / "study.yaml").exists():
         return ""
     try:
         study = read_study(out / "study.yaml")
         folders = {name: runner._zoo_folder(name, zoo, out) for name, zoo in study.zoos.items()}
-        StudyResults.read(study, runner.cells_of(study, out, folders)).tables()
+        study_tables(StudyResults.read(study, runner.cells_of(study, out, folders)))
     except MetazooError as error:
         return str(error)
     return ""

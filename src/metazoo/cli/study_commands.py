@@ -7,6 +7,7 @@ from metazoo.cli.output import print_table
 from metazoo.errors import UsageError
 from metazoo.study import StudyFile, read_study, run_study
 from metazoo.study.study_file import EXAMPLE
+from metazoo.study.tables import study_tables
 
 
 def study(options: Namespace) -> int:
@@ -31,7 +32,7 @@ def study(options: Namespace) -> int:
         hours=options.budget,
         progress=True,
     )
-    for table in results.tables():
+    for table in study_tables(results):
         print_table(table)
     print(f"{options.out}: {results.progress_line()}; see table.md, table.html, table.csv and results.csv")
     return 1 if results.errors else 0

@@ -20,7 +20,8 @@ from metazoo.storage.run_folder import names_in
 from metazoo.study.cells import Cell, CellWork, check_begun, check_zoo, do_cell, image_makers
 from metazoo.study.cost import RUN
 from metazoo.study.study_file import Row, StudyFile, StudyZoo, file_name, read_study, study_from, study_yaml
-from metazoo.study.tables import StudyResults, write_tables
+from metazoo.study.study_results import StudyResults
+from metazoo.study.tables import write_tables
 from metazoo.zoo import Zoo, build_zoo, zoo_with_models
 
 STUDY, _ZOOS, _CELLS = "study.yaml", "zoos", "cells"

@@ -2,13 +2,10 @@
 
 import base64
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from metazoo.study.curves import read_curve
 from metazoo.study.study_file import file_name
-
-if TYPE_CHECKING:
-    from metazoo.study.tables import StudyResults, StudyTable
+from metazoo.study.study_results import StudyResults, StudyTable
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class StudyFigure:
         return f"data:image/svg+xml;base64,{base64.b64encode(self.svg.encode()).decode()}"
 
 
-def study_figures(results: "StudyResults") -> dict[str, StudyFigure]:
+def study_figures(results: StudyResults) -> dict[str, StudyFigure]:
     """Figures of the finished cells by file name; a table with fewer than two finished rows has none."""
     found: dict[str, StudyFigure] = {}
     for section in results.sections:
@@ -42,7 +39,7 @@ def study_figures(results: "StudyResults") -> dict[str, StudyFigure]:
     return found
 
 
-def _cost_figure(results: "StudyResults", section: "StudyTable") -> StudyFigure | None:
+def _cost_figure(results: StudyResults, section: StudyTable) -> StudyFigure | None:
     from metazoo.report.figures import CostPoint, cost_figure  # matplotlib takes a second to import
 
     points = []
@@ -72,7 +69,7 @@ def _cost_figure(results: "StudyResults", section: "StudyTable") -> StudyFigure 
     return StudyFigure(f"Accuracy against cost: {section.title}", caption, cost_figure(points))
 
 
-def _curve_figure(results: "StudyResults", section: "StudyTable") -> StudyFigure | None:
+def _curve_figure(results: StudyResults, section: StudyTable) -> StudyFigure | None:
     from metazoo.report.figures import curve_figure
 
     curves: dict[str, dict[int, list[tuple[int, float]]]] = {}

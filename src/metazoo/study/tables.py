@@ -3,25 +3,22 @@
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from metazoo.data.unlabelled import use_of_data
-from metazoo.evaluate import Comparison, Result, compare, holm, read_contamination, read_results
-from metazoo.notebook import ShownInNotebook
+from metazoo.evaluate import Comparison, Result, read_contamination, read_results
 from metazoo.report.notebook_tables import Parts, notebook_parts
 from metazoo.report.run_tables import html_table
 from metazoo.report.templates import rendered
 from metazoo.storage.artefacts import write_text
-from metazoo.study.cells import Cell, image_makers
-from metazoo.study.cost import Cost
 from metazoo.study.curves import read_curve
 from metazoo.study.study_figures import study_figures
-from metazoo.study.study_file import Curve, OwnHead, Row, StudyFile
+from metazoo.study.study_file import Curve
+from metazoo.study.study_results import StudyLine, StudyResults, StudyTable, head_text
 
 TABLE, PAGE, SUMMARY, RESULTS, CURVES = "table.md", "table.html", "table.csv", "results.csv", "curves.csv"
 _SIGNIFICANT = 0.05
@@ -45,159 +42,49 @@ _SUMMARY_COLUMNS += ["difference", "difference_interval", "p_value", "holm_p_val
 _SUMMARY_COLUMNS += ["core_seconds", "peak_memory", "known_classes", "unlabelled", "validated", "known_images", "error"]
 
 
-@dataclass(frozen=True)
-class _Line:
-    """Line of a table: a row with one head on one zoo and image set.
-
-    Attributes:
-        label: name of the row, with the head if it is the row's own.
-        row: row of the study.
-        cells: all cells of the line.
-        files: result files of its finished cells.
-    """
-
-    label: str
-    row: Row
-    head: OwnHead
-    cells: list[Cell]
-    files: list[Path]
+def study_tables(results: StudyResults) -> list[Table]:
+    """Tables for a rich console."""
+    return [_table(results, section) for section in results.sections]
 
 
-@dataclass(frozen=True)
-class StudyTable:
-    """Table of one zoo and one image set.
-
-    Attributes:
-        zoo: name of the zoo.
-        data: name of the image set; empty if the study has one.
-        lines: lines of the table, in the order of the study.
-        comparisons: comparisons by label and number of shots, for lines with a finished cell.
-        p_values: p-values of the differences after Holm's correction, by label and number of shots.
-    """
-
-    zoo: str
-    data: str
-    lines: list[_Line]
-    comparisons: dict[tuple[str, int], Comparison]
-    p_values: dict[tuple[str, int], float]
-
-    @property
-    def title(self) -> str:
-        """Zoo and image set."""
-        return f"{self.zoo}, measured on {self.data}" if self.data else self.zoo
-
-
-@final
-class StudyResults(ShownInNotebook):
-    """Results of a study so far.
-
-    Attributes:
-        study: the study.
-        cells: all cells, finished or not.
-        sections: tables, one per zoo and image set.
-    """
-
-    def __init__(self, study: StudyFile, cells: Sequence[Cell], sections: Sequence[StudyTable]) -> None:
-        self.study, self.cells, self.sections = study, tuple(cells), tuple(sections)
-        makers = image_makers(cells)
-        self._costs = {cell.folder: _cost(cell, makers[cell.folder]) for cell in cells}
-
-    @classmethod
-    def read(cls, study: StudyFile, cells: Sequence[Cell]) -> "StudyResults":
-        """Read the results of all finished cells.
-
-        Raises:
-            ArtefactError: a result file is damaged.
-        """
-        pairs = [(zoo, data) for zoo in study.zoos for data in study.data_of(zoo)]
-        return cls(study, cells, [_study_table(study, cells, zoo, data) for zoo, data in pairs])
-
-    @property
-    def finished(self) -> bool:
-        """Whether every cell is measured."""
-        return all(cell.is_finished for cell in self.cells)
-
-    @property
-    def errors(self) -> dict[str, str]:
-        """Errors of failed cells, by row, zoo and seed in words."""
-        return {cell.label: cell.error or "" for cell in self.cells if cell.error and not cell.is_finished}
-
-    def progress_line(self) -> str:
-        """Numbers of finished and failed cells."""
-        done, failed = sum(cell.is_finished for cell in self.cells), len(self.errors)
-        return f"{done} of {len(self.cells)} cells measured" + (f", {failed} failed" if failed else "")
-
-    def tables(self) -> list[Table]:
-        """Tables for a rich console."""
-        return [self._table(section) for section in self.sections]
-
-    def cost_of(self, cell: Cell) -> Cost:
-        """Cost of a cell, with the recovery of images that another cell has made for it."""
-        return self._costs[cell.folder]
-
-    def _table(self, section: StudyTable) -> Table:
-        study, shots = self.study, self.study.protocol.shots
-        differences = any(comparison.difference for comparison in section.comparisons.values())
-        caption = _DIFFERENCES.format(count=len(section.p_values)) if differences else ""
-        table = Table(title=Text(section.title), caption=Text(_CAPTION.format(differences=caption)))
-        table.add_column("row", overflow="fold")
-        table.add_column("head", overflow="fold")
-        table.add_column("seeds", justify="right")
+def _table(results: StudyResults, section: StudyTable) -> Table:
+    study, shots = results.study, results.study.protocol.shots
+    differences = any(comparison.difference for comparison in section.comparisons.values())
+    caption = _DIFFERENCES.format(count=len(section.p_values)) if differences else ""
+    table = Table(title=Text(section.title), caption=Text(_CAPTION.format(differences=caption)))
+    table.add_column("row", overflow="fold")
+    table.add_column("head", overflow="fold")
+    table.add_column("seeds", justify="right")
+    for count in shots:
+        table.add_column(f"{study.protocol.ways}-way {count}-shot", justify="right")
+        if differences:
+            table.add_column(f"against {study.reference_row}", justify="right")
+    for heading in ("parameters", "core-minutes", "GB"):
+        table.add_column(heading, justify="right")
+    table.add_column("note", overflow="fold")
+    for line in section.lines:
+        cells: list[str] = []
         for count in shots:
-            table.add_column(f"{study.protocol.ways}-way {count}-shot", justify="right")
+            comparison = section.comparisons.get((line.label, count))
+            cells.append(_accuracy(comparison))
             if differences:
-                table.add_column(f"against {study.reference_row}", justify="right")
-        for heading in ("parameters", "core-minutes", "GB"):
-            table.add_column(heading, justify="right")
-        table.add_column("note", overflow="fold")
-        for line in section.lines:
-            cells: list[str] = []
-            for count in shots:
-                comparison = section.comparisons.get((line.label, count))
-                cells.append(_accuracy(comparison))
-                if differences:
-                    cells.append(_difference(comparison, section.p_values.get((line.label, count))))
-            done = [cell for cell in line.cells if cell.is_finished]
-            figures = ["", "", ""]
-            if done:
-                parameters = read_results(line.files[0])[0].parameters
-                costs = [self.cost_of(cell) for cell in done]
-                minutes = sum(cost.core_seconds for cost in costs) / len(costs) / 60
-                figures = [f"{parameters:,}", f"{minutes:.1f}", f"{max(cost.memory for cost in costs) / 1e9:.1f}"]
-            measured, total = len(line.files), len(line.cells)
-            seeds = str(total) if measured == total else f"{measured}/{total}"
-            table.add_row(Text(line.row.name), _head_text(line.head), seeds, *cells, *figures, Text(_note(line)))
-        return table
+                cells.append(_difference(comparison, section.p_values.get((line.label, count))))
+        done = [cell for cell in line.cells if cell.is_finished]
+        figures = ["", "", ""]
+        if done:
+            parameters = read_results(line.files[0])[0].parameters
+            costs = [results.cost_of(cell) for cell in done]
+            minutes = sum(cost.core_seconds for cost in costs) / len(costs) / 60
+            figures = [f"{parameters:,}", f"{minutes:.1f}", f"{max(cost.memory for cost in costs) / 1e9:.1f}"]
+        measured, total = len(line.files), len(line.cells)
+        seeds = str(total) if measured == total else f"{measured}/{total}"
+        table.add_row(Text(line.row.name), head_text(line.head), seeds, *cells, *figures, Text(_note(line)))
+    return table
 
 
 @notebook_parts.register
 def _of_study(results: StudyResults) -> Parts:
-    return [results.progress_line(), *results.tables()]
-
-
-def _cost(cell: Cell, maker: Cell | None) -> Cost:
-    own = cell.cost
-    return own if maker is None or not own.reused else own.with_recovery_of(maker.cost)
-
-
-def _study_table(study: StudyFile, cells: Sequence[Cell], zoo: str, data: str) -> StudyTable:
-    lines = []
-    for row in study.rows:
-        own = [cell for cell in cells if cell.zoo == zoo and cell.row == row]
-        for head in own[0].heads if own else []:
-            label = row.name if head == own[0].heads[0] else f"{row.name} ({_head_text(head)})"
-            paths = [cell.result_file(data, head) for cell in own]
-            lines.append(_Line(label, row, head, own, [path for path in paths if path.is_file()]))
-    measured = {line.label: line.files for line in lines if line.files}
-    comparisons: dict[tuple[str, int], Comparison] = {}
-    if measured:
-        reference = study.reference_row if study.reference_row in measured else None
-        for found in compare(measured, against=reference or next(iter(measured))):
-            kept = found if reference is not None else Comparison(found.name, found.results, found.accuracy, None)
-            comparisons[found.name, found.results[0].shots] = kept
-    differing = {key: found.difference for key, found in comparisons.items() if found.difference is not None}
-    adjusted = holm([difference.p_value for difference in differing.values()])
-    return StudyTable(zoo, data, lines, comparisons, dict(zip(differing, adjusted, strict=True)))
+    return [results.progress_line(), *study_tables(results)]
 
 
 def _accuracy(comparison: Comparison | None) -> str:
@@ -211,11 +98,7 @@ def _difference(comparison: Comparison | None, p_value: float | None) -> str:
     return f"{comparison.difference.mean:+.1f} ± {comparison.difference.half_width:.1f}{mark}"
 
 
-def _head_text(head: OwnHead) -> str:
-    return head.head if head.batch_norm == "running" else f"{head.head}, batch norm {head.batch_norm}"
-
-
-def _note(line: _Line) -> str:
+def _note(line: StudyLine) -> str:
     errors = dict.fromkeys(cell.error for cell in line.cells if cell.error and not cell.is_finished)
     parts = [f"failed: {error}" for error in errors]
     if line.files:
@@ -255,7 +138,7 @@ def write_tables(out: Path, results: StudyResults) -> None:
     Raises:
         ArtefactError: a file cannot be written, or a result file is damaged.
     """
-    tables = [html_table(table) for table in results.tables()]
+    tables = [html_table(table) for table in study_tables(results)]
     protocol, study = results.study.protocol, results.study
     paragraphs = [
         *([study.description] if study.description else []),
