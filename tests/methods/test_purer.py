@@ -150,6 +150,20 @@ def test_a_class_of_a_protected_model_is_not_kept_for_others(tmp_path: Path) -> 
     assert sorted(path.stem for path in (run.path / "recovered").iterdir()) == ["model-0", "model-1"]
 
 
+def test_a_contract_that_becomes_stricter_reaches_images_that_others_share(tmp_path: Path) -> None:
+    zoo = untrained(tmp_path / "zoo", ("none", "none"))
+    run = train(zoo, out=tmp_path / "run", config=ALONE, workers=1)
+    assert sorted(path.stem for path in (run.path / "recovered").iterdir()) == ["model-0", "model-1"]
+    zoo.permit(["model-0"], "keep")
+    train(Zoo.open(zoo.folder), out=run.path, resume=True)
+    assert not [*(run.path / "recovered").iterdir()]
+    zoo.permit(["model-0"], "discard")
+    train(Zoo.open(zoo.folder), out=run.path, resume=True)
+    bank = Bank.open(run.path / BANK)
+    assert bank.is_discarded("model-0")
+    assert bank.is_discarded("model-1")
+
+
 def test_other_methods_reuse_what_was_recovered_and_not_what_was_made_of_it(
     zoo: Zoo, whole: Run, tmp_path: Path
 ) -> None:
@@ -166,7 +180,7 @@ def test_other_methods_reuse_what_was_recovered_and_not_what_was_made_of_it(
 
 def test_images_are_not_reused_if_none_are_recovered(alike: Zoo, tmp_path: Path) -> None:
     run = train(alike, out=tmp_path / "run", config=ALONE, workers=1)
-    with raises(UsageError, subject="reuse_images", remedy="recovery"):
+    with raises(UsageError, subject="reuse_images", problem="purer", remedy="omit"):
         train(alike, out=tmp_path / "other", config=ALONE, workers=1, reuse_images=run)
 
 

@@ -141,7 +141,9 @@ def test_the_reward_of_recovered_images_never_reads_the_labelled_ones(
     zoo: Zoo, whole: Run, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("metazoo.methods.tdr.load_images", pytest.fail)
-    run = train(zoo, out=tmp_path / "run", config={**TDR_OPTIONS, "validation": str(pack)}, workers=1)
+    with raises(UsageError, subject="validation", problem="reward recovered", remedy="reward"):
+        train(zoo, out=tmp_path / "refused", config={**TDR_OPTIONS, "validation": str(pack)}, workers=1)
+    run = train(zoo, out=tmp_path / "run", config=TDR_OPTIONS, workers=1)
     assert "inputs" not in run.description
     assert run.count_validated(UnlabelledImages(pack)) is None
     assert not run.meta_model.validated
@@ -152,8 +154,8 @@ def test_the_reward_of_recovered_images_never_reads_the_labelled_ones(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"reward": "recovered"},
-        {"reward": "recovered", "refill": {"reinversion": False}},
+        {"reward": "recovered", "validation": None},
+        {"reward": "recovered", "validation": None, "refill": {"reinversion": False}},
         {"class_map": None},
         {"choice": {"strategy": "uniform"}},
     ],

@@ -88,7 +88,7 @@ def meta_model_card(
         _backbone(backbone) if is_backbone(description) else _models(zoo, records.get("health"), records.get("trust")),
         _groups(records.get("groups")),
         "## Privacy",
-        images_note(config, description, zoo, _NO_IMAGES),
+        images_note(config, description, zoo, _NO_IMAGES, stored="health" in records),
         "## Configuration",
         f"```yaml\n{yaml.safe_dump(without_folders(config), sort_keys=False)}```",
     ]

@@ -158,7 +158,12 @@ def architecture_of(classifier: ImageClassifier) -> str:
 
 
 def images_note(
-    config: Mapping[str, Any], description: Mapping[str, Any], contracts: Iterable[ModelContract], here: str
+    config: Mapping[str, Any],
+    description: Mapping[str, Any],
+    contracts: Iterable[ModelContract],
+    here: str,
+    *,
+    stored: bool = True,
 ) -> str:
     """Paragraph on the use of recovered and unlabelled images, and on what they and the meta-model can reveal.
 
@@ -167,20 +172,23 @@ def images_note(
         description: content of `run.json`.
         contracts: contracts of the models of the zoo.
         here: sentence on the images that come with this text.
+        stored: whether the run has stored recovered images.
     """
     other = _WITHOUT_IMAGES.get(description.get("uses", ""))
     if other is not None:
         return other
-    count = unlabelled_count(description)
+    count, recovered = unlabelled_count(description), _NOT_STORED
+    if stored:
+        recovered = _recovered_note(description, contracts)
     if not count:
-        return f"{_recovered_note(description, contracts)} {here} {_TRACES}"
+        return f"{recovered} {here} {_TRACES}"
     given = (
         f"The {count:,} unlabelled images are shown nowhere; their copies in the run folder were deleted when the run "
         "had finished, and their hashes are kept. The meta-model can carry traces of them."
     )
     if config["unlabelled"]["share"] == 1:
         return f"No image was recovered. {given} {here}"
-    return f"{_recovered_note(description, contracts)} {here} {_TRACES} {given}"
+    return f"{recovered} {here} {_TRACES} {given}"
 
 
 _WITHOUT_IMAGES = {
@@ -194,6 +202,10 @@ _WITHOUT_IMAGES = {
     ),
     "nothing": "No image was recovered. The weights are random: nothing was learned, so they reveal nothing.",
 }
+_NOT_STORED = (
+    "Images recovered from a model can resemble its training images. They were recovered while the meta-model learned "
+    "from them, and not stored."
+)
 _TRACES = (
     "The meta-model was learned from the recovered images and the outputs of the models on them, so it can carry "
     "traces of the same training images."

@@ -22,8 +22,18 @@ from metazoo.report import write_report
 from metazoo.runs.record import Run
 from metazoo.zoo import Zoo
 
-_COLUMNS = ["row", "head", "batch_norm", "mirrored", "image_set", "unlabelled", "ways", "shots", "episodes", "files"]
-_COLUMNS += ["accuracy", "interval", "lowest", "highest", "difference", "difference_interval"]
+_COLUMNS = ["row", "head", "batch_norm", "mirrored", "image_set", "unlabelled", "validated", "ways"]
+_COLUMNS += [
+    "shots",
+    "episodes",
+    "files",
+    "accuracy",
+    "interval",
+    "lowest",
+    "highest",
+    "difference",
+    "difference_interval",
+]
 
 
 def compare_results(options: Namespace) -> None:
@@ -59,7 +69,7 @@ def _write_csv(comparisons: Sequence[Comparison]) -> None:
         figures = [comparison.accuracy.mean, comparison.accuracy.half_width, min(values), max(values)]
         figures += [] if difference is None else [difference.mean, difference.half_width]
         kept = (comparison.name, first.head, first.batch_norm, first.mirrored, first.image_set, first.unlabelled or 0)
-        kept += (first.ways, first.shots)
+        kept += (int(first.validated), first.ways, first.shots)
         padding = [""] * (6 - len(figures))
         writer.writerow((*kept, first.episodes, len(values), *(f"{figure:.4f}" for figure in figures), *padding))
 

@@ -233,19 +233,9 @@ class CurriculumLearner:
             drawn = own[torch.randperm(len(own), generator=random)[:needed]]
             support.append(drawn[: config.shots])
             query.append(drawn[config.shots :])
-        device = self.images.pixels.device
-        rows = torch.cat([*support, *query]).to(device)
-        labels = torch.arange(ways, device=device)
-        shown = self.images.pixels[rows]
-        split = ways * config.shots
-        episode = EpisodeImages(
-            shown[:split],
-            labels.repeat_interleave(config.shots),
-            shown[split:],
-            labels.repeat_interleave(config.queries),
-            ways,
-        )
-        return episode, rows
+        rows = torch.cat([*support, *query]).to(self.images.pixels.device)
+        support_images, query_images = self.images.pixels[rows].split([ways * config.shots, ways * config.queries])
+        return EpisodeImages.of_classes(support_images, query_images, ways), rows
 
     def _harder(self, number: int) -> tuple[Tensor, Tensor]:
         """Images of one episode, and gradients whose descent raises the query loss of the meta-model on it."""

@@ -75,8 +75,7 @@ class EpisodeMemory:
             raise DataError(
                 "memory of recovered images",
                 f"no {ways} classes that are known to differ have {shots + queries} images each",
-                "recover more images per class, or lower meta_model.ways, learning.replay.shots or "
-                "learning.replay.queries",
+                "recover more images per class, or lower meta_model.ways or the numbers of shots or queries",
             )
         return self.draw_of(chosen, shots, queries, random)
 
@@ -88,13 +87,7 @@ class EpisodeMemory:
             indices = torch.randperm(len(images), generator=random)[: shots + queries]
             support.append(images[indices[:shots]])
             query.append(images[indices[shots:]])
-        return EpisodeImages(
-            torch.cat(support).float() / 255,
-            torch.arange(ways, device=self._device).repeat_interleave(shots),
-            torch.cat(query).float() / 255,
-            torch.arange(ways, device=self._device).repeat_interleave(queries),
-            ways,
-        )
+        return EpisodeImages.of_classes(torch.cat(support).float() / 255, torch.cat(query).float() / 255, ways)
 
     def draw_classes(
         self, ways: int, images_per_class: int, random: torch.Generator, *, unlike: Sequence[int] = ()

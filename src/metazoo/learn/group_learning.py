@@ -23,7 +23,7 @@ from metazoo.learn.learning_config import LearningConfig
 from metazoo.learn.losses import distillation_loss, joint_feature_loss, relational_loss, zoo_cosines
 from metazoo.learn.meta_optimiser import GROUPING, REGULARISER, MetaOptimiser, of_prefix, with_prefix
 from metazoo.learn.regularisers import Direction, Loss, MeanGradient, Parameters, Regulariser
-from metazoo.learn.update_rules import MemberStep, UpdateRule, build_update
+from metazoo.learn.update_rules import MemberStep, UpdateRule, build_update, lower_rates
 from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
 from metazoo.taskspace import FixedGrouping, Grouping, Partition, draw_members
 
@@ -244,7 +244,7 @@ class GroupLearner:
             raise DataError(
                 "meta-model",
                 f"the loss is not finite at step {self.steps_done}",
-                "lower learning.learning_rate or learning.regularisation.strength",
+                f"{lower_rates(self._config.update)} or learning.regularisation.strength",
             )
         return found
 

@@ -21,9 +21,8 @@ from metazoo.errors import DataError
 from metazoo.execution.randomness import generator, seed_of
 from metazoo.execution.threads import CALLING_THREAD, WorkerThreads
 from metazoo.features.batch_norm import calibrate_statistics
-from metazoo.features.heads.head import raw_class_means
 from metazoo.learn.episode_memory import EpisodeMemory
-from metazoo.learn.learners import EpisodeImages, FunctionalClassifier
+from metazoo.learn.learners import EpisodeImages, FunctionalClassifier, prototype_logits
 from metazoo.learn.losses import distillation_loss
 from metazoo.learn.meta_optimiser import MetaOptimiser, of_prefix, with_prefix
 from metazoo.learn.model_choice import ModelChoice, Reward
@@ -58,17 +57,6 @@ class InterpolationConfig(BaseModel):
     )
 
 
-def prototype_logits(
-    support: Float[Tensor, "support d"],
-    support_labels: Int64[Tensor, " support"],
-    queries: Float[Tensor, "queries d"],
-    ways: int,
-) -> Float[Tensor, "queries ways"]:
-    """Minus the squared Euclidean distances of queries from the class means of the support (Snell et al. 2017)."""
-    means = raw_class_means(support, support_labels, ways)
-    return -(queries.unsqueeze(1) - means).square().sum(2)
-
-
 @dataclass(frozen=True, eq=False)
 class InterpolatedTask:
     """Mixture of two episodes of equal size: `weight` times the features of `second`, the rest of `first`.
@@ -101,9 +89,9 @@ def draw_task(
 ) -> InterpolatedTask:
     """Draw a task of a memory that holds an episode.
 
-    The classes of the two episodes of a mixture are known to differ, so a memory of one model, whose classes are those
-    of a single episode, interpolates nothing. The published code mixes any two episodes, also a class with itself and
-    with its own rival.
+    The classes of the two episodes of a mixture are known to differ, so a memory with fewer than twice as many classes
+    as ways, such as that of one model, interpolates nothing. The published code mixes any two episodes, also a class
+    with itself and with its own rival.
 
     Args:
         memory: recovered images.

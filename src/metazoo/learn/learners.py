@@ -40,6 +40,17 @@ class EpisodeImages:
     query_labels: Int64[Tensor, " queries"]
     ways: int
 
+    @classmethod
+    def of_classes(
+        cls, support: Float[Tensor, "support 3 side side"], query: Float[Tensor, "queries 3 side side"], ways: int
+    ) -> "EpisodeImages":
+        """Make an episode from images in the order of its classes, equally many of each."""
+        own, asked = (
+            torch.arange(ways, device=images.device).repeat_interleave(len(images) // ways)
+            for images in (support, query)
+        )
+        return cls(support, own, query, asked, ways)
+
 
 @final
 class FunctionalClassifier:
@@ -75,6 +86,17 @@ class _Features(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier.features(images)
+
+
+def prototype_logits(
+    support: Float[Tensor, "support d"],
+    support_labels: Int64[Tensor, " support"],
+    queries: Float[Tensor, "queries d"],
+    ways: int,
+) -> Float[Tensor, "queries ways"]:
+    """Minus the squared Euclidean distances of queries from the class means of the support (Snell et al. 2017)."""
+    means = raw_class_means(support, support_labels, ways)
+    return -(queries.unsqueeze(1) - means).square().sum(2)
 
 
 class Learner(ABC):
@@ -163,9 +185,8 @@ class ProtoNet(Learner):
         self, model: FunctionalClassifier, parameters: Parameters, episode: EpisodeImages
     ) -> Float[Tensor, "queries ways"]:
         support = model.features(parameters, episode.support_images)
-        means = raw_class_means(support, episode.support_labels, episode.ways)
         queries = model.features(parameters, episode.query_images)
-        return -(queries.unsqueeze(1) - means).square().sum(2)
+        return prototype_logits(support, episode.support_labels, queries, episode.ways)
 
 
 LEARNERS: Registry[Callable[..., Learner]] = Registry(

@@ -26,15 +26,19 @@ class ChoiceConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     strategy: Literal["policy", "uniform"] = Field(
-        default="policy", description="policy: models are chosen by the reward that they bring; uniform: all alike"
+        default="policy",
+        description="policy: models are chosen by the reward that they bring, unless all are; uniform: all alike",
     )
     models: int = Field(default=4, ge=1, description="number of different models chosen at once, at most all")
     learning_rate: float = Field(default=0.1, gt=0, description="learning rate of Adam, for the weights of the models")
     steps_per_update: int = Field(default=4, ge=1, description="rewards whose mean moves the weights once")
 
     def build(self, count: int, first_baseline: float = 0.0) -> "ModelChoice":
-        """Make the choice among `count` models; see `PolicyChoice` for the baseline."""
-        if self.strategy == "policy":
+        """Make the choice among `count` models; see `PolicyChoice` for the baseline.
+
+        If all models are chosen every time, rewards say nothing of any of them, and the choice is uniform.
+        """
+        if self.strategy == "policy" and self.models < count:
             return PolicyChoice(count, self, first_baseline)
         return UniformChoice(count, self.models)
 

@@ -7,7 +7,7 @@ from typing import Literal, final
 
 import torch
 from jaxtyping import Int64, UInt8
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
@@ -23,7 +23,7 @@ from metazoo.learn.learning_config import RegularisationConfig, TeachersPerUpdat
 from metazoo.learn.losses import distillation_loss, published_distillation_loss
 from metazoo.learn.meta_optimiser import GROUPING, REGULARISER, VISITS, MetaOptimiser, of_prefix, with_prefix
 from metazoo.learn.regularisers import Direction, Loss, MeanGradient, Parameters, Regulariser
-from metazoo.learn.update_rules import MemberStep, ReptileConfig, UpdateRule, build_update
+from metazoo.learn.update_rules import MemberStep, ReptileConfig, UpdateRule, build_update, lower_rates
 from metazoo.models import ImageClassifier
 from metazoo.taskspace import Grouping
 
@@ -186,6 +186,12 @@ class ReplayLearningConfig(BaseModel):
     reptile: ReptileConfig = ReptileConfig()
     replay: ReplayConfig = ReplayConfig()
 
+    @model_validator(mode="after")
+    def _check(self) -> "ReplayLearningConfig":
+        if not (self.cross_entropy or self.distillation):
+            raise ValueError("cross_entropy and distillation are 0; raise one of them")
+        return self
+
 
 @dataclass(frozen=True)
 class IterationReport:
@@ -276,9 +282,8 @@ class ReplayLearner:
             own, displaced = ([given[position] for position in positions] for given in (losses, second))
             found = regulariser.direction(own, parameters, self._threads, displaced=displaced, held_out=held_out)
             if not bool(found.losses.isfinite().all()):
-                raise DataError(
-                    "meta-model", f"the loss is not finite in meta-iteration {number}", "lower learning.learning_rate"
-                )
+                problem = f"the loss is not finite in meta-iteration {number}"
+                raise DataError("meta-model", problem, lower_rates(self._config.update))
             return found
 
         def values() -> Tensor:

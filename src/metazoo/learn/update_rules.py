@@ -207,6 +207,11 @@ def _sub_groups(step: MemberStep, size: int) -> Sequence[Sequence[int]]:
     return step.sub_groups or [everyone[start : start + size] for start in everyone[::size]]
 
 
+def lower_rates(name: UpdateName) -> str:
+    """Remedy for a loss that is not finite under the update rule called `name`."""
+    return "lower learning.learning_rate" + (" or learning.reptile.learning_rate" if name == "reptile" else "")
+
+
 def build_update(name: UpdateName, size: int, reptile: ReptileConfig = PUBLISHED_REPTILE) -> UpdateRule:
     """Make the update rule called `name`; `size` is the size of its sub-groups, `reptile` has further options."""
     if name == "joint":

@@ -24,7 +24,8 @@ differently:
 - the meta-model maps [0, 1] by one mean and scale (published: by those of the data set) and gets stored batch-norm
   statistics in the end. As published, every batch is normalised by its own: evaluate with `--batch-norm query --head
   fine-tune-own`;
-- images of every model are made in the end, from the last meta-generator, for health figures and contact sheets.
+- images are made in the end, from the last meta-generator, for health figures and contact sheets; only for models with
+  the strictest contract of the zoo, since the meta-generator has learned from all of them.
 
 The other presets have about the cost of the preset `default` of `tgr`. `default` recovers images in pixels, once, into
 the bank, so that a comparison shows how FREE learns and not how fast it recovers. `generated` uses the meta-generator.
@@ -83,9 +84,9 @@ class FreeConfig(BaseModel):
     )
 
     @property
-    def images_kept(self) -> int:
-        """Upper bound of the images per class of one model that episodes are drawn from."""
-        return self.budget.images_per_class
+    def images_kept(self) -> tuple[int, str]:
+        """Upper bound of a model's images per class that episodes are drawn from, and the option that raises it."""
+        return self.budget.images_per_class, "budget.images_per_class"
 
 
 class GeneratedFreeConfig(BaseModel):
@@ -102,9 +103,9 @@ class GeneratedFreeConfig(BaseModel):
     )
 
     @property
-    def images_kept(self) -> int:
-        """Upper bound of the images per class of one model that episodes are drawn from."""
-        return self.learning.replay.slots * self.visits.images_per_class
+    def images_kept(self) -> tuple[int, str]:
+        """Upper bound of a model's images per class that episodes are drawn from, and the option that raises it."""
+        return self.learning.replay.slots * self.visits.images_per_class, "visits.images_per_class"
 
 
 _BANK_ITERATIONS, _GENERATED_ITERATIONS = 30, 30

@@ -122,7 +122,7 @@ class Purer(Method):
     presets: ClassVar[Mapping[str, BaseModel]] = {"default": _DEFAULT, "published": _PUBLISHED}
 
     def check(self, zoo: Zoo, config: PurerConfig, seed: int) -> None:  # noqa: D102
-        _check(zoo, config)
+        _check(zoo, config, seed)
 
     def plan(  # noqa: D102
         self, zoo: Zoo, config: PurerConfig, unlabelled: UnlabelledImages | None = None
@@ -133,7 +133,7 @@ class Purer(Method):
         return [*recovery, *learning]
 
     def train(self, workspace: Workspace, config: PurerConfig) -> ImageClassifier:  # noqa: D102
-        identity = keep_classes(workspace, lambda: _check(workspace.zoo, config))
+        identity = keep_classes(workspace, lambda: _check(workspace.zoo, config, workspace.seed))
         bank = None
         if config.recovery is not None:
             bank = recover_images(workspace, config.recovery, config.budget)
@@ -141,7 +141,7 @@ class Purer(Method):
                 banks = ResidentBanks(bank, workspace.compute.device)
                 side = config.meta_model.spec(workspace.zoo).input_size
                 identity = mark_conflicts(workspace, banks, identity, side)
-                _check_episodes(workspace.zoo, identity, config)
+                _check_episodes(workspace.zoo, identity, config, workspace.seed)
         return learn_by_curriculum(
             workspace,
             bank,
@@ -154,7 +154,7 @@ class Purer(Method):
         )
 
 
-def _check(zoo: Zoo, config: PurerConfig) -> ClassIdentity:
+def _check(zoo: Zoo, config: PurerConfig, seed: int) -> ClassIdentity:
     network_without_weights(config.meta_model.spec(zoo))
     if config.class_map is None and config.recovery is None:
         raise UsageError(
@@ -163,9 +163,9 @@ def _check(zoo: Zoo, config: PurerConfig) -> ClassIdentity:
             "choose names or a file, or set recovery",
         )
     identity = identify_classes(zoo, config.class_map)
-    _check_episodes(zoo, identity, config)
+    _check_episodes(zoo, identity, config, seed)
     return identity
 
 
-def _check_episodes(zoo: Zoo, identity: ClassIdentity, config: PurerConfig) -> None:
-    check_curriculum(zoo, identity, config.budget, config.learning, config.meta_model, config.initial_weights)
+def _check_episodes(zoo: Zoo, identity: ClassIdentity, config: PurerConfig, seed: int) -> None:
+    check_curriculum(zoo, identity, config.budget, config.learning, config.meta_model, config.initial_weights, seed)

@@ -22,9 +22,9 @@ Reward `validation`, as published, is the accuracy on labelled images of other c
 step. Such a run is not data-free, and says so in its records, its card and every table. Reward `recovered` is ours and
 data-free. Some recovered images of every model are kept from learning. Episodes of the classes of one model, for models
 that were not chosen at the last refill, measure whether what was learned from the chosen ones helps with the others: a
-bad model cannot pay for itself. Each accuracy counts relative to the model's own moving average, since leaving a hard
-model out would otherwise look like progress. Models count alike, whether trusted or not, so that models that agree with
-each other gain no say.
+single bad model cannot pay for itself. Each accuracy counts relative to the model's own moving average, since leaving a
+hard model out would otherwise look like progress. Models count alike, whether trusted or not; a group of copies of
+one model counts by its size.
 
 Faults of the published code that are corrected:
 
@@ -48,12 +48,13 @@ Other differences:
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, final
+from typing import ClassVar, Literal, final
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from metazoo.bank import ResidentBanks
 from metazoo.data import ImageSet, UnlabelledImages, absolute_image_source, has_own_side, load_images
+from metazoo.errors import UsageError
 from metazoo.learn.interpolated_learning import InterpolationConfig
 from metazoo.learn.model_choice import ChoiceConfig
 from metazoo.methods.base import Method, Requirements
@@ -103,6 +104,11 @@ class TdrConfig(BaseModel):
         """Whether images of every model are recovered once."""
         return True
 
+    @property
+    def used_recovery(self) -> RecoveryConfig | GeneratorConfig | None:
+        """Options of the recovery into the bank; None if there is none."""
+        return self.recovery if self.has_bank else None
+
 
 class PublishedTdrConfig(TdrConfig):
     """Options of the method with inversions at every refill."""
@@ -146,7 +152,10 @@ class TaskDistributionallyRobust(Method):
 
     def check(self, zoo: Zoo, config: TdrConfig, seed: int) -> None:  # noqa: D102
         network_without_weights(config.meta_model.spec(zoo))
-        _classes(zoo, config)
+        if config.validation is not None and config.reward != "validation":
+            problem = f"is not used with reward {config.reward}"
+            raise UsageError("validation", problem, "set reward to validation, or omit it")
+        _classes(zoo, config, seed)
         images = _validation(zoo, config)
         if images is not None:
             validation_episodes(images, config.meta_model.ways, config.learning, seed, images.side, "cpu")
@@ -162,30 +171,31 @@ class TaskDistributionallyRobust(Method):
         zoo = workspace.zoo
         if config.reward == "validation" and config.validation is not None:
             keep_hashes(workspace, UnlabelledImages(config.validation))
-        identity = keep_classes(workspace, lambda: _classes(zoo, config))
+        identity = keep_classes(workspace, lambda: _classes(zoo, config, workspace.seed))
         bank = recover_images(workspace, config.recovery, config.budget) if config.has_bank else None
         if config.class_map is None and bank is not None:
             banks = ResidentBanks(bank, workspace.compute.device)
             identity = mark_conflicts(workspace, banks, identity, config.meta_model.spec(zoo).input_size)
-            _check(zoo, identity, config)
+            _check(zoo, identity, config, workspace.seed)
         options = config.refill, config.recovery, config.choice, config.learning, config.meta_model
         return learn_by_interpolation(workspace, bank, identity, *options, _validation(zoo, config))
 
 
-def _classes(zoo: Zoo, config: TdrConfig) -> ClassIdentity:
+def _classes(zoo: Zoo, config: TdrConfig, seed: int) -> ClassIdentity:
     identity = identify_classes(zoo, config.class_map)
-    _check(zoo, identity, config)
+    _check(zoo, identity, config, seed)
     return identity
 
 
-def _check(zoo: Zoo, identity: ClassIdentity, config: TdrConfig) -> None:
+def _check(zoo: Zoo, identity: ClassIdentity, config: TdrConfig, seed: int) -> None:
     check_interpolation(
         zoo,
         identity,
         config.refill,
         config.learning,
         config.meta_model,
-        bank=config.budget.images_per_class if config.has_bank else None,
+        seed,
+        budget=config.budget if config.has_bank else None,
         rewarded=config.reward == "recovered",
     )
 
@@ -194,5 +204,5 @@ def _validation(zoo: Zoo, config: TdrConfig) -> ImageSet | None:
     """Labelled images of the reward; None if it does not look at any."""
     if config.reward != "validation" or config.validation is None:
         return None
-    side: Any = None if has_own_side(config.validation) else config.meta_model.spec(zoo).input_size
+    side = None if has_own_side(config.validation) else config.meta_model.spec(zoo).input_size
     return load_images(config.validation, side=side)

@@ -69,7 +69,8 @@ class PublishedTgrConfig(BaseModel):
 
     images: Literal["generator", "pixels"] = Field(
         default="generator",
-        description="pixels: images are recovered by the options `pixels`, many times faster; else by `recovery`",
+        description="pixels: images are recovered by the options `pixels`, many times faster, and those of `recovery` "
+        "are unused; generator: the reverse. Visits with reinversion have no guides",
     )
     recovery: GeneratorConfig = GeneratorConfig()
     pixels: RecoveryConfig = RecoveryConfig()
@@ -95,10 +96,11 @@ class PublishedTgrConfig(BaseModel):
         return self.pixels if self.images == "pixels" else self.recovery
 
     @property
-    def images_kept(self) -> int:
-        """Upper bound of the images per class of one model that episodes are drawn from."""
-        of_visits = self.learning.replay.slots * self.visits.images_per_class
-        return of_visits if self.visits.reinversion else self.budget.images_per_class
+    def images_kept(self) -> tuple[int, str]:
+        """Upper bound of a model's images per class that episodes are drawn from, and the option that raises it."""
+        if self.visits.reinversion:
+            return self.learning.replay.slots * self.visits.images_per_class, "visits.images_per_class"
+        return self.budget.images_per_class, "budget.images_per_class"
 
 
 def check_config(zoo: Zoo, config: PublishedTgrConfig) -> ClassIdentity:
@@ -126,7 +128,8 @@ def train_as_published(workspace: Workspace, config: PublishedTgrConfig) -> Imag
     identity = keep_classes(workspace, lambda: check_config(workspace.zoo, config))
     if config.grouping.by_distances:
         check_probe(workspace, config.probe)
-    bank = recover_images(workspace, config.used_recovery, config.budget)
+    section = "pixels" if config.images == "pixels" else "recovery"
+    bank = recover_images(workspace, config.used_recovery, config.budget, f"raise {section}.iterations")
     grouping_of, identity = _group_and_compare(workspace, bank, identity, config)
     grouping = grouping_of(range(len(workspace.zoo)))
 

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 
 from metazoo.audit import class_conflicts, joint_class_means
 from metazoo.bank import ResidentBanks
@@ -11,24 +13,42 @@ from metazoo.learn.episode_memory import draw_classes
 from metazoo.pipeline.layout import CLASSES, CONFLICTS
 from metazoo.pipeline.learning_stage import teacher_targets
 from metazoo.pipeline.workspace import Workspace
-from metazoo.zoo import ClassIdentity
+from metazoo.recover import RecoveryBudget
+from metazoo.recover.budget import chosen_classes
+from metazoo.zoo import ClassIdentity, Zoo
 
 
-def check_ways(identity: ClassIdentity, ways: int) -> None:
+def check_ways(identity: ClassIdentity, ways: int, recovered: Int64[Tensor, " _"] | None = None) -> None:
     """Check that episodes of `ways` classes can be drawn.
+
+    Args:
+        identity: classes of all models.
+        ways: classes of an episode.
+        recovered: classes of which images are recovered; None: all.
 
     Raises:
         UsageError: fewer classes are known to differ.
     """
-    known = torch.arange(len(identity.names))
-    conflicts = torch.zeros(len(known), len(known), dtype=torch.bool)
+    count = len(identity.names)
+    known = torch.arange(count) if recovered is None else recovered
+    conflicts = torch.zeros(count, count, dtype=torch.bool)
     conflicts = conflicts if identity.conflicts is None else identity.conflicts
     if draw_classes(known, conflicts, ways, torch.Generator().manual_seed(0)) is None:
         raise UsageError(
             "meta_model.ways",
             f"no {ways} of the {len(known)} classes of the models are known to differ",
-            "lower meta_model.ways or add models",
+            "lower meta_model.ways or add models"
+            + ("" if len(known) == count else ", or raise budget.classes_per_teacher"),
         )
+
+
+def recovered_classes(zoo: Zoo, identity: ClassIdentity, budget: RecoveryBudget, seed: int) -> Int64[Tensor, " _"]:
+    """Classes that the budget chooses for any model, ascending."""
+    chosen = [
+        identity.of(index)[chosen_classes(contract.spec.classes, budget, seed, contract.name)]
+        for index, contract in enumerate(zoo)
+    ]
+    return torch.cat(chosen).unique()
 
 
 def keep_classes(workspace: Workspace, identify: Callable[[], ClassIdentity]) -> ClassIdentity:

@@ -1,7 +1,6 @@
 """The stage that learns from images of all teachers that get harder with the meta-model, and its plan."""
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -17,15 +16,14 @@ from metazoo.execution.randomness import generator
 from metazoo.fusion import average_parameters, check_same_features
 from metazoo.learn.curriculum import CurriculumConfig, CurriculumLearner
 from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
-from metazoo.pipeline.class_stage import check_ways
+from metazoo.pipeline.class_stage import check_ways, recovered_classes
 from metazoo.pipeline.layout import BANK
 from metazoo.pipeline.recovery_stage import record_health
 from metazoo.pipeline.shared_config import MetaModelConfig
-from metazoo.pipeline.stage_plan import PlanContext, StagePlan, UnitCost, shared
-from metazoo.pipeline.stepping import LEARNING, learn_in_steps
+from metazoo.pipeline.stage_plan import PlanContext, StagePlan, UnitCost, processor_seconds, shared
+from metazoo.pipeline.stepping import learn_in_steps
 from metazoo.pipeline.workspace import Workspace
 from metazoo.recover import RecoveryBudget
-from metazoo.recover.budget import chosen_classes
 from metazoo.recover.shared_pixels import SharedPixels, SharedPixelsConfig
 from metazoo.recover.start_images import start_images
 from metazoo.zoo import ClassIdentity, Zoo
@@ -46,6 +44,7 @@ def check_curriculum(
     config: CurriculumConfig,
     meta_model: MetaModelConfig,
     initial: InitialWeights,
+    seed: int,
 ) -> None:
     """Check that episodes can be drawn, and that the models can be averaged if they are to be.
 
@@ -62,7 +61,7 @@ def check_curriculum(
             f"an episode needs {needed} images per class, and there are {budget.images_per_class}",
             "raise it, or lower learning.shots or learning.queries",
         )
-    check_ways(identity, meta_model.ways)
+    check_ways(identity, meta_model.ways, recovered_classes(zoo, identity, budget, seed))
 
 
 def learn_by_curriculum(
@@ -90,21 +89,12 @@ def learn_by_curriculum(
         config: options of the learning.
         meta_model: options of the meta-model.
         initial: first weights of the meta-model.
-
-    Raises:
-        UsageError: images were copied from another run, although none are recovered before learning.
     """
     zoo, device, seed = workspace.zoo, workspace.compute.device, workspace.seed
     spec = meta_model.spec(zoo)
     generation = budget.generation if bank is None else budget.generation + 1
-    if bank is None:
-        stored = Bank.open_or_create(workspace.folder.path / BANK)
-        if stored.teachers and workspace.folder.latest_checkpoint(LEARNING) is None:
-            problem = "no image is recovered before learning, since recovery is null"
-            raise UsageError("reuse_images", problem, "omit it, or set recovery")
-    else:
-        stored = bank
-    classes = shared_classes(zoo, identity, budget, seed).repeat_interleave(budget.images_per_class)
+    stored = Bank.open_or_create(workspace.folder.path / BANK) if bank is None else bank
+    classes = recovered_classes(zoo, identity, budget, seed).repeat_interleave(budget.images_per_class)
     if bank is None:
         random = generator(seed, "shared pixels", "start")
         start = start_images(inversion.canvas, len(classes), 3, spec.input_size, random)
@@ -144,15 +134,6 @@ def learn_by_curriculum(
     _store(workspace, stored, images, _rounded(start), generation, budget.stored_side)
     record_health(workspace, stored, "lower learning.curriculum or inversion.learning_rate")
     return classifier.cpu().to(memory_format=torch.channels_last).eval().requires_grad_(False)
-
-
-def shared_classes(zoo: Zoo, identity: ClassIdentity, budget: RecoveryBudget, seed: int) -> Tensor:
-    """Classes that have shared images, int64, ascending: those that the budget chooses for any model."""
-    chosen = [
-        identity.of(index)[chosen_classes(contract.spec.classes, budget, seed, contract.name)]
-        for index, contract in enumerate(zoo)
-    ]
-    return torch.cat(chosen).unique()
 
 
 def _first_classifier(workspace: Workspace, spec: ClassifierSpec, initial: InitialWeights) -> ImageClassifier:
@@ -199,9 +180,10 @@ def _store(
     for index, contract in enumerate(zoo):
         rows, labels = images.shown_to(index)
         kept = strictest[rows] <= strictness[index]
-        health = images.health(index, start, final)
-        if bank.has(contract.name, generation, 0) or health is None or not bool(kept.any()):
+        if bank.has(contract.name, generation, 0) or not bool(kept.any()):
             continue
+        health = images.health(index, start, final)
+        assert health is not None  # it has rows
         workspace.check()
         bank.add(
             contract.name,
@@ -228,7 +210,7 @@ def curriculum_plans(
 ) -> list[StagePlan]:
     """Plan the meta-batches and the inversion steps between them."""
     steps = math.ceil(config.steps / config.steps_per_inversion)
-    inverting = _InversionStep(inversion, budget, meta_model, len(shared_classes(zoo, identity, budget, 0)))
+    inverting = _InversionStep(inversion, budget, meta_model, len(recovered_classes(zoo, identity, budget, 0)))
     counts = [min(contract.spec.classes, budget.classes_per_teacher) for contract in zoo]
     stored = 1.1 * 3 * meta_model.spec(zoo).input_size ** 2 * budget.images_per_class * sum(counts)
     return [
@@ -297,7 +279,4 @@ class _MetaBatch:
 def _seconds(function: Callable[[int], object]) -> float:
     """Processor seconds of a call with a number, per torch thread, after one that is not timed."""
     function(0)
-    start = time.process_time()
-    for number in range(1, _TIMED_STEPS + 1):
-        function(number)
-    return (time.process_time() - start) / _TIMED_STEPS / torch.get_num_threads()
+    return processor_seconds(lambda: [function(number) for number in range(1, _TIMED_STEPS + 1)]) / _TIMED_STEPS

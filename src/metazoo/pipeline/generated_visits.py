@@ -1,6 +1,5 @@
 """Visits whose images a meta-generator makes (FREE, Wei et al., CVPR 2024), and their plan."""
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
@@ -10,6 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from metazoo.bank import Bank
+from metazoo.choices import PERMISSIONS
 from metazoo.errors import DataError
 from metazoo.execution.randomness import generator
 from metazoo.learn.learners import FunctionalClassifier
@@ -20,7 +20,7 @@ from metazoo.models import ImageClassifier, build_classifier
 from metazoo.pipeline.layout import BANK, HEALTH
 from metazoo.pipeline.recovery_stage import record_health
 from metazoo.pipeline.shared_config import MetaModelConfig
-from metazoo.pipeline.stage_plan import PlanContext, StagePlan, UnitCost, replay_plans, shared
+from metazoo.pipeline.stage_plan import PlanContext, StagePlan, UnitCost, processor_seconds, replay_plans, shared
 from metazoo.pipeline.visits import Chosen, Labelled, TeacherVisits, VisitConfig, VisitDrawConfig
 from metazoo.pipeline.workspace import Workspace
 from metazoo.recover import (
@@ -141,13 +141,17 @@ class GeneratedVisits(TeacherVisits):
         self._is_warm = bool(tensors[_WARMED_UP])
 
     def finish(self) -> None:
-        """Store some images of every teacher from the final meta-generator, for health figures and contact sheets."""
+        """Store some images of the final meta-generator, for health figures and contact sheets.
+
+        The meta-generator has learned from all teachers, so only those with the strictest contract of the zoo get some.
+        """
         workspace = self.workspace
         bank = Bank.open_or_create(workspace.folder.path / BANK)
-        wanted = [_shown(contract, self.spec.input_size, workspace.seed) for contract in workspace.zoo]
-        with workspace.progress_of("images", len(wanted)) as advance:
-            for teacher, (contract, buckets) in enumerate(zip(workspace.zoo, wanted, strict=True)):
-                for bucket, labels in enumerate(buckets):
+        strictness = [PERMISSIONS.index(contract.recovered_images) for contract in workspace.zoo]
+        with workspace.progress_of("images", len(strictness)) as advance:
+            for teacher, contract in enumerate(workspace.zoo):
+                buckets = _shown(contract, self.spec.input_size, workspace.seed)
+                for bucket, labels in enumerate(buckets if strictness[teacher] == max(strictness) else ()):
                     if not bank.has(contract.name, 0, bucket):
                         random = generator(workspace.seed, "adapt", f"shown {contract.name}", bucket)
                         adaptation = Adaptation(self.teachers[teacher], labels, [], random)
@@ -216,8 +220,6 @@ class _AdaptedImage:
         adversary = Adversary(model, Chosen(self.teacher, classes), self.options.adversarial)
         adaptation = Adaptation(teacher, labels, [adversary] * bool(self.options.adversarial), random)
         made.images([adaptation])
-        start = time.process_time()
-        made.step([adaptation])
-        seconds = (time.process_time() - start) / torch.get_num_threads()
+        seconds = processor_seconds(lambda: made.step([adaptation]))
         state = sum(float(tensor.numel() * tensor.element_size()) for tensor in made.state().values())
         return UnitCost(shared(seconds, self.visits.teachers, threads) / len(labels), disk=2 * state)

@@ -1,6 +1,5 @@
 """The stage of learning from interpolated tasks: refills from chosen models, the reward of a choice, and the plan."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,22 +15,23 @@ from metazoo.learn.interpolated_learning import InterpolationConfig, Interpolati
 from metazoo.learn.model_choice import ChoiceConfig, Reward, RewardEpisode
 from metazoo.learn.replay_learning import Visit
 from metazoo.models import ClassifierSpec, ImageClassifier, build_classifier
-from metazoo.pipeline.class_stage import check_ways
+from metazoo.pipeline.class_stage import check_ways, recovered_classes
 from metazoo.pipeline.layout import CHOICE
 from metazoo.pipeline.reward_episodes import recovered_episodes, split_bank, validation_episodes
 from metazoo.pipeline.shared_config import MetaModelConfig
-from metazoo.pipeline.stage_plan import PlanContext, StagePlan, UnitCost, shared
+from metazoo.pipeline.stage_plan import PlanContext, StagePlan, UnitCost, processor_seconds, shared
 from metazoo.pipeline.stepping import learn_in_steps
 from metazoo.pipeline.visits import BankVisits, InvertedVisits, Labelled, VisitDrawConfig
 from metazoo.pipeline.workspace import Workspace
-from metazoo.recover import GeneratorConfig, RecoveryConfig
+from metazoo.recover import GeneratorConfig, RecoveryBudget, RecoveryConfig
 from metazoo.taskspace import one_group
 from metazoo.zoo import ClassIdentity, Zoo
 
 # A checkpoint holds the whole memory.
 _SECONDS_BETWEEN_CHECKPOINTS, _STEPS_BETWEEN_METRICS = 120.0, 10
 _PUBLISHED_BASELINE = 40.0
-"""Accuracy in percent that the published reward is compared with before the second refill."""
+"""Accuracy in percent that the published reward is compared with before the second refill, twice that of chance with
+five ways; with other ways, twice that of chance."""
 _REFILL_EVERY = 25
 """Steps between two refills that a plan assumes; 20 to 30 were measured with a patience of 10."""
 _TIMED_STEPS = 2
@@ -56,8 +56,9 @@ def check_interpolation(
     refill: RefillConfig,
     config: InterpolationConfig,
     meta_model: MetaModelConfig,
+    seed: int,
     *,
-    bank: int | None,
+    budget: RecoveryBudget | None,
     rewarded: bool,
 ) -> None:
     """Check that the memory and the reward can hold an episode.
@@ -68,7 +69,8 @@ def check_interpolation(
         refill: options of a refill.
         config: options of the learning.
         meta_model: options of the meta-model.
-        bank: images per class of the bank; None if the run has none.
+        seed: seed of the run.
+        budget: numbers of images and classes of the bank; None if the run has none.
         rewarded: whether images of the bank are kept for the reward.
 
     Raises:
@@ -82,17 +84,21 @@ def check_interpolation(
             "raise it, or lower learning.shots or learning.queries",
         )
     kept = (needed if rewarded else 0) + (0 if refill.reinversion else needed)
-    if bank is not None and bank < kept:
+    if budget is not None and budget.images_per_class < kept:
         raise UsageError(
             "budget.images_per_class",
-            f"is {bank}, and {kept} are needed: {needed} for learning and as many for the reward"
+            f"is {budget.images_per_class}, and {kept} are needed: {needed} for learning and as many for the reward"
             if kept > needed
-            else f"is {bank}, and an episode needs {needed}",
+            else f"is {budget.images_per_class}, and an episode needs {needed}",
             "raise it, or lower learning.shots or learning.queries",
         )
-    if rewarded and all(contract.spec.classes < 2 for contract in zoo):
-        raise UsageError("reward", "no model has 2 classes to measure the meta-model on", "choose reward validation")
-    check_ways(identity, meta_model.ways)
+    most = budget.classes_per_teacher if budget is not None else max(contract.spec.classes for contract in zoo)
+    if rewarded and all(min(contract.spec.classes, most) < 2 for contract in zoo):
+        problem = "no model has 2 recovered classes to measure the meta-model on"
+        raise UsageError("reward", problem, "choose reward validation, or raise budget.classes_per_teacher")
+    from_bank = budget if not refill.reinversion else None
+    recovered = None if from_bank is None else recovered_classes(zoo, identity, from_bank, seed)
+    check_ways(identity, meta_model.ways, recovered)
 
 
 def learn_by_interpolation(
@@ -135,7 +141,7 @@ def learn_by_interpolation(
         classifier,
         EpisodeMemory(len(identity.names), config.slots, identity.conflicts, device=device),
         refills(workspace, stored, identity, refill, recovery, spec),
-        choice.build(len(zoo), 0.0 if validation is None else _PUBLISHED_BASELINE),
+        choice.build(len(zoo), 0.0 if validation is None else _PUBLISHED_BASELINE * 5 / spec.classes),
         reward,
         config,
         seed,
@@ -226,9 +232,8 @@ class _RefillTime:
             labels = torch.arange(classes).repeat(self.refill.images_per_class)
 
             def invert(iterations: int, teacher=teacher, labels=labels, random=random) -> float:
-                config, start = self.recovery.model_copy(update={"iterations": iterations}), time.process_time()
-                next(config.inversions(teacher, [labels], random)).run().best()
-                return (time.process_time() - start) / torch.get_num_threads()
+                config = self.recovery.model_copy(update={"iterations": iterations})
+                return processor_seconds(lambda: next(config.inversions(teacher, [labels], random)).run().best())
 
             once, more = invert(1), invert(1 + timed)
             seconds.append(once + (self.recovery.iterations - 1) * max(0.0, more - once) / max(1, timed))
@@ -267,13 +272,8 @@ class _InterpolatedStep:
             threads=context.threads,
         )
 
-        def timed() -> float:
-            start = time.process_time()
-            learner.step()
-            return (time.process_time() - start) / torch.get_num_threads()
-
-        refill = timed()  # the first step is a refill
-        step = sum(timed() for _ in range(_TIMED_STEPS)) / _TIMED_STEPS
+        refill = processor_seconds(learner.step)  # the first step is a refill
+        step = processor_seconds(lambda: [learner.step() for _ in range(_TIMED_STEPS)]) / _TIMED_STEPS
         calls = config.tasks_per_step
         seconds = shared(step + refill / _REFILL_EVERY, calls, context.threads)
         classes = sum(contract.spec.classes for contract in context.zoo)

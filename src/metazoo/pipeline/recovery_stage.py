@@ -54,8 +54,20 @@ def _all_but(prefix: str) -> Callable[[object, list[str]], list[str]]:
     return lambda _, names: [name for name in names if not name.startswith(prefix)]
 
 
-def recover_images(workspace: Workspace, config: RecoveryConfig | GeneratorConfig, budget: RecoveryBudget) -> Bank:
-    """Recover images from every teacher once, and write health figures and the permitted contact sheets."""
+def recover_images(
+    workspace: Workspace,
+    config: RecoveryConfig | GeneratorConfig,
+    budget: RecoveryBudget,
+    remedy: str = "raise recovery.iterations",
+) -> Bank:
+    """Recover images from every teacher once, and write health figures and the permitted contact sheets.
+
+    Args:
+        workspace: run at work; its zoo has the teachers.
+        config: options of the recovery.
+        budget: numbers of images and classes.
+        remedy: remedy of a warning about poor images.
+    """
     bank = Bank.open_or_create(workspace.folder.path / BANK)
     recover_zoo(
         workspace.zoo,
@@ -69,11 +81,11 @@ def recover_images(workspace: Workspace, config: RecoveryConfig | GeneratorConfi
         progress=workspace.progress,
     )
     if not workspace.folder.has(HEALTH):
-        record_health(workspace, bank)
+        record_health(workspace, bank, remedy)
     return bank
 
 
-def record_health(workspace: Workspace, bank: Bank, remedy: str = "raise recovery.iterations") -> None:
+def record_health(workspace: Workspace, bank: Bank, remedy: str) -> None:
     """Write health figures and the permitted contact sheets of the latest images of every teacher in a bank."""
     folder, rows = workspace.folder, health_rows(bank)
     pictured = [contract for contract in workspace.shown if contract.name in bank.teachers]

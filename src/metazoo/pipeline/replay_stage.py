@@ -24,9 +24,20 @@ _SECONDS_BETWEEN_CHECKPOINTS = 120.0
 
 
 def check_episodes(
-    zoo: Zoo, identity: ClassIdentity, images_kept: int, config: ReplayLearningConfig, meta_model: MetaModelConfig
+    zoo: Zoo,
+    identity: ClassIdentity,
+    kept: tuple[int, str],
+    config: ReplayLearningConfig,
+    meta_model: MetaModelConfig,
 ) -> None:
-    """Check that a memory of `images_kept` images per class can hold an episode.
+    """Check that the memory can hold an episode.
+
+    Args:
+        zoo: the teachers.
+        identity: classes of all teachers.
+        kept: upper bound of the images per class of one teacher in the memory, and the option that raises it.
+        config: options of the learning.
+        meta_model: options of the meta-model.
 
     Raises:
         UsageError: a model has a single class, too few classes are known to differ, or too few images are kept.
@@ -38,14 +49,13 @@ def check_episodes(
             "has 1 class, and a meta-iteration needs at least 2",
             f"remove it with `metazoo zoo remove {zoo.folder} {single}`",
         )
-    replay = config.replay
+    replay, (images_kept, option) = config.replay, kept
     needed = replay.shots + replay.queries
     if images_kept < needed:
         raise UsageError(
             "learning.replay",
             f"an episode needs {needed} images per class, and the memory keeps {images_kept}",
-            "lower learning.replay.shots or learning.replay.queries, or raise visits.images_per_class "
-            "(budget.images_per_class without reinversion)",
+            f"lower learning.replay.shots or learning.replay.queries, or raise {option}",
         )
     check_ways(identity, meta_model.ways)
 

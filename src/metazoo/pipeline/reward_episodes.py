@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from metazoo.bank import Bank, fitted
 from metazoo.data import EpisodeList, ImageSet, UnlabelledImages
@@ -72,7 +71,7 @@ def recovered_episodes(
         drawn = torch.stack(draw_of_each(labels, classes, config.shots + config.queries, random))
         images = pixels.to(device)
         support, query = drawn[:, : config.shots].flatten(), drawn[:, config.shots :].flatten()
-        return _episode(images[support], images[query], len(classes), config)
+        return EpisodeImages.of_classes(images[support].float() / 255, images[query].float() / 255, len(classes))
 
     return draw
 
@@ -90,21 +89,8 @@ def validation_episodes(
     def draw(step: int, _chosen: Sequence[int]) -> list[RewardEpisode]:
         random = seed_of(seed, "reward", "validation", step)
         drawn = EpisodeList.draw(images, ways, config.shots, config.queries, config.reward_episodes, random)
-        return [
-            RewardEpisode(0, _episode(fitting[own.support_indices], fitting[own.query_indices], ways, config))
-            for own in drawn
-        ]
+        parts = [[fitting[rows].float() / 255 for rows in (own.support_indices, own.query_indices)] for own in drawn]
+        return [RewardEpisode(0, EpisodeImages.of_classes(support, query, ways)) for support, query in parts]
 
     draw(0, ())
     return draw
-
-
-def _episode(support: Tensor, query: Tensor, ways: int, config: InterpolationConfig) -> EpisodeImages:
-    labels = torch.arange(ways, device=support.device)
-    return EpisodeImages(
-        support.float() / 255,
-        labels.repeat_interleave(config.shots),
-        query.float() / 255,
-        labels.repeat_interleave(config.queries),
-        ways,
-    )

@@ -132,7 +132,7 @@ class _Inversion:
             return next(config.inversions(teacher, [labels], random, guide=guide)).run().best()
 
         invert(min(1, timed))
-        seconds = _seconds(lambda: invert(timed)) / self.images
+        seconds = processor_seconds(lambda: invert(timed)) / self.images
         return UnitCost(seconds * self.config.iterations / timed if timed else seconds)
 
 
@@ -167,7 +167,7 @@ def trust_plans(zoo: Zoo, config: TrustConfig, budget: RecoveryBudget, side: int
         images = torch.rand(_TRUST_IMAGES, 3, side, side, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             targets(images)
-            seconds_per_image = _seconds(lambda: targets(images)) / len(images)
+            seconds_per_image = processor_seconds(lambda: targets(images)) / len(images)
         return UnitCost(seconds_per_image * asked / len(zoo))
 
     return [StagePlan("trust", "model", len(zoo), measure, len(zoo))]
@@ -181,7 +181,7 @@ def embedding_plans(zoo: Zoo, config: ProbeConfig, budget: RecoveryBudget) -> li
     def measure_step(context: PlanContext) -> UnitCost:
         resident, few = context.images_at(config.input_size), config.model_copy(update={"steps": 3})
         train_probe(resident, counts, few, 0)
-        return UnitCost(_seconds(lambda: train_probe(resident, counts, few, 0)) / few.steps)
+        return UnitCost(processor_seconds(lambda: train_probe(resident, counts, few, 0)) / few.steps)
 
     def measure_embedding(context: PlanContext) -> UnitCost:
         resident, name = context.images_at(config.input_size), zoo.contracts[0].name
@@ -189,7 +189,7 @@ def embedding_plans(zoo: Zoo, config: ProbeConfig, budget: RecoveryBudget) -> li
         shown, labels = resident.images[sample], resident.labels[sample]
         once = config.model_copy(update={"steps": 1})
         probe = train_probe(resident, counts, once, 0) if config.trained else ImageNetProbe.load(config.weights)
-        return UnitCost(_seconds(lambda: probe.embed(name, shown, labels, config)) / len(labels) * images)
+        return UnitCost(processor_seconds(lambda: probe.embed(name, shown, labels, config)) / len(labels) * images)
 
     training = [StagePlan("task space", "step", config.steps, measure_step)] if config.trained else []
     return [*training, StagePlan("task space", "model", len(zoo), measure_embedding, len(zoo))]
@@ -248,8 +248,9 @@ class _GroupStep:
         )
         learner.step()
         steps = math.ceil(_STEPS / config.regularisation.every) * config.regularisation.every
-        seconds = _seconds(lambda: [learner.step() for _ in range(steps)]) / steps
-        return UnitCost(shared(seconds, members, context.threads), disk=3 * _bytes_of(learner.state()))
+        seconds = processor_seconds(lambda: [learner.step() for _ in range(steps)]) / steps
+        calls = members if config.update == "joint" else min(members, config.teachers_per_update)
+        return UnitCost(shared(seconds, calls, context.threads), disk=3 * _bytes_of(learner.state()))
 
 
 @dataclass(frozen=True)
@@ -266,7 +267,7 @@ class _TeacherOutputs:
         images = shift_and_flip(pixels, 2, torch.Generator().manual_seed(0))
         with torch.no_grad():
             targets(images)
-            seconds = _seconds(lambda: targets(images)) / len(images)
+            seconds = processor_seconds(lambda: targets(images)) / len(images)
         memory, disk = bytes_of_pool(count, spec.input_size, sum(_feature_sizes(context)))
         # Logits are in memory twice while their parts are joined.
         memory += count * 8.0 * sum(contract.spec.classes for contract in context.zoo)
@@ -325,11 +326,12 @@ class _MetaIteration:
                 threads=threads,
             )
             learner.step()
-            return _seconds(learner.step), learner
+            return processor_seconds(learner.step), learner
 
         (step, _), (with_update, learner) = time_step(0), time_step(1)
         updates = min(replay.most_updates, 2 * (replay.patience + 1))
-        seconds = shared(step, visits.teachers, threads)
+        calls = visits.teachers if config.update == "joint" else min(visits.teachers, config.teachers_per_update)
+        seconds = shared(step, calls, threads)
         seconds += updates * shared(max(0.0, with_update - step), replay.episodes_per_update, threads)
         classes = sum(contract.spec.classes for contract in zoo)
         kept = classes * min(replay.slots, config.iterations) * visits.images_per_class
@@ -347,7 +349,7 @@ def _bytes_of(tensors: Mapping[str, Tensor]) -> float:
     return sum(float(tensor.numel() * tensor.element_size()) for tensor in tensors.values())
 
 
-def _seconds(function: Callable[[], object]) -> float:
+def processor_seconds(function: Callable[[], object]) -> float:
     """Processor seconds of a call, per torch thread."""
     start = time.process_time()
     function()

@@ -52,7 +52,8 @@ def learn_in_steps(
 
     A checkpoint less than `seconds_between_checkpoints` after the one before is skipped, except the last one. A run
     that is stopped finishes its current step and writes a checkpoint. `Workspace.on_step` is called before a checkpoint
-    is written, so that it misses no step of a killed run; it may see a step twice.
+    is written, so that it misses no step of a killed run; it may see a step twice. If a stop arrives while it runs, the
+    steps since the latest checkpoint are repeated.
     """
     folder, metrics = workspace.folder, workspace.metrics
     checkpoint = folder.latest_checkpoint(stage)

@@ -12,7 +12,7 @@ from typing import Literal, final
 
 import torch
 from jaxtyping import Int64
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from metazoo.data.augment import CropAndFlipAlike, ShiftAndFlip
@@ -66,6 +66,12 @@ class MetaGeneratorConfig(BaseModel):
     shared_augmentation: bool = Field(
         default=True, description="one crop with black border and one flip for the whole batch, as published"
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> "MetaGeneratorConfig":
+        if not (self.cross_entropy or self.batch_norm):
+            raise ValueError("cross_entropy and batch_norm are 0; raise one of them")
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,10 +179,13 @@ class MetaGenerator:
         return images
 
     def _adapted(self, adaptations: Sequence[Adaptation], check: Callable[[], None]) -> list[_Adapted]:
+        # Copies are made before any thread runs a teacher, whose layers it changes for the time of a pass.
+        own = [self._unshared(number, adaptations) for number in range(len(adaptations))]
+
         def checked() -> Iterator[Adaptation]:
-            for number in range(len(adaptations)):
+            for adaptation in own:
                 check()
-                yield self._unshared(number, adaptations)
+                yield adaptation
 
         return list(self._threads.map(self._adapt, checked()))
 

@@ -238,11 +238,19 @@ class SharedPixels:
             return None
         model, device = self._teachers[teacher], self.pixels.device
         distances, agreement = [], 0.0
+        size = self._budget.bucket_size_at(model.input_size)
         for stored in (start, images):
-            with self._compute.mixed():
-                logits, _, statistics = TeacherPass(model)(stored[rows].to(device).float() / 255)
-            distances.append(batch_norm_distance(*statistics).item() if statistics.observed else None)
-            agreement = (logits.argmax(1).cpu() == labels).double().mean().item()
+            found, agreed = list[float](), 0
+            # All classes in each part, since a part's statistics are compared with those of all training images.
+            for part in range(parts := -(-len(rows) // size)):
+                shown, own = rows[part::parts], labels[part::parts]
+                with self._compute.mixed():
+                    logits, _, statistics = TeacherPass(model)(stored[shown].to(device).float() / 255)
+                agreed += int((logits.argmax(1).cpu() == own).sum())
+                if statistics.observed:
+                    found.append(batch_norm_distance(*statistics).item() * len(shown) / len(rows))
+            distances.append(sum(found) if found else None)
+            agreement = agreed / len(rows)
         return Health(agreement, distances[1], distances[0])
 
     def shown_to(self, teacher: int) -> tuple[Int64[Tensor, " m"], Int64[Tensor, " m"]]:

@@ -11,7 +11,7 @@ from metazoo.adapt.card_text import counted, images_note, images_used, meta_mode
 from metazoo.errors import ArtefactError, UsageError
 from metazoo.evaluate import Result, read_contamination, read_results, results_table
 from metazoo.evaluate.subjects import FIXED_BASELINES, ZOO_BASELINES
-from metazoo.pipeline.layout import REPORT, sheet_of
+from metazoo.pipeline.layout import HEALTH, REPORT, sheet_of
 from metazoo.report.run_tables import html_table
 from metazoo.report.sections import IMAGES, sections_of
 from metazoo.report.templates import MARK, rendered
@@ -70,7 +70,11 @@ def write_report(
         "measured": [_measured(Path(path), run, meta_model) for path in results],
         "chapters": _chapters(run, zoo, shown),
         "more_sheets": len(sheets) - len(shown),
-        "reveals": "" if zoo is None else images_note(config.as_record(), run.description, zoo, here),
+        "reveals": ""
+        if zoo is None
+        else images_note(
+            config.as_record(), run.description, zoo, here, stored=not run.finished or run.record(HEALTH) is not None
+        ),
     }
     write_text(out, rendered("report.html.j2", **content))
     return out

@@ -91,8 +91,12 @@ class Run(ShownInNotebook):
         """Check that another run would recover the same images as this run.
 
         Raises:
+            UsageError: the other run recovers no images, so that it cannot use any.
             RunError: the zoo, the seed or an option of recovery differs.
         """
+        if not recovery_options(config.options):
+            problem = f"{config.method.name} recovers no images before it learns, with these options"
+            raise UsageError("reuse_images", problem, "omit it")
         own, other = ({"seed": each.seed, **recovery_options(each.options)} for each in (self.config, config))
         differing = [name for name in ("seed", "recovery", "budget") if own.get(name) != other.get(name)]
         if self.description["zoo"]["sha256"] != zoo.sha256:

@@ -185,9 +185,10 @@ def do_cell(work: CellWork) -> bool:
         return False
     cell.folder.mkdir(parents=True, exist_ok=True)
     try:
-        with Meter(cell.folder, work.workers, work.provider is not None) as meter:
-            run = _train(work)
-            meter.trained()
+        recovers = bool(recovery_options(cell.config.options))
+        with Meter(cell.folder, work.workers, work.provider is not None, recovers) as meter:
+            run, watching = _train(work)
+            meter.trained(watching)
             _evaluate(work, run)
     except Interrupted:
         raise
@@ -198,10 +199,11 @@ def do_cell(work: CellWork) -> bool:
     return True
 
 
-def _train(work: CellWork) -> Run:
+def _train(work: CellWork) -> tuple[Run, float]:
+    """Run of a cell, and seconds of measurements while it learned."""
     cell, path = work.cell, work.cell.folder / RUN
-    meter = cell.curve and CurveMeter(cell.folder, cell.data, cell.side, cell.protocol, cell.curve)
-    return train(
+    watcher = cell.curve and CurveMeter(cell.folder, cell.data, cell.side, cell.protocol, cell.curve)
+    run = train(
         cell.zoo_folder,
         cell.row.method,
         out=path,
@@ -213,8 +215,9 @@ def _train(work: CellWork) -> Run:
         device=work.device,
         reuse_images=work.provider,
         unlabelled=cell.row.unlabelled,
-        on_step=meter,
+        on_step=watcher,
     )
+    return run, watcher.seconds if watcher is not None else 0.0
 
 
 def _evaluate(work: CellWork, run: Run) -> None:

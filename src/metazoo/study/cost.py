@@ -29,13 +29,14 @@ class Cost:
     Attributes:
         seconds: wall time of training and evaluation.
         memory: peak of the resident memory of its processes in bytes.
-        recovery_seconds: wall time until the images were recovered; None if the run recovered none.
+        recovery_seconds: wall time until the images were recovered; None if the run recovers none before it learns.
         recovery_memory: peak of the memory until then.
         workers: processes and threads of the last attempt.
         core_seconds: wall time of each attempt times its workers.
         recovery_core_seconds: such time until the images were recovered.
         reused: whether the images are those of another cell, so that the cost of their recovery is not part of this.
-        training_core_seconds: such time until the meta-model was trained; None if it is not, or in an older cell.
+        training_core_seconds: such time until the meta-model was trained, without that of its curve; None if it is not
+            trained, or in an older cell.
     """
 
     seconds: float = 0.0
@@ -86,6 +87,7 @@ class Meter:
     folder: Path
     workers: int = 1
     reuses: bool = False
+    recovers: bool = True
     cost: Cost = field(init=False)
 
     def __enter__(self) -> Self:
@@ -93,7 +95,7 @@ class Meter:
         before = Cost.read(self.folder)
         reused = before.reused if (self.folder / RUN / HEALTH).exists() else self.reuses
         self._before, self._start = replace(before, workers=self.workers, reused=reused), time.monotonic()
-        self.cost, self._end, self._is_trained = self._before, threading.Event(), False
+        self.cost, self._end, self._watching = self._before, threading.Event(), None
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
@@ -104,9 +106,13 @@ class Meter:
         self._sample()
         self.cost.write(self.folder)
 
-    def trained(self) -> None:
-        """Note that the meta-model is trained; what follows is its evaluation."""
-        self._is_trained = True
+    def trained(self, watching: float = 0.0) -> None:
+        """Note that the meta-model is trained; what follows is its evaluation.
+
+        Args:
+            watching: wall time of measurements while it learned, in seconds.
+        """
+        self._watching = watching * self.workers
         self._sample()
 
     def _watch(self) -> None:
@@ -125,15 +131,15 @@ class Meter:
             core_seconds=self._before.core_seconds + passed * self.workers,
             memory=max(self.cost.memory, _memory()),
         )
-        if cost.recovery_seconds is None and (self.folder / RUN / HEALTH).exists():
+        if self.recovers and cost.recovery_seconds is None and (self.folder / RUN / HEALTH).exists():
             cost = replace(
                 cost,
                 recovery_seconds=cost.seconds,
                 recovery_memory=cost.memory,
                 recovery_core_seconds=cost.core_seconds,
             )
-        if cost.training_core_seconds is None and self._is_trained:
-            cost = replace(cost, training_core_seconds=cost.core_seconds)
+        if cost.training_core_seconds is None and self._watching is not None:
+            cost = replace(cost, training_core_seconds=cost.core_seconds - self._watching)
         self.cost = cost
 
 

@@ -1,6 +1,7 @@
 """Curves of accuracy while a meta-model learns, measured within the cells of a study."""
 
 import copy
+import time
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
@@ -30,6 +31,9 @@ class CurveMeter:
 
     Points are stored after each measurement. A point that a killed run has stored is not measured again.
 
+    Attributes:
+        seconds: wall time of all measurements, also of earlier attempts.
+
     Args:
         folder: folder of the cell.
         data: sources of images of unseen classes, by name.
@@ -41,6 +45,7 @@ class CurveMeter:
     def __init__(self, folder: Path, data: dict[str, str], side: int, protocol: Protocol, curve: Curve) -> None:
         self._folder, self._data, self._side = folder, data, side
         self._protocol, self._curve, self._points = protocol, curve, read_curve(folder)
+        self.seconds = float(read_json(folder / CURVE)["seconds"]) if self._points else 0.0
 
     @cached_property
     def _images(self) -> dict[str, Any]:
@@ -60,6 +65,7 @@ class CurveMeter:
         is_due = step % curve.every == 0 or step == learning.steps
         if learning.stage != LEARNING or not is_due or any(point["step"] == step for point in self._points):
             return
+        start = time.monotonic()
         module = copy.deepcopy(learning.classifier).eval().requires_grad_(False)
         points = []
         for name, images in self._images.items():
@@ -81,4 +87,6 @@ class CurveMeter:
                 for own in found
             ]
         self._points = sorted([*self._points, *points], key=lambda point: point["step"])
-        write_json(self._folder / CURVE, {"format_version": 1, "points": self._points})
+        self.seconds += time.monotonic() - start
+        record = {"format_version": 1, "seconds": self.seconds, "points": self._points}
+        write_json(self._folder / CURVE, record)

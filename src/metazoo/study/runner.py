@@ -47,8 +47,8 @@ def run_study(
 
     Args:
         study: study file or its content; see `metazoo.study.study_file`.
-        out: folder of the study, made if missing: `table.md`, `table.html`, `table.csv` and `results.csv`, all of which
-            are written after every cell, and the cells.
+        out: folder of the study, made if missing: the cells, and after every cell `table.md`, `table.html`,
+            `table.csv`, `results.csv`, figures (`cost-ZOO.svg`) and, with a curve, `curves.csv` and `curves-ZOO.svg`.
         workers: number of processes; None: one per core, at most 4 on a GPU.
         executor: executor of the cells: `local`, `ray` (needs the extra), or an `Executor`, which stays open.
         device: device of training and evaluation; None: the first GPU, else the CPU.

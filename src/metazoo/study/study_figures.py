@@ -29,13 +29,13 @@ class StudyFigure:
 
 
 def study_figures(results: StudyResults) -> dict[str, StudyFigure]:
-    """Figures of the finished cells by file name; a table with fewer than two finished rows has none."""
+    """Figures by file name: costs of tables with at least two finished rows, and curves of all rows that have some."""
     found: dict[str, StudyFigure] = {}
     for section in results.sections:
-        words = "-".join(filter(None, (section.zoo, section.data)))
+        words = "@".join(file_name(name) for name in (section.zoo, section.data) if name)
         for name, figure in (("cost", _cost_figure(results, section)), ("curves", _curve_figure(results, section))):
             if figure is not None:
-                found[f"{name}-{file_name(words)}.svg"] = figure
+                found[f"{name}-{words}.svg"] = figure
     return found
 
 
