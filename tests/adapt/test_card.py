@@ -81,18 +81,20 @@ def test_records_of_the_run_are_shown(zoo: Zoo) -> None:
 def test_the_use_of_recovered_images_is_stated(zoo: Zoo) -> None:
     for name in ("two", "three"):
         zoo.store(name, network(), class_names=("a", "b", "c"), domain="d")
+    records = {"health": {"teachers": [], "warning": None}}
     kept = {"show": "and shown there as contact sheets", "keep": "and not shown", "discard": "were deleted"}
     for permission, words in kept.items():
         zoo.permit(["one", "two", "three"], permission)  # pyright: ignore[reportArgumentType]
-        text = card(zoo)
+        text = card(zoo, records)
         assert [other for other in kept if kept[other] in text] == [permission]
         assert (
             f"The images of 3 models {'' if permission == 'discard' else 'are kept in the run folder (`bank`) '}{words}"
             in text
         )
     zoo.permit(["one", "two"], "show")
-    text = card(zoo, images=False)
+    text = card(zoo, records, images=False)
     assert "The images of 2 models are kept in the run folder (`bank`) and not shown. The images of 1 model" in text
+    assert "recovered while the meta-model learned from them, and not stored" in card(zoo)
 
 
 def test_escaped_text_stays_on_its_line() -> None:

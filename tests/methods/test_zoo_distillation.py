@@ -65,7 +65,7 @@ def test_presets_differ_from_tgr_only_in_groups_and_regularisation() -> None:
     assert own.keys() == tgr.keys() - {"published"}
     for name, preset in own.items():
         shared = tgr[name].model_dump(exclude={"probe", "grouping"})
-        for option in ("regularisation", "update", "teachers_per_update"):
+        for option in ("regularisation", "update", "teachers_per_update", "reptile"):
             del shared["learning"][option]
         assert preset.model_dump() == shared
 

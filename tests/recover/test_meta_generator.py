@@ -141,8 +141,9 @@ def test_it_resumes_bit_equal_from_its_state(teacher: WhiteBoxTeacher, other: Wh
 
 def test_threads_that_share_the_teachers_change_nothing_even_if_one_occurs_twice(teacher: WhiteBoxTeacher) -> None:
     alone, shared = made(batch_norm=1.0), made(WorkerThreads(2), batch_norm=1.0)
-    for _ in range(3):
-        one, two = (own.step(adaptations([teacher] * 4)) for own in (alone, shared))
+    for _ in range(2):
+        [own.step(adaptations([teacher] * 4)) for own in (alone, shared)]
+    one, two = (own.step(adaptations([teacher] * 4)) for own in (alone, shared))
     assert torch.equal(flat(alone.network), flat(shared.network))
     assert all(torch.equal(first.images, second.images) for first, second in zip(one, two, strict=True))
     assert not torch.equal(one[0].images, one[1].images)

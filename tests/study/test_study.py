@@ -145,7 +145,8 @@ def test_tables_hold_every_row_and_figure(done: tuple[Path, StudyResults]) -> No
     assert [f">{row['name']}<" in figure for row in ROWS] == [True] * 4 + [False]  # `average` has failed
     assert base64.b64encode(figure.encode()).decode() in page
     costs = [row for row in csv_rows(out / "results.csv") if row["accuracy"]]
-    assert all(0 < float(row["training_core_seconds"]) < float(row["core_seconds"]) for row in costs)
+    assert all(0 <= float(row["training_core_seconds"]) <= float(row["core_seconds"]) for row in costs)
+    assert float(costs[0]["training_core_seconds"]) > 0
 
 
 def test_a_curve_measures_the_rows_while_they_learn_and_changes_nothing(
