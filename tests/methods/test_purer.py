@@ -125,6 +125,8 @@ def test_without_a_class_map_recovered_images_are_compared(zoo: Zoo, tmp_path: P
     [
         ({"meta_model": {"ways": 50}}, "meta_model.ways", "50"),
         ({"learning": {"queries": 100}}, "budget.images_per_class", "101"),
+        ({"budget": {"images_per_class": 300_000, "disk_megabytes": 1000}}, "disk_megabytes", "more than 1000"),
+        ({"budget": {"classes_per_teacher": 1}, "meta_model": {"ways": 5}}, "meta_model.ways", "known to differ"),
         ({"recovery": None, "class_map": None}, "class_map", "recovery is null"),
         ({"class_map": "nowhere.yaml"}, "nowhere.yaml", ""),
         ({"initial_weights": "average"}, "thin-resnet", "shapes of its weights"),

@@ -28,6 +28,7 @@ Other differences from the published code:
 - pixels are clamped to [0, 1] after a step (published: they are unbounded);
 - total variation is taken before the circular shift, so no difference crosses the border, and the L2 term is the
   distance from mid-grey (published: from the mean of the data set);
+- the circular shift is up to a sixteenth of the side: 2 of 32 pixels, as published, and 5 of 84 (published: 2);
 - noise starts uniform in [0, 1] (published: normal, with about the same mean and deviation);
 - the classes of an episode are known to differ, since models may share classes (`class_map`);
 - the average of the models (`initial_weights: average`, as in the published scripts) has a random head (published:

@@ -62,6 +62,15 @@ def check_curriculum(
             "raise it, or lower learning.shots or learning.queries",
         )
     check_ways(identity, meta_model.ways, recovered_classes(zoo, identity, budget, seed))
+    counts = [min(contract.spec.classes, budget.classes_per_teacher) for contract in zoo]
+    side = min(meta_model.spec(zoo).input_size, budget.stored_side)
+    megabytes = 3e-6 * side**2 * budget.images_per_class * sum(counts)
+    if megabytes > budget.disk_megabytes:
+        raise UsageError(
+            "disk_megabytes",
+            f"the final images would take {megabytes:,.0f} MB, more than {budget.disk_megabytes}",
+            "raise it, or lower images_per_class, classes_per_teacher or stored_side",
+        )
 
 
 def learn_by_curriculum(
