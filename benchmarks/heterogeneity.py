@@ -30,6 +30,7 @@ import multiprocessing
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -136,14 +137,7 @@ class Images:
             drawn = own[torch.randperm(len(own), generator=random)[: SHOTS + QUERIES]].float() / 255
             support.append(drawn[:SHOTS])
             query.append(drawn[SHOTS:])
-        labels = torch.arange(len(order))
-        return EpisodeImages(
-            torch.cat(support),
-            labels.repeat_interleave(SHOTS),
-            torch.cat(query),
-            labels.repeat_interleave(QUERIES),
-            len(order),
-        )
+        return EpisodeImages.of_classes(torch.cat(support), torch.cat(query), len(order))
 
 
 def orders(pair: tuple[Model, Model], labels: str, random: torch.Generator) -> list[list[int]]:
@@ -186,17 +180,13 @@ def run(
         optimiser.step({name: found[0][name] + found[1][name] for name in found[0]})
         if step % EVERY == 0 or step == steps:
             subject = Subject.of("meta-model", "heterogeneity", classifier)
-            row = asdict(condition) | {"step": step, "cosine": _mean(cosines), "training": 100 * _mean(accuracies)}
+            row = asdict(condition) | {"step": step, "cosine": fmean(cosines), "training": 100 * fmean(accuracies)}
             for head in ("fine-tune-own", "nearest-mean"):
                 own = mean_interval(evaluate_lists(subject, validation, lists, get_head(head), "query")[0])
                 row |= {head: own.mean, f"{head} interval": own.half_width}
             rows.append(row)
             cosines, accuracies = [], []
     return rows
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def conditions(designs: Sequence[str], seeds: Sequence[int]) -> Iterator[Condition]:
@@ -245,7 +235,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
                     if (row["design"], row["labels"], row["step"]) == (design, labels, last):
                         points.setdefault(row["overlap"] / (CLASSES - row["overlap"]), []).append(value(row))
                 shared = sorted(points)
-                means = [_mean(points[x]) for x in shared]
+                means = [fmean(points[x]) for x in shared]
                 spread = [[m - min(points[x]) for x, m in zip(shared, means, strict=True)],
                           [max(points[x]) - m for x, m in zip(shared, means, strict=True)]]  # fmt: skip
                 axis.errorbar(shared, means, spread, label=f"{labels} labels", color=colour, marker="o", capsize=3)

@@ -20,13 +20,12 @@ from metazoo.execution.randomness import generator
 from metazoo.execution.threads import CALLING_THREAD, WorkerThreads
 from metazoo.features.batch_norm import calibrate_statistics
 from metazoo.learn.episode_gradients import EpisodeGradients
-from metazoo.learn.episode_memory import draw_classes
+from metazoo.learn.episode_memory import CALIBRATION_BATCH, CALIBRATION_IMAGES, draw_classes
 from metazoo.learn.learners import EpisodeImages, FunctionalClassifier, LearnerName, build_learner
 from metazoo.learn.meta_optimiser import MetaOptimiser, of_prefix, with_prefix
 from metazoo.models import ImageClassifier
 
 _IMAGES, _SWITCH = "images.", "switch"
-_CALIBRATION_IMAGES, _CALIBRATION_BATCH = 2048, 256
 
 
 class CurriculumConfig(BaseModel):
@@ -257,8 +256,8 @@ class CurriculumLearner:
         """Give the network stored batch-norm statistics, from some of the images (published: none)."""
         random = generator(self._seed, "curriculum", "calibration", 0)
         pixels = self.images.pixels
-        chosen = torch.randperm(len(pixels), generator=random)[:_CALIBRATION_IMAGES].to(pixels.device)
-        calibrate_statistics(self.classifier, (pixels[part] for part in chosen.split(_CALIBRATION_BATCH)))
+        chosen = torch.randperm(len(pixels), generator=random)[:CALIBRATION_IMAGES].to(pixels.device)
+        calibrate_statistics(self.classifier, (pixels[part] for part in chosen.split(CALIBRATION_BATCH)))
 
     def state(self) -> dict[str, Tensor]:
         """Tensors by name, for a checkpoint: parameters, moments, images, and the state of the switch."""

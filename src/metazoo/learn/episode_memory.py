@@ -8,9 +8,11 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from metazoo.errors import DataError
+from metazoo.execution.randomness import generator
 from metazoo.learn.learners import EpisodeImages
 
 _ATTEMPTS = 100
+CALIBRATION_IMAGES, CALIBRATION_BATCH = 2048, 256
 
 
 @final
@@ -63,6 +65,11 @@ class EpisodeMemory:
         """At most `count` different images of any classes, in [0, 1]."""
         stored = torch.cat([images for ring in self._rings for images in ring])
         return stored[torch.randperm(len(stored), generator=random)[:count]].float() / 255
+
+    def calibration_batches(self, seed: int) -> Sequence[Float[Tensor, "n 3 side side"]]:
+        """Batches of some images, from which a meta-model gets stored batch-norm statistics after learning."""
+        images = self.images(CALIBRATION_IMAGES, generator(seed, "learn", "calibration", 0))
+        return images.split(CALIBRATION_BATCH)
 
     def draw(self, ways: int, shots: int, queries: int, random: torch.Generator) -> EpisodeImages:
         """Draw an episode: classes uniformly among those with enough images, then distinct images of each class.

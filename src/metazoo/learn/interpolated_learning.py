@@ -31,7 +31,6 @@ from metazoo.learn.replay_learning import Visit
 from metazoo.models import ImageClassifier
 
 _CHOICE, _REWARD = "choice.", "reward."
-_CALIBRATION_IMAGES, _CALIBRATION_BATCH = 2048, 256
 
 
 class InterpolationConfig(BaseModel):
@@ -298,8 +297,7 @@ class InterpolationLearner:
 
     def calibrate(self) -> None:
         """Give the network stored batch-norm statistics, from images of the memory (published: none)."""
-        images = self.memory.images(_CALIBRATION_IMAGES, generator(self._seed, "learn", "calibration", 0))
-        calibrate_statistics(self.classifier, images.split(_CALIBRATION_BATCH))
+        calibrate_statistics(self.classifier, self.memory.calibration_batches(self._seed))
 
     def state(self) -> dict[str, Tensor]:
         """Tensors by name, for a checkpoint: parameters, moments, memory, choice, reward and counters."""

@@ -111,9 +111,6 @@ def replay(
     return ReplayReport(updates, best.loss, max(best.accuracy, 0.0))
 
 
-_CALIBRATION_IMAGES, _CALIBRATION_BATCH = 2048, 256
-
-
 @dataclass(frozen=True, eq=False)
 class Visit:
     """Contribution of one teacher to a meta-iteration.
@@ -331,8 +328,7 @@ class ReplayLearner:
 
     def calibrate(self) -> None:
         """Give the network stored batch-norm statistics, from images of the memory (published: none)."""
-        images = self.memory.images(_CALIBRATION_IMAGES, generator(self._seed, "learn", "calibration", 0))
-        calibrate_statistics(self.classifier, images.split(_CALIBRATION_BATCH))
+        calibrate_statistics(self.classifier, self.memory.calibration_batches(self._seed))
 
     def state(self) -> dict[str, Tensor]:
         """Tensors by name, for a checkpoint: parameters, moments, memory, and the states of all parts."""

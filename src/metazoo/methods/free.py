@@ -49,7 +49,7 @@ from metazoo.pipeline.class_stage import keep_classes, mark_conflicts
 from metazoo.pipeline.generated_visits import GeneratedVisits, generated_visit_plans
 from metazoo.pipeline.recovery_stage import recover_images
 from metazoo.pipeline.replay_stage import check_episodes, learn_by_replay
-from metazoo.pipeline.shared_config import MetaModelConfig
+from metazoo.pipeline.shared_config import ClassMap, MetaModelConfig
 from metazoo.pipeline.stage_plan import StagePlan, recovery_plans, replay_plans
 from metazoo.pipeline.visits import BankVisits, TeacherVisits, VisitConfig, VisitDrawConfig
 from metazoo.pipeline.workspace import Workspace
@@ -78,10 +78,7 @@ class FreeConfig(BaseModel):
     visits: VisitDrawConfig = VisitDrawConfig(images_per_class=20)
     learning: ReplayLearningConfig = _LEARNING
     meta_model: MetaModelConfig = MetaModelConfig()
-    class_map: str | None = Field(
-        default="names",
-        description="names: classes of one name are equal; a file: a list of equal classes; null: the zoo finds them",
-    )
+    class_map: ClassMap = "names"
 
     @property
     def images_kept(self) -> tuple[int, str]:

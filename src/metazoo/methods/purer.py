@@ -62,7 +62,7 @@ from metazoo.models import ImageClassifier, network_without_weights
 from metazoo.pipeline.class_stage import keep_classes, mark_conflicts
 from metazoo.pipeline.curriculum_stage import InitialWeights, check_curriculum, curriculum_plans, learn_by_curriculum
 from metazoo.pipeline.recovery_stage import recover_images
-from metazoo.pipeline.shared_config import MetaModelConfig
+from metazoo.pipeline.shared_config import ClassMap, MetaModelConfig
 from metazoo.pipeline.stage_plan import StagePlan, recovery_plans
 from metazoo.pipeline.workspace import Workspace
 from metazoo.recover import RecoveryBudget, RecoveryConfig
@@ -85,10 +85,7 @@ class PurerConfig(BaseModel):
     initial_weights: InitialWeights = Field(
         default="random", description="first weights; average: of all models, which must be like the meta-model"
     )
-    class_map: str | None = Field(
-        default="names",
-        description="names: classes of one name are equal; a file: a list of equal classes; null: the zoo finds them",
-    )
+    class_map: ClassMap = "names"
 
 
 _DEFAULT = PurerConfig(

@@ -68,7 +68,7 @@ from metazoo.pipeline.interpolation_stage import (
 )
 from metazoo.pipeline.recovery_stage import recover_images
 from metazoo.pipeline.reward_episodes import keep_hashes, validation_episodes
-from metazoo.pipeline.shared_config import MetaModelConfig
+from metazoo.pipeline.shared_config import ClassMap, MetaModelConfig
 from metazoo.pipeline.stage_plan import StagePlan, recovery_plans
 from metazoo.pipeline.workspace import Workspace
 from metazoo.recover import GeneratorConfig, RecoveryBudget, RecoveryConfig
@@ -94,10 +94,7 @@ class TdrConfig(BaseModel):
     )
     learning: InterpolationConfig = InterpolationConfig()
     meta_model: MetaModelConfig = MetaModelConfig()
-    class_map: str | None = Field(
-        default="names",
-        description="names: classes of one name are equal; a file: a list of equal classes; null: the zoo finds them",
-    )
+    class_map: ClassMap = "names"
 
     @property
     def has_bank(self) -> bool:

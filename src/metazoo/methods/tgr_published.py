@@ -53,7 +53,7 @@ from metazoo.pipeline.class_stage import keep_classes, mark_conflicts
 from metazoo.pipeline.embedding_stage import GroupingOf, check_probe, group_teachers
 from metazoo.pipeline.recovery_stage import recover_images
 from metazoo.pipeline.replay_stage import check_episodes, learn_by_replay
-from metazoo.pipeline.shared_config import GroupingConfig, MetaModelConfig
+from metazoo.pipeline.shared_config import ClassMap, GroupingConfig, MetaModelConfig
 from metazoo.pipeline.stage_plan import StagePlan, embedding_plans, recovery_plans, replay_plans
 from metazoo.pipeline.visits import BankVisits, InvertedVisits, TeacherVisits, VisitConfig
 from metazoo.pipeline.workspace import Workspace
@@ -80,10 +80,7 @@ class PublishedTgrConfig(BaseModel):
     visits: VisitConfig = VisitConfig()
     learning: ReplayLearningConfig = ReplayLearningConfig()
     meta_model: MetaModelConfig = MetaModelConfig()
-    class_map: str | None = Field(
-        default="names",
-        description="names: classes of one name are equal; a file: a list of equal classes; null: the zoo finds them",
-    )
+    class_map: ClassMap = "names"
 
     @model_validator(mode="after")
     def _check(self) -> "PublishedTgrConfig":

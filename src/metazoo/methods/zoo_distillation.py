@@ -22,7 +22,7 @@ from metazoo.pipeline.distillation import ZooDistillationConfig, distil, distill
 from metazoo.pipeline.embedding_stage import GroupingOf, parts_of
 from metazoo.pipeline.stage_plan import StagePlan
 from metazoo.pipeline.workspace import Workspace
-from metazoo.taskspace import Partition
+from metazoo.taskspace import one_group
 from metazoo.zoo import Zoo
 
 
@@ -54,4 +54,4 @@ def _learning(config: ZooDistillationConfig) -> LearningConfig:
 
 
 def _one_group(workspace: Workspace, _banks: ResidentBanks) -> GroupingOf:
-    return parts_of(Partition((tuple(range(len(workspace.zoo))),), "single"))
+    return parts_of(one_group(len(workspace.zoo)).partition)

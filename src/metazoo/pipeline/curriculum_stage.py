@@ -62,15 +62,19 @@ def check_curriculum(
             "raise it, or lower learning.shots or learning.queries",
         )
     check_ways(identity, meta_model.ways, recovered_classes(zoo, identity, budget, seed))
-    counts = [min(contract.spec.classes, budget.classes_per_teacher) for contract in zoo]
-    side = min(meta_model.spec(zoo).input_size, budget.stored_side)
-    megabytes = 3e-6 * side**2 * budget.images_per_class * sum(counts)
+    megabytes = _bytes_of_images(zoo, budget, min(meta_model.spec(zoo).input_size, budget.stored_side)) / 1e6
     if megabytes > budget.disk_megabytes:
         raise UsageError(
             "disk_megabytes",
             f"the final images would take {megabytes:,.0f} MB, more than {budget.disk_megabytes}",
             "raise it, or lower images_per_class, classes_per_teacher or stored_side",
         )
+
+
+def _bytes_of_images(zoo: Zoo, budget: RecoveryBudget, side: int) -> float:
+    """Bytes of the images of all models at `side` pixels."""
+    classes = sum(min(contract.spec.classes, budget.classes_per_teacher) for contract in zoo)
+    return 3.0 * side**2 * budget.images_per_class * classes
 
 
 def learn_by_curriculum(
@@ -220,8 +224,7 @@ def curriculum_plans(
     """Plan the meta-batches and the inversion steps between them."""
     steps = math.ceil(config.steps / config.steps_per_inversion)
     inverting = _InversionStep(inversion, budget, meta_model, len(recovered_classes(zoo, identity, budget, 0)))
-    counts = [min(contract.spec.classes, budget.classes_per_teacher) for contract in zoo]
-    stored = 1.1 * 3 * meta_model.spec(zoo).input_size ** 2 * budget.images_per_class * sum(counts)
+    stored = 1.1 * _bytes_of_images(zoo, budget, meta_model.spec(zoo).input_size)
     return [
         StagePlan("learning", "inversion step", steps, inverting, disk=stored),
         StagePlan("learning", "update", config.steps, _MetaBatch(config, meta_model)),

@@ -1,7 +1,7 @@
 """Options of the meta-model and of grouping, which several methods share."""
 
 from collections import Counter
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_serializer, field_validator, model_validator
 
@@ -9,6 +9,14 @@ from metazoo.learn.update_rules import UpdateName
 from metazoo.models import ArchitectureName, Argument, ClassifierSpec, check_width
 from metazoo.taskspace import GROUPINGS, AffinityConfig, ChangingGroups, CheckedGrouping, Grouping, Strategy
 from metazoo.zoo import Zoo
+
+# Option of every method whose memory joins classes of different models.
+ClassMap = Annotated[
+    str | None,
+    Field(
+        description="names: classes of one name are equal; a file: a list of equal classes; null: the zoo finds them"
+    ),
+]
 
 
 class GroupingConfig(BaseModel):

@@ -12,12 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from metazoo.data import UnlabelledImages, load_images
-from metazoo.data.load import has_own_side
+from metazoo.data import UnlabelledImages
 from metazoo.errors import Interrupted, MetazooError, RunError
-from metazoo.evaluate import Subject, evaluate, find_contamination
+from metazoo.evaluate import Subject, find_contamination
 from metazoo.execution.compute import Compute
-from metazoo.execution.signals import check_stop
 from metazoo.methods.base import unlabelled_options
 from metazoo.pipeline.layout import DESCRIPTION, HEALTH
 from metazoo.pipeline.recovery_stage import recovery_options
@@ -27,6 +25,7 @@ from metazoo.runs.train import train
 from metazoo.storage.artefacts import read_json, write_json
 from metazoo.study.cost import RUN, Cost, Meter
 from metazoo.study.curves import CurveMeter
+from metazoo.study.measuring import images_at, measure
 from metazoo.study.study_file import Curve, OwnHead, Protocol, Row, file_name
 from metazoo.zoo import Zoo
 
@@ -57,10 +56,9 @@ class Cell:
     folder: Path
     curve: Curve | None = None
 
-    @property
-    def side(self) -> int:
+    def side_on(self, zoo: Zoo) -> int:
         """Side in pixels of images whose source has none: one for all rows, so that all are measured on the same."""
-        return self.protocol.side or max(contract.spec.input_size for contract in Zoo.open(self.zoo_folder))
+        return self.protocol.side or max(contract.spec.input_size for contract in zoo)
 
     @property
     def label(self) -> str:
@@ -202,7 +200,10 @@ def do_cell(work: CellWork) -> bool:
 def _train(work: CellWork) -> tuple[Run, float]:
     """Run of a cell, and seconds of measurements while it learned."""
     cell, path = work.cell, work.cell.folder / RUN
-    watcher = cell.curve and CurveMeter(cell.folder, cell.data, cell.side, cell.protocol, cell.curve)
+    watcher = None
+    if cell.curve is not None:
+        side = cell.side_on(Zoo.open(cell.zoo_folder))
+        watcher = CurveMeter(cell.folder, cell.data, side, cell.protocol, cell.curve)
     run = train(
         cell.zoo_folder,
         cell.row.method,
@@ -228,32 +229,27 @@ def _evaluate(work: CellWork, run: Run) -> None:
     subject = replace(subject, unlabelled=meta_model.unlabelled, validated=meta_model.validated)
     zoo = Zoo.open(cell.zoo_folder)
     class_lists = {contract.name: contract.class_names for contract in zoo} | run.backbone_classes()
-    side = cell.side
+    side = cell.side_on(zoo)
     for name, source in cell.data.items():
         open_heads = [head for head in cell.heads if not cell.result_file(name, head).is_file()]
         if not open_heads:
             continue
-        images = load_images(source, side=None if has_own_side(source) else side)
+        images = images_at(source, side)
         contamination = find_contamination(images.class_names, class_lists)
         shown = UnlabelledImages(source)
         seen = {"unlabelled": run.count_unlabelled(shown), "validated": run.count_validated(shown)}
         contamination = contamination.model_copy(update=seen)
         for head in open_heads:
-            evaluate(
-                [subject],
+            measure(
+                subject,
                 images,
-                ways=protocol.ways,
-                shots=protocol.shots,
-                episodes=protocol.episodes,
-                queries=protocol.queries,
+                protocol,
                 head=head.head,
                 batch_norm=head.batch_norm,
-                mirrored=protocol.mirror,
-                seed=protocol.seed,
+                episodes=protocol.episodes,
                 out=cell.result_file(name, head),
                 overwrite=True,
                 contamination=contamination,
-                advance=lambda _: check_stop(),
             )
 
 

@@ -6,13 +6,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
-from metazoo.data import load_images
-from metazoo.data.load import has_own_side
-from metazoo.evaluate import Subject, evaluate
-from metazoo.execution.signals import check_stop
+from metazoo.evaluate import Subject
 from metazoo.pipeline.stepping import LEARNING
 from metazoo.pipeline.workspace import LearningStep
 from metazoo.storage.artefacts import read_json, write_json
+from metazoo.study.measuring import images_at, measure
 from metazoo.study.study_file import Curve, Protocol
 
 CURVE = "curve.json"
@@ -49,10 +47,7 @@ class CurveMeter:
 
     @cached_property
     def _images(self) -> dict[str, Any]:
-        return {
-            name: load_images(source, side=None if has_own_side(source) else self._side)
-            for name, source in self._data.items()
-        }
+        return {name: images_at(source, self._side) for name, source in self._data.items()}
 
     def __call__(self, learning: LearningStep) -> None:
         """Measure the meta-model if the step is one of the curve.
@@ -69,18 +64,13 @@ class CurveMeter:
         module = copy.deepcopy(learning.classifier).eval().requires_grad_(False)
         points = []
         for name, images in self._images.items():
-            found = evaluate(
-                [Subject.of("learning", "learning", module)],
+            found = measure(
+                Subject.of("learning", "learning", module),
                 images,
-                ways=protocol.ways,
-                shots=protocol.shots,
-                episodes=curve.episodes,
-                queries=protocol.queries,
+                protocol,
                 head=curve.head or protocol.head,
                 batch_norm=curve.batch_norm,
-                mirrored=protocol.mirror,
-                seed=protocol.seed,
-                advance=lambda _: check_stop(),
+                episodes=curve.episodes,
             )
             points += [
                 {"step": step, "data": name, "shots": own.shots, "accuracy": own.accuracy, "interval": own.interval}
