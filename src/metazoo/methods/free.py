@@ -29,6 +29,8 @@ differently:
 
 The other presets have about the cost of the preset `default` of `tgr`. `default` recovers images in pixels, once, into
 the bank, so that a comparison shows how FREE learns and not how fast it recovers. `generated` uses the meta-generator.
+Both have a meta-model of 64 channels (published: 32) and replay episodes by prototypes (published: MAML with a learning
+rate of 0.01, which learns hardly anything within so few iterations).
 
 The alignment of gradients is the update rule `reptile` (`learning.update`), which `tgr` can use as well. FREE has no
 groups: every visit is drawn from all models.
@@ -105,7 +107,11 @@ class GeneratedFreeConfig(BaseModel):
         return self.learning.replay.slots * self.visits.images_per_class, "visits.images_per_class"
 
 
-_BANK_ITERATIONS, _GENERATED_ITERATIONS = 30, 30
+# The best of four configurations on validation classes; see benchmarks/studies/tuning.yaml.
+_SHORT = _LEARNING.model_copy(
+    update={"iterations": 30, "replay": _LEARNING.replay.model_copy(update={"learner": "protonet"})}
+)
+_WIDE = MetaModelConfig(width="default")
 
 
 @final
@@ -119,11 +125,10 @@ class Free(Method):
         "default": FreeConfig(
             recovery=RecoveryConfig(guide_all=True),
             budget=RecoveryBudget(bucket_pixels=150 * 84**2),
-            learning=_LEARNING.model_copy(update={"iterations": _BANK_ITERATIONS}),
+            learning=_SHORT,
+            meta_model=_WIDE,
         ),
-        "generated": GeneratedFreeConfig(
-            learning=_LEARNING.model_copy(update={"iterations": _GENERATED_ITERATIONS}),
-        ),
+        "generated": GeneratedFreeConfig(learning=_SHORT, meta_model=_WIDE),
         "published": GeneratedFreeConfig(),
     }
 
