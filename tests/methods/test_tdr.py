@@ -140,7 +140,7 @@ def test_a_run_is_not_resumed_with_other_labelled_images(
 def test_the_reward_of_recovered_images_never_reads_the_labelled_ones(
     zoo: Zoo, whole: Run, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("metazoo.methods.tdr.load_images", pytest.fail)
+    monkeypatch.setattr("metazoo.methods.tdr.load_images_at", pytest.fail)
     with raises(UsageError, subject="validation", problem="reward recovered", remedy="reward"):
         train(zoo, out=tmp_path / "refused", config={**TDR_OPTIONS, "validation": str(pack)}, workers=1)
     run = train(zoo, out=tmp_path / "run", config=TDR_OPTIONS, workers=1)

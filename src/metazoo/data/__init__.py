@@ -3,7 +3,7 @@
 from metazoo.data.episodes import Episode, EpisodeList
 from metazoo.data.image_files import decoded_images, decoded_or_errors, image_files, load_image_files
 from metazoo.data.images import ImageSet
-from metazoo.data.load import absolute_image_source, has_own_side, load_images
+from metazoo.data.load import absolute_image_source, has_own_side, load_images, load_images_at
 from metazoo.data.splits import assert_disjoint, split_images
 from metazoo.data.unlabelled import UnlabelledImages
 
@@ -20,5 +20,6 @@ __all__ = [
     "image_files",
     "load_image_files",
     "load_images",
+    "load_images_at",
     "split_images",
 ]

@@ -66,6 +66,11 @@ def absolute_image_source(source: str, folder: Path) -> str:
     return f"{name}:{absolute_path(root, folder)}" if is_published else absolute_path(source, folder)
 
 
+def load_images_at(source: str, side: int) -> ImageSet:
+    """Images of `source` as by `load_images`, at `side` pixels unless all have one size of their own."""
+    return load_images(source, side=None if has_own_side(source) else side)
+
+
 def has_own_side(source: str) -> bool:
     """Whether all images of `source` have one size, which is then the best size to read them at."""
     published = find_published(source)

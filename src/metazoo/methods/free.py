@@ -51,7 +51,7 @@ from metazoo.pipeline.class_stage import keep_classes, mark_conflicts
 from metazoo.pipeline.generated_visits import GeneratedVisits, generated_visit_plans
 from metazoo.pipeline.recovery_stage import recover_images
 from metazoo.pipeline.replay_stage import check_episodes, learn_by_replay
-from metazoo.pipeline.shared_config import ClassMap, MetaModelConfig
+from metazoo.pipeline.shared_config import DEFAULT_BUDGET, DEFAULT_RECOVERY, ClassMap, MetaModelConfig
 from metazoo.pipeline.stage_plan import StagePlan, recovery_plans, replay_plans
 from metazoo.pipeline.visits import BankVisits, TeacherVisits, VisitConfig, VisitDrawConfig
 from metazoo.pipeline.workspace import Workspace
@@ -123,8 +123,8 @@ class Free(Method):
     reference = "Wei et al., FREE: Faster and Better Data-Free Meta-Learning, CVPR 2024"
     presets: ClassVar[Mapping[str, BaseModel]] = {
         "default": FreeConfig(
-            recovery=RecoveryConfig(guide_all=True),
-            budget=RecoveryBudget(bucket_pixels=150 * 84**2),
+            recovery=DEFAULT_RECOVERY,
+            budget=DEFAULT_BUDGET,
             learning=_SHORT,
             meta_model=_WIDE,
         ),

@@ -63,7 +63,7 @@ from metazoo.models import ImageClassifier, network_without_weights
 from metazoo.pipeline.class_stage import keep_classes, mark_conflicts
 from metazoo.pipeline.curriculum_stage import InitialWeights, check_curriculum, curriculum_plans, learn_by_curriculum
 from metazoo.pipeline.recovery_stage import recover_images
-from metazoo.pipeline.shared_config import ClassMap, MetaModelConfig
+from metazoo.pipeline.shared_config import DEFAULT_BUDGET, DEFAULT_RECOVERY, ClassMap, MetaModelConfig
 from metazoo.pipeline.stage_plan import StagePlan, recovery_plans
 from metazoo.pipeline.workspace import Workspace
 from metazoo.recover import RecoveryBudget, RecoveryConfig
@@ -90,8 +90,8 @@ class PurerConfig(BaseModel):
 
 
 _DEFAULT = PurerConfig(
-    recovery=RecoveryConfig(guide_all=True),
-    budget=RecoveryBudget(bucket_pixels=150 * 84**2),
+    recovery=DEFAULT_RECOVERY,
+    budget=DEFAULT_BUDGET,
     inversion=SharedPixelsConfig(teachers_per_step=4),
     # The best of four configurations on validation classes; see benchmarks/studies/tuning.yaml.
     learning=CurriculumConfig(steps=900, steps_per_inversion=2, start=60, learner="protonet", learning_rate=3e-3),

@@ -53,7 +53,7 @@ from typing import ClassVar, Literal, final
 from pydantic import BaseModel, ConfigDict, Field
 
 from metazoo.bank import ResidentBanks
-from metazoo.data import ImageSet, UnlabelledImages, absolute_image_source, has_own_side, load_images
+from metazoo.data import ImageSet, UnlabelledImages, absolute_image_source, load_images_at
 from metazoo.errors import UsageError
 from metazoo.learn.interpolated_learning import InterpolationConfig
 from metazoo.learn.model_choice import ChoiceConfig
@@ -68,7 +68,7 @@ from metazoo.pipeline.interpolation_stage import (
 )
 from metazoo.pipeline.recovery_stage import recover_images
 from metazoo.pipeline.reward_episodes import keep_hashes, validation_episodes
-from metazoo.pipeline.shared_config import ClassMap, MetaModelConfig
+from metazoo.pipeline.shared_config import DEFAULT_BUDGET, DEFAULT_RECOVERY, ClassMap, MetaModelConfig
 from metazoo.pipeline.stage_plan import StagePlan, recovery_plans
 from metazoo.pipeline.workspace import Workspace
 from metazoo.recover import GeneratorConfig, RecoveryBudget, RecoveryConfig
@@ -130,8 +130,8 @@ class TaskDistributionallyRobust(Method):
     reference = "Hu et al., Task-Distributionally Robust Data-Free Meta-Learning, TPAMI 2025"
     presets: ClassVar[Mapping[str, BaseModel]] = {
         "default": TdrConfig(
-            recovery=RecoveryConfig(guide_all=True),
-            budget=RecoveryBudget(bucket_pixels=150 * 84**2),
+            recovery=DEFAULT_RECOVERY,
+            budget=DEFAULT_BUDGET,
             # The best of four configurations on validation classes; see benchmarks/studies/tuning.yaml.
             learning=InterpolationConfig(steps=800, learning_rate=3e-3, shots=5, slots=1),
             meta_model=MetaModelConfig(width="default"),
@@ -202,5 +202,4 @@ def _validation(zoo: Zoo, config: TdrConfig) -> ImageSet | None:
     """Labelled images of the reward; None if it does not look at any."""
     if config.reward != "validation" or config.validation is None:
         return None
-    side = None if has_own_side(config.validation) else config.meta_model.spec(zoo).input_size
-    return load_images(config.validation, side=side)
+    return load_images_at(config.validation, config.meta_model.spec(zoo).input_size)

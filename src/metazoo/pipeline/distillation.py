@@ -30,7 +30,13 @@ from metazoo.pipeline.domain_models import with_domain_models
 from metazoo.pipeline.embedding_stage import GroupingOf
 from metazoo.pipeline.learning_stage import learn_from_groups
 from metazoo.pipeline.recovery_stage import recover_images
-from metazoo.pipeline.shared_config import GroupingConfig, MetaModelConfig
+from metazoo.pipeline.shared_config import (
+    BUCKET_PIXELS,
+    DEFAULT_BUDGET,
+    DEFAULT_RECOVERY,
+    GroupingConfig,
+    MetaModelConfig,
+)
 from metazoo.pipeline.stage_plan import StagePlan, group_learning_plans, per_domain_plans, recovery_plans, trust_plans
 from metazoo.pipeline.unlabelled_stage import (
     UnlabelledConfig,
@@ -42,9 +48,6 @@ from metazoo.pipeline.unlabelled_stage import (
 from metazoo.pipeline.workspace import Workspace
 from metazoo.recover import RecoveryBudget, RecoveryConfig
 from metazoo.zoo import Zoo
-
-_BUCKET_PIXELS = 150 * 84**2
-"""Pixels of 150 images of 84 pixels, or of 21 of 224."""
 
 
 class ZooDistillationConfig(BaseModel):
@@ -68,19 +71,19 @@ def distillation_presets(base: ZooDistillationConfig) -> dict[str, BaseModel]:
     """
     default = base.model_copy(
         update={
-            "recovery": RecoveryConfig(guide_all=True),
-            "budget": RecoveryBudget(bucket_pixels=_BUCKET_PIXELS),
+            "recovery": DEFAULT_RECOVERY,
+            "budget": DEFAULT_BUDGET,
             "domains": DomainConfig(specialise=0.7, learning_rate=1.0),
             "meta_model": MetaModelConfig(width="default"),
         }
     )
     thorough = {
-        "budget": RecoveryBudget(images_per_class=120, bucket_pixels=_BUCKET_PIXELS),
+        "budget": RecoveryBudget(images_per_class=120, bucket_pixels=BUCKET_PIXELS),
         "learning": base.learning.model_copy(update={"steps": 6000}),
     }
     quick = {
         "recovery": RecoveryConfig(iterations=60, learning_rate=0.1),
-        "budget": RecoveryBudget(images_per_class=30, bucket_pixels=_BUCKET_PIXELS),
+        "budget": RecoveryBudget(images_per_class=30, bucket_pixels=BUCKET_PIXELS),
         "learning": base.learning.model_copy(update={"steps": 250, "views": 1500, "steps_per_views": 125}),
         "meta_model": MetaModelConfig(),
     }

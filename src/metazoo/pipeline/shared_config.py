@@ -7,8 +7,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_seriali
 
 from metazoo.learn.update_rules import UpdateName
 from metazoo.models import ArchitectureName, Argument, ClassifierSpec, check_width
+from metazoo.recover import RecoveryBudget, RecoveryConfig
 from metazoo.taskspace import GROUPINGS, AffinityConfig, ChangingGroups, CheckedGrouping, Grouping, Strategy
 from metazoo.zoo import Zoo
+
+BUCKET_PIXELS = 150 * 84**2
+"""Pixels of 150 images of 84 pixels, or of 21 of 224."""
+# Recovery of every method with the preset `default`, so that the rows of a study share the images.
+DEFAULT_RECOVERY = RecoveryConfig(guide_all=True)
+DEFAULT_BUDGET = RecoveryBudget(bucket_pixels=BUCKET_PIXELS)
 
 # Option of every method whose memory joins classes of different models.
 ClassMap = Annotated[

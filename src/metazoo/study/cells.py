@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from metazoo.data import UnlabelledImages
+from metazoo.data import UnlabelledImages, load_images_at
 from metazoo.errors import Interrupted, MetazooError, RunError
 from metazoo.evaluate import Subject, find_contamination
 from metazoo.execution.compute import Compute
@@ -25,7 +25,7 @@ from metazoo.runs.train import train
 from metazoo.storage.artefacts import read_json, write_json
 from metazoo.study.cost import RUN, Cost, Meter
 from metazoo.study.curves import CurveMeter
-from metazoo.study.measuring import images_at, measure
+from metazoo.study.measuring import measure
 from metazoo.study.study_file import Curve, OwnHead, Protocol, Row, file_name
 from metazoo.zoo import Zoo
 
@@ -234,7 +234,7 @@ def _evaluate(work: CellWork, run: Run) -> None:
         open_heads = [head for head in cell.heads if not cell.result_file(name, head).is_file()]
         if not open_heads:
             continue
-        images = images_at(source, side)
+        images = load_images_at(source, side)
         contamination = find_contamination(images.class_names, class_lists)
         shown = UnlabelledImages(source)
         seen = {"unlabelled": run.count_unlabelled(shown), "validated": run.count_validated(shown)}

@@ -6,11 +6,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
+from metazoo.data import load_images_at
 from metazoo.evaluate import Subject
 from metazoo.pipeline.stepping import LEARNING
 from metazoo.pipeline.workspace import LearningStep
 from metazoo.storage.artefacts import read_json, write_json
-from metazoo.study.measuring import images_at, measure
+from metazoo.study.measuring import measure
 from metazoo.study.study_file import Curve, Protocol
 
 CURVE = "curve.json"
@@ -47,7 +48,7 @@ class CurveMeter:
 
     @cached_property
     def _images(self) -> dict[str, Any]:
-        return {name: images_at(source, self._side) for name, source in self._data.items()}
+        return {name: load_images_at(source, self._side) for name, source in self._data.items()}
 
     def __call__(self, learning: LearningStep) -> None:
         """Measure the meta-model if the step is one of the curve.

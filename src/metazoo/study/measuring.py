@@ -2,16 +2,10 @@
 
 from typing import Any
 
-from metazoo.data import ImageSet, load_images
-from metazoo.data.load import has_own_side
+from metazoo.data import ImageSet
 from metazoo.evaluate import Results, Subject, evaluate
 from metazoo.execution.signals import check_stop
 from metazoo.study.study_file import Protocol
-
-
-def images_at(source: str, side: int) -> ImageSet:
-    """Images of a source, at `side` pixels if it has no side of its own."""
-    return load_images(source, side=None if has_own_side(source) else side)
 
 
 def measure(
